@@ -1,0 +1,33 @@
+"""Measure and estimate the memory and speed of training steps, side by side.
+
+The one function that scripts need is `load`: every run of one or more result folders as a pandas frame.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    import pandas as pd
+
+__version__ = "0.1.0"
+
+
+def load(*paths: str | PathLike[str]) -> pd.DataFrame:
+    """Load result folders into one frame, one row a run (see `bench.store.load_results`).
+
+    Args:
+        *paths: Folders that `bench sweep` wrote, or folders that hold several of them.
+
+    Returns:
+        One row a run, planned runs that have not happened and skipped cases included; each with its case's axes,
+        its measurement, its environment and the estimates for its case. Unknown values are null.
+
+    Raises:
+        bench.errors.StoreError: A path holds no results, or was written by a newer version.
+    """
+    from bench.store import load_results
+
+    return load_results(*paths)

@@ -1,0 +1,16 @@
+"""From runs to statements: pure functions from frames to frames, findings and sentences; no torch, no files.
+
+`summarise_cases` makes one row a case; `estimator_errors` says how far each estimator is off; `validity` lists what was
+not kept; `headline` is the answer in a sentence.
+"""
+
+from bench.analysis.cases import GROUP, last_attempts, summarise_cases
+from bench.analysis.estimates import COMPARISONS, Comparison, estimator_errors
+from bench.analysis.headline import best_cases, headline
+from bench.analysis.labels import case_label, machine_labels, unit_label
+from bench.analysis.validity import CONSISTENCY_WINDOW, Finding, validity
+
+__all__ = [
+    "COMPARISONS", "CONSISTENCY_WINDOW", "GROUP", "Comparison", "Finding", "best_cases", "case_label",
+    "estimator_errors", "headline", "last_attempts", "machine_labels", "summarise_cases", "unit_label", "validity",
+]  # fmt: skip

@@ -1,0 +1,181 @@
+"""One row a case from one row a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import astuple
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bench.analysis.estimates import COMPARISONS, relative_errors
+from bench.analysis.labels import machine_labels, protocol_labels, sort_cases
+from bench.records import AXES, MEASURED, Estimate, Group, Status, columns
+from bench.stats import Interval, geometric_interval, percentiles
+
+GROUP = ("case_key", *columns(Group))
+"""What runs that are repeats of each other share."""
+
+PEAKS = (
+    "peak_allocated_bytes", "peak_requested_bytes", "peak_reserved_bytes", "cold_peak_allocated_bytes",
+    "device_used_bytes", "host_rss_peak_bytes",
+)  # fmt: skip
+_CONSTANT = (*GROUP, *AXES, "device", "estimate_device", "gpu_name", "gpu_total_bytes", "cpu_model", "ram_bytes")
+_ESTIMATES = tuple(name for name in columns(Estimate) if name not in ("case_key", "estimate_device"))
+_EXACT = (*PEAKS, "parameter_count", "oom_requested_bytes", "host_memory_limit_bytes")
+
+
+def last_attempts(frame: pd.DataFrame) -> pd.DataFrame:
+    """The runs that count: of each repeat of a case the last attempt; a throttled run that was repeated drops out."""
+    ordered = frame.sort_values("attempt", kind="stable")
+    return ordered.drop_duplicates([*GROUP, "repeat"], keep="last").sort_index()
+
+
+def summarise_cases(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row a case, environment, protocol and code, in a reader's order.
+
+    Speed comes from the runs that ended `ok` (from `throttled` ones where there is no other), one number a process;
+    memory from every run that measured. Cases that never ran have their row with nulls.
+
+    Args:
+        frame: From `bench.load`.
+
+    Returns:
+        The axes, `machine`, `protocol` and `code` in words; `runs_planned`, `runs_ok`, `status` (`ok` where every
+        planned run was, else the gravest), `status_counts` (`ok 2, oom 1`), `reason` and `phase` of the first run that
+        did not end well; `processes` behind the speed, `samples_per_s` and `median_step_time_s` (geometric means of one
+        number a process) with `_low` and `_high` (95 %, null for one process); `step_p10_s`, `step_p50_s`, `step_p90_s`,
+        `step_p99_s` over all raw steps; `data_wait_frac`; `consistency` (rule 7); peaks as the maximum over the
+        processes, `peaks_agree`; `flags`, `data_source`; the estimates and `<estimator>_relative_error`, signed.
+    """
+    frame = frame.reset_index(drop=True)
+    last = last_attempts(frame)
+    everything = frame.groupby(list(GROUP), sort=False, dropna=False).indices
+    groups = last.reset_index(drop=True).groupby(list(GROUP), sort=False, dropna=False).indices
+    firsts = [indices[0] for indices in groups.values()]
+    constant = [name for name in (*_CONSTANT, *_ESTIMATES) if name in last]
+    summary = last.iloc[firsts][constant].reset_index(drop=True)
+    raw, raw_all = _Columns(last), _Columns(frame)
+    rows = [
+        {**raw.summarise(indices), **raw_all.remarks(everything[key])} for key, indices in groups.items()
+    ]  # fmt: skip
+    summary = pd.concat([summary, pd.DataFrame(rows, index=summary.index)], axis=1)
+    for name in _EXACT:
+        summary[name] = summary[name].astype("Int64")
+    summary["peaks_agree"] = summary["peaks_agree"].astype("boolean")
+    for comparison in COMPARISONS:
+        summary[comparison.column] = relative_errors(summary, comparison)
+    return sort_cases(_with_names(summary, frame))
+
+
+def _with_names(summary: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
+    """Add what a reader calls the environments, protocols and versions of the code."""
+    codes = {key: f"code {number}" for number, key in enumerate(dict.fromkeys(frame["code_key"]), 1)}
+    many = frame.groupby("case_key")["code_key"].nunique().max() > 1 if len(frame) else False
+    named = {
+        "machine": summary["environment_key"].map(machine_labels(frame)),
+        "protocol": summary["protocol_key"].map(protocol_labels(frame)),
+        "code": summary["code_key"].map(codes) if many else "",
+    }
+    return summary.assign(**named)
+
+
+class _Columns:
+    """The columns of a frame as arrays and lists: rows are read by the thousand, and pandas reads them slowly."""
+
+    def __init__(self, frame: pd.DataFrame) -> None:
+        """Take what the summaries need out of `frame`."""
+        self.text = {name: _objects(frame[name]) for name in ("status", "reason", "phase", "data_source")}
+        names = (*_EXACT, "samples_per_s", "median_step_time_s", "batch_size", "energy_window_j")
+        self.number = {name: frame[name].to_numpy(dtype=float, na_value=np.nan) for name in dict.fromkeys(names)}
+        lists = ("step_times_s", "data_wait_times_s", "flags")
+        self.list = {name: [_listed(value) for value in frame[name]] for name in lists}
+
+    def summarise(self, rows: np.ndarray) -> dict[str, Any]:
+        """The runs at `rows`, the last attempts of one case."""
+        statuses = [self.text["status"][row] for row in rows]
+        measured = [row for row, status in zip(rows, statuses, strict=True) if status in MEASURED]
+        timed = [row for row in measured if self.text["status"][row] == Status.OK]
+        timed = timed or [row for row in measured if self.text["status"][row] == Status.THROTTLED]
+        peaks = {name: self._largest(name, measured) for name in PEAKS}
+        bad = next((row for row, status in zip(rows, statuses, strict=True) if status != Status.OK), None)
+        counts = {status: statuses.count(status) for status in Status if status in statuses}
+        return {
+            "runs_planned": len(rows),
+            "runs_ok": counts.get(Status.OK, 0),
+            "status": _gravest(counts),
+            "status_counts": ", ".join(f"{status} {count}" for status, count in counts.items()),
+            "reason": None if bad is None else self.text["reason"][bad],
+            "phase": None if bad is None else self.text["phase"][bad],
+            **self._speed(timed),
+            **peaks,
+            "peaks_agree": self._agree(measured),
+            **{name: self._largest(name, rows) for name in _EXACT if name not in PEAKS},
+        }
+
+    def remarks(self, rows: np.ndarray) -> dict[str, str | int | None]:
+        """What is said of any attempt at `rows`: flags in order of their names, and where the images came from."""
+        flags = sorted({flag for row in rows for flag in self.list["flags"][row]})
+        sources = sorted({source for row in rows if (source := self.text["data_source"][row]) is not None})
+        return {"attempts": len(rows), "flags": ", ".join(flags), "data_source": " and ".join(sources) or None}
+
+    def _speed(self, rows: Sequence[int]) -> dict[str, float | int]:
+        rates = self._known("samples_per_s", rows)
+        medians = self._known("median_step_time_s", rows)
+        batches = [size for row in rows if not np.isnan(size := self.number["batch_size"][row])]
+        steps = np.concatenate([self.list["step_times_s"][row] for row in rows]) if rows else np.array([])
+        waits = np.concatenate([self.list["data_wait_times_s"][row] for row in rows]) if rows else np.array([])
+        energy = self._known("energy_window_j", rows)
+        samples = sum(self.number["batch_size"][row] * len(self.list["step_times_s"][row]) for row in rows)
+        p = percentiles(steps) if len(steps) else None
+        rate, median = _geometric(rates), _geometric(medians)
+        return {
+            "processes": len(rates),
+            **_spread("samples_per_s", rate),
+            **_spread("median_step_time_s", median),
+            "step_p10_s": p.p10 if p else np.nan,
+            "step_p50_s": p.median if p else np.nan,
+            "step_p90_s": p.p90 if p else np.nan,
+            "step_p99_s": p.p99 if p else np.nan,
+            "data_wait_frac": float(waits.sum() / steps.sum()) if len(waits) and steps.sum() > 0 else np.nan,
+            "consistency": rate.middle * median.middle / batches[0] if rate and median and batches else np.nan,
+            "joules_per_sample": sum(energy) / samples if energy and len(energy) == len(rows) else np.nan,
+        }
+
+    def _known(self, name: str, rows: Sequence[int]) -> list[float]:
+        return [float(value) for row in rows if not np.isnan(value := self.number[name][row])]
+
+    def _largest(self, name: str, rows: Sequence[int] | np.ndarray) -> float:
+        return max(self._known(name, list(rows)), default=np.nan)
+
+    def _agree(self, rows: Sequence[int]) -> bool | None:
+        """Whether all processes had the same allocated peak; unknown for fewer than two."""
+        values = self._known("peak_allocated_bytes", rows)
+        return len(set(values)) == 1 if len(values) > 1 else None
+
+
+def _gravest(counts: dict[Status, int]) -> str:
+    """`ok` where nothing else happened, else the commonest other status (the first of the closed set among equals)."""
+    others = {status: count for status, count in counts.items() if status != Status.OK}
+    return str(max(others, key=lambda status: others[status])) if others else str(Status.OK)
+
+
+def _geometric(values: list[float]) -> Interval | None:
+    positive = [value for value in values if value > 0]
+    return geometric_interval(positive) if positive else None
+
+
+def _spread(name: str, interval: Interval | None) -> dict[str, float]:
+    middle, low, high = astuple(interval)[:3] if interval else (None, None, None)
+    ends = {name: middle, f"{name}_low": low, f"{name}_high": high}
+    return {key: np.nan if value is None else value for key, value in ends.items()}
+
+
+def _objects(series: pd.Series) -> list[str | None]:
+    return [None if value is None or value is pd.NA or value != value else str(value) for value in series.tolist()]
+
+
+def _listed(value: Any) -> Any:
+    """A list column's value; unknown is empty."""
+    return value if isinstance(value, np.ndarray | list | tuple) else ()

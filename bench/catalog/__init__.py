@@ -1,0 +1,185 @@
+"""The seams: models, data sets and optimizers by name. Adding one is one new file in the folder of its kind.
+
+Names come from the files of `bench/catalog/<kind>/` and from other packages' entry points (`bench.models`,
+`bench.datasets`, `bench.optimizers`). The parent process knows the latter by name only; they are loaded in the worker.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+import pkgutil
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from bench.catalog.entries import DatasetEntry, DatasetInfo, Entry, ModelEntry, OptimizerEntry, Setting, normalise
+from bench.errors import BenchError, UnknownNameError, nearest, nearest_sentence
+from bench.records import Choice, SettingValue, stable_hash
+
+__all__ = [
+    "KINDS", "DatasetEntry", "DatasetInfo", "Entry", "Kind", "ModelEntry", "OptimizerEntry", "Setting", "check_choice", "code_key",
+    "dataset", "describe_dataset", "entries", "entry", "is_external", "model", "names", "optimizer", "parse_choice",
+]  # fmt: skip
+
+Kind = Literal["model", "dataset", "optimizer"]
+KINDS: tuple[Kind, ...] = ("model", "dataset", "optimizer")
+
+
+@functools.cache
+def entries(kind: Kind) -> dict[str, Entry]:
+    """Every entry of a kind that ships with the package, by name, in the order of their names."""
+    return {name: item for name, (item, _) in _entries_with_files(kind).items()}
+
+
+@functools.cache
+def _entries_with_files(kind: Kind) -> dict[str, tuple[Entry, Path]]:
+    """Every shipped entry of a kind with the file that defines it, in the order of their names."""
+    package = importlib.import_module(f"bench.catalog.{kind}s")
+    found: dict[str, tuple[Entry, Path]] = {}
+    for name in sorted(info.name for info in pkgutil.iter_modules(package.__path__)):
+        module = importlib.import_module(f"{package.__name__}.{name}")
+        file = Path(module.__file__ or "")
+        for item in module.ENTRIES:
+            if item.name in found:
+                raise BenchError(f"{file}: the {kind} {item.name} is defined twice")
+            found[item.name] = (item, file)
+    return dict(sorted(found.items()))
+
+
+@functools.cache
+def code_key(kind: Kind, name: str) -> str:
+    """16 digits for the code behind an entry: its file's, or another package's version. Raises UnknownNameError."""
+    if name in _entries_with_files(kind):
+        return stable_hash(_entries_with_files(kind)[name][1].read_text(encoding="utf-8"))
+    if name in _external(kind):
+        package = _external(kind)[name].dist
+        return stable_hash([package.name, package.version] if package else name)
+    raise UnknownNameError(kind, name, names(kind))
+
+
+@functools.cache
+def _external(kind: Kind) -> dict[str, importlib.metadata.EntryPoint]:
+    return {point.name: point for point in importlib.metadata.entry_points(group=f"bench.{kind}s")}
+
+
+def is_external(kind: Kind, name: str) -> bool:
+    """Whether another package brings this name; such an entry is loaded in the worker only."""
+    return name in _external(kind) and name not in entries(kind)
+
+
+def names(kind: Kind) -> list[str]:
+    """Every name of a kind, other packages' included, sorted."""
+    return sorted({*entries(kind), *_external(kind)})
+
+
+def entry(kind: Kind, name: str, *, load_external: bool = False) -> Entry:
+    """The entry of a kind by name.
+
+    Args:
+        kind: Model, data set or optimizer.
+        name: As users write it.
+        load_external: Import another package's entry where the name is one (in the worker only).
+
+    Raises:
+        UnknownNameError: No such name; the message has the nearest ones.
+    """
+    if name in entries(kind):
+        return entries(kind)[name]
+    if load_external and name in _external(kind):
+        return cast(Entry, _external(kind)[name].load())
+    raise UnknownNameError(kind, name, names(kind))
+
+
+def model(name: str) -> ModelEntry:
+    """The model of this name, other packages' included (imports them). Raises UnknownNameError."""
+    return cast(ModelEntry, entry("model", name, load_external=True))
+
+
+def optimizer(name: str) -> OptimizerEntry:
+    """The optimizer of this name, other packages' included (imports them). Raises UnknownNameError."""
+    return cast(OptimizerEntry, entry("optimizer", name, load_external=True))
+
+
+def dataset(name: str) -> DatasetEntry:
+    """The data set of this name, other packages' included (imports them). Raises UnknownNameError."""
+    return cast(DatasetEntry, entry("dataset", name, load_external=True))
+
+
+def describe_dataset(choice: Choice) -> DatasetInfo:
+    """What is known of a data set without reading its images. Raises UnknownNameError or DataError."""
+    return dataset(choice.name).describe(**choice.options)
+
+
+def parse_choice(kind: Kind, text: str) -> Choice:
+    """Read `name` or `name:key=value,key=value` as on the command line, and check it.
+
+    Values are TOML values (`true`, `0.1`, `[256,128]`); anything else is a string. A data set with a bare setting takes
+    all that stands behind the colon: `folder:/data/flowers`.
+
+    Raises:
+        UnknownNameError: No such name.
+        BenchError: A setting that is unknown, misspelt or of a wrong type.
+    """
+    name, _, rest = text.strip().partition(":")
+    settings: dict[str, SettingValue] = {}
+    if is_external(kind, name):
+        positional = None
+    else:
+        positional = getattr(entry(kind, name), "positional", None)
+    if positional and rest and not rest.startswith(f"{positional}="):
+        settings = {positional: rest}
+    else:
+        for part in _split_settings(rest):
+            key, equals, value = part.partition("=")
+            if not equals:
+                raise BenchError(f'{kind} "{text}": "{part}" is no setting; write {name}:setting=value')
+            settings[key.strip()] = _parse_value(value.strip())
+    choice = Choice.of(name, settings)
+    faults = check_choice(kind, choice)
+    if faults:
+        raise BenchError("\n".join(f'{kind} "{text}": {fault}' for fault in faults))
+    return choice if is_external(kind, name) else normalise(entry(kind, name), choice)
+
+
+def check_choice(kind: Kind, choice: Choice) -> list[str]:
+    """Every fault of a choice, in words; empty where it can be built. Another package's entry is checked in the worker."""
+    if is_external(kind, choice.name):
+        return []
+    try:
+        known = entry(kind, choice.name).settings
+    except UnknownNameError as error:
+        return [str(error)]
+    faults = []
+    for key, value in choice.settings:
+        if key not in known:
+            near = nearest_sentence(nearest(key, known))
+            allowed = f"Allowed: {', '.join(known)}." if known else "It has no settings."
+            faults.append(f'{choice.name} has no setting "{key}". {near}{allowed}')
+        elif refused := known[key].check(value):
+            faults.append(f"setting {key}: {refused}")
+    return faults
+
+
+def _split_settings(text: str) -> Iterable[str]:
+    """Split at commas outside brackets."""
+    part, depth = "", 0
+    for character in text:
+        depth += (character in "[({") - (character in "])}")
+        if character == "," and depth == 0:
+            yield part
+            part = ""
+        else:
+            part += character
+    if part.strip():
+        yield part
+
+
+def _parse_value(text: str) -> SettingValue:
+    try:
+        value: Any = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+    return tuple(value) if isinstance(value, list) else value if isinstance(value, bool | int | float | str) else text

@@ -1,0 +1,145 @@
+"""Fetching data sets through torchvision: bounded in time, whole or not at all, and one clear line when it fails.
+
+torchvision downloads in a process of its own, for three reasons: a download that stalls can be ended (its sockets have
+no time limits, and a host with eight addresses behind a silent firewall costs eight of them), the process that asks
+stays free of torch, and an interrupted download leaves nothing that could be taken for data: files move to their
+place, one rename each, after torchvision has checked the whole set.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench.catalog import describe_dataset
+from bench.errors import DataError
+from bench.records import Choice
+
+SOCKET_TIMEOUT_S = 15.0
+STALL_TIMEOUT_S = 60.0
+"""A download that has grown by no byte for so long is ended; a slow one that grows may take its time."""
+IMPORT_ALLOWANCE_S = 60.0
+"""More patience before the first byte: importing torchvision from a cold disk takes tens of seconds."""
+
+ARCHIVE_SUFFIXES = (".gz", ".tar", ".tgz")
+
+
+def fetch_dataset(choice: Choice, root: Path) -> Path:
+    """Fetch a data set's files unless they are on disk already.
+
+    Args:
+        choice: Which data set.
+        root: The folder of the data sets; made if need be.
+
+    Returns:
+        `root`, under which the files lie now (a Debian package's files stay in their own folder).
+
+    Raises:
+        UnknownNameError: No such data set.
+        DataError: It has no files to fetch, or they cannot be fetched; one line.
+    """
+    info = describe_dataset(choice)
+    if info.on_disk(root):
+        return root
+    if info.fetch is None:
+        raise DataError(f"{choice}: nothing to fetch; it works without files, on synthetic images")
+    info.fetch(root)
+    return root
+
+
+def fetch_torchvision(class_name: str, place: str, root: Path) -> None:
+    """Download a set of torchvision's into `root`.
+
+    Args:
+        class_name: torchvision's class: `MNIST`, `CIFAR10`.
+        place: Where its files belong, below `root`; for the message.
+        root: The folder of the data sets.
+
+    Raises:
+        DataError: The download failed, stalled, or cannot be written; nothing of it stays.
+    """
+    remedy = (
+        f"Copy the files to {root / place} (from a machine with a network, or set BENCH_DATA to where they are); "
+        "without them, images are synthetic"
+    )
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=root, ignore_cleanup_errors=True) as part:
+            if reason := _run_download(_download_command(class_name, part), Path(part)):
+                raise DataError(f"{class_name}: torchvision could not download it: {reason}. {remedy}")
+            _move_files(Path(part), root)
+    except OSError as error:
+        raise DataError(f"{class_name}: cannot write below {root}: {error.strerror or error}. {remedy}") from error
+
+
+def _download_command(class_name: str, folder: str) -> list[str]:
+    return [sys.executable, "-m", "bench.catalog.data_fetch", class_name, folder]
+
+
+def _run_download(command: list[str], folder: Path) -> str | None:
+    """Run the download until it ends or stalls; why it failed in one line, or `None`."""
+    here = str(Path(__file__).parents[2])  # where the package lies, installed or not
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="replace", env=environment) as child:
+        try:
+            size, patience_s, last_growth = 0, STALL_TIMEOUT_S + IMPORT_ALLOWANCE_S, time.monotonic()
+            while child.poll() is None:
+                if (grown := _size_bytes(folder)) != size:
+                    size, patience_s, last_growth = grown, STALL_TIMEOUT_S, time.monotonic()
+                elif time.monotonic() - last_growth > patience_s:
+                    return f"no answer for {patience_s:.0f} s"
+                time.sleep(0.1)
+        finally:
+            child.kill()  # nothing to do where it has ended; on Ctrl-C it must not go on alone
+        lines = child.stdout.read().strip().splitlines() if child.stdout else []
+        if child.returncode == 0:
+            return None
+        return lines[-1] if lines else f"the download process ended with exit code {child.returncode}"
+
+
+def _size_bytes(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size
+        except FileNotFoundError:
+            continue  # unpacked and removed in between
+    return total
+
+
+def _move_files(source: Path, target: Path) -> None:
+    """Move what was unpacked into place; archives stay behind and go with their folder."""
+    for path in sorted(source.rglob("*")):
+        if path.is_file() and path.suffix not in ARCHIVE_SUFFIXES:
+            place = target / path.relative_to(source)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(place)
+
+
+def download(class_name: str, folder: str) -> str | None:
+    """Let torchvision download and check a set, in this process; why it failed in one line, or `None`."""
+    from urllib.error import URLError
+
+    import torchvision
+
+    socket.setdefaulttimeout(SOCKET_TIMEOUT_S)
+    try:
+        getattr(torchvision.datasets, class_name)(folder, train=True, download=True)
+    except URLError as error:  # CIFAR-10, offline
+        return f"no network ({error.reason})"
+    except RuntimeError as error:  # MNIST, offline: all mirrors with their errors; or a wrong checksum
+        return " ".join(str(error).split())
+    except (OSError, EOFError) as error:  # a reset connection, a full disk, a truncated archive
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+if __name__ == "__main__":
+    if reason := download(*sys.argv[1:]):
+        sys.stdout.write(f"\n{reason}\n")  # the last line: torchvision may have printed others
+        sys.exit(1)

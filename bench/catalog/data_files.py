@@ -1,0 +1,70 @@
+"""Where data sets lie on disk; torch-free, so that the parent process may ask."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""The files that torchvision's `ImageFolder` takes for images (torchvision/datasets/folder.py: IMG_EXTENSIONS)."""
+
+
+def default_data_root() -> Path:
+    """The folder that holds the data sets: the environment's `BENCH_DATA`, else `~/.cache/bench/data`.
+
+    An account without a home folder gets one of its own under the system's folder for temporary files. The folder
+    need not exist.
+    """
+    if given := os.environ.get("BENCH_DATA"):
+        return Path(given).expanduser()
+    try:
+        return Path.home() / ".cache" / "bench" / "data"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"bench-data-{_account()}"
+
+
+def _account() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # no name for this user id: KeyError up to Python 3.12, OSError since
+        return str(os.getuid())
+
+
+def missing_files(folder: Path, file_names: Iterable[str]) -> list[str]:
+    """Those of `file_names` that are no files in `folder`, in their order."""
+    return [name for name in file_names if not (folder / name).is_file()]
+
+
+def class_folders(folder: Path) -> list[str]:
+    """The names of the class folders of an image tree, sorted; hidden ones (`.git`) are none. Empty where none is.
+
+    Raises:
+        OSError: The folder is not there, or cannot be read.
+    """
+    with os.scandir(folder) as found:
+        return sorted(item.name for item in found if item.is_dir() and not item.name.startswith("."))
+
+
+def count_images(folder: Path, classes: Iterable[str]) -> int:
+    """How many image files lie below the class folders of an image tree, at any depth, as torchvision counts them."""
+    return sum(
+        name.lower().endswith(IMAGE_SUFFIXES)
+        for name_of_class in classes
+        for _, _, names in os.walk(folder / name_of_class, followlinks=True)
+        for name in names
+    )
+
+
+def part_folder(folder: Path, train: bool) -> Path:
+    """The part of an image tree: its `train`, and its `val` or `test`, where it is divided so; else the tree itself.
+
+    It is divided where `train` stands beside nothing but `val` and `test`; without those, `train` serves for both.
+    """
+    parts = {name for name in ("train", "val", "test") if (folder / name).is_dir()}
+    if "train" not in parts or not parts.issuperset(class_folders(folder)):
+        return folder
+    held_out = next((name for name in ("val", "test") if name in parts), "train")
+    return folder / ("train" if train else held_out)

@@ -1,0 +1,1 @@
+"""Data sets: one file an entry or family, each defining ENTRIES."""

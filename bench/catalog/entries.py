@@ -1,0 +1,183 @@
+"""What an entry of a catalog is: a name, a line about it, its settings, and how to build it.
+
+A catalog's folder holds one file an entry or family; each file defines `ENTRIES`, a tuple of the types below. Nothing
+here, and nothing at the head of those files, imports torch: it is imported inside the functions that build.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pydantic import TypeAdapter, ValidationError
+
+from bench.records import Choice, ImageSpec, SettingValue
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting of an entry: the default it has, and the type it takes (an annotation pydantic understands)."""
+
+    default: SettingValue | None
+    kind: Any = float | int | bool | str | None
+
+    def check(self, value: SettingValue | None) -> str | None:
+        """Why `value` is refused, or `None` where it is accepted. Booleans are no numbers."""
+        try:
+            TypeAdapter(self.kind).validate_python(value, strict=True)
+        except ValidationError as error:
+            return f"{value!r} is not allowed: {error.errors()[0]['msg']} (default {self.default!r})"
+        return None
+
+
+def settings_of(build: Callable[..., Any]) -> Mapping[str, Setting]:
+    """The settings of a building function: its keyword-only parameters, with their defaults and annotations."""
+    found = {}
+    for name, parameter in inspect.signature(build).parameters.items():
+        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            continue
+        default = None if parameter.default is inspect.Parameter.empty else parameter.default
+        annotation = parameter.annotation
+        if isinstance(annotation, str):  # postponed; only this one is evaluated, so that others may name torch's types
+            annotation = eval(annotation, build.__globals__)
+        found[name] = Setting(default, annotation)
+    return types.MappingProxyType(found)
+
+
+class Samples(Protocol):
+    """Images with labels, as torchvision's data sets hand them out without transforms."""
+
+    def __len__(self) -> int:
+        """How many samples there are."""
+
+    def __getitem__(self, index: int, /) -> tuple[Any, int]:
+        """The image (PIL, as stored) and its label."""
+
+
+def _no_skip(images: ImageSpec, settings: Mapping[str, SettingValue]) -> str | None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """A model or one member of a family.
+
+    Attributes:
+        name: As users write it.
+        build: `(images: ImageSpec, *, <settings>) -> torch.nn.Module` on the CPU, initialised from torch's seed, mapping
+            float32 `(B, C, H, W)` to `(B, classes)`.
+        summary: One line for `bench list models`.
+        skip_reason: `(images, settings) -> why the model cannot take these images`, or `None`; torch-free.
+        settings: Read from `build` unless given.
+    """
+
+    name: str
+    build: Callable[..., torch.nn.Module]
+    summary: str = ""
+    skip_reason: Callable[[ImageSpec, Mapping[str, SettingValue]], str | None] = _no_skip
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Read the settings from the building function where none are given."""
+        if not self.settings:
+            object.__setattr__(self, "settings", settings_of(self.build))
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerEntry:
+    """An optimizer with its defaults.
+
+    Attributes:
+        name: As users write it.
+        build: `(parameters: list[torch.nn.Parameter], *, <settings>) -> torch.optim.Optimizer`.
+        summary: One line for `bench list optimizers`.
+        state_bytes: `(shapes: parameter shapes, element_bytes, settings) -> bytes` of state on the parameters' device
+            after the first step, by the sum of the state's tensors (no rounding); `None` where nobody wrote it down.
+        refuse_reason: `(shapes, settings) -> why this optimizer cannot train these parameters`, or `None`.
+        settings: Read from `build` unless given.
+    """
+
+    name: str
+    build: Callable[..., torch.optim.Optimizer]
+    summary: str = ""
+    state_bytes: Callable[[Sequence[tuple[int, ...]], int, Mapping[str, SettingValue]], int] | None = None
+    refuse_reason: Callable[[Sequence[tuple[int, ...]], Mapping[str, SettingValue]], str | None] | None = None
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Read the settings from the building function where none are given."""
+        if not self.settings:
+            object.__setattr__(self, "settings", settings_of(self.build))
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetInfo:
+    """A data set as far as it is known without reading its images.
+
+    Attributes:
+        images: Shape of one sample at the data set's own size, and its number of classes.
+        class_names: One name a class, or empty where they have none.
+        mean: The normalisation's mean a channel, for images scaled to [0, 1].
+        std: The normalisation's standard deviation a channel.
+        train_samples: How many images the training part has.
+        test_samples: How many the test part has.
+        on_disk: `(root) -> True` where its files lie under `root` (or in a folder of its own); torch-free.
+        open: `(root, train) -> Samples`; raises `DataError` where files are missing or damaged. `None`: synthetic only.
+        fetch: `(root) -> None` downloads it; raises `DataError` with one clear line. `None`: cannot be fetched.
+        resize: Whether images must be resized (their sizes differ), even at the data set's own size.
+    """
+
+    images: ImageSpec
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    train_samples: int
+    test_samples: int
+    on_disk: Callable[[Path], bool] = lambda root: False
+    open: Callable[[Path, bool], Samples] | None = None
+    fetch: Callable[[Path], None] | None = None
+    resize: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetEntry:
+    """A data set, or a kind of data set that its settings complete.
+
+    Attributes:
+        name: As users write it.
+        describe: `(*, <settings>) -> DatasetInfo`; torch-free; raises `DataError` where a folder it needs is not there.
+        summary: One line for `bench list datasets`.
+        settings: Read from `describe` unless given.
+        positional: The setting that may be written bare behind the colon: `folder:PATH`.
+    """
+
+    name: str
+    describe: Callable[..., DatasetInfo]
+    summary: str = ""
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+    positional: str | None = None
+
+    def __post_init__(self) -> None:
+        """Read the settings from the describing function where none are given."""
+        if not self.settings:
+            object.__setattr__(self, "settings", settings_of(self.describe))
+
+
+Entry = ModelEntry | OptimizerEntry | DatasetEntry
+
+
+def normalise(entry: Entry, choice: Choice) -> Choice:
+    """The choice without settings that equal their defaults, so that equal cases have equal keys."""
+    kept = {
+        key: value
+        for key, value in choice.settings
+        if key not in entry.settings or entry.settings[key].default != value
+    }
+    return Choice.of(choice.name, kept)

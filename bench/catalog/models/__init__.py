@@ -1,0 +1,1 @@
+"""Models: one file an entry or family, each defining ENTRIES."""

@@ -1,0 +1,170 @@
+"""Every classification model of torchvision, by torchvision's name, adapted to the data set's images.
+
+Names are read from the source of torchvision with `ast`, so that listing them imports neither torch nor torchvision.
+A model's family is the file that registers it (`resnet.py`), so that a new torchvision brings its models without a
+change here; only families with a smallest image or with arguments of their own stand in the tables below.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.util
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.catalog.entries import ModelEntry
+from bench.errors import Unsupported
+from bench.records import ImageSpec, SettingValue
+
+if TYPE_CHECKING:
+    import torch
+
+SMALLEST_SIDE_PIXELS: Mapping[str, int] = {
+    "alexnet": 63,
+    "convnext": 32,
+    "densenet": 29,
+    "googlenet": 15,
+    "inception": 75,
+    "squeezenet": 21,
+    "squeezenet1_1": 17,
+    "swin_transformer": 4,
+    "vgg": 32,
+}
+"""Smallest height and width a family, or a model of it, can train on; 1 where neither stands here.
+
+Source: `min_size` in the metadata of torchvision's weights, found again by training steps of every size. Two families
+go lower than their metadata, which holds the size of the pretrained weights: Swin pads (its patches are 4 pixels), and
+EfficientNetV2 trains from 1 pixel on.
+"""
+
+_MAXVIT_WINDOW_PIXELS, _MAXVIT_BLOCKS = 7, 4
+
+
+def skip_reason(name: str, family: str, images: ImageSpec, settings: Mapping[str, SettingValue]) -> str | None:
+    """Why the model cannot take these images, or `None`."""
+    smallest = SMALLEST_SIDE_PIXELS.get(name, SMALLEST_SIDE_PIXELS.get(family, 1))
+    size = f"{images.height} x {images.width}"
+    if min(images.height, images.width) < smallest:
+        return f"{name} needs images of at least {smallest} x {smallest}; {size} has too few pixels; set image_size"
+    return _MISFITS.get(family, _fits)(name, images)
+
+
+def build(name: str, family: str, images: ImageSpec) -> torch.nn.Module:
+    """Build torchvision's model on the CPU, untrained, for these images and classes.
+
+    Raises:
+        Unsupported: The model cannot take images of this size.
+    """
+    if reason := skip_reason(name, family, images, {}):
+        raise Unsupported(reason)
+    from torchvision.models import get_model
+
+    arguments = _ARGUMENTS.get(family, _no_arguments)(images)
+    model: torch.nn.Module = get_model(name, weights=None, num_classes=images.classes, **arguments)
+    _take_channels(model, images.channels)
+    return model
+
+
+def _take_channels(model: torch.nn.Module, channels: int) -> None:
+    """Give the first convolution another number of input channels, all else as it was.
+
+    Its weights are the initialised ones, channel by channel, in turn where more than three are asked for: the same
+    distribution, whichever way the family initialises, and nothing more is drawn from the random generator.
+    """
+    from torch import nn
+
+    first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+    if first.in_channels != channels:
+        turns = [channel % first.in_channels for channel in range(channels)]
+        first.weight = nn.Parameter(first.weight.detach()[:, turns].clone())
+        first.in_channels = channels
+
+
+def _fits(name: str, images: ImageSpec) -> str | None:
+    return None
+
+
+def _misfit_of_patches(name: str, images: ImageSpec) -> str | None:
+    patch = re.search(r"_(\d+)$", name)
+    side = int(patch[1]) if patch else 1
+    if images.height == images.width and images.height % side == 0:
+        return None
+    return (
+        f"{name} needs square images whose side is a multiple of its patch of {side} pixels; "
+        f"{images.height} x {images.width} is none; set image_size, for example {side * max(1, 224 // side)}"
+    )
+
+
+def _misfit_of_windows(name: str, images: ImageSpec) -> str | None:
+    """MaxViT halves the image, rounding up, in its stem and in each block; every block needs whole windows."""
+    window = _MAXVIT_WINDOW_PIXELS
+    for side in (images.height, images.width):
+        halved = [-(-side // 2**halvings) for halvings in range(2, _MAXVIT_BLOCKS + 2)]
+        if any(grid % window for grid in halved):
+            return (
+                f"{name} needs sides that leave whole windows of {window} x {window} in each of its blocks, as 224 and "
+                f"448 do; {images.height} x {images.width} does not; set image_size, for example 224"
+            )
+    return None
+
+
+_MISFITS: Mapping[str, Callable[[str, ImageSpec], str | None]] = {
+    "maxvit": _misfit_of_windows,
+    "vision_transformer": _misfit_of_patches,
+}
+
+
+def _no_arguments(images: ImageSpec) -> dict[str, Any]:
+    return {}
+
+
+def _without_auxiliary_classifiers(images: ImageSpec) -> dict[str, Any]:
+    """One prediction a sample; torch's default initialisation, since the family's own takes a minute."""
+    return {"aux_logits": False, "init_weights": False}
+
+
+_ARGUMENTS: Mapping[str, Callable[[ImageSpec], dict[str, Any]]] = {
+    "googlenet": _without_auxiliary_classifiers,
+    "inception": _without_auxiliary_classifiers,
+    "maxvit": lambda images: {"input_size": (images.height, images.width)},
+    "vision_transformer": lambda images: {"image_size": images.height},
+}
+
+
+def _registered(source: str) -> Iterator[str]:
+    """The names that a file of torchvision registers with `@register_model()` or `@register_model(name="...")`."""
+    for node in ast.parse(source).body:
+        if not isinstance(node, ast.FunctionDef):
+            continue
+        for decorator in node.decorator_list:
+            if isinstance(decorator, ast.Call) and getattr(decorator.func, "id", None) == "register_model":
+                given = [*decorator.args, *(keyword.value for keyword in decorator.keywords if keyword.arg == "name")]
+                yield ast.literal_eval(given[0]) if given else node.name
+
+
+def _summary(name: str, family: str) -> str:
+    smallest = SMALLEST_SIDE_PIXELS.get(name, SMALLEST_SIDE_PIXELS.get(family, 1))
+    return f"torchvision, {family}" + (f"; images of at least {smallest} x {smallest}" if smallest > 1 else "")
+
+
+def load_entries() -> tuple[ModelEntry, ...]:
+    """One entry a model of the torchvision installed; none, with a warning that says so, where it is not."""
+    found = importlib.util.find_spec("torchvision")
+    if found is None or not found.submodule_search_locations:
+        warnings.warn("torchvision is not installed: its models are not listed; pip install torchvision", stacklevel=2)
+        return ()
+    entries = []
+    for path in sorted((Path(found.submodule_search_locations[0]) / "models").glob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        for name in _registered(source) if "@register_model" in source else ():
+            make = functools.partial(build, name, path.stem)
+            reason = functools.partial(skip_reason, name, path.stem)
+            entries.append(ModelEntry(name, make, _summary(name, path.stem), reason))
+    return tuple(entries)
+
+
+ENTRIES = load_entries()

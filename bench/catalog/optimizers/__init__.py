@@ -1,0 +1,1 @@
+"""Optimizers: one file an entry or family, each defining ENTRIES."""

@@ -1,0 +1,153 @@
+"""The rest of torch.optim by lower-case name, with the settings that the installed torch gives them.
+
+Names, settings and defaults are read from torch's source with `ast`, so that listing them does not import torch. An
+optimizer that a file of its own in this folder brings is left to that file.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.util
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import GenericAlias
+from typing import TYPE_CHECKING, Any
+
+from bench.catalog.entries import OptimizerEntry, Setting
+from bench.catalog.optimizer_state import Settings, Shapes, copies_bytes, refuse_both, scalars_bytes, step_on_device
+
+if TYPE_CHECKING:
+    import torch
+
+_NO_SETTINGS = ("self", "params", "differentiable")
+"""Parameters that are no settings; a differentiable step is for training through the optimizer, which no case does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What an optimizer keeps for each parameter tensor."""
+
+    copies: int  # tensors of the parameter's shape
+    scalars: int = 0  # always on the parameter's device
+    movable_scalars: int = 0  # there with `capturable` or `fused` only
+
+
+KEPT: Mapping[str, Kept] = {
+    "adadelta": Kept(2, movable_scalars=1),
+    "adamax": Kept(2, movable_scalars=1),
+    "asgd": Kept(1, scalars=3),
+    "muon": Kept(1),
+    "nadam": Kept(2, movable_scalars=2),
+    "radam": Kept(2, movable_scalars=1),
+    "rprop": Kept(2, movable_scalars=1),
+}
+"""State by optimizer; one that does not stand here has unknown state, not none."""
+
+
+def build(class_name: str, parameters: list[torch.nn.Parameter], **settings: Any) -> torch.optim.Optimizer:
+    """Build torch's optimizer of this class; settings not given have torch's defaults."""
+    import torch
+
+    return getattr(torch.optim, class_name)(parameters, **settings)  # type: ignore[no-any-return]
+
+
+def state_bytes(kept: Kept, shapes: Shapes, element_bytes: int, settings: Settings) -> int:
+    """Bytes of what is kept for each parameter."""
+    scalars = kept.scalars + kept.movable_scalars * step_on_device(settings)
+    return copies_bytes(kept.copies, shapes, element_bytes) + scalars_bytes(scalars, shapes)
+
+
+def _refuse_lbfgs(shapes: Shapes, settings: Settings) -> str:
+    return "lbfgs evaluates the model several times a step through a closure; the step measured here evaluates it once"
+
+
+def _refuse_sparse_adam(shapes: Shapes, settings: Settings) -> str:
+    return "sparse_adam takes sparse gradients only; the models here have dense ones; adam takes those"
+
+
+def _refuse_muon(shapes: Shapes, settings: Settings) -> str | None:
+    others = [shape for shape in shapes if len(shape) != 2]
+    if not others:
+        return None
+    return f"muon trains matrices only; {len(others)} of {len(shapes)} parameters are none, as {others[0]}"
+
+
+_REFUSE = {"lbfgs": _refuse_lbfgs, "muon": _refuse_muon, "sparse_adam": _refuse_sparse_adam}
+_KIND_WORDS: Mapping[str, type] = {"bool": bool, "int": int, "float": float, "str": str}
+
+
+def _snake(class_name: str) -> str:
+    """`SparseAdam` -> `sparse_adam`, `NAdam` -> `nadam`, `LBFGS` -> `lbfgs`."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z][a-z])", "_", class_name).lower()
+
+
+def _setting(annotation: ast.expr | None, value: ast.expr) -> Setting | None:
+    """The setting of one parameter, or `None` where its default or type is nothing a configuration can hold."""
+    words = re.findall(r"\w+", ast.unparse(annotation)) if annotation else []
+    named = [_KIND_WORDS[word] for word in words if word in _KIND_WORDS]
+    try:
+        default = ast.literal_eval(value)
+    except ValueError:
+        return None
+    if not named:
+        return None
+    if isinstance(default, tuple):
+        numbers = tuple(float(number) for number in default)
+        return Setting(numbers, GenericAlias(tuple, (float,) * len(numbers)))
+    if default is None:
+        return Setting(None, named[0] | None)
+    return Setting(named[0](default), named[0])
+
+
+def _settings(definition: ast.ClassDef) -> dict[str, Setting]:
+    start = next(item for item in definition.body if isinstance(item, ast.FunctionDef) and item.name == "__init__")
+    given = start.args
+    positional = [*given.posonlyargs, *given.args]
+    offset = len(positional) - len(given.defaults)
+    pairs: list[tuple[ast.arg, ast.expr | None]] = list(zip(positional[offset:], given.defaults, strict=True))
+    pairs += zip(given.kwonlyargs, given.kw_defaults, strict=True)
+    found = {
+        parameter.arg: _setting(parameter.annotation, value)
+        for parameter, value in pairs
+        if value is not None and parameter.arg not in _NO_SETTINGS
+    }
+    return {name: setting for name, setting in found.items() if setting is not None}
+
+
+def _definitions(folder: Path) -> Iterator[ast.ClassDef]:
+    """Every class of torch.optim that derives from `Optimizer`."""
+    for path in sorted(folder.glob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        for node in ast.parse(source).body if "(Optimizer)" in source else ():
+            if isinstance(node, ast.ClassDef) and any(getattr(base, "id", None) == "Optimizer" for base in node.bases):
+                yield node
+
+
+def _entry(definition: ast.ClassDef) -> OptimizerEntry:
+    name = _snake(definition.name)
+    return OptimizerEntry(
+        name,
+        functools.partial(build, definition.name),
+        f"torch's {definition.name}",
+        functools.partial(state_bytes, KEPT[name]) if name in KEPT else None,
+        _REFUSE.get(name, refuse_both),
+        _settings(definition),
+    )
+
+
+def load_entries() -> tuple[OptimizerEntry, ...]:
+    """One entry an optimizer of the torch installed; none, with a warning that says so, where it is not."""
+    found = importlib.util.find_spec("torch")
+    if found is None or not found.submodule_search_locations:
+        warnings.warn("torch is not installed: its further optimizers are not listed; pip install torch", stacklevel=2)
+        return ()
+    own = {path.stem for path in Path(__file__).parent.glob("*.py")}
+    definitions = _definitions(Path(found.submodule_search_locations[0]) / "optim")
+    return tuple(_entry(definition) for definition in definitions if _snake(definition.name) not in own)
+
+
+ENTRIES = load_entries()

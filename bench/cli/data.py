@@ -1,0 +1,46 @@
+"""`bench data`: the images themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bench.cli.options import ChoiceType, data_root_option
+
+if TYPE_CHECKING:
+    from bench.records import Choice
+
+
+@click.group()
+def data() -> None:
+    """Fetch data sets."""
+
+
+@data.command("fetch")
+@click.argument("names", nargs=-1, required=True, type=ChoiceType("dataset"))
+@data_root_option
+def fetch(names: tuple[Choice, ...], root: Path | None) -> None:
+    """Download data sets; those already there are left as they are.
+
+    \b
+    Examples:
+      bench data fetch mnist fashion_mnist cifar10
+      bench data fetch cifar100 --root /data
+    """
+    from bench.catalog.data_fetch import fetch_dataset
+    from bench.catalog.data_files import default_data_root
+    from bench.errors import DataError
+
+    faults = []
+    for name in names:
+        try:
+            click.echo(f"{name}: {fetch_dataset(name, root or default_data_root())}")
+        except DataError as error:
+            faults.append(str(error))
+    if faults:
+        raise DataError("\n".join(faults))
+
+
+COMMANDS = (data,)

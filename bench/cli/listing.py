@@ -1,0 +1,77 @@
+"""`bench list`: what can be named."""
+
+from __future__ import annotations
+
+import click
+
+from bench.cli.options import json_option
+from bench.terminal import printable
+
+
+@click.command("list")
+@click.argument("what", type=click.Choice(["models", "datasets", "optimizers", "devices"]))
+@click.argument("pattern", required=False, default="*")
+@json_option
+def list_names(what: str, pattern: str, as_json: bool) -> None:
+    """List models, datasets, optimizers or devices; PATTERN may hold * and ?.
+
+    \b
+    Examples:
+      bench list models 'resnet*'
+      bench list optimizers
+      bench list devices --json
+    """
+    import fnmatch
+
+    from bench.cli.root import echo_json
+
+    rows = [
+        row for row in (_devices() if what == "devices" else _entries(what)) if fnmatch.fnmatch(row["name"], pattern)
+    ]
+    if as_json:
+        echo_json(rows)
+        return
+    width = max((len(row["name"]) for row in rows), default=0)
+    for row in rows:
+        settings = (
+            f"  [{', '.join(f'{key}={value}' for key, value in row['settings'].items())}]"
+            if row.get("settings")
+            else ""
+        )
+        click.echo(printable(f"{row['name']:<{width}}  {row['summary']}") + click.style(printable(settings), dim=True))
+    if not rows:
+        click.echo(f"no {what} match {pattern}", err=True)
+
+
+def _entries(what: str) -> list[dict[str, object]]:
+    from typing import cast
+
+    from bench import catalog
+
+    kind = cast(catalog.Kind, what.removesuffix("s"))
+    known = catalog.entries(kind)
+    return [
+        {
+            "name": name,
+            "summary": known[name].summary if name in known else "from another package",
+            "settings": {key: setting.default for key, setting in known[name].settings.items()}
+            if name in known
+            else {},
+        }
+        for name in catalog.names(kind)
+    ]
+
+
+def _devices() -> list[dict[str, object]]:
+    from bench.devices import list_devices, load_device
+    from bench.units import format_bytes
+
+    rows = []
+    for name in list_devices():
+        device = load_device(name)
+        memory = format_bytes(device.memory_bytes) if device.memory_bytes else "memory as found"
+        rows.append({"name": name, "summary": f"{device.gpu_name or 'the CPU of this machine'}, {memory}"})
+    return rows
+
+
+COMMANDS = (list_names,)

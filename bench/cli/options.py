@@ -1,0 +1,72 @@
+"""Options and arguments that several commands share, each declared once, with their completion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.shell_completion import CompletionItem
+
+if TYPE_CHECKING:
+    from bench.catalog import Kind
+    from bench.config import SweepConfig
+    from bench.records import Choice
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+device_option = click.option(
+    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:N",
+    help="Where to run; auto is a GPU where there is one.",
+)  # fmt: skip
+set_option = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE",
+    help="Change one value of the configuration: --set 'grid.batch_size=[64]'. Repeatable.",
+)  # fmt: skip
+data_root_option = click.option(
+    "--root",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the data sets [BENCH_DATA, ~/.cache/bench/data].",
+)
+
+
+def config_argument(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The configuration file, the default sweep's unless given."""
+    return click.argument("config", required=False, type=click.Path(path_type=Path), metavar="[CONFIG]")(command)
+
+
+def read_config(path: Path | None, overrides: tuple[str, ...]) -> SweepConfig:
+    """The checked configuration; the default one where no path is given."""
+    from bench.config import load_config
+
+    return load_config(path or default_config(), overrides)
+
+
+def default_config() -> Path:
+    """`configs/default.toml` here, else the one of the checkout or the installed package."""
+    package = Path(__file__).parent.parent
+    places = [Path(), package.parent, package]
+    found = (place / "configs" / "default.toml" for place in places)
+    return next((path for path in found if path.exists()), Path("configs/default.toml"))
+
+
+class ChoiceType(click.ParamType):
+    """An entry of a catalog, written `name` or `name:setting=value`."""
+
+    def __init__(self, kind: Kind) -> None:
+        """Take the kind: model, dataset or optimizer."""
+        self.kind = kind
+        self.name = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Choice:
+        """Parse and check; raises UnknownNameError or BenchError with the remedy."""
+        from bench.catalog import parse_choice
+        from bench.records import Choice
+
+        return value if isinstance(value, Choice) else parse_choice(self.kind, value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Names that begin as typed."""
+        from bench.catalog import names
+
+        return [CompletionItem(name) for name in names(self.kind) if name.startswith(incomplete)]

@@ -1,0 +1,56 @@
+"""`bench plan`: what a configuration would run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bench.cli.options import config_argument, device_option, json_option, read_config, set_option
+from bench.terminal import printable
+
+if TYPE_CHECKING:
+    from bench.config import SweepConfig
+
+
+@click.command()
+@config_argument
+@set_option
+@device_option
+@json_option
+def plan(config: Path | None, overrides: tuple[str, ...], device: str, as_json: bool) -> None:
+    """List the cases of a configuration, without running any.
+
+    \b
+    Examples:
+      bench plan
+      bench plan configs/gpu.toml --json
+      bench plan --set 'grid.batch_size=[64, 128]' --device cuda
+    """
+    print_plan(read_config(config, overrides), device, as_json=as_json)
+
+
+def print_plan(config: SweepConfig, device: str, *, as_json: bool) -> None:
+    """Print every case with its key, and why those that are skipped are."""
+    from bench.cli.root import echo_json
+    from bench.plan import build_cases
+    from bench.probes.nvml import list_gpus
+
+    kind = device.partition(":")[0] if device != "auto" else "cuda" if list_gpus() else "cpu"
+    cases = build_cases(config, kind)
+    if as_json:
+        echo_json([{**case.axes, "case_key": case.key, "skip_reason": reason} for case, reason in cases.items()])
+        return
+    for case, reason in cases.items():
+        mark = click.style(f"skipped: {reason}", dim=True) if reason else ""
+        click.echo(printable(f"{case.key}  {case}  ") + mark)
+    skipped = sum(reason is not None for reason in cases.values())
+    repeats = config.measure.repeats
+    click.echo(
+        f"{config.name}: {len(cases)} cases, {skipped} of them skipped; {(len(cases) - skipped) * repeats} runs "
+        f"({repeats} repeats a case) on {kind}"
+    )
+
+
+COMMANDS = (plan,)

@@ -1,0 +1,90 @@
+"""The command group: how commands are found, and how a fault becomes a message and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench import __version__
+from bench.errors import EXIT_INTERRUPTED, BenchError, nearest, nearest_sentence
+from bench.terminal import printable
+
+
+class Fault(click.ClickException):
+    """A user's mistake or a machine's refusal, printed as it is."""
+
+    def __init__(self, error: BenchError) -> None:
+        """Keep the message and the exit code of `error`."""
+        super().__init__(str(error))
+        self.exit_code = error.exit_code
+
+    def show(self, file: Any = None) -> None:
+        """Print every line of the message on standard error, the first marked."""
+        prefix = click.style("error: ", fg="red", bold=True)
+        for line in self.message.splitlines():
+            click.echo(f"{prefix}{printable(line)}", err=True)
+            prefix = "       "
+
+
+class BenchGroup(click.Group):
+    """A group whose unknown commands name the nearest one and whose faults print without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a BenchError leaves as its message, Ctrl-C as exit code 130."""
+        try:
+            return super().invoke(ctx)
+        except BenchError as error:
+            raise Fault(error) from error
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(EXIT_INTERRUPTED)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Find the command; an unknown one is answered with the nearest."""
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            names = self.list_commands(ctx)
+            near = nearest_sentence(nearest(args[0], names))
+            ctx.fail(f'unknown command "{args[0]}". {near}There are: {", ".join(names)}')
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=BenchGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="bench")
+def cli() -> None:
+    """Measure and estimate the memory and speed of training steps, side by side.
+
+    \b
+    Examples:
+      bench sweep                              the default sweep, then its report
+      bench sweep configs/gpu.toml             the reference grid for GPUs
+      bench plan configs/gpu.toml              what that would run
+      bench show model resnet18 --dataset cifar10
+      bench env                                is this machine fit to measure on?
+
+    Shell completion: eval "$(_BENCH_COMPLETE=bash_source bench)" (or zsh_source, fish_source).
+    """
+
+
+def _find_commands() -> None:
+    """Add every command of this folder's modules: those that define COMMANDS."""
+    for info in sorted(pkgutil.iter_modules([str(Path(__file__).parent)]), key=lambda info: info.name):
+        if info.name != "root":
+            module = importlib.import_module(f"bench.cli.{info.name}")
+            for command in getattr(module, "COMMANDS", ()):
+                cli.add_command(command)
+
+
+_find_commands()
+
+
+def echo_json(value: Any) -> None:
+    """Print `value` as JSON on standard output; what is unknown is null, never NaN."""
+    import json
+
+    json.dump(value, sys.stdout, indent=2, allow_nan=False, default=str)
+    sys.stdout.write("\n")

@@ -1,0 +1,108 @@
+"""`bench show`: a data set as a picture, a model as a table of layers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bench.cli.options import ChoiceType, data_root_option, json_option
+from bench.terminal import printable
+
+if TYPE_CHECKING:
+    from bench.records import Choice, ImageSpec
+
+
+@click.group()
+def show() -> None:
+    """Look at a data set or a model."""
+
+
+@show.command("dataset")
+@click.argument("name", type=ChoiceType("dataset"))
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="The PNG to write [NAME.png].")
+@click.option("--count", type=click.IntRange(1, 400), default=16, show_default=True, help="How many samples.")
+@click.option("--seed", type=int, default=42, show_default=True, help="Which samples.")
+@data_root_option
+def show_dataset(name: Choice, out: Path | None, count: int, seed: int, root: Path | None) -> None:
+    """Draw samples at random, with their labels, normalisation undone.
+
+    \b
+    Examples:
+      bench show dataset cifar10 --count 25
+      bench show dataset folder:/data/flowers --out flowers.png
+    """
+    from bench.catalog.data_files import default_data_root
+    from bench.gallery import render_samples
+
+    target = out or Path(f"{name.name}.png")
+    source = render_samples(name, root or default_data_root(), target, count=count, seed=seed)
+    note = " (synthetic: its files are not on this machine; see bench data fetch)" if source == "synthetic" else ""
+    click.echo(f"{target}{note}")
+
+
+@show.command("model")
+@click.argument("name", type=ChoiceType("model"))
+@click.option("--dataset", type=ChoiceType("dataset"), help="Take the shape and the classes of this data set.")
+@click.option("--input", "shape", metavar="C,H,W", help="The shape of one sample, instead of a data set's.")
+@click.option("--classes", type=click.IntRange(1), help="How many classes [the data set's, 10 with --input].")
+@click.option("--image-size", type=click.IntRange(1), help="Side of the image in pixels [the data set's].")
+@json_option
+def show_model(
+    name: Choice, dataset: Choice | None, shape: str | None, classes: int | None, image_size: int | None, as_json: bool
+) -> None:
+    """List a model's layers for one sample: output shape, parameters, activation bytes.
+
+    \b
+    Examples:
+      bench show model mlp --dataset mnist
+      bench show model resnet18 --input 3,32,32 --classes 10 --json
+    """
+    from dataclasses import asdict
+
+    from bench.cli.root import echo_json
+    from bench.estimators.layers import layers_of
+    from bench.units import format_bytes, format_count
+
+    layers = layers_of(name, _images(dataset, shape, classes, image_size))
+    if as_json:
+        echo_json([asdict(layer) for layer in layers])
+        return
+    rows = [(layer.path, layer.kind, "x".join(map(str, layer.output_shape)), format_count(layer.parameters),
+             format_bytes(layer.activation_bytes)) for layer in layers]  # fmt: skip
+    header = ("layer", "kind", "output of one sample", "parameters", "activation")
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(5)]
+    for row in [header, *rows]:
+        left = "  ".join(f"{cell:<{width}}" for cell, width in zip(row[:3], widths, strict=False))
+        right = "  ".join(f"{cell:>{width}}" for cell, width in zip(row[3:], widths[3:], strict=True))
+        click.echo(printable(f"{left}  {right}"))
+    total = sum(layer.parameters for layer in layers)
+    click.echo(
+        f"{format_count(total)} parameters ({format_bytes(total * 4)} in float32); "
+        f"{format_bytes(sum(layer.activation_bytes for layer in layers))} of outputs a sample"
+    )
+
+
+def _images(dataset: Choice | None, shape: str | None, classes: int | None, image_size: int | None) -> ImageSpec:
+    from bench.catalog import parse_choice
+    from bench.plan import image_spec
+    from bench.records import ImageSpec
+
+    if shape is None:
+        images = image_spec(dataset or parse_choice("dataset", "mnist"), image_size or 0)
+        return ImageSpec(*images.shape, classes or images.classes)
+    if dataset is not None:
+        raise click.UsageError("give --dataset or --input, not both")
+    try:
+        channels, height, width = (int(part) for part in shape.replace("x", ",").split(","))
+        if min(channels, height, width) < 1:
+            raise ValueError
+    except ValueError:
+        raise click.BadParameter(
+            f'"{shape}" is no shape; write three whole numbers like 3,32,32', param_hint="--input"
+        ) from None
+    return ImageSpec(channels, image_size or height, image_size or width, classes or 10)
+
+
+COMMANDS = (show,)

@@ -1,0 +1,78 @@
+"""`bench sweep`: run a configuration, keep everything, end with a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from bench.cli.options import config_argument, device_option, json_option, read_config, set_option
+from bench.terminal import printable
+
+
+@click.command()
+@config_argument
+@set_option
+@device_option
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the report and its data [reports/NAME]."
+)
+@click.option("--repeats", type=click.IntRange(1), help="Fresh processes a case; overrides the configuration.")
+@click.option(
+    "--retry", metavar="STATUS,...", help="Run finished cases with these statuses once more: timeout,crashed."
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would run (the same as bench plan).")
+@click.option("--no-report", is_flag=True, help="Leave the report to a later bench report.")
+@json_option
+def sweep(
+    config: Path | None,
+    overrides: tuple[str, ...],
+    device: str,
+    out: Path | None,
+    repeats: int | None,
+    retry: str | None,
+    dry_run: bool,
+    no_report: bool,
+    as_json: bool,
+) -> None:
+    """Run every case of a configuration in fresh processes, then render the report.
+
+    What is finished is kept, however the sweep ends; the same command goes on where it stopped.
+
+    \b
+    Examples:
+      bench sweep
+      bench sweep configs/gpu.toml --device cuda:1
+      bench sweep --set 'grid.batch_size=[64]' --repeats 5 --out reports/trial
+      bench sweep --retry timeout,crashed
+
+    \b
+    Exit codes: 0 all well, 1 some cases failed, 2 usage or configuration, 130 interrupted.
+    """  # fmt: skip
+    from bench.cli.plan import print_plan
+    from bench.cli.root import echo_json
+    from bench.errors import EXIT_FAILED_CASES
+    from bench.sweep import SweepOptions, parse_statuses, run_sweep
+    from bench.terminal import Progress
+
+    if repeats is not None:
+        overrides = (*overrides, f"measure.repeats={repeats}")
+    checked = read_config(config, overrides)
+    if dry_run:
+        print_plan(checked, device, as_json=as_json)
+        return
+    options = SweepOptions(
+        out=out or Path("reports") / checked.name, device=device, retry=parse_statuses(retry), report=not no_report,
+    )  # fmt: skip
+    with Progress(quiet=as_json) as progress:
+        outcome = run_sweep(checked, options, progress)
+    if as_json:
+        echo_json({"counts": outcome.counts, "report": outcome.report, "data": outcome.data})
+    else:
+        for line in outcome.summary:
+            click.echo(printable(line))
+    if outcome.failed:
+        raise SystemExit(EXIT_FAILED_CASES)
+
+
+COMMANDS = (sweep,)

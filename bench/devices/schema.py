@@ -1,0 +1,253 @@
+"""What a device file may say: the `Device` type, and the strict reading and writing of its TOML form.
+
+A file is flat: one key a value, named as the fields of `Device` with their units, and a table `[sources]` that says for
+each of them where it comes from, with the derivation where it is derived. A value that is not known is left out; there
+is no 0 that stands for unknown. `gpu_name`, `aliases` and `kind` identify the device and need no source.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from bench.errors import ConfigError, nearest, nearest_sentence
+
+KINDS = ("cuda", "cpu")
+PRECISIONS = ("float32", "tf32", "bf16", "fp16")
+SOURCES = "sources"
+UNSOURCED = ("gpu_name", "aliases", "kind")
+"""Keys that need no source, because they are what the device is called."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One device as its file describes it; every figure is a rated one unless its source says measured.
+
+    Attributes:
+        name: What the command line calls it: the file's name without `.toml`.
+        gpu_name: The full name as NVML and torch print it.
+        kind: `cuda` or `cpu`.
+        aliases: Other names that drivers print for the same device.
+        memory_bytes: What CUDA reports as total, `torch.cuda.get_device_properties(0).total_memory`: what torch can
+            fill, context included. Drivers differ by a percent or two.
+        nvml_memory_bytes: What NVML and `nvidia-smi` report as total; larger, as it holds what the driver keeps.
+        memory_bandwidth_bytes_per_s: Of the device memory, rated.
+        memory_bus_bits: Width of the memory bus.
+        memory_clock_hz: As CUDA reports it; data moves twice a cycle.
+        l2_bytes: As CUDA reports it.
+        multiprocessors: Those that are enabled.
+        fp32_cores_per_multiprocessor: Each does one float32 multiply-add a cycle.
+        max_threads_per_multiprocessor: Resident at once.
+        compute_capability: Major and minor.
+        boost_clock_hz: The rated boost clock; cards of other makers than NVIDIA differ.
+        peak_float32_flop_per_s: Without tensor cores.
+        peak_tf32_flop_per_s: Tensor cores, dense.
+        peak_bf16_flop_per_s: Tensor cores, dense, accumulating in float32.
+        peak_fp16_flop_per_s: Tensor cores, dense, accumulating in float32 as torch does; GeForce does half as many
+            so as when accumulating in fp16.
+        power_limit_w: The default limit.
+        cublas_workspace_bytes: What torch allocates a cuBLAS handle and stream.
+        context_bytes: CUDA context and loaded modules; absent until measured.
+        launch_overhead_s: Of one kernel; absent until measured.
+        sources: For each key above that is known, where it comes from.
+    """
+
+    name: str
+    gpu_name: str
+    kind: str
+    aliases: tuple[str, ...] = ()
+    memory_bytes: int | None = None
+    nvml_memory_bytes: int | None = None
+    memory_bandwidth_bytes_per_s: float | None = None
+    memory_bus_bits: int | None = None
+    memory_clock_hz: float | None = None
+    l2_bytes: int | None = None
+    multiprocessors: int | None = None
+    fp32_cores_per_multiprocessor: int | None = None
+    max_threads_per_multiprocessor: int | None = None
+    compute_capability: tuple[int, int] | None = None
+    boost_clock_hz: float | None = None
+    peak_float32_flop_per_s: float | None = None
+    peak_tf32_flop_per_s: float | None = None
+    peak_bf16_flop_per_s: float | None = None
+    peak_fp16_flop_per_s: float | None = None
+    power_limit_w: float | None = None
+    cublas_workspace_bytes: int | None = None
+    context_bytes: int | None = None
+    launch_overhead_s: float | None = None
+    sources: tuple[tuple[str, str], ...] = ()
+
+    def peak_flop_per_s(self, precision: str) -> float | None:
+        """The peak rate in FLOP/s at `precision`, one of `PRECISIONS`; None where unknown or where the chip has none.
+
+        Raises:
+            ValueError: `precision` is none of `PRECISIONS`.
+        """
+        if precision not in PRECISIONS:
+            raise ValueError(f'unknown precision "{precision}"; one of {", ".join(PRECISIONS)}')
+        peak: float | None = getattr(self, f"peak_{precision}_flop_per_s")
+        return peak
+
+    def source(self, key: str) -> str | None:
+        """Where the value of `key` comes from; None where it has no value."""
+        return dict(self.sources).get(key)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("a text that is not empty")
+    return value
+
+
+def _kind(value: object) -> str:
+    if not isinstance(value, str) or value not in KINDS:
+        raise ValueError(f"one of {', '.join(KINDS)}")
+    return value
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) and item.strip() for item in value):
+        raise ValueError("a list of texts")
+    return tuple(value)
+
+
+def _count(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+        raise ValueError("a whole number above 0")
+    return value
+
+
+def _rate(value: object) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value) or value <= 0:
+        raise ValueError("a number above 0")
+    return float(value)
+
+
+def _capability(value: object) -> tuple[int, int]:
+    whole = isinstance(value, (list, tuple)) and all(type(part) is int and part >= 0 for part in value)
+    if not isinstance(value, (list, tuple)) or not whole or len(value) != 2:
+        raise ValueError("two whole numbers like [9, 0]")
+    return value[0], value[1]
+
+
+_Check = Callable[[object], Any]
+_SPECIAL: dict[str, _Check] = {
+    "gpu_name": _text,
+    "kind": _kind,
+    "aliases": _texts,
+    "compute_capability": _capability,
+}
+_RATE_ENDINGS = ("_per_s", "_hz", "_w", "_s")
+
+
+def _check_of(key: str) -> _Check:
+    """The check of a key, which its unit decides: rates, clocks, watts and seconds are floats, the rest counts."""
+    return _SPECIAL.get(key) or (_rate if key.endswith(_RATE_ENDINGS) else _count)
+
+
+CHECKS: dict[str, _Check] = {f.name: _check_of(f.name) for f in fields(Device) if f.name not in ("name", SOURCES)}
+"""Every key that a device file may have, in the order in which files are written, with its check."""
+
+
+def device_from_mapping(name: str, content: Mapping[str, object], where: str) -> Device:
+    """Build a device from the parsed content of its file.
+
+    Args:
+        name: The name it shall go by.
+        content: Keys and values, `sources` among them.
+        where: The file, for the messages.
+
+    Raises:
+        ConfigError: With every fault of the content at once.
+    """
+    faults = [f"{key}: missing" for key in ("gpu_name", "kind") if key not in content]
+    values: dict[str, Any] = {}
+    for key, value in content.items():
+        if key == SOURCES:
+            continue
+        if key not in CHECKS:
+            faults.append(f"{key}: unknown key. {nearest_sentence(nearest(key, CHECKS))}".rstrip())
+            continue
+        try:
+            values[key] = CHECKS[key](value)
+        except ValueError as error:
+            faults.append(f"{key}: must be {error}, not {value!r}")
+    sources, source_faults = _read_sources(content)
+    if faults or source_faults:
+        raise ConfigError([f"{where}: {fault}" for fault in faults + source_faults])
+    return Device(name=name, sources=sources, **values)
+
+
+def _read_sources(content: Mapping[str, object]) -> tuple[tuple[tuple[str, str], ...], list[str]]:
+    """The sources in the order of `CHECKS`, and what is wrong with them."""
+    table = content.get(SOURCES, {})
+    if not isinstance(table, Mapping):
+        return (), [f"{SOURCES}: must be a table, not {table!r}"]
+    faults = []
+    for key in content:
+        if key in CHECKS and key not in UNSOURCED and key not in table:
+            faults.append(f"{key}: has no source. Say where it comes from under [{SOURCES}]")
+    for key, text in table.items():
+        if key not in content or key not in CHECKS:
+            faults.append(f"{SOURCES}.{key}: the file has no such value")
+        elif not isinstance(text, str) or not text.strip():
+            faults.append(f"{SOURCES}.{key}: must be a text that is not empty, not {text!r}")
+    return tuple((key, str(table[key])) for key in CHECKS if key in table), faults
+
+
+def parse_device_toml(name: str, text: str, where: str) -> Device:
+    """Read a device file's text.
+
+    Raises:
+        ConfigError: The text is no TOML, or says what a device file may not; every fault is reported at once.
+    """
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError([f"{where}: no valid TOML: {error}"]) from error
+    return device_from_mapping(name, content, where)
+
+
+def render_device_toml(values: Mapping[str, object], sources: Mapping[str, str], comments: Sequence[str] = ()) -> str:
+    """Write a device file that `parse_device_toml` reads back to the same values.
+
+    Args:
+        values: Keys of `Device` but for `name` and `sources`; a value of None is unknown and left out.
+        sources: For each value, where it comes from.
+        comments: Lines for the head of the file, without `#`.
+
+    Raises:
+        ConfigError: The values or sources would make a file that cannot be read.
+    """
+    known = {key: value for key, value in values.items() if value is not None}
+    device_from_mapping("rendered", {**known, SOURCES: dict(sources)}, "device file")
+    lines = [f"# {line}".rstrip() for comment in comments for line in comment.splitlines() or [""]]
+    lines += [f"{key} = {_render_value(known[key])}" for key in CHECKS if key in known]
+    lines += ["", f"[{SOURCES}]"] + [f"{key} = {_render_value(sources[key])}" for key in CHECKS if key in sources]
+    return "\n".join(lines) + "\n"
+
+
+def _render_value(value: object) -> str:
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_render_value, value))}]"
+    if isinstance(value, float):
+        return _render_float(value)
+    return f"{value:_}" if isinstance(value, int) and value >= 10_000 else str(value)
+
+
+def _render_float(value: float) -> str:
+    """The shortest text that reads back as `value`, with an exponent for large and small ones: `1.98e9`."""
+    if 1e-3 <= value < 1e6:
+        return repr(value)
+    for digits in range(17):
+        mantissa, exponent = f"{value:.{digits}e}".split("e")
+        text = f"{mantissa}e{int(exponent)}"
+        if float(text) == value:
+            return text
+    return repr(value)

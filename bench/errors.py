@@ -1,0 +1,91 @@
+"""One exception tree for everything that a user can mend, and the words it speaks in.
+
+Every message says where, what was given, what is allowed, the nearest match and what to do next. The command line
+prints the message and leaves with the class's `exit_code`; anything outside this tree is a fault of the harness and
+keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+EXIT_OK = 0
+EXIT_FAILED_CASES = 1
+EXIT_USAGE = 2
+EXIT_REGRESSION = 3
+EXIT_NOT_PUBLISHABLE = 4
+EXIT_INTERRUPTED = 130
+
+
+class BenchError(Exception):
+    """A fault with a remedy; `str(error)` is the whole message."""
+
+    exit_code = EXIT_USAGE
+
+
+class UnknownNameError(BenchError):
+    """A name that is not in a catalog."""
+
+    def __init__(self, kind: str, given: str, allowed: Iterable[str], *, list_command: str | None = None) -> None:
+        """Build the message from the name given and those allowed.
+
+        Args:
+            kind: What was looked for, in the singular: `model`, `device`.
+            given: The name as the user wrote it.
+            allowed: Every name that would have been accepted.
+            list_command: The command that lists them, without `bench`; `list KINDs` unless given.
+        """
+        self.kind, self.given = kind, given
+        self.matches = nearest(given, allowed)
+        super().__init__(
+            f'unknown {kind} "{given}". {nearest_sentence(self.matches)}List them: bench {list_command or f"list {kind}s"}'
+        )
+
+
+class ConfigError(BenchError):
+    """A configuration with faults; all of them are reported at once."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        """Keep `faults`, one line each, already carrying their place."""
+        self.faults = tuple(faults)
+        super().__init__("\n".join(self.faults))
+
+
+class DataError(BenchError):
+    """A data set that cannot be read or fetched."""
+
+
+class DeviceError(BenchError):
+    """A device that is asked for, or shown by the driver, and cannot be used."""
+
+
+class StoreError(BenchError):
+    """Results that cannot be written or read."""
+
+
+class BusyError(BenchError):
+    """A device or a folder that another process holds."""
+
+
+class InfrastructureError(BenchError):
+    """Runs fail for causes outside the cases; the sweep stops rather than filling rows with noise."""
+
+    exit_code = EXIT_FAILED_CASES
+
+
+class Unsupported(BenchError):
+    """A case that cannot run, with the reason; it becomes a row with the status `skipped`."""
+
+
+def nearest(given: str, allowed: Iterable[str], count: int = 3) -> list[str]:
+    """The names in `allowed` closest to `given`, best first; at most `count`."""
+    names = list(allowed)
+    by_folded = {name.casefold(): name for name in names}
+    matches = difflib.get_close_matches(given.casefold(), by_folded, n=count, cutoff=0.5)
+    return [by_folded[match] for match in matches]
+
+
+def nearest_sentence(matches: Sequence[str]) -> str:
+    """`Nearest: a, b. ` with a space behind it, or nothing where nothing is near."""
+    return f"Nearest: {', '.join(matches)}. " if matches else ""

@@ -1,0 +1,26 @@
+"""Every estimator on a list of cases: what a row of the store holds beside its measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bench.errors import BenchError
+from bench.estimators.formula import estimate_formula
+from bench.records import Case, Estimate
+
+
+def estimate_cases(cases: Sequence[Case], device: str) -> list[Estimate]:
+    """Estimates in the order of `cases`; a case that an estimator refuses has nulls and the reason in its note.
+
+    Args:
+        cases: Any number; models are built once each, on the meta device.
+        device: The device file's name that the estimates are for.
+    """
+    return [_estimate(case, device) for case in cases]
+
+
+def _estimate(case: Case, device: str) -> Estimate:
+    try:
+        return Estimate(case_key=case.key, estimate_device=device, **estimate_formula(case))
+    except BenchError as error:
+        return Estimate(case_key=case.key, estimate_device=device, estimate_note=str(error))

@@ -1,0 +1,224 @@
+"""What each replaced kernel returns: new tensors of the right shape, or the arguments it was given to write to.
+
+Shapes come from torch's own `Meta` kernels, asked once for each combination of arguments. Where these do not speak of
+CUDA (convolutions choose a memory format) or are missing, `shapes.py` has a rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from bench.errors import Unsupported
+from bench.estimators.fake_cuda.memory import DTYPES, Memory, Recorder, spec_of
+from bench.estimators.fake_cuda.shapes import RULES
+from bench.estimators.tensors import Spec
+
+Kernel = Callable[..., Any]
+
+DATA_DEPENDENT = frozenset(
+    "_local_scalar_dense is_nonzero nonzero equal masked_select _unique2 unique_dim unique_consecutive bincount".split()
+)
+"""Operators whose result or its shape depends on values, which a trace does not have."""
+
+_STORAGE_OPERATORS = frozenset(("resize_", "set_"))
+
+
+class Plan:
+    """How an operator's results relate to its arguments, read from its schema."""
+
+    def __init__(self, name: str) -> None:
+        """Read the schema of `name`, such as `aten::add.Tensor`."""
+        namespace, _, rest = name.partition("::")
+        base, _, overload = rest.partition(".")
+        self.name, self.base = name, base
+        self.overload = getattr(getattr(getattr(torch.ops, namespace), base), overload or "default")
+        schema = self.overload._schema
+        self.arguments = [(argument.name, argument.default_value) for argument in schema.arguments]
+        self.positional = sum(not argument.kwarg_only for argument in schema.arguments)
+        self.returned = [self._written(schema, value) for value in schema.returns]
+        self.is_new = all(index is None for index in self.returned) and bool(schema.returns)
+        self.lists = [str(value.type).startswith("List") for value in schema.returns]
+
+    @staticmethod
+    def _written(schema: Any, value: Any) -> int | None:
+        """Position of the argument that a result is, None where it is new."""
+        if value.alias_info is None or not value.alias_info.is_write:
+            return None
+        wanted = value.alias_info.before_set
+        for index, argument in enumerate(schema.arguments):
+            if argument.alias_info is not None and argument.alias_info.before_set == wanted:
+                return index
+        return None
+
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        """All arguments in the order of the schema, defaults filled in."""
+        values = list(args)
+        for name, default in self.arguments[len(args) :]:
+            values.append(kwargs.get(name, default))
+        return values
+
+
+def describe(value: Any) -> Any:
+    """A hashable description: tensors become `Spec`s, lists tuples."""
+    if isinstance(value, torch.Tensor):
+        return spec_of(value)
+    if isinstance(value, list | tuple):
+        return tuple([describe(item) for item in value])
+    return value
+
+
+def _to_meta(value: Any) -> Any:
+    if isinstance(value, Spec):
+        return torch.empty_strided(value.shape, value.strides, dtype=DTYPES[value.dtype], device="meta")
+    if isinstance(value, tuple):
+        return [_to_meta(item) for item in value]
+    return torch.device("meta") if isinstance(value, torch.device) else value
+
+
+def _from_meta(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return spec_of(value)
+    return tuple(map(_from_meta, value)) if isinstance(value, list | tuple) else value
+
+
+class Kernels:
+    """The kernels of one trace."""
+
+    def __init__(self, memory: Memory, recorder: Recorder, capability: tuple[int, int]) -> None:
+        """Kernels that allocate from `memory` and tell `recorder`."""
+        self.memory, self.recorder, self.capability = memory, recorder, capability
+        self._inferred: dict[tuple[str, tuple[Any, ...]], Any] = {}
+
+    def build(self, name: str) -> Kernel:
+        """The kernel that stands for `name`."""
+        plan: Plan | None = None
+
+        def kernel(*args: Any, **kwargs: Any) -> Any:
+            nonlocal plan
+            if plan is None:
+                plan = Plan(name)
+            return self._run(plan, plan.bind(args, kwargs))
+
+        return kernel
+
+    def _run(self, plan: Plan, values: list[Any]) -> Any:
+        if plan.base in DATA_DEPENDENT:
+            raise Unsupported(f"the step reads values from the device ({plan.name}); a trace without data cannot follow it")
+        signature = tuple([describe(value) for value in values])
+        if not plan.is_new:
+            return self._write(plan, values, signature)
+        key = (plan.name, signature)
+        if key not in self._inferred:
+            self._inferred[key] = self._infer(plan, signature)
+        made: list[tuple[int, int]] = []
+        result = self._make(self._inferred[key], made)
+        self.recorder.called(plan.name, signature, tuple(made))
+        return result
+
+    def _write(self, plan: Plan, values: list[Any], signature: tuple[Any, ...]) -> Any:
+        made: list[tuple[int, int]] = []
+        if plan.base in _STORAGE_OPERATORS or plan.name.endswith("out"):
+            self._resize(plan, values, signature, made)
+        self.recorder.called(plan.name, signature, tuple(made))
+        results = [values[index] for index in plan.returned if index is not None]
+        return results[0] if len(results) == 1 else tuple(results) if results else None
+
+    def _resize(self, plan: Plan, values: list[Any], signature: tuple[Any, ...], made: list[tuple[int, int]]) -> None:
+        """Give the results that an `out` or `resize_` operator writes to the shape that they will have."""
+        key = (plan.name, signature)
+        if key not in self._inferred:
+            self._inferred[key] = self._infer(plan, signature)
+        inferred = self._inferred[key]
+        specs = [inferred] if isinstance(inferred, Spec) else inferred
+        written = [index for index in plan.returned if index is not None]
+        for index, spec in zip(written, specs, strict=True):
+            target = values[index]
+            if isinstance(target, torch.Tensor) and spec_of(target)[1:] != spec[1:]:
+                with torch.no_grad():
+                    target.data = self._make(spec, made)
+
+    def _infer(self, plan: Plan, signature: tuple[Any, ...]) -> Any:
+        """`Spec`s of the results (None for those that are left undefined), nested as the results are."""
+        rule = RULES.get(plan.base)
+        if rule is not None:
+            return rule(*signature)
+        if plan.base.startswith("_foreach_"):
+            return _infer_foreach(plan, signature)
+        metas = [_to_meta(value) for value in signature]
+        names = [name for name, _ in plan.arguments]
+        try:
+            result = plan.overload(
+                *metas[: plan.positional],
+                **dict(zip(names[plan.positional :], metas[plan.positional :], strict=True)),
+            )
+        except NotImplementedError as error:
+            raise Unsupported(f"the memory trace has no shape rule for {plan.name}: {error}") from error
+        return _from_meta(result)
+
+    def _make(self, inferred: Any, made: list[tuple[int, int]]) -> Any:
+        if isinstance(inferred, Spec):
+            tensor = self.memory.allocate(inferred)
+            size = inferred.nbytes
+            if size:
+                made.append((self.memory.count, size))
+            return tensor
+        if isinstance(inferred, tuple):
+            return tuple([self._make(item, made) for item in inferred])
+        return inferred
+
+
+def _infer_foreach(plan: Plan, signature: tuple[Any, ...]) -> Any:
+    """One result for each tensor of the first list, with its strides; binary operators promote as one tensor does."""
+    first = signature[0]
+    if plan.base == "_foreach_norm":
+        return tuple(Spec(spec.dtype, (), ()) for spec in first)
+    if plan.base == "_foreach_max":
+        return tuple(Spec(spec.dtype, (), ()) for spec in first)
+    return tuple(_dense(spec) for spec in first)
+
+
+def _dense(spec: Spec) -> Spec:
+    meta = torch.empty_strided(spec.shape, spec.strides, dtype=DTYPES[spec.dtype], device="meta")
+    return spec_of(torch.empty_like(meta))
+
+
+_TAKEN_OVER = (
+    "aten::copy_",
+    "aten::convolution",
+    "aten::convolution_backward",
+    "aten::cudnn_batch_norm",
+    "aten::cudnn_batch_norm_backward",
+    "aten::_cudnn_rnn",
+    "aten::_scaled_dot_product_flash_attention",
+    "aten::_scaled_dot_product_flash_attention_backward",
+    "aten::_scaled_dot_product_efficient_attention",
+    "aten::_scaled_dot_product_efficient_attention_backward",
+    "aten::_scaled_dot_product_cudnn_attention",
+    "aten::_scaled_dot_product_cudnn_attention_backward",
+)
+"""Operators that get a kernel for CUDA although torch may register none (builds without CUDA, composite operators)."""
+
+
+def list_operators() -> tuple[list[str], list[str]]:
+    """Names of the operators to replace, and of those that make views."""
+    registrations = torch._C._dispatch_get_registrations_for_dispatch_key
+    names = {*registrations("CUDA"), *registrations("CPU"), *_TAKEN_OVER}
+    names.update(name for name in torch._C._dispatch_get_all_op_names() if name.startswith(("aten::_foreach_", "aten::_fused_")))
+    computing, viewing = [], []
+    for name in sorted(name for name in names if name.startswith("aten::")):
+        base, _, overload = name.removeprefix("aten::").partition(".")
+        schema = torch._C._get_schema(f"aten::{base}", overload)
+        aliases = [value.alias_info for value in schema.returns]
+        (viewing if any(alias is not None and not alias.is_write for alias in aliases) else computing).append(name)
+    return computing, viewing
+
+
+def redispatch_to_meta(name: str) -> Kernel:
+    """A view is made by the same code for every device; builds without CUDA have it registered for others only."""
+    base, _, overload = name.removeprefix("aten::").partition(".")
+    operator = getattr(getattr(torch.ops.aten, base), overload or "default")
+    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.Meta)
+    return lambda *args, **kwargs: operator.redispatch(keys, *args, **kwargs)

@@ -1,0 +1,128 @@
+"""Tensors of a device that does not exist: plain `torch.Tensor`s over addresses that nobody reads."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+
+from bench.errors import Unsupported
+from bench.estimators.tensors import Spec
+
+FIRST_ADDRESS = 0x7F00_0000_0000
+ADDRESS_STEP = 0x1000
+_KDL_CUDA = 2
+
+
+class Recorder(Protocol):
+    """Who is told of what happens."""
+
+    def called(self, operator: str, arguments: tuple[Any, ...], outputs: tuple[tuple[int, int], ...]) -> None:
+        """A kernel ran: its arguments with tensors as `Spec`s, the number and bytes of each new storage in order."""
+
+    def freed(self, block: int) -> None:
+        """A storage died."""
+
+
+class _DLDevice(ctypes.Structure):
+    _fields_ = [("device_type", ctypes.c_int32), ("device_id", ctypes.c_int32)]
+
+
+class _DLDataType(ctypes.Structure):
+    _fields_ = [("code", ctypes.c_uint8), ("bits", ctypes.c_uint8), ("lanes", ctypes.c_uint16)]
+
+
+class _DLTensor(ctypes.Structure):
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("device", _DLDevice),
+        ("ndim", ctypes.c_int32),
+        ("dtype", _DLDataType),
+        ("shape", ctypes.c_void_p),
+        ("strides", ctypes.c_void_p),
+        ("byte_offset", ctypes.c_uint64),
+    ]
+
+
+class _DLManagedTensor(ctypes.Structure):
+    _fields_ = [("tensor", _DLTensor), ("context", ctypes.c_void_p), ("deleter", ctypes.c_void_p)]
+
+
+_DELETER = ctypes.CFUNCTYPE(None, ctypes.POINTER(_DLManagedTensor))
+_DL_DTYPES = {
+    "float32": (2, 32),
+    "float64": (2, 64),
+    "float16": (2, 16),
+    "bfloat16": (4, 16),
+    "int64": (0, 64),
+    "int32": (0, 32),
+    "int16": (0, 16),
+    "int8": (0, 8),
+    "uint8": (1, 8),
+    "bool": (6, 8),
+    "complex64": (5, 64),
+    "complex128": (5, 128),
+}
+"""DLDataTypeCode and bits (dlpack.h)."""
+
+
+class Memory:
+    """Makes CUDA tensors over addresses that nobody reads, and hears of the death of each storage."""
+
+    def __init__(self) -> None:
+        new = ctypes.pythonapi.PyCapsule_New
+        new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+        self._capsule = new
+        self._deleter = _DELETER(self._release)
+        self._held: dict[int, Any] = {}
+        self.count = 0
+        self.on_free: Callable[[int], None] | None = None
+
+    def allocate(self, spec: Spec) -> torch.Tensor:
+        """A new tensor; its storage's number is `count` after the call."""
+        self.count += 1
+        number, ndim = self.count, len(spec.shape)
+        extents = (ctypes.c_int64 * (2 * ndim))(*spec.shape, *spec.strides)
+        start = ctypes.addressof(extents)
+        code, bits = _DL_DTYPES[spec.dtype]
+        managed = _DLManagedTensor(
+            _DLTensor(
+                FIRST_ADDRESS + ADDRESS_STEP * number,
+                _DLDevice(_KDL_CUDA, 0),
+                ndim,
+                _DLDataType(code, bits, 1),
+                start,
+                start + 8 * ndim,
+                0,
+            ),
+            number,
+            ctypes.cast(self._deleter, ctypes.c_void_p),
+        )
+        self._held[number] = managed, extents
+        tensor: torch.Tensor = torch._C._from_dlpack(self._capsule(ctypes.addressof(managed), b"dltensor", None))
+        return tensor
+
+    def _release(self, managed: Any) -> None:
+        number = managed.contents.context
+        del self._held[number]
+        if self.on_free is not None:
+            self.on_free(number)
+
+
+DTYPES = {name: getattr(torch, name) for name in _DL_DTYPES}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+def spec_of(tensor: torch.Tensor) -> Spec:
+    """The tensor's `Spec`.
+
+    Raises:
+        Unsupported: Its type is none that the trace knows.
+    """
+    name = _NAMES.get(tensor.dtype)
+    if name is None:
+        raise Unsupported(f"the memory trace knows no tensors of {tensor.dtype}")
+    return Spec(name, tuple(tensor.shape), tensor.stride())
+

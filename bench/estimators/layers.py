@@ -1,0 +1,248 @@
+"""A model as a table of layers, and what the formula needs of it, without computing anything.
+
+Models are built and run on torch's meta device: shapes only, no memory, no arithmetic, no random numbers drawn.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from bench import catalog
+from bench.errors import Unsupported
+from bench.records import Choice, ImageSpec
+
+ELEMENT_BYTES = 4
+"""Layers are listed in float32."""
+
+_PROBE_BATCH = 11
+"""One sample's shape is had from several, since batch norm in training refuses one value a channel; from a prime
+number, so that a leading dimension which it divides is the batch, or windows of the batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One row of the table.
+
+    Attributes:
+        path: Where it stands in the model, as torch names it; `(model)` for the model itself.
+        kind: Its class.
+        output_shape: Of one sample, without the batch; windows that stand in the batch dimension come first.
+        parameters: How many numbers it owns itself, or uses of parts that are not called (attention's projections).
+            Rows add up to the model's parameters.
+        output_bytes: Bytes of all its outputs for the batch, in float32.
+        activation_bytes: What the formula counts of that: all of it where the layer has parameters and its output is
+            not the prediction, else 0. Rows add up to the formula's activations.
+        calls: How often one forward pass calls it.
+    """
+
+    path: str
+    kind: str
+    output_shape: tuple[int, ...]
+    parameters: int
+    output_bytes: int
+    activation_bytes: int
+    calls: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShapes:
+    """What an estimate needs of a model at one image size.
+
+    Attributes:
+        trained: Shapes of the parameters that get gradients, in the model's order.
+        parameter_bytes: Of all parameters.
+        trained_bytes: Of those that get gradients.
+        sample_elements: Numbers in the counted layers' outputs for each sample.
+        fixed_elements: Numbers in those outputs that do not grow with the batch (tables of relative positions).
+    """
+
+    trained: tuple[tuple[int, ...], ...]
+    parameter_bytes: int
+    trained_bytes: int
+    sample_elements: int
+    fixed_elements: int
+
+
+def build_on_meta(model: Choice, images: ImageSpec) -> nn.Module:
+    """The model in training mode with its parameters and buffers on the meta device; takes no memory.
+
+    Raises:
+        Unsupported: The model cannot take these images.
+        UnknownNameError: No such model.
+    """
+    entry = catalog.model(model.name)
+    if reason := entry.skip_reason(images, model.options):
+        raise Unsupported(reason)
+    with _BlankTensorsOnMeta():
+        built = entry.build(images, **model.options)
+    return built.to("meta").train()
+
+
+def layer_table(model: nn.Module, images: ImageSpec, batch_size: int = 1) -> tuple[Layer, ...]:
+    """The model's layers in the order in which they finish.
+
+    A layer is a module that is called and calls no other module, or that computes with parts which it does not call; a
+    module which merely owns parameters of its own (a position embedding) is listed for them, its output counted with
+    the layers inside it. The model is left as it was: its tensors are swapped for meta ones while it runs, its random
+    generator and running statistics are untouched.
+
+    Args:
+        model: On any device, the meta device included.
+        images: Shape of one sample.
+        batch_size: How many samples the bytes are for.
+    """
+    return tuple(_layer(record, batch_size) for record in _records(model, images))
+
+
+@functools.lru_cache(maxsize=1024)
+def model_shapes(model: Choice, images: ImageSpec) -> ModelShapes:
+    """Parameter shapes and layer outputs of a model of the catalog; cached, so that a grid asks once a model and size.
+
+    Raises:
+        Unsupported: The model cannot take these images.
+        UnknownNameError: No such model.
+    """
+    built = build_on_meta(model, images)
+    counted = [record for record in _records(built, images) if record.counted]
+    trained = [parameter for parameter in built.parameters() if parameter.requires_grad]
+    return ModelShapes(
+        trained=tuple(tuple(parameter.shape) for parameter in trained),
+        parameter_bytes=sum(parameter.nbytes for parameter in built.parameters()),
+        trained_bytes=sum(parameter.nbytes for parameter in trained),
+        sample_elements=sum(record.sample_elements for record in counted),
+        fixed_elements=sum(record.fixed_elements for record in counted),
+    )
+
+
+class _BlankTensorsOnMeta(TorchFunctionMode):
+    """Puts tensors that hold no computed values on the meta device, and leaves the others where they are.
+
+    `torch.device("meta")` would take the small index tables too, which some models read back while they are built.
+    """
+
+    BLANK = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn})
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call `function`, on the meta device where it makes a blank tensor and no device is named."""
+        named = dict(kwargs or {})
+        if function in self.BLANK and named.get("device") is None:
+            named["device"] = "meta"
+        return function(*args, **named)
+
+
+@dataclass(slots=True)
+class _Record:
+    """What was seen of one module in the probe."""
+
+    path: str
+    kind: str
+    shape: tuple[int, ...] = ()
+    sample_elements: int = 0
+    fixed_elements: int = 0
+    calls: int = 0
+    parameters: int = 0
+    is_layer: bool = True
+    is_prediction: bool = False
+    last: Tensor | None = field(default=None, repr=False)
+
+    @property
+    def counted(self) -> bool:
+        return self.is_layer and self.parameters > 0 and not self.is_prediction
+
+    def see(self, outputs: list[Tensor]) -> None:
+        """Note one call's outputs."""
+        self.calls += 1
+        for output in reversed(outputs):
+            batched = output.dim() > 0 and output.shape[0] % _PROBE_BATCH == 0
+            count = output.numel()
+            self.sample_elements += count // _PROBE_BATCH if batched else 0
+            self.fixed_elements += 0 if batched else count
+            windows = output.shape[0] // _PROBE_BATCH if batched else 1
+            self.shape = (*((windows,) if windows > 1 else ()), *output.shape[1:])
+            self.last = output
+
+
+def _layer(record: _Record, batch_size: int) -> Layer:
+    outputs = (record.sample_elements * batch_size + record.fixed_elements) * ELEMENT_BYTES if record.is_layer else 0
+    return Layer(
+        path=record.path or "(model)",
+        kind=record.kind,
+        output_shape=record.shape,
+        parameters=record.parameters,
+        output_bytes=outputs,
+        activation_bytes=outputs if record.counted else 0,
+        calls=record.calls,
+    )
+
+
+def _records(model: nn.Module, images: ImageSpec) -> list[_Record]:
+    """Run the model once on the meta device and keep the rows of the table."""
+    seen: dict[str, _Record] = {}
+    prediction = _probe(model, images, seen)
+    callers = {path[:end] for path in seen for end, letter in enumerate(path) if letter == "."} | {""}
+    for path, record in seen.items():
+        record.is_layer = path not in callers or len(seen) == 1
+    for name, parameter in model.named_parameters():
+        owner = name.rpartition(".")[0]
+        user = seen[_nearest_called(owner, seen)]
+        user.parameters += parameter.numel()
+        user.is_layer |= owner not in seen
+    for record in seen.values():
+        record.is_prediction = record.last is prediction
+        record.last = None
+    return [record for record in seen.values() if record.is_layer or record.parameters]
+
+
+def _nearest_called(path: str, seen: dict[str, _Record]) -> str:
+    while path not in seen:
+        path = path.rpartition(".")[0]
+    return path
+
+
+def _probe(model: nn.Module, images: ImageSpec, seen: dict[str, _Record]) -> Tensor:
+    """Fill `seen`, by path and in the order of finishing, and return the model's output."""
+    tensors = {
+        name: torch.empty_like(tensor, device="meta")
+        for name, tensor in (*model.named_parameters(), *model.named_buffers())
+    }
+    batch = torch.empty(_PROBE_BATCH, *images.shape, device="meta")
+    with torch.no_grad(), _hooked(model, seen):
+        output: Tensor = torch.func.functional_call(model, tensors, (batch,))
+    return output
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, dict):
+        yield from _tensors(tuple(output.values()))
+    elif isinstance(output, list | tuple):
+        for item in output:
+            yield from _tensors(item)
+
+
+@contextmanager
+def _hooked(model: nn.Module, seen: dict[str, _Record]) -> Iterator[None]:
+    """Note every module's outputs while the context lasts."""
+
+    def note(path: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        if path not in seen:
+            seen[path] = _Record(path, type(module).__name__)
+        seen[path].see(list(_tensors(output)))
+
+    handles = [module.register_forward_hook(functools.partial(note, path)) for path, module in model.named_modules()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,97 @@
+"""What operators see of tensors, as plain values: type, shape, strides. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+ITEM_BYTES = {
+    "float32": 4, "float64": 8, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1,
+    "bool": 1, "complex64": 8, "complex128": 16,
+}  # fmt: skip
+"""Bytes of one element, by torch's name of the type."""
+
+CHANNELS_LAST_ORDER = {4: (1, 3, 2, 0), 5: (1, 4, 3, 2, 0)}
+"""Dimensions from the fastest to the slowest in channels-last tensors, by their number."""
+
+
+class Spec(NamedTuple):
+    """A tensor's type by torch's name, shape, and strides in elements."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @property
+    def numel(self) -> int:
+        """The number of elements."""
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+    @property
+    def item_bytes(self) -> int:
+        """Bytes of one element."""
+        return ITEM_BYTES[self.dtype]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of a storage that holds exactly this tensor."""
+        if 0 in self.shape:
+            return 0
+        last = 0
+        for size, stride in zip(self.shape, self.strides, strict=True):
+            last += (size - 1) * stride
+        return (last + 1) * ITEM_BYTES[self.dtype]
+
+
+def contiguous(dtype: str, shape: Sequence[int]) -> Spec:
+    """A contiguous tensor."""
+    strides, step = [0] * len(shape), 1
+    for index in reversed(range(len(shape))):
+        strides[index] = step
+        step *= max(shape[index], 1)
+    return Spec(dtype, tuple(shape), tuple(strides))
+
+
+def channels_last(dtype: str, shape: Sequence[int]) -> Spec:
+    """A channels-last tensor of 4 or 5 dimensions."""
+    strides, step = [0] * len(shape), 1
+    for index in CHANNELS_LAST_ORDER[len(shape)]:
+        strides[index] = step
+        step *= shape[index]
+    return Spec(dtype, tuple(shape), tuple(strides))
+
+
+def suggests_channels_last(spec: Spec) -> bool:
+    """Whether torch would go on in channels-last (c10/core/MemoryFormat.h: is_channels_last_strides_2d)."""
+    if len(spec.shape) not in CHANNELS_LAST_ORDER or spec.strides[1] == 0:
+        return False
+    least = 0
+    for index in CHANNELS_LAST_ORDER[len(spec.shape)]:
+        size, stride = spec.shape[index], spec.strides[index]
+        if size == 0 or stride < least or (index == 0 and least == spec.strides[1]):
+            return False
+        least = stride * size if size > 1 else stride
+    return True
+
+
+def is_contiguous(spec: Spec) -> bool:
+    """Whether the tensor is contiguous; dimensions of size 1 do not count."""
+    return _packed(spec, range(len(spec.shape) - 1, -1, -1))
+
+
+def is_channels_last_contiguous(spec: Spec) -> bool:
+    """Whether the tensor is contiguous in the channels-last order."""
+    return len(spec.shape) in CHANNELS_LAST_ORDER and _packed(spec, CHANNELS_LAST_ORDER[len(spec.shape)])
+
+
+def _packed(spec: Spec, order: Sequence[int]) -> bool:
+    step = 1
+    for index in order:
+        if spec.shape[index] != 1:
+            if spec.strides[index] != step:
+                return False
+            step *= spec.shape[index]
+    return True

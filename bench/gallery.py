@@ -1,0 +1,88 @@
+"""A data set as a picture: samples drawn at random, with their labels. Imports torch."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+
+from bench.catalog import DatasetInfo, describe_dataset
+from bench.errors import BenchError, DataError
+from bench.records import Choice
+from bench.workload.images import build_transform, open_samples, undo_normalisation
+
+PARTS = ("train", "test")
+LARGEST_COUNT = 400
+SMALL_SIDE_PIXELS = 100
+"""Images smaller than this are drawn with their pixels visible; larger ones are smoothed."""
+LONGEST_LABEL = 18
+
+
+def render_samples(
+    choice: Choice, root: Path, target: Path, *, count: int = 16, seed: int = 42, split: str = "train"
+) -> str:
+    """Draw samples of a data set as a PNG, the same for the same seed and files.
+
+    Each image goes the way that a training step's images go, through the normalised tensor, and back: normalisation
+    undone, channels moved last. A wrong mean or layout therefore shows.
+
+    Args:
+        choice: Which data set.
+        root: The folder of the data sets.
+        target: The PNG to write; its folder is made if need be.
+        count: How many samples, 1 to 400; all of them where the part has fewer.
+        seed: Which samples are drawn.
+        split: `train` or `test`.
+
+    Returns:
+        `files`, or `synthetic` where there are none.
+
+    Raises:
+        BenchError: No such data set, part or count.
+        DataError: The files are damaged, or the picture cannot be written.
+    """
+    if split not in PARTS:
+        raise BenchError(f'"{split}" is no part of a data set. Allowed: {", ".join(PARTS)}')
+    if not 1 <= count <= LARGEST_COUNT:
+        raise BenchError(f"{count} samples cannot be shown. Allowed: 1 to {LARGEST_COUNT}")
+    info = describe_dataset(choice)
+    samples, source, _ = open_samples(choice, info, root, train=split == "train", seed=seed)
+    transform = build_transform(info)
+    drawn = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))[:count].tolist()
+    pictures = []
+    for index in drawn:
+        image, label = samples[index]
+        pictures.append((undo_normalisation(transform(image), info), _label(info, label)))
+    origin = "" if source == "files" else ", synthetic images"
+    _draw(pictures, f"{choice}: {len(drawn)} of {len(samples):,} {split} samples{origin}", target)
+    return source
+
+
+def _label(info: DatasetInfo, label: int) -> str:
+    name = info.class_names[label] if info.class_names else f"class {label}"
+    return name if len(name) <= LONGEST_LABEL else f"{name[: LONGEST_LABEL - 1]}…"
+
+
+def _draw(pictures: list[tuple[torch.Tensor, str]], title: str, target: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = math.ceil(math.sqrt(len(pictures)))
+    rows = math.ceil(len(pictures) / columns)
+    side_inch = 1.15
+    figure = Figure(figsize=(max(columns, 3) * side_inch, rows * (side_inch + 0.1) + 0.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=10, fontweight="bold", parse_math=False)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for place in axes:
+        place.set_axis_off()
+    for place, (image, label) in zip(axes, pictures, strict=False):
+        interpolation = "nearest" if image.shape[0] < SMALL_SIDE_PIXELS else "antialiased"
+        place.imshow(image.squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation=interpolation)
+        place.set_title(label, fontsize=8, pad=3, parse_math=False)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(target, format="png", dpi=150, metadata={"Software": None})
+    except OSError as error:
+        raise DataError(f"{target}: cannot write the picture: {error.strerror or error}") from error

@@ -1,0 +1,274 @@
+"""Runs on this machine: a fresh process each, forked from a server that has torch imported and CUDA untouched.
+
+Importing torch and torchvision takes seconds, a fork takes milliseconds, and the fork is as fresh as a new interpreter in
+all that a measurement depends on: no CUDA context, an empty allocator, no threads. The server is multiprocessing's own.
+
+Each child leads its own session, so that it dies with everything it started, and is killed by the kernel when the server
+dies, which in turn leaves when this process does: nothing outlives the sweep, however it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from bench.errors import BenchError
+
+PRELOADED = ["__main__", "torch", "torchvision", "bench.worker"]
+GRACE_S = 2.0  # between asking a process group to end and killing it
+_LOG_TAIL_BYTES = 4096
+_PR_SET_PDEATHSIG = 1
+
+Send = Callable[[dict[str, Any]], None]
+Task = Callable[[Any, Send], dict[str, Any]]
+
+
+class Outcome(Enum):
+    """How a child ended."""
+
+    ANSWERED = "answered"
+    REFUSED = "refused"  # it raised a BenchError: the message is for the user
+    TIMED_OUT = "timed out"
+    DIED = "died"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back from a child.
+
+    Attributes:
+        outcome: How it ended.
+        value: What the task returned; empty unless answered.
+        reason: One line on what happened; empty where it answered.
+        phase: The last phase that the child announced.
+        news: Everything the child announced beside its phases, merged, newest last.
+        start_s: From asking for the process to its first word, in seconds.
+        duration_s: From asking for the process to its end, in seconds.
+    """
+
+    outcome: Outcome
+    value: dict[str, Any]
+    reason: str
+    phase: str | None
+    news: dict[str, Any]
+    start_s: float | None
+    duration_s: float
+
+
+class LocalLauncher:
+    """Runs tasks one at a time in fresh processes, each within a deadline."""
+
+    def __init__(self) -> None:
+        """Configure the server; it starts with `warm` or with the first task."""
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(PRELOADED)
+
+    def warm(self) -> None:
+        """Start the server, which begins to import torch while this process goes on."""
+        from multiprocessing import forkserver
+
+        forkserver.ensure_running()
+
+    def run(
+        self,
+        task: Task,
+        argument: Any,
+        *,
+        timeout_s: float,
+        log: Path | None = None,
+        while_waiting: Callable[[], None] = lambda: None,
+    ) -> Answer:
+        """Run `task(argument, send)` in a fresh process and wait for its answer.
+
+        Args:
+            task: A function of a module, importable in the child; it returns a JSON object and may `send` further ones.
+                `{"phase": ...}` names what it is doing, anything else is news for the caller.
+            argument: Anything that can be pickled.
+            timeout_s: After so many seconds the child's whole process group is ended.
+            log: Where the child's standard output and error go; thrown away unless given.
+            while_waiting: Called every half second.
+
+        Raises:
+            KeyboardInterrupt: On Ctrl-C; the child is gone by then.
+        """
+        started = time.monotonic()
+        receiver, sender = self._context.Pipe(duplex=False)
+        process = self._context.Process(
+            target=_child, args=(task, argument, sender, str(log or os.devnull)), daemon=False
+        )
+        process.start()
+        sender.close()
+        conversation = _Conversation(started)
+        try:
+            timed_out = conversation.follow(receiver, process, started + timeout_s, while_waiting)
+        finally:
+            _end_group(process)
+            receiver.close()
+        return conversation.answer(timed_out, process.exitcode, log)
+
+
+class _Conversation:
+    """What a child has said so far."""
+
+    def __init__(self, started: float) -> None:
+        self.started = started
+        self.first_word: float | None = None
+        self.phase: str | None = None
+        self.news: dict[str, Any] = {}
+        self.final: dict[str, Any] | None = None
+
+    def follow(
+        self, receiver: Connection, process: BaseProcess, deadline: float, while_waiting: Callable[[], None]
+    ) -> bool:
+        """Listen until the final answer, the child's death or the deadline; returns whether the deadline passed."""
+        while self.final is None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return True
+            ready = multiprocessing.connection.wait([receiver, process.sentinel], timeout=min(left, 0.5))
+            if receiver in ready or receiver.poll():
+                if not self._listen(receiver):
+                    process.join(timeout=GRACE_S)
+                    return False
+            elif process.sentinel in ready:
+                return False
+            while_waiting()
+        return False
+
+    def _listen(self, receiver: Connection) -> bool:
+        try:
+            message = json.loads(receiver.recv_bytes())
+        except (EOFError, OSError):
+            return False
+        if self.first_word is None:
+            self.first_word = time.monotonic()
+        if "outcome" in message:
+            self.final = message
+        else:
+            self.phase = message.pop("phase", self.phase)
+            self.news.update(message)
+        return True
+
+    def answer(self, timed_out: bool, exit_code: int | None, log: Path | None) -> Answer:
+        """The conversation as an answer."""
+        outcome, value, reason = Outcome.DIED, {}, ""
+        if timed_out:
+            outcome, reason = Outcome.TIMED_OUT, f"no answer in time; it was in the phase {self.phase or 'start'}"
+        elif self.final is None:
+            reason = f"{_death(exit_code)} in the phase {self.phase or 'start'}{_last_words(log)}"
+        else:
+            outcome, value = Outcome(self.final["outcome"]), self.final.get("value", {})
+            reason = self.final.get("reason", "")
+        now = time.monotonic()
+        start_s = None if self.first_word is None else self.first_word - self.started
+        return Answer(outcome, value, reason, self.phase, self.news, start_s, now - self.started)
+
+
+def _child(task: Task, argument: Any, sender: Connection, log: str) -> None:
+    """The whole life of a child."""
+    os.setsid()
+    _die_with_parent()
+    _redirect(log)
+
+    def send(message: dict[str, Any]) -> None:
+        sender.send_bytes(json.dumps(message).encode())
+
+    send({"phase": "start"})
+    try:
+        final = {"outcome": Outcome.ANSWERED.value, "value": task(argument, send)}
+    except BenchError as error:
+        final = {"outcome": Outcome.REFUSED.value, "reason": str(error)}
+    except BaseException:
+        traceback.print_exc()
+        raise
+    send(final)
+    sender.close()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # no teardown: nothing of a finished measurement may hang, and the parent has what it needs
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to kill this process when the server that forked it dies (Linux only; elsewhere nothing)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _redirect(log: str) -> None:
+    """Send standard output and error, of C code too, to the log."""
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.close(handle)
+
+
+def _end_group(process: BaseProcess) -> None:
+    """End the child and all that it started: ask, wait, kill. Returns when the child is gone."""
+    if process.pid is None:
+        return
+    if process.is_alive():
+        process.join(timeout=0.2)  # it may just be leaving
+    if process.is_alive():
+        _signal_group(process.pid, signal.SIGTERM)
+        process.join(timeout=GRACE_S)
+    _signal_group(process.pid, signal.SIGKILL)
+    if process.is_alive():
+        process.kill()  # it had not made its own group yet
+        process.join(timeout=GRACE_S)
+
+
+def _signal_group(group: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
+
+
+def _death(exit_code: int | None) -> str:
+    if exit_code is None:
+        return "the process does not end, even when killed,"
+    if exit_code < 0:
+        name = signal.Signals(-exit_code).name if -exit_code in _SIGNALS else f"signal {-exit_code}"
+        hint = " (the host's out-of-memory killer does this)" if -exit_code == signal.SIGKILL else ""
+        return f"the process was ended by {name}{hint}"
+    return f"the process left with exit code {exit_code}"
+
+
+_SIGNALS = {number.value for number in signal.Signals}
+
+
+def _last_words(log: Path | None) -> str:
+    """The last line of the log, if there is one."""
+    if log is None or not log.exists():
+        return ""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - _LOG_TAIL_BYTES))
+        lines = file.read().decode(errors="replace").strip().splitlines()
+    return f": {lines[-1].strip()[:300]}" if lines else ""
+
+
+@contextlib.contextmanager
+def interrupt_on_terminate() -> Iterator[None]:
+    """Let SIGTERM end a sweep as Ctrl-C does: with everything finished kept and nothing left running."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

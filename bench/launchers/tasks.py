@@ -1,0 +1,40 @@
+"""What children of the launcher do; each imports what it needs in the child, so that the parent stays free of torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+Send = Callable[[dict[str, Any]], None]
+
+
+def measure_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
+    """Measure one case; `argument` holds the fields of `worker.MeasureTask`. Returns those of a `Measurement`."""
+    _see_only(argument["gpu_uuid"])
+    from bench.worker import MeasureTask, measure_case
+
+    return measure_case(MeasureTask(**argument), send)
+
+
+def estimate_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
+    """Estimate `cases` for `device`; returns `{"estimates": [fields of Estimate, ...]}` in the cases' order."""
+    from bench.estimators.cases import estimate_cases
+
+    estimates = estimate_cases(argument["cases"], argument["device"])
+    return {"estimates": [asdict(estimate) for estimate in estimates]}
+
+
+def environment_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
+    """The fields of `Environment` for the `device` and, where there is one, the `gpu_uuid` of `argument`."""
+    _see_only(argument["gpu_uuid"])
+    from bench.probes.environment import measure_environment
+
+    return asdict(measure_environment(argument["device"]))
+
+
+def _see_only(gpu_uuid: str | None) -> None:
+    """Let CUDA see one GPU; NVML's index and CUDA's may differ, UUIDs do not."""
+    if gpu_uuid:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu_uuid

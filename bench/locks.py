@@ -1,0 +1,63 @@
+"""One sweep a device and one a results folder; the kernel holds the locks, so that any death frees them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from bench.errors import BusyError
+
+
+def device_lock_path(device_id: str) -> Path:
+    """The lock of a device, shared by all users of the machine. `BENCH_LOCK_DIR` moves it."""
+    root = Path(os.environ.get("BENCH_LOCK_DIR") or Path(tempfile.gettempdir()) / "bench-locks")
+    root.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(PermissionError):  # another user made it, with this mode
+        root.chmod(0o1777)
+    return root / f"{device_id}.lock"
+
+
+@contextlib.contextmanager
+def hold(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock for the time of the context, or leave at once.
+
+    Args:
+        path: The lock file; who holds it stands beside it.
+        what: What is locked, for the message.
+
+    Raises:
+        BusyError: Another process holds it; the message names it.
+    """
+    holder = path.with_name(f"{path.name}.holder")
+    lock = FileLock(path, timeout=0, mode=0o666)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise BusyError(f"{what} is in use by {_who(holder)}. Wait for it, or end it; nothing was changed") from error
+    except OSError as error:
+        raise BusyError(f"{what} cannot be locked ({path}: {error.strerror or error})") from error
+    try:
+        me = {"pid": os.getpid(), "host": socket.gethostname(), "command": " ".join(sys.argv)[:200]}
+        with contextlib.suppress(OSError):  # naming the holder is a courtesy; the lock itself stands
+            holder.write_text(json.dumps(me), encoding="utf-8")
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def _who(holder: Path) -> str:
+    try:
+        me = json.loads(holder.read_text(encoding="utf-8"))
+        return f"process {int(me['pid'])} on {me['host']!s:.60} ({me['command']!s:.200})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"

@@ -1,0 +1,131 @@
+"""A configuration becomes an ordered list of runs, without torch and without touching a device.
+
+Cases are the product of the axes, each once, in the file's order. A case that cannot run stays in the plan with its
+reason. Repeats of different cases are interleaved: each repeat is a block that holds every case once, shuffled with the
+stored seed, so that a slow drift of the machine does not become a difference between cases.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import random
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from bench import catalog, fingerprint
+from bench.catalog import DatasetInfo
+from bench.config import Grid, Include, SweepConfig
+from bench.errors import DataError
+from bench.records import AXES, Case, Choice, ImageSpec, Planned, stable_hash
+
+
+def build_plan(config: SweepConfig, device: str) -> list[Planned]:
+    """Every run in the order of execution, skipped cases first.
+
+    Args:
+        config: The sweep.
+        device: `cpu` or `cuda`; some cases exist on one of them only.
+
+    Returns:
+        One item a run; a skipped case appears once, as repeat 0.
+    """
+    cases = build_cases(config, device)
+    skipped = [case for case, reason in cases.items() if reason is not None]
+    runnable = [case for case, reason in cases.items() if reason is None]
+    turns = [(case, 0) for case in skipped] + list(_ordered(runnable, config))
+    return [
+        Planned(case, repeat, position, cases[case], _code_key(case.model, case.dataset, case.optimizer))
+        for position, (case, repeat) in enumerate(turns)
+    ]
+
+
+@functools.lru_cache(maxsize=4096)
+def _code_key(model: Choice, dataset: Choice, optimizer: Choice) -> str:
+    """Of the worker's code and the three entries that a case names."""
+    entries = (("model", model), ("dataset", dataset), ("optimizer", optimizer))
+    return stable_hash(
+        [fingerprint.code_key(fingerprint.RUN_CODE), *(catalog.code_key(kind, choice.name) for kind, choice in entries)]
+    )
+
+
+def build_cases(config: SweepConfig, device: str) -> dict[Case, str | None]:
+    """Every case of the grid and its includes, each with the reason why it will not run, or `None`."""
+    cases: dict[Case, str | None] = {}
+    for case in _product(_axes(config.grid)):
+        cases.setdefault(case, _excluded(config, case, device) or skip_reason(case, device))
+    for include in config.include:
+        for case in _product(_axes(config.grid, include)):
+            if cases.get(case) is not None or case not in cases:
+                cases[case] = skip_reason(case, device)
+    return cases
+
+
+def skip_reason(case: Case, device: str) -> str | None:
+    """Why the case cannot run on this kind of device, as far as that is known without building it."""
+    if case.precision == "tf32" and device == "cpu":
+        return "tf32 is a mode of NVIDIA's tensor cores; the CPU has none"
+    try:
+        images = image_spec(case.dataset, case.image_size)
+    except DataError as error:
+        return str(error)
+    if catalog.is_external("model", case.model.name):
+        return None
+    entry = catalog.model(case.model.name)
+    return entry.skip_reason(images, case.model.options)
+
+
+def image_spec(dataset: Choice, image_size: int) -> ImageSpec:
+    """The shape of one sample at `image_size`; 0 keeps the data set's own. Raises DataError for a folder not there."""
+    images = _describe(dataset).images
+    side = image_size or images.height
+    return images if not image_size else ImageSpec(images.channels, side, side, images.classes)
+
+
+@functools.lru_cache(maxsize=1024)
+def _describe(dataset: Choice) -> DatasetInfo:
+    return catalog.describe_dataset(dataset)
+
+
+def _axes(grid: Grid, include: Include | None = None) -> dict[str, tuple[Any, ...]]:
+    """The values of every axis; an include's own before the grid's."""
+    return {axis: tuple(getattr(include, axis, None) or getattr(grid, axis) or (0,)) for axis in AXES}
+
+
+def _product(axes: Mapping[str, tuple[Any, ...]]) -> Iterator[Case]:
+    for values in itertools.product(*axes.values()):
+        case = Case(**dict(zip(axes, values, strict=True)))
+        yield _sized(case)
+
+
+def _sized(case: Case) -> Case:
+    """The case with its image size in pixels, so that a size given and the same size by default are one case."""
+    if case.image_size:
+        return case
+    side = _native_size(case.dataset)
+    return Case(**{**{axis: getattr(case, axis) for axis in AXES}, "image_size": side}) if side else case
+
+
+@functools.lru_cache(maxsize=1024)
+def _native_size(dataset: Choice) -> int:
+    """The side of the data set's own images; 0 where its folder is not there (the case is then skipped)."""
+    try:
+        return _describe(dataset).images.height
+    except DataError:
+        return 0
+
+
+def _excluded(config: SweepConfig, case: Case, device: str) -> str | None:
+    if not config.exclude:
+        return None
+    values = {**case.axes, "device": device}
+    return next((rule.reason for rule in config.exclude if rule.matches(values)), None)
+
+
+def _ordered(cases: list[Case], config: SweepConfig) -> Iterator[tuple[Case, int]]:
+    if config.measure.order == "sequential":
+        yield from ((case, repeat) for case in cases for repeat in range(config.measure.repeats))
+        return
+    generator = random.Random(config.measure.seed)
+    for repeat in range(config.measure.repeats):
+        yield from ((case, repeat) for case in generator.sample(cases, len(cases)))

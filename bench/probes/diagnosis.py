@@ -1,0 +1,187 @@
+"""What is wrong with a machine, and how to mend it.
+
+Each check is a pure function from `MachineFacts` to findings, so that every machine that was ever met can stand in a test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from bench.probes.machine_facts import MachineFacts, read_machine_facts
+from bench.probes.nvml import Gpu
+from bench.probes.torch_builds import choose_build, driver_for, install_advice, parse_cuda_version, runs_on
+from bench.units import MIB, format_bytes
+
+Severity = Literal["error", "warning", "note"]
+
+SMALL_SHM_BYTES = 512 * MIB
+"""Docker gives 64 MiB; a loader of 2 workers with 2 batches each of 256 ImageNet images in float32 fills 588 MiB."""
+
+FEW_OPEN_FILES = 1024
+"""Workers hand tensors over as file descriptors; the usual soft limit is reached by about 1000 batches in flight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong or worth knowing. `code` is for scripts and stays the same; `remedy` says what to do."""
+
+    severity: Severity
+    code: str
+    what: str
+    remedy: str
+
+
+def diagnose(facts: MachineFacts | None = None) -> tuple[Finding, ...]:
+    """What is wrong with this machine, errors first; empty where all is well.
+
+    Args:
+        facts: What is known of the machine; read here, with torch in a process of its own, where None.
+    """
+    known = read_machine_facts() if facts is None else facts
+    found = [finding for check in _CHECKS for finding in check(known)]
+    return tuple(sorted(found, key=lambda finding: ("error", "warning", "note").index(finding.severity)))
+
+
+def gpu_faults(facts: MachineFacts) -> tuple[Finding, ...]:
+    """The findings for which a GPU that the driver shows cannot be used; all are errors."""
+    found = (finding for check in _GPU_CHECKS for finding in check(facts))
+    return tuple(finding for finding in found if finding.severity == "error")
+
+
+def _check_driver(facts: MachineFacts) -> Iterator[Finding]:
+    listing = facts.listing
+    if listing.error and not listing.absent and "nvidia-ml-py" in listing.error:
+        remedy = "Install it (`pip install nvidia-ml-py`); without it GPU memory, clocks and power stay unknown."
+        yield Finding("warning", "no_nvml", listing.error, remedy)
+    elif listing.error and not listing.absent:
+        yield Finding(
+            "error",
+            "driver_fault",
+            f"the NVIDIA driver is there and gives no answer: {listing.error}",
+            "See what `nvidia-smi` says. A driver that was updated while loaded needs a reboot; one that hangs, a reset.",
+        )
+    elif listing.absent and facts.nvidia_card_on_bus:
+        remedy = "Install NVIDIA's driver, or start the container with its GPUs (`docker run --gpus all`)."
+        yield Finding("warning", "no_driver", "an NVIDIA card is in the machine and has no driver", remedy)
+    elif listing.absent:
+        what = "no NVIDIA driver (NVML): runs go to the CPU, or to a GPU that only torch knows"
+        yield Finding("note", "no_nvml", what, "Nothing to do on a machine without an NVIDIA GPU.")
+
+
+def _check_hidden(facts: MachineFacts) -> Iterator[Finding]:
+    if facts.listing.gpus and not facts.visible:
+        boards = ", ".join(f"{gpu.index}: {gpu.name}" for gpu in facts.listing.gpus)
+        if facts.cuda_visible_devices is None:
+            what = f"every GPU is in MIG mode and none has a slice ({boards})"
+            yield Finding("error", "no_mig_slice", what, "Create one (`nvidia-smi mig -cgi ... -C`) or turn MIG off.")
+            return
+        yield Finding(
+            "note" if hides_on_purpose(facts.cuda_visible_devices) else "error",
+            "gpu_hidden",
+            f'CUDA_VISIBLE_DEVICES="{facts.cuda_visible_devices}" hides every GPU ({boards})',
+            "Unset it, or name a GPU by its index or UUID (`nvidia-smi -L`).",
+        )
+
+
+def hides_on_purpose(cuda_visible_devices: str | None) -> bool:
+    """Whether the variable is one of the customary ways to say "no GPU", rather than a wrong index."""
+    return cuda_visible_devices is not None and cuda_visible_devices.strip() in ("", "-1", "none", "NoDevFiles", "void")
+
+
+def _check_torch_build(facts: MachineFacts) -> Iterator[Finding]:
+    torch = facts.torch
+    if torch is None:
+        return
+    if torch.error:
+        yield Finding("error", "torch_unusable", torch.error, f"Reinstall it. {_advice(facts)}")
+    elif facts.visible and torch.cuda_version is None and torch.hip_version is None:
+        what = f"the driver shows {_names(facts)}, and torch {torch.version} is a build for the CPU only"
+        yield Finding("error", "torch_is_cpu_build", what, _advice(facts))
+
+
+def _check_cuda_start(facts: MachineFacts) -> Iterator[Finding]:
+    torch, cuda = facts.torch, facts.listing.cuda_driver_version
+    if torch is None or torch.error or torch.available or not facts.visible or torch.cuda_version is None:
+        return
+    told = f" torch says: {torch.warning}" if torch.warning else ""
+    if cuda is not None and cuda[0] < parse_cuda_version(torch.cuda_version)[0]:
+        needed = driver_for(torch.cuda_version)
+        yield Finding(
+            "error",
+            "driver_too_old",
+            f"driver {facts.listing.driver_version} runs CUDA up to {cuda[0]}.{cuda[1]}, and torch {torch.version} is "
+            f"built for CUDA {torch.cuda_version}.{told}",
+            f"{_advice(facts)} Or update the driver{f' to {needed} or newer' if needed else ''}.",
+        )
+    else:
+        what = (
+            f"the driver shows {_names(facts)}, and torch {torch.version} cannot start CUDA {torch.cuda_version}.{told}"
+        )
+        remedy = (
+            "See whether `nvidia-smi` works and /dev/nvidia-uvm exists; a reboot or `nvidia-modprobe -u` mends most."
+        )
+        yield Finding("error", "cuda_does_not_start", what, remedy)
+
+
+def _check_architecture(facts: MachineFacts) -> Iterator[Finding]:
+    torch = facts.torch
+    if torch is None or torch.hip_version or not torch.arch_list:
+        return
+    for gpu in facts.visible:
+        if gpu.capability and not runs_on(gpu.capability, torch.arch_list):
+            capability = f"sm_{gpu.capability[0]}{gpu.capability[1]}"
+            what = f"{gpu.name} is {capability}, and torch {torch.version} is built for {' '.join(torch.arch_list)}"
+            advice = install_advice(choose_build(facts.listing.cuda_driver_version, gpu.capability))
+            yield Finding("error", "card_not_in_arch_list", what, advice)
+
+
+def _check_trial(facts: MachineFacts) -> Iterator[Finding]:
+    if facts.torch is not None and facts.torch.trial_error:
+        what = f"an addition of eight numbers on the GPU failed: {facts.torch.trial_error}"
+        remedy = (
+            "Free the GPU if another process holds all of it or has it exclusively; else see `nvidia-smi -q`, `dmesg`."
+        )
+        yield Finding("error", "gpu_trial_failed", what, remedy)
+
+
+def _check_shared_memory(facts: MachineFacts) -> Iterator[Finding]:
+    if facts.shm_bytes is not None and facts.shm_bytes < SMALL_SHM_BYTES:
+        what = (
+            f"/dev/shm holds {format_bytes(facts.shm_bytes)}: loaders with workers die of a bus error when it is full"
+        )
+        yield Finding("warning", "small_shm", what, "Start the container with `--shm-size=8g` or `--ipc=host`.")
+
+
+def _check_governor(facts: MachineFacts) -> Iterator[Finding]:
+    if facts.governor is not None and facts.governor != "performance":
+        what = f"the CPU's frequency governor is {facts.governor}: clocks follow the load, and step times scatter"
+        yield Finding("warning", "governor", what, "`sudo cpupower frequency-set -g performance` before publishing.")
+
+
+def _check_open_files(facts: MachineFacts) -> Iterator[Finding]:
+    if facts.open_files_limit is not None and facts.open_files_limit <= FEW_OPEN_FILES:
+        what = f"a process may open {facts.open_files_limit} files: loaders with many workers run out of them"
+        yield Finding("note", "few_open_files", what, "`ulimit -n 65536` before the sweep.")
+
+
+def _advice(facts: MachineFacts) -> str:
+    capabilities = [gpu.capability for gpu in facts.visible if gpu.capability]
+    oldest = min(capabilities, default=None)
+    return install_advice(choose_build(facts.listing.cuda_driver_version, oldest))
+
+
+def _names(facts: MachineFacts) -> str:
+    return ", ".join(_name(gpu) for gpu in facts.visible)
+
+
+def _name(gpu: Gpu) -> str:
+    return gpu.name or gpu.uuid
+
+
+Check = Callable[[MachineFacts], Iterator[Finding]]
+_GPU_CHECKS: tuple[Check, ...] = (
+    *(_check_driver, _check_hidden, _check_torch_build, _check_cuda_start, _check_architecture, _check_trial),
+)
+_CHECKS: tuple[Check, ...] = (*_GPU_CHECKS, _check_shared_memory, _check_governor, _check_open_files)

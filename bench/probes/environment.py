@@ -1,0 +1,177 @@
+"""The environment of a run: machine, GPU and software, as the columns of `records.Environment`.
+
+Called in the worker, where torch is loaded anyway; every other fact comes from modules that do without it. UUIDs and
+the machine's identity are hashed. Unknown is None.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from bench import __version__
+from bench.errors import DeviceError
+from bench.probes.gpu_monitor import GpuMonitor, GpuStatic
+from bench.probes.host import measure_host
+from bench.probes.nvml import hash_uuid
+from bench.records import Environment
+
+_ALLOCATOR_VARIABLES = (  # c10/core/AllocatorConfig.h, c10/cuda/CUDACachingAllocator.cpp
+    "PYTORCH_ALLOC_CONF",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "PYTORCH_HIP_ALLOC_CONF",
+    "PYTORCH_NO_CUDA_MEMORY_CACHING",
+)
+_SPEED_VARIABLES = (
+    *(
+        "CUDA_LAUNCH_BLOCKING",
+        "CUDA_DEVICE_MAX_CONNECTIONS",
+        "CUDA_MODULE_LOADING",
+        "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE",
+    ),
+    *("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "CUBLAS_WORKSPACE_CONFIG", "CUBLASLT_WORKSPACE_SIZE"),
+    *("TORCH_BLAS_PREFER_CUBLASLT", "TORCH_CUDNN_V8_API_DISABLED", "PYTORCH_TUNABLEOP_ENABLED", "MIOPEN_FIND_MODE"),
+    *("HSA_OVERRIDE_GFX_VERSION", "TORCH_COMPILE_DISABLE", "TORCHINDUCTOR_MAX_AUTOTUNE", "OMP_NUM_THREADS"),
+    *("OMP_PROC_BIND", "OMP_PLACES", "OMP_WAIT_POLICY", "GOMP_CPU_AFFINITY", "GOMP_SPINCOUNT", "KMP_AFFINITY"),
+    *("KMP_BLOCKTIME", "MKL_NUM_THREADS", "MKL_DYNAMIC", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA"),
+    *("DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MALLOC_CONF", "MALLOC_ARENA_MAX", "MALLOC_MMAP_THRESHOLD_"),
+    *("GLIBC_TUNABLES", "LD_PRELOAD"),
+)
+"""Variables that change how fast a step runs or what it takes, without any line of code or configuration showing it."""
+
+_STATIC_COLUMNS = (
+    *("vbios", "driver_version", "ecc", "mig", "persistence_mode"),
+    *("power_limit_w", "power_limit_default_w", "max_sm_clock_hz"),
+)
+
+
+def measure_environment(device: str, gpu_index: int | None = None, monitor: GpuMonitor | None = None) -> Environment:
+    """Read every column of the environment.
+
+    Args:
+        device: `cpu` or `cuda`. Only for `cuda` is CUDA touched.
+        gpu_index: torch's index of the GPU; the current device where None.
+        monitor: The GPU's monitor, where the caller has one open; else NVML is opened and closed again.
+
+    Returns:
+        The environment; what cannot be read is None. About 20 ms, 100 ms with NVML to open.
+    """
+    import torch
+
+    kind = device.partition(":")[0]
+    commit, dirty = read_git_state()
+    return Environment(
+        device=kind,
+        **(_gpu_fields(gpu_index, monitor) if kind == "cuda" else {}),
+        **asdict(measure_host()),
+        cuda_version=torch.version.cuda,
+        hip_version=getattr(torch.version, "hip", None),
+        torch_version=torch.__version__,
+        torch_arch_list=" ".join(torch.cuda.get_arch_list()) or None,
+        torch_git=getattr(torch.version, "git_version", None),
+        torchvision_version=_version("torchvision"),
+        python_version=platform.python_version(),
+        numpy_version=_version("numpy"),
+        pandas_version=_version("pandas"),
+        pyarrow_version=_version("pyarrow"),
+        bench_version=__version__,
+        allocator_settings=_settings(_ALLOCATOR_VARIABLES, os.environ),
+        speed_variables=_settings(_SPEED_VARIABLES, os.environ),
+        torch_threads=torch.get_num_threads(),
+        cpu_capability=torch.backends.cpu.get_cpu_capability(),
+        git_commit=commit,
+        git_dirty=dirty,
+    )
+
+
+def read_git_state(package: Path = Path(__file__).parents[1]) -> tuple[str | None, bool | None]:
+    """The commit that the harness was checked out from, and whether its package differs from it.
+
+    Only files of the package count: a sweep that writes its own reports does not make itself dirty. Both are None for
+    an installed package, even where the environment that it lies in stands inside some other repository.
+    """
+    tracked = _git(package, "ls-files", "--", "errors.py")
+    if not tracked:
+        return None, None
+    commit = _git(package, "rev-parse", "HEAD")
+    changes = _git(package, "status", "--porcelain", "--untracked-files=normal", "--", ".")
+    return commit or None, None if changes is None else bool(changes)
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        asked = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},  # a run must not write the index of the user's checkout
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None  # no git here
+    return asked.stdout.strip() if asked.returncode == 0 else None
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _settings(names: tuple[str, ...], environment: Mapping[str, str]) -> str | None:
+    """`NAME=value` of those set, in the order of their names; paths are cut to their last part."""
+    words = []
+    for name in sorted(set(names) & set(environment)):
+        parts = environment[name].replace(":/", " /").split()
+        words.append(f"{name}={' '.join(Path(part).name if part.startswith('/') else part for part in parts)}")
+    return "; ".join(words) or None
+
+
+def _gpu_fields(gpu_index: int | None, monitor: GpuMonitor | None) -> dict[str, Any]:
+    import torch
+
+    index = torch.cuda.current_device() if gpu_index is None else gpu_index
+    properties = torch.cuda.get_device_properties(index)
+    uuid = str(properties.uuid) if getattr(properties, "uuid", None) is not None else None
+    static = monitor.static() if monitor is not None else _read_static(uuid)
+    fields: dict[str, Any] = {
+        "gpu_name": properties.name,
+        "gpu_uuid_hash": hash_uuid(uuid) if uuid else None,
+        "gpu_index": index,
+        "gpu_count": torch.cuda.device_count(),
+        "gpu_total_bytes": properties.total_memory,
+        "gpu_multiprocessors": properties.multi_processor_count,
+        "gpu_capability": f"{properties.major}.{properties.minor}",
+        "cudnn_version": _cudnn_version(torch),
+    }
+    if static is not None:
+        fields.update({name: getattr(static, name) for name in _STATIC_COLUMNS})
+    return fields
+
+
+def _read_static(uuid: str | None) -> GpuStatic | None:
+    if uuid is None:
+        return None
+    try:
+        with GpuMonitor(uuid) as monitor:
+            return monitor.static()
+    except DeviceError:
+        return None  # no NVML, as on ROCm: these columns stay unknown
+
+
+def _cudnn_version(torch: ModuleType) -> str | None:
+    """`9.10.2`; cuDNN 9 writes 91002, earlier ones 8902 (cudnn_version.h)."""
+    number = torch.backends.cudnn.version()
+    if number is None:
+        return None
+    major, rest = divmod(number, 10000 if number >= 90000 else 1000)
+    return f"{major}.{rest // 100}.{rest % 100}"

@@ -1,0 +1,82 @@
+"""The device that a sweep runs on: chosen once, with its reason, and never silently the CPU."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from bench.errors import DeviceError
+from bench.probes.diagnosis import Finding, gpu_faults, hides_on_purpose
+from bench.probes.machine_facts import MachineFacts, read_machine_facts
+from bench.probes.nvml import Gpu
+from bench.probes.torch_facts import read_torch_facts
+
+_ALLOWED = "auto, cpu, cuda, cuda:0"
+_ANYWAY = "To measure on the CPU all the same: --device cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceChoice:
+    """Where to run. `gpu_index` counts what torch sees; `gpu` is None where only torch knows the GPU (ROCm)."""
+
+    kind: Literal["cpu", "cuda"]
+    reason: str
+    gpu_index: int | None = None
+    gpu: Gpu | None = None
+
+
+def usable_device(requested: str = "auto", facts: MachineFacts | None = None) -> DeviceChoice:
+    """Decide between CPU and GPU.
+
+    Args:
+        requested: `auto`, `cpu`, `cuda` or `cuda:N`.
+        facts: What is known of the machine. Read where None: NVML first, and torch, in a process of its own, only where
+            there is any sign of a GPU or one is asked for, so that a machine without one answers in milliseconds.
+
+    Raises:
+        DeviceError: The driver shows a GPU that torch cannot use and the CPU was not asked for; or a GPU was asked for
+            that is not there; or the request is none of the four. The message holds the remedy.
+    """
+    if requested != "auto" and not re.fullmatch(r"cpu|cuda(:\d+)?", requested):
+        raise DeviceError(f'device: unknown "{requested}". Allowed: {_ALLOWED}')
+    if requested == "cpu":
+        return DeviceChoice("cpu", "asked for")
+    known = facts if facts is not None else read_machine_facts(ask_torch=False)
+    if facts is None and (requested != "auto" or _has_sign_of_gpu(known)):
+        known = replace(known, torch=read_torch_facts())
+    return decide(requested, known)
+
+
+def decide(requested: str, facts: MachineFacts) -> DeviceChoice:
+    """The decision of `usable_device` from facts alone, for any request but `cpu`."""
+    torch = facts.torch
+    if requested == "auto" and hides_on_purpose(facts.cuda_visible_devices):
+        return DeviceChoice("cpu", f'CUDA_VISIBLE_DEVICES="{facts.cuda_visible_devices}" hides every GPU')
+    works = torch is not None and torch.error is None and torch.available and torch.trial_error is None
+    faults = [fault for fault in gpu_faults(facts) if not (works and fault.code != "card_not_in_arch_list")]
+    if faults:
+        raise DeviceError(_refusal(faults))
+    if torch is not None and works:
+        return _gpu_choice(requested, facts, torch.device_count)
+    if requested != "auto":
+        raise DeviceError(f'device "{requested}": this machine shows no GPU. See: bench env. {_ANYWAY}')
+    return DeviceChoice("cpu", "this machine shows no GPU")
+
+
+def _gpu_choice(requested: str, facts: MachineFacts, count: int) -> DeviceChoice:
+    index = int(requested.partition(":")[2] or 0)
+    if index >= count:
+        raise DeviceError(f'device "{requested}": torch sees {count} GPU(s), so the last is cuda:{count - 1}')
+    gpu = facts.visible[index] if len(facts.visible) == count else None
+    reason = "asked for" if requested != "auto" else "the first GPU that torch can use"
+    return DeviceChoice("cuda", reason, index, gpu)
+
+
+def _has_sign_of_gpu(facts: MachineFacts) -> bool:
+    return bool(facts.listing.gpus or facts.gpu_device_files or not facts.listing.absent)
+
+
+def _refusal(faults: list[Finding]) -> str:
+    lines = [f"GPU: {fault.what}. {fault.remedy}".replace("..", ".") for fault in faults]
+    return "\n".join([*lines, _ANYWAY])

@@ -1,0 +1,119 @@
+"""What torch says of itself and of the GPUs, read in a process of its own.
+
+`read_torch_facts` starts `python -m bench.probes.torch_facts`, so that a parent stays free of torch and CUDA: asking
+torch whether CUDA works initialises CUDA, which spoils every later fork, and a broken driver can crash or hang whoever asks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+_MARK = "bench-torch-facts:"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TorchFacts:
+    """Torch's build, and what it could do with the GPUs. `error` is set where torch could not even be asked."""
+
+    error: str | None = None
+    version: str | None = None
+    cuda_version: str | None = None  # of the build; None for a CPU or ROCm build
+    hip_version: str | None = None
+    arch_list: tuple[str, ...] = ()
+    available: bool = False
+    device_count: int = 0
+    device_names: tuple[str, ...] = ()
+    capabilities: tuple[tuple[int, int], ...] = ()
+    warning: str | None = None  # what torch warned of while it was asked, where CUDA is not available
+    trial_error: str | None = None  # why a small addition on the first GPU failed
+
+
+def read_torch_facts(timeout_s: float = 120.0) -> TorchFacts:
+    """Ask torch in a fresh process; 3 to 10 s, as long as its import takes. Never raises: `error` says what failed."""
+    root = str(Path(__file__).parents[2])
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    try:
+        asked = subprocess.run(
+            [sys.executable, "-m", "bench.probes.torch_facts"],
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        )
+    except subprocess.TimeoutExpired:
+        return TorchFacts(error=f"torch gave no answer about its GPUs within {timeout_s:g} s")
+    answers = [line for line in asked.stdout.splitlines() if line.startswith(_MARK)]
+    if not answers:
+        last = (asked.stderr.strip().splitlines() or ["no message"])[-1]
+        return TorchFacts(error=f"asking torch about its GPUs ended with exit code {asked.returncode}: {last}")
+    return parse_facts(answers[-1].removeprefix(_MARK))
+
+
+def parse_facts(text: str) -> TorchFacts:
+    """Facts from the JSON that `print_facts` writes."""
+    fields: dict[str, Any] = json.loads(text)
+    fields["arch_list"] = tuple(fields["arch_list"])
+    fields["device_names"] = tuple(fields["device_names"])
+    fields["capabilities"] = tuple((int(major), int(minor)) for major, minor in fields["capabilities"])
+    return TorchFacts(**fields)
+
+
+def measure_torch_facts() -> TorchFacts:
+    """Ask torch in this process. It initialises CUDA where there is a GPU."""
+    try:
+        import torch
+    except (ImportError, OSError) as error:  # OSError: a shared library of the wheel that does not load
+        return TorchFacts(error=f"torch cannot be imported: {error}")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        available = torch.cuda.is_available()
+    build: dict[str, Any] = {
+        "version": torch.__version__,
+        "cuda_version": torch.version.cuda,
+        "hip_version": getattr(torch.version, "hip", None),
+        "arch_list": tuple(torch.cuda.get_arch_list()),
+        "available": available,
+    }
+    if not available:
+        return TorchFacts(**build, warning="; ".join(_first_line(str(each.message)) for each in caught) or None)
+    return TorchFacts(**build, **_measure_devices())
+
+
+def _measure_devices() -> dict[str, Any]:
+    import torch
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on architectures: `diagnosis` says it better
+            indices = range(torch.cuda.device_count())
+            found: dict[str, Any] = {
+                "device_count": len(indices),
+                "device_names": tuple(torch.cuda.get_device_name(index) for index in indices),
+                "capabilities": tuple(torch.cuda.get_device_capability(index) for index in indices),
+            }
+            (torch.ones(8, device="cuda") + 1).sum().item()
+    except (RuntimeError, AssertionError) as error:
+        return {**(found if "found" in locals() else {}), "trial_error": _first_line(str(error))}
+    return found
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0]
+
+
+def print_facts() -> None:
+    """Write the facts as one marked line of JSON, apart from whatever torch's libraries print."""
+    sys.stdout.write(f"\n{_MARK}{json.dumps(asdict(measure_torch_facts()))}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    print_facts()

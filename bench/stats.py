@@ -1,0 +1,184 @@
+"""Statistics of runs: intervals over processes, percentiles of steps, and how far estimates are off.
+
+The process is the unit of replication: steps inside one process share its memory layout, clocks and neighbours, and are
+not independent. Every interval here is therefore taken over one number a process, never over steps;
+percentiles describe raw steps and claim nothing about other processes.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import stdtrit
+
+CONFIDENCE = 0.95
+PUBLISHED_PROCESSES = 5
+"""How many fresh processes a case a published number takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """The middle of one number a process, and the range that its true value lies in with `confidence`.
+
+    Attributes:
+        middle: The mean of the processes (geometric for positive quantities), in the unit of the values.
+        low: Lower end, or `None` where there is only one process.
+        high: Upper end, or `None` where there is only one process.
+        n: How many processes there are.
+        confidence: The share of such intervals that hold the true value.
+    """
+
+    middle: float
+    low: float | None
+    high: float | None
+    n: int
+    confidence: float = CONFIDENCE
+
+    @property
+    def label(self) -> str:
+        """`screening` for a single process, which says nothing about the next one; empty otherwise."""
+        return "screening" if self.n == 1 else ""
+
+    @property
+    def half_width_frac(self) -> float | None:
+        """Half the interval's width as a fraction of the middle; `None` where there is no interval."""
+        if self.low is None or self.high is None or not self.middle:
+            return None
+        return (self.high - self.low) / 2 / abs(self.middle)
+
+
+def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+    """The arithmetic mean of one number a process, with Student's t interval.
+
+    Args:
+        values: One finite number a process, in any unit.
+        confidence: The share of such intervals that hold the true mean, if processes vary normally.
+
+    Raises:
+        ValueError: No values, or one that is not finite.
+    """
+    numbers = _finite(values)
+    n = len(numbers)
+    middle = float(numbers.mean())
+    if n == 1:
+        return Interval(middle, None, None, 1, confidence)
+    reach = _t_quantile(n - 1, confidence) * float(numbers.std(ddof=1)) / math.sqrt(n)
+    return Interval(middle, middle - reach, middle + reach, n, confidence)
+
+
+def geometric_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+    """The geometric mean of one positive number a process, with Student's t interval on the logarithms.
+
+    Throughputs and step times vary by factors rather than by amounts: on the logarithms the interval is the same for a
+    rate and its inverse, and it never reaches below zero.
+
+    Args:
+        values: One positive number a process: samples per second, or seconds a step.
+        confidence: The share of such intervals that hold the true value.
+
+    Raises:
+        ValueError: No values, or one that is not finite and positive.
+    """
+    numbers = _finite(values)
+    if (numbers <= 0).any():
+        raise ValueError("a geometric mean takes positive values")
+    on_logs = mean_interval(np.log(numbers).tolist(), confidence)
+    if on_logs.low is None or on_logs.high is None:
+        return Interval(float(numbers[0]), None, None, 1, confidence)
+    return Interval(math.exp(on_logs.middle), math.exp(on_logs.low), math.exp(on_logs.high), on_logs.n, confidence)
+
+
+@dataclass(frozen=True, slots=True)
+class Percentiles:
+    """Where raw values lie, in their own unit; outliers are kept.
+
+    Attributes:
+        median: Half of the values are smaller.
+        p10: One in ten is smaller.
+        p90: One in ten is larger.
+        p99: One in a hundred is larger; with fewer than 100 values, near the largest.
+        n: How many values there are.
+    """
+
+    median: float
+    p10: float
+    p90: float
+    p99: float
+    n: int
+
+
+def percentiles(values: Sequence[float] | np.ndarray) -> Percentiles:
+    """Median, p10, p90 and p99 of raw values (linear between neighbours, as numpy's default).
+
+    Raises:
+        ValueError: No values, or one that is not finite.
+    """
+    numbers = _finite(values)
+    p10, median, p90, p99 = (float(value) for value in np.quantile(numbers, (0.10, 0.50, 0.90, 0.99)))
+    return Percentiles(median, p10, p90, p99, len(numbers))
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorSummary:
+    """How far estimates lie from measurements; `(estimate - measured) / measured`, signed, one number a case.
+
+    Attributes:
+        median_abs: The median size of the error: half of the cases are nearer.
+        p90_abs: Nine in ten cases are nearer.
+        worst: The error of the largest size, with its sign.
+        bias: The mean of the signed errors: below 0, the estimates are too low on the whole.
+        share_exact: The share of cases without any error, from 0 to 1.
+        n: How many cases there are.
+    """
+
+    median_abs: float
+    p90_abs: float
+    worst: float
+    bias: float
+    share_exact: float
+    n: int
+
+
+def summarise_errors(errors: Sequence[float] | np.ndarray) -> ErrorSummary | None:
+    """Summarise signed relative errors; `None` where there are none (missing is not zero).
+
+    Raises:
+        ValueError: One that is not finite.
+    """
+    if len(errors) == 0:
+        return None
+    numbers = _finite(errors)
+    sizes = np.abs(numbers)
+    median_abs, p90_abs = (float(value) for value in np.quantile(sizes, (0.5, 0.9)))
+    return ErrorSummary(
+        median_abs=median_abs,
+        p90_abs=p90_abs,
+        worst=float(numbers[int(sizes.argmax())]),
+        bias=float(numbers.mean()),
+        share_exact=float((sizes == 0).mean()),
+        n=len(numbers),
+    )
+
+
+def relative_error(estimate: float, measured: float) -> float:
+    """`(estimate - measured) / measured`: -0.2 where the estimate is a fifth too low; NaN where either is unknown."""
+    return (estimate - measured) / measured if measured else math.nan
+
+
+def _finite(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    numbers = np.asarray(values, dtype=float)
+    if numbers.ndim != 1 or not len(numbers):
+        raise ValueError("needs at least one value")
+    if not np.isfinite(numbers).all():
+        raise ValueError("takes finite values only; leave unknown ones out")
+    return numbers
+
+
+@functools.lru_cache(maxsize=256)
+def _t_quantile(degrees: int, confidence: float) -> float:
+    """Student's t: the deviation, in standard errors, that `confidence` of the means stay within."""
+    return float(stdtrit(degrees, 0.5 + confidence / 2))

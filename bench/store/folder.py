@@ -1,0 +1,111 @@
+"""Writing a results folder."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bench.records import Environment, Estimate, Group, Measurement, Planned, Protocol, Status, run_key
+from bench.store import schema
+from bench.store.parts import Row, build_table, commit, parts, read, rows_hash, typed_errors
+
+DATA_FOLDER = "data"
+
+
+class Store:
+    """One results folder; nothing is touched until something is written."""
+
+    def __init__(self, folder: Path) -> None:
+        """Name the folder."""
+        self.folder = folder
+        self.runs_folder = folder / "runs"
+        self.estimates_folder = folder / "estimates"
+        self.logs_folder = folder / "logs"
+
+    def create(self) -> None:
+        """Make the folders. Raises StoreError where they cannot be made."""
+        for folder in (self.runs_folder, self.estimates_folder, self.logs_folder):
+            with typed_errors(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+
+    def write_plan(
+        self, planned: Sequence[Planned], protocol: Protocol, environment: Environment, notes: Mapping[str, Any]
+    ) -> None:
+        """Store what is going to be run, unless the newest plan for this environment already says the same.
+
+        Args:
+            planned: Every run, skipped cases included.
+            protocol: How all of them measure.
+            environment: The machine that runs them.
+            notes: What else a reader needs: the configuration's text, its name.
+        """
+        rows = [
+            {"case_key": run.case.key, **run.case.axes, "repeat": run.repeat, "position": run.position,
+             "skip_reason": run.skip_reason, **asdict(group_of(run, protocol, environment))}
+            for run in planned
+        ]  # fmt: skip
+        earlier = parts(self.folder, "plan-*.parquet")
+        for path in reversed(earlier):
+            table = read(path, "plan")
+            if table.num_rows and table["environment_key"][0].as_py() == environment.key:
+                if table.to_pylist() == rows:
+                    return
+                break
+        number = int(earlier[-1].stem.removeprefix("plan-")) + 1 if earlier else 1
+        notes = {**notes, "environment": asdict(environment), "protocol": asdict(protocol)}
+        notes["protocol"].pop("data_root")
+        commit(build_table(rows, schema.PLAN, "plan", notes), self.folder / f"plan-{number:04d}.parquet")
+
+    def write_run(
+        self, run: Planned, attempt: int, protocol: Protocol, measurement: Measurement, environment: Environment
+    ) -> Row:
+        """Append one run; it exists once this returns. Returns the row.
+
+        Raises:
+            StoreError: The disk refuses.
+            FileExistsError: The run exists already.
+        """
+        group = group_of(run, protocol, environment)
+        key = run_key(run.case.key, group, run.repeat, attempt)
+        row = {
+            "run_key": key, "case_key": run.case.key, **run.case.axes, "repeat": run.repeat, "position": run.position,
+            "attempt": attempt, **asdict(group), **asdict(measurement), **asdict(protocol), **asdict(environment),
+        }  # fmt: skip
+        commit(build_table([row], schema.RUN, "run"), self.runs_folder / f"{part_name(run, attempt, key)}.parquet")
+        return row
+
+    def write_estimates(self, estimates: Sequence[Estimate], estimate_key: str) -> None:
+        """Store estimates as one part. `estimate_key` names the code and versions that made them."""
+        rows = [{"estimate_key": estimate_key, **asdict(estimate)} for estimate in estimates]
+        with contextlib.suppress(FileExistsError):  # the same estimates again
+            table = build_table(rows, schema.ESTIMATE, "estimates")
+            commit(table, self.estimates_folder / f"{estimate_key}-{rows_hash(rows)[:16]}.parquet")
+
+    def run_names(self) -> set[str]:
+        """The names of all runs that exist (see `part_name`), without reading them."""
+        return {path.stem for path in parts(self.runs_folder)}
+
+    def status_of(self, name: str) -> Status:
+        """How the run of this name ended. Raises StoreError where its part is damaged."""
+        return Status(read(self.runs_folder / f"{name}.parquet", "run")["status"][0].as_py())
+
+    def estimated(self, estimate_key: str) -> set[tuple[str, str]]:
+        """`(case_key, estimate_device)` of the estimates that this code has already made."""
+        known: set[tuple[str, str]] = set()
+        for path in parts(self.estimates_folder, f"{estimate_key}-*.parquet"):
+            table = read(path, "estimates")
+            known.update(zip(table["case_key"].to_pylist(), table["estimate_device"].to_pylist(), strict=True))
+        return known
+
+
+def group_of(run: Planned, protocol: Protocol, environment: Environment) -> Group:
+    """What this run has in common with its repeats."""
+    return Group(run.code_key, protocol.key, environment.key)
+
+
+def part_name(run: Planned, attempt: int, key: str) -> str:
+    """The name of a run's part without its ending: `<case key>-r<repeat>-a<attempt>-<run key>`."""
+    return f"{run.case.key}-r{run.repeat}-a{attempt}-{key}"

@@ -1,0 +1,150 @@
+"""Reading results folders into one frame."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from bench.errors import StoreError
+from bench.records import Group, Status, columns
+from bench.store import schema
+from bench.store.folder import DATA_FOLDER
+from bench.store.parts import notes_of, parts, read, version_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_JOIN = ["case_key", "estimate_device"]
+_RUN_IDENTITY = ["case_key", "repeat", *columns(Group)]
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """What the writer of the newest plan of one environment noted: the sweep's name, configuration, command."""
+
+    folder: Path
+    environment_key: str
+    values: dict[str, Any]
+
+
+def load_results(*paths: str | os.PathLike[str]) -> pd.DataFrame:
+    """Every run under `paths` as one frame, one row a run (see `bench.load`).
+
+    The order is that of the folders, then of the plan. Parts that cannot be read, or whose rows differ from their own
+    hash, are named in a warning and left out: their runs read as `interrupted`, and resume runs them again.
+
+    Raises:
+        StoreError: A path holds no results, or a part was written by a newer version.
+    """
+    import pandas as pd
+
+    folders = results_folders(paths)
+    frames = [_to_pandas(pa.concat_tables(_runs(folder), promote_options="default")) for folder in folders]
+    frame = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
+    tables = [table for folder in folders for table in _read_all(parts(folder / "estimates"), "estimates")]
+    estimates = _to_pandas(pa.concat_tables([*tables, schema.ESTIMATE.empty_table()], promote_options="default"))
+    newest = estimates.drop_duplicates(_JOIN, keep="last")
+    return _with_rates(frame.merge(newest, on=_JOIN, how="left", validate="many_to_one"))
+
+
+def load_notes(*paths: str | os.PathLike[str]) -> list[Notes]:
+    """The notes of the newest plan of every environment under `paths`. Raises StoreError as `load_results`."""
+    return [
+        Notes(folder, key, notes_of(table))
+        for folder in results_folders(paths)
+        for key, table in _newest_plans(folder).items()
+    ]
+
+
+def results_folders(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """The results folders at or below `paths`, each once, in the order given.
+
+    Raises:
+        StoreError: A path does not exist or holds no results.
+    """
+    found: dict[Path, None] = {}
+    for given in paths:
+        path = Path(given)
+        candidates = [path, path / DATA_FOLDER] if path.is_dir() else []
+        here = [folder for folder in candidates if parts(folder, "plan-*.parquet")]
+        here = here[:1] or sorted({plan.parent for plan in path.rglob("plan-*.parquet")})
+        if not here:
+            state = "holds no results" if path.exists() else "does not exist"
+            raise StoreError(f"{path}: {state}; give a folder that `bench sweep` wrote (reports/NAME)")
+        found.update(dict.fromkeys(here))
+    return list(found)
+
+
+def _runs(folder: Path) -> list[pa.Table]:
+    """The runs of one folder, and a table of what its newest plans name and no part holds."""
+    tables = _read_all(parts(folder / "runs"), "run")
+    known = {tuple(row.values()) for table in tables for row in table.select(_RUN_IDENTITY).to_pylist()}
+    missing = []
+    for plan in _newest_plans(folder).values():
+        notes = notes_of(plan)
+        for row in plan.to_pylist():
+            skip_reason = row.pop("skip_reason")
+            if tuple(row[name] for name in _RUN_IDENTITY) not in known:
+                missing.append(
+                    {**notes["protocol"], **notes["environment"], **row, "attempt": 0, **_absent(skip_reason)}
+                )
+    merged = pa.concat_tables([*tables, pa.Table.from_pylist(missing, schema=schema.RUN)], promote_options="default")
+    version = pa.array([version_of(table) for table in tables for _ in range(table.num_rows)], pa.int64())
+    padded = pa.concat_arrays([version, pa.array([schema.SCHEMA_VERSION] * len(missing), pa.int64())])
+    merged = merged.append_column("schema_version", padded)
+    return [merged.sort_by([("position", "ascending"), ("case_key", "ascending"), ("repeat", "ascending"),
+                            ("attempt", "ascending")])]  # fmt: skip
+
+
+def _absent(skip_reason: str | None) -> dict[str, str]:
+    """Status and reason of a planned run that has no part."""
+    if skip_reason is not None:
+        return {"status": Status.SKIPPED, "reason": skip_reason}
+    return {"status": Status.INTERRUPTED, "reason": "planned and not finished; the same bench sweep goes on with it"}
+
+
+def _newest_plans(folder: Path) -> dict[str, pa.Table]:
+    """The newest plan of each environment."""
+    tables = _read_all(parts(folder, "plan-*.parquet"), "plan")
+    return {table["environment_key"][0].as_py(): table for table in tables if table.num_rows}
+
+
+def _read_all(paths: Iterable[Path], kind: str) -> list[pa.Table]:
+    tables = []
+    for path in paths:
+        try:
+            tables.append(read(path, kind))
+        except StoreError as error:
+            if "newer version" in str(error):
+                raise
+            warnings.warn(f"left out: {error}", stacklevel=2)
+    return tables
+
+
+def _to_pandas(table: pa.Table) -> pd.DataFrame:
+    """A frame whose whole numbers and booleans stay exact where some are unknown."""
+    import pandas as pd
+
+    exact = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+    return table.replace_schema_metadata(None).to_pandas(types_mapper=exact.get)
+
+
+def _with_rates(frame: pd.DataFrame) -> pd.DataFrame:
+    """Add what is derived from the raw values: throughput over the window, and the median step."""
+    import numpy as np
+
+    times = frame["step_times_s"]
+    counts = np.array([0 if value is None else len(value) for value in times])
+    measured = (counts > 0) & frame["wall_window_s"].notna().to_numpy()
+    samples = frame["batch_size"].to_numpy(dtype=float) * counts
+    window = frame["wall_window_s"].to_numpy(dtype=float, na_value=np.nan)
+    frame["samples_per_s"] = np.where(measured, samples / np.where(measured, window, 1.0), np.nan)
+    frame["median_step_time_s"] = [float(np.median(value)) if count else np.nan
+                                   for value, count in zip(times, counts, strict=True)]  # fmt: skip
+    return frame

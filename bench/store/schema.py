@@ -1,0 +1,52 @@
+"""The columns of the parts, read off the record types so that each field has one home.
+
+History of the format (the number stands in each file's metadata as `bench.schema_version`):
+
+* 1 (0.1.0): plan, runs and estimates as below.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from typing import Any
+
+import pyarrow as pa
+
+from bench.records import AXES, Environment, Estimate, Group, Measurement, Protocol, Status, columns
+
+SCHEMA_VERSION = 1
+NOT_STORED = ("data_root",)  # a path of the user's machine says nothing about a result
+
+_SCALARS = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string(), Status: pa.string()}
+
+
+def _arrow_type(hint: Any) -> pa.DataType:
+    """The Arrow type of a field's annotation."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return _arrow_type(next(item for item in arguments if item is not type(None)))
+    if origin is tuple:
+        return pa.list_(_arrow_type(arguments[0]))
+    return pa.string() if origin is typing.Literal else _SCALARS[hint]
+
+
+def _fields(record: type) -> list[pa.Field]:
+    hints = typing.get_type_hints(record)
+    return [pa.field(name, _arrow_type(hints[name])) for name in columns(record) if name not in NOT_STORED]
+
+
+_WHOLE_AXES = ("batch_size", "image_size")
+_CASE = [
+    pa.field("case_key", pa.string()),
+    *(pa.field(axis, pa.int64() if axis in _WHOLE_AXES else pa.string()) for axis in AXES),
+]
+_GROUP = [pa.field(name, pa.string()) for name in columns(Group)]
+_TURN = [pa.field("repeat", pa.int64()), pa.field("position", pa.int64())]
+
+PLAN = pa.schema([*_CASE, *_TURN, pa.field("skip_reason", pa.string()), *_GROUP])
+RUN = pa.schema(
+    [pa.field("run_key", pa.string()), *_CASE, *_TURN, pa.field("attempt", pa.int64()), *_GROUP]
+    + [*_fields(Measurement), *_fields(Protocol), *_fields(Environment)]
+)
+ESTIMATE = pa.schema([pa.field("estimate_key", pa.string()), *_fields(Estimate)])

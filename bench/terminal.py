@@ -1,0 +1,86 @@
+"""What a person sees while a sweep runs: a bar with rate and ETA on a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from bench.units import format_duration
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+
+def printable(text: str) -> str:
+    """The text without characters that would drive a terminal (colours, cursor moves, text direction)."""
+    return "".join(
+        character if character.isprintable() and not _turns_text(character) else " " if character in "\t\n" else "�"
+        for character in text
+    )
+
+
+def _turns_text(character: str) -> bool:
+    return "\u202a" <= character <= "\u202e" or "\u2066" <= character <= "\u2069" or character in "\u200e\u200f\u061c"
+
+
+class Progress:
+    """Lines on standard error about a sweep, with a live bar where that is a terminal."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        """Prepare; with `quiet` nothing is ever printed."""
+        self._quiet = quiet
+        self._bar: RichProgress | None = None
+        self._task: TaskID | None = None
+        self._total = self._done = 0
+        self._started = 0.0
+
+    def __enter__(self) -> Self:
+        """Nothing is shown before `start`."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        """Take the bar away; the lines stay."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def start(self, total: int) -> None:
+        """Begin to count `total` runs."""
+        self._total, self._started = total, time.monotonic()
+        if self._quiet or not total or not sys.stderr.isatty():
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}"), TextColumn("{task.description}"))
+        self._bar = Progress(*columns, console=Console(stderr=True), refresh_per_second=2, transient=True)
+        self._task = self._bar.add_task("", total=total, left="")
+        self._bar.start()
+
+    def say(self, line: str) -> None:
+        """Print one line."""
+        if self._quiet:
+            return
+        if self._bar is not None:
+            self._bar.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(printable(line), file=sys.stderr, flush=True)
+
+    def begin(self, what: str) -> None:
+        """Say what runs now (on a terminal only)."""
+        if self._bar is not None and self._task is not None:
+            from rich.markup import escape
+
+            self._bar.update(self._task, description=escape(printable(what)))
+
+    def finish(self, what: str) -> None:
+        """Count one run and print its line, with the time left at the rate so far."""
+        self._done += 1
+        elapsed = time.monotonic() - self._started
+        left = elapsed / self._done * (self._total - self._done)
+        width = len(str(self._total))
+        self.say(f"[{self._done:>{width}}/{self._total}] {what}  ({format_duration(left)} left)")
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, advance=1, left=f"{self._done / elapsed * 60:.0f} runs/min, {format_duration(left)} left")

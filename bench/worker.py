@@ -1,0 +1,210 @@
+"""One run in one process: the only place that touches the device.
+
+`measure_case` goes through phases that it announces, so that the parent knows where a run was when it hangs or dies:
+build, warm-up, measure, memory. What a run can do wrong by itself (no memory, an exception, a loss that is not a number)
+becomes a status here; what kills the process is the parent's to tell.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench import catalog
+from bench.catalog import DatasetInfo
+from bench.errors import BenchError, Unsupported
+from bench.plan import image_spec
+from bench.probes.gpu_monitor import GpuMonitor
+from bench.probes.oom import is_out_of_memory, limit_host_memory, parse_out_of_memory
+from bench.probes.step_timing import plan_step_count, time_steps
+from bench.probes.throttling import throttled_by
+from bench.probes.torch_memory import CudaMemory, measure_cpu_peak, reset_rss_peak, rss_peak_bytes
+from bench.records import Case, ImageSpec, Measurement, Protocol, Status
+from bench.workload import Workload, build_workload, numeric_modes
+from bench.workload.inputs import Inputs, build_inputs
+
+Send = Callable[[dict[str, Any]], None]
+
+MEMORY_PASS_STEPS = 2  # the first makes the optimizer's state, the second has everything alive
+WALL_TOLERANCE_FRAC = 0.02  # between the events' sum and the wall clock: measurement.md, timing 6
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureTask:
+    """What a worker needs to know of a run.
+
+    Attributes:
+        case: What to measure.
+        protocol: How.
+        device: `cpu` or `cuda`.
+        gpu_uuid: Which GPU, as NVML names it; `None` on a CPU, or where there is no NVML.
+        host_memory_bytes: The most that the process may take of the host's memory; `None` for no limit.
+    """
+
+    case: Case
+    protocol: Protocol
+    device: str
+    gpu_uuid: str | None = None
+    host_memory_bytes: int | None = None
+
+
+@dataclass(slots=True)
+class _Run:
+    """A run under way; `found` collects the fields of its measurement."""
+
+    task: MeasureTask
+    send: Send
+    found: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.task.device)
+
+    @property
+    def info(self) -> DatasetInfo:
+        return catalog.describe_dataset(self.task.case.dataset)
+
+    @property
+    def images(self) -> ImageSpec:
+        return image_spec(self.task.case.dataset, self.task.case.image_size)
+
+    def enter(self, phase: str) -> None:
+        """Announce a phase."""
+        self.found["phase"] = phase
+        self.send({"phase": phase})
+
+
+def measure_case(task: MeasureTask, send: Send) -> dict[str, Any]:
+    """Measure one case in this process; returns the fields of a `Measurement` as a JSON object."""
+    run = _Run(task, send, {"started_unix_s": time.time()})
+    if task.protocol.threads is not None:
+        torch.set_num_threads(task.protocol.threads)
+    if task.device == "cpu" and task.host_memory_bytes is not None:
+        limit_host_memory(task.host_memory_bytes)
+        run.found["host_memory_limit_bytes"] = task.host_memory_bytes
+    try:
+        with numeric_modes(task.case, task.protocol):
+            _measure(run)
+    except Unsupported as error:
+        run.found.update(status=Status.SKIPPED, reason=str(error))
+    except Exception as error:  # noqa: BLE001 - whatever a model raises is this run's result, and its traceback is logged
+        traceback.print_exc()
+        run.found.update(_failure(error))
+    return asdict(Measurement(**run.found))
+
+
+def _measure(run: _Run) -> None:
+    reset_rss_peak()
+    monitor = GpuMonitor(run.task.gpu_uuid) if run.task.gpu_uuid else None
+    memory = CudaMemory() if run.task.device == "cuda" else None
+    if monitor is not None:
+        run.found["device_used_before_bytes"] = monitor.snapshot().used_total_bytes
+    run.enter("build")
+    with _inputs(run) as inputs:
+        workload = build_workload(run.task.case, run.images, run.task.protocol, run.device)
+        run.found.update(data_source=inputs.data_source, parameter_count=workload.parameter_count)
+        _time(run, workload, inputs, monitor, memory)
+        _close(run, workload, monitor, memory)
+    del workload
+    if memory is None:
+        gc.collect()
+        run.enter("memory")
+        _measure_cpu_memory(run)
+    run.found["phase"] = None
+
+
+@contextmanager
+def _inputs(run: _Run) -> Iterator[Inputs]:
+    inputs = build_inputs(run.task.case, run.info, run.task.protocol, run.device)
+    try:
+        yield inputs
+    finally:
+        inputs.close()
+
+
+def _time(
+    run: _Run, workload: Workload, inputs: Inputs, monitor: GpuMonitor | None, memory: CudaMemory | None
+) -> None:
+    """Warm up, then measure: step times, the wall window, peaks, and the device's state at both ends."""
+    waits: list[float] = []
+
+    def step() -> None:
+        before = time.perf_counter()
+        images, labels = next(inputs)
+        waits.append(time.perf_counter() - before)
+        workload.step(images, labels)
+
+    protocol = run.task.protocol
+    run.enter("warm-up")
+    warm = time_steps(step, protocol.warmup_steps, run.task.device)
+    run.found["warmup_times_s"] = warm.step_times_s
+    if memory is not None:
+        run.found.update({f"cold_{name}": value for name, value in memory.peaks().items()})
+        memory.reset()
+    count = plan_step_count(warm.step_times_s, protocol.measured_steps, protocol.min_window_s)
+    start = monitor.snapshot() if monitor is not None else None
+    run.enter("measure")
+    waits.clear()
+    timed = time_steps(step, count, run.task.device)
+    run.found.update(step_times_s=timed.step_times_s, wall_window_s=timed.wall_window_s, data_wait_times_s=tuple(waits))
+    run.found["flags"] = _flags(timed.step_times_s, timed.wall_window_s)
+    if monitor is not None and start is not None:
+        run.found.update(_gpu_fields(start, monitor.snapshot()))
+    run.found["status"] = Status.THROTTLED if run.found.get("throttle_reasons_end") and throttled_by(
+        (*run.found["throttle_reasons_start"], *run.found["throttle_reasons_end"])
+    ) else Status.OK  # fmt: skip
+
+
+def _close(run: _Run, workload: Workload, monitor: GpuMonitor | None, memory: CudaMemory | None) -> None:
+    """Read what must be read before the workload goes."""
+    run.found["final_loss"] = workload.loss
+    if not math.isfinite(workload.loss or 0.0):
+        run.found.update(status=Status.NAN_LOSS, reason=f"the loss is {workload.loss} after the measured steps")
+    if memory is not None:
+        run.found.update(memory.peaks())
+        run.found.update(memory.device_fields())
+    run.found["host_rss_peak_bytes"] = rss_peak_bytes()
+
+
+def _measure_cpu_memory(run: _Run) -> None:
+    """The peak of torch's allocations on the CPU, in a pass of its own, from the making of the model on."""
+
+    def workload_run(mark: Callable[[], None]) -> None:
+        with _inputs(run) as inputs:
+            workload = build_workload(run.task.case, run.images, run.task.protocol, run.device)
+            for _ in range(MEMORY_PASS_STEPS):
+                mark()
+                workload.step(*next(inputs))
+
+    peak = measure_cpu_peak(workload_run)
+    run.found.update(
+        peak_allocated_bytes=peak.warm_bytes, peak_requested_bytes=peak.warm_bytes,
+        cold_peak_allocated_bytes=peak.total_bytes, cold_peak_requested_bytes=peak.total_bytes,
+    )  # fmt: skip
+
+
+def _failure(error: Exception) -> dict[str, Any]:
+    """Status and reason of an exception, with the line that raised it."""
+    if is_out_of_memory(error):
+        return {"status": Status.OOM, "reason": _first_line(error), "oom_requested_bytes": parse_out_of_memory(error)}
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames and not isinstance(error, BenchError) else ""
+    return {"status": Status.FAILED, "reason": f"{type(error).__name__}: {_first_line(error)}{place}"}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no message"])[0][:500]
+
+
+def _flags(step_times_s: tuple[float, ...], wall_s: float) -> tuple[str, ...]:
+    """What the window itself says against the run: steps that do not fill it."""
+    return ("host_bound",) if abs(wall_s - sum(step_times_s)) > WALL_TOLERANCE_FRAC * wall_s else ()

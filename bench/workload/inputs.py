@@ -1,0 +1,232 @@
+"""The data path of a run: where each step's batch comes from. Imports torch.
+
+Three paths, one an `input` of the grid:
+
+- `synthetic`: one random batch on the device, handed out again and again. No data path at all.
+- `cached`: a few batches of decoded and normalised images in host memory; each step copies one to the device. On the
+  CPU too, where the copy stays in host memory: a step takes in one batch of its own on every device.
+- `loader`: a torch DataLoader with its workers over the training part, shuffled.
+
+What is alive: between two calls of `next`, the `synthetic` path keeps its one batch on the device, the others keep
+nothing there; the batch belongs to the caller, and the one before may still be alive while the next is copied.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch.utils.data import DataLoader, Sampler, default_collate
+
+from bench.catalog import DatasetInfo
+from bench.catalog.data_files import default_data_root
+from bench.errors import DataError
+from bench.records import Case, Protocol
+from bench.workload.images import TransformedSamples, build_transform, image_shape, open_samples
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+CACHED_BATCHES = 8
+CACHED_BYTES = 256 << 20
+CACHED_SAMPLES = 4096
+"""The `cached` path holds as many batches as stay within all three, and at least one."""
+
+
+class Inputs:
+    """Endless batches `(images, labels)` on the device.
+
+    Images are float32 `(B, C, H, W)` in the case's memory format, labels int64 `(B,)`.
+
+    Attributes:
+        data_source: `files`, or `synthetic`.
+        note: Why images are synthetic though files were asked for, in one line; else `None`.
+    """
+
+    def __init__(self, batches: Iterator[Batch], source: str, note: str | None, close: Callable[[], None]) -> None:
+        """Hand out `batches`; `close` ends whatever makes them."""
+        self.data_source, self.note = source, note
+        self._batches, self._close = batches, close
+
+    def __iter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __next__(self) -> Batch:
+        """The next batch.
+
+        Raises:
+            DataError: An image cannot be decoded, or the workers have no shared memory left.
+        """
+        return next(self._batches)
+
+    def close(self) -> None:
+        """End the loader's workers; a second call does nothing."""
+        self._batches = iter(())
+        close, self._close = self._close, lambda: None
+        close()
+
+    def __enter__(self) -> Self:
+        """Itself; closed when the block ends."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+
+def build_inputs(case: Case, info: DatasetInfo, protocol: Protocol, device: torch.device) -> Inputs:
+    """The inputs of a case; the same seed gives the same batches, whatever the number of workers.
+
+    Call it from the process's main thread: the loader's workers end when the thread that made them does.
+
+    Args:
+        case: Its data set, batch size, image size, memory format and input path are read.
+        info: The description of its data set.
+        protocol: Its seed, number of workers and data root are read.
+        device: Where the batches go.
+
+    Raises:
+        DataError: Files are there and damaged.
+        Unsupported: PIL has no images of so many channels (`cached` and `loader`).
+    """
+    if case.input == "synthetic":
+        return _synthetic(case, info, protocol.seed, device)
+    root = Path(protocol.data_root).expanduser() if protocol.data_root else default_data_root()
+    samples, source, note = open_samples(case.dataset, info, root, train=True, seed=protocol.seed)
+    transformed = TransformedSamples(samples, build_transform(info, case.image_size))
+    build = _cached if case.input == "cached" else _loaded
+    batches, close = build(case, transformed, protocol, device)
+    return Inputs(batches, source, note, close)
+
+
+def _memory_format(case: Case) -> torch.memory_format:
+    return torch.channels_last if case.memory_format == "channels_last" else torch.contiguous_format
+
+
+def _synthetic(case: Case, info: DatasetInfo, seed: int, device: torch.device) -> Inputs:
+    """Made and laid out on the CPU, so that every device gets the same values and never holds two copies."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(case.batch_size, *image_shape(info, case.image_size), generator=generator)
+    labels = torch.randint(info.images.classes, (case.batch_size,), generator=generator)
+    batch = images.contiguous(memory_format=_memory_format(case)).to(device), labels.to(device)
+
+    def repeated() -> Iterator[Batch]:
+        while True:
+            yield batch
+
+    return Inputs(repeated(), "synthetic", None, lambda: None)
+
+
+class EndlessShuffle(Sampler[int]):
+    """Indices of one random order of the data set after another, without end.
+
+    Epochs join without a gap: a batch may hold the end of one and the beginning of the next, so no image is dropped, a
+    batch may be larger than the data set, and the workers never run dry. The refilling of the loader between epochs,
+    which depends on how large the data set is and not on the case, is thereby left out of what is measured.
+    """
+
+    def __init__(self, length: int, seed: int) -> None:
+        """Orders of `length` indices, drawn from `seed`."""
+        self._length, self._seed = length, seed
+
+    def __iter__(self) -> Iterator[int]:
+        """From the seed's first order on."""
+        generator = torch.Generator().manual_seed(self._seed)
+        while True:
+            yield from torch.randperm(self._length, generator=generator).tolist()
+
+
+def _cached(
+    case: Case, samples: TransformedSamples, protocol: Protocol, device: torch.device
+) -> tuple[Iterator[Batch], Callable[[], None]]:
+    collate = _Collate(_memory_format(case))
+    order = iter(EndlessShuffle(len(samples), protocol.seed))
+    held: list[Batch] = []
+    while not held or _another_fits(held):
+        images, labels = collate([samples[next(order)] for _ in range(case.batch_size)])
+        held.append((images.pin_memory(), labels.pin_memory()) if device.type == "cuda" else (images, labels))
+
+    def copies() -> Iterator[Batch]:
+        while True:
+            for images, labels in held:
+                yield images.to(device, non_blocking=True, copy=True), labels.to(device, non_blocking=True, copy=True)
+
+    return copies(), held.clear
+
+
+def _another_fits(held: list[Batch]) -> bool:
+    count, images = len(held) + 1, held[0][0]
+    return count <= CACHED_BATCHES and count * len(images) <= CACHED_SAMPLES and count * images.nbytes <= CACHED_BYTES
+
+
+def _loaded(
+    case: Case, samples: TransformedSamples, protocol: Protocol, device: torch.device
+) -> tuple[Iterator[Batch], Callable[[], None]]:
+    workers = protocol.loader_workers
+    context = "fork" if workers and sys.platform == "linux" else None  # workers touch the CPU only, never CUDA
+    in_main = threading.current_thread() is threading.main_thread()
+    loader = DataLoader(
+        samples,
+        batch_size=case.batch_size,
+        sampler=EndlessShuffle(len(samples), protocol.seed),
+        num_workers=workers,
+        collate_fn=_Collate(_memory_format(case)),
+        pin_memory=device.type == "cuda",
+        drop_last=True,
+        worker_init_fn=_end_with_parent if context and in_main else None,
+        multiprocessing_context=multiprocessing.get_context(context) if context else None,
+        generator=torch.Generator().manual_seed(protocol.seed),  # else it draws from torch's own, as the model does
+        persistent_workers=workers > 0,
+    )
+    iterator = iter(loader)
+
+    def moved() -> Iterator[Batch]:
+        while True:
+            images, labels = _next_batch(iterator, workers)
+            yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+
+    # torch ends the workers when the iterator is collected; a traceback may hold it for longer than the run wants
+    return moved(), getattr(iterator, "_shutdown_workers", lambda: None)
+
+
+class _Collate:
+    """torch's own collating, then the memory format: laid out on the host, so that the device holds one copy only."""
+
+    def __init__(self, memory_format: torch.memory_format) -> None:
+        self.memory_format = memory_format
+
+    def __call__(self, samples: list[tuple[torch.Tensor, int]]) -> Batch:
+        images, labels = default_collate(samples)
+        return images.contiguous(memory_format=self.memory_format), labels
+
+
+def _next_batch(iterator: Iterator[Any], workers: int) -> Batch:
+    try:
+        images, labels = next(iterator)
+    except DataError as error:  # from a worker, torch wraps it in the worker's traceback: the message is its last line
+        message = str(error).rstrip().rpartition(f"{DataError.__module__}.{DataError.__qualname__}: ")[2]
+        raise DataError(message) from None
+    except RuntimeError as error:
+        if "shared memory" in str(error) or "Bus error" in str(error):
+            raise DataError(
+                f"the loader's {workers} workers have no shared memory left (/dev/shm): give the container more "
+                "(docker run --shm-size=8g), or set loader_workers = 0"
+            ) from error
+        raise
+    return images, labels
+
+
+def _end_with_parent(worker: int) -> None:
+    """Have Linux kill this worker the moment the run dies, even by SIGKILL; torch's own watchdog takes five seconds."""
+    parent_death_signal = 1  # PR_SET_PDEATHSIG, linux/prctl.h
+    ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGKILL)

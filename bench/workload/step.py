@@ -1,0 +1,146 @@
+"""THE training step, and how a case becomes one.
+
+The worker measures this step and the trace estimator follows it: an estimate is of what runs. What stays alive between
+steps decides the peak, so it is defined here:
+
+* before a step the previous step's `output` and `loss` are alive, and its gradients;
+* `zero_grad(set_to_none=True)` drops the gradients first;
+* forward and loss run under autocast where the precision asks for it, backward and the optimizer outside it;
+* `output` and `loss` replace the previous ones only when the step is over.
+
+Autocast's cache of cast weights lives until its context ends, as in any training loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bench import catalog
+from bench.errors import Unsupported
+from bench.records import Case, ImageSpec, Precision, Protocol
+
+AUTOCAST_TYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
+
+@dataclass(slots=True)
+class Workload:
+    """A case, built: its model and optimizer on the device, ready to step.
+
+    Attributes:
+        model: On the device, in training mode.
+        optimizer: Over all parameters of the model.
+        device: Where everything lives.
+        autocast_type: The type of autocast, or `None` for plain float32.
+        scaler: The gradient scaler of fp16, or `None`.
+        kept: What the last step left alive: `(output, loss)`, shapes `(B, classes)` and `()`.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    device: torch.device
+    autocast_type: torch.dtype | None = None
+    scaler: Any = None
+    kept: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
+
+    def step(self, images: Tensor, labels: Tensor) -> None:
+        """One optimizer step on images `(B, C, H, W)` float32 and labels `(B,)` int64, both on the device."""
+        self.kept = self._step(images, labels)
+
+    def _step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        self.optimizer.zero_grad(set_to_none=True)
+        with self._autocast():
+            output = self.model(images)
+            loss = functional.cross_entropy(output, labels)
+        if self.scaler is None:
+            loss.backward()
+            self.optimizer.step()
+        else:
+            self.scaler.scale(loss).backward()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        return output, loss
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.autocast_type is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.autocast_type)
+
+    @property
+    def loss(self) -> float | None:
+        """The last step's loss; waits for the device."""
+        return None if self.kept is None else float(self.kept[1])
+
+    @property
+    def parameter_count(self) -> int:
+        """How many numbers the model trains."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+
+def build_model(case: Case, images: ImageSpec) -> nn.Module:
+    """The case's model on the CPU, in training mode, initialised from torch's seed.
+
+    Raises:
+        Unsupported: The model cannot take these images.
+        UnknownNameError: No such model.
+    """
+    entry = catalog.model(case.model.name)
+    if reason := entry.skip_reason(images, case.model.options):
+        raise Unsupported(reason)
+    return entry.build(images, **case.model.options).train()
+
+
+def build_workload(case: Case, images: ImageSpec, protocol: Protocol, device: torch.device) -> Workload:
+    """Everything of the case but its batches, on the device.
+
+    The order of moves is part of the contract, since it decides addresses: the model first (then its memory format), the
+    optimizer over the moved parameters.
+
+    Raises:
+        Unsupported: The model or the optimizer cannot train this case.
+        UnknownNameError: No such model or optimizer.
+    """
+    torch.manual_seed(protocol.seed)
+    model = build_model(case, images).to(device)
+    if case.memory_format == "channels_last":
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    entry = catalog.optimizer(case.optimizer.name)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    shapes = [tuple(parameter.shape) for parameter in parameters]
+    if entry.refuse_reason is not None and (reason := entry.refuse_reason(shapes, case.optimizer.options)):
+        raise Unsupported(reason)
+    optimizer = entry.build(parameters, **case.optimizer.options)
+    scaler = torch.amp.GradScaler(device.type) if case.precision == "fp16" else None
+    stepped = torch.compile(model) if protocol.compiled else model
+    return Workload(stepped, optimizer, device, AUTOCAST_TYPES.get(case.precision), scaler)  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def numeric_modes(case: Case, protocol: Protocol) -> Iterator[None]:
+    """Set every switch that decides which kernels run, explicitly, for the time of the context.
+
+    TF32 is on for `tf32` only, in matrix products and convolutions alike; torch's own default has it on in convolutions.
+    """
+    before = (
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark,
+        torch.backends.cudnn.deterministic,
+    )  # fmt: skip
+    _set_modes(case.precision == "tf32", case.precision == "tf32", protocol.cudnn_benchmark, protocol.deterministic)
+    try:
+        yield
+    finally:
+        _set_modes(*before)
+
+
+def _set_modes(matmul_tf32: bool, cudnn_tf32: bool, benchmark: bool, deterministic: bool) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = matmul_tf32
+    torch.backends.cudnn.allow_tf32 = cudnn_tf32
+    torch.backends.cudnn.benchmark = benchmark
+    torch.backends.cudnn.deterministic = deterministic

@@ -1,0 +1,100 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["nox[uv]>=2024.10.9"]
+# ///
+"""Everything a user or a developer runs: `nox -s sweep`, `nox -s tests`, and the rest (`nox --list`).
+
+Each session makes its own environment, once. With `nox --no-venv` it uses the environment that is active, with the torch
+that is in there, and installs nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.4.15"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["lint", "types", "tests"]
+
+# Import names of what each session needs beside the package's own dependencies.
+RUNTIME = ["click", "filelock", "jinja2", "matplotlib", "numpy", "pandas", "psutil", "pyarrow", "pydantic", "pynvml", "rich",
+           "scipy", "seaborn", "torch", "torchvision"]  # fmt: skip
+TEST = ["hypothesis", "pytest", "pytest_benchmark", "pytest_timeout"]
+
+
+def prepare(session: nox.Session, *groups: str, needs: list[str] = RUNTIME) -> None:
+    """Install the package and dependency groups into the session's own environment, or check the active one."""
+    if not session.virtualenv.is_sandboxed:
+        missing = [name for name in needs if importlib.util.find_spec(name) is None]
+        if missing:
+            session.error(
+                f"--no-venv uses the environment of {sys.executable}, which lacks {', '.join(missing)}. Install them there "
+                "without touching torch: pip install --no-deps PACKAGE (nvidia-ml-py provides pynvml)"
+            )
+        return
+    project = nox.project.load_toml("pyproject.toml")
+    wanted = ["-e", ".", *(name for group in groups for name in nox.project.dependency_groups(project, group))]
+    install(session, wanted)
+
+
+def install(session: nox.Session, wanted: list[str]) -> None:
+    """Install once; again only when what is wanted changes, so that a second run needs neither time nor network."""
+    files = [Path(name).read_bytes() for name in ("pyproject.toml", "constraints.txt")]
+    stamp = hashlib.sha256(b"".join([*files, " ".join(wanted).encode()])).hexdigest()
+    marker = Path(session.virtualenv.location) / "installed.sha256"
+    if marker.exists() and marker.read_text() == stamp:
+        return
+    session.install("-c", "constraints.txt", *wanted)
+    marker.write_text(stamp)
+
+
+@nox.session
+def sweep(session: nox.Session) -> None:
+    """Run a sweep and render its report; arguments go to `bench sweep` (nox -s sweep -- configs/gpu.toml)."""
+    prepare(session)
+    session.run("python", "-m", "bench", "sweep", *session.posargs, success_codes=[0])
+
+
+@nox.session
+def report(session: nox.Session) -> None:
+    """Render a report again; arguments go to `bench report` (nox -s report -- reports/default)."""
+    prepare(session)
+    session.run("python", "-m", "bench", "report", *(session.posargs or ["reports/default"]))
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests; arguments go to pytest."""
+    prepare(session, "test", needs=RUNTIME + TEST)
+    session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and formatting."""
+    if session.virtualenv.is_sandboxed:
+        install(session, list(nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "lint")))
+    session.run("ruff", "check", ".", external=True)
+    session.run("ruff", "format", "--check", ".", external=True)
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types."""
+    prepare(session, "types", needs=[*RUNTIME, "mypy"])
+    session.run("python", "-m", "mypy", *session.posargs)
+
+
+@nox.session
+def speed(session: nox.Session) -> None:
+    """Run the benchmarks of the harness itself (pytest-benchmark); arguments go to pytest."""
+    prepare(session, "test", needs=RUNTIME + TEST)
+    session.run(
+        "python", "-m", "pytest", "-o", "addopts=--strict-markers", "--benchmark-only", "tests/speed", *session.posargs
+    )

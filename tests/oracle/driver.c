@@ -1,0 +1,431 @@
+/* A CUDA device that does not exist: the part of the stub driver that is written by hand.
+ *
+ * Preloaded into a CUDA build of torch, it stands in for the CUDA runtime, the driver, cuBLAS and cuDNN. Memory is
+ * handed out as addresses of a range that is never mapped, launches and copies to the device do nothing, copies to the
+ * host write zeros. torch's dispatcher and its caching allocator run unchanged on top. Every other symbol that torch
+ * imports gets a generated body that returns 0 (see stub.py); a function written here wins over a generated one.
+ *
+ * The types of the CUDA runtime are read, when this is compiled, from the headers that torch's own dependencies bring.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <driver_types.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define EXPORT __attribute__((visibility("default")))
+#define RANGE_LOW ((uint64_t)1 << 44) /* 64 TiB of addresses that neither the program nor its libraries use */
+#define RANGE_HIGH (RANGE_LOW + ((uint64_t)1 << 46))
+#define GRANULE ((uint64_t)2 << 20) /* the driver's page for device memory: 2 MiB */
+#define OUT_OF_MEMORY 2             /* cudaErrorMemoryAllocation and CUDA_ERROR_OUT_OF_MEMORY */
+
+/* ---- settings, read from the environment once ------------------------------------------------------------------ */
+
+static struct {
+    char name[256];
+    int multiprocessors, major, minor, threads_per_multiprocessor, shared_optin, l2_bytes, cuda_version;
+    uint64_t memory_bytes, context_bytes;
+    char addresses; /* 'a'scending, 'd'escending, 'l'owest free */
+} device;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static uint64_t number(const char *key, uint64_t otherwise) {
+    const char *text = getenv(key);
+    return text && *text ? strtoull(text, NULL, 10) : otherwise;
+}
+
+static void read_settings(void) {
+    const char *name = getenv("BENCH_STUB_NAME"), *addresses = getenv("BENCH_STUB_ADDRESSES");
+    snprintf(device.name, sizeof device.name, "%s", name ? name : "stub device");
+    device.multiprocessors = (int)number("BENCH_STUB_MULTIPROCESSORS", 132);
+    device.major = (int)number("BENCH_STUB_CAPABILITY_MAJOR", 9);
+    device.minor = (int)number("BENCH_STUB_CAPABILITY_MINOR", 0);
+    device.threads_per_multiprocessor = (int)number("BENCH_STUB_THREADS_PER_MULTIPROCESSOR", 2048);
+    device.shared_optin = (int)number("BENCH_STUB_SHARED_OPTIN_BYTES", 232448);
+    device.l2_bytes = (int)number("BENCH_STUB_L2_BYTES", 62914560);
+    device.cuda_version = (int)number("BENCH_STUB_CUDA_VERSION", 12040);
+    device.memory_bytes = number("BENCH_STUB_MEMORY_BYTES", 150754820096ull);
+    device.context_bytes = number("BENCH_STUB_CONTEXT_BYTES", 0);
+    device.addresses = addresses && *addresses ? *addresses : 'a';
+}
+
+static void settings(void) { pthread_once(&once, read_settings); }
+
+/* ---- device memory: a sorted list of address ranges ------------------------------------------------------------- */
+
+struct range { uint64_t low, size; };
+static struct range *ranges;
+static size_t range_count, range_room;
+static uint64_t used_bytes, next_up = RANGE_LOW, next_down = RANGE_HIGH;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void insert_range(size_t at, uint64_t low, uint64_t size) {
+    if (range_count == range_room) {
+        range_room = range_room ? 2 * range_room : 1024;
+        ranges = realloc(ranges, range_room * sizeof *ranges);
+    }
+    memmove(ranges + at + 1, ranges + at, (range_count - at) * sizeof *ranges);
+    ranges[at] = (struct range){low, size};
+    range_count++;
+}
+
+/* Address of a new range of `size` bytes by the chosen policy; 'l' takes the lowest gap, the others never reuse. */
+static uint64_t place(uint64_t size) {
+    if (device.addresses == 'd') {
+        next_down -= size;
+        insert_range(0, next_down, size);
+        return next_down;
+    }
+    if (device.addresses == 'l') {
+        uint64_t low = RANGE_LOW;
+        size_t at = 0;
+        for (; at < range_count && ranges[at].low - low < size; at++) low = ranges[at].low + ranges[at].size;
+        insert_range(at, low, size);
+        return low;
+    }
+    insert_range(range_count, next_up, size);
+    next_up += size;
+    return next_up - size;
+}
+
+static uint64_t whole_granules(uint64_t size) { return (size + GRANULE - 1) / GRANULE * GRANULE; }
+
+static int take_bytes(uint64_t size) {
+    if (used_bytes + size + device.context_bytes > device.memory_bytes) return OUT_OF_MEMORY;
+    used_bytes += size;
+    return 0;
+}
+
+static int allocate(uint64_t *address, uint64_t size) {
+    settings();
+    size = whole_granules(size);
+    pthread_mutex_lock(&lock);
+    int status = take_bytes(size);
+    *address = status ? 0 : place(size);
+    pthread_mutex_unlock(&lock);
+    return status;
+}
+
+/* Forgets the range that starts at `address`; returns its size, 0 where there is none. */
+static uint64_t forget(uint64_t address) {
+    size_t low = 0, high = range_count;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (ranges[middle].low < address) low = middle + 1; else high = middle;
+    }
+    if (low == range_count || ranges[low].low != address) return 0;
+    uint64_t size = ranges[low].size;
+    memmove(ranges + low, ranges + low + 1, (range_count - low - 1) * sizeof *ranges);
+    range_count--;
+    return size;
+}
+
+static void release(uint64_t address) {
+    pthread_mutex_lock(&lock);
+    used_bytes -= forget(address);
+    pthread_mutex_unlock(&lock);
+}
+
+static int on_device(const void *p) { return (uint64_t)p >= RANGE_LOW && (uint64_t)p < RANGE_HIGH; }
+
+EXPORT int cudaMalloc(void **p, size_t size) { return allocate((uint64_t *)p, size); }
+EXPORT int cudaMallocAsync(void **p, size_t size, void *stream) { return allocate((uint64_t *)p, size); }
+EXPORT int cudaFree(void *p) { release((uint64_t)p); return 0; }
+EXPORT int cudaFreeAsync(void *p, void *stream) { release((uint64_t)p); return 0; }
+EXPORT int cudaMallocHost(void **p, size_t size) { *p = calloc(1, size ? size : 1); return 0; }
+EXPORT int cudaHostAlloc(void **p, size_t size, unsigned flags) { return cudaMallocHost(p, size); }
+EXPORT int cudaMallocManaged(void **p, size_t size, unsigned flags) { return cudaMallocHost(p, size); }
+EXPORT int cudaFreeHost(void *p) { free(p); return 0; }
+
+EXPORT int cudaMemGetInfo(size_t *free_bytes, size_t *total) {
+    settings();
+    *total = device.memory_bytes;
+    *free_bytes = device.memory_bytes - device.context_bytes - used_bytes;
+    return 0;
+}
+
+/* Virtual memory management, for expandable segments: a range of addresses, and handles that hold the bytes. */
+EXPORT int cuMemAddressReserve(uint64_t *p, size_t size, size_t alignment, uint64_t wish, unsigned long long flags) {
+    settings();
+    pthread_mutex_lock(&lock);
+    *p = place(whole_granules(size));
+    pthread_mutex_unlock(&lock);
+    return 0;
+}
+EXPORT int cuMemAddressFree(uint64_t p, size_t size) {
+    pthread_mutex_lock(&lock);
+    forget(p);
+    pthread_mutex_unlock(&lock);
+    return 0;
+}
+EXPORT int cuMemCreate(uint64_t **handle, size_t size, const void *properties, unsigned long long flags) {
+    settings();
+    pthread_mutex_lock(&lock);
+    int status = take_bytes(size);
+    pthread_mutex_unlock(&lock);
+    if (status) return status;
+    *handle = malloc(sizeof **handle);
+    **handle = size;
+    return 0;
+}
+EXPORT int cuMemRelease(uint64_t *handle) {
+    pthread_mutex_lock(&lock);
+    used_bytes -= *handle;
+    pthread_mutex_unlock(&lock);
+    free(handle);
+    return 0;
+}
+EXPORT int cuMemGetAllocationGranularity(size_t *granule, const void *properties, int option) {
+    *granule = GRANULE;
+    return 0;
+}
+
+/* ---- copies ----------------------------------------------------------------------------------------------------- */
+
+static int copy(void *to, const void *from, size_t size) {
+    if (on_device(to) || !size) return 0;
+    if (on_device(from)) memset(to, 0, size); else memmove(to, from, size);
+    return 0;
+}
+EXPORT int cudaMemcpy(void *to, const void *from, size_t size, int kind) { return copy(to, from, size); }
+EXPORT int cudaMemcpyAsync(void *to, const void *from, size_t size, int kind, void *stream) { return copy(to, from, size); }
+
+EXPORT int cudaPointerGetAttributes(struct cudaPointerAttributes *a, const void *p) {
+    memset(a, 0, sizeof *a);
+    a->type = on_device(p) ? cudaMemoryTypeDevice : cudaMemoryTypeUnregistered;
+    a->devicePointer = on_device(p) ? (void *)p : NULL;
+    a->hostPointer = on_device(p) ? NULL : (void *)p;
+    return 0;
+}
+
+/* ---- the device ------------------------------------------------------------------------------------------------- */
+
+EXPORT int cudaGetDeviceCount(int *n) { *n = 1; return 0; }
+EXPORT int cudaGetDevice(int *d) { *d = 0; return 0; }
+EXPORT int cudaDriverGetVersion(int *v) { settings(); *v = device.cuda_version; return 0; }
+EXPORT int cudaRuntimeGetVersion(int *v) { settings(); *v = device.cuda_version; return 0; }
+EXPORT const char *cudaGetErrorString(int e) { return e == OUT_OF_MEMORY ? "out of memory" : e ? "stub driver error" : "no error"; }
+EXPORT const char *cudaGetErrorName(int e) { return e == OUT_OF_MEMORY ? "cudaErrorMemoryAllocation" : "cudaSuccess"; }
+EXPORT int cudaDeviceGetPCIBusId(char *text, int length, int d) { snprintf(text, (size_t)length, "0000:01:00.0"); return 0; }
+EXPORT int cudaDeviceGetStreamPriorityRange(int *least, int *greatest) {
+    if (least) *least = 0;
+    if (greatest) *greatest = -5;
+    return 0;
+}
+
+static int fill_properties(struct cudaDeviceProp *p) {
+    settings();
+    memset(p, 0, sizeof *p);
+    memcpy(p->name, device.name, sizeof p->name);
+    p->totalGlobalMem = device.memory_bytes;
+    p->multiProcessorCount = device.multiprocessors;
+    p->major = device.major;
+    p->minor = device.minor;
+    p->maxThreadsPerMultiProcessor = device.threads_per_multiprocessor;
+    p->sharedMemPerBlock = 49152;
+    p->sharedMemPerBlockOptin = (size_t)device.shared_optin;
+    p->sharedMemPerMultiprocessor = (size_t)device.shared_optin + 1024;
+    p->reservedSharedMemPerBlock = 1024;
+    p->regsPerBlock = p->regsPerMultiprocessor = 65536;
+    p->warpSize = 32;
+    p->maxThreadsPerBlock = p->maxThreadsDim[0] = p->maxThreadsDim[1] = 1024;
+    p->maxThreadsDim[2] = 64;
+    p->maxGridSize[0] = 2147483647;
+    p->maxGridSize[1] = p->maxGridSize[2] = 65535;
+    p->maxBlocksPerMultiProcessor = device.major == 8 && device.minor ? 16 : 32;
+    p->totalConstMem = 65536;
+    p->memPitch = 2147483647;
+    p->textureAlignment = 512;
+    p->texturePitchAlignment = 32;
+    p->l2CacheSize = device.l2_bytes;
+    p->memoryBusWidth = 5120;
+    p->canMapHostMemory = p->concurrentKernels = p->unifiedAddressing = p->cooperativeLaunch = p->managedMemory = 1;
+    p->asyncEngineCount = 3;
+    p->pciBusID = 1;
+    return 0;
+}
+EXPORT int cudaGetDeviceProperties_v2(struct cudaDeviceProp *p, int d) { return fill_properties(p); }
+#undef cudaGetDeviceProperties
+EXPORT int cudaGetDeviceProperties(struct cudaDeviceProp *p, int d) { return fill_properties(p); }
+
+static int attribute(int *value, int which) {
+    struct cudaDeviceProp p;
+    fill_properties(&p);
+    switch (which) {
+    case cudaDevAttrMaxThreadsPerBlock: case cudaDevAttrMaxBlockDimX: case cudaDevAttrMaxBlockDimY: *value = 1024; break;
+    case cudaDevAttrMaxBlockDimZ: *value = 64; break;
+    case cudaDevAttrMaxGridDimX: *value = p.maxGridSize[0]; break;
+    case cudaDevAttrMaxGridDimY: case cudaDevAttrMaxGridDimZ: *value = p.maxGridSize[1]; break;
+    case cudaDevAttrMaxSharedMemoryPerBlock: *value = (int)p.sharedMemPerBlock; break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = (int)p.sharedMemPerBlockOptin; break;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = (int)p.sharedMemPerMultiprocessor; break;
+    case cudaDevAttrReservedSharedMemoryPerBlock: *value = (int)p.reservedSharedMemPerBlock; break;
+    case cudaDevAttrTotalConstantMemory: *value = (int)p.totalConstMem; break;
+    case cudaDevAttrWarpSize: *value = p.warpSize; break;
+    case cudaDevAttrMaxPitch: *value = 2147483647; break;
+    case cudaDevAttrMaxRegistersPerBlock: case cudaDevAttrMaxRegistersPerMultiprocessor: *value = p.regsPerBlock; break;
+    case cudaDevAttrClockRate: *value = 1980000; break;
+    case cudaDevAttrMultiProcessorCount: *value = p.multiProcessorCount; break;
+    case cudaDevAttrL2CacheSize: *value = p.l2CacheSize; break;
+    case cudaDevAttrMaxThreadsPerMultiProcessor: *value = p.maxThreadsPerMultiProcessor; break;
+    case cudaDevAttrMaxBlocksPerMultiprocessor: *value = p.maxBlocksPerMultiProcessor; break;
+    case cudaDevAttrComputeCapabilityMajor: *value = p.major; break;
+    case cudaDevAttrComputeCapabilityMinor: *value = p.minor; break;
+    case cudaDevAttrPciBusId: *value = p.pciBusID; break;
+    case cudaDevAttrUnifiedAddressing: case cudaDevAttrCooperativeLaunch: case cudaDevAttrConcurrentKernels:
+    case cudaDevAttrCanMapHostMemory: case cudaDevAttrManagedMemory: case cudaDevAttrStreamPrioritiesSupported:
+    case 102: /* CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED: expandable segments ask for it */
+        *value = 1; break;
+    default: *value = 0;
+    }
+    return 0;
+}
+EXPORT int cudaDeviceGetAttribute(int *value, int which, int d) { return attribute(value, which); }
+EXPORT int cuDeviceGetAttribute(int *value, int which, int d) { return attribute(value, which); }
+EXPORT int cuDeviceGet(int *d, int ordinal) { *d = 0; return 0; }
+EXPORT int cuDeviceGetCount(int *n) { *n = 1; return 0; }
+EXPORT int cuDriverGetVersion(int *v) { return cudaDriverGetVersion(v); }
+EXPORT int cuDevicePrimaryCtxGetState(int d, unsigned *flags, int *active) { *flags = 0; *active = 1; return 0; }
+EXPORT int cuDevicePrimaryCtxRetain(uint64_t *context, int d) { *context = 1; return 0; }
+EXPORT int cuCtxGetCurrent(uint64_t *context) { *context = 1; return 0; }
+EXPORT int cuGetErrorString(int e, const char **text) { *text = cudaGetErrorString(e); return 0; }
+EXPORT int cuGetErrorName(int e, const char **text) { *text = cudaGetErrorName(e); return 0; }
+
+/* The driver's management library, loaded by name: one device, no processes, no fabric (3: NVML_ERROR_NOT_SUPPORTED). */
+EXPORT int nvmlInit_v2(void) { return 0; }
+EXPORT int nvmlShutdown(void) { return 0; }
+EXPORT int nvmlDeviceGetCount_v2(unsigned *n) { *n = 1; return 0; }
+EXPORT int nvmlSystemGetCudaDriverVersion_v2(int *v) { return cudaDriverGetVersion(v); }
+EXPORT int nvmlDeviceGetHandleByPciBusId_v2(const char *bus, void **d) { *d = (void *)1; return 0; }
+EXPORT int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **d) { *d = (void *)1; return 0; }
+EXPORT int nvmlDeviceGetComputeRunningProcesses(void *d, unsigned *count, void *processes) { *count = 0; return 0; }
+EXPORT int nvmlDeviceGetGpuFabricInfoV(void *d, void *information) { return 3; }
+EXPORT int nvmlDeviceGetNvLinkRemoteDeviceType(void *d, unsigned link, int *type) { return 3; }
+EXPORT int nvmlDeviceGetNvLinkRemotePciInfo_v2(void *d, unsigned link, void *information) { return 3; }
+
+/* ---- streams, events, kernels ----------------------------------------------------------------------------------- */
+
+static uint64_t new_handle(void) { static uint64_t last = 0x1000; return __sync_add_and_fetch(&last, 0x10); }
+
+EXPORT int cudaStreamCreate(uint64_t *s) { *s = new_handle(); return 0; }
+EXPORT int cudaStreamCreateWithFlags(uint64_t *s, unsigned flags) { *s = new_handle(); return 0; }
+EXPORT int cudaStreamCreateWithPriority(uint64_t *s, unsigned flags, int priority) { *s = new_handle(); return 0; }
+EXPORT int cudaStreamGetPriority(void *s, int *priority) { *priority = 0; return 0; }
+EXPORT int cudaStreamIsCapturing(void *s, int *status) { *status = 0; return 0; }
+EXPORT int cudaStreamGetCaptureInfo(void *s, int *status) { *status = 0; return 0; }
+EXPORT int cudaStreamGetCaptureInfo_v2(void *s, int *status) { *status = 0; return 0; }
+EXPORT int cudaStreamGetCaptureInfo_v3(void *s, int *status) { *status = 0; return 0; }
+EXPORT int cudaEventCreate(uint64_t *e) { *e = new_handle(); return 0; }
+EXPORT int cudaEventCreateWithFlags(uint64_t *e, unsigned flags) { *e = new_handle(); return 0; }
+EXPORT int cudaEventElapsedTime(float *ms, void *a, void *b) { *ms = 1.0f; return 0; }
+EXPORT int cudaEventElapsedTime_v2(float *ms, void *a, void *b) { *ms = 1.0f; return 0; }
+
+EXPORT int cudaFuncGetAttributes(struct cudaFuncAttributes *a, const void *function) {
+    settings();
+    memset(a, 0, sizeof *a);
+    a->numRegs = 32;
+    a->maxThreadsPerBlock = 1024;
+    a->ptxVersion = a->binaryVersion = 10 * device.major + device.minor;
+    a->maxDynamicSharedSizeBytes = device.shared_optin;
+    return 0;
+}
+EXPORT int cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, const void *function, int threads, size_t shared) {
+    settings();
+    *blocks = threads > 0 ? device.threads_per_multiprocessor / threads : 1;
+    return 0;
+}
+EXPORT int cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *blocks, const void *f, int threads, size_t shared, unsigned flags) {
+    return cudaOccupancyMaxActiveBlocksPerMultiprocessor(blocks, f, threads, shared);
+}
+EXPORT int cuOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, void *f, int threads, size_t shared) {
+    return cudaOccupancyMaxActiveBlocksPerMultiprocessor(blocks, f, threads, shared);
+}
+EXPORT int cuFuncGetAttribute(int *value, int which, void *f) { *value = 32; return 0; }
+
+static __thread struct { struct dim3 grid, block; size_t shared; void *stream; } launch;
+EXPORT unsigned __cudaPushCallConfiguration(struct dim3 grid, struct dim3 block, size_t shared, void *stream) {
+    launch.grid = grid;
+    launch.block = block;
+    launch.shared = shared;
+    launch.stream = stream;
+    return 0;
+}
+EXPORT int __cudaPopCallConfiguration(struct dim3 *grid, struct dim3 *block, size_t *shared, void **stream) {
+    *grid = launch.grid;
+    *block = launch.block;
+    *shared = launch.shared;
+    *stream = launch.stream;
+    return 0;
+}
+EXPORT void **__cudaRegisterFatBinary(void *binary) { static void *handle; return &handle; }
+EXPORT int __cudaGetKernel(const void **kernel, const void *function) { *kernel = function; return 0; }
+EXPORT int cudaGetSymbolAddress(void **p, const void *symbol) { static uint64_t zeros[512]; *p = zeros; return 0; }
+
+static long nothing(void) { return 0; }
+static int entry_point(const char *symbol, void **function, int *status) {
+    *function = dlsym(RTLD_DEFAULT, symbol);
+    if (!*function) *function = (void *)nothing;
+    if (status) *status = 0;
+    return 0;
+}
+EXPORT int cudaGetDriverEntryPoint(const char *symbol, void **f, unsigned long long flags, int *status) {
+    return entry_point(symbol, f, status);
+}
+EXPORT int cudaGetDriverEntryPoint_ptsz(const char *symbol, void **f, unsigned long long flags, int *status) {
+    return entry_point(symbol, f, status);
+}
+EXPORT int cudaGetDriverEntryPointByVersion(const char *symbol, void **f, unsigned version, unsigned long long flags, int *status) {
+    return entry_point(symbol, f, status);
+}
+
+/* ---- cuBLAS, cuSOLVER, cuSPARSE: handles and descriptors are small pieces of host memory ------------------------- */
+
+#define OPAQUE(name) EXPORT int name(void **p) { *p = calloc(1, 256); return 0; }
+#define DISPOSE(name) EXPORT int name(void *p) { free(p); return 0; }
+OPAQUE(cublasCreate_v2) DISPOSE(cublasDestroy_v2)
+OPAQUE(cublasLtCreate) DISPOSE(cublasLtDestroy)
+OPAQUE(cublasLtMatmulDescCreate) DISPOSE(cublasLtMatmulDescDestroy)
+OPAQUE(cublasLtMatmulPreferenceCreate) DISPOSE(cublasLtMatmulPreferenceDestroy)
+OPAQUE(cublasLtMatrixLayoutCreate) DISPOSE(cublasLtMatrixLayoutDestroy)
+OPAQUE(cusolverDnCreate) DISPOSE(cusolverDnDestroy)
+OPAQUE(cusparseCreate) DISPOSE(cusparseDestroy)
+EXPORT int cublasGetPointerMode_v2(void *h, int *mode) { *mode = 0; return 0; }
+EXPORT int cublasGetMathMode(void *h, int *mode) { *mode = 0; return 0; }
+EXPORT int cublasLtMatmulAlgoGetHeuristic(void *h, void *operation, void *a, void *b, void *c, void *d, void *preference,
+                                          int wanted, void *results, int *found) {
+    *found = 1; /* the caller's array starts as zeros: state success, workspace 0 */
+    return 0;
+}
+
+/* ---- cuDNN: every plan is found, none needs a workspace ---------------------------------------------------------- */
+
+OPAQUE(cudnnCreate) DISPOSE(cudnnDestroy)
+OPAQUE(cudnnCreateTensorDescriptor) DISPOSE(cudnnDestroyTensorDescriptor)
+OPAQUE(cudnnCreateFilterDescriptor) DISPOSE(cudnnDestroyFilterDescriptor)
+OPAQUE(cudnnCreateConvolutionDescriptor) DISPOSE(cudnnDestroyConvolutionDescriptor)
+OPAQUE(cudnnCreateActivationDescriptor) DISPOSE(cudnnDestroyActivationDescriptor)
+OPAQUE(cudnnCreateDropoutDescriptor) DISPOSE(cudnnDestroyDropoutDescriptor)
+OPAQUE(cudnnCreatePoolingDescriptor) DISPOSE(cudnnDestroyPoolingDescriptor)
+OPAQUE(cudnnCreateRNNDescriptor) DISPOSE(cudnnDestroyRNNDescriptor)
+OPAQUE(cudnnCreateRNNDataDescriptor) DISPOSE(cudnnDestroyRNNDataDescriptor)
+OPAQUE(cudnnCreateSpatialTransformerDescriptor) DISPOSE(cudnnDestroySpatialTransformerDescriptor)
+OPAQUE(cudnnCreateCTCLossDescriptor) DISPOSE(cudnnDestroyCTCLossDescriptor)
+EXPORT int cudnnBackendCreateDescriptor(int type, void **p) { *p = calloc(1, 256); return 0; }
+DISPOSE(cudnnBackendDestroyDescriptor)
+EXPORT int cudnnGetBatchNormalizationForwardTrainingExWorkspaceSize(void *h, int mode, int ops, void *x, void *z, void *y, void *s, void *a, size_t *bytes) { *bytes = 0; return 0; }
+EXPORT int cudnnGetBatchNormalizationBackwardExWorkspaceSize(void *h, int mode, int ops, void *x, void *y, void *dy, void *dz, void *dx, void *s, void *a, size_t *bytes) { *bytes = 0; return 0; }
+EXPORT int cudnnGetBatchNormalizationTrainingExReserveSpaceSize(void *h, int mode, int ops, void *a, void *x, size_t *bytes) { *bytes = 0; return 0; }
+EXPORT int cudnnDropoutGetStatesSize(void *h, size_t *bytes) { *bytes = 0; return 0; }
+
+/* One result for a query of descriptors (heuristics, the engine of a configuration), zero for a number (the bytes of a
+ * workspace or of shared memory), none of everything else (notes, knobs). Types: CUDNN_TYPE_INT64 3,
+ * CUDNN_TYPE_BACKEND_DESCRIPTOR 15, CUDNN_TYPE_INT32 23. */
+EXPORT int cudnnBackendGetAttribute(void *descriptor, int name, int type, int64_t wanted, int64_t *count, void *values) {
+    if (count) *count = type == 3 || type == 15 || type == 23;
+    if (type == 3 && values && wanted > 0) *(int64_t *)values = 0;
+    if (type == 23 && values && wanted > 0) *(int32_t *)values = 0;
+    return 0;
+}

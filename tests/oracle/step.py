@@ -1,0 +1,159 @@
+"""The training step of the oracle, run in a fresh process: `python step.py TASK.json FOLDER` (see stub.py).
+
+For each case of the task it writes `FOLDER/<index>.json` and, with history, `FOLDER/<index>.npz`. It knows nothing of the
+project: what it does is what a plain training script does, and it is the same as in recordings from real GPUs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torchvision
+
+ACTIONS = {"alloc": 0, "free_requested": 1, "free_completed": 2, "segment_alloc": 3, "segment_free": 4}
+MARK, OTHER = 5, 9
+OPTIMIZERS = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "rmsprop": torch.optim.RMSprop,
+    "adagrad": torch.optim.Adagrad,
+    "adafactor": getattr(torch.optim, "Adafactor", None),
+}
+STATISTICS = (
+    "requested_bytes.all.current",
+    "requested_bytes.all.peak",
+    "allocated_bytes.all.current",
+    "allocated_bytes.all.peak",
+    "active_bytes.all.current",
+    "active_bytes.all.peak",
+    "reserved_bytes.all.current",
+    "reserved_bytes.all.peak",
+    "num_alloc_retries",
+    "num_ooms",
+)
+
+
+def build_model(name: str, channels: int, size: int, classes: int) -> torch.nn.Module:
+    """The founding MLP, or a model of torchvision without weights."""
+    if name == "mlp":
+        layers = torch.nn.Linear(channels * size * size, 128), torch.nn.ReLU(), torch.nn.Linear(128, classes)
+        return torch.nn.Sequential(torch.nn.Flatten(), *layers)
+    model: torch.nn.Module = torchvision.models.get_model(name, weights=None, num_classes=classes)
+    return model
+
+
+class TrainingCase:
+    """Model, optimizer and batch of one case on the device, and its step."""
+
+    def __init__(self, case: list[Any]) -> None:
+        name, (channels, size, classes), optimizer, settings, batch, self.precision, memory_format = case
+        torch.manual_seed(42)
+        model = build_model(name, channels, size, classes)
+        layout = torch.channels_last if memory_format == "channels_last" else torch.contiguous_format
+        self.model = model.to("cuda")
+        if layout is torch.channels_last:
+            self.model = self.model.to(memory_format=layout)
+        self.optimizer = OPTIMIZERS[optimizer](self.model.parameters(), lr=1e-3, **settings)
+        self.images = torch.randn(batch, channels, size, size).to("cuda").contiguous(memory_format=layout)
+        self.labels = torch.randint(classes, (batch,)).to("cuda")
+
+    def step(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """One optimizer step; the caller keeps what is returned until the next step has returned."""
+        self.optimizer.zero_grad(set_to_none=True)
+        bf16 = self.precision == "bf16"
+        with torch.autocast("cuda", dtype=torch.bfloat16) if bf16 else contextlib.nullcontext():
+            output = self.model(self.images)
+            loss = F.cross_entropy(output, self.labels)
+        loss.backward()
+        self.optimizer.step()
+        return output, loss
+
+
+def read_statistics() -> dict[str, int]:
+    """The allocator's statistics in bytes (and counts)."""
+    statistics = torch.cuda.memory_stats()
+    return {key: statistics.get(key, 0) for key in STATISTICS}
+
+
+def count_events() -> int:
+    """Number of allocator events recorded so far."""
+    return len(torch.cuda.memory._snapshot()["device_traces"][0])
+
+
+def pack_events(trace: list[dict[str, Any]], marks: list[int]) -> dict[str, np.ndarray]:
+    """Events as arrays, with a mark where each step ended."""
+    low = min((event["addr"] for event in trace if event["action"] in ACTIONS), default=0)
+    rows = []
+    for index, event in enumerate([*trace, None]):
+        rows.extend((MARK, 0, number) for number, at in enumerate(marks) if at == index)
+        if event is not None:
+            action = ACTIONS.get(event["action"], OTHER)
+            rows.append((action, (event.get("addr", low) - low) // 512, event.get("size", 0)))
+    columns = list(zip(*rows, strict=True))
+    return {name: np.array(column, "i8") for name, column in zip(("action", "address", "bytes"), columns, strict=True)}
+
+
+def run_case(case: list[Any], steps: int, history: bool) -> tuple[dict[str, Any], dict[str, np.ndarray] | None]:
+    """Run one case in this process: its record and, with `history`, the allocator's events."""
+    axes = ("model", "image", "optimizer", "settings", "batch_size", "precision", "memory_format")
+    record: dict[str, Any] = {**dict(zip(axes, case, strict=True)), "status": "ok", "torch": torch.__version__}
+    torch.cuda.init()
+    if history:
+        torch.cuda.memory._record_memory_history("all", context=None, max_entries=2_000_000)
+    statistics, marks, kept = [], [], None
+    try:
+        training = TrainingCase(case)
+        for number in range(steps + 1):
+            if number:
+                kept = training.step()
+                torch.cuda.synchronize()
+            statistics.append(read_statistics())
+            marks.append(count_events() if history else 0)
+    except torch.cuda.OutOfMemoryError as error:
+        record.update(status="oom", message=str(error)[:300], at_oom=read_statistics())
+    record["memory_stats"] = statistics
+    record["free_total_after_steps"] = list(torch.cuda.mem_get_info())
+    record["kept_bytes"] = sum(tensor.nbytes for tensor in kept or ())
+    events = pack_events(torch.cuda.memory._snapshot()["device_traces"][0], marks) if history else None
+    return record, events
+
+
+def run_forked(index: int, case: list[Any], task: dict[str, Any], folder: Path) -> None:
+    """Run one case in a child process that this one waits for; raises if the child fails."""
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            record, events = run_case(case, task["steps"], task["history"])
+            if events is not None:
+                np.savez_compressed(folder / f"{index}.npz", **events)
+            (folder / f"{index}.json").write_text(json.dumps(record))
+            code = 0
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    if status:
+        raise SystemExit(f"case {case} ended with wait status {status}")
+
+
+def main() -> None:
+    """Run every case of the task file."""
+    task, folder = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
+    for index, case in enumerate(task["cases"]):
+        run_forked(index, case, task, folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,282 @@
+"""A CUDA device that does not exist, so that torch's real allocator runs on any machine: the oracle of the estimates.
+
+How to use it, in a test (the fixture `stub_driver` comes from this folder's conftest.py)::
+
+    driver = build_stub(cache_dir)                     # seconds the first time; raises StubUnavailable with the reason
+    case = ("resnet50", (3, 224, 1000), "adam", {}, 64, "float32", "contiguous")
+    run = driver.run_case(case, device="h200", history=True)
+    run.memory_stats[2]["allocated_bytes.all.peak"]    # [0] before the first step, [k] after step k
+    run.events["action"], run.events["address"], run.events["bytes"]   # see ACTIONS; addresses in units of 512 B
+    driver.run_script("script.py", ["argument"], device="a100-40gb")   # any script of yours, stdout returned
+
+`driver.environment("h200", addresses="descending", memory_bytes=8 << 30)` is what a process must be started with; a
+`PYTORCH_CUDA_ALLOC_CONF` goes in as `allocator="max_split_size_mb:64"`. Cases are those of `step.py` in this folder, and
+so is the step itself: model to the device, optimizer, images, labels; then zero_grad, forward, loss, backward, step.
+
+What is true here: the dispatcher, autograd, the optimizers, every allocation that torch's host code makes, the caching
+allocator, out-of-memory handling. What is not: values (all zeros, so control flow that reads the device goes its own
+way), time, cuDNN's and cuBLAS's choice of algorithms: cuDNN workspaces and batch-norm reserves are 0 bytes.
+
+The driver is `driver.c` plus one generated function returning 0 for each further symbol of NVIDIA's that torch's
+libraries import (`nm -D --undefined-only`). Nothing of NVIDIA's is shipped: types come from the headers of the wheels
+that torch itself depends on.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+HERE = Path(__file__).parent
+ACTIONS = {"alloc": 0, "free_requested": 1, "free_completed": 2, "segment_alloc": 3, "segment_free": 4, "mark": 5}
+"""Codes of `CaseRun.events["action"]`; 9 is any other. A mark's `bytes` is the step's number."""
+
+Case = tuple[str, tuple[int, int, int], str, dict[str, Any], int, str, str]
+"""Model, image (channels, size, classes), optimizer, its settings, batch size, precision, memory format."""
+
+DEVICES: dict[str, dict[str, int | str]] = {
+    "h200": dict(
+        name="NVIDIA H200", multiprocessors=132, capability_major=9, capability_minor=0, memory_bytes=150_754_820_096,
+        threads_per_multiprocessor=2048, shared_optin_bytes=232_448, l2_bytes=62_914_560,
+    ),
+    "a100-40gb": dict(
+        name="NVIDIA A100-SXM4-40GB", multiprocessors=108, capability_major=8, capability_minor=0, memory_bytes=42_297_786_368,
+        threads_per_multiprocessor=2048, shared_optin_bytes=166_912, l2_bytes=41_943_040,
+    ),
+    "a100-80gb": dict(
+        name="NVIDIA A100-SXM4-80GB", multiprocessors=108, capability_major=8, capability_minor=0, memory_bytes=85_094_825_984,
+        threads_per_multiprocessor=2048, shared_optin_bytes=166_912, l2_bytes=41_943_040,
+    ),
+    "rtx3090": dict(
+        name="NVIDIA GeForce RTX 3090", multiprocessors=82, capability_major=8, capability_minor=6, memory_bytes=25_438_126_080,
+        threads_per_multiprocessor=1536, shared_optin_bytes=101_376, l2_bytes=6_291_456,
+    ),
+}  # fmt: skip
+"""Settings of the devices that are played, as `cudaDeviceProp` reports them."""
+
+_NVIDIA = re.compile(r"^(cuda|__cuda|cublas|cudnn|cusparse|cusolver|cufft|cu[A-Z])")
+_LEFT_TO_THE_WHEELS = re.compile(r"^(cuFile|cusparseLt|cudnnGet(Version|ErrorString|LastErrorString|Property|CudartVersion)$)")
+_HOST_DEFINES = "\n".join(
+    f"#define {word}" for word in ("__device_builtin__", "__builtin_align__(n)", "__align__(n)", "__host__", "__device__")
+)
+
+
+class StubUnavailable(RuntimeError):
+    """The stub driver cannot be had on this machine; the message is a reason fit for `pytest.skip`."""
+
+
+@dataclass(frozen=True)
+class CaseRun:
+    """What one training case did under the stub.
+
+    Attributes:
+        record: Axes, `status`, `memory_stats` and free/total bytes, in the form of the recordings from real GPUs.
+        events: Arrays `action`, `address` (units of 512 B above the lowest) and `bytes`, or None without history.
+    """
+
+    record: dict[str, Any]
+    events: dict[str, npt.NDArray[np.int64]] | None
+
+    @property
+    def memory_stats(self) -> list[dict[str, int]]:
+        """torch.cuda.memory_stats() before the first step and after each, in bytes."""
+        stats: list[dict[str, int]] = self.record["memory_stats"]
+        return stats
+
+
+@dataclass(frozen=True)
+class StubDriver:
+    """A compiled stub driver.
+
+    Attributes:
+        library: The shared object, named `libcuda.so.1`, to be preloaded.
+        cuda_version: What it reports as driver and runtime version, e.g. 13020.
+    """
+
+    library: Path
+    cuda_version: int
+
+    def environment(self, device: str = "h200", *, allocator: str = "", **settings: int | str) -> dict[str, str]:
+        """Environment of a process that shall see `device`.
+
+        Args:
+            device: A key of DEVICES.
+            allocator: Value of PYTORCH_CUDA_ALLOC_CONF; empty for torch's defaults.
+            **settings: Replace the device's settings, e.g. `memory_bytes`, `context_bytes` (taken by the context),
+                `addresses` (`ascending`, `descending`, `lowest`: the lowest free one, reused).
+
+        Raises:
+            KeyError: `device` is not played here.
+        """
+        chosen: dict[str, int | str] = {**DEVICES[device], "cuda_version": self.cuda_version, **settings}
+        unwanted = ("PYTORCH_", "CUBLAS", "BENCH_STUB", "TORCH_CUBLAS", "CUDA_VISIBLE", "LD_PRELOAD", "NVIDIA_TF32")
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(unwanted)}
+        environment.update({f"BENCH_STUB_{k.upper()}": str(v) for k, v in chosen.items()})
+        environment["LD_PRELOAD"] = str(self.library)
+        environment["LD_LIBRARY_PATH"] = os.pathsep.join([str(self.library.parent), os.environ.get("LD_LIBRARY_PATH", "")])
+        environment["OMP_NUM_THREADS"] = "1"
+        if allocator:
+            environment["PYTORCH_CUDA_ALLOC_CONF"] = allocator
+        return environment
+
+    def run_script(
+        self, script: Path | str, arguments: Sequence[object] = (), *, timeout_s: float = 300, **settings: Any
+    ) -> str:
+        """Run a Python script in a fresh process under the stub; returns its standard output.
+
+        Args:
+            script: Path of the script.
+            arguments: Turned into strings.
+            timeout_s: Limit in seconds.
+            **settings: As for `environment` (device, allocator, ...).
+
+        Raises:
+            RuntimeError: The script failed; the message ends with its standard error.
+        """
+        command = [sys.executable, str(script), *map(str, arguments)]
+        done = subprocess.run(
+            command, env=self.environment(**settings), capture_output=True, text=True, timeout=timeout_s, check=False
+        )
+        if done.returncode:
+            raise RuntimeError(f"{Path(script).name} under the stub ended with {done.returncode}:\n{done.stderr[-3000:]}")
+        return done.stdout
+
+    def run_case(self, case: Case, *, steps: int = 3, history: bool = True, **settings: Any) -> CaseRun:
+        """Run a training case in a fresh process.
+
+        Args:
+            case: See Case; for `step.py`'s models and optimizers.
+            steps: Number of training steps.
+            history: Whether to record the caching allocator's events.
+            **settings: As for `environment` (device, allocator, ...).
+        """
+        return self.run_cases([case], steps=steps, history=history, **settings)[0]
+
+    def run_cases(self, cases: Sequence[Case], *, steps: int = 3, history: bool = True, **settings: Any) -> list[CaseRun]:
+        """Run several cases, each in a process of its own that is forked from one with torch loaded and CUDA untouched."""
+        with tempfile.TemporaryDirectory() as folder:
+            task = Path(folder, "task.json")
+            task.write_text(json.dumps({"cases": cases, "steps": steps, "history": history}))
+            self.run_script(HERE / "step.py", [task, folder], timeout_s=120 + 60 * len(cases), **settings)
+            return [_read_run(Path(folder), index) for index in range(len(cases))]
+
+
+def _read_run(folder: Path, index: int) -> CaseRun:
+    record = json.loads((folder / f"{index}.json").read_text())
+    events = None
+    if (folder / f"{index}.npz").exists():
+        with np.load(folder / f"{index}.npz") as arrays:
+            events = {name: arrays[name] for name in arrays.files}
+    return CaseRun(record, events)
+
+
+def build_stub(cache_dir: Path | str) -> StubDriver:
+    """Compile the stub driver for the installed torch, or reuse an earlier build of the same parts.
+
+    Args:
+        cache_dir: Folder for builds; made if absent. Two processes may build at the same time.
+
+    Raises:
+        StubUnavailable: torch is absent or a build without CUDA, gcc or nm is absent, or the headers are.
+    """
+    compiler, lister = _tool("gcc"), _tool("nm")
+    libraries, cuda_version = _torch_libraries()
+    source = (HERE / "driver.c").read_text()
+    generated = _generate(_imported_symbols(lister, libraries), source)
+    parts = "\0".join((source, generated, str(cuda_version), compiler, _torch_version()))
+    folder = Path(cache_dir).resolve() / hashlib.sha256(parts.encode()).hexdigest()[:16]
+    library = folder / "libcuda.so.1"
+    if not library.exists():
+        _compile(compiler, source, generated, library)
+    return StubDriver(library, cuda_version)
+
+
+def _tool(name: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        raise StubUnavailable(f"the stub driver needs {name}, which is not on PATH")
+    return path
+
+
+def _torch_version() -> str:
+    return importlib.metadata.version("torch")
+
+
+@functools.cache
+def _torch_libraries() -> tuple[tuple[Path, ...], int]:
+    """The installed torch's shared libraries and its CUDA version as an integer, found without importing torch."""
+    try:
+        root = Path(str(importlib.metadata.distribution("torch").locate_file("torch")))
+    except importlib.metadata.PackageNotFoundError:
+        raise StubUnavailable("the stub driver needs torch, which is not installed") from None
+    match = re.search(r"^cuda[^=\n]*=\s*'(\d+)\.(\d+)'", (root / "version.py").read_text(), re.MULTILINE)
+    if match is None or not (root / "lib" / "libtorch_cuda.so").exists():
+        raise StubUnavailable("the stub driver needs a CUDA build of torch on Linux; this torch is built without CUDA")
+    return tuple(sorted((root / "lib").glob("lib*.so"))), 1000 * int(match[1]) + 10 * int(match[2])
+
+
+def _imported_symbols(lister: str, libraries: Sequence[Path]) -> list[str]:
+    names: set[str] = set()
+    for library in libraries:
+        listing = subprocess.run([lister, "-D", "--undefined-only", str(library)], capture_output=True, text=True, check=True)
+        names.update(line.split()[-1].split("@")[0] for line in listing.stdout.splitlines() if line.strip())
+    return sorted(name for name in names if _NVIDIA.match(name) and not _LEFT_TO_THE_WHEELS.match(name))
+
+
+def _generate(names: Sequence[str], source: str) -> str:
+    """C source with one function returning 0 for each name that `source` does not define."""
+    wanted = [name for name in names if not re.search(rf"\b{name}\s*\(|(OPAQUE|DISPOSE)\({name}\)", source)]
+    lines = [f'__attribute__((visibility("default"))) long {name}(void) {{ return 0; }}' for name in wanted]
+    return "\n".join(["/* Generated: symbols that torch imports and that driver.c leaves alone. */", *lines, ""])
+
+
+def _include_folders() -> Iterator[Path]:
+    """Folders with `driver_types.h` among the wheels that torch depends on (their layout differs between CUDA 12 and 13)."""
+    for requirement in importlib.metadata.distributions():
+        if str(requirement.metadata["Name"]).startswith("nvidia-cuda-runtime"):
+            for file in requirement.files or ():
+                if file.name == "driver_types.h":
+                    yield Path(str(file.locate())).parent
+
+
+def _compile(compiler: str, source: str, generated: str, library: Path) -> None:
+    include = next(_include_folders(), None)
+    if include is None:
+        raise StubUnavailable("the stub driver needs driver_types.h of the nvidia-cuda-runtime wheel, which is not installed")
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=library.parent) as name:
+        folder = Path(name)
+        (folder / "crt").mkdir()
+        (folder / "crt" / "host_defines.h").write_text(_HOST_DEFINES)  # the CUDA 13 wheels come without it
+        (folder / "driver.c").write_text(source)
+        (folder / "symbols.c").write_text(generated)
+        command = [
+            compiler, "-shared", "-fPIC", "-O1", "-w", "-fvisibility=hidden", "-Wl,-soname,libcuda.so.1", f"-I{folder}",
+            f"-I{include}", f"{folder}/driver.c", f"{folder}/symbols.c", "-o", f"{folder}/{library.name}", "-ldl", "-lpthread",
+        ]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{compiler} could not compile the stub driver:\n{done.stderr[-3000:]}")
+        (folder / "libnvidia-ml.so.1").symlink_to(library.name)
+        os.replace(folder / "libnvidia-ml.so.1", library.with_name("libnvidia-ml.so.1"))
+        os.replace(folder / library.name, library)
+
+
+def describe_settings(device: str) -> Mapping[str, int | str]:
+    """The settings that `device` is played with."""
+    return DEVICES[device]

@@ -1,0 +1,292 @@
+"""The models of the catalog: the founding facts, every model of torchvision, and adding one."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torch.nn import functional
+
+import bench.catalog.models
+from bench import catalog
+from bench.catalog.models import torchvision as family_of_torchvision
+from bench.catalog.models.torchvision import SMALLEST_SIDE_PIXELS, load_entries
+from bench.errors import BenchError, Unsupported
+from bench.estimators.layers import build_on_meta
+from bench.records import Choice, ImageSpec
+
+MNIST = ImageSpec(1, 28, 28, 10)
+CIFAR10 = ImageSpec(3, 32, 32, 10)
+TORCHVISION_NAMES = torchvision.models.list_models(module=torchvision.models)
+
+ONE_A_FAMILY = (
+    "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet", "inception_v3",
+    "maxvit_t", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "regnet_y_400mf", "resnet18", "shufflenet_v2_x0_5",
+    "squeezenet1_1", "swin_t", "vgg11", "vit_b_32",
+)  # fmt: skip
+SMALLEST_MEMBERS = {
+    "alexnet": "alexnet", "convnext": "convnext_tiny", "densenet": "densenet121", "googlenet": "googlenet",
+    "inception": "inception_v3", "squeezenet": "squeezenet1_0", "squeezenet1_1": "squeezenet1_1",
+    "swin_transformer": "swin_v2_t", "vgg": "vgg11",
+}  # fmt: skip
+TRAINS_BELOW_ITS_METADATA = ("swin_", "efficientnet_v2_", "vit_", "maxvit_")
+
+
+def square(side: int, channels: int = 3, classes: int = 10) -> ImageSpec:
+    return ImageSpec(channels, side, side, classes)
+
+
+def parameter_count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def train_one_step(model: nn.Module, images: ImageSpec, *, channels: int | None = None) -> torch.Tensor:
+    device = next(model.parameters()).device
+    batch = torch.zeros(2, channels or images.channels, images.height, images.width, device=device)
+    output = model(batch)
+    functional.cross_entropy(output, torch.zeros(2, dtype=torch.int64, device=device)).backward()
+    return output
+
+
+def reason(name: str, images: ImageSpec) -> str | None:
+    return catalog.model(name).skip_reason(images, {})
+
+
+@pytest.mark.parametrize(("images", "parameters"), [(MNIST, 101_770), (CIFAR10, 394_634)])
+def test_founding_mlp_has_the_founding_number_of_parameters(images: ImageSpec, parameters: int) -> None:
+    model = catalog.model("mlp").build(images)
+    assert parameter_count(model) == parameters
+    assert sum(parameter.nbytes for parameter in model.parameters()) == parameters * 4
+
+
+def test_founding_mlp_is_flatten_linear_relu_linear() -> None:
+    assert [type(layer) for layer in catalog.model("mlp").build(MNIST)] == [nn.Flatten, nn.Linear, nn.ReLU, nn.Linear]
+
+
+@pytest.mark.parametrize(
+    ("hidden", "widths"), [(64, [784, 64, 10]), ((32, 16), [784, 32, 16, 10]), ((), [784, 10])]
+)  # fmt: skip
+def test_hidden_widths_are_a_setting(hidden: int | tuple[int, ...], widths: list[int]) -> None:
+    model = catalog.model("mlp").build(MNIST, hidden=hidden)
+    linear = [layer for layer in model if isinstance(layer, nn.Linear)]
+    assert [linear[0].in_features, *(layer.out_features for layer in linear)] == widths
+    assert isinstance(model[-1], nn.Linear)
+
+
+def test_mlp_takes_any_batch() -> None:
+    model = catalog.model("mlp").build(CIFAR10)
+    assert [model(torch.zeros(batch, 3, 32, 32)).shape for batch in (1, 7)] == [(1, 10), (7, 10)]
+
+
+@pytest.mark.parametrize("text", ["mlp:hidden=0", "mlp:hidden=-1", "mlp:hidden=true", "mlp:hidden=1.5", "mlp:hidden=[8,0]"])
+def test_hidden_width_that_is_no_width_is_refused(text: str) -> None:
+    with pytest.raises(BenchError, match="setting hidden: .* is not allowed"):
+        catalog.parse_choice("model", text)
+
+
+def test_every_classification_model_of_torchvision_is_listed_and_no_other() -> None:
+    assert sorted(entry.name for entry in load_entries()) == sorted(TORCHVISION_NAMES)
+
+
+def test_models_are_listed_without_importing_torch() -> None:
+    code = "import sys; from bench import catalog; assert len(catalog.names('model')) > 50; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_models_are_listed_in_less_than_150_ms() -> None:
+    times_s = []
+    for _ in range(5):
+        start = time.perf_counter()
+        load_entries()
+        times_s.append(time.perf_counter() - start)
+    assert min(times_s) < 0.15
+
+
+def test_without_torchvision_its_models_are_missing_and_a_warning_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.warns(UserWarning, match="torchvision is not installed: its models are not listed"):
+        assert load_entries() == ()
+
+
+def test_explicit_name_of_a_registered_model_is_taken() -> None:
+    source = '@register_model(name="other")\ndef builder(): ...\n@register_model()\ndef plain(): ...\ndef no(): ...\n'
+    assert list(family_of_torchvision._registered(source)) == ["other", "plain"]
+
+
+@pytest.mark.parametrize("name", TORCHVISION_NAMES)
+def test_model_of_torchvision_trains_a_step_at_224(name: str) -> None:
+    images = square(224)
+    assert reason(name, images) is None
+    model = build_on_meta(Choice(name), images)
+    assert train_one_step(model, images).shape == (2, 10)
+    assert [path for path, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
+@pytest.mark.parametrize("name", TORCHVISION_NAMES)
+def test_smallest_size_is_that_of_torchvisions_metadata(name: str) -> None:
+    """Where the metadata says how small images may be, rather than how large the pretrained weights' were."""
+    weights = torchvision.models.get_model_weights(name)
+    smallest = min(side for weight in weights for side in weight.meta["min_size"])
+    if name.startswith(TRAINS_BELOW_ITS_METADATA):
+        smallest_here = next(side for side in range(1, 225) if reason(name, square(side)) is None)
+        assert smallest_here < smallest
+    else:
+        assert reason(name, square(smallest)) is None
+        assert smallest == 1 or "too few pixels" in str(reason(name, square(smallest - 1)))
+
+
+@pytest.mark.parametrize(("key", "side"), SMALLEST_SIDE_PIXELS.items())
+def test_family_trains_at_its_smallest_size_and_not_below(key: str, side: int) -> None:
+    name = SMALLEST_MEMBERS[key]
+    model = build_on_meta(Choice(name), square(side))
+    train_one_step(model, square(side))
+    assert "too few pixels" in str(reason(name, square(side - 1)))
+    with pytest.raises(RuntimeError, match="(?i)kernel size|too small"):
+        train_one_step(model, square(side - 1))
+
+
+@pytest.mark.parametrize("name", [name for name in ONE_A_FAMILY if reason(name, square(1)) is None])
+def test_family_without_a_smallest_size_trains_on_one_pixel(name: str) -> None:
+    assert train_one_step(build_on_meta(Choice(name), square(1)), square(1)).shape == (2, 10)
+
+
+def test_mnist_is_too_small_or_does_not_fit_for_these_models_only() -> None:
+    skipped = {name.split("_")[0].rstrip("0123456789") for name in TORCHVISION_NAMES if reason(name, MNIST)}
+    assert skipped == {"alexnet", "convnext", "densenet", "inception", "maxvit", "vgg", "vit"}
+    assert reason("vit_h_14", MNIST) is None
+
+
+def test_cifar10_is_too_small_or_does_not_fit_for_these_models_only() -> None:
+    skipped = [name for name in TORCHVISION_NAMES if reason(name, CIFAR10)]
+    assert skipped == ["alexnet", "inception_v3", "maxvit_t", "vit_h_14"]
+
+
+def test_reason_says_what_is_needed_what_is_given_and_what_to_do() -> None:
+    assert reason("alexnet", MNIST) == (
+        "alexnet needs images of at least 63 x 63; 28 x 28 has too few pixels; set image_size"
+    )
+
+
+def test_a_narrow_image_is_measured_by_its_shorter_side() -> None:
+    assert reason("vgg11", ImageSpec(3, 224, 31, 10)) is not None
+    assert reason("vgg11", ImageSpec(3, 224, 32, 10)) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "fits", "misfits"),
+    [
+        ("vit_b_16", (16, 32, 224), (15, 28, 225)),
+        ("vit_b_32", (32, 224), (16, 48)),
+        ("vit_h_14", (14, 28, 224), (16, 32)),
+        ("maxvit_t", (221, 224, 448), (28, 56, 112, 220, 225, 336)),
+    ],
+)
+def test_model_of_patches_or_windows_is_skipped_exactly_where_it_cannot_be_built(
+    name: str, fits: tuple[int, ...], misfits: tuple[int, ...]
+) -> None:
+    option = (lambda side: {"input_size": (side, side)}) if name == "maxvit_t" else (lambda side: {"image_size": side})
+    for side in fits:
+        assert reason(name, square(side)) is None
+        train_one_step(build_on_meta(Choice(name), square(side)), square(side))
+    for side in misfits:
+        assert "set image_size, for example 224" in str(reason(name, square(side)))
+        with pytest.raises((ValueError, AssertionError, RuntimeError)), torch.device("meta"):
+            model = torchvision.models.get_model(name, **option(side))
+            model(torch.zeros(2, 3, side, side))
+
+
+def test_building_for_images_that_do_not_fit_is_refused_with_the_reason() -> None:
+    with pytest.raises(Unsupported, match="alexnet needs images of at least 63 x 63"):
+        catalog.model("alexnet").build(MNIST)
+
+
+@pytest.mark.parametrize("name", ONE_A_FAMILY)
+def test_first_convolution_takes_the_images_channels_and_nothing_else_changes(name: str) -> None:
+    colour, grey = (build_on_meta(Choice(name), square(224, channels)) for channels in (3, 1))
+    shapes = [{path: tuple(p.shape) for path, p in model.named_parameters()} for model in (colour, grey)]
+    changed = [path for path in shapes[0] if shapes[0][path] != shapes[1][path]]
+    assert list(shapes[0]) == list(shapes[1])
+    assert len(changed) == 1
+    out_channels, _, height, width = shapes[0][changed[0]]
+    assert shapes[1][changed[0]] == (out_channels, 1, height, width)
+    train_one_step(grey, square(224, 1))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_other_channel_counts_are_initialised_like_the_first_convolution(channels: int) -> None:
+    models = []
+    for count in (3, channels):
+        torch.manual_seed(42)
+        models.append(catalog.model("resnet18").build(square(32, count)))
+    colour, other = (model.conv1 for model in models)
+    assert (other.in_channels, other.out_channels, other.kernel_size, other.stride, other.padding, other.bias) == (
+        channels, 64, (7, 7), (2, 2), (3, 3), None
+    )  # fmt: skip
+    for channel in range(channels):
+        assert torch.equal(other.weight[:, channel], colour.weight[:, channel % 3])
+    assert other.weight.is_leaf
+    assert other.weight.requires_grad
+    assert torch.equal(models[0].fc.weight, models[1].fc.weight)
+    train_one_step(models[1], square(32, channels))
+    assert torch.isfinite(other.weight.grad).all()
+
+
+def test_real_model_has_the_number_of_classes_asked_for_and_follows_the_seed() -> None:
+    built = []
+    for _ in range(2):
+        torch.manual_seed(42)
+        built.append(catalog.model("squeezenet1_1").build(square(32, classes=7)))
+    assert built[0](torch.zeros(2, 3, 32, 32)).shape == (2, 7)
+    assert all(torch.equal(a, b) for a, b in zip(*(model.parameters() for model in built), strict=True))
+    assert next(built[0].parameters()).std() > 0
+
+
+def test_unknown_model_is_answered_with_the_nearest_names() -> None:
+    with pytest.raises(BenchError, match=r'unknown model "resnte18"\. Nearest: resnet18'):
+        catalog.model("resnte18")
+
+
+@pytest.fixture
+def folder_of_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder whose files count as lying in `bench/catalog/models`."""
+    monkeypatch.setattr(bench.catalog.models, "__path__", [*bench.catalog.models.__path__, str(tmp_path)])
+    catalog.entries.cache_clear()
+    yield tmp_path
+    catalog.entries.cache_clear()
+    sys.modules.pop("bench.catalog.models.one_pixel", None)
+
+
+def test_adding_a_model_is_one_new_file(folder_of_models: Path) -> None:
+    assert "one_pixel" not in catalog.names("model")
+    catalog.entries.cache_clear()
+    (folder_of_models / "one_pixel.py").write_text(
+        textwrap.dedent('''\
+        """Judges an image by the mean of its pixels."""
+
+        from bench.catalog.entries import ModelEntry
+
+
+        def build(images, *, bias: bool = True):
+            from torch import nn
+
+            return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(images.channels, images.classes, bias))
+
+
+        ENTRIES = (ModelEntry("one_pixel", build, "the mean of the pixels"),)
+        ''')
+    )
+    assert "one_pixel" in catalog.names("model")
+    choice = catalog.parse_choice("model", "one_pixel:bias=false")
+    model = catalog.model(choice.name).build(MNIST, **choice.options)
+    assert parameter_count(model) == 10
+    assert train_one_step(model, MNIST).shape == (2, 10)
