@@ -23,11 +23,12 @@ from bench import catalog
 from bench.catalog import DatasetInfo
 from bench.errors import BenchError, Unsupported
 from bench.plan import image_spec
-from bench.probes.gpu_monitor import GpuMonitor
+from bench.probes.gpu_monitor import GpuMonitor, window_fields
 from bench.probes.oom import is_out_of_memory, limit_host_memory, parse_out_of_memory
+from bench.probes.rss import reset_rss_peak, rss_peak_bytes
 from bench.probes.step_timing import plan_step_count, time_steps
 from bench.probes.throttling import throttled_by
-from bench.probes.torch_memory import CudaMemory, measure_cpu_peak, reset_rss_peak, rss_peak_bytes
+from bench.probes.torch_memory import CudaMemory, measure_cpu_peak
 from bench.records import Case, ImageSpec, Measurement, Protocol, Status
 from bench.workload import Workload, build_workload, numeric_modes
 from bench.workload.inputs import Inputs, build_inputs
@@ -157,11 +158,20 @@ def _time(
     timed = time_steps(step, count, run.task.device)
     run.found.update(step_times_s=timed.step_times_s, wall_window_s=timed.wall_window_s, data_wait_times_s=tuple(waits))
     run.found["flags"] = _flags(timed.step_times_s, timed.wall_window_s)
+    run.found["status"] = Status.OK
     if monitor is not None and start is not None:
-        run.found.update(_gpu_fields(start, monitor.snapshot()))
-    run.found["status"] = Status.THROTTLED if run.found.get("throttle_reasons_end") and throttled_by(
-        (*run.found["throttle_reasons_start"], *run.found["throttle_reasons_end"])
-    ) else Status.OK  # fmt: skip
+        run.found.update(window_fields(start, monitor.snapshot()))
+        _mark_throttled(run.found)
+
+
+def _mark_throttled(found: dict[str, Any]) -> None:
+    """Give a run its status where the device slowed itself down meanwhile."""
+    causes = throttled_by(
+        (*found["throttle_reasons_start"], *found["throttle_reasons_end"]),
+        thermal_slowdown_s=found["thermal_slowdown_window_s"], window_s=found["wall_window_s"],
+    )  # fmt: skip
+    if causes:
+        found.update(status=Status.THROTTLED, reason=f"the GPU slowed itself down: {', '.join(causes)}")
 
 
 def _close(run: _Run, workload: Workload, monitor: GpuMonitor | None, memory: CudaMemory | None) -> None:
@@ -171,7 +181,7 @@ def _close(run: _Run, workload: Workload, monitor: GpuMonitor | None, memory: Cu
         run.found.update(status=Status.NAN_LOSS, reason=f"the loss is {workload.loss} after the measured steps")
     if memory is not None:
         run.found.update(memory.peaks())
-        run.found.update(memory.device_fields())
+        run.found.update(memory.device_fields(run.found.get("device_used_before_bytes")))
     run.found["host_rss_peak_bytes"] = rss_peak_bytes()
 
 

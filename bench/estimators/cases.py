@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from bench.errors import BenchError
 from bench.estimators.formula import estimate_formula
 from bench.records import Case, Estimate
 
 
-def estimate_cases(cases: Sequence[Case], device: str) -> list[Estimate]:
-    """Estimates in the order of `cases`; a case that an estimator refuses has nulls and the reason in its note.
+def estimate_cases(cases: Sequence[Case], device: str) -> Iterator[Estimate]:
+    """Estimates one by one in the order of `cases`; a case that an estimator refuses has nulls and the reason in its note.
 
     Args:
         cases: Any number; models are built once each, on the meta device.
         device: The device file's name that the estimates are for.
     """
-    return [_estimate(case, device) for case in cases]
+    yield from (_estimate(case, device) for case in cases)
 
 
 def _estimate(case: Case, device: str) -> Estimate:

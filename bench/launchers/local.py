@@ -90,8 +90,9 @@ class LocalLauncher:
         argument: Any,
         *,
         timeout_s: float,
+        from_last_word: bool = False,
         log: Path | None = None,
-        while_waiting: Callable[[], None] = lambda: None,
+        listen: Callable[[dict[str, Any]], None] = lambda news: None,
     ) -> Answer:
         """Run `task(argument, send)` in a fresh process and wait for its answer.
 
@@ -100,8 +101,9 @@ class LocalLauncher:
                 `{"phase": ...}` names what it is doing, anything else is news for the caller.
             argument: Anything that can be pickled.
             timeout_s: After so many seconds the child's whole process group is ended.
+            from_last_word: Whether the seconds count from the child's last word rather than from the start.
             log: Where the child's standard output and error go; thrown away unless given.
-            while_waiting: Called every half second.
+            listen: Called with every piece of news as it arrives.
 
         Raises:
             KeyboardInterrupt: On Ctrl-C; the child is gone by then.
@@ -113,9 +115,9 @@ class LocalLauncher:
         )
         process.start()
         sender.close()
-        conversation = _Conversation(started)
+        conversation = _Conversation(started, listen)
         try:
-            timed_out = conversation.follow(receiver, process, started + timeout_s, while_waiting)
+            timed_out = conversation.follow(receiver, process, timeout_s, from_last_word)
         finally:
             _end_group(process)
             receiver.close()
@@ -125,29 +127,27 @@ class LocalLauncher:
 class _Conversation:
     """What a child has said so far."""
 
-    def __init__(self, started: float) -> None:
-        self.started = started
+    def __init__(self, started: float, listen: Callable[[dict[str, Any]], None]) -> None:
+        self.started = self.last_word = started
+        self.tell = listen
         self.first_word: float | None = None
         self.phase: str | None = None
         self.news: dict[str, Any] = {}
         self.final: dict[str, Any] | None = None
 
-    def follow(
-        self, receiver: Connection, process: BaseProcess, deadline: float, while_waiting: Callable[[], None]
-    ) -> bool:
+    def follow(self, receiver: Connection, process: BaseProcess, timeout_s: float, from_last_word: bool) -> bool:
         """Listen until the final answer, the child's death or the deadline; returns whether the deadline passed."""
         while self.final is None:
-            left = deadline - time.monotonic()
+            left = (self.last_word if from_last_word else self.started) + timeout_s - time.monotonic()
             if left <= 0:
                 return True
-            ready = multiprocessing.connection.wait([receiver, process.sentinel], timeout=min(left, 0.5))
+            ready = multiprocessing.connection.wait([receiver, process.sentinel], timeout=left)
             if receiver in ready or receiver.poll():
                 if not self._listen(receiver):
                     process.join(timeout=GRACE_S)
                     return False
             elif process.sentinel in ready:
                 return False
-            while_waiting()
         return False
 
     def _listen(self, receiver: Connection) -> bool:
@@ -155,13 +155,16 @@ class _Conversation:
             message = json.loads(receiver.recv_bytes())
         except (EOFError, OSError):
             return False
+        self.last_word = time.monotonic()
         if self.first_word is None:
-            self.first_word = time.monotonic()
+            self.first_word = self.last_word
         if "outcome" in message:
             self.final = message
         else:
             self.phase = message.pop("phase", self.phase)
-            self.news.update(message)
+            if message:
+                self.news.update(message)
+                self.tell(message)
         return True
 
     def answer(self, timed_out: bool, exit_code: int | None, log: Path | None) -> Answer:

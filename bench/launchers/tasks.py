@@ -19,11 +19,12 @@ def measure_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
 
 
 def estimate_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
-    """Estimate `cases` for `device`; returns `{"estimates": [fields of Estimate, ...]}` in the cases' order."""
+    """Estimate `cases` for `device`, sending `{"estimate": fields of Estimate}` for each in turn."""
     from bench.estimators.cases import estimate_cases
 
-    estimates = estimate_cases(argument["cases"], argument["device"])
-    return {"estimates": [asdict(estimate) for estimate in estimates]}
+    for estimate in estimate_cases(argument["cases"], argument["device"]):
+        send({"estimate": asdict(estimate)})
+    return {}
 
 
 def environment_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:

@@ -28,6 +28,26 @@ def read_memory_limit_bytes(root: Path = ROOT) -> int | None:
     return min((int(limit) for limit in limits if limit is not None and limit < 2**62), default=None)
 
 
+def read_memory_used_bytes(root: Path = ROOT) -> int | None:
+    """What the control group that sets the limit holds in bytes, without file pages that can be dropped at once."""
+    for file, limit in (("memory.current", "memory.max"), ("memory.usage_in_bytes", "memory.limit_in_bytes")):
+        controller = "" if limit == "memory.max" else "memory"
+        limited = ((_number(folder / limit), folder) for folder in _folders(controller, root))
+        found = min(((size, folder) for size, folder in limited if size is not None and size < 2**62), default=None)
+        used = None if found is None else _number(found[1] / file)
+        if found is not None and used is not None:
+            return max(0, int(used) - _inactive_file_bytes(found[1]))
+    return None
+
+
+def _inactive_file_bytes(folder: Path) -> int:
+    for line in _text(folder / "memory.stat").splitlines():
+        name, _, count = line.partition(" ")
+        if name in ("inactive_file", "total_inactive_file"):
+            return int(count)
+    return 0
+
+
 def read_oom_kills(root: Path = ROOT) -> int | None:
     """How many processes of this control group the kernel has killed for memory; None where it does not count.
 

@@ -1,6 +1,6 @@
 """What is wrong with a machine, and how to mend it.
 
-Each check is a pure function from `MachineFacts` to findings, so that every machine that was ever met can stand in a test.
+Each check is a pure function from `MachineFacts` to findings, so that every machine ever met can stand in a test.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def gpu_faults(facts: MachineFacts) -> tuple[Finding, ...]:
 
 def _check_driver(facts: MachineFacts) -> Iterator[Finding]:
     listing = facts.listing
-    if listing.error and not listing.absent and "nvidia-ml-py" in listing.error:
+    if listing.error and "nvidia-ml-py" in listing.error:
         remedy = "Install it (`pip install nvidia-ml-py`); without it GPU memory, clocks and power stay unknown."
         yield Finding("warning", "no_nvml", listing.error, remedy)
     elif listing.error and not listing.absent:
@@ -60,7 +60,7 @@ def _check_driver(facts: MachineFacts) -> Iterator[Finding]:
             "error",
             "driver_fault",
             f"the NVIDIA driver is there and gives no answer: {listing.error}",
-            "See what `nvidia-smi` says. A driver that was updated while loaded needs a reboot; one that hangs, a reset.",
+            "See what `nvidia-smi` says. A driver updated while it was loaded needs a reboot; one that hangs, a reset.",
         )
     elif listing.absent and facts.nvidia_card_on_bus:
         remedy = "Install NVIDIA's driver, or start the container with its GPUs (`docker run --gpus all`)."
@@ -125,6 +125,14 @@ def _check_cuda_start(facts: MachineFacts) -> Iterator[Finding]:
         yield Finding("error", "cuda_does_not_start", what, remedy)
 
 
+def _check_rocm(facts: MachineFacts) -> Iterator[Finding]:
+    torch = facts.torch
+    if "/dev/kfd" in facts.gpu_device_files and torch is not None and not torch.error and not torch.available:
+        what = f"AMD's GPU driver is loaded (/dev/kfd), and torch {torch.version} uses no GPU"
+        remedy = "If the card is one that ROCm supports: `UV_TORCH_BACKEND=auto` before the set-up command."
+        yield Finding("warning", "rocm_not_used", what, remedy)
+
+
 def _check_architecture(facts: MachineFacts) -> Iterator[Finding]:
     torch = facts.torch
     if torch is None or torch.hip_version or not torch.arch_list:
@@ -182,6 +190,14 @@ def _name(gpu: Gpu) -> str:
 
 Check = Callable[[MachineFacts], Iterator[Finding]]
 _GPU_CHECKS: tuple[Check, ...] = (
-    *(_check_driver, _check_hidden, _check_torch_build, _check_cuda_start, _check_architecture, _check_trial),
+    *(
+        _check_driver,
+        _check_hidden,
+        _check_torch_build,
+        _check_cuda_start,
+        _check_rocm,
+        _check_architecture,
+        _check_trial,
+    ),
 )
 _CHECKS: tuple[Check, ...] = (*_GPU_CHECKS, _check_shared_memory, _check_governor, _check_open_files)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from bench.probes.cgroup import ROOT, read_cpu_quota, read_memory_limit_bytes
+from bench.probes.cgroup import ROOT, read_cpu_quota, read_memory_limit_bytes, read_memory_used_bytes
 
 _ARM_PARTS = {  # Arm, Main ID Register: (implementer, part) of server processors
     ("0x41", "0xd0c"): "Arm Neoverse-N1",
@@ -77,6 +77,13 @@ def measure_host(root: Path = ROOT) -> HostFacts:
         virtualization=virtualization(root),
         host_hash=host_hash(root),
     )
+
+
+def available_memory_bytes(root: Path = ROOT) -> int:
+    """Memory that can still be taken without swapping, in bytes, within the control group's limit."""
+    available = int(psutil.virtual_memory().available)
+    limit, used = read_memory_limit_bytes(root), read_memory_used_bytes(root)
+    return available if limit is None else max(0, min(available, limit - (used or 0)))
 
 
 def cpu_model(root: Path = ROOT) -> str | None:

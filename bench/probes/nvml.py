@@ -63,7 +63,7 @@ def hash_uuid(uuid: str) -> str:
 
 
 def list_gpus(*, visible_only: bool = True, timeout_s: float = DEFAULT_TIMEOUT_S) -> tuple[Gpu, ...]:
-    """The GPUs of this machine; empty where there is no NVIDIA driver.
+    """The GPUs of this machine; empty where there is no NVIDIA driver, or no `nvidia-ml-py` to ask it with.
 
     Args:
         visible_only: Leave out what `CUDA_VISIBLE_DEVICES` hides. The position in the tuple is then torch's index, as

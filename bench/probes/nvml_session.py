@@ -30,7 +30,7 @@ function not found, argument version mismatch (nvml.h). Everything else is a fau
 
 
 class NvmlUnavailable(Exception):  # noqa: N818 - reads as the state it reports
-    """NVML gives no answer; `absent` is true where that only means that the machine has no NVIDIA driver."""
+    """NVML gives no answer; `absent` is true where there is no driver, or no `nvidia-ml-py`, to ask."""
 
     def __init__(self, reason: str, *, absent: bool = False) -> None:
         """Keep the reason, one line for people."""
@@ -119,7 +119,7 @@ def _initialise() -> ModuleType:
     try:
         pynvml = importlib.import_module("pynvml")
     except ImportError as error:
-        raise NvmlUnavailable(f"nvidia-ml-py is not installed ({error})") from error
+        raise NvmlUnavailable(f"nvidia-ml-py is not installed ({error})", absent=True) from error
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:

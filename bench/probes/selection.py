@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from bench.errors import DeviceError
-from bench.probes.diagnosis import Finding, gpu_faults, hides_on_purpose
+from bench.probes.diagnosis import Finding, diagnose, gpu_faults, hides_on_purpose
 from bench.probes.machine_facts import MachineFacts, read_machine_facts
 from bench.probes.nvml import Gpu
-from bench.probes.torch_facts import read_torch_facts
+from bench.probes.torch_facts import TorchFacts, read_torch_facts
 
 _ALLOWED = "auto, cpu, cuda, cuda:0"
 _ANYWAY = "To measure on the CPU all the same: --device cpu"
+_NO_GPU_CODES = ("no_driver", "gpu_hidden", "rocm_not_used")
+_CARD_CODES = ("card_not_in_arch_list",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +57,25 @@ def decide(requested: str, facts: MachineFacts) -> DeviceChoice:
     if requested == "auto" and hides_on_purpose(facts.cuda_visible_devices):
         return DeviceChoice("cpu", f'CUDA_VISIBLE_DEVICES="{facts.cuda_visible_devices}" hides every GPU')
     works = torch is not None and torch.error is None and torch.available and torch.trial_error is None
-    faults = [fault for fault in gpu_faults(facts) if not (works and fault.code != "card_not_in_arch_list")]
-    if faults:
-        raise DeviceError(_refusal(faults))
     if torch is not None and works:
-        return _gpu_choice(requested, facts, torch.device_count)
+        return _gpu_choice(requested, facts, torch)
+    if faults := gpu_faults(facts):
+        raise DeviceError(_refusal(faults))
+    reason = "; ".join(finding.what for finding in diagnose(facts) if finding.code in _NO_GPU_CODES)
+    reason = reason or "this machine shows no GPU"
     if requested != "auto":
-        raise DeviceError(f'device "{requested}": this machine shows no GPU. See: bench env. {_ANYWAY}')
-    return DeviceChoice("cpu", "this machine shows no GPU")
+        raise DeviceError(f'device "{requested}": {reason}. See: bench env. {_ANYWAY}')
+    return DeviceChoice("cpu", reason)
 
 
-def _gpu_choice(requested: str, facts: MachineFacts, count: int) -> DeviceChoice:
-    index = int(requested.partition(":")[2] or 0)
+def _gpu_choice(requested: str, facts: MachineFacts, torch: TorchFacts) -> DeviceChoice:
+    index, count = int(requested.partition(":")[2] or 0), torch.device_count
     if index >= count:
         raise DeviceError(f'device "{requested}": torch sees {count} GPU(s), so the last is cuda:{count - 1}')
     gpu = facts.visible[index] if len(facts.visible) == count else None
+    faults = [fault for fault in gpu_faults(replace(facts, visible=(gpu,) if gpu else ())) if fault.code in _CARD_CODES]
+    if faults:  # the first GPU works; this one would fail at its first kernel
+        raise DeviceError(_refusal(faults))
     reason = "asked for" if requested != "auto" else "the first GPU that torch can use"
     return DeviceChoice("cuda", reason, index, gpu)
 
@@ -77,6 +84,6 @@ def _has_sign_of_gpu(facts: MachineFacts) -> bool:
     return bool(facts.listing.gpus or facts.gpu_device_files or not facts.listing.absent)
 
 
-def _refusal(faults: list[Finding]) -> str:
+def _refusal(faults: Sequence[Finding]) -> str:
     lines = [f"GPU: {fault.what}. {fault.remedy}".replace("..", ".") for fault in faults]
     return "\n".join([*lines, _ANYWAY])

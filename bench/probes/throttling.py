@@ -50,7 +50,7 @@ def reason_names(mask: int) -> tuple[str, ...]:
     return tuple(REASON_BITS.get(bit, f"unknown_{bit:#x}") for bit in bits)
 
 
-def throttle_causes(
+def throttled_by(
     reasons: Iterable[str], *, thermal_slowdown_s: float | None = None, window_s: float | None = None
 ) -> tuple[Cause, ...]:
     """Why a run counts as throttled; empty where it does not.

@@ -1,7 +1,8 @@
 """What torch says of itself and of the GPUs, read in a process of its own.
 
 `read_torch_facts` starts `python -m bench.probes.torch_facts`, so that a parent stays free of torch and CUDA: asking
-torch whether CUDA works initialises CUDA, which spoils every later fork, and a broken driver can crash or hang whoever asks.
+torch whether CUDA works initialises CUDA, which spoils every later fork, and a broken driver can crash or hang whoever
+asks.
 """
 
 from __future__ import annotations
@@ -90,18 +91,16 @@ def measure_torch_facts() -> TorchFacts:
 def _measure_devices() -> dict[str, Any]:
     import torch
 
+    indices = range(torch.cuda.device_count())
+    found: dict[str, Any] = {"device_count": len(indices)}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on architectures: `diagnosis` says it better
-            indices = range(torch.cuda.device_count())
-            found: dict[str, Any] = {
-                "device_count": len(indices),
-                "device_names": tuple(torch.cuda.get_device_name(index) for index in indices),
-                "capabilities": tuple(torch.cuda.get_device_capability(index) for index in indices),
-            }
+            found["device_names"] = tuple(torch.cuda.get_device_name(index) for index in indices)
+            found["capabilities"] = tuple(torch.cuda.get_device_capability(index) for index in indices)
             (torch.ones(8, device="cuda") + 1).sum().item()
     except (RuntimeError, AssertionError) as error:
-        return {**(found if "found" in locals() else {}), "trial_error": _first_line(str(error))}
+        found["trial_error"] = _first_line(str(error))
     return found
 
 

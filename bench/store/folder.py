@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from bench.errors import StoreError
 from bench.records import Environment, Estimate, Group, Measurement, Planned, Protocol, Status, run_key
 from bench.store import schema
 from bench.store.parts import Row, build_table, commit, parts, read, rows_hash, typed_errors
@@ -84,13 +86,21 @@ class Store:
             table = build_table(rows, schema.ESTIMATE, "estimates")
             commit(table, self.estimates_folder / f"{estimate_key}-{rows_hash(rows)[:16]}.parquet")
 
-    def run_names(self) -> set[str]:
-        """The names of all runs that exist (see `part_name`), without reading them."""
-        return {path.stem for path in parts(self.runs_folder)}
+    def run_statuses(self) -> dict[str, Status]:
+        """How every run that exists ended, by the name of its part (see `part_name`).
 
-    def status_of(self, name: str) -> Status:
-        """How the run of this name ended. Raises StoreError where its part is damaged."""
-        return Status(read(self.runs_folder / f"{name}.parquet", "run")["status"][0].as_py())
+        A damaged part is set aside under the ending `.damaged`, with a warning, so that its run is missing again.
+        """
+        found = {}
+        for path in parts(self.runs_folder):
+            try:
+                found[path.stem] = Status(read(path, "run")["status"][0].as_py())
+            except StoreError as error:
+                if "newer version" in str(error):
+                    raise
+                warnings.warn(f"set aside, to be run again: {error}", stacklevel=2)
+                path.rename(path.with_suffix(".damaged"))
+        return found
 
     def estimated(self, estimate_key: str) -> set[tuple[str, str]]:
         """`(case_key, estimate_device)` of the estimates that this code has already made."""

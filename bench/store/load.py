@@ -14,7 +14,6 @@ import pyarrow as pa
 from bench.errors import StoreError
 from bench.records import Group, Status, columns
 from bench.store import schema
-from bench.store.folder import DATA_FOLDER
 from bench.store.parts import notes_of, parts, read, version_of
 
 if TYPE_CHECKING:
@@ -71,9 +70,7 @@ def results_folders(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     found: dict[Path, None] = {}
     for given in paths:
         path = Path(given)
-        candidates = [path, path / DATA_FOLDER] if path.is_dir() else []
-        here = [folder for folder in candidates if parts(folder, "plan-*.parquet")]
-        here = here[:1] or sorted({plan.parent for plan in path.rglob("plan-*.parquet")})
+        here = sorted({plan.parent for plan in path.rglob("plan-*.parquet")})
         if not here:
             state = "holds no results" if path.exists() else "does not exist"
             raise StoreError(f"{path}: {state}; give a folder that `bench sweep` wrote (reports/NAME)")

@@ -13,6 +13,7 @@ nothing there; the batch belongs to the caller, and the one before may still be 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import multiprocessing
 import signal
@@ -152,9 +153,10 @@ def _cached(
     collate = _Collate(_memory_format(case))
     order = iter(EndlessShuffle(len(samples), protocol.seed))
     held: list[Batch] = []
-    while not held or _another_fits(held):
-        images, labels = collate([samples[next(order)] for _ in range(case.batch_size)])
-        held.append((images.pin_memory(), labels.pin_memory()) if device.type == "cuda" else (images, labels))
+    with _one_thread():
+        while not held or _another_fits(held):
+            images, labels = collate([samples[next(order)] for _ in range(case.batch_size)])
+            held.append((images.pin_memory(), labels.pin_memory()) if device.type == "cuda" else (images, labels))
 
     def copies() -> Iterator[Batch]:
         while True:
@@ -162,6 +164,17 @@ def _cached(
                 yield images.to(device, non_blocking=True, copy=True), labels.to(device, non_blocking=True, copy=True)
 
     return copies(), held.clear
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """One CPU thread for torch, as in a loader's worker: sharing an image among threads takes up to ten times as long."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _another_fits(held: list[Batch]) -> bool:

@@ -235,6 +235,8 @@ def _imported_symbols(lister: str, libraries: Sequence[Path]) -> list[str]:
     for library in libraries:
         listing = subprocess.run([lister, "-D", "--undefined-only", str(library)], capture_output=True, text=True, check=True)
         names.update(line.split()[-1].split("@")[0] for line in listing.stdout.splitlines() if line.strip())
+        if library.name == "libc10_cuda.so":  # asks the driver for these by name, when it first needs them
+            names.update(name.decode() for name in re.findall(rb"(?<=\0)cu[A-Z]\w{4,40}(?=\0)", library.read_bytes()))
     return sorted(name for name in names if _NVIDIA.match(name) and not _LEFT_TO_THE_WHEELS.match(name))
 
 

@@ -12,7 +12,14 @@ from urllib.error import URLError
 
 import numpy as np
 import pytest
-from written_files import (
+
+from bench import gallery
+from bench.catalog import data_fetch, describe_dataset, idx_files, names, parse_choice
+from bench.catalog.data_files import default_data_root
+from bench.errors import BenchError, DataError
+from bench.records import Choice
+from bench.workload.images import build_transform, undo_normalisation
+from tests.unit.written_files import (
     batch_dictionary,
     colour_images,
     grey_images,
@@ -22,13 +29,6 @@ from written_files import (
     write_idx,
     write_tree,
 )
-
-from bench import gallery
-from bench.catalog import data_fetch, describe_dataset, idx_files, names, parse_choice
-from bench.catalog.data_files import default_data_root
-from bench.errors import BenchError, DataError
-from bench.records import Choice
-from bench.workload.images import build_transform, undo_normalisation
 
 DEBIAN = idx_files.DEBIAN_FOLDERS["FashionMNIST"]
 

@@ -12,7 +12,6 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from written_files import colour_images, grey_images, write_cifar10, write_idx, write_tree
 
 from bench.catalog import DatasetInfo, describe_dataset, idx_files, parse_choice
 from bench.errors import DataError, Unsupported
@@ -20,6 +19,7 @@ from bench.records import Case, Choice, ImageSpec, Protocol
 from bench.workload import inputs as inputs_module
 from bench.workload.images import SyntheticSamples
 from bench.workload.inputs import build_inputs
+from tests.unit.written_files import colour_images, grey_images, write_cifar10, write_idx, write_tree
 
 CPU = torch.device("cpu")
 PATHS = ("synthetic", "cached", "loader")
@@ -137,6 +137,23 @@ def test_cache_holds_no_more_than_its_limits_and_one_batch_at_least(mnist_root, 
         monkeypatch.setattr(inputs_module, name, value)
     handed = [images.sum().item() for images, _ in taken(made(mnist_root, input="cached"), 20)]
     assert handed[:batches] == handed[batches : 2 * batches] and len(set(handed)) == batches
+
+
+def test_filling_the_cache_leaves_torchs_threads_as_they_were(mnist_root, monkeypatch):
+    used = []
+    original = inputs_module.TransformedSamples.__getitem__
+    monkeypatch.setattr(
+        inputs_module.TransformedSamples,
+        "__getitem__",
+        lambda self, index: used.append(torch.get_num_threads()) or original(self, index),
+    )
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        made(mnist_root, input="cached")
+        assert set(used) == {1} and torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 # loader

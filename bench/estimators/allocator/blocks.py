@@ -1,6 +1,7 @@
 """Blocks, the segments they are cut from, and the pools that keep the free ones; free of torch.
 
-Source: `Block`, `BlockPool` and `BlockComparatorSize` in `c10/cuda/CUDACachingAllocator.cpp`.
+Source: `Block`, `BlockPool` and its comparators (`BlockComparatorSize` in torch 2.6, `BlockComparatorSizeCounterAddress`
+in 2.15) in `c10/cuda/CUDACachingAllocator.cpp`.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ class Segment:
 
     __slots__ = ("address", "head", "is_small", "page_bytes", "size", "stream")
 
-    def __init__(self, address: int, size: int, stream: int, *, is_small: bool, page_bytes: int = 0) -> None:
+    def __init__(self, address: int, size: int, stream: int, *, is_small: bool, order: int, page_bytes: int = 0) -> None:
         """Make a segment of one block, free (cudaMalloc) or unmapped (expandable)."""
         self.address, self.size, self.stream = address, size, stream
         self.is_small, self.page_bytes = is_small, page_bytes
-        self.head = Block(address, size, self)
+        self.head = Block(address, size, self, order)
         if page_bytes:
             self.head.state = UNMAPPED
 
@@ -49,6 +50,7 @@ class Block:
         address: First address.
         size: Bytes.
         segment: The segment that it is a piece of.
+        order: Its place among free blocks of equal size (`registration_counter`); lower goes first, then addresses decide.
         previous: Neighbour below, or None.
         next: Neighbour above, or None.
         state: FREE, USED or UNMAPPED.
@@ -56,11 +58,11 @@ class Block:
         filed_at: Searches its pool had seen when it was last put there (`gc_count_base`).
     """
 
-    __slots__ = ("address", "filed_at", "next", "previous", "requested", "segment", "size", "state")
+    __slots__ = ("address", "filed_at", "next", "order", "previous", "requested", "segment", "size", "state")
 
-    def __init__(self, address: int, size: int, segment: Segment) -> None:
+    def __init__(self, address: int, size: int, segment: Segment, order: int) -> None:
         """Make a free block without neighbours."""
-        self.address, self.size, self.segment = address, size, segment
+        self.address, self.size, self.segment, self.order = address, size, segment, order
         self.previous: Block | None = None
         self.next: Block | None = None
         self.state = FREE
@@ -73,8 +75,8 @@ class Block:
         return self.previous is not None or self.next is not None
 
     def cut(self, size: int) -> Block:
-        """Keep the first `size` bytes and return the rest as a block of the same state (`alloc_found_block`)."""
-        rest = Block(self.address + size, self.size - size, self.segment)
+        """Keep the first `size` bytes and return the rest, with the same state and order (`alloc_found_block`)."""
+        rest = Block(self.address + size, self.size - size, self.segment, self.order)
         rest.state = self.state
         rest.previous, rest.next = self, self.next
         if rest.next is not None:
@@ -97,12 +99,16 @@ class Block:
                 self.next.previous = self
 
 
+FreeEntry = tuple[int, int, int, int, Block]
+"""Stream, size, order, address, block: what free blocks are sorted by."""
+
+
 class Pool:
-    """The free blocks of one kind, ordered by stream, size and address (`BlockPool`).
+    """The free blocks of one kind, ordered by stream, size, order and address (`BlockPool`).
 
     Attributes:
         is_small: Whether it serves requests up to 1 MiB.
-        free: `(stream, size, address, block)`, sorted.
+        free: Sorted entries.
         unmapped: `(stream, address, block)`, sorted: where expandable segments may grow.
         searches: How often a block was looked for, while garbage is collected.
     """
@@ -112,7 +118,7 @@ class Pool:
     def __init__(self, *, is_small: bool) -> None:
         """Make an empty pool."""
         self.is_small = is_small
-        self.free: list[tuple[int, int, int, Block]] = []
+        self.free: list[FreeEntry] = []
         self.unmapped: list[tuple[int, int, Block]] = []
         self.searches = 0
 
@@ -123,7 +129,7 @@ class Pool:
             insort(self.unmapped, (stream, block.address, block))
             return
         block.filed_at = self.searches
-        insort(self.free, (stream, block.size, block.address, block))
+        insort(self.free, (stream, block.size, block.order, block.address, block))
 
     def withdraw(self, block: Block) -> None:
         """Take out a block that was filed, before its size or address changes."""
@@ -131,7 +137,7 @@ class Pool:
         if block.state == UNMAPPED:
             del self.unmapped[bisect_left(self.unmapped, (stream, block.address))]
         else:
-            del self.free[bisect_left(self.free, (stream, block.size, block.address))]
+            del self.free[bisect_left(self.free, (stream, block.size, block.order, block.address))]
 
     def merge(self, block: Block) -> None:
         """Let a block that is not filed absorb its filed neighbours of the same state."""

@@ -38,12 +38,13 @@ class CachingAllocator:
         allocated: Sum of the blocks handed out, unsplit remainders included.
         active: `allocated` and the blocks that still wait for another stream.
         reserved: Sum of the segments; of expandable ones the pages with memory.
+        by_block_age: Whether the tie rule is `block_age`, so that every block made counts.
         num_alloc_retries: How often every cached block was released to make room.
         num_ooms: Requests that failed.
     """
 
     __slots__ = (
-        "_limit", "_plain_rounding", "_plain_search", "_waiting", "active", "allocated", "config", "device", "large",
+        "_limit", "_orders", "_plain_rounding", "_plain_search", "_waiting", "active", "allocated", "by_block_age", "config", "device", "large",
         "num_alloc_retries", "num_ooms", "peak_active", "peak_allocated", "peak_requested", "peak_reserved", "requested",
         "reserved", "segments", "small",
     )  # fmt: skip
@@ -58,6 +59,8 @@ class CachingAllocator:
         self.peak_requested = self.peak_allocated = self.peak_active = self.peak_reserved = 0
         self.num_alloc_retries = self.num_ooms = 0
         self._waiting: dict[int, Block] = {}
+        self._orders = 0
+        self.by_block_age = config.ties == "block_age"
         self._limit = config.max_split_bytes
         self._plain_rounding = not config.roundup_power2_divisions
         self._plain_search = self._limit is None and not config.expandable_segments and not config.collects_garbage
@@ -82,8 +85,10 @@ class CachingAllocator:
         remaining = block.size - rounded
         if remaining >= MIN_BLOCK_BYTES and self._splits(pool, rounded, remaining):
             rest = block.cut(rounded)
+            if self.by_block_age:
+                block.order = self.next_order()
             rest.filed_at = pool.searches
-            insort(pool.free, (stream, remaining, rest.address, rest))
+            insort(pool.free, (stream, remaining, rest.order, rest.address, rest))
         block.state, block.requested = USED, size
         self.requested += size
         self.allocated += block.size
@@ -127,6 +132,11 @@ class CachingAllocator:
         self.peak_requested, self.peak_allocated = self.requested, self.allocated
         self.peak_active, self.peak_reserved = self.active, self.reserved
 
+    def next_order(self) -> int:
+        """Place of a new segment or block among free blocks of equal size; the same for all where addresses decide."""
+        self._orders += self.config.ties != "address"
+        return self._orders
+
     def add_reserved(self, size: int) -> None:
         """Count `size` bytes of new segments or pages; negative for ones given back."""
         self.reserved += size
@@ -137,14 +147,15 @@ class CachingAllocator:
         self.active -= block.size
         self.requested -= block.requested
         block.state, block.requested = FREE, 0
-        pool = self.small if block.segment.is_small else self.large
-        free, stream = pool.free, block.segment.stream
+        segment = block.segment
+        pool = self.small if segment.is_small else self.large
+        free, stream = pool.free, segment.stream
         for neighbour in (block.previous, block.next):
             if neighbour is not None and neighbour.state == FREE:
-                del free[bisect_left(free, (stream, neighbour.size, neighbour.address))]
+                del free[bisect_left(free, (stream, neighbour.size, neighbour.order, neighbour.address))]
                 block.absorb(neighbour)
         block.filed_at = pool.searches
-        insort(free, (stream, block.size, block.address, block))
+        insort(free, (stream, block.size, block.order, block.address, block))
 
     def _find(self, pool: Pool, rounded: int, stream: int) -> Block | None:
         """The smallest free block of the stream that is large enough, lowest address first (`get_free_block`)."""
@@ -153,7 +164,7 @@ class CachingAllocator:
         if self._plain_search:
             if index == len(free) or free[index][0] != stream:
                 return None
-            return free.pop(index)[3]
+            return free.pop(index)[4]
         if self.config.collects_garbage:
             pool.searches += 1
         if index == len(free) or free[index][0] != stream:
@@ -165,7 +176,7 @@ class CachingAllocator:
             oversize = size >= self._limit
             if oversize and (rounded < self._limit or size >= rounded + self.config.max_non_split_rounding_bytes):
                 return None
-        return free.pop(index)[3]
+        return free.pop(index)[4]
 
     def _splits(self, pool: Pool, rounded: int, remaining: int) -> bool:
         """Whether what a block has left over is split off (`should_split`)."""
@@ -199,7 +210,8 @@ class CachingAllocator:
         address = self.device.allocate(size)
         if address is None:
             return None
-        self.segments[address] = segment = Segment(address, size, stream, is_small=pool.is_small)
+        segment = Segment(address, size, stream, is_small=pool.is_small, order=self.next_order())
+        self.segments[address] = segment
         self.add_reserved(size)
         return segment.head
 
@@ -216,11 +228,11 @@ class CachingAllocator:
             return False
         needed = max(rounded, self._limit)
         index = bisect_left(pool.free, (stream, needed))
-        if index < len(pool.free) and pool.free[index][0] == stream and not pool.free[index][3].segment.page_bytes:
-            self._release(pool, pool.free[index][3])
+        if index < len(pool.free) and pool.free[index][0] == stream and not pool.free[index][4].segment.page_bytes:
+            self._release(pool, pool.free[index][4])
             return True
         released = 0
-        for entry_stream, size, _, block in reversed(pool.free[:index]):
+        for entry_stream, size, _, _, block in reversed(pool.free[:index]):
             if released >= needed or size < self._limit or entry_stream != stream:
                 break
             if not block.segment.page_bytes:

@@ -31,6 +31,7 @@ ROUND_LARGE_BYTES = 2 * MIB
 ROUNDUP_INTERVALS = 16
 
 AddressPolicy = Literal["ascending", "descending", "lowest"]
+TieRule = Literal["address", "block_age", "segment_age"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +53,10 @@ class AllocatorConfig:
             expandable segment.
         capacity_bytes: Memory free for segments when the process starts (total less the context and other processes);
             None: without limit, so that nothing is ever retried or refused.
+        ties: Which of several free blocks of the right size is taken: `address` the lowest, `block_age` the one whose
+            record was made first, `segment_age` the lowest in the segment that was made first. See `tie_rule`.
         addresses: Order of the addresses that cudaMalloc hands out: `ascending` and `descending` never return to a freed
-            one, `lowest` takes the lowest gap. It decides between free blocks of equal size.
+            one, `lowest` takes the lowest gap. Of no consequence where segments' age breaks ties.
     """
 
     max_split_bytes: int | None = None
@@ -65,12 +68,15 @@ class AllocatorConfig:
     memory_fraction: float = 1.0
     device_total_bytes: int | None = None
     capacity_bytes: int | None = None
+    ties: TieRule = "segment_age"
     addresses: AddressPolicy = "ascending"
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other."""
         if self.memory_fraction < 1 and self.device_total_bytes is None:
             raise ConfigError(["allocator: a memory fraction below 1 needs device_total_bytes to be a share of"])
+        if self.ties not in ("address", "block_age", "segment_age"):
+            raise ConfigError([f'allocator: ties "{self.ties}" is none of address, block_age, segment_age'])
         if self.addresses not in ("ascending", "descending", "lowest"):
             raise ConfigError([f'allocator: addresses "{self.addresses}" is none of ascending, descending, lowest'])
 

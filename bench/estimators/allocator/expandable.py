@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import TYPE_CHECKING
 
-from bench.estimators.allocator.blocks import FREE, UNMAPPED, Block, Pool, Segment
+from bench.estimators.allocator.blocks import FREE, UNMAPPED, Block, FreeEntry, Pool, Segment
 from bench.estimators.allocator.config import SMALL_SEGMENT_BYTES
 
 if TYPE_CHECKING:
@@ -19,10 +19,10 @@ UNKNOWN_TOTAL_BYTES = 1 << 40
 """Taken as the device's memory where that is not known: only the length of the address range depends on it."""
 
 
-def best_fit(free: list[tuple[int, int, int, Block]], index: int) -> int:
+def best_fit(free: list[FreeEntry], index: int) -> int:
     """Index of the block to take, counting a block that can grow by what it could grow to (`get_free_block`)."""
     while index + 1 < len(free) and free[index + 1][0] == free[index][0]:
-        if _growable_bytes(free[index + 1][3]) >= _growable_bytes(free[index][3]):
+        if _growable_bytes(free[index + 1][4]) >= _growable_bytes(free[index][4]):
             break
         index += 1
     return index
@@ -60,7 +60,8 @@ def _find(allocator: CachingAllocator, pool: Pool, size: int, stream: int) -> Bl
     page = SMALL_SEGMENT_BYTES if pool.is_small else allocator.config.large_segment_bytes
     total = allocator.config.device_total_bytes or UNKNOWN_TOTAL_BYTES
     reserve = -(-(total + total // 8) // page) * page
-    segment = Segment(allocator.device.reserve(reserve), reserve, stream, is_small=pool.is_small, page_bytes=page)
+    address, order = allocator.device.reserve(reserve), allocator.next_order()
+    segment = Segment(address, reserve, stream, is_small=pool.is_small, order=order, page_bytes=page)
     allocator.segments[segment.address] = segment
     pool.file(segment.head)
     return segment.head
@@ -85,12 +86,19 @@ def _map(allocator: CachingAllocator, pool: Pool, block: Block, size: int) -> bo
         return False
     pool.withdraw(block)
     if mapped < block.size:
-        pool.file(block.cut(mapped))
+        pool.file(_cut(allocator, block, mapped))
     block.state = FREE
     pool.merge(block)
     pool.file(block)
     allocator.add_reserved(mapped)
     return True
+
+
+def _cut(allocator: CachingAllocator, block: Block, size: int) -> Block:
+    rest = block.cut(size)
+    if allocator.by_block_age:
+        rest.order = allocator.next_order()
+    return rest
 
 
 def unmap(allocator: CachingAllocator, pool: Pool, block: Block) -> None:
@@ -102,9 +110,11 @@ def unmap(allocator: CachingAllocator, pool: Pool, block: Block) -> None:
         pool.withdraw(block)
         if first > block.address:
             below, block = block, block.cut(first - block.address)
+            if allocator.by_block_age:
+                below.order = allocator.next_order()
             pool.file(below)
         if block.address + block.size > last:
-            pool.file(block.cut(last - block.address))
+            pool.file(_cut(allocator, block, last - block.address))
         block.state = UNMAPPED
         pool.merge(block)
         pool.file(block)

@@ -70,6 +70,15 @@ def describe(value: Any) -> Any:
     return value
 
 
+def _plain(signature: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The description without torch's own types: a `torch.dtype` becomes its name, others their text."""
+    return tuple([value if type(value) in _PLAIN_TYPES else _NAMES.get(value) or str(value) for value in signature])
+
+
+_PLAIN_TYPES = {Spec, tuple, int, float, bool, str, type(None)}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
 def _to_meta(value: Any) -> Any:
     if isinstance(value, Spec):
         return torch.empty_strided(value.shape, value.strides, dtype=DTYPES[value.dtype], device="meta")
@@ -115,14 +124,14 @@ class Kernels:
             self._inferred[key] = self._infer(plan, signature)
         made: list[tuple[int, int]] = []
         result = self._make(self._inferred[key], made)
-        self.recorder.called(plan.name, signature, tuple(made))
+        self.recorder.called(plan.name, _plain(signature), tuple(made))
         return result
 
     def _write(self, plan: Plan, values: list[Any], signature: tuple[Any, ...]) -> Any:
         made: list[tuple[int, int]] = []
         if plan.base in _STORAGE_OPERATORS or plan.name.endswith("out"):
             self._resize(plan, values, signature, made)
-        self.recorder.called(plan.name, signature, tuple(made))
+        self.recorder.called(plan.name, _plain(signature), tuple(made))
         results = [values[index] for index in plan.returned if index is not None]
         return results[0] if len(results) == 1 else tuple(results) if results else None
 

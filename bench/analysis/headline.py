@@ -1,0 +1,90 @@
+"""The answer in a sentence, and the best case of each model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from bench.analysis.estimates import estimator_errors
+from bench.analysis.labels import unit_label
+from bench.records import Status
+from bench.units import MISSING, format_bytes, format_frac, format_rate
+
+_UNIT = ["machine", "dataset", "model"]
+_NAMED = 3
+"""How many models the sentence names; the table below it has all."""
+
+
+def best_cases(summary: pd.DataFrame) -> pd.DataFrame:
+    """The case with the highest throughput for each machine, data set and model that has one.
+
+    Args:
+        summary: From `summarise_cases`.
+
+    Returns:
+        Rows of `summary` in its order, with `cases` (how many the model has), `largest_batch_ok` (the largest batch
+        size of any of its cases that ran) and `smallest_batch_oom` (the smallest that ran out of memory, or null).
+    """
+    groups = summary.groupby(_UNIT, sort=False, dropna=False)
+    rows = []
+    for _, group in groups:
+        timed = group[group["samples_per_s"].notna()]
+        if timed.empty:
+            continue
+        ran_out = group.loc[group["status"] == Status.OOM, "batch_size"]
+        rows.append({
+            **timed.loc[timed["samples_per_s"].idxmax()].to_dict(),
+            "cases": len(group),
+            "largest_batch_ok": timed["batch_size"].max(),
+            "smallest_batch_oom": ran_out.min() if len(ran_out) else None,
+        })  # fmt: skip
+    return pd.DataFrame(rows, columns=[*summary.columns, "cases", "largest_batch_ok", "smallest_batch_oom"])
+
+
+def rate_words(row: pd.Series | dict[str, Any], *, what: str = "samples") -> str:
+    """Throughput with its interval: `12,300 samples/s (95 % interval 12,100 to 12,500, 3 processes)`."""
+    rate = format_rate(row["samples_per_s"], what)
+    if rate == MISSING:
+        return MISSING
+    if pd.isna(row["samples_per_s_low"]):
+        return f"{rate} (one process: screening, no interval)"
+    low, high = (format_rate(row[f"samples_per_s_{end}"]) for end in ("low", "high"))
+    return f"{rate} (95 % interval {low} to {high}, {row['processes']} processes)"
+
+
+def headline(summary: pd.DataFrame) -> str:
+    """The answer with its interval: how fast each model trains at best, and how far off the memory estimates are.
+
+    Text from results is in it as it stands: escape it where it is printed.
+    """
+    machines = " and ".join(dict.fromkeys(summary["machine"]))
+    best = best_cases(summary)
+    if best.empty:
+        return f"On {machines}, none of the {len(summary)} planned cases has a measured speed."
+    units = best.sort_values("samples_per_s", ascending=False, kind="stable").drop_duplicates(["dataset", "model"])
+    units = units.loc[[index for index in best.index if index in units.index]]
+    several = best["machine"].nunique() > 1
+    parts = []
+    for _, row in units.head(_NAMED).iterrows():
+        where = f" on {row['machine']}" if several else ""
+        peak = format_bytes(_number(row["peak_allocated_bytes"]))
+        memory = f" and {peak} allocated at peak" if peak != MISSING else ""
+        parts.append(f"{unit_label(row)} trains at up to {rate_words(row)}{where} at batch {row['batch_size']}{memory}")
+    more = f"; {len(units) - _NAMED} more models are in the table below" if len(units) > _NAMED else ""
+    return f"On {machines}, {'; '.join(parts)}{more}. {_estimate_sentence(summary)}".strip()
+
+
+def _estimate_sentence(summary: pd.DataFrame) -> str:
+    """How far the memory estimates are off, the formula's and the trace's where there."""
+    parts = []
+    for _, row in estimator_errors(summary).iterrows():
+        if row["name"] in ("formula", "trace"):
+            cases = f"{row['n']} case{'s' if row['n'] != 1 else ''}"
+            size = f"{row['median_abs'] * 100:.3g}"
+            parts.append(f"the {row['name']} by {size} % in the median (worst {format_frac(row['worst'])}, {cases})")
+    return f"Estimates of peak memory are off: {', '.join(parts)}." if parts else ""
+
+
+def _number(value: object) -> float | None:
+    return None if value is None or pd.isna(value) else float(value)  # type: ignore[arg-type, call-overload]

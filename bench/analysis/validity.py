@@ -1,0 +1,256 @@
+"""How far results can be trusted: what was not kept, said in words and with the runs that it is about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from bench.analysis.cases import GROUP, last_attempts
+from bench.analysis.labels import machine_labels
+from bench.records import MEASURED, Status
+from bench.stats import PUBLISHED_PROCESSES
+
+CONSISTENCY_WINDOW = (0.8, 1.25)
+"""Where `throughput x median step / batch` lies in an honest run: 1, but for the skew of its steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that a reader must know before trusting the numbers.
+
+    Attributes:
+        code: Its name for scripts: `screening`, `throttled`, ...
+        grave: Whether it weakens the numbers themselves; otherwise it bounds what they speak about.
+        text: A sentence; may hold text from results, so it is escaped where it is printed.
+        run_keys: The runs it is about, or nothing where it is about all of them.
+    """
+
+    code: str
+    grave: bool
+    text: str
+    run_keys: tuple[str, ...] = ()
+
+
+def validity(frame: pd.DataFrame) -> list[Finding]:
+    """Everything that was not kept, grave findings first; empty where all was.
+
+    Args:
+        frame: From `bench.load`.
+    """
+    runs = last_attempts(frame.reset_index(drop=True))
+    found = [finding for check in _CHECKS if (finding := check(frame, runs)) is not None]
+    return sorted(found, key=lambda finding: not finding.grave)
+
+
+def _found(code: str, grave: bool, text: str, runs: pd.DataFrame) -> Finding:
+    return Finding(code, grave, text, tuple(str(key) for key in runs["run_key"] if pd.notna(key)))
+
+
+def _counted(count: int, of: int, what: str) -> str:
+    """`all 12 runs`, `3 of 12 runs`."""
+    noun = what if of == 1 else f"{what}s"
+    return f"all {of} {noun}" if count == of and of > 1 else f"{count} of {of} {noun}"
+
+
+def _tally(series: pd.Series) -> str:
+    """`oom 3, failed 1`, the commonest first."""
+    counts = series.value_counts()
+    names = sorted(counts.index, key=lambda name: (-counts[name], str(name)))
+    return ", ".join(f"{name} {counts[name]}" for name in names)
+
+
+def _failed(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
+    tried = runs[~runs["status"].isin([Status.SKIPPED, Status.INTERRUPTED])]
+    bad = tried[~tried["status"].isin([Status.OK, Status.THROTTLED])]
+    if bad.empty:
+        return None
+    return _found(
+        "failures", True, f"{_counted(len(bad), len(tried), 'run')} did not end well: {_tally(bad['status'])}.", bad
+    )
+
+
+def _interrupted(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
+    missing = runs[runs["status"] == Status.INTERRUPTED]
+    planned = int((runs["status"] != Status.SKIPPED).sum())
+    if missing.empty:
+        return None
+    return _found(
+        "interrupted", True,
+        f"{_counted(len(missing), planned, 'planned run')} did not happen: the sweep was interrupted, or still runs.",
+        missing,
+    )  # fmt: skip
+
+
+def _inconsistent(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
+    rate, median, batch = (
+        runs[name].to_numpy(dtype=float, na_value=np.nan)
+        for name in ("samples_per_s", "median_step_time_s", "batch_size")
+    )
+    ratio = rate * median / batch
+    low, high = CONSISTENCY_WINDOW
+    bad = runs[~np.isnan(ratio) & ((ratio < low) | (ratio > high))]
+    if bad.empty:
+        return None
+    measured = int((~np.isnan(ratio)).sum())
+    return _found(
+        "inconsistent_rate", True,
+        f"In {_counted(len(bad), measured, 'run')} throughput x median step / batch size lies outside "
+        f"{low:g} to {high:g}: the rate and the step times do not speak of the same steps.",
+        bad,
+    )  # fmt: skip
+
+
+def _throttled(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
+    bad = frame[(frame["status"] == Status.THROTTLED) | _flagged(frame, "throttled")]
+    if bad.empty:
+        return None
+    return _found(
+        "throttled", True,
+        f"The device slowed itself down for heat or power in {_counted(len(bad), len(frame), 'run')}; "
+        "speeds come from other runs where there are any.",
+        bad,
+    )  # fmt: skip
+
+
+_FLAGS = {
+    "host_bound": "step times and the wall clock differ by more than 2 %: the host or the data path held the device up",
+    "not_steady": "step times still drifted over the measured window",
+}
+
+
+def _flags(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
+    names = sorted({flag for value in runs["flags"] for flag in _words(value)} - {"throttled"})
+    if not names:
+        return None
+    measured = int(runs["status"].isin(MEASURED).sum())
+    masks = {name: _flagged(runs, name) for name in names}
+    parts = [
+        f"{name} in {_counted(int(masks[name].sum()), measured, 'run')}{f' ({_FLAGS[name]})' if name in _FLAGS else ''}"
+        for name in names
+    ]
+    return _found("flags", True, f"Flagged: {'; '.join(parts)}.", runs[np.logical_or.reduce(list(masks.values()))])
+
+
+def _processes(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
+    timed = runs[runs["samples_per_s"].notna()]
+    if timed.empty:
+        return None
+    sizes = timed.groupby(list(GROUP), dropna=False).size()
+    single = int((sizes == 1).sum())
+    if single:
+        text = (f"Screening: {_counted(single, len(sizes), 'case')} ran in a single process, which has no interval "
+                "and says nothing about the next process.")  # fmt: skip
+        return _found(
+            "screening", True, text, timed.groupby(list(GROUP), dropna=False).filter(lambda rows: len(rows) < 2)
+        )
+    if sizes.min() < PUBLISHED_PROCESSES:
+        spread = f"{sizes.min()}" if sizes.min() == sizes.max() else f"{sizes.min()} to {sizes.max()}"
+        text = f"{spread} fresh processes a case; numbers for publication take {PUBLISHED_PROCESSES}."
+        return Finding("few_processes", False, text)
+    return None
+
+
+def _dirty(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
+    dirty = runs[runs["git_dirty"].fillna(False).astype(bool)]
+    if not dirty.empty:
+        return _found("dirty_tree", True, "The harness ran from a working tree with uncommitted changes.", dirty)
+    if runs["git_commit"].isna().any() and runs["bench_version"].isna().any():
+        return Finding("unknown_code", False, "Neither commit nor version of the harness is known.")
+    return None
+
+
+def _peaks(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
+    measured = runs[runs["status"].isin(MEASURED) & runs["peak_allocated_bytes"].notna()]
+    if measured.empty:
+        return None
+    distinct = measured.groupby(list(GROUP), dropna=False)["peak_allocated_bytes"].transform("nunique")
+    bad = measured[distinct > 1]
+    if bad.empty:
+        return None
+    cases = len(measured.groupby(list(GROUP), dropna=False))
+    differing = len(bad.groupby(list(GROUP), dropna=False))
+    return _found(
+        "peaks_differ", True,
+        f"The allocated peak differs between processes in {_counted(differing, cases, 'case')}; the largest is shown.",
+        bad,
+    )  # fmt: skip
+
+
+def _shared(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
+    bad = runs[runs["other_process_count"].fillna(0).astype(int) > 0]
+    if bad.empty:
+        return None
+    return _found(
+        "shared_device", True, f"Other processes were on the device in {_counted(len(bad), len(runs), 'run')}.", bad
+    )
+
+
+def _power(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
+    bad = runs[runs["power_limit_w"] < runs["power_limit_default_w"] * 0.995]
+    if bad.empty:
+        return None
+    limit, default = float(bad["power_limit_w"].iloc[0]), float(bad["power_limit_default_w"].iloc[0])
+    return _found(
+        "power_capped", True, f"The power limit was {limit:.0f} W where the card's default is {default:.0f} W.", bad
+    )
+
+
+def _mixed(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
+    machines = list(machine_labels(frame).values())
+    parts = [f"{len(machines)} environments ({'; '.join(machines)})"] if len(machines) > 1 else []
+    for name, key in (("measuring protocols", "protocol_key"),):
+        count = frame[key].nunique()
+        parts += [f"{count} {name}"] if count > 1 else []
+    codes = int(frame.groupby("case_key")["code_key"].nunique().max())
+    parts += [f"{codes} versions of the measuring code"] if codes > 1 else []
+    if not parts:
+        return None
+    return Finding("mixed_environments", False, f"Mixed: {' and '.join(parts)}; each is a row and a line of its own.")
+
+
+def _synthetic(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
+    known = runs[runs["data_source"].notna()]
+    made_up = known[known["data_source"] != "files"]
+    if made_up.empty:
+        return None
+    names = ", ".join(sorted({str(name) for name in made_up["dataset"]}))
+    return _found(
+        "synthetic_data", False,
+        f"Synthetic images in {_counted(len(made_up), len(known), 'run')} ({names}): right in shape and type, "
+        "random in content. Speed and memory do not depend on the content; the loss says nothing.",
+        made_up,
+    )  # fmt: skip
+
+
+def _cpu_only(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
+    if not (frame["device"] == "cpu").all():
+        return None
+    return Finding("cpu_only", False, "Measured on a CPU: this is no statement about any GPU.")
+
+
+def _skipped(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
+    skipped = runs[runs["status"] == Status.SKIPPED]
+    if skipped.empty:
+        return None
+    cases = len(runs.groupby(list(GROUP), dropna=False))
+    reasons = skipped["reason"].fillna("no reason given")
+    first, others = str(reasons.iloc[0]), reasons.nunique() - 1
+    more = f", and {others} other reason{'s' if others > 1 else ''}" if others else ""
+    return _found("skipped", False, f"{_counted(len(skipped), cases, 'case')} skipped: {first}{more}.", skipped)
+
+
+def _words(value: object) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, np.ndarray | list | tuple) else []
+
+
+def _flagged(frame: pd.DataFrame, flag: str) -> np.ndarray:
+    return np.array([flag in _words(value) for value in frame["flags"]], dtype=bool)
+
+
+_CHECKS: tuple[Callable[[pd.DataFrame, pd.DataFrame], Finding | None], ...] = (
+    _failed, _interrupted, _inconsistent, _throttled, _flags, _processes, _dirty, _peaks, _shared, _power,
+    _cpu_only, _synthetic, _mixed, _skipped,
+)  # fmt: skip

@@ -1,0 +1,103 @@
+"""Reading a configuration, with every fault of it in words."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from bench.config.sections import Data, Exclude, Grid, Include, Limits, Measure, SweepConfig
+from bench.config.values import shown
+from bench.errors import ConfigError, nearest, nearest_sentence
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
+    """Read and check a configuration file.
+
+    Args:
+        path: A TOML file.
+        overrides: `section.key=value` each, as given to `--set`; the value is TOML, or a plain word.
+
+    Raises:
+        ConfigError: With every fault of the file and the overrides.
+    """
+    place = str(path)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError([f"{place}: {error.strerror}. {_configs_nearby(path)}"]) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{place}: not valid TOML: {error}"]) from error
+    faults = [fault for override in overrides if (fault := _override(values, override))]
+    if faults:
+        raise ConfigError(faults)
+    return check_config(values, place)
+
+
+def check_config(values: Mapping[str, Any], place: str) -> SweepConfig:
+    """Check values that were read from `place`. Raises ConfigError with every fault."""
+    try:
+        return SweepConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError([_fault(place, details) for details in error.errors()]) from error
+
+
+def _override(values: dict[str, Any], override: str) -> str | None:
+    """Set one value in place; returns the fault, if there is one."""
+    keys, equals, text = override.partition("=")
+    *sections, last = keys.strip().split(".")
+    if not equals or not last or not all(sections):
+        return f"--set {override}: write section.key=value, like grid.batch_size=[64]"
+    target: Any = values
+    for section in sections:
+        target = target.setdefault(section, {}) if isinstance(target, dict) else None
+        if not isinstance(target, dict):
+            return f"--set {override}: {section} is no section"
+    try:
+        target[last] = tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        target[last] = text.strip()
+    return None
+
+
+def _fault(place: str, details: ErrorDetails) -> str:
+    """One line about one fault."""
+    parts = [part for part in details["loc"] if isinstance(part, int) or _is_key(part)]
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
+    prefix = f"{place}: {where}: " if where else f"{place}: "
+    given = shown(details["input"])
+    if details["type"] == "extra_forbidden":
+        key, allowed = str(parts[-1]), _keys_beside(parts)
+        return f'{prefix}unknown key "{key}". {nearest_sentence(nearest(key, allowed))}Allowed: {", ".join(allowed)}'
+    if details["type"] == "missing":
+        return f"{prefix}missing; it must be given"
+    message = details["msg"].removeprefix("Value error, ")
+    return f"{prefix}{message}" if given in message else f"{prefix}{message}; given {given}"
+
+
+def _is_key(part: str | int) -> bool:
+    """Whether a part of pydantic's location is a key of the file (not a name of one of its own types)."""
+    return isinstance(part, str) and part.isidentifier() and part not in ("tuple", "list", "none", "nullable")
+
+
+def _keys_beside(parts: Sequence[str | int]) -> list[str]:
+    """The keys allowed where the last of `parts` stands."""
+    section: type[BaseModel] = SweepConfig
+    for part in parts[:-1]:
+        section = _SECTIONS.get(str(part), section)
+    return list(section.model_fields)
+
+
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "grid": Grid, "include": Include, "exclude": Exclude, "measure": Measure, "limits": Limits, "data": Data,
+}  # fmt: skip
+
+
+def _configs_nearby(path: Path) -> str:
+    names = sorted(str(item) for folder in {path.parent, Path("configs")} for item in folder.glob("*.toml"))
+    names = [name for name in names if name != "pyproject.toml"]
+    return f"{nearest_sentence(nearest(str(path), names))}There are: {', '.join(names)}" if names else ""

@@ -1,0 +1,132 @@
+"""The sections of a configuration and their keys."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from bench.config.values import BatchSizes, Bytes, ImageSizes, Name, Patterns, Seconds, choices, words
+from bench.records import AXES, Choice, InputPath, MemoryFormat, Precision, Protocol
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+class Grid(_Section):
+    """The axes; the plan is their product, in this order, the last one fastest."""
+
+    dataset: choices("dataset")  # type: ignore[valid-type]
+    model: choices("model")  # type: ignore[valid-type]
+    optimizer: choices("optimizer")  # type: ignore[valid-type]
+    batch_size: BatchSizes
+    precision: words(Precision) = ("float32",)  # type: ignore[valid-type]
+    memory_format: words(MemoryFormat) = ("contiguous",)  # type: ignore[valid-type]
+    input: words(InputPath) = ("synthetic",)  # type: ignore[valid-type]
+    image_size: ImageSizes | None = None
+
+
+class Include(_Section):
+    """A further grid beside the main one; axes left out are the main grid's. Excludes do not touch it."""
+
+    reason: str = Field(min_length=1)
+    dataset: choices("dataset") | None = None  # type: ignore[valid-type]
+    model: choices("model") | None = None  # type: ignore[valid-type]
+    optimizer: choices("optimizer") | None = None  # type: ignore[valid-type]
+    batch_size: BatchSizes | None = None
+    precision: words(Precision) | None = None  # type: ignore[valid-type]
+    memory_format: words(MemoryFormat) | None = None  # type: ignore[valid-type]
+    input: words(InputPath) | None = None  # type: ignore[valid-type]
+    image_size: ImageSizes | None = None
+
+
+class Exclude(_Section):
+    """Cases that are planned as skipped: those that match on every axis named. Words may hold `*` and `?`."""
+
+    reason: str = Field(min_length=1)
+    dataset: Patterns | None = None
+    model: Patterns | None = None
+    optimizer: Patterns | None = None
+    batch_size: BatchSizes | None = None
+    precision: Patterns | None = None
+    memory_format: Patterns | None = None
+    input: Patterns | None = None
+    image_size: ImageSizes | None = None
+    device: Patterns | None = None
+
+    def matches(self, values: Mapping[str, str | int]) -> bool:
+        """Whether a case with these axes (and `device`) is meant."""
+        return all(
+            values[axis] in wanted if axis in ("batch_size", "image_size")
+            else any(fnmatch.fnmatchcase(str(values[axis]), pattern) for pattern in wanted)
+            for axis in (*AXES, "device")
+            if (wanted := getattr(self, axis)) is not None
+        )  # fmt: skip
+
+
+class Measure(_Section):
+    """How each case is measured; see `records.Protocol`."""
+
+    repeats: int = Field(3, ge=1, le=1000)
+    order: Literal["interleaved", "sequential"] = "interleaved"
+    seed: int = Field(42, ge=0, lt=1 << 31)
+    warmup_steps: int = Field(5, ge=1, le=10_000)
+    measured_steps: int = Field(30, ge=1, le=100_000)
+    min_window: Seconds = 0.3
+    loader_workers: int = Field(2, ge=0, le=256)
+    threads: int | None = Field(None, ge=1, le=4096)
+    cudnn_benchmark: bool = False
+    deterministic: bool = False
+    compiled: bool = False
+
+
+class Limits(_Section):
+    """What a run may take before it is ended."""
+
+    run_timeout: Seconds = 300.0
+    host_memory: Bytes | None = None  # of a worker on the CPU; 90 % of what is free unless given
+    infrastructure_failures: int = Field(3, ge=1, le=1000)  # in a row, before the sweep stops
+
+
+class Data(_Section):
+    """Where data sets lie."""
+
+    root: str | None = None
+    fetch: bool = True  # try to download what the grid needs from files and the disk does not have
+
+
+class SweepConfig(_Section):
+    """A whole configuration."""
+
+    name: Name
+    description: str = ""
+    grid: Grid
+    include: list[Include] = []
+    exclude: list[Exclude] = []
+    measure: Measure = Measure()
+    limits: Limits = Limits()
+    data: Data = Data()
+
+    def as_json(self) -> dict[str, Any]:
+        """The configuration, defaults filled in, as a JSON object; where data lie is the user's own business."""
+        return {name: _plain(value) for name, value in self if name != "data"}
+
+    @property
+    def protocol(self) -> Protocol:
+        """The part of the configuration that a run needs and results are keyed by."""
+        measure = self.measure.model_dump()
+        measure["min_window_s"] = measure.pop("min_window")
+        del measure["repeats"], measure["order"]
+        return Protocol(**measure, data_root=self.data.root)
+
+
+def _plain(value: Any) -> Any:
+    """A checked value as JSON has it: entries of catalogs as they are written, what is not given left out."""
+    if isinstance(value, BaseModel):
+        return {name: _plain(item) for name, item in value if item is not None}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Choice) else value

@@ -1,0 +1,143 @@
+"""The values of a configuration: how each is written, and what is refused."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Annotated, Any, get_args
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
+
+from bench import catalog
+from bench.catalog import Kind, check_choice, normalise, parse_choice
+from bench.errors import BenchError, nearest, nearest_sentence
+from bench.records import Choice
+from bench.units import parse_bytes, parse_seconds
+
+MAX_BATCH_SIZE = 1 << 24
+MAX_IMAGE_SIZE = 1 << 14
+
+
+def shown(value: Any) -> str:
+    """A value as it stands in a message: text in quotes, long ones cut."""
+    text = f'"{value}"' if isinstance(value, str) else repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+def _choice(kind: Kind, value: Any) -> Choice:
+    """A catalog entry written `name`, `name:key=value` or `{ name = ..., key = ... }`."""
+    if isinstance(value, str):
+        try:
+            return parse_choice(kind, value)
+        except BenchError as error:
+            raise ValueError(str(error)) from error
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        raise ValueError(f'write a {kind} as "name" or {{ name = "name", setting = value }}')
+    choice = Choice.of(value["name"], {key: item for key, item in value.items() if key != "name"})
+    if faults := check_choice(kind, choice):
+        raise ValueError("; ".join(faults))
+    return choice if catalog.is_external(kind, choice.name) else normalise(catalog.entry(kind, choice.name), choice)
+
+
+def _one_of(allowed: Iterable[str]) -> Callable[[Any], Any]:
+    names = tuple(allowed)
+
+    def check(value: Any) -> Any:
+        if value in names and isinstance(value, str):
+            return value
+        near = nearest_sentence(nearest(value, names)) if isinstance(value, str) else ""
+        raise ValueError(f"{shown(value)} is not allowed. {near}Allowed: {', '.join(names)}")
+
+    return check
+
+
+def _whole(value: Any, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(f"must be a whole number from {low} to {high}")
+    return value
+
+
+def _expand_range(value: Mapping[str, Any], low: int, high: int) -> list[int]:
+    """The numbers of `{ pow2 = [a, b] }` or `{ from, to, step }`, both ends included."""
+    if set(value) == {"pow2"} and isinstance(value["pow2"], list) and len(value["pow2"]) == 2:
+        first, last = (_whole(item, low, high) for item in value["pow2"])
+        if first > last or first & (first - 1) or last & (last - 1):
+            raise ValueError("pow2 takes two powers of two, the smaller first: { pow2 = [16, 4096] }")
+        return [1 << exponent for exponent in range(first.bit_length() - 1, last.bit_length())]
+    if set(value) == {"from", "to", "step"}:
+        first, last, step = (_whole(value[name], low, high) for name in ("from", "to", "step"))
+        if first > last:
+            raise ValueError("from must not be larger than to")
+        return list(range(first, last + 1, step))
+    raise ValueError("a range is { pow2 = [16, 4096] } or { from = 32, to = 256, step = 32 }")
+
+
+def _number_or_range(low: int, high: int, value: Any) -> tuple[int, ...]:
+    return tuple(_expand_range(value, low, high)) if isinstance(value, dict) else (_whole(value, low, high),)
+
+
+def _numbers(low: int, high: int) -> Any:
+    """One number, a range, or a list of both, as distinct numbers in the order given."""
+    item = Annotated[Any, PlainValidator(functools.partial(_number_or_range, low, high))]
+    return Annotated[list[item], BeforeValidator(_as_list), AfterValidator(lambda parts: _distinct(sum(parts, ())))]
+
+
+def _seconds(value: Any) -> float:
+    seconds = parse_seconds(value) if isinstance(value, str) else value
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
+        raise ValueError('must be a duration above 0, like "90 s" or "2 min"')
+    return float(seconds)
+
+
+def _bytes(value: Any) -> int:
+    count = parse_bytes(value) if isinstance(value, str) else value
+    if isinstance(count, bool) or not isinstance(count, int) or count <= 0:
+        raise ValueError('must be an amount of memory above 0, like "8 GiB"')
+    return count
+
+
+def _distinct(values: Sequence[Any]) -> tuple[Any, ...]:
+    if not values:
+        raise ValueError("must name at least one value")
+    return tuple(dict.fromkeys(values))
+
+
+def _name(value: Any) -> str:
+    if (
+        not isinstance(value, str)
+        or not value
+        or len(value) > 80
+        or set(value) - set(_NAME_CHARACTERS)
+        or value[0] in ".-"
+    ):
+        raise ValueError("must be 1 to 80 letters, digits, '.', '_' or '-', beginning with a letter, digit or '_'")
+    return value
+
+
+_NAME_CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
+
+Name = Annotated[str, PlainValidator(_name)]
+Seconds = Annotated[float, PlainValidator(_seconds)]
+Bytes = Annotated[int, PlainValidator(_bytes)]
+BatchSizes = _numbers(1, MAX_BATCH_SIZE)
+ImageSizes = _numbers(1, MAX_IMAGE_SIZE)
+
+
+def choices(kind: Kind) -> Any:
+    """The type of an axis of catalog entries: one or a list, distinct, each checked."""
+    item = Annotated[Any, PlainValidator(functools.partial(_choice, kind))]
+    return Annotated[list[item], BeforeValidator(_as_list), AfterValidator(_distinct)]
+
+
+def words(literal: Any) -> Any:
+    """The type of an axis whose values are the words of a `Literal`: one or a list, distinct."""
+    item = Annotated[str, PlainValidator(_one_of(get_args(literal)))]
+    return Annotated[list[item], BeforeValidator(_as_list), AfterValidator(_distinct)]
+
+
+Patterns = Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(_as_list)]

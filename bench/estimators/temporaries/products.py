@@ -1,0 +1,25 @@
+"""Workspaces of matrix products.
+
+Source: aten/src/ATen/cuda/CublasHandlePool.cpp, aten/src/ATen/cuda/CUDABlas.cpp. As seen in torch 2.15, a workspace is
+taken from the caching allocator around each call: cuBLAS's own size for mm, bmm, addmm and baddbmm, 1 MiB where addmm
+goes to cublasLt for its bias.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench.estimators.temporaries.machine import MIB, Machine
+from bench.estimators.temporaries.scripts import Script, around, results
+from bench.estimators.tensors import Spec
+
+
+def _product(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) -> Script:
+    return results(outputs) + around(machine.cublas_workspace_bytes)
+
+
+def _addmm(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) -> Script:
+    return results(outputs) + around(MIB)
+
+
+RULES = {"aten::mm": _product, "aten::bmm": _product, "aten::addmm": _addmm, "aten::baddbmm": _product}

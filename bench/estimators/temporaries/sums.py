@@ -1,0 +1,32 @@
+"""Operators that are a reduction, or hold one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench.estimators.temporaries.machine import Machine
+from bench.estimators.temporaries.reductions import reduction_buffers
+from bench.estimators.temporaries.scripts import Script, around, results
+from bench.estimators.tensors import Spec
+
+
+def _reduce(source: Spec, dims: Any, dtype: Any, machine: Machine) -> Script:
+    """The buffers of a sum or mean (aten/src/ATen/native/cuda/ReduceSumProdKernel.cu, ReduceMomentKernel.cu)."""
+    vector = 8 if source.item_bytes == 2 else 4
+    output = dtype or source.dtype
+    script: Script = []
+    for group in reduction_buffers(source, tuple(dims) if dims else None, output, max(4, source.item_bytes), machine, vector):
+        script += around(*group)
+    return script
+
+
+def _sum(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) -> Script:
+    source, dims, _, dtype = arguments[:4]
+    return results(outputs) + _reduce(source, dims, dtype, machine)
+
+
+def _sum_all(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) -> Script:
+    return results(outputs) + _reduce(arguments[0], None, arguments[1], machine)
+
+
+RULES = {"aten::sum.dim_IntList": _sum, "aten::mean.dim": _sum, "aten::sum": _sum_all, "aten::mean": _sum_all}

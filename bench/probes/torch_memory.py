@@ -1,0 +1,200 @@
+"""Memory as torch's allocators count it: the caching allocator on CUDA, the profiler's event stream on the CPU.
+
+On CUDA, `allocated` is what tensors hold after rounding to 512 B, `requested` what they asked for, `reserved` what the
+allocator holds of the device (c10/cuda/CUDACachingAllocator.cpp; torch.cuda.memory_stats). On the CPU there is no
+cache and no rounding: allocated and requested are the same, and reserved does not exist.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.probes.rss import reset_rss_peak, rss_peak_bytes
+
+__all__ = ["CpuPeak", "CudaMemory", "TorchPeaks", "measure_cpu_peak", "replay", "reset_rss_peak", "rss_peak_bytes"]
+
+_MARK = "bench.memory.mark"
+
+
+@dataclass(frozen=True, slots=True)
+class TorchPeaks:
+    """Peaks of the caching allocator in bytes since the last reset; None where the allocator keeps no such count."""
+
+    allocated_bytes: int | None = None
+    requested_bytes: int | None = None
+    reserved_bytes: int | None = None
+
+
+class CudaMemory:
+    """The caching allocator of one GPU. Reading it needs no synchronisation: the counts are the host's."""
+
+    def __init__(self, index: int | None = None) -> None:
+        """Watch the GPU of torch's `index`; the current one where None."""
+        self._index = index
+
+    def reset(self) -> None:
+        """Let the peaks start again from what is held now."""
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(self._index)
+
+    def read_peaks(self) -> TorchPeaks:
+        """The peaks since the start or the last reset.
+
+        Without a cache (`PYTORCH_NO_CUDA_MEMORY_CACHING`) torch counts nothing, and the `cudaMallocAsync` backend does
+        not count what was requested: None, not 0.
+        """
+        import torch
+
+        if os.environ.get("PYTORCH_NO_CUDA_MEMORY_CACHING"):
+            return TorchPeaks()
+        stats = torch.cuda.memory_stats(self._index)  # empty before CUDA is initialised
+        native = torch.cuda.get_allocator_backend() == "native"
+        return TorchPeaks(
+            stats.get("allocated_bytes.all.peak"),
+            stats.get("requested_bytes.all.peak") if native else None,
+            stats.get("reserved_bytes.all.peak"),
+        )
+
+    def peaks(self) -> dict[str, int | None]:
+        """The peaks under the names of their columns."""
+        peaks = self.read_peaks()
+        return {
+            "peak_allocated_bytes": peaks.allocated_bytes,
+            "peak_requested_bytes": peaks.requested_bytes,
+            "peak_reserved_bytes": peaks.reserved_bytes,
+        }
+
+    def device_fields(self, used_before_bytes: int | None = None) -> dict[str, int | None]:
+        """The columns `device_total_bytes`, `alloc_retries` and `context_bytes`.
+
+        The context is what the device has in use beyond what torch's allocator holds: CUDA's context, the modules and
+        kernels loaded so far, cuBLAS's and cuDNN's own memory. `cudaMemGetInfo` counts every process, so whatever
+        others held before this run is taken off; what they take or give back during the run is not seen.
+
+        Args:
+            used_before_bytes: What the device had in use before this process touched it, from NVML; taken as nothing
+                where None, which makes the context too large on a shared device.
+        """
+        import torch
+
+        free, total = torch.cuda.mem_get_info(self._index)
+        stats = torch.cuda.memory_stats(self._index)
+        reserved = stats.get("reserved_bytes.all.current")
+        context = None if reserved is None else total - free - reserved - (used_before_bytes or 0)
+        return {
+            "device_total_bytes": total,
+            "alloc_retries": stats.get("num_alloc_retries"),
+            "context_bytes": context if context is not None and context > 0 else None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class CpuPeak:
+    """Exact peaks of torch's CPU allocations in bytes.
+
+    Attributes:
+        total_bytes: Over everything that was run.
+        phase_bytes: Over what followed each mark, up to the next one or the end; what is alive at a mark counts in.
+        end_bytes: Still held at the end.
+    """
+
+    total_bytes: int
+    phase_bytes: tuple[int, ...]
+    end_bytes: int
+
+    @property
+    def warm_bytes(self) -> int:
+        """The peak after the last mark: of the last step, where each step is marked. The total where nothing is."""
+        return self.phase_bytes[-1] if self.phase_bytes else self.total_bytes
+
+
+def measure_cpu_peak(run: Callable[[Callable[[], None]], None]) -> CpuPeak:
+    """Run `run` under torch's profiler and return the exact peak of what torch allocated on the CPU meanwhile.
+
+    Take it in a pass of its own: profiling slows steps down. Counted is what goes through torch's CPU allocator on the
+    calling thread and in the backward pass it starts, from zero. Not counted: tensors that were there before, memory
+    that NumPy, a loader's worker processes or oneDNN's and MKL's own buffers take, and other Python threads.
+
+    Args:
+        run: Makes everything that should count (model, optimizer, batch) and runs the steps. It is handed `mark`, to be
+            called before each step; what it makes may be dropped at its end.
+
+    Raises:
+        RuntimeError: This torch's profiler has no memory events.
+    """
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    def mark() -> None:
+        with torch.profiler.record_function(_MARK):
+            pass
+
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read when profiling first starts; its notices go to stderr
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        torch.empty(16)  # one event for certain, so that none at all means a profiler that is not understood
+        run(mark)
+    events = tuple(_cpu_events(profiled))
+    if not any(isinstance(event, Allocation) for event in events):
+        raise RuntimeError(f"torch {torch.__version__}: its profiler reports no CPU memory events")
+    return replay(events)
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """An event of the CPU allocator: an address gained `size_bytes`, or lost them where that is negative."""
+
+    address: int
+    size_bytes: int
+
+
+class Mark:
+    """A mark between two events."""
+
+
+def replay(events: Iterable[Allocation | Mark]) -> CpuPeak:
+    """The peaks of a stream of events in order of time.
+
+    The profiler's own running total is of no use: it counts on from earlier passes whose tensors were freed while no
+    profiler looked. Here a free counts only where its allocation was seen, and an address that is allocated again
+    without having been freed was freed unseen.
+    """
+    live: dict[int, int] = {}
+    held = total = 0
+    phases: list[int] = []
+    for event in events:
+        if isinstance(event, Mark):
+            phases.append(held)
+            continue
+        held -= live.pop(event.address, 0)
+        if event.size_bytes > 0:
+            live[event.address] = event.size_bytes
+            held += event.size_bytes
+        total = max(total, held)
+        if phases:
+            phases[-1] = max(phases[-1], held)
+    return CpuPeak(total, tuple(phases), held)
+
+
+def _cpu_events(profiled: Any) -> Iterator[Allocation | Mark]:
+    """The CPU allocator's events and the marks, in order of time, from the profiler's tree of raw events.
+
+    The tree has the addresses that the flat list of `[memory]` events lacks; `torch.profiler._memory_profiler` reads
+    the same one. It is walked without recursion, as deep models nest deeper than Python's stack.
+    """
+    roots: Sequence[Any] = profiled.profiler.kineto_results.experimental_event_tree()
+    timed: list[tuple[int, Allocation | Mark]] = []
+    waiting = list(roots)
+    while waiting:
+        node = waiting.pop()
+        waiting.extend(node.children)
+        if node.name == _MARK:
+            timed.append((node.start_time_ns, Mark()))
+        elif node.tag.name == "Allocation" and node.extra_fields.device.type == "cpu":
+            timed.append((node.start_time_ns, Allocation(node.extra_fields.ptr, node.extra_fields.alloc_size)))
+    timed.sort(key=lambda each: each[0])
+    for _, event in timed:
+        yield event

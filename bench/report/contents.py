@@ -1,0 +1,54 @@
+"""What every figure and section draws from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from bench.analysis import Finding
+from bench.report.drawing import Drawing
+
+
+@dataclass(frozen=True)
+class Contents:
+    """One report's material; computed once.
+
+    Attributes:
+        name: Of the report's folder.
+        frame: One row a run, from `bench.load`.
+        summary: One row a case, from `bench.analysis.summarise_cases`.
+        findings: From `bench.analysis.validity`.
+        notes: What the sweeps noted, one a folder and environment, without paths.
+        drawings: The figures, by name, in their order.
+    """
+
+    name: str
+    frame: pd.DataFrame
+    summary: pd.DataFrame
+    findings: Sequence[Finding]
+    notes: Sequence[Mapping[str, Any]] = ()
+    drawings: Mapping[str, Drawing] = field(default_factory=dict)
+
+    @property
+    def machines(self) -> list[str]:
+        """The machines in words, in order of appearance."""
+        return list(dict.fromkeys(self.summary["machine"]))
+
+    @property
+    def cpu_only(self) -> bool:
+        """Whether nothing here was measured on a GPU."""
+        return bool((self.frame["device"] == "cpu").all())
+
+    @property
+    def title(self) -> str:
+        """The sweep's own name where it noted one, else the folder's."""
+        names = list(dict.fromkeys(str(note["name"]) for note in self.notes if note.get("name")))
+        return " and ".join(names) or self.name
+
+    def noted(self, *keys: str) -> list[str]:
+        """The distinct texts that the sweeps noted under the first of `keys` that they used."""
+        found = [next((str(note[key]) for key in keys if note.get(key)), "") for note in self.notes]
+        return [text for text in dict.fromkeys(found) if text]

@@ -1,0 +1,88 @@
+"""Results folders in, a report's folder out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench import __version__
+from bench.analysis import summarise_cases, validity
+from bench.errors import StoreError
+from bench.report import figures, sections, theme
+from bench.report.contents import Contents
+from bench.report.drawing import Drawing
+from bench.report.html import Image, render_html
+from bench.report.kinds import FigureKind, Section
+from bench.report.markdown import render_markdown
+from bench.report.numbers import to_csv
+from bench.report.seam import found
+from bench.store import load_notes, load_results
+
+
+def render_report(paths: Sequence[Path], target: Path) -> Path:
+    """Render the results under `paths` into the folder `target`; the same results give the same bytes.
+
+    Written are `report.md`, `index.html` (self-contained), `table.csv` (one row a case) and, for every figure,
+    `figures/<name>.png` with `figures/<name>.csv` beside it. Files of an earlier rendering are replaced.
+
+    Args:
+        paths: Folders that `bench sweep` wrote, or folders that hold several of them.
+        target: The report's folder, made if it is not there; its name is the report's where the sweep noted none.
+
+    Returns:
+        The path of the page to open, `index.html`.
+
+    Raises:
+        StoreError: A path holds no results or no planned run, or `target` cannot be written.
+    """
+    frame = load_results(*paths)
+    if frame.empty:
+        raise StoreError(f"{', '.join(map(str, paths))}: no runs, and none planned; run bench sweep first")
+    summary = summarise_cases(frame)
+    notes = [note.values for note in load_notes(*paths)]
+    contents = Contents(target.resolve().name, frame, summary, validity(frame), notes)
+    with theme.style():
+        drawings = _draw(contents)
+        images = {name: Image(theme.save(item.figure), theme.save(item.figure, dark=True)) for name, item in drawings}
+    contents = Contents(contents.name, frame, summary, contents.findings, notes, dict(drawings))
+    built = [(section.title, list(section.build(contents))) for section in all_sections()]
+    built = [(title, blocks) for title, blocks in built if blocks]
+    title = f"{contents.title}: memory and speed of training steps"
+    files = {f"figures/{name}.png": image.light for name, image in images.items()}
+    files |= {f"figures/{name}.csv": to_csv(item.numbers).encode() for name, item in drawings}
+    files["table.csv"] = to_csv(summary).encode()
+    files["report.md"] = render_markdown(title, built).encode()
+    files["index.html"] = render_html(title, built, images, __version__).encode()
+    _write(target, files)
+    return target / "index.html"
+
+
+def all_figures() -> list[FigureKind]:
+    """Every figure of `figures/`, in its order."""
+    return found(figures, "FIGURE")
+
+
+def all_sections() -> list[Section]:
+    """Every section of `sections/`, in its order."""
+    return found(sections, "SECTION")
+
+
+def _draw(contents: Contents) -> list[tuple[str, Drawing]]:
+    drawn = [kind.draw(contents) for kind in all_figures()]
+    return [(item.name, item) for item in drawn if item is not None]
+
+
+def _write(target: Path, files: dict[str, bytes]) -> None:
+    """Replace each file as a whole, and remove figures of an earlier rendering that are not drawn any more."""
+    try:
+        (target / "figures").mkdir(parents=True, exist_ok=True)
+        for stale in sorted((target / "figures").iterdir()):
+            if stale.suffix in (".png", ".csv") and f"figures/{stale.name}" not in files:
+                stale.unlink()
+        for name, content in files.items():
+            temporary = target / f"{name}.part"
+            temporary.write_bytes(content)
+            os.replace(temporary, target / name)
+    except OSError as error:
+        raise StoreError(f"{target}: the report cannot be written ({error.strerror or error})") from error

@@ -1,0 +1,94 @@
+"""The first screen: the answer with its interval, what was measured on what, and the best case of each model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from bench.analysis import best_cases, estimator_errors, headline
+from bench.analysis.labels import axis_words, varying_axes
+from bench.records import Status
+from bench.report.blocks import Answer, Block, Notice, Paragraph, Strong, Table
+from bench.report.contents import Contents
+from bench.report.kinds import Section
+from bench.report.words import error_words, integer, listed, rate_cell
+from bench.units import MISSING, format_bytes
+
+_MAX_ROWS = 15
+
+
+def build(contents: Contents) -> Sequence[Block]:
+    """The sentence, the scope, and a small table."""
+    blocks: list[Block] = [Answer(headline(contents.summary)), _scope(contents)]
+    blocks += [Notice("note", finding.text) for finding in contents.findings if finding.code in _FIRST_PAGE]
+    blocks += _best(contents)
+    return blocks
+
+
+_FIRST_PAGE = ("cpu_only", "synthetic_data")
+
+
+def _scope(contents: Contents) -> Paragraph:
+    """What was measured, on what, how often, and how far to trust it, in three lines."""
+    summary, frame = contents.summary, contents.frame
+    ran = summary[summary["status"] != Status.SKIPPED]
+    planned, ok = int(ran["runs_planned"].sum()), int(ran["runs_ok"].sum())
+    processes = sorted({int(count) for count in summary["processes"] if count > 0})
+    grave = [finding for finding in contents.findings if finding.grave]
+    warmup = sorted({int(count) for count in frame["warmup_steps"].dropna()})
+    spread = f"{processes[0]} to {processes[-1]}" if len(processes) > 1 else f"{processes[0]}" if processes else "no"
+    noun = "process" if processes == [1] else "processes"
+    return Paragraph((
+        Strong("Measured: "),
+        f"{len(ran)} cases ({listed(dict.fromkeys(summary['model']), 6)} on {listed(dict.fromkeys(summary['dataset']), 6)}) "
+        f"on {listed(contents.machines, 4)}; {ok} of {planned} runs ended well. ",
+        Strong("How: "),
+        f"{spread} fresh {noun} a case, every step timed after {listed(warmup, 4)} steps of warm-up. ",
+        Strong("Trust: "),
+        f"{len(grave)} finding{'s' if len(grave) != 1 else ''} against the numbers, see Validity." if grave
+        else "nothing was found against the numbers; what they do not cover is under Validity.",
+    ))  # fmt: skip
+
+
+def _best(contents: Contents) -> list[Block]:
+    """The best case of each model, data set and machine."""
+    best = best_cases(contents.summary)
+    if best.empty:
+        return []
+    several = contents.summary["machine"].nunique() > 1
+    axes = [axis for axis in varying_axes(contents.summary) if axis != "machine"]
+    with_trace = contents.summary["trace_relative_error"].notna().any()
+    head = [*(["machine"] if several else []), "model", "data set", "best batch", *(["with"] if axes else []),
+            "samples/s (95 % interval)", "peak allocated", "formula", *(["trace"] if with_trace else []),
+            "largest batch that ran", "out of memory at"]  # fmt: skip
+    rows = [_row(row, several, axes, with_trace) for row in best.head(_MAX_ROWS).to_dict("records")]
+    errors = ", ".join(
+        f"{row['title']} {row['median_abs'] * 100:.3g} % (worst {row['worst'] * 100:+.3g} %, {row['n']} cases)"
+        for row in estimator_errors(contents.summary).to_dict("records")
+    )
+    left = f" {len(best) - _MAX_ROWS} more are in the whole table." if len(best) > _MAX_ROWS else ""
+    texts = frozenset({0, 1} | ({2} if several else set()))
+    shift = 3 + several
+    numeric = frozenset(range(len(head))) - texts - ({shift} if axes else set())
+    caption = f"The case with the highest throughput of each model.{left}"
+    caption += f" Median error of the estimates over all cases: {errors}." if errors else ""
+    return [Table(head, rows, numeric, caption)]
+
+
+def _row(row: dict[str, object], several: bool, axes: Sequence[str], with_trace: bool) -> list[str]:
+    peak = row["peak_allocated_bytes"]
+    return [
+        *([str(row["machine"])] if several else []),
+        str(row["model"]), str(row["dataset"]), integer(row["batch_size"]),
+        *([", ".join(filter(None, (axis_words(axis, row[axis]) for axis in axes)))] if axes else []),
+        rate_cell(row),
+        format_bytes(None if pd.isna(peak) else int(peak)),  # type: ignore[call-overload]
+        error_words(row["formula_relative_error"]),
+        *([error_words(row["trace_relative_error"])] if with_trace else []),
+        integer(row["largest_batch_ok"]),
+        integer(row["smallest_batch_oom"]) if row["smallest_batch_oom"] is not None else MISSING,
+    ]  # fmt: skip
+
+
+SECTION = Section(order=10, title="", build=build)

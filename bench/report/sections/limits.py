@@ -1,0 +1,43 @@
+"""What the numbers do not say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bench.report.blocks import Block, Bullets, Code
+from bench.report.contents import Contents
+from bench.report.kinds import Section
+from bench.stats import PUBLISHED_PROCESSES
+
+
+def build(contents: Contents) -> Sequence[Block]:
+    """A list that follows from what was and was not done."""
+    summary = contents.summary
+    items: list[str | tuple[str | Code, ...]] = []
+    if contents.cpu_only:
+        items.append(
+            "Everything was measured on a CPU. Speeds of a GPU are other by orders of magnitude, its allocator rounds "
+            "and caches, and its context takes memory of its own: none of that is in here."
+        )
+    items.append(
+        "Intervals say where the mean over further fresh processes on the same machine would lie; another machine of the "
+        f"same type can differ by more. With few processes they are wide; published numbers take {PUBLISHED_PROCESSES}."
+    )
+    items.append(
+        "Peaks are those of the measured steps in a fresh process; a first step, an evaluation or a checkpoint can take "
+        "more."
+    )
+    if summary["formula_bytes"].notna().any():
+        items.append((
+            "The formula counts parameters, gradients, optimizer state, the batch and the activations of leaf modules. It "
+            "leaves out temporaries of kernels, workspaces, the allocator's rounding and the context: it is a lower "
+            "bound in most cases. Its error is in the column ", Code("formula_relative_error"), " of the table.",
+        ))  # fmt: skip
+    inputs = set(summary["input"].dropna())
+    if inputs == {"synthetic"}:
+        items.append("The batch was on the device already: loading and decoding images are not in these speeds.")
+    items.append("Nothing here speaks of how well a model learns: batch sizes are compared by speed and memory only.")
+    return [Bullets(items)]
+
+
+SECTION = Section(order=60, title="Limits", build=build)

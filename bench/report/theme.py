@@ -1,0 +1,182 @@
+"""How figures look: colours that colour-blind eyes tell apart, markers and dashes beside them, light and dark.
+
+Figures are drawn once in light colours. The neutral colours (text, grid, paper) are used for nothing else, so that
+`picture` can exchange them for dark ones; the hues are kept, and stand on both papers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import matplotlib as mpl
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+
+# Okabe and Ito, "Color Universal Design" (2008), without black and the yellow that is too pale on white
+HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
+MAX_PANELS = 9
+
+INK, MUTED, GRID, PAPER, FILL = "#1f2328", "#5b636d", "#dfe3e8", "#ffffff", "#eef1f4"
+DARK = {INK: "#e6edf3", MUTED: "#9aa4b0", GRID: "#2d333b", PAPER: "#0d1117", FILL: "#1a2029"}
+
+DPI = 150
+WIDTH_IN = 10.0
+_HEAD_IN, _FOOT_IN = 0.62, 0.08
+
+_RC: dict[str, Any] = {
+    "font.family": ["DejaVu Sans"], "font.size": 9.0, "axes.titlesize": 9.5, "axes.labelsize": 9.0,
+    "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlepad": 6.0, "axes.labelcolor": MUTED,
+    "xtick.labelsize": 8.0, "ytick.labelsize": 8.0, "xtick.color": MUTED, "ytick.color": MUTED, "text.color": INK,
+    "axes.edgecolor": GRID, "grid.color": GRID, "grid.linewidth": 0.7, "axes.facecolor": PAPER,
+    "figure.facecolor": PAPER, "savefig.facecolor": PAPER, "legend.frameon": False, "legend.fontsize": 8.5,
+    "lines.linewidth": 1.5, "lines.markersize": 5.0, "axes.axisbelow": True, "patch.edgecolor": PAPER,
+    "text.usetex": False, "mathtext.default": "regular", "axes.unicode_minus": True, "axes.formatter.use_locale": False,
+    "text.parse_math": False, "hatch.linewidth": 0.6,
+}  # fmt: skip
+
+
+@contextlib.contextmanager
+def style() -> Iterator[None]:
+    """The report's settings of matplotlib over its defaults, whatever the user's own are; put back afterwards."""
+    with mpl.rc_context():
+        mpl.rcParams.update({key: mpl.rcParamsDefault[key] for key in mpl.rcParamsDefault if key != "backend"})
+        mpl.rcParams.update({**sns.plotting_context("notebook"), **sns.axes_style("whitegrid"), **_RC})
+        yield
+
+
+def panels(
+    count: int, title: str, subtitle: str, *, row_in: float = 2.75, columns: int = 3
+) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels under a title; unused places are left empty.
+
+    Args:
+        count: How many panels, at least 1.
+        title: In bold above everything.
+        subtitle: The machine, and how to read the marks.
+        row_in: The height of a row in inches.
+        columns: At most so many beside each other.
+    """
+    across = min(count, columns) if count != 4 else 2
+    down = math.ceil(count / across)
+    row_in = row_in * (1.35 if across == 1 else 1.15 if across == 2 else 1.0)
+    height = down * row_in + _HEAD_IN + _FOOT_IN
+    figure = Figure(figsize=(WIDTH_IN, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.set(rect=(0.0, 0.0, 1.0, 1 - _HEAD_IN / height), w_pad=0.06, h_pad=0.07)  # type: ignore[call-arg]
+    top = 1 - 0.10 / height
+    figure.text(0.008, top, title, ha="left", va="top", fontsize=13, fontweight="bold", color=INK)
+    figure.text(0.008, 1 - 0.37 / height, clip(subtitle, 150), ha="left", va="top", fontsize=9, color=MUTED)
+    axes = figure.subplots(down, across, squeeze=False)
+    flat = list(axes.flat)
+    for spare in flat[count:]:
+        spare.set_visible(False)
+    return figure, flat[:count]
+
+
+def finish(axes: Axes, title: str, x: str = "", y: str = "", *, detail: str = "") -> None:
+    """Titles of a panel (`detail` on a line of its own), and no frame but its lower and left lines."""
+    axes.set_title(clip(title, 44), color=INK, pad=17.0 if detail else 6.0)
+    if detail:
+        axes.annotate(
+            clip(detail, 52), (0, 1), (0, 4), xycoords="axes fraction", textcoords="offset points", fontsize=8,
+            color=MUTED, va="bottom", ha="left", annotation_clip=False,
+        )  # fmt: skip
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    sns.despine(ax=axes)
+    axes.tick_params(length=0)
+
+
+def clip(text: str, characters: int) -> str:
+    """Text cut to fit, with an ellipsis."""
+    return text if len(text) <= characters else f"{text[: characters - 1]}…"
+
+
+def batch_axis(axes: Axes, sizes: Sequence[int]) -> None:
+    """A logarithmic axis of batch sizes with the sizes themselves as its ticks, at most seven."""
+    ticks = sorted(set(sizes))
+    keep = ticks if len(ticks) <= 7 else [ticks[round(i)] for i in np.linspace(0, len(ticks) - 1, 7)]
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(keep, [f"{size:,}" if size < 10_000 else f"{size / 1024:g}k" for size in keep])
+    axes.set_xticks([], minor=True)
+    if len(ticks) == 1:
+        axes.set_xlim(ticks[0] / 2, ticks[0] * 2)
+    axes.grid(visible=True, axis="x", which="major")
+
+
+def log_axis(axes: Axes, which: Literal["x", "y"], low: float, high: float, *, base: int, words: Any) -> None:
+    """A logarithmic axis from `low` to `high` with readable ticks.
+
+    Args:
+        axes: The panel.
+        which: The axis.
+        low: The smallest value drawn, above 0.
+        high: The largest.
+        base: 10, or 2 for bytes.
+        words: Value to text.
+    """
+    low, high = low / 1.25, high * 1.25
+    ticks = log_ticks(low, high, base)
+    getattr(axes, f"set_{which}scale")("log", base=base)
+    getattr(axes, f"set_{which}lim")(low, high)
+    getattr(axes, f"set_{which}ticks")(ticks, [words(tick) for tick in ticks])
+    getattr(axes, f"set_{which}ticks")([], minor=True)
+
+
+def log_ticks(low: float, high: float, base: int) -> list[float]:
+    """At most seven round values from `low` to `high`: powers of the base, or 1-2-5 steps where few powers fit."""
+    first, last = math.floor(math.log(low, base)), math.ceil(math.log(high, base))
+    mantissas = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)) if base == 10 else ((1,), (1, 1.25, 1.5, 1.75))
+    found: list[float] = []
+    for steps in mantissas:
+        found = [
+            m * float(base) ** e for e in range(first, last + 1) for m in steps if low <= m * float(base) ** e <= high
+        ]
+        if len(found) >= 3:
+            break
+    stride = math.ceil(len(found) / 7)
+    return found[::stride] if stride > 1 else found
+
+
+def save(figure: Figure, *, dark: bool = False) -> bytes:
+    """The figure as PNG at 150 dpi; equal figures give equal bytes.
+
+    With `dark` the neutral colours are exchanged in place: save the light one first.
+    """
+    if dark:
+        figure.set_layout_engine("none")
+        _exchange(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None}, facecolor=figure.get_facecolor())
+    return buffer.getvalue()
+
+
+def _exchange(figure: Figure) -> None:
+    """Replace every neutral colour of every artist by its dark one."""
+    exchange = {to_rgba(light): to_rgba(dark) for light, dark in DARK.items()}
+    for artist in figure.findobj():
+        for name in ("color", "facecolor", "edgecolor", "markerfacecolor", "markeredgecolor"):
+            getter, setter = getattr(artist, f"get_{name}", None), getattr(artist, f"set_{name}", None)
+            if getter is None or setter is None:
+                continue
+            try:
+                given = getter()
+                single = isinstance(given, str | tuple) or np.ndim(given) == 1
+                colours = [to_rgba(given)] if single else [to_rgba(colour) for colour in given]
+            except (ValueError, TypeError):
+                continue
+            changed = [(*exchange.get((*colour[:3], 1.0), colour)[:3], colour[3]) for colour in colours]
+            if changed != colours:
+                setter(changed[0] if len(changed) == 1 else changed)

@@ -1,0 +1,87 @@
+"""Numbers of the summary as cells of tables; unknown prints as a dash and is never 0."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from bench.units import MISSING, format_bytes, format_frac, format_rate, format_seconds
+
+
+def known(value: Any) -> bool:
+    """Whether a cell of a frame holds something."""
+    return value is not None and not pd.isna(value)
+
+
+def integer(value: Any) -> str:
+    """A whole number with thousands separated."""
+    return f"{int(value):,}" if known(value) else MISSING
+
+
+def bytes_cell(value: Any) -> str:
+    """Bytes with a unit."""
+    return format_bytes(int(value)) if known(value) else MISSING
+
+
+def seconds_cell(value: Any) -> str:
+    """Seconds with a unit."""
+    return format_seconds(float(value)) if known(value) else MISSING
+
+
+def error_words(value: Any) -> str:
+    """A signed relative error: `-12.3 %`, `exact`."""
+    if not known(value):
+        return MISSING
+    return "exact" if value == 0 else format_frac(float(value))
+
+
+def rate_cell(row: Mapping[str, Any]) -> str:
+    """Throughput with its interval: `12,300 (12,100 to 12,500)`; a single process is marked `screening`."""
+    if not known(row["samples_per_s"]):
+        return MISSING
+    rate = format_rate(row["samples_per_s"])
+    if not known(row["samples_per_s_low"]):
+        return f"{rate} (screening)"
+    return f"{rate} ({format_rate(row['samples_per_s_low'])} to {format_rate(row['samples_per_s_high'])})"
+
+
+def listed(values: Iterable[object], limit: int) -> str:
+    """`a, b and c`; from `limit` on, how many more there are."""
+    words = [str(value) for value in values]
+    if len(words) > limit:
+        words = [*words[:limit], f"{len(words) - limit} more"]
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1]))) if words else "nothing"
+
+
+def field_words(name: str, value: Any) -> str:
+    """A field of a record for people, by the unit in its name; absent reads `unknown`."""
+    if not known(value):
+        return "unknown"
+    if isinstance(value, bool) or str(value) in ("True", "False"):
+        return "yes" if str(value) == "True" else "no"
+    for ending, words in _UNITS.items():
+        if name.endswith(ending):
+            return words(float(value))
+    return str(value)
+
+
+def field_title(name: str) -> str:
+    """The name of a field for people, without its unit: `gpu_total_bytes` reads `GPU total`."""
+    for ending in _UNITS:
+        name = name.removesuffix(ending)
+    words = name.split("_")
+    return " ".join([_WORDS.get(word, word) for word in words])
+
+
+_UNITS = {
+    "_bytes": lambda value: format_bytes(int(value)),
+    "_per_s": lambda value: format_rate(value),
+    "_hz": lambda value: f"{value / 1e6:,.0f} MHz",
+    "_w": lambda value: f"{value:g} W",
+    "_c": lambda value: f"{value:g} °C",
+    "_s": lambda value: f"{value:g} s",
+}
+_WORDS = {"gpu": "GPU", "cpu": "CPU", "ram": "RAM", "cuda": "CUDA", "cudnn": "cuDNN", "uuid": "UUID", "ecc": "ECC",
+          "mig": "MIG", "os": "OS", "sm": "SM", "vbios": "VBIOS", "git": "git"}  # fmt: skip

@@ -1,0 +1,10 @@
+"""Running a plan: the parent supervises and writes, and imports no torch.
+
+Whatever happens to a run becomes a row, and a run exists once its part does, so that the same command after any kind of
+death goes on with what is missing.
+"""
+
+from bench.sweep.session import SweepOptions, read_environment
+from bench.sweep.stages import SweepOutcome, parse_statuses, run_sweep
+
+__all__ = ["SweepOptions", "SweepOutcome", "parse_statuses", "read_environment", "run_sweep"]

@@ -1,0 +1,79 @@
+"""A sweep under way: what its stages share, and the device that it runs on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from bench.config import SweepConfig
+from bench.devices import match_device
+from bench.errors import BenchError, InfrastructureError
+from bench.launchers import Answer, LocalLauncher, Outcome
+from bench.launchers.tasks import environment_task
+from bench.probes.selection import DeviceChoice
+from bench.records import Environment, Planned, Status
+from bench.store import Store
+from bench.terminal import Progress
+
+START_TIMEOUT_S = 120.0  # importing torch from a cold network disk
+
+
+@dataclass(frozen=True, slots=True)
+class SweepOptions:
+    """What a sweep needs beside its configuration.
+
+    Attributes:
+        out: Folder of the report; the data go below it.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        retry: Statuses of finished runs to run once more.
+        report: Whether to render the report at the end.
+    """
+
+    out: Path
+    device: str = "auto"
+    retry: frozenset[Status] = frozenset()
+    report: bool = True
+
+
+@dataclass(slots=True)
+class Session:
+    """A sweep under way."""
+
+    config: SweepConfig
+    options: SweepOptions
+    progress: Progress
+    launcher: LocalLauncher
+    store: Store
+    environment: Environment
+    gpu_uuid: str | None
+    plan: list[Planned] = field(default_factory=list)
+    starts_failed: int = 0  # in a row, for causes outside the cases
+
+
+def read_environment(launcher: LocalLauncher, choice: DeviceChoice) -> Environment:
+    """The environment of a device, read in a process of its own, with the device file that describes it.
+
+    Raises:
+        BenchError: The process does not start, or the device cannot be read.
+    """
+    argument = {"device": choice.kind, "gpu_uuid": choice.gpu.uuid if choice.gpu else None}
+    environment = Environment(**_value(launcher.run(environment_task, argument, timeout_s=START_TIMEOUT_S)))
+    name = "cpu"
+    if choice.kind == "cuda":
+        known = match_device(environment.gpu_name or "", environment.gpu_total_bytes)
+        name = known.name if known else environment.gpu_name or "unknown"
+    return replace(environment, estimate_device=name)
+
+
+def _value(answer: Answer) -> dict[str, Any]:
+    if answer.outcome is Outcome.ANSWERED:
+        return answer.value
+    if answer.outcome is Outcome.REFUSED:
+        raise BenchError(answer.reason)
+    raise InfrastructureError(f"the worker process does not start: {answer.reason}. See bench env")
+
+
+def device_name(environment: Environment) -> str:
+    """The device as a person calls it."""
+    return environment.gpu_name or environment.cpu_model or environment.device

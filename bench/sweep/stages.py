@@ -1,0 +1,132 @@
+"""Plan -> launch -> store: runs what is missing, keeps what is finished, ends with a report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import catalog
+from bench.catalog.data_fetch import fetch_dataset
+from bench.catalog.data_files import default_data_root
+from bench.config import SweepConfig
+from bench.errors import ConfigError, DataError, UnknownNameError
+from bench.launchers import LocalLauncher
+from bench.launchers.local import interrupt_on_terminate
+from bench.locks import device_lock_path, hold
+from bench.plan import build_plan
+from bench.probes.selection import usable_device
+from bench.records import Status
+from bench.store import DATA_FOLDER, Store
+from bench.sweep.estimates import estimate_planned
+from bench.sweep.runs import measure_missing
+from bench.sweep.session import Session, SweepOptions, device_name, read_environment
+from bench.terminal import Progress
+
+GOOD = (Status.OK, Status.SKIPPED)
+
+
+@dataclass(frozen=True, slots=True)
+class SweepOutcome:
+    """What came of a sweep.
+
+    Attributes:
+        counts: Runs by status, over everything planned.
+        failed: Whether any case did not end well.
+        report: Path of the report, where one was rendered.
+        data: Folder of the results.
+        summary: Lines for the terminal.
+    """
+
+    counts: dict[str, int]
+    failed: bool
+    report: str | None
+    data: str
+    summary: list[str]
+
+
+def parse_statuses(text: str | None) -> frozenset[Status]:
+    """Statuses from `timeout,crashed`. Raises UnknownNameError."""
+    names = [name.strip() for name in (text or "").split(",") if name.strip()]
+    allowed = [status.value for status in Status]
+    for name in names:
+        if name not in allowed:
+            raise UnknownNameError("status", name, allowed, list_command="sweep --help")
+    return frozenset(Status(name) for name in names)
+
+
+def run_sweep(config: SweepConfig, options: SweepOptions, progress: Progress) -> SweepOutcome:
+    """Run everything that the configuration plans and the results folder does not hold yet.
+
+    Raises:
+        BenchError: Device, folder or data are not usable; nothing of what was finished is lost.
+        KeyboardInterrupt: On Ctrl-C or SIGTERM, within about two seconds; nothing of what was finished is lost.
+    """
+    launcher = LocalLauncher()
+    launcher.warm()
+    store = Store(options.out / DATA_FOLDER)
+    store.create()
+    with interrupt_on_terminate(), hold(options.out / ".lock", f"the folder {options.out}"):
+        choice = usable_device(options.device)
+        environment = read_environment(launcher, choice)
+        with hold(
+            device_lock_path(environment.gpu_uuid_hash or environment.device), f"the device {device_name(environment)}"
+        ):
+            session = Session(
+                config, options, progress, launcher, store, environment, choice.gpu.uuid if choice.gpu else None
+            )
+            _prepare(session)
+            estimate_planned(session)
+            measure_missing(session)
+        return _conclude(session)
+
+
+def _prepare(session: Session) -> None:
+    """Plan, see to the data, and write down what is going to happen."""
+    session.plan = build_plan(session.config, session.environment.device)
+    if not session.plan:
+        raise ConfigError(["the configuration plans no case"])
+    _see_to_data(session)
+    notes = {
+        "name": session.config.name, "description": session.config.description,
+        "config": session.config.as_json(), "device": session.options.device,
+    }  # fmt: skip
+    session.store.write_plan(session.plan, session.config.protocol, session.environment, notes)
+    cases = len({run.case for run in session.plan})
+    session.progress.say(
+        f"{session.config.name}: {cases} cases, {len(session.plan)} runs on {device_name(session.environment)}"
+    )
+
+
+def _see_to_data(session: Session) -> None:
+    """Fetch what the grid reads from files and the disk does not have; say once where images will be synthetic."""
+    root = Path(session.config.data.root).expanduser() if session.config.data.root else default_data_root()
+    needed = {run.case.dataset for run in session.plan if run.case.input != "synthetic" and run.skip_reason is None}
+    for dataset in sorted(needed):
+        info = catalog.describe_dataset(dataset)
+        if info.open is None or info.on_disk(root):
+            continue
+        why = "fetching is off"
+        if session.config.data.fetch and info.fetch is not None:
+            session.progress.say(f"{dataset}: not on this machine; fetching it to {root}")
+            try:
+                fetch_dataset(dataset, root)
+                continue
+            except DataError as error:
+                why = str(error)
+        session.progress.say(f"{dataset}: synthetic images of the same shape and type ({why})")
+
+
+def _conclude(session: Session) -> SweepOutcome:
+    """Load everything back from the disk, render the report and count."""
+    from bench.report import render_report, summary_lines
+    from bench.store import load_results
+
+    frame = load_results(session.store.folder)
+    here = frame[frame["environment_key"] == session.environment.key]
+    report = render_report([session.store.folder], session.options.out) if session.options.report else None
+    counts = dict(sorted(Counter(here["status"]).items()))
+    failed = any(status not in GOOD for status in counts)
+    return SweepOutcome(
+        counts, failed, str(report) if report else None, str(session.store.folder), summary_lines(frame, report)
+    )

@@ -1,0 +1,160 @@
+"""The sweep as a user runs it: real processes, real files, real kills."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import bench
+from tests import plugins
+
+CONFIG = """
+name = "t"
+[grid]
+dataset = "mnist"
+model = "mlp"
+optimizer = ["sgd", "adam"]
+batch_size = [16, 64]
+[measure]
+repeats = 2
+warmup_steps = 1
+measured_steps = 3
+min_window = "1 ms"
+[data]
+fetch = false
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "c.toml"
+    path.write_text(CONFIG, encoding="utf-8")
+    return path
+
+
+def test_a_sweep_ends_with_a_row_for_every_planned_run_and_a_report(tmp_path: Path, config: Path) -> None:
+    out = tmp_path / "out"
+    first = plugins.bench("sweep", config, "--out", out)
+    assert first.returncode == 0, first.stderr
+    assert str(out / "report.md") in first.stdout
+    assert len(first.stdout.strip().splitlines()) <= 10
+    frame = bench.load(out)
+    assert len(frame) == 8
+    assert set(frame["status"]) == {"ok"}
+    rule = frame["samples_per_s"] * frame["median_step_time_s"] / frame["batch_size"].astype(float)
+    assert rule.between(0.3, 1.5).all(), rule.tolist()
+    assert (frame["step_times_s"].map(sum) <= frame["wall_window_s"] * 1.001).all()
+    assert (frame["peak_allocated_bytes"] >= frame["formula_parameters_bytes"]).all()
+    assert frame["formula_bytes"].notna().all()
+    assert (out / "index.html").exists()
+
+    again = plugins.bench("sweep", config, "--out", out)
+    assert again.returncode == 0, again.stderr
+    assert "8 runs are finished already, 0 to do" in again.stderr
+    assert bench.load(out)["run_key"].tolist() == frame["run_key"].tolist()
+
+
+def test_everything_a_case_can_do_wrong_is_one_row_and_the_sweep_goes_on(tmp_path: Path, config: Path) -> None:
+    env = plugins.install(tmp_path / "site")
+    out = tmp_path / "out"
+    done = plugins.bench(
+        "sweep", config, "--out", out, "--repeats", "1", "--set", f"grid.model={list(plugins.NAMES)}",
+        "--set", "grid.optimizer=sgd", "--set", "grid.batch_size=16", "--set", "limits.run_timeout=8 s",
+        "--set", "limits.host_memory=6 GiB", env=env,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    frame = bench.load(out).set_index("model")
+    assert frame["status"].to_dict() == {
+        "good": "ok", "bad_raises": "failed", "bad_hangs": "timeout", "bad_kills": "crashed", "bad_leaves": "crashed",
+        "bad_eats": "oom", "bad_nan": "nan_loss",
+    }  # fmt: skip
+    reasons = frame["reason"].dropna().to_dict()
+    assert reasons["bad_raises"] == "ValueError: a fault | of <the> model (misbehaving.py:20)"
+    assert reasons["bad_hangs"] == "no answer in time; it was in the phase warm-up"
+    assert reasons["bad_kills"].startswith("the process was ended by SIGKILL")
+    assert reasons["bad_leaves"] == "the process left with exit code 7 in the phase warm-up: last words of the model"
+    assert frame.loc["bad_eats", "oom_requested_bytes"] == 1 << 34
+    assert frame.loc["bad_eats", "formula_bytes"] > 0
+    for name in ("bad_raises", "bad_hangs", "bad_kills", "bad_eats"):
+        assert name in done.stdout + done.stderr
+
+
+def test_killed_anywhere_a_sweep_goes_on_where_it_stopped(tmp_path: Path, config: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "bench", "sweep", str(config), "--out", str(out)]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    runs = out / "data" / "runs"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (runs.exists() and len(list(runs.glob("*.parquet"))) >= 3):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait(timeout=30)
+    finished = {path.name for path in runs.glob("*.parquet")}
+    assert 3 <= len(finished) < 8
+    assert sorted(bench.load(out)["status"].value_counts().to_dict()) == ["interrupted", "ok"]
+
+    resumed = plugins.bench("sweep", config, "--out", out)
+    assert resumed.returncode == 0, resumed.stderr
+    frame = bench.load(out)
+    assert finished < {path.name for path in runs.glob("*.parquet")}
+    assert not frame.duplicated(["case_key", "repeat"]).any()
+    assert set(frame["case_key"]) == {case["case_key"] for case in planned(config)}
+    assert len(frame) == 8
+
+
+def test_ctrl_c_leaves_quickly_with_130_and_keeps_what_is_finished(tmp_path: Path, config: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "bench", "sweep", str(config), "--out", str(out), "--set", "measure.min_window=20 s"]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    logs = out / "data" / "logs"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not list(logs.glob("*-r0-a0-*.log")):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "interrupted" in stderr
+    assert "Traceback" not in stderr + stdout
+    assert set(bench.load(out)["status"]) == {"interrupted"}
+
+
+def planned(config: Path) -> list[dict[str, object]]:
+    import json
+
+    done = plugins.bench("plan", config, "--json", "--device", "cpu")
+    value: list[dict[str, object]] = json.loads(done.stdout)
+    return value
+
+
+def test_a_second_sweep_in_the_same_folder_leaves_at_once_naming_the_holder(tmp_path: Path, config: Path) -> None:
+    from bench.locks import hold
+
+    out = tmp_path / "out"
+    out.mkdir()
+    with hold(out / ".lock", "the folder"):
+        done = plugins.bench("sweep", config, "--out", out)
+    assert done.returncode == 2
+    assert f"the folder {out} is in use by process {os.getpid()} on " in done.stderr
+    assert not (out / "data" / "runs").exists() or not list((out / "data" / "runs").iterdir())
+
+
+def test_finished_cases_run_once_more_when_asked(tmp_path: Path, config: Path) -> None:
+    env = plugins.install(tmp_path / "site")
+    out = tmp_path / "out"
+    arguments = ("sweep", config, "--out", out, "--repeats", "1", "--set", "grid.optimizer=sgd", "--set", "grid.batch_size=16",
+                 "--set", 'grid.model=["good", "bad_raises"]', "--no-report")  # fmt: skip
+    assert plugins.bench(*arguments, env=env).returncode == 1
+    assert plugins.bench(*arguments, "--retry", "failed", env=env).returncode == 1
+    assert bench.load(out).groupby("model")["attempt"].agg(list).to_dict() == {"good": [0], "bad_raises": [0, 1]}
+    wrong = plugins.bench(*arguments, "--retry", "fialed", env=env)
+    assert wrong.returncode == 2
+    assert 'unknown status "fialed". Nearest: failed' in wrong.stderr

@@ -1,0 +1,95 @@
+"""The rules of the house, read off the code: imports point down, and the parent stays free of torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "bench"
+
+RANKS = {
+    "errors": 0, "units": 0,
+    "records": 1, "terminal": 1,
+    "catalog": 2, "devices": 2, "stats": 2, "store": 2, "locks": 2, "fingerprint": 2,
+    "config": 3,
+    "plan": 4,
+    "workload": 5,
+    "estimators": 6, "probes": 6, "analysis": 6, "gallery": 6,
+    "worker": 7, "report": 7,
+    "launchers": 8,
+    "sweep": 9,
+    "cli": 10, "__main__": 11,
+}  # fmt: skip
+"""docs/decisions/0001-ranks.md; `bench/__init__.py` is the door and stands outside."""
+
+TORCH_FREE = ["bench", "bench.cli", "bench.config", "bench.plan", "bench.store", "bench.stats", "bench.analysis", "bench.report",
+              "bench.sweep", "bench.launchers", "bench.devices", "bench.catalog"]  # fmt: skip
+
+
+def room(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[0]
+
+
+def imported_rooms(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names = [f"bench.{alias.name}" for alias in node.names] if node.module == "bench" else [node.module]
+        found |= {name.split(".")[1] for name in names if name.startswith("bench.")}
+    return found - {"__version__"}
+
+
+def test_every_room_has_a_rank() -> None:
+    assert {room(path) for path in PACKAGE.rglob("*.py")} - {"__init__"} == set(RANKS)
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_to_a_lower_rank(path: Path) -> None:
+    here = room(path)
+    if here == "__init__":
+        return
+    for there in imported_rooms(path) - {here}:
+        assert RANKS[there] < RANKS[here], f"{here} (rank {RANKS[here]}) imports {there} (rank {RANKS[there]})"
+
+
+def test_torch_is_imported_at_the_head_of_worker_rooms_only() -> None:
+    allowed = {"workload", "worker", "estimators"}
+    for path in PACKAGE.rglob("*.py"):
+        heads = [node for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.Import | ast.ImportFrom)]
+        names = {alias.name for node in heads if isinstance(node, ast.Import) for alias in node.names}
+        names |= {node.module or "" for node in heads if isinstance(node, ast.ImportFrom)}
+        if any(name.split(".")[0] in ("torch", "torchvision") for name in names):
+            assert room(path) in allowed, path
+
+
+def test_the_parent_never_imports_torch() -> None:
+    code = f"import sys, {', '.join(TORCH_FREE)}; print([n for n in ('torch', 'torchvision') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["sweep", "--help"], ["plan", "--help"], ["list", "--help"], ["report", "--help"]])
+def test_help_needs_none_of_the_heavy_libraries(arguments: list[str]) -> None:
+    heavy = ("torch", "pandas", "matplotlib", "pyarrow", "seaborn", "numpy", "pydantic", "scipy", "rich")
+    code = (
+        "import sys\nfrom bench.cli import cli\n"
+        f"try: cli({arguments!r}, prog_name='bench')\nexcept SystemExit: pass\n"
+        f"sys.stderr.write(str([n for n in {heavy!r} if n in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
+    assert done.stderr == "[]"
+    assert "Examples:" in done.stdout
+
+
+def test_no_module_is_longer_than_300_lines() -> None:
+    long = {str(path.relative_to(PACKAGE)): count for path in PACKAGE.rglob("*.py")
+            if (count := len(path.read_text(encoding="utf-8").splitlines())) > 300}  # fmt: skip
+    assert long == {}

@@ -1,0 +1,78 @@
+"""A package outside the project, installed for one test: models that misbehave, through the entry points of the seam."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+SOURCE = '''
+import os, signal, time
+from bench.catalog.entries import ModelEntry
+
+def entry(name, act):
+    def build(images):
+        import torch
+        class Model(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layer = torch.nn.Linear(images.channels * images.height * images.width, images.classes)
+            def forward(self, x):
+                output = self.layer(x.flatten(1))
+                return output if x.is_meta else act(torch, output)
+        return Model()
+    return ModelEntry(name, build)
+
+def raises(torch, output):
+    raise ValueError("a fault | of <the> model\\nwith a second line")
+
+def hangs(torch, output):
+    import signal
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    while True:
+        time.sleep(1)
+
+def kills(torch, output):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def leaves(torch, output):
+    print("last words of the model", flush=True)
+    os._exit(7)
+
+def eats(torch, output):
+    held = torch.ones(1 << 34, dtype=torch.uint8)
+    return output + held[0]
+
+def nan(torch, output):
+    return output * float("nan")
+
+good = entry("good", lambda torch, output: output)
+bad_raises, bad_hangs, bad_kills, bad_leaves, bad_eats, bad_nan = (
+    entry("bad_" + act.__name__, act) for act in (raises, hangs, kills, leaves, eats, nan)
+)
+'''
+NAMES = ("good", "bad_raises", "bad_hangs", "bad_kills", "bad_leaves", "bad_eats", "bad_nan")
+
+
+def install(folder: Path) -> dict[str, str]:
+    """Write the package below `folder`; returns the environment in which it is installed."""
+    info = folder / "misbehaving-1.0.dist-info"
+    info.mkdir(parents=True)
+    (folder / "misbehaving.py").write_text(SOURCE, encoding="utf-8")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: misbehaving\nVersion: 1.0\n", encoding="utf-8")
+    lines = [f"{name} = misbehaving:{name}" for name in NAMES]
+    (info / "entry_points.txt").write_text("\n".join(["[bench.models]", *lines, ""]), encoding="utf-8")
+    root = str(Path(__file__).parents[1])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), root])}
+
+
+def bench(
+    *arguments: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None, timeout: float = 240
+) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    environment = dict(env if env is not None else os.environ)
+    environment.setdefault("PYTHONPATH", str(Path(__file__).parents[1]))
+    command: Sequence[str] = [sys.executable, "-m", "bench", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd, timeout=timeout, check=False)

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.config import load_config
+from bench.errors import ConfigError
+from bench.records import Choice
+
+GRID = '[grid]\ndataset = "mnist"\nmodel = "mlp"\noptimizer = "sgd"\nbatch_size = 64\n'
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "c.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def faults(folder: Path, text: str, *overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(folder, text), overrides)
+    return [fault.removeprefix(f"{folder / 'c.toml'}: ") for fault in caught.value.faults]
+
+
+def batch_sizes(folder: Path, value: str) -> tuple[int, ...]:
+    return load_config(write(folder, f'name = "n"\n{GRID}'), [f"grid.batch_size={value}"]).grid.batch_size
+
+
+def test_single_values_and_lists_are_axes_alike(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, f'name = "n"\n{GRID}precision = ["float32", "bf16"]\n'))
+    assert config.grid.dataset == (Choice("mnist"),)
+    assert config.grid.batch_size == (64,)
+    assert config.grid.precision == ("float32", "bf16")
+    assert config.grid.image_size is None
+
+
+@pytest.mark.parametrize(
+    ("value", "sizes"),
+    [
+        ("{ pow2 = [16, 128] }", (16, 32, 64, 128)),
+        ("{ from = 32, to = 96, step = 32 }", (32, 64, 96)),
+        ("{ from = 1, to = 10, step = 4 }", (1, 5, 9)),
+        ("[8, { pow2 = [8, 16] }, 8]", (8, 16)),
+    ],
+)
+def test_ranges_are_expanded_and_repeats_dropped(tmp_path: Path, value: str, sizes: tuple[int, ...]) -> None:
+    assert batch_sizes(tmp_path, value) == sizes
+
+
+def test_settings_may_be_tables_or_text(tmp_path: Path) -> None:
+    text = f'name = "n"\n{GRID}'.replace('"sgd"', '[{ name = "adam", foreach = false }, "adam:foreach=false", "adam"]')
+    assert load_config(write(tmp_path, text)).grid.optimizer == (Choice.of("adam", {"foreach": False}), Choice("adam"))
+
+
+def test_settings_that_equal_the_default_are_dropped(tmp_path: Path) -> None:
+    text = f'name = "n"\n{GRID}'.replace('"mlp"', '["mlp", "mlp:hidden=128", "mlp:hidden=[256,128]"]')
+    assert load_config(write(tmp_path, text)).grid.model == (Choice("mlp"), Choice.of("mlp", {"hidden": [256, 128]}))
+
+
+def test_overrides_replace_values_and_make_sections(tmp_path: Path) -> None:
+    path = write(tmp_path, f'name = "n"\n{GRID}')
+    config = load_config(path, ["grid.batch_size=[8, 16]", "measure.min_window=2 s", "name=other"])
+    assert (config.grid.batch_size, config.measure.min_window, config.name) == ((8, 16), 2.0, "other")
+
+
+def test_the_protocol_carries_what_results_are_keyed_by(tmp_path: Path) -> None:
+    path = write(tmp_path, f'name = "n"\n{GRID}')
+    plain, moved, seeded = (load_config(path, [value]).protocol for value in ("name=n", "data.root=/x", "measure.seed=1"))
+    assert plain.key == moved.key != seeded.key
+
+
+def test_every_fault_of_a_file_is_reported_at_once(tmp_path: Path) -> None:
+    text = """
+        name = "bad name"
+        colour = 3
+        [grid]
+        dataset = ["mnist", "cifra10"]
+        model = ["resnte18", { name = "mlp", hiden = 3 }]
+        optimizer = ["adam:lr=fast"]
+        batch_size = [64, 0, true, { pow2 = [3, 9] }]
+        precision = "bf61"
+        [measure]
+        repeats = 0
+        warmup_steps = true
+        measured_stepz = 3
+        [limits]
+        host_memory = "lots"
+        [[exclude]]
+        model = "x"
+    """
+    found = faults(tmp_path, text)
+    assert found == [
+        "name: must be 1 to 80 letters, digits, '.', '_' or '-', beginning with a letter, digit or '_'; given \"bad name\"",
+        'grid.dataset[1]: unknown dataset "cifra10". Nearest: cifar10, cifar100. List them: bench list datasets',
+        'grid.model[0]: unknown model "resnte18". Nearest: resnet18, resnet152, resnet101. List them: bench list models',
+        "grid.model[1]: mlp has no setting \"hiden\". Nearest: hidden. Allowed: hidden.; given {'name': 'mlp', 'hiden': 3}",
+        "grid.optimizer[0]: optimizer \"adam:lr=fast\": setting lr: 'fast' is not allowed: Input should be a valid number "
+        "(default 0.001)",
+        "grid.batch_size[1]: must be a whole number from 1 to 16777216; given 0",
+        "grid.batch_size[2]: must be a whole number from 1 to 16777216; given True",
+        "grid.batch_size[3]: pow2 takes two powers of two, the smaller first: { pow2 = [16, 4096] }; given {'pow2': [3, 9]}",
+        'grid.precision[0]: "bf61" is not allowed. Nearest: bf16, fp16. Allowed: float32, tf32, bf16, fp16',
+        "exclude[0].reason: missing; it must be given",
+        "measure.repeats: Input should be greater than or equal to 1; given 0",
+        "measure.warmup_steps: Input should be a valid integer; given True",
+        'measure.measured_stepz: unknown key "measured_stepz". Nearest: measured_steps, warmup_steps. Allowed: repeats, order, '
+        "seed, warmup_steps, measured_steps, min_window, loader_workers, threads, cudnn_benchmark, deterministic, compiled",
+        'limits.host_memory: "lots" is no amount of memory; write it like 512 MiB, 2 GiB or 4096',
+        'colour: unknown key "colour". Allowed: name, description, grid, include, exclude, measure, limits, data',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ("batch_size = 64", "batch_size = nan", "grid.batch_size[0]: must be a whole number from 1 to 16777216; given nan"),
+        ("batch_size = 64", "batch_size = 64.0", "grid.batch_size[0]: must be a whole number from 1 to 16777216; given 64.0"),
+        ("batch_size = 64", "batch_size = []", "grid.batch_size: must name at least one value; given []"),
+        ("batch_size = 64", "", "grid.batch_size: missing; it must be given"),
+        ('model = "mlp"', 'model = ""', 'grid.model[0]: unknown model "". List them: bench list models'),
+        ('model = "mlp"', "model = 3", 'grid.model[0]: write a model as "name" or { name = "name", setting = value }; given 3'),
+    ],
+)
+def test_one_wrong_value_is_one_fault(tmp_path: Path, old: str, new: str, fault: str) -> None:
+    assert faults(tmp_path, f'name = "n"\n{GRID}'.replace(old, new)) == [fault]
+
+
+def test_duplicate_keys_are_refused_with_their_line(tmp_path: Path) -> None:
+    (fault,) = faults(tmp_path, f'name = "n"\n{GRID}batch_size = 32\n')
+    assert fault.startswith("not valid TOML: Cannot overwrite a value (at line 7")
+
+
+def test_a_missing_file_names_those_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "gpu.toml").touch()
+    with pytest.raises(ConfigError) as caught:
+        load_config(Path("configs/gpus.toml"))
+    assert str(caught.value) == (
+        "configs/gpus.toml: No such file or directory. Nearest: configs/gpu.toml. There are: configs/gpu.toml"
+    )
+
+
+@pytest.mark.parametrize("override", ["grid", "=3", "grid..x=3", "name.x=3"])
+def test_malformed_overrides_say_how_to_write_them(tmp_path: Path, override: str) -> None:
+    (fault,) = faults(tmp_path, f'name = "n"\n{GRID}', override)
+    assert fault in (
+        f"--set {override}: write section.key=value, like grid.batch_size=[64]",
+        f"--set {override}: name is no section",
+    )
+
+
+@pytest.mark.parametrize("name", ["default", "gpu", "worked_table"])
+def test_the_shipped_configurations_are_valid(name: str) -> None:
+    folder = Path(__file__).parents[2] / "configs"
+    assert load_config(folder / f"{name}.toml").name == name

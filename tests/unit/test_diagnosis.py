@@ -1,0 +1,323 @@
+"""What is said of machines in trouble, and where a sweep goes on them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench.errors import DeviceError
+from bench.probes import machine_facts, selection
+from bench.probes.diagnosis import diagnose
+from bench.probes.machine_facts import MachineFacts, read_machine_facts
+from bench.probes.nvml import Gpu, GpuListing
+from bench.probes.selection import decide, usable_device
+from bench.probes.torch_builds import choose_build, install_advice, parse_cuda_version, runs_on
+from bench.probes.torch_facts import TorchFacts, measure_torch_facts, parse_facts, read_torch_facts
+
+A100 = Gpu("GPU-a", "NVIDIA A100", 0, 80 << 30, "550.54.15", (8, 0), False)
+V100 = Gpu("GPU-v", "Tesla V100", 0, 16 << 30, "550.54.15", (7, 0))
+ARCHS_13 = ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120")
+GOOD_TORCH = TorchFacts(
+    version="2.15.0",
+    cuda_version="13.2",
+    arch_list=ARCHS_13,
+    available=True,
+    device_count=1,
+    device_names=("NVIDIA A100",),
+    capabilities=((8, 0),),
+)
+GOOD = MachineFacts(
+    listing=GpuListing((A100,), "580.95.05", (13, 0)),
+    visible=(A100,),
+    torch=GOOD_TORCH,
+    gpu_device_files=("/dev/nvidiactl",),
+    shm_bytes=16 << 30,
+    governor="performance",
+    open_files_limit=65536,
+)
+OLD_DRIVER = replace(
+    GOOD,
+    listing=GpuListing((A100,), "550.54.15", (12, 4)),
+    torch=replace(GOOD_TORCH, available=False, device_count=0, warning="The NVIDIA driver on your system is too old"),
+)
+NO_GPU = MachineFacts(torch=replace(GOOD_TORCH, available=False, device_count=0))
+
+
+def codes(facts: MachineFacts) -> list[str]:
+    return [finding.code for finding in diagnose(facts)]
+
+
+def finding(facts: MachineFacts, code: str) -> str:
+    (found,) = [f"{each.severity}: {each.what} -> {each.remedy}" for each in diagnose(facts) if each.code == code]
+    return found
+
+
+def test_nothing_is_found_on_a_good_machine() -> None:
+    assert diagnose(GOOD) == ()
+    assert decide("auto", GOOD).kind == "cuda"
+
+
+def test_driver_older_than_the_wheels_cuda_names_both_and_the_remedy() -> None:
+    told = finding(OLD_DRIVER, "driver_too_old")
+    for words in ("error: driver 550.54.15", "up to 12.4", "CUDA 13.2", "is too old", "UV_TORCH_BACKEND=auto"):
+        assert words in told
+    assert "UV_TORCH_BACKEND=cu126" in told
+    assert "torch>=2.6,<2.15" in told
+    assert "580 or newer" in told
+
+
+def test_driver_too_old_stops_a_sweep_that_did_not_ask_for_the_cpu() -> None:
+    for requested in ("auto", "cuda"):
+        with pytest.raises(DeviceError, match=r"(?s)CUDA 13\.2.*UV_TORCH_BACKEND=cu126.*--device cpu"):
+            decide(requested, OLD_DRIVER)
+
+
+def test_asking_for_the_cpu_is_never_refused() -> None:
+    assert usable_device("cpu", OLD_DRIVER).kind == "cpu"
+
+
+def test_minor_version_ahead_of_the_driver_is_no_fault() -> None:
+    facts = replace(GOOD, torch=replace(GOOD_TORCH, cuda_version="13.2"), listing=GpuListing((A100,), "580", (13, 0)))
+    assert diagnose(facts) == ()
+
+
+def test_cpu_build_of_torch_on_a_gpu_machine_is_an_error() -> None:
+    torch = TorchFacts(version="2.15.0+cpu")
+    facts = replace(GOOD, torch=torch)
+    assert "NVIDIA A100, and torch 2.15.0+cpu is a build for the CPU only" in finding(facts, "torch_is_cpu_build")
+    with pytest.raises(DeviceError, match="UV_TORCH_BACKEND=cu130"):
+        decide("auto", facts)
+
+
+def test_card_that_the_build_lacks_names_architectures_and_an_older_torch() -> None:
+    torch = replace(GOOD_TORCH, trial_error="CUDA error: no kernel image is available for execution on the device")
+    facts = replace(GOOD, listing=GpuListing((V100,), "580.95.05", (13, 0)), visible=(V100,), torch=torch)
+    told = finding(facts, "card_not_in_arch_list")
+    assert "Tesla V100 is sm_70, and torch 2.15.0 is built for sm_75 sm_80" in told
+    assert "UV_TORCH_BACKEND=cu126" in told
+    with pytest.raises(DeviceError, match=r"(?s)sm_70.*no kernel image"):
+        decide("auto", facts)
+
+
+def test_second_card_that_the_build_lacks_is_refused_only_when_asked_for() -> None:
+    torch = replace(GOOD_TORCH, device_count=2, capabilities=((8, 0), (7, 0)))
+    facts = replace(GOOD, listing=GpuListing((A100, V100), "580", (13, 0)), visible=(A100, V100), torch=torch)
+    assert decide("auto", facts).gpu is A100
+    with pytest.raises(DeviceError, match="Tesla V100 is sm_70"):
+        decide("cuda:1", facts)
+
+
+@pytest.mark.parametrize(
+    ("capability", "arch_list", "expected"),
+    [
+        ((8, 0), ["sm_80"], True),
+        ((8, 9), ["sm_80", "sm_86"], True),  # same major version, higher minor
+        ((8, 0), ["sm_86"], False),
+        ((7, 0), list(ARCHS_13), False),
+        ((12, 0), ["sm_90", "compute_90"], True),  # PTX, compiled by the driver
+        ((12, 0), ["sm_90"], False),
+        ((8, 0), ["compute_90"], False),
+        ((9, 0), ["sm_90a"], True),
+        ((10, 0), ["sm_90a", "compute_90a"], False),
+        ((10, 3), ["sm_100f"], True),
+        ((12, 0), ["sm_100f"], False),
+        ((8, 0), [], False),
+        ((9, 0), ["gfx90a"], False),
+    ],
+)
+def test_code_runs_on_its_major_version_and_ptx_on_what_is_newer(
+    capability: tuple[int, int], arch_list: list[str], expected: bool
+) -> None:
+    assert runs_on(capability, arch_list) is expected
+
+
+@pytest.mark.parametrize(
+    ("driver", "capability", "expected"),
+    [
+        ((13, 0), (9, 0), "cu130"),
+        ((13, 2), (7, 0), "cu126"),  # dropped by CUDA 13
+        ((12, 4), (8, 0), "cu126"),
+        ((12, 8), (12, 0), "cu128"),  # Blackwell on a driver of CUDA 12
+        ((11, 8), (8, 0), "cu118"),
+        (None, None, "cu130"),
+        ((12, 0), (3, 5), None),
+        ((10, 2), (7, 0), None),
+    ],
+)
+def test_build_advised_suits_driver_and_card(
+    driver: tuple[int, int] | None, capability: tuple[int, int] | None, expected: str | None
+) -> None:
+    build = choose_build(driver, capability)
+    assert (build and build.backend) == expected
+    assert (expected or "No build of torch") in install_advice(build)
+
+
+def test_cuda_versions_are_parsed() -> None:
+    assert [parse_cuda_version(text) for text in ("12.6", "12.6.3", "13")] == [(12, 6), (12, 6), (13, 0)]
+
+
+def test_wrong_index_that_hides_every_gpu_is_an_error() -> None:
+    facts = replace(GOOD, visible=(), cuda_visible_devices="3", torch=replace(GOOD_TORCH, available=False))
+    assert 'error: CUDA_VISIBLE_DEVICES="3" hides every GPU (0: NVIDIA A100)' in finding(facts, "gpu_hidden")
+    with pytest.raises(DeviceError, match="hides every GPU"):
+        decide("auto", facts)
+
+
+@pytest.mark.parametrize("variable", ["", "-1"])
+def test_hiding_every_gpu_on_purpose_means_the_cpu(variable: str) -> None:
+    facts = replace(GOOD, visible=(), cuda_visible_devices=variable, torch=replace(GOOD_TORCH, available=False))
+    assert finding(facts, "gpu_hidden").startswith("note")
+    choice = decide("auto", facts)
+    assert (choice.kind, "hides every GPU" in choice.reason) == ("cpu", True)
+    with pytest.raises(DeviceError, match="hides every GPU"):
+        decide("cuda", facts)
+
+
+def test_mig_without_a_slice_is_an_error() -> None:
+    facts = replace(GOOD, visible=(), torch=replace(GOOD_TORCH, available=False))
+    assert codes(facts) == ["no_mig_slice"]
+
+
+def test_driver_that_does_not_answer_is_an_error_unless_torch_can_use_the_gpu() -> None:
+    facts = replace(NO_GPU, listing=GpuListing(error="NVML does not start: version mismatch"))
+    assert codes(facts) == ["driver_fault"]
+    with pytest.raises(DeviceError, match="version mismatch"):
+        decide("auto", facts)
+    assert decide("auto", replace(facts, torch=GOOD_TORCH)).kind == "cuda"
+
+
+def test_cuda_that_does_not_start_quotes_torch() -> None:
+    torch = replace(GOOD_TORCH, available=False, warning="CUDA initialization: CUDA unknown error")
+    facts = replace(GOOD, torch=torch)
+    assert "CUDA unknown error" in finding(facts, "cuda_does_not_start")
+    with pytest.raises(DeviceError, match="nvidia-modprobe"):
+        decide("auto", facts)
+
+
+def test_gpu_that_fails_at_the_trial_is_refused_with_its_words() -> None:
+    facts = replace(GOOD, torch=replace(GOOD_TORCH, trial_error="CUDA-capable device(s) is/are busy or unavailable"))
+    with pytest.raises(DeviceError, match="busy or unavailable"):
+        decide("auto", facts)
+
+
+def test_torch_that_cannot_be_imported_stops_a_gpu_machine() -> None:
+    with pytest.raises(DeviceError, match=r"libcudart\.so\.13"):
+        decide("auto", replace(GOOD, torch=TorchFacts(error="torch cannot be imported: libcudart.so.13")))
+
+
+def test_machine_without_any_gpu_measures_on_the_cpu_and_says_so() -> None:
+    assert codes(NO_GPU) == ["no_nvml"]
+    assert decide("auto", NO_GPU) == selection.DeviceChoice("cpu", "this machine shows no GPU")
+    with pytest.raises(DeviceError, match=r'device "cuda": this machine shows no GPU.*bench env'):
+        decide("cuda", NO_GPU)
+
+
+def test_card_on_the_bus_without_a_driver_is_a_warning_and_the_reason_for_the_cpu() -> None:
+    facts = replace(NO_GPU, nvidia_card_on_bus=True)
+    assert finding(facts, "no_driver").startswith("warning")
+    assert "no driver" in decide("auto", facts).reason
+
+
+def test_rocm_gpu_is_used_without_nvml() -> None:
+    torch = TorchFacts(
+        version="2.15.0+rocm7.2", hip_version="7.2", available=True, device_count=1, arch_list=("gfx90a",)
+    )
+    choice = decide("auto", replace(NO_GPU, torch=torch, gpu_device_files=("/dev/kfd",)))
+    assert (choice.kind, choice.gpu, choice.gpu_index) == ("cuda", None, 0)
+
+
+def test_amd_driver_that_torch_does_not_use_is_the_reason_for_the_cpu() -> None:
+    facts = replace(NO_GPU, gpu_device_files=("/dev/kfd",))
+    assert codes(facts)[0] == "rocm_not_used"
+    assert "/dev/kfd" in decide("auto", facts).reason
+
+
+def test_index_beyond_the_last_gpu_says_which_is_the_last() -> None:
+    assert decide("cuda:0", GOOD).gpu is A100
+    with pytest.raises(DeviceError, match=r"torch sees 1 GPU\(s\), so the last is cuda:0"):
+        decide("cuda:1", GOOD)
+
+
+@pytest.mark.parametrize("requested", ["gpu", "cuda:", "cuda:x", "CPU", "tpu"])
+def test_unknown_device_lists_what_is_allowed(requested: str) -> None:
+    with pytest.raises(DeviceError, match=f'unknown "{requested}". Allowed: auto, cpu, cuda, cuda:0'):
+        usable_device(requested)
+
+
+def test_host_faults_are_warnings_with_remedies() -> None:
+    facts = replace(GOOD, shm_bytes=64 << 20, governor="powersave", open_files_limit=1024)
+    assert codes(facts) == ["small_shm", "governor", "few_open_files"]
+    assert "64.0 MiB" in finding(facts, "small_shm")
+    assert "--shm-size" in finding(facts, "small_shm")
+
+
+def test_errors_come_first() -> None:
+    facts = replace(OLD_DRIVER, shm_bytes=64 << 20, open_files_limit=1)
+    assert [each.severity for each in diagnose(facts)] == ["error", "warning", "note"]
+
+
+def test_machine_without_a_sign_of_a_gpu_is_decided_without_starting_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> TorchFacts:
+        raise AssertionError("torch was asked")
+
+    bare = MachineFacts()
+    monkeypatch.setattr(selection, "read_machine_facts", lambda ask_torch: bare)
+    monkeypatch.setattr(selection, "read_torch_facts", refuse)
+    assert usable_device("auto").kind == "cpu"
+
+
+def test_machine_with_a_gpu_asks_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "read_machine_facts", lambda ask_torch: replace(OLD_DRIVER, torch=None))
+    monkeypatch.setattr(selection, "read_torch_facts", lambda: OLD_DRIVER.torch)
+    with pytest.raises(DeviceError, match="UV_TORCH_BACKEND"):
+        usable_device("auto")
+
+
+def test_facts_of_torch_come_from_a_process_of_their_own() -> None:
+    import torch
+
+    facts = read_torch_facts()
+    assert facts.error is None
+    assert (facts.version, facts.cuda_version) == (torch.__version__, torch.version.cuda)
+    assert facts.available == torch.cuda.is_available()
+
+
+def test_facts_of_torch_survive_their_way_as_json() -> None:
+    import json
+    from dataclasses import asdict
+
+    assert parse_facts(json.dumps(asdict(GOOD_TORCH))) == GOOD_TORCH
+
+
+def test_torch_that_kills_its_process_is_an_error_with_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    died = subprocess.CompletedProcess([], -11, stdout="", stderr="first\nSegmentation fault\n")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: died)
+    assert read_torch_facts().error == "asking torch about its GPUs ended with exit code -11: Segmentation fault"
+
+
+def test_torch_that_is_missing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert "torch cannot be imported" in str(measure_torch_facts().error)
+
+
+def test_nvidia_card_is_found_on_the_bus_by_vendor_and_class(tmp_path: Path) -> None:
+    def device(name: str, vendor: str, kind: str) -> None:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "vendor").write_text(vendor + "\n")
+        (tmp_path / name / "class").write_text(kind + "\n")
+
+    device("0000:00:01.0", "0x8086", "0x030000")
+    device("0000:00:02.0", "0x10de", "0x040300")  # the sound of a graphics card
+    assert not machine_facts._has_nvidia_card(tmp_path)
+    device("0000:00:03.0", "0x10de", "0x030200")
+    assert machine_facts._has_nvidia_card(tmp_path)
+
+
+def test_reading_the_machine_without_torch_leaves_it_out() -> None:
+    facts = read_machine_facts(ask_torch=False)
+    assert facts.torch is None
+    assert facts.shm_bytes is None or facts.shm_bytes > 0

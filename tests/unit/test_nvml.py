@@ -1,0 +1,307 @@
+"""NVML probes against a stand-in for pynvml: units, unknown values, visibility, hanging drivers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from bench.errors import DeviceError
+from bench.probes import gpu_monitor
+from bench.probes.gpu_monitor import GpuMonitor, GpuSnapshot, window_fields
+from bench.probes.nvml import Gpu, find_gpu, hash_uuid, list_gpus, read_gpu_listing, visible_gpus
+from bench.probes.throttling import is_power_capped, reason_names, throttled_by
+from bench.records import Measurement, columns
+from tests.unit.fake_nvml import (
+    DRIVER_NOT_LOADED,
+    GPU_IS_LOST,
+    LIBRARY_NOT_FOUND,
+    OTHER_UUID,
+    UUID,
+    VERSION_MISMATCH,
+    FakeNvml,
+    Fault,
+    a100,
+    install,
+)
+
+MIG_UUID = "MIG-77777777-2222-3333-4444-555555555555"
+
+
+def snapshot_of(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> GpuSnapshot:
+    install(monkeypatch, FakeNvml(a100(**changes)))
+    with GpuMonitor(UUID) as monitor:
+        return monitor.snapshot()
+
+
+@pytest.mark.parametrize("code", [LIBRARY_NOT_FOUND, DRIVER_NOT_LOADED])
+def test_no_driver_means_no_gpus(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    install(monkeypatch, FakeNvml(start_error=code))
+    assert list_gpus() == ()
+    assert read_gpu_listing().absent
+
+
+def test_missing_binding_means_no_gpus_and_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert list_gpus() == ()
+    assert "nvidia-ml-py is not installed" in str(read_gpu_listing().error)
+
+
+def test_driver_and_library_of_different_versions_are_an_error_not_an_empty_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    install(monkeypatch, FakeNvml(start_error=VERSION_MISMATCH))
+    with pytest.raises(DeviceError, match=r"NVML does not start: NVML error 18.*reboot.*--device cpu"):
+        list_gpus()
+
+
+def test_listing_carries_what_the_driver_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, FakeNvml(a100()))
+    expected = Gpu(UUID, "NVIDIA A100-SXM4-80GB", 0, 80 << 30, "550.54.15", (8, 0), False, None)
+    assert list_gpus() == (expected,)
+    assert read_gpu_listing().cuda_driver_version == (12, 4)
+
+
+def test_unsupported_queries_of_a_board_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, FakeNvml({"nvmlDeviceGetUUID": UUID}))
+    assert list_gpus() == (Gpu(UUID, None, 0, None, "550.54.15", None, None, None),)
+
+
+def test_mig_board_shows_its_slices_instead(monkeypatch: pytest.MonkeyPatch) -> None:
+    board = a100(nvmlDeviceGetMigMode=[1, 1], nvmlDeviceGetMaxMigDeviceCount=7)
+    mig = {"nvmlDeviceGetUUID": MIG_UUID, "nvmlDeviceGetMemoryInfo": SimpleNamespace(total=10 << 30)}
+    install(monkeypatch, FakeNvml(board, slices=(mig,)))
+    (seen,) = list_gpus()
+    assert (seen.uuid, seen.total_bytes, seen.board_uuid, seen.mig) == (MIG_UUID, 10 << 30, UUID, True)
+    assert [gpu.uuid for gpu in list_gpus(visible_only=False)] == [UUID, MIG_UUID]
+
+
+BOARDS = tuple(Gpu(uuid, index=index) for index, uuid in enumerate((UUID, OTHER_UUID)))
+
+
+@pytest.mark.parametrize(
+    ("variable", "expected"),
+    [
+        ("0", [0]),
+        ("1,0", [1, 0]),
+        (" 1 ", [1]),
+        ("", []),
+        ("-1", []),
+        ("7", []),
+        ("1,7,0", [1]),  # what stands behind an entry that names nothing is hidden
+        ("0,0", []),  # CUDA shows nothing when a device is named twice
+        (UUID, [0]),
+        ("GPU-9999", [1]),
+        ("GPU-", []),  # ambiguous
+        ("gpu-9999", []),
+        (f"{OTHER_UUID},{UUID}", [1, 0]),
+    ],
+)
+def test_visible_devices_follow_cudas_rules(variable: str, expected: list[int]) -> None:
+    assert [gpu.index for gpu in visible_gpus(BOARDS, variable)] == expected
+
+
+def test_visible_devices_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, FakeNvml(a100(), a100(nvmlDeviceGetUUID=OTHER_UUID)))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert [gpu.uuid for gpu in list_gpus()] == [OTHER_UUID]
+    assert len(list_gpus(visible_only=False)) == 2
+
+
+def test_torchs_bare_uuid_finds_and_hashes_like_nvmls() -> None:
+    bare = UUID.removeprefix("GPU-")
+    assert find_gpu(bare, BOARDS) is BOARDS[0]
+    assert find_gpu("nothing", BOARDS) is None
+    assert hash_uuid(bare) == hash_uuid(UUID) != hash_uuid(OTHER_UUID)
+    assert bare[:8] not in hash_uuid(UUID)
+
+
+def test_snapshot_is_in_hertz_watts_joules_and_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert snapshot_of(monkeypatch) == GpuSnapshot(
+        sm_clock_hz=1.2e9,
+        memory_clock_hz=1.2e9,
+        temperature_c=61.0,
+        power_w=287.5,
+        energy_j=5000.0,
+        throttle_reasons=("sw_power_cap",),
+        thermal_slowdown_s=2.5,
+        power_slowdown_s=2.5,
+        pcie_generation=4,
+        pcie_width=16,
+        used_total_bytes=3 << 30,
+        used_process_bytes=None,
+        other_process_count=0 if gpu_monitor.shares_host_pids() else None,
+        error=None,
+    )
+
+
+def test_static_is_in_watts_and_hertz(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, FakeNvml(a100()))
+    with GpuMonitor(UUID.removeprefix("GPU-")) as monitor:
+        static = monitor.static()
+    assert (static.uuid, static.power_limit_w, static.power_limit_default_w) == (UUID, 300.0, 400.0)
+    assert (static.ecc, static.mig, static.persistence_mode) == (True, False, True)
+    assert static.max_sm_clock_hz == 1.41e9
+    assert static.vbios == "92.00.45.00.03"
+
+
+def test_what_a_board_does_not_support_is_none_never_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, FakeNvml({"nvmlDeviceGetUUID": UUID}))
+    with GpuMonitor(UUID) as monitor:
+        assert monitor.snapshot() == GpuSnapshot()
+        assert monitor.energy_j() is None
+        static = monitor.static()
+    known = {field.name for field in fields(static) if getattr(static, field.name) is not None}
+    assert known == {"uuid", "driver_version"}
+
+
+def test_functions_that_an_older_binding_lacks_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Older(FakeNvml):
+        def __getattr__(self, name: str) -> Any:
+            if name == "nvmlDeviceGetCurrentClocksEventReasons":
+                raise AttributeError(name)
+            return super().__getattr__(name)
+
+    install(monkeypatch, Older(a100(nvmlDeviceGetCurrentClocksThrottleReasons=0x20)))
+    with GpuMonitor(UUID) as monitor:
+        assert monitor.snapshot().throttle_reasons == ("sw_thermal_slowdown",)
+
+
+def test_a_lost_gpu_is_told_apart_from_an_unsupported_query(monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = snapshot_of(monkeypatch, nvmlDeviceGetPowerUsage=Fault(GPU_IS_LOST))
+    assert snapshot.power_w is None
+    assert snapshot.error == "nvmlDeviceGetPowerUsage: NVML error 15"
+
+
+def test_own_memory_and_other_processes_are_found_by_process_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = SimpleNamespace(pid=os.getpid(), usedGpuMemory=2 << 30)
+    other = SimpleNamespace(pid=1, usedGpuMemory=1 << 30)
+    listed = {"nvmlDeviceGetComputeRunningProcesses": [mine, other], "nvmlDeviceGetGraphicsRunningProcesses": [mine]}
+    snapshot = snapshot_of(monkeypatch, **listed)
+    assert (snapshot.used_process_bytes, snapshot.other_process_count) == (2 << 30, 1)
+
+
+def test_process_list_of_another_namespace_gives_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_monitor, "shares_host_pids", lambda: False)
+    for listed in ([], [SimpleNamespace(pid=2**22 + 1, usedGpuMemory=1 << 30)]):
+        snapshot = snapshot_of(monkeypatch, nvmlDeviceGetComputeRunningProcesses=listed)
+        assert (snapshot.used_process_bytes, snapshot.other_process_count) == (None, None)
+
+
+def test_process_without_a_memory_figure_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = SimpleNamespace(pid=os.getpid(), usedGpuMemory=None)
+    assert snapshot_of(monkeypatch, nvmlDeviceGetComputeRunningProcesses=[mine]).used_process_bytes is None
+
+
+def test_power_and_energy_of_a_slice_are_unknown_and_clocks_are_the_boards(monkeypatch: pytest.MonkeyPatch) -> None:
+    mig = {"nvmlDeviceGetUUID": MIG_UUID, "nvmlDeviceIsMigDeviceHandle": 1}
+    install(monkeypatch, FakeNvml(a100(), slices=(mig,)))
+    with GpuMonitor(MIG_UUID) as monitor:
+        snapshot = monitor.snapshot()
+        assert monitor.energy_j() is None
+    assert (snapshot.power_w, snapshot.energy_j, snapshot.sm_clock_hz) == (None, None, 1.2e9)
+    assert snapshot.used_total_bytes is None  # the slice's own, not the board's
+
+
+def test_unknown_uuid_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, FakeNvml(a100()))
+    with pytest.raises(DeviceError, match=f"GPU {OTHER_UUID}: NVML knows no GPU of this UUID"):
+        GpuMonitor(OTHER_UUID)
+
+
+def test_a_driver_that_hangs_at_the_start_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = install(monkeypatch, FakeNvml(a100(), hang="nvmlInit"))
+    listing = read_gpu_listing(timeout_s=0.05)
+    fake.released.set()
+    assert listing.error == "NVML gave no answer to nvmlInit within 0.05 s"
+    assert not listing.absent
+
+
+def test_after_one_hang_every_reading_is_empty_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = install(monkeypatch, FakeNvml(a100(), hang="nvmlDeviceGetPowerUsage"))
+    monitor = GpuMonitor(UUID, timeout_s=0.3)
+    first = monitor.snapshot()
+    started = time.monotonic()
+    second = [monitor.snapshot() for _ in range(20)]
+    waited_s = time.monotonic() - started
+    monitor.close()
+    fake.released.set()
+    assert first == GpuSnapshot(error="NVML gave no answer to reading the GPU within 0.3 s")
+    assert {each.error for each in second} == {"NVML stopped answering in reading the GPU"}
+    assert waited_s < 0.3 * 20  # twenty waits would take that long
+
+
+def test_a_hanging_driver_does_not_keep_the_process_alive() -> None:
+    program = (
+        "import sys, threading, types\n"
+        "fake = types.ModuleType('pynvml'); fake.NVMLError = Exception\n"
+        "fake.nvmlInit = lambda: threading.Event().wait()\n"
+        "sys.modules['pynvml'] = fake\n"
+        "from bench.probes.nvml import read_gpu_listing\n"
+        "print(read_gpu_listing(0.05).error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert "no answer to nvmlInit" in done.stdout
+
+
+def test_listing_gpus_needs_no_torch() -> None:
+    program = "import sys; from bench.probes.nvml import list_gpus; list_gpus(); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_window_fields_are_columns_and_differences_of_counters() -> None:
+    start = GpuSnapshot(energy_j=100.0, thermal_slowdown_s=1.0, pcie_generation=5, sm_clock_hz=1.0)
+    end = GpuSnapshot(energy_j=160.0, thermal_slowdown_s=1.25, pcie_generation=1, sm_clock_hz=2.0, used_total_bytes=7)
+    found = window_fields(start, end)
+    assert set(found) <= set(columns(Measurement))
+    assert (found["energy_window_j"], found["thermal_slowdown_window_s"]) == (60.0, 0.25)
+    assert found["pcie_generation"] == 5  # under load, not after it
+    assert (found["sm_clock_start_hz"], found["sm_clock_end_hz"], found["device_used_total_bytes"]) == (1.0, 2.0, 7)
+    assert found["power_slowdown_window_s"] is None
+
+
+def test_counter_that_went_backwards_is_unknown() -> None:
+    assert window_fields(GpuSnapshot(energy_j=9.0), GpuSnapshot(energy_j=1.0))["energy_window_j"] is None
+
+
+def test_reasons_are_named_and_unknown_bits_kept() -> None:
+    assert reason_names(0) == ()
+    assert reason_names(0x4 | 0x40) == ("sw_power_cap", "hw_thermal_slowdown")
+    assert reason_names(1 << 20) == ("unknown_0x100000",)
+
+
+@pytest.mark.parametrize(
+    ("reasons", "expected"),
+    [
+        ((), ()),
+        (("sw_power_cap", "gpu_idle", "application_clocks", "sync_boost"), ()),  # normal at full load, or a setting
+        (("sw_thermal_slowdown",), ("thermal",)),
+        (("hw_thermal_slowdown", "hw_slowdown"), ("thermal",)),
+        (("hw_power_brake_slowdown", "hw_slowdown"), ("power_brake",)),
+        (("hw_slowdown",), ("hardware",)),
+        (("hw_power_brake_slowdown", "sw_thermal_slowdown"), ("power_brake", "thermal")),
+    ],
+)
+def test_heat_and_the_power_brake_throttle_and_the_power_cap_does_not(
+    reasons: tuple[str, ...], expected: tuple[str, ...]
+) -> None:
+    assert throttled_by(reasons) == expected
+
+
+def test_heat_between_the_readings_shows_in_the_drivers_counter() -> None:
+    assert throttled_by((), thermal_slowdown_s=0.05, window_s=1.0) == ("thermal",)
+    assert throttled_by((), thermal_slowdown_s=0.005, window_s=1.0) == ()
+    assert throttled_by((), thermal_slowdown_s=None, window_s=1.0) == ()
+
+
+def test_power_limit_below_the_default_is_a_cap() -> None:
+    assert is_power_capped(300.0, 400.0) is True
+    assert is_power_capped(400.0, 400.0) is False
+    assert is_power_capped(None, 400.0) is None

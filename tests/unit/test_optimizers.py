@@ -1,0 +1,252 @@
+"""The optimizers of the catalog: their settings are torch's, their state is counted to the byte, and adding one."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import bench.catalog.optimizers
+from bench import catalog
+from bench.catalog.optimizers import rest
+from bench.errors import BenchError
+
+SETTINGS: tuple[dict[str, Any], ...] = (
+    {}, {"foreach": True}, {"foreach": False}, {"fused": True}, {"capturable": True}, {"amsgrad": True},
+    {"amsgrad": True, "fused": True}, {"amsgrad": True, "capturable": True}, {"momentum": 0.5}, {"momentum": 0.0},
+    {"momentum": 0.9, "nesterov": True}, {"momentum": 0.9, "fused": True}, {"centered": True},
+    {"centered": True, "momentum": 0.9}, {"centered": True, "capturable": True}, {"weight_decay": 0.1}, {"lr": 0.5},
+    {"maximize": True}, {"decoupled_weight_decay": True}, {"initial_accumulator_value": 0.1},
+)  # fmt: skip
+NOT_OFFERED = {
+    "params", "differentiable",  # not of a step that is measured
+    "decoupled_weight_decay",  # adam with it is adamw
+    "ns_coefficients", "eps", "ns_steps",  # muon's, whose defaults are named constants
+}  # fmt: skip
+HOST_SCALARS = {"adagrad": 1, "adam": 1, "adamw": 1, "adamax": 1, "nadam": 2, "radam": 1, "rmsprop": 1, "rprop": 1,
+                "adadelta": 1, "adafactor": 1}  # fmt: skip
+"""Scalars that torch keeps on the CPU for each parameter tensor, so that on the CPU they come on top."""
+
+
+def small_model(device: str = "cpu") -> nn.Module:
+    """Convolution, norm and linear layer: parameters of one, two and four dimensions, none of them square."""
+    torch.manual_seed(42)
+    layers = (nn.Conv2d(3, 8, (3, 5)), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 6 * 4, 5))
+    return nn.Sequential(*layers).to(device)
+
+
+SHAPES = [tuple(parameter.shape) for parameter in small_model().parameters()]
+
+
+def refusal(name: str, settings: Mapping[str, Any], shapes: list[tuple[int, ...]] = SHAPES) -> str | None:
+    refuse = catalog.optimizer(name).refuse_reason
+    return refuse(shapes, settings) if refuse else None
+
+
+OFFERED = [name for name in catalog.names("optimizer") if refusal(name, {}) is None]
+CASES = [
+    pytest.param(name, settings, id=":".join([name, *map(str, settings)]))
+    for name in OFFERED
+    for settings in SETTINGS
+    if set(settings) <= set(catalog.optimizer(name).settings) and refusal(name, settings) is None
+]
+
+
+def build(name: str, model: nn.Module, settings: Mapping[str, Any]) -> torch.optim.Optimizer:
+    return catalog.optimizer(name).build(list(model.parameters()), **settings)
+
+
+def state_tensors(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    return [value for kept in optimizer.state.values() for value in kept.values() if isinstance(value, torch.Tensor)]
+
+
+@pytest.mark.parametrize(("name", "settings"), [case for case in CASES if "capturable" not in case.values[1]])
+def test_state_is_that_of_a_real_step(name: str, settings: dict[str, Any]) -> None:
+    """Without capturable steps, which run on accelerators only; the next test holds their state."""
+    model = small_model()
+    optimizer = build(name, model, settings)
+    functional.cross_entropy(model(torch.rand(4, 3, 8, 8)), torch.tensor([0, 1, 2, 3])).backward()
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    optimizer.step()
+    host_scalars = 0 if settings.get("fused") else HOST_SCALARS.get(name, 0)
+    counted = catalog.optimizer(name).state_bytes(SHAPES, 4, settings)
+    assert counted + host_scalars * 4 * len(SHAPES) == sum(tensor.nbytes for tensor in state_tensors(optimizer))
+    assert any(not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(("name", "settings"), [case for case in CASES if "fused" not in case.values[1]])
+def test_state_counted_is_what_lives_on_the_parameters_device(name: str, settings: dict[str, Any]) -> None:
+    """The meta device plays the GPU: state is made before a step finds that it cannot go on there."""
+    model = small_model("meta")
+    optimizer = build(name, model, settings)
+    for parameter in model.parameters():
+        parameter.grad = torch.empty_like(parameter)
+    try:
+        optimizer.step()
+    except (RuntimeError, AssertionError) as error:
+        assert "capturable" in str(error) or "item()" in str(error)
+    there = [tensor for tensor in state_tensors(optimizer) if tensor.device.type == "meta"]
+    assert catalog.optimizer(name).state_bytes(SHAPES, 4, settings) == sum(tensor.nbytes for tensor in there)
+
+
+def test_founding_optimizers_keep_none_one_and_two_copies() -> None:
+    founding_mlp = [(128, 784), (128,), (10, 128), (10,)]
+    kept = [catalog.optimizer(name).state_bytes(founding_mlp, 4, {}) for name in ("sgd", "sgd_momentum", "adam")]
+    assert kept == [0, 407_080, 814_160]
+
+
+def test_state_has_the_parameters_type() -> None:
+    half = catalog.optimizer("adam").state_bytes([(10, 10)], 2, {})
+    assert (half, catalog.optimizer("adam").state_bytes([(10, 10)], 2, {"fused": True})) == (400, 404)
+
+
+@pytest.mark.parametrize("name", catalog.names("optimizer"))
+def test_settings_and_defaults_are_torchs(name: str) -> None:
+    entry = catalog.optimizer(name)
+    optimizer = entry.build([nn.Parameter(torch.zeros(2, 2))])
+    theirs = inspect.signature(type(optimizer)).parameters
+    assert set(entry.settings) <= set(theirs)
+    assert set(theirs) - set(entry.settings) <= NOT_OFFERED
+    for key, setting in entry.settings.items():
+        if (name, key) != ("sgd_momentum", "momentum"):
+            assert setting.default == theirs[key].default, key
+            assert optimizer.defaults.get(key, setting.default) in (setting.default, optimizer.defaults.get("max_eval"))
+        assert setting.check(setting.default) is None, key
+
+
+def test_momentum_of_sgd_momentum_is_0_9_and_can_be_set() -> None:
+    parameters = [nn.Parameter(torch.zeros(2))]
+    entry = catalog.optimizer("sgd_momentum")
+    assert entry.settings["momentum"].default == 0.9
+    assert [entry.build(parameters, **given).defaults["momentum"] for given in ({}, {"momentum": 0.5})] == [0.9, 0.5]
+
+
+def test_every_optimizer_of_torch_is_listed_by_its_lower_case_name() -> None:
+    classes = [item for item in vars(torch.optim).values() if inspect.isclass(item)]
+    theirs = {item.__name__ for item in classes if issubclass(item, torch.optim.Optimizer)} - {"Optimizer"}
+    listed = set(catalog.names("optimizer"))
+    assert {name.replace("_", "") for name in listed - {"sgd_momentum"}} >= {name.lower() for name in theirs}
+    assert {"sgd", "sgd_momentum", "adam", "adamw", "rmsprop", "adagrad", "adafactor"} <= listed
+    assert {"adadelta", "adamax", "asgd", "lbfgs", "nadam", "radam", "rprop", "sparse_adam"} <= listed
+
+
+def test_optimizers_are_listed_without_importing_torch() -> None:
+    code = "import sys; from bench import catalog; catalog.names('optimizer'); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_without_torch_the_rest_is_missing_and_a_warning_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.warns(UserWarning, match="torch is not installed"):
+        assert rest.load_entries() == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes", "reason"),
+    [
+        ("lbfgs", SHAPES, "lbfgs evaluates the model several times a step through a closure"),
+        ("sparse_adam", SHAPES, "sparse_adam takes sparse gradients only"),
+    ],
+)
+def test_optimizer_that_cannot_train_here_is_refused(name: str, shapes: list[tuple[int, ...]], reason: str) -> None:
+    assert reason in str(refusal(name, {}, shapes))
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
+def test_muon_trains_matrices_only() -> None:
+    assert refusal("muon", {}, [(4, 4), (2, 3)]) is None
+    assert refusal("muon", {}, [(4, 4), (3,), (8, 3, 3, 3)]) == (
+        "muon trains matrices only; 2 of 3 parameters are none, as (3,)"
+    )
+    parameter = nn.Parameter(torch.rand(3, 5))
+    parameter.grad = torch.rand(3, 5)
+    optimizer = catalog.optimizer("muon").build([parameter])
+    optimizer.step()
+    kept = sum(tensor.nbytes for tensor in state_tensors(optimizer))
+    assert catalog.optimizer("muon").state_bytes([(3, 5)], 4, {}) == kept
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "reason"),
+    [
+        ("adam", {"foreach": True, "fused": True}, "foreach and fused are two ways"),
+        ("sgd", {"foreach": True, "fused": True}, "foreach and fused are two ways"),
+        ("sgd", {"nesterov": True}, "nesterov needs a momentum above 0"),
+        ("sgd_momentum", {"nesterov": True, "dampening": 0.1}, "nesterov needs a momentum above 0 and no dampening"),
+    ],
+)
+def test_settings_that_torch_refuses_are_refused_before(name: str, settings: dict[str, Any], reason: str) -> None:
+    assert reason in str(refusal(name, settings))
+    with pytest.raises((ValueError, RuntimeError)):
+        build(name, small_model(), settings)
+
+
+def test_nesterov_with_momentum_is_not_refused() -> None:
+    assert refusal("sgd_momentum", {"nesterov": True}) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["adam:lr=-1", "adam:betas=[0.9,1.0]", "adam:fused=1", "adam:lr=true", "sgd:lr=nan", "rprop:etas=[0.5]"]
+)  # fmt: skip
+def test_setting_of_a_wrong_type_or_range_is_refused(text: str) -> None:
+    with pytest.raises(BenchError, match="is not allowed"):
+        catalog.parse_choice("optimizer", text)
+
+
+def test_setting_equal_to_its_default_makes_no_other_case() -> None:
+    assert catalog.parse_choice("optimizer", "adam:amsgrad=false,lr=0.001") == catalog.parse_choice("optimizer", "adam")
+
+
+def forget_entries() -> None:
+    for function in vars(catalog).values():
+        if hasattr(function, "cache_clear"):
+            function.cache_clear()
+
+
+@pytest.fixture
+def folder_of_optimizers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder whose files count as lying in `bench/catalog/optimizers`."""
+    monkeypatch.setattr(bench.catalog.optimizers, "__path__", [*bench.catalog.optimizers.__path__, str(tmp_path)])
+    forget_entries()
+    yield tmp_path
+    monkeypatch.undo()
+    forget_entries()
+    sys.modules.pop("bench.catalog.optimizers.sign", None)
+
+
+def test_adding_an_optimizer_is_one_new_file(folder_of_optimizers: Path) -> None:
+    assert "sign" not in catalog.names("optimizer")
+    forget_entries()
+    (folder_of_optimizers / "sign.py").write_text(
+        textwrap.dedent('''\
+        """Steps by the gradient's sign: Rprop with a fixed step."""
+
+        from bench.catalog.entries import OptimizerEntry
+
+
+        def build(parameters, *, lr: float = 1e-2):
+            import torch
+
+            return torch.optim.Rprop(parameters, lr=lr, etas=(0.999, 1.001), step_sizes=(lr, lr))
+
+
+        ENTRIES = (OptimizerEntry("sign", build, "the gradient's sign"),)
+        ''')
+    )
+    assert "sign" in catalog.names("optimizer")
+    choice = catalog.parse_choice("optimizer", "sign:lr=0.5")
+    parameter = nn.Parameter(torch.zeros(2))
+    parameter.grad = torch.tensor([3.0, -0.1])
+    catalog.optimizer(choice.name).build([parameter], **choice.options).step()
+    assert parameter.tolist() == [-0.5, 0.5]

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from bench.config import SweepConfig, check_config
+from bench.plan import build_cases, build_plan, image_spec
+from bench.records import Choice, ImageSpec
+
+
+def config(grid: Mapping[str, Any] | None = None, **sections: Any) -> SweepConfig:
+    base = {"dataset": ["mnist"], "model": ["mlp"], "optimizer": ["sgd", "adam"], "batch_size": [16, 64]}
+    return check_config({"name": "n", "grid": {**base, **(grid or {})}, **sections}, "test")
+
+
+def test_cases_are_the_product_of_the_axes_in_the_files_order() -> None:
+    cases = list(build_cases(config(), "cpu"))
+    assert [(str(case.optimizer), case.batch_size) for case in cases] == [("sgd", 16), ("sgd", 64), ("adam", 16), ("adam", 64)]
+
+
+def test_the_image_size_of_the_data_set_and_the_same_size_given_are_one_case() -> None:
+    cases = build_cases(config(include=[{"reason": "same", "image_size": 28}]), "cpu")
+    assert len(cases) == 4
+    assert {case.image_size for case in cases} == {28}
+
+
+def test_keys_are_the_same_in_every_process_and_version() -> None:
+    case = next(iter(build_cases(config(), "cpu")))
+    assert case.key == "489691103ccd6e54"
+
+
+def test_excluded_cases_stay_in_the_plan_with_their_reason() -> None:
+    plan = build_plan(config(exclude=[{"optimizer": "ad*", "batch_size": 64, "reason": "known"}]), "cpu")
+    skipped = [run for run in plan if run.skip_reason]
+    assert [(str(run.case.optimizer), run.case.batch_size, run.skip_reason) for run in skipped] == [("adam", 64, "known")]
+    assert len(plan) == 1 + 3 * 3
+
+
+def test_an_exclusion_may_name_the_device() -> None:
+    rules = [{"device": "cpu", "reason": "too slow"}]
+    assert set(build_cases(config(exclude=rules), "cpu").values()) == {"too slow"}
+    assert set(build_cases(config(exclude=rules), "cuda").values()) == {None}
+
+
+def test_an_include_adds_cases_and_overrules_exclusions() -> None:
+    cases = build_cases(
+        config(exclude=[{"model": "*", "reason": "all"}], include=[{"reason": "but", "optimizer": "adam", "batch_size": [64, 8]}]),
+        "cpu",
+    )
+    running = [(str(case.optimizer), case.batch_size) for case, reason in cases.items() if reason is None]
+    assert running == [("adam", 64), ("adam", 8)]
+
+
+def test_tf32_is_skipped_on_a_cpu_and_runs_on_a_gpu() -> None:
+    tf32 = config({"precision": "tf32"})
+    assert set(build_cases(tf32, "cpu").values()) == {"tf32 is a mode of NVIDIA's tensor cores; the CPU has none"}
+    assert set(build_cases(tf32, "cuda").values()) == {None}
+
+
+def test_a_model_that_cannot_take_the_images_is_skipped_with_the_reason() -> None:
+    (reason,) = set(build_cases(config({"model": ["alexnet"]}), "cpu").values())
+    assert reason is not None
+    assert reason.startswith("alexnet needs images of at least 63")
+
+
+def test_a_folder_that_is_not_there_skips_its_cases() -> None:
+    (reason,) = set(build_cases(config({"dataset": ["folder:/nowhere/at/all"]}), "cpu").values())
+    assert reason is not None
+    assert "/nowhere/at/all" in reason
+
+
+def test_repeats_are_interleaved_in_blocks_and_shuffled_by_the_seed() -> None:
+    plan = build_plan(config({"batch_size": list(range(1, 17))}), "cpu")
+    blocks = [plan[start : start + 32] for start in range(0, 96, 32)]
+    orders = [[run.case for run in block] for block in blocks]
+    assert [{run.repeat for run in block} for block in blocks] == [{0}, {1}, {2}]
+    assert set(orders[0]) == set(orders[1]) == set(orders[2])
+    assert orders[0] != orders[1] != orders[2]
+    assert [run.position for run in plan] == list(range(96))
+    again = build_plan(config({"batch_size": list(range(1, 17))}), "cpu")
+    other = build_plan(config({"batch_size": list(range(1, 17))}, measure={"seed": 1}), "cpu")
+    assert again == plan != other
+
+
+def test_sequential_order_keeps_the_repeats_of_a_case_together() -> None:
+    plan = build_plan(config(measure={"order": "sequential", "repeats": 2}), "cpu")
+    assert [run.repeat for run in plan] == [0, 1] * 4
+
+
+def test_the_code_behind_a_case_is_part_of_its_key() -> None:
+    keys = {run.code_key for run in build_plan(config({"model": ["mlp", "resnet18"]}), "cpu")}
+    assert len(keys) == 2 * 2  # two models' files times two optimizers' files
+
+
+@pytest.mark.parametrize(
+    ("dataset", "size", "images"),
+    [
+        ("mnist", 0, ImageSpec(1, 28, 28, 10)),
+        ("fashion_mnist", 0, ImageSpec(1, 28, 28, 10)),
+        ("cifar10", 0, ImageSpec(3, 32, 32, 10)),
+        ("cifar100", 64, ImageSpec(3, 64, 64, 100)),
+        ("imagenet", 0, ImageSpec(3, 224, 224, 1000)),
+    ],
+)
+def test_samples_have_the_founding_shapes(dataset: str, size: int, images: ImageSpec) -> None:
+    assert image_spec(Choice(dataset), size) == images
