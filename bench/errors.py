@@ -38,9 +38,8 @@ class UnknownNameError(BenchError):
         """
         self.kind, self.given = kind, given
         self.matches = nearest(given, allowed)
-        super().__init__(
-            f'unknown {kind} "{given}". {nearest_sentence(self.matches)}List them: bench {list_command or f"list {kind}s"}'
-        )
+        command = list_command or f"list {kind}s"
+        super().__init__(f'unknown {kind} "{given}". {nearest_sentence(self.matches)}List them: bench {command}')
 
 
 class ConfigError(BenchError):
@@ -74,7 +73,7 @@ class InfrastructureError(BenchError):
     exit_code = EXIT_FAILED_CASES
 
 
-class Unsupported(BenchError):
+class Unsupported(BenchError):  # noqa: N818 - a verdict on a case, not a fault
     """A case that cannot run, with the reason; it becomes a row with the status `skipped`."""
 
 

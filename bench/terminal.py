@@ -41,7 +41,9 @@ class Progress:
         """Nothing is shown before `start`."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Take the bar away; the lines stay."""
         if self._bar is not None:
             self._bar.stop()
@@ -54,8 +56,16 @@ class Progress:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}"), TextColumn("{task.description}"))
-        self._bar = Progress(*columns, console=Console(stderr=True), refresh_per_second=2, transient=True)
+        screen = Console(stderr=True)
+        texts = (TextColumn("{task.fields[left]}"), TextColumn("{task.description}"))
+        self._bar = Progress(
+            BarColumn(),
+            MofNCompleteColumn(),
+            *texts,
+            console=screen,
+            refresh_per_second=2,
+            transient=True,
+        )
         self._task = self._bar.add_task("", total=total, left="")
         self._bar.start()
 
@@ -66,7 +76,8 @@ class Progress:
         if self._bar is not None:
             self._bar.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
         else:
-            print(printable(line), file=sys.stderr, flush=True)
+            sys.stderr.write(f"{printable(line)}\n")
+            sys.stderr.flush()
 
     def begin(self, what: str) -> None:
         """Say what runs now (on a terminal only)."""
@@ -83,4 +94,5 @@ class Progress:
         width = len(str(self._total))
         self.say(f"[{self._done:>{width}}/{self._total}] {what}  ({format_duration(left)} left)")
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, advance=1, left=f"{self._done / elapsed * 60:.0f} runs/min, {format_duration(left)} left")
+            rate = f"{self._done / elapsed * 60:.0f} runs/min"
+            self._bar.update(self._task, advance=1, left=f"{rate}, {format_duration(left)} left")

@@ -1,7 +1,7 @@
 """One run in one process: the only place that touches the device.
 
 `measure_case` goes through phases that it announces, so that the parent knows where a run was when it hangs or dies:
-build, warm-up, measure, memory. What a run can do wrong by itself (no memory, an exception, a loss that is not a number)
+build, warm-up, measure, memory. What a run can do wrong by itself (no memory, an exception, a loss that is no number)
 becomes a status here; what kills the process is the parent's to tell.
 """
 
@@ -21,7 +21,7 @@ import torch
 
 from bench import catalog
 from bench.catalog import DatasetInfo
-from bench.errors import BenchError, Unsupported
+from bench.errors import Unsupported
 from bench.plan import image_spec
 from bench.probes.gpu_monitor import GpuMonitor, window_fields
 from bench.probes.oom import is_out_of_memory, limit_host_memory, parse_out_of_memory
@@ -132,9 +132,7 @@ def _inputs(run: _Run) -> Iterator[Inputs]:
         inputs.close()
 
 
-def _time(
-    run: _Run, workload: Workload, inputs: Inputs, monitor: GpuMonitor | None, memory: CudaMemory | None
-) -> None:
+def _time(run: _Run, workload: Workload, inputs: Inputs, monitor: GpuMonitor | None, memory: CudaMemory | None) -> None:
     """Warm up, then measure: step times, the wall window, peaks, and the device's state at both ends."""
     waits: list[float] = []
 
@@ -207,7 +205,7 @@ def _failure(error: Exception) -> dict[str, Any]:
     if is_out_of_memory(error):
         return {"status": Status.OOM, "reason": _first_line(error), "oom_requested_bytes": parse_out_of_memory(error)}
     frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames and not isinstance(error, BenchError) else ""
+    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     return {"status": Status.FAILED, "reason": f"{type(error).__name__}: {_first_line(error)}{place}"}
 
 

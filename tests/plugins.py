@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-SOURCE = '''
+SOURCE = """
 import os, signal, time
 from bench.catalog.entries import ModelEntry
 
@@ -52,7 +52,7 @@ good = entry("good", lambda torch, output: output)
 bad_raises, bad_hangs, bad_kills, bad_leaves, bad_eats, bad_nan = (
     entry("bad_" + act.__name__, act) for act in (raises, hangs, kills, leaves, eats, nan)
 )
-'''
+"""
 NAMES = ("good", "bad_raises", "bad_hangs", "bad_kills", "bad_leaves", "bad_eats", "bad_nan")
 
 
@@ -75,4 +75,6 @@ def bench(
     environment = dict(env if env is not None else os.environ)
     environment.setdefault("PYTHONPATH", str(Path(__file__).parents[1]))
     command: Sequence[str] = [sys.executable, "-m", "bench", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd, timeout=timeout, check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, env=environment, cwd=cwd, timeout=timeout, check=False
+    )

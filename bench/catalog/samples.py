@@ -113,8 +113,7 @@ def open_folder(folder: Path, channels: int, root: Path, train: bool) -> Samples
     Raises:
         DataError: The tree is not there, or a class folder holds no image.
     """
-    part = part_folder(folder, train)
     try:
-        return FolderSamples(part, channels)
-    except FileNotFoundError as error:  # torchvision names the empty class folders
-        raise DataError(f"{part}: {str(error).strip()} Put images there, or remove the folder") from error
+        return FolderSamples(part_folder(folder, train), channels)
+    except OSError as error:  # a folder that cannot be read; or torchvision's, which names the empty class folders
+        raise DataError(f"{folder}: {str(error).strip()} Put images there, or remove the folder") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import click
 
 from bench.cli.options import json_option
@@ -33,10 +35,8 @@ def env(as_json: bool) -> None:
 
     findings = [asdict(finding) for finding in diagnose()]
     environment: dict[str, object] = {}
-    try:
+    with contextlib.suppress(DeviceError):  # what is wrong stands among the findings
         environment = asdict(read_environment(LocalLauncher(), usable_device()))
-    except DeviceError:  # what is wrong stands among the findings
-        pass
     if as_json:
         echo_json({"environment": environment, "findings": findings})
     else:

@@ -1,10 +1,10 @@
 """Runs on this machine: a fresh process each, forked from a server that has torch imported and CUDA untouched.
 
-Importing torch and torchvision takes seconds, a fork takes milliseconds, and the fork is as fresh as a new interpreter in
-all that a measurement depends on: no CUDA context, an empty allocator, no threads. The server is multiprocessing's own.
+Importing torch and torchvision takes seconds, a fork takes milliseconds, and the fork is as fresh as a new interpreter
+in all that a measurement depends on: no CUDA context, an empty allocator, no threads. The server is multiprocessing's.
 
-Each child leads its own session, so that it dies with everything it started, and is killed by the kernel when the server
-dies, which in turn leaves when this process does: nothing outlives the sweep, however it ends.
+Each child leads its own session, so that it dies with everything it started, and is killed by the kernel when the
+server dies, which in turn leaves when this process does: nothing outlives the sweep, however it ends.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import Any
 
 from bench.errors import BenchError
 
-PRELOADED = ["__main__", "torch", "torchvision", "bench.worker"]
+PRELOADED = ["__main__", "bench.launchers.preload"]
 GRACE_S = 2.0  # between asking a process group to end and killing it
 _LOG_TAIL_BYTES = 4096
 _PR_SET_PDEATHSIG = 1

@@ -2,8 +2,8 @@
 
 Facts, all for the wheels of download.pytorch.org for Linux x86-64 (pytorch RELEASE.md, "PyTorch CUDA Support Matrix",
 as of 2.6 to 2.14; issues 172352, 178665 and 190385 of pytorch/pytorch): a wheel runs on every driver of its CUDA's
-major version or newer (CUDA Compatibility, "Minor Version Compatibility": 11 needs driver 450.80.02, 12 needs 525.60.13,
-13 needs 580), and on cards of the architectures it was built for. `UV_TORCH_BACKEND` takes these names
+major version or newer (CUDA Compatibility, "Minor Version Compatibility": 11 needs driver 450.80.02, 12 needs
+525.60.13, 13 needs 580), and on cards of the architectures it was built for. `UV_TORCH_BACKEND` takes these names
 (`uv pip install --help`).
 """
 

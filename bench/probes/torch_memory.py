@@ -127,14 +127,15 @@ def measure_cpu_peak(run: Callable[[Callable[[], None]], None]) -> CpuPeak:
         RuntimeError: This torch's profiler has no memory events.
     """
     import torch
-    from torch.profiler import ProfilerActivity, profile
 
     def mark() -> None:
         with torch.profiler.record_function(_MARK):
             pass
 
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read when profiling first starts; its notices go to stderr
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+    # torch.profiler.profile would do the same after importing the compiler, which takes seconds
+    profiler: Any = torch.autograd.profiler.profile
+    with profiler(use_kineto=True, profile_memory=True) as profiled:
         torch.empty(16)  # one event for certain, so that none at all means a profiler that is not understood
         run(mark)
     events = tuple(_cpu_events(profiled))
@@ -185,7 +186,7 @@ def _cpu_events(profiled: Any) -> Iterator[Allocation | Mark]:
     The tree has the addresses that the flat list of `[memory]` events lacks; `torch.profiler._memory_profiler` reads
     the same one. It is walked without recursion, as deep models nest deeper than Python's stack.
     """
-    roots: Sequence[Any] = profiled.profiler.kineto_results.experimental_event_tree()
+    roots: Sequence[Any] = profiled.kineto_results.experimental_event_tree()
     timed: list[tuple[int, Allocation | Mark]] = []
     waiting = list(roots)
     while waiting:

@@ -1,8 +1,8 @@
 """Results on disk: immutable Parquet parts, and one frame that joins them.
 
-A results folder holds `plan-NNNN.parquet` (what was to be run), `runs/` (one part a run), `estimates/` (parts of one row
-a case and device) and `logs/` (what each run printed). The files are the journal: a run exists if and only if its part
-does, and resume reads nothing but their names.
+A results folder holds `plan-NNNN.parquet` (what was to be run), `runs/` (one part a run), `estimates/` (parts of one
+row a case and device) and `logs/` (what each run printed). The files are the journal: a run exists if and only if its
+part does.
 """
 
 from bench.store.folder import DATA_FOLDER, Store

@@ -63,7 +63,7 @@ def commit(table: pa.Table, target: Path) -> None:
     temporary = target.parent / f"{_TEMPORARY}{uuid.uuid4().hex}"
     with typed_errors(target):
         try:
-            with open(temporary, "xb") as file:
+            with temporary.open("xb") as file:
                 # Small parts are read by the thousand: no compression, statistics or dictionaries halves the time.
                 small = table.num_rows < 50
                 with pq.ParquetWriter(
@@ -132,7 +132,7 @@ def _link(temporary: Path, target: Path) -> None:
             raise
         if target.exists():  # the folder's lock makes this check and the rename one step
             raise FileExistsError(errno.EEXIST, "exists already", str(target)) from error
-        os.rename(temporary, target)
+        temporary.rename(target)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -168,7 +168,7 @@ def _cached(
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """One CPU thread for torch, as in a loader's worker: sharing an image among threads takes up to ten times as long."""
+    """One CPU thread for torch, as in a loader's worker: sharing one image among threads costs more than it saves."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -76,7 +76,7 @@ class Workload:
     @property
     def loss(self) -> float | None:
         """The last step's loss; waits for the device."""
-        return None if self.kept is None else float(self.kept[1])
+        return None if self.kept is None else float(self.kept[1].detach())
 
     @property
     def parameter_count(self) -> int:

@@ -42,7 +42,7 @@ def test_a_sweep_ends_with_a_row_for_every_planned_run_and_a_report(tmp_path: Pa
     out = tmp_path / "out"
     first = plugins.bench("sweep", config, "--out", out)
     assert first.returncode == 0, first.stderr
-    assert str(out / "report.md") in first.stdout
+    assert str(out / "index.html") in first.stdout
     assert len(first.stdout.strip().splitlines()) <= 10
     frame = bench.load(out)
     assert len(frame) == 8
@@ -112,7 +112,17 @@ def test_killed_anywhere_a_sweep_goes_on_where_it_stopped(tmp_path: Path, config
 
 def test_ctrl_c_leaves_quickly_with_130_and_keeps_what_is_finished(tmp_path: Path, config: Path) -> None:
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "bench", "sweep", str(config), "--out", str(out), "--set", "measure.min_window=20 s"]
+    command = [
+        sys.executable,
+        "-m",
+        "bench",
+        "sweep",
+        str(config),
+        "--out",
+        str(out),
+        "--set",
+        "measure.min_window=20 s",
+    ]
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     logs = out / "data" / "logs"

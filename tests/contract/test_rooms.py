@@ -61,9 +61,13 @@ def test_imports_point_to_a_lower_rank(path: Path) -> None:
 
 
 def test_torch_is_imported_at_the_head_of_worker_rooms_only() -> None:
-    allowed = {"workload", "worker", "estimators"}
+    allowed = {"workload", "worker", "estimators", "gallery"}
     for path in PACKAGE.rglob("*.py"):
-        heads = [node for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.Import | ast.ImportFrom)]
+        heads = [
+            node
+            for node in ast.parse(path.read_text(encoding="utf-8")).body
+            if isinstance(node, ast.Import | ast.ImportFrom)
+        ]
         names = {alias.name for node in heads if isinstance(node, ast.Import) for alias in node.names}
         names |= {node.module or "" for node in heads if isinstance(node, ast.ImportFrom)}
         if any(name.split(".")[0] in ("torch", "torchvision") for name in names):
@@ -76,7 +80,9 @@ def test_the_parent_never_imports_torch() -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["sweep", "--help"], ["plan", "--help"], ["list", "--help"], ["report", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["sweep", "--help"], ["plan", "--help"], ["list", "--help"], ["report", "--help"]]
+)
 def test_help_needs_none_of_the_heavy_libraries(arguments: list[str]) -> None:
     heavy = ("torch", "pandas", "matplotlib", "pyarrow", "seaborn", "numpy", "pydantic", "scipy", "rich")
     code = (

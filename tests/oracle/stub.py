@@ -198,7 +198,7 @@ def build_stub(cache_dir: Path | str) -> StubDriver:
     libraries, cuda_version = _torch_libraries()
     source = (HERE / "driver.c").read_text()
     generated = _generate(_imported_symbols(lister, libraries), source)
-    parts = "\0".join((source, generated, str(cuda_version), compiler, _torch_version()))
+    parts = "\0".join((source, generated, str(cuda_version), compiler, torch_version()))
     folder = Path(cache_dir).resolve() / hashlib.sha256(parts.encode()).hexdigest()[:16]
     library = folder / "libcuda.so.1"
     if not library.exists():
@@ -213,7 +213,8 @@ def _tool(name: str) -> str:
     return path
 
 
-def _torch_version() -> str:
+def torch_version() -> str:
+    """The installed torch's version, without importing it."""
     return importlib.metadata.version("torch")
 
 

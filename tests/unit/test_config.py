@@ -66,7 +66,9 @@ def test_overrides_replace_values_and_make_sections(tmp_path: Path) -> None:
 
 def test_the_protocol_carries_what_results_are_keyed_by(tmp_path: Path) -> None:
     path = write(tmp_path, f'name = "n"\n{GRID}')
-    plain, moved, seeded = (load_config(path, [value]).protocol for value in ("name=n", "data.root=/x", "measure.seed=1"))
+    plain, moved, seeded = (
+        load_config(path, [value]).protocol for value in ("name=n", "data.root=/x", "measure.seed=1")
+    )
     assert plain.key == moved.key != seeded.key
 
 
@@ -114,12 +116,24 @@ def test_every_fault_of_a_file_is_reported_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "fault"),
     [
-        ("batch_size = 64", "batch_size = nan", "grid.batch_size[0]: must be a whole number from 1 to 16777216; given nan"),
-        ("batch_size = 64", "batch_size = 64.0", "grid.batch_size[0]: must be a whole number from 1 to 16777216; given 64.0"),
+        (
+            "batch_size = 64",
+            "batch_size = nan",
+            "grid.batch_size[0]: must be a whole number from 1 to 16777216; given nan",
+        ),
+        (
+            "batch_size = 64",
+            "batch_size = 64.0",
+            "grid.batch_size[0]: must be a whole number from 1 to 16777216; given 64.0",
+        ),
         ("batch_size = 64", "batch_size = []", "grid.batch_size: must name at least one value; given []"),
         ("batch_size = 64", "", "grid.batch_size: missing; it must be given"),
         ('model = "mlp"', 'model = ""', 'grid.model[0]: unknown model "". List them: bench list models'),
-        ('model = "mlp"', "model = 3", 'grid.model[0]: write a model as "name" or { name = "name", setting = value }; given 3'),
+        (
+            'model = "mlp"',
+            "model = 3",
+            'grid.model[0]: write a model as "name" or { name = "name", setting = value }; given 3',
+        ),
     ],
 )
 def test_one_wrong_value_is_one_fault(tmp_path: Path, old: str, new: str, fault: str) -> None:

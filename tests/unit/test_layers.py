@@ -120,6 +120,7 @@ def test_model_of_a_single_layer_has_one_row() -> None:
     model = nn.Conv2d(1, 4, 3)
     rows = layer_table(model, MNIST)
     assert [(row.path, row.parameters, row.activation_bytes) for row in rows] == [("(model)", 40, 0)]
+    assert rows[0].output_bytes == 4 * 26 * 26 * 4
 
 
 def test_model_is_left_as_it_was() -> None:

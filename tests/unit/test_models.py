@@ -110,9 +110,9 @@ def test_models_are_listed_without_importing_torch() -> None:
 def test_models_are_listed_in_less_than_150_ms() -> None:
     times_s = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.process_time()
         load_entries()
-        times_s.append(time.perf_counter() - start)
+        times_s.append(time.process_time() - start)
     assert min(times_s) < 0.15
 
 
@@ -123,7 +123,8 @@ def test_without_torchvision_its_models_are_missing_and_a_warning_says_so(monkey
 
 
 def test_explicit_name_of_a_registered_model_is_taken() -> None:
-    source = '@register_model(name="other")\ndef builder(): ...\n@register_model()\ndef plain(): ...\ndef no(): ...\n'
+    source = '@register_model(name="other")\ndef builder(): ...\n@register_model()\n@legacy(\n    x=("a", None)\n)\n'
+    source += "def plain(\n    *, a: int): ...\ndef no(): ...\n"
     assert list(family_of_torchvision._registered(source)) == ["other", "plain"]
 
 

@@ -14,7 +14,8 @@ from bench.probes.oom import is_out_of_memory, limit_host_memory, parse_out_of_m
 
 CUDA_TEXT = (
     "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.25 GiB of which 1.17 GiB is "
-    "free. Including non-PyTorch memory, this process has 78.07 GiB memory in use. Of the allocated memory 76.90 GiB is "
+    "free. Including non-PyTorch memory, this process has 78.07 GiB memory in use. "
+    "Of the allocated memory 76.90 GiB is "
     "allocated by PyTorch, and 693.00 MiB is reserved by PyTorch but unallocated."
 )
 CPU_TEXT = (

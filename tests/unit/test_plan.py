@@ -17,7 +17,12 @@ def config(grid: Mapping[str, Any] | None = None, **sections: Any) -> SweepConfi
 
 def test_cases_are_the_product_of_the_axes_in_the_files_order() -> None:
     cases = list(build_cases(config(), "cpu"))
-    assert [(str(case.optimizer), case.batch_size) for case in cases] == [("sgd", 16), ("sgd", 64), ("adam", 16), ("adam", 64)]
+    assert [(str(case.optimizer), case.batch_size) for case in cases] == [
+        ("sgd", 16),
+        ("sgd", 64),
+        ("adam", 16),
+        ("adam", 64),
+    ]
 
 
 def test_the_image_size_of_the_data_set_and_the_same_size_given_are_one_case() -> None:
@@ -34,7 +39,9 @@ def test_keys_are_the_same_in_every_process_and_version() -> None:
 def test_excluded_cases_stay_in_the_plan_with_their_reason() -> None:
     plan = build_plan(config(exclude=[{"optimizer": "ad*", "batch_size": 64, "reason": "known"}]), "cpu")
     skipped = [run for run in plan if run.skip_reason]
-    assert [(str(run.case.optimizer), run.case.batch_size, run.skip_reason) for run in skipped] == [("adam", 64, "known")]
+    assert [(str(run.case.optimizer), run.case.batch_size, run.skip_reason) for run in skipped] == [
+        ("adam", 64, "known")
+    ]
     assert len(plan) == 1 + 3 * 3
 
 
@@ -46,7 +53,10 @@ def test_an_exclusion_may_name_the_device() -> None:
 
 def test_an_include_adds_cases_and_overrules_exclusions() -> None:
     cases = build_cases(
-        config(exclude=[{"model": "*", "reason": "all"}], include=[{"reason": "but", "optimizer": "adam", "batch_size": [64, 8]}]),
+        config(
+            exclude=[{"model": "*", "reason": "all"}],
+            include=[{"reason": "but", "optimizer": "adam", "batch_size": [64, 8]}],
+        ),
         "cpu",
     )
     running = [(str(case.optimizer), case.batch_size) for case, reason in cases.items() if reason is None]

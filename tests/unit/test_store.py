@@ -58,7 +58,13 @@ def test_a_run_read_back_is_what_was_written_to_the_byte(store: Store) -> None:
 def test_what_is_unknown_is_null_and_never_zero(store: Store) -> None:
     write_all(store)
     frame = bench.load(store.folder)
-    for column in ("peak_reserved_bytes", "device_used_bytes", "gpu_name", "formula_bytes", "trace_peak_allocated_bytes"):
+    for column in (
+        "peak_reserved_bytes",
+        "device_used_bytes",
+        "gpu_name",
+        "formula_bytes",
+        "trace_peak_allocated_bytes",
+    ):
         assert frame[column].isna().all(), column
 
 
@@ -201,13 +207,13 @@ def test_a_part_of_a_newer_version_is_refused_with_a_sentence(store: Store, monk
 def test_a_path_without_results_says_so(tmp_path: Path, name: str, state: str) -> None:
     with pytest.raises(StoreError) as caught:
         bench.load(tmp_path / name)
-    assert str(caught.value) == (
-        f"{tmp_path / name}: {state}; give a folder that `bench sweep` wrote (reports/NAME)"
-    )
+    assert str(caught.value) == (f"{tmp_path / name}: {state}; give a folder that `bench sweep` wrote (reports/NAME)")
 
 
 @pytest.mark.parametrize("call", ["fsync", "link"])
-@pytest.mark.parametrize(("code", "advice"), [(errno.ENOSPC, "free some space"), (errno.EIO, "what was finished is kept")])
+@pytest.mark.parametrize(
+    ("code", "advice"), [(errno.ENOSPC, "free some space"), (errno.EIO, "what was finished is kept")]
+)
 def test_a_disk_that_refuses_is_a_typed_error_and_leaves_nothing_behind(
     store: Store, monkeypatch: pytest.MonkeyPatch, call: str, code: int, advice: str
 ) -> None:

@@ -9,7 +9,15 @@ from bench import units
 
 @pytest.mark.parametrize(
     ("text", "count"),
-    [("4096", 4096), ("512 MiB", 512 << 20), ("2GB", 2 << 30), ("1.5g", 3 << 29), ("1 KB", 1024), ("7 B", 7), ("1TiB", 1 << 40)],
+    [
+        ("4096", 4096),
+        ("512 MiB", 512 << 20),
+        ("2GB", 2 << 30),
+        ("1.5g", 3 << 29),
+        ("1 KB", 1024),
+        ("7 B", 7),
+        ("1TiB", 1 << 40),
+    ],
 )
 def test_amounts_of_memory_are_read_in_powers_of_1024(text: str, count: int) -> None:
     assert units.parse_bytes(text) == count
@@ -42,13 +50,16 @@ def test_bytes_print_with_three_digits(count: float | None, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(None, "–"), (0, "0 s"), (4.1, "4.10 s"), (0.0123, "12.3 ms"), (4.2e-5, "42.0 µs"), (3e-9, "3.00 ns")]
+    ("seconds", "text"),
+    [(None, "–"), (0, "0 s"), (4.1, "4.10 s"), (0.0123, "12.3 ms"), (4.2e-5, "42.0 µs"), (3e-9, "3.00 ns")],
 )
 def test_seconds_print_in_the_unit_that_suits(seconds: float | None, text: str) -> None:
     assert units.format_seconds(seconds) == text
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(42.4, "42 s"), (185, "3 min 05 s"), (7800, "2 h 10 min"), (59.7, "1 min 00 s")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(42.4, "42 s"), (185, "3 min 05 s"), (7800, "2 h 10 min"), (59.7, "1 min 00 s")]
+)
 def test_durations_print_for_people(seconds: float, text: str) -> None:
     assert units.format_duration(seconds) == text
 

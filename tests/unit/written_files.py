@@ -77,3 +77,11 @@ def write_tree(folder, classes=("cat", "dog"), count=3, size=(20, 30)):
             image = Image.fromarray(random.integers(0, 256, shape, dtype=np.uint8))
             image.save(folder / name / f"{number}.{'jpg' if number % 2 else 'png'}")
     return folder
+
+
+def damage(path, change):
+    path.write_bytes(change(path.read_bytes()))
+
+
+def pixels(sample):
+    return np.asarray(sample[0])

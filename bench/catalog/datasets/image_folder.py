@@ -27,8 +27,8 @@ def _open(folder: Path, channels: int, root: Path, train: bool) -> Samples:
 @functools.lru_cache(maxsize=16)  # a plan describes the set for each of its cases, and ImageNet has a million files
 def _surveyed(folder: Path) -> tuple[tuple[str, ...], int, int]:
     """The class names, and how many images the training and the test part have."""
-    train, test = part_folder(folder, train=True), part_folder(folder, train=False)
     try:
+        train, test = part_folder(folder, train=True), part_folder(folder, train=False)
         names = class_folders(train)
     except OSError as error:
         raise DataError(f"{folder}: {error.strerror}. Give a folder that holds one folder of images a class") from error

@@ -7,6 +7,9 @@ Sources, named at each rule: `c10/core/AllocatorConfig.h` and `.cpp` (torch 2.15
   CachingAllocator option"); the sizes they default to (20 MiB, everything) are the fixed ones there.
 * `max_split_size_mb` and `max_non_split_rounding_mb` of 20 are refused by torch 2.6 ("must be > 20") and accepted by
   2.15 (">= large_segment_size_mb").
+* `roundup_power2_divisions:[..,16:8,>:4]`: in torch 2.6 the `>` also overwrites the interval named last (here 16), in
+  2.12 and newer it starts behind it; see `rest_overwrites` (pytorch pull request 165304).
+* Which of several free blocks of the right size is taken: see `tie_rule`.
 * torch 2.15 reads `PYTORCH_CUDA_ALLOC_CONF` and, where it is unset, `PYTORCH_ALLOC_CONF`; torch 2.6 only the former.
 
 The defaults are the same: rounding to 512 B, no limit on splitting, no power-of-two rounding, no expandable segments.
@@ -132,12 +135,34 @@ def segment_bytes(config: AllocatorConfig, rounded: int) -> int:
     return -(-rounded // ROUND_LARGE_BYTES) * ROUND_LARGE_BYTES
 
 
-def parse_allocator_config(text: str, base: AllocatorConfig | None = None) -> AllocatorConfig:
+def tie_rule(torch_version: str) -> TieRule:
+    """How a version of torch chooses between free blocks of the right size, as its allocator was seen to do.
+
+    Up to 2.11 the lowest address goes first (seen on 2.6.0). 2.12 gave every block record a counter (seen on 2.12.0;
+    pytorch pull request 178362), and from 2.13 on every segment has one that its blocks inherit (seen on 2.13.0 and
+    2.15.0; pull request 183591), so that the addresses that cudaMalloc returns no longer matter.
+
+    Raises:
+        ValueError: The text does not begin with a version.
+    """
+    match = re.match(r"(\d+)\.(\d+)", torch_version)
+    if match is None:
+        raise ValueError(f'"{torch_version}" is no version of torch')
+    version = int(match[1]), int(match[2])
+    if version <= (2, 11):
+        return "address"
+    return "block_age" if version == (2, 12) else "segment_age"
+
+
+def parse_allocator_config(
+    text: str, base: AllocatorConfig | None = None, *, rest_overwrites: bool = False
+) -> AllocatorConfig:
     """Read a value of `PYTORCH_CUDA_ALLOC_CONF` or `PYTORCH_ALLOC_CONF`.
 
     Args:
         text: For example `max_split_size_mb:128,expandable_segments:True`.
-        base: Settings of the device (capacity, total, addresses) to keep; torch's options start from their defaults.
+        base: Settings to start from: those of the device (capacity, total, addresses) and of the version (ties).
+        rest_overwrites: Read `>` in `roundup_power2_divisions` as torch 2.6 does.
 
     Returns:
         The settings; options that concern pinned host memory or locking are accepted and change nothing.
@@ -153,6 +178,8 @@ def parse_allocator_config(text: str, base: AllocatorConfig | None = None) -> Al
     for key in segment_first:
         try:
             config = _apply(config, key, options[key])
+            if rest_overwrites and key == "roundup_power2_divisions":
+                config = _overwrite_last(config, options[key])
         except ValueError as fault:
             faults.append(f"allocator settings: {key}:{options[key]}: {fault}")
     if faults:
@@ -248,6 +275,16 @@ def _roundup(config: AllocatorConfig, value: str) -> dict[str, Any]:
             divisions[:last], first = [count] * last, False
         divisions[last] = count
     return {"roundup_power2_divisions": tuple(divisions)}
+
+
+def _overwrite_last(config: AllocatorConfig, value: str) -> AllocatorConfig:
+    """Give the interval named last the value behind it, if the list has a `>` (`CUDAAllocatorConfig` of torch 2.6)."""
+    named = re.findall(r"(\d+):\d+,>:(\d+)\]$", value)
+    if not named:
+        return config
+    divisions, last = list(config.roundup_power2_divisions), min(int(named[0][0]).bit_length() - 1, ROUNDUP_INTERVALS - 1)
+    divisions[last] = int(named[0][1])
+    return replace(config, roundup_power2_divisions=tuple(divisions))
 
 
 def _integer(text: str) -> int:

@@ -32,6 +32,7 @@ import torch
 
 from bench.errors import Unsupported
 from bench.estimators.fake_cuda import tables
+from bench.estimators.fake_cuda.composites import build_composites
 from bench.estimators.fake_cuda.kernels import Kernels, list_operators, redispatch_to_meta
 from bench.estimators.fake_cuda.memory import Memory, Recorder, spec_of
 
@@ -154,6 +155,8 @@ def _kernels_replaced(recorder: Recorder, capability: tuple[int, int]) -> Iterat
     for name in viewing:
         if name not in present:
             library.impl(name.removeprefix("aten::"), "CUDA", redispatch_to_meta(name))
+    for name, composite in build_composites(capability).items():
+        library.impl(name, "AutogradCUDA", composite)
     for name in _RANDOM:
         library.impl(name, "CPU", _leave_alone)
     try:

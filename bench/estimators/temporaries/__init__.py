@@ -37,9 +37,12 @@ def script_of(operator: str, arguments: tuple[Any, ...], outputs: list[int], mac
 
 
 def _collect() -> dict[str, Rule]:
-    from bench.estimators.temporaries import products, sums
+    from bench.estimators.temporaries import attention, convolutions, normalization, pointwise, products, sums
 
-    return {**products.RULES, **sums.RULES}
+    rules: dict[str, Rule] = {}
+    for module in (attention, convolutions, normalization, pointwise, products, sums):
+        rules |= module.RULES
+    return rules
 
 
 RULES: dict[str, Rule] = _collect()

@@ -1,0 +1,110 @@
+"""Downloads: whole or not at all, bounded in time, and one line when they fail."""
+
+import sys
+from urllib.error import URLError
+
+import pytest
+
+from bench.catalog import data_fetch, describe_dataset
+from bench.errors import DataError
+from bench.records import Choice
+from tests.unit.written_files import (
+    grey_images,
+    write_idx,
+)
+
+
+def fake_download(monkeypatch, code):
+    """Let the download process run `code`, which finds its folder in `folder`."""
+    program = f"import sys, pathlib, time; folder = pathlib.Path(sys.argv[1])\n{code}"
+    monkeypatch.setattr(data_fetch, "_download_command", lambda name, folder: [sys.executable, "-c", program, folder])
+
+
+WRITE_MNIST = """
+raw = folder / "MNIST/raw"; raw.mkdir(parents=True)
+for part in ("train", "t10k"):
+    for name in ("images-idx3-ubyte", "labels-idx1-ubyte", "labels-idx1-ubyte.gz"):
+        (raw / f"{part}-{name}").write_bytes(b"x")
+"""
+
+
+def test_fetched_files_are_moved_into_place(tmp_path, monkeypatch):
+    fake_download(monkeypatch, WRITE_MNIST)
+    root = tmp_path / "new" / "data"
+    assert data_fetch.fetch_dataset(Choice("mnist"), root) == root
+    assert describe_dataset(Choice("mnist")).on_disk(root)
+    assert len([path for path in root.rglob("*") if path.is_file()]) == 4 and not list(root.glob(".fetch*"))
+
+
+def test_failed_download_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+    fake_download(monkeypatch, f"{WRITE_MNIST}\nprint('Downloading'); print('no route to host'); sys.exit(1)")
+    with pytest.raises(DataError) as caught:
+        data_fetch.fetch_dataset(Choice("mnist"), tmp_path)
+    message = str(caught.value)
+    assert (
+        "\n" not in message and "could not download it: no route to host." in message and "Downloading" not in message
+    )
+    assert str(tmp_path / "MNIST/raw") in message and "synthetic" in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_download_that_dies_without_a_word_is_told_by_its_exit_code(tmp_path, monkeypatch):
+    fake_download(monkeypatch, f"{WRITE_MNIST}\nimport os; os._exit(7)")
+    with pytest.raises(DataError, match="exit code 7"):
+        data_fetch.fetch_dataset(Choice("mnist"), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_stalled_download_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(data_fetch, "STALL_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(data_fetch, "IMPORT_ALLOWANCE_S", 5.0)
+    fake_download(monkeypatch, f"{WRITE_MNIST}\ntime.sleep(200)")
+    with pytest.raises(DataError, match="no answer for"):
+        data_fetch.fetch_dataset(Choice("mnist"), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_that_are_there_are_not_fetched_again(tmp_path, monkeypatch):
+    write_idx(tmp_path / "MNIST/raw", *grey_images(3))
+    fake_download(monkeypatch, "sys.exit(1)")
+    assert data_fetch.fetch_dataset(Choice("mnist"), tmp_path) == tmp_path
+
+
+def test_set_without_files_cannot_be_fetched(tmp_path):
+    with pytest.raises(DataError, match="imagenet: nothing to fetch"):
+        data_fetch.fetch_dataset(Choice("imagenet"), tmp_path)
+
+
+def test_root_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"cannot write below .*/file: "):
+        data_fetch.fetch_dataset(Choice("mnist"), tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (URLError(OSError(-3, "Temporary failure in name resolution")), "no network"),
+        (
+            RuntimeError("Error downloading a.gz:\nTried http://x, got:\n<urlopen error>"),
+            "Tried http://x, got: <urlopen",
+        ),
+        (ConnectionResetError(104, "reset by peer"), "ConnectionResetError: "),
+    ],
+)
+def test_every_way_that_torchvision_fails_becomes_one_line(tmp_path, monkeypatch, error, told):
+    import torchvision
+
+    def refuse(*args, **settings):
+        raise error
+
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", refuse)
+    monkeypatch.setattr(data_fetch.socket, "setdefaulttimeout", lambda seconds: None)
+    reason = data_fetch.download("CIFAR10", str(tmp_path))
+    assert told in reason and "\n" not in reason
+
+
+def test_download_process_starts_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = [sys.executable, "-c", "import bench.catalog.data_fetch"]
+    assert data_fetch._run_download(command, tmp_path) is None
