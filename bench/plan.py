@@ -69,10 +69,13 @@ def skip_reason(case: Case, device: str) -> str | None:
         images = image_spec(case.dataset, case.image_size)
     except DataError as error:
         return str(error)
+    if not catalog.is_external("optimizer", case.optimizer.name):
+        refuse = catalog.optimizer(case.optimizer.name).refuse_reason
+        if refuse is not None and (reason := refuse((), case.optimizer.options)):
+            return reason
     if catalog.is_external("model", case.model.name):
         return None
-    entry = catalog.model(case.model.name)
-    return entry.skip_reason(images, case.model.options)
+    return catalog.model(case.model.name).skip_reason(images, case.model.options)
 
 
 def image_spec(dataset: Choice, image_size: int) -> ImageSpec:

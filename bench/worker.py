@@ -23,7 +23,7 @@ from bench import catalog
 from bench.catalog import DatasetInfo
 from bench.errors import Unsupported
 from bench.plan import image_spec
-from bench.probes.gpu_monitor import GpuMonitor, window_fields
+from bench.probes.gpu_monitor import GpuMonitor, difference, window_fields
 from bench.probes.oom import is_out_of_memory, limit_host_memory, parse_out_of_memory
 from bench.probes.rss import reset_rss_peak, rss_peak_bytes
 from bench.probes.step_timing import plan_step_count, time_steps
@@ -150,15 +150,21 @@ def _time(run: _Run, workload: Workload, inputs: Inputs, monitor: GpuMonitor | N
         run.found.update({f"cold_{name}": value for name, value in memory.peaks().items()})
         memory.reset()
     count = plan_step_count(warm.step_times_s, protocol.measured_steps, protocol.min_window_s)
-    start = monitor.snapshot() if monitor is not None else None
+    start = None
+    if monitor is not None:
+        step()  # in flight while the device is read: an idle one drops its clocks within milliseconds
+        start = monitor.snapshot()
     run.enter("measure")
     waits.clear()
+    energy_j = monitor.energy_j() if monitor is not None else None
     timed = time_steps(step, count, run.task.device)
     run.found.update(step_times_s=timed.step_times_s, wall_window_s=timed.wall_window_s, data_wait_times_s=tuple(waits))
     run.found["flags"] = _flags(timed.step_times_s, timed.wall_window_s)
     run.found["status"] = Status.OK
     if monitor is not None and start is not None:
+        energy_end_j = monitor.energy_j()
         run.found.update(window_fields(start, monitor.snapshot()))
+        run.found["energy_window_j"] = difference(energy_j, energy_end_j)
         _mark_throttled(run.found)
 
 

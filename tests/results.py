@@ -113,9 +113,14 @@ def make_results(
 NOTES = {
     "name": "example",
     "description": "Founding models, made up",
-    "config": 'name = "example"\n\n[grid]\ndataset = ["mnist", "cifar10"]\nmodel = ["mlp"]\n',
-    "command": "bench sweep configs/example.toml",
+    "config": {
+        "name": "example",
+        "grid": {"dataset": ["mnist", "cifar10"], "model": ["mlp"], "optimizer": ["sgd"], "batch_size": [16, 64]},
+        "exclude": [{"reason": "too large", "model": ["mlp"], "batch_size": [4096]}],
+    },
+    "device": "auto",
 }
+"""As `bench sweep` notes them beside a plan."""
 
 
 def _plan(

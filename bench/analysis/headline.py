@@ -9,7 +9,7 @@ import pandas as pd
 from bench.analysis.estimates import estimator_errors
 from bench.analysis.labels import unit_label
 from bench.records import Status
-from bench.units import MISSING, format_bytes, format_frac, format_rate
+from bench.units import MISSING, format_frac, format_rate
 
 _UNIT = ["machine", "dataset", "model"]
 _NAMED = 3
@@ -42,15 +42,20 @@ def best_cases(summary: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*summary.columns, "cases", "largest_batch_ok", "smallest_batch_oom"])
 
 
-def rate_words(row: pd.Series | dict[str, Any], *, what: str = "samples") -> str:
-    """Throughput with its interval: `12,300 samples/s (95 % interval 12,100 to 12,500, 3 processes)`."""
-    rate = format_rate(row["samples_per_s"], what)
+def rate_words(row: pd.Series | dict[str, Any], *, said: bool = False) -> str:
+    """Throughput with its interval: `12,300 samples/s (95 % interval 12,100 to 12,500)`.
+
+    Args:
+        row: Of a summary.
+        said: Whether the reader knows already what the range is; it is then given without words.
+    """
+    rate = format_rate(row["samples_per_s"], "samples")
     if rate == MISSING:
         return MISSING
     if pd.isna(row["samples_per_s_low"]):
         return f"{rate} (one process: screening, no interval)"
     low, high = (format_rate(row[f"samples_per_s_{end}"]) for end in ("low", "high"))
-    return f"{rate} (95 % interval {low} to {high}, {row['processes']} processes)"
+    return f"{rate} ({'' if said else '95 % interval '}{low} to {high})"
 
 
 def headline(summary: pd.DataFrame) -> str:
@@ -66,25 +71,26 @@ def headline(summary: pd.DataFrame) -> str:
     units = units.loc[[index for index in best.index if index in units.index]]
     several = best["machine"].nunique() > 1
     parts = []
-    for _, row in units.head(_NAMED).iterrows():
+    for number, row in enumerate(units.head(_NAMED).to_dict("records")):
         where = f" on {row['machine']}" if several else ""
-        peak = format_bytes(_number(row["peak_allocated_bytes"]))
-        memory = f" and {peak} allocated at peak" if peak != MISSING else ""
-        parts.append(f"{unit_label(row)} trains at up to {rate_words(row)}{where} at batch {row['batch_size']}{memory}")
-    more = f"; {len(units) - _NAMED} more models are in the table below" if len(units) > _NAMED else ""
+        rate = rate_words(row, said=number > 0)
+        parts.append(f"{unit_label(row)} trains at up to {rate}{where} at batch {row['batch_size']}")
+    more = f" ({len(units) - _NAMED} more models are in the table below)" if len(units) > _NAMED else ""
     return f"On {machines}, {'; '.join(parts)}{more}. {_estimate_sentence(summary)}".strip()
 
 
 def _estimate_sentence(summary: pd.DataFrame) -> str:
     """How far the memory estimates are off, the formula's and the trace's where there."""
-    parts = []
-    for _, row in estimator_errors(summary).iterrows():
-        if row["name"] in ("formula", "trace"):
-            cases = f"{row['n']} case{'s' if row['n'] != 1 else ''}"
-            size = f"{row['median_abs'] * 100:.3g}"
-            parts.append(f"the {row['name']} by {size} % in the median (worst {format_frac(row['worst'])}, {cases})")
-    return f"Estimates of peak memory are off: {', '.join(parts)}." if parts else ""
+    parts = [
+        f"the {row['name']} {error_summary_words(row)}"
+        for row in estimator_errors(summary).to_dict("records") if row["name"] in ("formula", "trace")
+    ]  # fmt: skip
+    return f"Beside the measured peak memory {'; '.join(parts)}." if parts else ""
 
 
-def _number(value: object) -> float | None:
-    return None if value is None or pd.isna(value) else float(value)  # type: ignore[arg-type, call-overload]
+def error_summary_words(row: dict[str, Any]) -> str:
+    """A row of `estimator_errors`: `is off by 12.3 % in the median (worst -45.6 %, 28 cases)`."""
+    cases = f"{row['n']} case{'s' if row['n'] != 1 else ''}"
+    if row["share_exact"] == 1:
+        return f"is exact in {'all ' if row['n'] > 1 else ''}{cases}"
+    return f"is off by {row['median_abs'] * 100:.3g} % in the median (worst {format_frac(row['worst'])}, {cases})"

@@ -201,9 +201,8 @@ def _power(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
 def _mixed(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
     machines = list(machine_labels(frame).values())
     parts = [f"{len(machines)} environments ({'; '.join(machines)})"] if len(machines) > 1 else []
-    for name, key in (("measuring protocols", "protocol_key"),):
-        count = frame[key].nunique()
-        parts += [f"{count} {name}"] if count > 1 else []
+    protocols = frame["protocol_key"].nunique()
+    parts += [f"{protocols} measuring protocols"] if protocols > 1 else []
     codes = int(frame.groupby("case_key")["code_key"].nunique().max())
     parts += [f"{codes} versions of the measuring code"] if codes > 1 else []
     if not parts:

@@ -10,6 +10,7 @@ import functools
 import importlib
 import importlib.metadata
 import pkgutil
+import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -51,9 +52,9 @@ def _entries_with_files(kind: Kind) -> dict[str, tuple[Entry, Path]]:
 
 @functools.cache
 def code_key(kind: Kind, name: str) -> str:
-    """16 digits for the code behind an entry: its file's, or another package's version. Raises UnknownNameError."""
+    """16 digits for the code behind an entry: its files', or another package's version. Raises UnknownNameError."""
     if name in _entries_with_files(kind):
-        return stable_hash(_entries_with_files(kind)[name][1].read_text(encoding="utf-8"))
+        return stable_hash(_texts(_entries_with_files(kind)[name][1]))
     if name in _external(kind):
         package = _external(kind)[name].dist
         return stable_hash([package.name, package.version] if package else name)
@@ -63,6 +64,19 @@ def code_key(kind: Kind, name: str) -> str:
 @functools.cache
 def _external(kind: Kind) -> dict[str, importlib.metadata.EntryPoint]:
     return {point.name: point for point in importlib.metadata.entry_points(group=f"bench.{kind}s")}
+
+
+def _texts(file: Path) -> dict[str, str]:
+    """The text of a file and of every file of this package that it imports, by name."""
+    found: dict[str, str] = {}
+    waiting = [file]
+    while waiting:
+        path = waiting.pop()
+        if path.name not in found and path.exists():
+            found[path.name] = path.read_text(encoding="utf-8")
+            imported = re.findall(r"^from bench\.catalog\.([\w.]+) import", found[path.name], re.MULTILINE)
+            waiting += [Path(__file__).parent / f"{name.replace('.', '/')}.py" for name in imported]
+    return found
 
 
 def is_external(kind: Kind, name: str) -> bool:

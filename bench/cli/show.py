@@ -62,10 +62,11 @@ def show_model(
     from dataclasses import asdict
 
     from bench.cli.root import echo_json
-    from bench.estimators.layers import layers_of
+    from bench.estimators.layers import build_on_meta, layer_table
     from bench.units import format_bytes, format_count
 
-    layers = layers_of(name, _images(dataset, shape, classes, image_size))
+    images = _images(dataset, shape, classes, image_size)
+    layers = layer_table(build_on_meta(name, images), images)
     if as_json:
         echo_json([asdict(layer) for layer in layers])
         return

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 ITEM_BYTES = {
-    "float32": 4, "float64": 8, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1,
+    "float32": 4, "float64": 8, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1, "uint64": 8,
     "bool": 1, "complex64": 8, "complex128": 16,
 }  # fmt: skip
 """Bytes of one element, by torch's name of the type."""

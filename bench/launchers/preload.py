@@ -9,10 +9,12 @@ from __future__ import annotations
 import atexit
 import gc
 
+import torch._dynamo
+
 import bench.worker
 from bench import catalog
 
-__all__ = ["bench"]
+__all__ = ["bench", "torch"]  # torch._dynamo: the first optimizer of a process would import it, for seconds
 
 for kind in catalog.KINDS:
     catalog.entries(kind)

@@ -12,10 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.probes.rss import reset_rss_peak, rss_peak_bytes
-
-__all__ = ["CpuPeak", "CudaMemory", "TorchPeaks", "measure_cpu_peak", "replay", "reset_rss_peak", "rss_peak_bytes"]
-
 _MARK = "bench.memory.mark"
 
 

@@ -1,7 +1,7 @@
 """What a section says, apart from how it is written down: Markdown and HTML render the same blocks.
 
-Text in blocks is plain text. It may come from results that somebody else made, so nothing in it is ever markup: emphasis
-is `Strong` and `Code`, and the renderers escape the rest.
+Text in blocks is plain text. It may come from results that somebody else made, so nothing in it is ever markup:
+emphasis is `Strong` and `Code`, and the renderers escape the rest.
 """
 
 from __future__ import annotations

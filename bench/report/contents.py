@@ -10,6 +10,7 @@ import pandas as pd
 
 from bench.analysis import Finding
 from bench.report.drawing import Drawing
+from bench.report.toml import to_toml
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,17 @@ class Contents:
     @property
     def title(self) -> str:
         """The sweep's own name where it noted one, else the folder's."""
-        names = list(dict.fromkeys(str(note["name"]) for note in self.notes if note.get("name")))
-        return " and ".join(names) or self.name
+        return " and ".join(self.noted("name")) or self.name
 
-    def noted(self, *keys: str) -> list[str]:
-        """The distinct texts that the sweeps noted under the first of `keys` that they used."""
-        found = [next((str(note[key]) for key in keys if note.get(key)), "") for note in self.notes]
-        return [text for text in dict.fromkeys(found) if text]
+    @property
+    def configs(self) -> dict[str, str]:
+        """The configurations that the sweeps noted as TOML, by the name of the file that the report gives each."""
+        noted = [note["config"] for note in self.notes if note.get("config")]
+        texts = [to_toml(config) if isinstance(config, Mapping) else str(config) for config in noted]
+        distinct = list(dict.fromkeys(texts))
+        names = ["config.toml"] if len(distinct) == 1 else [f"config-{n}.toml" for n in range(1, len(distinct) + 1)]
+        return dict(zip(names, distinct, strict=True))
+
+    def noted(self, key: str) -> list[str]:
+        """The distinct texts that the sweeps noted under `key`, empty ones left out."""
+        return list(dict.fromkeys(str(note[key]) for note in self.notes if note.get(key)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 
@@ -17,17 +18,21 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def plain(text: object, limit: int = MAX_CHARACTERS) -> str:
-    """One line of visible characters: controls, direction marks and other unseen ones are spelled out (`\\u202e`)."""
-    line = " ".join(str(text).split())
-    shown = "".join(_spelled(mark) if unicodedata.category(mark) in _UNSEEN else mark for mark in line)
+    """One line of visible characters; controls, direction marks and other unseen ones are spelled out as `U+202E`."""
+    line = " ".join(str(text)[: 10 * limit].split())
+    shown = line if line.isprintable() else "".join(_visible(mark) for mark in line)
     return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
 
 
-def markdown(text: object) -> str:
+def markdown(text: object, limit: int = MAX_CHARACTERS) -> str:
     """Plain text for a Markdown paragraph or table cell: no markup, table, link or tag can come of it."""
-    line = _MARKDOWN.sub(r"\\\1", plain(text))
+    line = _MARKDOWN.sub(r"\\\1", plain(text, limit))
     line = _OUTER_UNDERSCORE.sub(r"\\_", line)
-    line = _ADDRESS.sub(lambda match: f"{match[1] or match[3]}\\{match[2] or match[4]}", line)
+    return _ADDRESS.sub(lambda match: f"{match[1] or match[3]}\\{match[2] or match[4]}", line)
+
+
+def markdown_start(line: str) -> str:
+    """Escaped text that begins a line: it becomes no list, heading rule or quotation."""
     return _LINE_START.sub(lambda match: f"{match[1]}\\{match[2]}" if match[1] else f"\\{match[3]}", line)
 
 
@@ -49,21 +54,21 @@ def markdown_fence(text: str, language: str = "") -> str:
 
 def verbatim(text: str, limit: int = 20_000) -> str:
     """Several lines with their indentation, unseen characters spelled out, cut at `limit` characters."""
-    lines = [
-        "".join(_spelled(mark) if unicodedata.category(mark) in _UNSEEN else mark for mark in line.expandtabs(4))
-        for line in text[:limit].splitlines()
-    ]
+    lines = ["".join(_visible(mark) for mark in line.expandtabs(4)) for line in text[:limit].splitlines()]
     return "\n".join([*lines, "… (cut)"] if len(text) > limit else lines)
 
 
 def csv_cell(value: object) -> object:
     """A text that a spreadsheet would take for a formula gets an apostrophe in front; other values are kept."""
-    if not isinstance(value, str):
-        return value
+    return _csv_text(value) if isinstance(value, str) else value
+
+
+@functools.lru_cache(maxsize=65_536)
+def _csv_text(value: str) -> str:
     text = plain(value, limit=2000)
     return f"'{text}" if value.startswith(_FORMULA_STARTS) or text.startswith(_FORMULA_STARTS) else text
 
 
-def _spelled(mark: str) -> str:
-    code = ord(mark)
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+def _visible(mark: str) -> str:
+    """The character, or its number where it would not be seen."""
+    return f"U+{ord(mark):04X}" if unicodedata.category(mark) in _UNSEEN else mark

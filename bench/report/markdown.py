@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from bench.report.blocks import (
-    Answer, Block, Bullets, Code, Fold, Heading, Inline, Link, Listing, Notice, Paragraph, Picture, Strong, Table, Words,
-)  # fmt: skip
-from bench.report.escape import markdown, markdown_code, markdown_fence
+from bench.report import blocks as b
+from bench.report.blocks import Block, Inline, Words
+from bench.report.escape import markdown, markdown_code, markdown_fence, markdown_start
+
+_LONG = 4000
+"""Sentences of ours may be longer than the texts from results inside them."""
 
 _ALERTS = {"warning": "WARNING", "note": "NOTE", "good": "TIP"}
 
@@ -28,36 +30,37 @@ def render_markdown(title: str, sections: Iterable[tuple[str, Sequence[Block]]])
 
 def _block(block: Block) -> str:
     match block:
-        case Answer(words):
+        case b.Answer(words):
             return f"**{_strong(words)}**"
-        case Paragraph(words):
-            return _words(words)
-        case Notice(level, words):
-            return f"> [!{_ALERTS[level]}]\n> {_words(words)}"
-        case Bullets(items):
-            return "\n".join(f"- {_words(item)}" for item in items)
-        case Heading(text):
+        case b.Paragraph(words):
+            return markdown_start(_words(words))
+        case b.Notice(level, words):
+            return f"> [!{_ALERTS[level]}]\n> {markdown_start(_words(words))}"
+        case b.Bullets(items):
+            return "\n".join(f"- {markdown_start(_words(item))}" for item in items)
+        case b.Heading(text):
             return f"### {markdown(text)}"
-        case Listing(text, language):
+        case b.Listing(text, language):
             return markdown_fence(text, language)
-        case Table():
+        case b.Table():
             return _table(block)
-        case Picture(drawing):
-            image = f"![{markdown(drawing.alt)}](figures/{drawing.name}.png)"
+        case b.Picture(drawing):
+            image = f"![{markdown(drawing.alt, _LONG)}](figures/{drawing.name}.png)"
             numbers = f"[numbers](figures/{drawing.name}.csv)"
-            return f"### {markdown(drawing.title)}\n\n{image}\n\n{markdown(drawing.caption)} ({numbers})"
-        case Fold(title, blocks):
+            caption = markdown_start(markdown(drawing.caption, _LONG))
+            return f"### {markdown(drawing.title)}\n\n{image}\n\n{caption} ({numbers})"
+        case b.Fold(title, blocks):
             inside = "\n\n".join(_block(item) for item in blocks)
             return f"<details>\n<summary>{markdown(title)}</summary>\n\n{inside}\n\n</details>"
 
 
-def _table(table: Table) -> str:
+def _table(table: b.Table) -> str:
     ruler = ["---:" if place in table.numeric else "---" for place in range(len(table.head))]
     lines = [
         _row([markdown(title) for title in table.head]), _row(ruler),
         *(_row([_words(cell, in_table=True) for cell in row]) for row in table.rows),
     ]  # fmt: skip
-    caption = f"{markdown(table.caption)}\n\n" if table.caption else ""
+    caption = f"{markdown_start(markdown(table.caption, _LONG))}\n\n" if table.caption else ""
     return caption + "\n".join(lines)
 
 
@@ -72,11 +75,11 @@ def _words(words: Words, *, in_table: bool = False) -> str:
 
 def _inline(part: Inline, in_table: bool) -> str:
     match part:
-        case Strong(text):
+        case b.Strong(text):
             return f"**{markdown(text.rstrip())}**{' ' if text.endswith(' ') else ''}"
-        case Code(text):
+        case b.Code(text):
             return markdown_code(text, in_table=in_table)
-        case Link(text, target):
+        case b.Link(text, target):
             return f"[{markdown(text)}]({target})"
         case str():
             return _edges(part)
@@ -84,10 +87,10 @@ def _inline(part: Inline, in_table: bool) -> str:
 
 def _edges(text: str) -> str:
     """Escaped text that keeps a space at its ends, so that parts of a sentence stay apart."""
-    body = markdown(text)
+    body = markdown(text, _LONG)
     return f"{' ' if text[:1] == ' ' and body else ''}{body}{' ' if text[-1:] == ' ' else ''}"
 
 
 def _strong(words: Words) -> str:
     parts: tuple[Inline, ...] = (words,) if isinstance(words, str) else words
-    return "".join(markdown(part if isinstance(part, str) else part.text) for part in parts).strip()
+    return "".join(markdown(part if isinstance(part, str) else part.text, _LONG) for part in parts).strip()

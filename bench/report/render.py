@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,8 +22,8 @@ from bench.store import load_notes, load_results
 def render_report(paths: Sequence[Path], target: Path) -> Path:
     """Render the results under `paths` into the folder `target`; the same results give the same bytes.
 
-    Written are `report.md`, `index.html` (self-contained), `table.csv` (one row a case) and, for every figure,
-    `figures/<name>.png` with `figures/<name>.csv` beside it. Files of an earlier rendering are replaced.
+    Written are `report.md`, `index.html` (self-contained), `table.csv` (one row a case), `config.toml` where the sweep
+    noted its configuration and, for every figure, `figures/<name>.png` with `figures/<name>.csv` beside it. Files of an earlier rendering are replaced.
 
     Args:
         paths: Folders that `bench sweep` wrote, or folders that hold several of them.
@@ -51,6 +50,7 @@ def render_report(paths: Sequence[Path], target: Path) -> Path:
     title = f"{contents.title}: memory and speed of training steps"
     files = {f"figures/{name}.png": image.light for name, image in images.items()}
     files |= {f"figures/{name}.csv": to_csv(item.numbers).encode() for name, item in drawings}
+    files |= {name: text.encode() for name, text in contents.configs.items()}
     files["table.csv"] = to_csv(summary).encode()
     files["report.md"] = render_markdown(title, built).encode()
     files["index.html"] = render_html(title, built, images, __version__).encode()
@@ -83,6 +83,6 @@ def _write(target: Path, files: dict[str, bytes]) -> None:
         for name, content in files.items():
             temporary = target / f"{name}.part"
             temporary.write_bytes(content)
-            os.replace(temporary, target / name)
+            temporary.replace(target / name)
     except OSError as error:
         raise StoreError(f"{target}: the report cannot be written ({error.strerror or error})") from error

@@ -15,29 +15,29 @@ from bench.analysis import (
     unit_label,
     validity,
 )
-from bench.analysis.headline import rate_words
+from bench.analysis.headline import error_summary_words, rate_words
 from bench.analysis.labels import varying_axes
 from bench.records import Status
 from bench.report.escape import plain
 from bench.report.words import bytes_cell, listed
-from bench.units import format_frac
 
 _MODELS = 3
 _FAILURES = 2
 _WIDTH = 200
 
 
-def summary_lines(frame: pd.DataFrame, report_path: Path) -> list[str]:
+def summary_lines(frame: pd.DataFrame, report_path: Path | None) -> list[str]:
     """At most ten lines for the terminal: what ran, what failed and why, how fast, how well estimated, where it is.
 
     Args:
         frame: From `bench.load`.
-        report_path: The page to open, printed as it is given.
+        report_path: The page to open, printed as it is given; `None` where no report was made.
     """
     summary = summarise_cases(frame)
     lines = [_ran(frame, summary), *_failures(frame, summary), *_speeds(summary), *_estimates(summary)]
     lines.append(_validity(frame))
-    return [*(plain(line, _WIDTH) for line in lines[:9]), f"Report: {plain(report_path, 1000)}"]
+    last = [] if report_path is None else [f"Report: {plain(report_path, 1000)}"]
+    return [*(plain(line, _WIDTH) for line in lines[:9]), *last]
 
 
 def _ran(frame: pd.DataFrame, summary: pd.DataFrame) -> str:
@@ -87,10 +87,10 @@ def _speeds(summary: pd.DataFrame) -> list[str]:
 
 def _estimates(summary: pd.DataFrame) -> list[str]:
     parts = [
-        f"{row['title']} {row['median_abs'] * 100:.3g} % in the median, worst {format_frac(row['worst'])} ({row['n']} cases)"
+        f"the {row['name']} {error_summary_words(row)}"
         for row in estimator_errors(summary).to_dict("records") if row["name"] in ("formula", "trace")
     ]  # fmt: skip
-    return [f"Memory estimates off by: {'; '.join(parts)}"] if parts else []
+    return [f"Peak memory: {'; '.join(parts)}"] if parts else []
 
 
 def _validity(frame: pd.DataFrame) -> str:

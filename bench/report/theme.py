@@ -10,7 +10,7 @@ import contextlib
 import io
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import matplotlib as mpl
 import numpy as np
@@ -107,7 +107,7 @@ def clip(text: str, characters: int) -> str:
 def batch_axis(axes: Axes, sizes: Sequence[int]) -> None:
     """A logarithmic axis of batch sizes with the sizes themselves as its ticks, at most seven."""
     ticks = sorted(set(sizes))
-    keep = ticks if len(ticks) <= 7 else [ticks[round(i)] for i in np.linspace(0, len(ticks) - 1, 7)]
+    keep = ticks[:: -math.ceil(len(ticks) / 7)]
     axes.set_xscale("log", base=2)
     axes.set_xticks(keep, [f"{size:,}" if size < 10_000 else f"{size / 1024:g}k" for size in keep])
     axes.set_xticks([], minor=True)
@@ -158,8 +158,10 @@ def save(figure: Figure, *, dark: bool = False) -> bytes:
     if dark:
         figure.set_layout_engine("none")
         _exchange(figure)
+    figure.set_dpi(DPI)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None}, facecolor=figure.get_facecolor())
+    canvas = cast(FigureCanvasAgg, figure.canvas)
+    canvas.print_png(buffer, metadata={"Software": None})  # savefig would draw everything twice
     return buffer.getvalue()
 
 

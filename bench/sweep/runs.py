@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 
-import psutil
-
 from bench.errors import InfrastructureError
 from bench.launchers import Answer, Outcome
 from bench.launchers.tasks import measure_task
-from bench.probes.cgroup import read_memory_limit_bytes, read_memory_used_bytes
+from bench.probes.host import available_memory_bytes
 from bench.records import MEASURED, Measurement, Planned, Status, run_key
 from bench.store.folder import group_of, part_name
 from bench.sweep.session import Session
@@ -83,14 +81,7 @@ def _measure_one(session: Session, run: Planned, attempt: int) -> Measurement:
 def _host_memory(session: Session) -> int | None:
     if session.environment.device != "cpu":
         return None
-    return session.config.limits.host_memory or int(_free_memory() * HOST_MEMORY_SHARE)
-
-
-def _free_memory() -> int:
-    """Host memory in bytes that a new process can have, within the control group's limit where there is one."""
-    free = psutil.virtual_memory().available
-    limit, used = read_memory_limit_bytes(), read_memory_used_bytes()
-    return free if limit is None else min(free, limit - (used or 0))
+    return session.config.limits.host_memory or int(available_memory_bytes() * HOST_MEMORY_SHARE)
 
 
 def _measurement(answer: Answer) -> Measurement:

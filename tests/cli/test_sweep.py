@@ -47,9 +47,9 @@ def test_a_sweep_ends_with_a_row_for_every_planned_run_and_a_report(tmp_path: Pa
     frame = bench.load(out)
     assert len(frame) == 8
     assert set(frame["status"]) == {"ok"}
-    rule = frame["samples_per_s"] * frame["median_step_time_s"] / frame["batch_size"].astype(float)
-    assert rule.between(0.3, 1.5).all(), rule.tolist()
-    assert (frame["step_times_s"].map(sum) <= frame["wall_window_s"] * 1.001).all()
+    mean_step_s = frame["step_times_s"].map(lambda times: sum(times) / len(times))
+    rule = frame["samples_per_s"] * mean_step_s / frame["batch_size"].astype(float)
+    assert rule.between(0.98, 1.0001).all(), rule.tolist()
     assert (frame["peak_allocated_bytes"] >= frame["formula_parameters_bytes"]).all()
     assert frame["formula_bytes"].notna().all()
     assert (out / "index.html").exists()
@@ -76,7 +76,7 @@ def test_everything_a_case_can_do_wrong_is_one_row_and_the_sweep_goes_on(tmp_pat
         "bad_eats": "oom", "bad_nan": "nan_loss",
     }  # fmt: skip
     reasons = frame["reason"].dropna().to_dict()
-    assert reasons["bad_raises"] == "ValueError: a fault | of <the> model (misbehaving.py:20)"
+    assert reasons["bad_raises"] == "ValueError: a fault | of <the> model (misbehaving.py:19)"
     assert reasons["bad_hangs"] == "no answer in time; it was in the phase warm-up"
     assert reasons["bad_kills"].startswith("the process was ended by SIGKILL")
     assert reasons["bad_leaves"] == "the process left with exit code 7 in the phase warm-up: last words of the model"

@@ -1,7 +1,7 @@
 """The training step of the oracle, run in a fresh process: `python step.py TASK.json FOLDER` (see stub.py).
 
-For each case of the task it writes `FOLDER/<index>.json` and, with history, `FOLDER/<index>.npz`. It knows nothing of the
-project: what it does is what a plain training script does, and it is the same as in recordings from real GPUs.
+For each case of the task it writes `FOLDER/<index>.json` and, with history, `FOLDER/<index>.npz`. It knows nothing of
+the project: what it does is what a plain training script does, and it is the same as in recordings from real GPUs.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def run_forked(index: int, case: list[Any], task: dict[str, Any], folder: Path) 
                 np.savez_compressed(folder / f"{index}.npz", **events)
             (folder / f"{index}.json").write_text(json.dumps(record))
             code = 0
-        except BaseException:
+        except BaseException:  # noqa: BLE001  a forked child must not return into the parent's code
             sys.excepthook(*sys.exc_info())
         finally:
             sys.stderr.flush()

@@ -10,8 +10,8 @@ How to use it, in a test (the fixture `stub_driver` comes from this folder's con
     driver.run_script("script.py", ["argument"], device="a100-40gb")   # any script of yours, stdout returned
 
 `driver.environment("h200", addresses="descending", memory_bytes=8 << 30)` is what a process must be started with; a
-`PYTORCH_CUDA_ALLOC_CONF` goes in as `allocator="max_split_size_mb:64"`. Cases are those of `step.py` in this folder, and
-so is the step itself: model to the device, optimizer, images, labels; then zero_grad, forward, loss, backward, step.
+`PYTORCH_CUDA_ALLOC_CONF` goes in as `allocator="max_split_size_mb:64"`. Cases are those of `step.py` in this folder,
+and so is the step: model to the device, optimizer, images, labels; then zero_grad, forward, loss, backward, step.
 
 What is true here: the dispatcher, autograd, the optimizers, every allocation that torch's host code makes, the caching
 allocator, out-of-memory handling. What is not: values (all zeros, so control flow that reads the device goes its own
@@ -34,13 +34,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from .devices import DEVICES
 
 HERE = Path(__file__).parent
 ACTIONS = {"alloc": 0, "free_requested": 1, "free_completed": 2, "segment_alloc": 3, "segment_free": 4, "mark": 5}
@@ -49,30 +51,13 @@ ACTIONS = {"alloc": 0, "free_requested": 1, "free_completed": 2, "segment_alloc"
 Case = tuple[str, tuple[int, int, int], str, dict[str, Any], int, str, str]
 """Model, image (channels, size, classes), optimizer, its settings, batch size, precision, memory format."""
 
-DEVICES: dict[str, dict[str, int | str]] = {
-    "h200": dict(
-        name="NVIDIA H200", multiprocessors=132, capability_major=9, capability_minor=0, memory_bytes=150_754_820_096,
-        threads_per_multiprocessor=2048, shared_optin_bytes=232_448, l2_bytes=62_914_560,
-    ),
-    "a100-40gb": dict(
-        name="NVIDIA A100-SXM4-40GB", multiprocessors=108, capability_major=8, capability_minor=0, memory_bytes=42_297_786_368,
-        threads_per_multiprocessor=2048, shared_optin_bytes=166_912, l2_bytes=41_943_040,
-    ),
-    "a100-80gb": dict(
-        name="NVIDIA A100-SXM4-80GB", multiprocessors=108, capability_major=8, capability_minor=0, memory_bytes=85_094_825_984,
-        threads_per_multiprocessor=2048, shared_optin_bytes=166_912, l2_bytes=41_943_040,
-    ),
-    "rtx3090": dict(
-        name="NVIDIA GeForce RTX 3090", multiprocessors=82, capability_major=8, capability_minor=6, memory_bytes=25_438_126_080,
-        threads_per_multiprocessor=1536, shared_optin_bytes=101_376, l2_bytes=6_291_456,
-    ),
-}  # fmt: skip
-"""Settings of the devices that are played, as `cudaDeviceProp` reports them."""
-
 _NVIDIA = re.compile(r"^(cuda|__cuda|cublas|cudnn|cusparse|cusolver|cufft|cu[A-Z])")
-_LEFT_TO_THE_WHEELS = re.compile(r"^(cuFile|cusparseLt|cudnnGet(Version|ErrorString|LastErrorString|Property|CudartVersion)$)")
+_LEFT_TO_THE_WHEELS = re.compile(
+    r"^(cuFile|cusparseLt|cudnnGet(Version|ErrorString|LastErrorString|Property|CudartVersion)$)"
+)
 _HOST_DEFINES = "\n".join(
-    f"#define {word}" for word in ("__device_builtin__", "__builtin_align__(n)", "__align__(n)", "__host__", "__device__")
+    f"#define {word}"
+    for word in ("__device_builtin__", "__builtin_align__(n)", "__align__(n)", "__host__", "__device__")
 )
 
 
@@ -128,7 +113,9 @@ class StubDriver:
         environment = {k: v for k, v in os.environ.items() if not k.startswith(unwanted)}
         environment.update({f"BENCH_STUB_{k.upper()}": str(v) for k, v in chosen.items()})
         environment["LD_PRELOAD"] = str(self.library)
-        environment["LD_LIBRARY_PATH"] = os.pathsep.join([str(self.library.parent), os.environ.get("LD_LIBRARY_PATH", "")])
+        environment["LD_LIBRARY_PATH"] = os.pathsep.join(
+            [str(self.library.parent), os.environ.get("LD_LIBRARY_PATH", "")]
+        )
         environment["OMP_NUM_THREADS"] = "1"
         if allocator:
             environment["PYTORCH_CUDA_ALLOC_CONF"] = allocator
@@ -153,7 +140,9 @@ class StubDriver:
             command, env=self.environment(**settings), capture_output=True, text=True, timeout=timeout_s, check=False
         )
         if done.returncode:
-            raise RuntimeError(f"{Path(script).name} under the stub ended with {done.returncode}:\n{done.stderr[-3000:]}")
+            raise RuntimeError(
+                f"{Path(script).name} under the stub ended with {done.returncode}:\n{done.stderr[-3000:]}"
+            )
         return done.stdout
 
     def run_case(self, case: Case, *, steps: int = 3, history: bool = True, **settings: Any) -> CaseRun:
@@ -167,8 +156,10 @@ class StubDriver:
         """
         return self.run_cases([case], steps=steps, history=history, **settings)[0]
 
-    def run_cases(self, cases: Sequence[Case], *, steps: int = 3, history: bool = True, **settings: Any) -> list[CaseRun]:
-        """Run several cases, each in a process of its own that is forked from one with torch loaded and CUDA untouched."""
+    def run_cases(
+        self, cases: Sequence[Case], *, steps: int = 3, history: bool = True, **settings: Any
+    ) -> list[CaseRun]:
+        """Run several cases, each in a process forked from one that has torch loaded and CUDA untouched."""
         with tempfile.TemporaryDirectory() as folder:
             task = Path(folder, "task.json")
             task.write_text(json.dumps({"cases": cases, "steps": steps, "history": history}))
@@ -234,7 +225,9 @@ def _torch_libraries() -> tuple[tuple[Path, ...], int]:
 def _imported_symbols(lister: str, libraries: Sequence[Path]) -> list[str]:
     names: set[str] = set()
     for library in libraries:
-        listing = subprocess.run([lister, "-D", "--undefined-only", str(library)], capture_output=True, text=True, check=True)
+        listing = subprocess.run(
+            [lister, "-D", "--undefined-only", str(library)], capture_output=True, text=True, check=True
+        )
         names.update(line.split()[-1].split("@")[0] for line in listing.stdout.splitlines() if line.strip())
         if library.name == "libc10_cuda.so":  # asks the driver for these by name, when it first needs them
             names.update(name.decode() for name in re.findall(rb"(?<=\0)cu[A-Z]\w{4,40}(?=\0)", library.read_bytes()))
@@ -249,7 +242,7 @@ def _generate(names: Sequence[str], source: str) -> str:
 
 
 def _include_folders() -> Iterator[Path]:
-    """Folders with `driver_types.h` among the wheels that torch depends on (their layout differs between CUDA 12 and 13)."""
+    """Folders with `driver_types.h` among the wheels that torch depends on; CUDA 12 and 13 lay them out differently."""
     for requirement in importlib.metadata.distributions():
         if str(requirement.metadata["Name"]).startswith("nvidia-cuda-runtime"):
             for file in requirement.files or ():
@@ -260,7 +253,9 @@ def _include_folders() -> Iterator[Path]:
 def _compile(compiler: str, source: str, generated: str, library: Path) -> None:
     include = next(_include_folders(), None)
     if include is None:
-        raise StubUnavailable("the stub driver needs driver_types.h of the nvidia-cuda-runtime wheel, which is not installed")
+        raise StubUnavailable(
+            "the stub driver needs driver_types.h of the nvidia-cuda-runtime wheel, which is not installed"
+        )
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent) as name:
         folder = Path(name)
@@ -269,17 +264,25 @@ def _compile(compiler: str, source: str, generated: str, library: Path) -> None:
         (folder / "driver.c").write_text(source)
         (folder / "symbols.c").write_text(generated)
         command = [
-            compiler, "-shared", "-fPIC", "-O1", "-w", "-fvisibility=hidden", "-Wl,-soname,libcuda.so.1", f"-I{folder}",
-            f"-I{include}", f"{folder}/driver.c", f"{folder}/symbols.c", "-o", f"{folder}/{library.name}", "-ldl", "-lpthread",
-        ]  # fmt: skip
+            compiler,
+            "-shared",
+            "-fPIC",
+            "-O1",
+            "-w",
+            "-fvisibility=hidden",
+            "-Wl,-soname,libcuda.so.1",
+            f"-I{folder}",
+            f"-I{include}",
+            f"{folder}/driver.c",
+            f"{folder}/symbols.c",
+            "-o",
+            f"{folder}/{library.name}",
+            "-ldl",
+            "-lpthread",
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"{compiler} could not compile the stub driver:\n{done.stderr[-3000:]}")
         (folder / "libnvidia-ml.so.1").symlink_to(library.name)
-        os.replace(folder / "libnvidia-ml.so.1", library.with_name("libnvidia-ml.so.1"))
-        os.replace(folder / library.name, library)
-
-
-def describe_settings(device: str) -> Mapping[str, int | str]:
-    """The settings that `device` is played with."""
-    return DEVICES[device]
+        (folder / "libnvidia-ml.so.1").replace(library.with_name("libnvidia-ml.so.1"))
+        (folder / library.name).replace(library)

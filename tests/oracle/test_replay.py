@@ -23,8 +23,8 @@ from bench.estimators.allocator import (
 )
 from bench.estimators.allocator.blocks import Block
 
-from .stub import DEVICES, Case, StubDriver, torch_version
 from .streams_task import ALLOCATE, EMPTY_CACHE, FREE, random_operations
+from .stub import DEVICES, Case, StubDriver, torch_version
 
 MIB = 1 << 20
 TORCH = tuple(int(part) for part in torch_version().split(".")[:2])
@@ -59,32 +59,42 @@ SCENARIOS = [
     Scenario("little memory", 10, memory_bytes=1000 * MIB, empty_share=0.001),
     Scenario("little memory, expandable", 11, "expandable_segments:True", 2, memory_bytes=900 * MIB, empty_share=0.001),
     Scenario(
-        "little memory, max_split_size", 12, "max_split_size_mb:32,max_non_split_rounding_mb:40",
-        largest_bytes=200 * MIB, memory_bytes=3500 * MIB, empty_share=0.001,
+        "little memory, max_split_size",
+        12,
+        "max_split_size_mb:32,max_non_split_rounding_mb:40",
+        largest_bytes=200 * MIB,
+        memory_bytes=3500 * MIB,
+        empty_share=0.001,
     ),
     Scenario("garbage collection", 13, "garbage_collection_threshold:0.6", fraction=0.5, memory_bytes=3000 * MIB),
     Scenario("memory fraction", 14, fraction=0.3, memory_bytes=3000 * MIB),
     Scenario("large segments", 15, "large_segment_size_mb:50,max_split_size_mb:100", since=(2, 13)),
     Scenario("large pages", 16, "large_segment_size_mb:64,expandable_segments:True", since=(2, 13)),
-]  # fmt: skip
+]
 
 
 def run_real(driver: StubDriver, scenario: Scenario, operations: list[list[int]], folder: Path) -> np.ndarray:
     task = {"operations": operations, "streams": scenario.streams, "memory_fraction": scenario.fraction}
     (folder / "task.json").write_text(json.dumps(task))
     driver.run_script(
-        Path(__file__).with_name("streams.py"), [folder / "task.json", folder / "figures.npz"],
-        allocator=scenario.settings, memory_bytes=scenario.memory_bytes, **scenario.driver,
-    )  # fmt: skip
+        Path(__file__).with_name("streams.py"),
+        [folder / "task.json", folder / "figures.npz"],
+        allocator=scenario.settings,
+        memory_bytes=scenario.memory_bytes,
+        **scenario.driver,
+    )
     with np.load(folder / "figures.npz") as arrays:
         return arrays["figures"]
 
 
 def configure(scenario: Scenario) -> AllocatorConfig:
     base = AllocatorConfig(
-        capacity_bytes=scenario.memory_bytes, device_total_bytes=scenario.memory_bytes, memory_fraction=scenario.fraction,
-        ties=tie_rule(torch_version()), addresses=scenario.driver.get("addresses", "ascending"),
-    )  # fmt: skip
+        capacity_bytes=scenario.memory_bytes,
+        device_total_bytes=scenario.memory_bytes,
+        memory_fraction=scenario.fraction,
+        ties=tie_rule(torch_version()),
+        addresses=scenario.driver.get("addresses", "ascending"),
+    )
     return parse_allocator_config(scenario.settings, base, rest_overwrites=TORCH <= (2, 6))
 
 
@@ -104,9 +114,17 @@ def figures_after_each(config: AllocatorConfig, operations: list[list[int]]) -> 
             allocator.empty_cache()
         a = allocator
         yield [
-            a.requested, a.allocated, a.active, a.reserved, a.peak_requested, a.peak_allocated, a.peak_active,
-            a.peak_reserved, a.num_alloc_retries, a.num_ooms,
-        ]  # fmt: skip
+            a.requested,
+            a.allocated,
+            a.active,
+            a.reserved,
+            a.peak_requested,
+            a.peak_allocated,
+            a.peak_active,
+            a.peak_reserved,
+            a.num_alloc_retries,
+            a.num_ooms,
+        ]
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
@@ -152,11 +170,14 @@ def test_histories_of_training_steps_replay_to_the_measured_figures(
         result = replay(events_from_history(*columns), parse_allocator_config(settings, base))
         for mark, stats in zip(result.marks, run.memory_stats, strict=True):
             replayed = {
-                "requested_bytes.all.current": mark.requested, "requested_bytes.all.peak": mark.peak_requested,
-                "allocated_bytes.all.current": mark.allocated, "allocated_bytes.all.peak": mark.peak_allocated,
-                "active_bytes.all.peak": mark.peak_active, "reserved_bytes.all.current": mark.reserved,
+                "requested_bytes.all.current": mark.requested,
+                "requested_bytes.all.peak": mark.peak_requested,
+                "allocated_bytes.all.current": mark.allocated,
+                "allocated_bytes.all.peak": mark.peak_allocated,
+                "active_bytes.all.peak": mark.peak_active,
+                "reserved_bytes.all.current": mark.reserved,
                 "reserved_bytes.all.peak": mark.peak_reserved,
-            }  # fmt: skip
+            }
             assert replayed == {name: stats[name] for name in replayed}, f"{case}, mark {mark.label}"
 
 
@@ -167,7 +188,9 @@ def test_a_step_that_does_not_fit_ends_in_the_same_place(stub_driver: StubDriver
     cut = stub_driver.run_case(case, memory_bytes=tight)
     assert cut.record["status"] == "oom" and whole.events is not None
     columns = (whole.events[name].tolist() for name in ("action", "address", "bytes"))
-    result = replay(events_from_history(*columns), AllocatorConfig(capacity_bytes=tight, ties=tie_rule(torch_version())))
+    result = replay(
+        events_from_history(*columns), AllocatorConfig(capacity_bytes=tight, ties=tie_rule(torch_version()))
+    )
     assert result.out_of_memory is not None
     at_oom = cut.record["at_oom"]
     assert result.final.peak_allocated == at_oom["allocated_bytes.all.peak"]

@@ -80,9 +80,11 @@ def test_asking_for_the_cpu_is_never_refused() -> None:
     assert usable_device("cpu", OLD_DRIVER).kind == "cpu"
 
 
-def test_minor_version_ahead_of_the_driver_is_no_fault() -> None:
-    facts = replace(GOOD, torch=replace(GOOD_TORCH, cuda_version="13.2"), listing=GpuListing((A100,), "580", (13, 0)))
-    assert diagnose(facts) == ()
+def test_minor_version_ahead_of_the_driver_is_not_blamed() -> None:
+    listing = GpuListing((A100,), "580.65.06", (13, 0))
+    assert diagnose(replace(GOOD, listing=listing)) == ()
+    broken = replace(GOOD, listing=listing, torch=replace(GOOD_TORCH, available=False))
+    assert codes(broken) == ["cuda_does_not_start"]
 
 
 def test_cpu_build_of_torch_on_a_gpu_machine_is_an_error() -> None:

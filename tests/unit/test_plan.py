@@ -116,3 +116,16 @@ def test_the_code_behind_a_case_is_part_of_its_key() -> None:
 )
 def test_samples_have_the_founding_shapes(dataset: str, size: int, images: ImageSpec) -> None:
     assert image_spec(Choice(dataset), size) == images
+
+
+def test_an_optimizer_that_cannot_take_this_step_is_skipped_with_the_reason() -> None:
+    (reason,) = set(build_cases(config({"optimizer": ["lbfgs"]}), "cpu").values())
+    assert reason is not None
+    assert "closure" in reason
+
+
+def test_code_that_an_entry_shares_with_others_is_part_of_its_key() -> None:
+    from bench import catalog
+
+    names = set(catalog._texts(catalog._entries_with_files("optimizer")["adamw"][1]))
+    assert {"adamw.py", "adam.py", "optimizer_state.py", "entries.py"} <= names

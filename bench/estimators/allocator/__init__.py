@@ -9,9 +9,10 @@ Rules and where they come from (`c10/cuda/CUDACachingAllocator.cpp` unless said;
 2. Rounded sizes up to 1 MiB are served by the small pool, larger ones by the large pool (`get_pool`).
 3. New segments: 2 MiB in the small pool; in the large pool 20 MiB below 10 MiB, else the next multiple of 2 MiB
    (`get_allocation_size`, `c10/core/AllocatorConfig.h`).
-4. Best fit by stream and size (`get_free_block`); between equals by address up to torch 2.11, by age since (`tie_rule`).
-5. A rest of 512 B or more is split off in the small pool, of more than 1 MiB in the large pool (`should_split`); the low
-   part is handed out (`alloc_found_block`).
+4. Best fit by stream and size (`get_free_block`); between equals by address up to torch 2.11, by age since then
+   (`tie_rule`).
+5. A rest of 512 B or more is split off in the small pool, of more than 1 MiB in the large pool (`should_split`); the
+   low part is handed out (`alloc_found_block`).
 6. `allocated` counts the block handed out, `requested` what was asked for, `reserved` the segments.
 7. A freed block merges with its free neighbours at once (`free_block`, `try_merge_blocks`).
 8. No segment goes back before memory runs out: then oversize blocks, then all unsplit ones, then a last try (`malloc`).
@@ -21,23 +22,18 @@ Left out: private pools (CUDA graphs, user pools), other backends, peers.
 """
 
 from bench.estimators.allocator.caching import CachingAllocator, OutOfMemoryError
-from bench.estimators.allocator.config import AllocatorConfig, parse_allocator_config, tie_rule
+from bench.estimators.allocator.config import AllocatorConfig, tie_rule
+from bench.estimators.allocator.events import Alloc, Complete, EmptyCache, Event, Free, Mark, ReplayError
 from bench.estimators.allocator.history import events_from_history
 from bench.estimators.allocator.replay import (
-    Alloc,
     CategoryShare,
-    Complete,
-    EmptyCache,
-    Event,
-    Free,
-    Mark,
     OutOfMemory,
     Reading,
-    ReplayError,
     ReplayResult,
     SegmentView,
     replay,
 )
+from bench.estimators.allocator.settings import parse_allocator_config
 
 __all__ = [
     "Alloc",

@@ -1,7 +1,7 @@
 """Blocks, the segments they are cut from, and the pools that keep the free ones; free of torch.
 
-Source: `Block`, `BlockPool` and its comparators (`BlockComparatorSize` in torch 2.6, `BlockComparatorSizeCounterAddress`
-in 2.15) in `c10/cuda/CUDACachingAllocator.cpp`.
+Source: `Block`, `BlockPool` and its comparators (`BlockComparatorSize` in torch 2.6,
+`BlockComparatorSizeCounterAddress` in 2.15) in `c10/cuda/CUDACachingAllocator.cpp`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ class Segment:
 
     __slots__ = ("address", "head", "is_small", "page_bytes", "size", "stream")
 
-    def __init__(self, address: int, size: int, stream: int, *, is_small: bool, order: int, page_bytes: int = 0) -> None:
+    def __init__(
+        self, address: int, size: int, stream: int, *, is_small: bool, order: int, page_bytes: int = 0
+    ) -> None:
         """Make a segment of one block, free (cudaMalloc) or unmapped (expandable)."""
         self.address, self.size, self.stream = address, size, stream
         self.is_small, self.page_bytes = is_small, page_bytes
@@ -50,7 +52,7 @@ class Block:
         address: First address.
         size: Bytes.
         segment: The segment that it is a piece of.
-        order: Its place among free blocks of equal size (`registration_counter`); lower goes first, then addresses decide.
+        order: Its place among free blocks of equal size (`registration_counter`); lower goes first.
         previous: Neighbour below, or None.
         next: Neighbour above, or None.
         state: FREE, USED or UNMAPPED.

@@ -44,10 +44,28 @@ class CachingAllocator:
     """
 
     __slots__ = (
-        "_limit", "_orders", "_plain_rounding", "_plain_search", "_waiting", "active", "allocated", "by_block_age", "config", "device", "large",
-        "num_alloc_retries", "num_ooms", "peak_active", "peak_allocated", "peak_requested", "peak_reserved", "requested",
-        "reserved", "segments", "small",
-    )  # fmt: skip
+        "_limit",
+        "_orders",
+        "_plain_rounding",
+        "_plain_search",
+        "_waiting",
+        "active",
+        "allocated",
+        "by_block_age",
+        "config",
+        "device",
+        "large",
+        "num_alloc_retries",
+        "num_ooms",
+        "peak_active",
+        "peak_allocated",
+        "peak_requested",
+        "peak_reserved",
+        "requested",
+        "reserved",
+        "segments",
+        "small",
+    )
 
     def __init__(self, config: AllocatorConfig | None = None) -> None:
         """Start without segments."""
@@ -241,7 +259,7 @@ class CachingAllocator:
         return released >= needed
 
     def _collect_garbage(self) -> None:
-        """Release large unsplit blocks of above average age until below the threshold (`garbage_collect_cached_blocks`)."""
+        """Release large unsplit blocks of above average age down to the threshold (`garbage_collect_cached_blocks`)."""
         allowed = self.config.allowed_bytes or 0
         excess = self.reserved - int(self.config.garbage_collection_threshold * allowed)
         while excess > 0:

@@ -1,29 +1,18 @@
 """Settings of torch's CUDA caching allocator, and the sizes that follow from them; free of torch.
 
-Sources, named at each rule: `c10/core/AllocatorConfig.h` and `.cpp` (torch 2.15), `c10/cuda/CUDAAllocatorConfig.h` and
-`.cpp`, `c10/cuda/CUDACachingAllocator.cpp`. What differs between the versions of torch supported here:
-
-* `large_segment_size_mb` and `per_process_memory_fraction` are not options of torch 2.6 ("Unrecognized
-  CachingAllocator option"); the sizes they default to (20 MiB, everything) are the fixed ones there.
-* `max_split_size_mb` and `max_non_split_rounding_mb` of 20 are refused by torch 2.6 ("must be > 20") and accepted by
-  2.15 (">= large_segment_size_mb").
-* `roundup_power2_divisions:[..,16:8,>:4]`: in torch 2.6 the `>` also overwrites the interval named last (here 16), in
-  2.12 and newer it starts behind it; see `rest_overwrites` (pytorch pull request 165304).
-* Which of several free blocks of the right size is taken: see `tie_rule`.
-* torch 2.15 reads `PYTORCH_CUDA_ALLOC_CONF` and, where it is unset, `PYTORCH_ALLOC_CONF`; torch 2.6 only the former.
-
-The defaults are the same: rounding to 512 B, no limit on splitting, no power-of-two rounding, no expandable segments.
+Sources, named at each rule: `c10/core/AllocatorConfig.h` and `.cpp` (torch 2.15), `c10/cuda/CUDAAllocatorConfig.h`
+and `.cpp`, `c10/cuda/CUDACachingAllocator.cpp`. The defaults are the same in all versions of torch supported here:
+rounding to 512 B, no limit on splitting, no power-of-two rounding, no expandable segments, large segments of 20 MiB.
+What differs is which of several free blocks of the right size is taken (`tie_rule`).
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-from bench.errors import ConfigError, nearest, nearest_sentence
+from bench.errors import ConfigError
 
 MIB = 1 << 20
 MIN_BLOCK_BYTES = 512
@@ -46,7 +35,7 @@ class AllocatorConfig:
         max_non_split_rounding_bytes: How much larger than the request a block of that size may be.
         roundup_power2_divisions: Steps between powers of two to which requests are rounded, for sizes from 1 MiB up in
             16 intervals of a factor of two each (the last one open); 0 or 1 for the plain rounding to 512 B.
-        expandable_segments: Grow one segment a pool and stream in pages instead of asking for one segment after the other.
+        expandable_segments: Grow one segment a pool and stream in pages instead of asking for ever more segments.
         large_segment_bytes: Segment size for requests above 1 MiB and below 10 MiB.
         garbage_collection_threshold: Share of the allowed memory above which old cached segments are released before a
             new one is asked for; takes effect only below a memory fraction of 1. 0: never.
@@ -58,8 +47,8 @@ class AllocatorConfig:
             None: without limit, so that nothing is ever retried or refused.
         ties: Which of several free blocks of the right size is taken: `address` the lowest, `block_age` the one whose
             record was made first, `segment_age` the lowest in the segment that was made first. See `tie_rule`.
-        addresses: Order of the addresses that cudaMalloc hands out: `ascending` and `descending` never return to a freed
-            one, `lowest` takes the lowest gap. Of no consequence where segments' age breaks ties.
+        addresses: Order of the addresses that cudaMalloc hands out: `ascending` and `descending` never return to a
+            freed one, `lowest` takes the lowest gap. Of no consequence where age breaks ties.
     """
 
     max_split_bytes: int | None = None
@@ -112,7 +101,7 @@ def round_request(config: AllocatorConfig, size: int) -> int:
 
 
 def _divisions_at(divisions: tuple[int, ...], size: int) -> int:
-    """The entry for `size`: 0 up to 2 MiB, then one a power of two (`AcceleratorAllocatorConfig::roundup_power2_divisions`)."""
+    """The entry for `size`: the first below 2 MiB, then one a power of two (`roundup_power2_divisions(size)`)."""
     index = max(size.bit_length() - SMALL_BYTES.bit_length(), 0)
     return divisions[min(index, ROUNDUP_INTERVALS - 1)]
 
@@ -138,9 +127,9 @@ def segment_bytes(config: AllocatorConfig, rounded: int) -> int:
 def tie_rule(torch_version: str) -> TieRule:
     """How a version of torch chooses between free blocks of the right size, as its allocator was seen to do.
 
-    Up to 2.11 the lowest address goes first (seen on 2.6.0). 2.12 gave every block record a counter (seen on 2.12.0;
-    pytorch pull request 178362), and from 2.13 on every segment has one that its blocks inherit (seen on 2.13.0 and
-    2.15.0; pull request 183591), so that the addresses that cudaMalloc returns no longer matter.
+    Up to 2.11 the lowest address goes first (seen on 2.6.0 and 2.11.0). 2.12 gave every block record a counter (seen on
+    2.12.0; pytorch pull request 178362), and from 2.13 on every segment has one that its blocks inherit (seen on 2.13.0
+    and 2.15.0; pull request 183591), so that the addresses that cudaMalloc returns no longer matter.
 
     Raises:
         ValueError: The text does not begin with a version.
@@ -152,166 +141,3 @@ def tie_rule(torch_version: str) -> TieRule:
     if version <= (2, 11):
         return "address"
     return "block_age" if version == (2, 12) else "segment_age"
-
-
-def parse_allocator_config(
-    text: str, base: AllocatorConfig | None = None, *, rest_overwrites: bool = False
-) -> AllocatorConfig:
-    """Read a value of `PYTORCH_CUDA_ALLOC_CONF` or `PYTORCH_ALLOC_CONF`.
-
-    Args:
-        text: For example `max_split_size_mb:128,expandable_segments:True`.
-        base: Settings to start from: those of the device (capacity, total, addresses) and of the version (ties).
-        rest_overwrites: Read `>` in `roundup_power2_divisions` as torch 2.6 does.
-
-    Returns:
-        The settings; options that concern pinned host memory or locking are accepted and change nothing.
-
-    Raises:
-        ConfigError: With one line for each fault: unknown option, value out of range, a backend that cannot be replayed.
-    """
-    config, faults = base or AllocatorConfig(), []
-    options: dict[str, str] = {}
-    for key, value in _split_options(text, faults):
-        options[key] = value
-    segment_first = sorted(options, key=lambda key: key != "large_segment_size_mb")
-    for key in segment_first:
-        try:
-            config = _apply(config, key, options[key])
-            if rest_overwrites and key == "roundup_power2_divisions":
-                config = _overwrite_last(config, options[key])
-        except ValueError as fault:
-            faults.append(f"allocator settings: {key}:{options[key]}: {fault}")
-    if faults:
-        raise ConfigError(faults)
-    return config
-
-
-def _split_options(text: str, faults: list[str]) -> Iterator[tuple[str, str]]:
-    """Keys and values, in order; blanks count for nothing (`ConfigTokenizer`)."""
-    for option in re.findall(r"[^,\[]+(?:\[[^\]]*\]?)?[^,]*", re.sub(r"\s", "", text)):
-        key, colon, value = option.partition(":")
-        if not colon or not value:
-            faults.append(f'allocator settings: "{option}" is no option; write key:value, separated by commas')
-        elif key in _OPTIONS or key in _WITHOUT_EFFECT:
-            yield key, value
-        else:
-            near = nearest_sentence(nearest(key, [*_OPTIONS, *_WITHOUT_EFFECT]))
-            faults.append(f'allocator settings: unknown option "{key}". {near}Known: {", ".join(sorted(_OPTIONS))}')
-
-
-def _apply(config: AllocatorConfig, key: str, value: str) -> AllocatorConfig:
-    change = _OPTIONS.get(key)
-    return replace(config, **change(config, value)) if change else config
-
-
-def _large_segment(config: AllocatorConfig, value: str) -> dict[str, Any]:
-    size = _integer(value) * MIB
-    if size <= MIN_LARGE_BYTES:
-        raise ValueError("must be above 10")
-    return {"large_segment_bytes": size, "max_non_split_rounding_bytes": size}
-
-
-def _at_least_a_segment(name: str) -> Callable[[AllocatorConfig, str], dict[str, Any]]:
-    def change(config: AllocatorConfig, value: str) -> dict[str, Any]:
-        size = _integer(value) * MIB
-        if size < config.large_segment_bytes:
-            raise ValueError(f"must be at least {config.large_segment_bytes // MIB}, the size of a large segment")
-        return {name: size}
-
-    return change
-
-
-def _share(name: str, *, ends: bool) -> Callable[[AllocatorConfig, str], dict[str, Any]]:
-    def change(config: AllocatorConfig, value: str) -> dict[str, Any]:
-        try:
-            share = float(value)
-        except ValueError:
-            share = math.nan
-        if not (0 <= share <= 1 if ends else 0 < share < 1):
-            raise ValueError(f"must be between 0 and 1{'' if ends else ', both excluded'}")
-        return {name: share}
-
-    return change
-
-
-def _refused(config: AllocatorConfig, value: str) -> dict[str, Any]:
-    raise ValueError("this option changes when torch gives up, which is not replayed; leave it out")
-
-
-def _boolean(config: AllocatorConfig, value: str) -> dict[str, Any]:
-    if value not in ("True", "False"):
-        raise ValueError("must be True or False")
-    return {"expandable_segments": value == "True"}
-
-
-def _backend(config: AllocatorConfig, value: str) -> dict[str, Any]:
-    if value != "native":
-        raise ValueError("only the native backend can be replayed")
-    return {}
-
-
-def _roundup(config: AllocatorConfig, value: str) -> dict[str, Any]:
-    """Divisions, as one number or a list of intervals in MiB (`AcceleratorAllocatorConfig::parseRoundUpPower2Divisions`)."""
-    if not value.startswith("["):
-        if not _is_power_of_two(_integer(value)):
-            raise ValueError("must be a power of two")
-        return {"roundup_power2_divisions": (int(value),) * ROUNDUP_INTERVALS}
-    if not value.endswith("]"):
-        raise ValueError("the list lacks its closing bracket")
-    divisions, last, first = [0] * ROUNDUP_INTERVALS, 0, True
-    for entry in value[1:-1].split(","):
-        bound, _, number = entry.partition(":")
-        count = _integer(number)
-        if count and not _is_power_of_two(count):
-            raise ValueError(f'"{entry}": divisions must be a power of two, or 0 for none')
-        if bound == ">":
-            divisions[last + 1 :] = [count] * (ROUNDUP_INTERVALS - last - 1)
-            continue
-        if not _is_power_of_two(_integer(bound)):
-            raise ValueError(f'"{entry}": an interval begins at a power of two in MiB')
-        last = min(int(bound).bit_length() - 1, ROUNDUP_INTERVALS - 1)
-        if first:
-            divisions[:last], first = [count] * last, False
-        divisions[last] = count
-    return {"roundup_power2_divisions": tuple(divisions)}
-
-
-def _overwrite_last(config: AllocatorConfig, value: str) -> AllocatorConfig:
-    """Give the interval named last the value behind it, if the list has a `>` (`CUDAAllocatorConfig` of torch 2.6)."""
-    named = re.findall(r"(\d+):\d+,>:(\d+)\]$", value)
-    if not named:
-        return config
-    divisions, last = list(config.roundup_power2_divisions), min(int(named[0][0]).bit_length() - 1, ROUNDUP_INTERVALS - 1)
-    divisions[last] = int(named[0][1])
-    return replace(config, roundup_power2_divisions=tuple(divisions))
-
-
-def _integer(text: str) -> int:
-    if not re.fullmatch(r"\d+", text):
-        raise ValueError(f'"{text}" is no whole number')
-    return int(text)
-
-
-def _is_power_of_two(number: int) -> bool:
-    return number > 0 and not number & (number - 1)
-
-
-_OPTIONS: dict[str, Callable[[AllocatorConfig, str], dict[str, Any]]] = {
-    "large_segment_size_mb": _large_segment,
-    "max_split_size_mb": _at_least_a_segment("max_split_bytes"),
-    "max_non_split_rounding_mb": _at_least_a_segment("max_non_split_rounding_bytes"),
-    "roundup_power2_divisions": _roundup,
-    "garbage_collection_threshold": _share("garbage_collection_threshold", ends=False),
-    "per_process_memory_fraction": _share("memory_fraction", ends=True),
-    "expandable_segments": _boolean,
-    "backend": _backend,
-    "expandable_segments_reserve": _refused,
-    "expandable_segments_reserve_by_class": _refused,
-    "throw_on_cudamalloc_oom": _refused,
-}
-_WITHOUT_EFFECT = frozenset(
-    "graph_capture_record_stream_reuse pinned_free_catch_all pinned_max_cached_size_mb pinned_max_round_threshold_mb "
-    "pinned_num_register_threads pinned_reserve_segment_size_mb pinned_use_background_threads "
-    "pinned_use_cuda_host_register release_lock_on_cudamalloc".split()
-)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.estimators.allocator.replay import Alloc, Complete, Event, Free, Mark, ReplayError
+from bench.estimators.allocator.events import Alloc, Complete, Event, Free, Mark, ReplayError
 
 ALLOC, FREE_REQUESTED, FREE_COMPLETED, SEGMENT_ALLOC, SEGMENT_FREE, MARK = range(6)
 

@@ -4,54 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from bench.estimators.allocator.blocks import UNMAPPED, USED, Block, Segment
 from bench.estimators.allocator.caching import CachingAllocator, OutOfMemoryError
 from bench.estimators.allocator.config import AllocatorConfig
+from bench.estimators.allocator.events import Alloc, Complete, EmptyCache, Event, Free, Mark, ReplayError
 
 UNCATEGORISED = "other"
 
 
-class Alloc(NamedTuple):
-    """`size` bytes are asked for and known as `id` from then on; 0 bytes allocate nothing."""
-
-    id: int
-    size: int
-    stream: int = 0
-    category: str | None = None
-
-
-class Free(NamedTuple):
-    """What is known as `id` is freed; with `pending`, another stream still uses it until `Complete`."""
-
-    id: int
-    pending: bool = False
-
-
-class Complete(NamedTuple):
-    """The other streams are done with what was freed as `id` and pending."""
-
-    id: int
-
-
-class Mark(NamedTuple):
-    """A point at which the figures are noted; with `reset_peaks` the peaks start anew behind it."""
-
-    label: str
-    reset_peaks: bool = False
-
-
-class EmptyCache(NamedTuple):
-    """`torch.cuda.empty_cache()`."""
-
-
-Event = Alloc | Free | Complete | Mark | EmptyCache
-
-
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The allocator's figures in bytes, as `torch.cuda.memory_stats` names them; peaks since the start or the last reset."""
+    """The allocator's figures in bytes, as `torch.cuda.memory_stats` names them; peaks since the last reset."""
 
     label: str
     requested: int
@@ -116,7 +80,7 @@ class ReplayResult:
         categories: Shares at that moment, the largest first; their `allocated_bytes` sum up to `peak_allocated`.
         reserved_at_peak: Bytes of segments at that moment; the rest up to it is fragmentation and cache.
         segments: Segments at the end, by address.
-        out_of_memory: Where the stream ended early, or None. Figures are those before the release that preceded it fails.
+        out_of_memory: Where the stream ended early, or None; the other figures are those at that point.
     """
 
     final: Reading
@@ -141,10 +105,6 @@ class ReplayResult:
     def peak_reserved_bytes(self) -> int:
         """As `torch.cuda.max_memory_reserved()`."""
         return self.final.peak_reserved
-
-
-class ReplayError(ValueError):
-    """A stream of events that no program could have produced."""
 
 
 def replay(events: Iterable[Event], config: AllocatorConfig | None = None) -> ReplayResult:
@@ -185,7 +145,17 @@ def replay(events: Iterable[Event], config: AllocatorConfig | None = None) -> Re
 class _Run:
     """State of one replay."""
 
-    __slots__ = ("allocator", "granted", "highest", "live", "marks", "peak_index", "reserved_at_peak", "tops", "waiting")
+    __slots__ = (
+        "allocator",
+        "granted",
+        "highest",
+        "live",
+        "marks",
+        "peak_index",
+        "reserved_at_peak",
+        "tops",
+        "waiting",
+    )
 
     def __init__(self, allocator: CachingAllocator) -> None:
         self.allocator = allocator

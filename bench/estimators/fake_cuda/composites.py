@@ -8,6 +8,10 @@ from typing import Any
 import torch
 
 
+PREFERS_CUDNN = {(9, 0), (10, 0)}
+"""Where cuDNN's attention goes before flash attention in half precision (check_prefer_cudnn_attention)."""
+
+
 def attention(capability: tuple[int, int]) -> Callable[..., torch.Tensor]:
     """Scaled-dot-product attention (aten/src/ATen/native/transformers/cuda/sdp_utils.cpp: select_sdp_backend)."""
 
@@ -23,14 +27,19 @@ def attention(capability: tuple[int, int]) -> Callable[..., torch.Tensor]:
         enable_gqa: bool = False,
     ) -> torch.Tensor:
         wants_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (query, key, value))
-        if query.dtype == torch.float32:
-            result: torch.Tensor = torch.ops.aten._scaled_dot_product_efficient_attention(
-                query, key, value, attn_mask, wants_gradient, dropout_p, is_causal, scale=scale
+        aten, options = torch.ops.aten, {"scale": scale}
+        half = query.dtype in (torch.bfloat16, torch.float16)
+        result: torch.Tensor
+        if half and attn_mask is None and capability in PREFERS_CUDNN and query.shape[-1] <= 128 and query.shape[-1] % 8 == 0:
+            result = aten._scaled_dot_product_cudnn_attention(
+                query, key, value, None, wants_gradient, dropout_p, is_causal, False, **options
             )[0]
-            return result
-        result = torch.ops.aten._scaled_dot_product_flash_attention(
-            query, key, value, dropout_p, is_causal, False, scale=scale
-        )[0]
+        elif half and attn_mask is None and capability >= (8, 0) and query.shape[-1] <= 256 and query.shape[-1] % 8 == 0:
+            result = aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, False, **options)[0]
+        else:
+            result = aten._scaled_dot_product_efficient_attention(
+                query, key, value, attn_mask, wants_gradient, dropout_p, is_causal, **options
+            )[0]
         return result
 
     return scaled_dot_product_attention

@@ -56,9 +56,70 @@ def convolution_backward(
     )
 
 
+def dense_like(spec: Spec) -> Spec:
+    """A tensor without gaps whose dimensions are ordered in memory as those of `spec` (empty_like's preserve_format)."""
+    order = sorted(range(len(spec.shape)), key=lambda dim: (spec.strides[dim], -dim))
+    strides, step = [0] * len(spec.shape), 1
+    for dim in order:
+        strides[dim] = step
+        step *= max(spec.shape[dim], 1)
+    return Spec(spec.dtype, spec.shape, tuple(strides))
+
+
+def _positions_first(dtype: str, shape: Sequence[int]) -> Spec:
+    """`(B, heads, positions, width)` that lies in memory as `(B, positions, heads, width)`."""
+    batch, heads, length, width = shape
+    return Spec(dtype, tuple(shape), (length * heads * width, width, heads * width, 1))
+
+
+_SEED = Spec("int64", (), ())
+
+
+def efficient_attention(query: Spec, key: Spec, value: Spec, mask: Any, wants_sums: bool, *_: Any) -> tuple[Any, ...]:
+    """Result, logarithms of the sums (positions rounded up to 32), seed, offset (transformers/cuda/attention.cu)."""
+    batch, heads, length, _ = query.shape
+    sums = contiguous("float32", (batch, heads, -(-length // 32) * 32 if wants_sums else 0))
+    return _positions_first(query.dtype, (*query.shape[:3], value.shape[3])), sums, _SEED, _SEED
+
+
+def efficient_attention_backward(gradient: Spec, query: Spec, key: Spec, value: Spec, *_: Any) -> tuple[Any, ...]:
+    """Gradients of query, key and value, positions before heads; none of the mask."""
+    return (*(_positions_first(spec.dtype, spec.shape) for spec in (query, key, value)), None)
+
+
+def cudnn_attention(query: Spec, key: Spec, value: Spec, mask: Any, wants_sums: bool, *_: Any) -> tuple[Any, ...]:
+    """Result in the layout of the query, logarithms of the sums, seed, offset (native/cudnn/MHA.cpp)."""
+    sums = contiguous("float32", (*query.shape[:3], 1))
+    return dense_like(query), sums, None, None, query.shape[2], key.shape[2], _SEED, _SEED, None
+
+
+def attention_backward(gradient: Spec, query: Spec, key: Spec, value: Spec, *_: Any) -> tuple[Spec, ...]:
+    """Gradients in the layouts of query, key and value."""
+    return tuple(dense_like(spec) for spec in (query, key, value))
+
+
+def flash_attention(query: Spec, key: Spec, value: Spec, *_: Any) -> tuple[Any, ...]:
+    """Result, logarithms of the sums, state of the random numbers (transformers/cuda/flash_attn/flash_api.cpp)."""
+    sums = contiguous("float32", query.shape[:3])
+    state, unused = contiguous("uint64", (2,)), contiguous("uint64", ())
+    out = _positions_first(query.dtype, query.shape)
+    return out, sums, None, None, query.shape[2], key.shape[2], state, unused, None
+
+
+def flash_attention_backward(gradient: Spec, query: Spec, key: Spec, value: Spec, *_: Any) -> tuple[Spec, ...]:
+    """Gradients, positions before heads."""
+    return tuple(_positions_first(spec.dtype, spec.shape) for spec in (query, key, value))
+
+
 RULES: dict[str, Callable[..., Any]] = {
     "convolution": convolution,
     "convolution_overrideable": convolution,
     "convolution_backward": convolution_backward,
+    "_scaled_dot_product_efficient_attention": efficient_attention,
+    "_scaled_dot_product_efficient_attention_backward": efficient_attention_backward,
+    "_scaled_dot_product_cudnn_attention": cudnn_attention,
+    "_scaled_dot_product_cudnn_attention_backward": attention_backward,
+    "_scaled_dot_product_flash_attention": flash_attention,
+    "_scaled_dot_product_flash_attention_backward": flash_attention_backward,
 }
 """By the operator's name without overload; arguments as in its schema with tensors as `Spec`s."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from bench.estimators.temporaries.machine import Machine
-from bench.estimators.temporaries.scripts import Script
-from bench.estimators.tensors import Spec
+from bench.estimators.temporaries.scripts import Script, around, results
+from bench.estimators.tensors import Spec, is_contiguous
 
 BLOCK = 64
 """Queries and columns that one block of the memory-efficient kernel takes in float32."""
@@ -26,10 +26,18 @@ def _efficient_backward(arguments: tuple[Any, ...], outputs: list[int], machine:
     batch, heads, length, width = query.shape
     sums = 4 * batch * heads * length
     product = 4 * query.numel
-    script: Script = [(0, outputs[0]), (1, outputs[1]), (2, outputs[2])]
+    copied = not is_contiguous(_transposed(gradient))
+    script: Script = [(-5, product)] if copied else []
+    script += [(0, outputs[0]), (1, outputs[1]), (2, outputs[2])]
     script += [(-1, product), (-2, sums), (-3, sums), (-2, 0), (-1, 0)]
     workspace = workspace_bytes(query)
-    return [*script, (-4, workspace), (-4, 0), (-3, 0)]
+    script += [(-4, workspace), (-4, 0), (-3, 0)]
+    return [*script, (-5, 0)] if copied else script
+
+
+def _transposed(spec: Spec) -> Spec:
+    """With heads and positions exchanged."""
+    return Spec(spec.dtype, *(tuple(values[index] for index in (0, 2, 1, 3)) for values in spec[1:]))
 
 
 def workspace_bytes(query: Spec) -> int:
@@ -39,7 +47,15 @@ def workspace_bytes(query: Spec) -> int:
     return 4 * batch * heads * tiles * (BLOCK * BLOCK + 4)
 
 
+def _cudnn_backward(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) -> Script:
+    """Workspace of cudnn-frontend: gradients of queries in float32 and a sum a row; cuDNN's own comes on top."""
+    batch, heads, length, width = arguments[1].shape
+    return results(outputs) + around(4 * batch * heads * length * (width + 1))
+
+
 RULES = {
+    "aten::_scaled_dot_product_cudnn_attention": _efficient,
+    "aten::_scaled_dot_product_cudnn_attention_backward": _cudnn_backward,
     "aten::_scaled_dot_product_efficient_attention": _efficient,
     "aten::_scaled_dot_product_efficient_attention_backward": _efficient_backward,
 }

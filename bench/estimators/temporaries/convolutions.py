@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from bench.estimators.temporaries.machine import Machine
-from bench.estimators.temporaries.scripts import Script, results
+from bench.estimators.temporaries.scripts import Script
+from bench.estimators.temporaries.sums import sum_buffers
 from bench.estimators.tensors import Spec, is_channels_last_contiguous, is_contiguous, suggests_channels_last
 
 
@@ -40,13 +41,23 @@ def _forward(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) -
 
 
 def _backward(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) -> Script:
+    """Gradients of image and weight in cuDNN or the depthwise kernel, then that of the bias as a sum."""
     gradient, image, weight = arguments[:3]
-    mask = arguments[10]
+    transposed, groups, mask = arguments[7], arguments[9], arguments[10]
     last = _works_in_channels_last(image, weight)
-    copy = _copy_bytes(gradient, last)
-    script: Script = [(-1, copy)] if copy else []
-    script += results(outputs)
-    return [*script, (-1, 0)] if copy else script
+    slots = [sum(mask[:index]) for index in range(3)]
+    wanted = [index for index in (0, 1) if mask[index]]
+    if is_depthwise(image, weight, groups, transposed) and not last:
+        wanted.reverse()
+    copies = [(-1, _copy_bytes(gradient, last))] + [(-2, _copy_bytes(image, last))] * mask[1] + [(-3, _copy_bytes(weight, last))] * mask[0]
+    copies = [copy for copy in copies if copy[1] and wanted]
+    script: Script = copies[:1]
+    script += [(slots[index], outputs[slots[index]]) for index in wanted]
+    script += [(slot, 0) for slot, _ in reversed(copies[:1])]
+    if mask[2]:
+        dims = tuple(dim for dim in range(len(gradient.shape)) if dim != 1)
+        script += [(slots[2], outputs[slots[2]]), *sum_buffers(gradient, dims, None, machine)]
+    return script
 
 
 RULES = {"aten::convolution": _forward, "aten::convolution_backward": _backward}

@@ -75,7 +75,9 @@ def _layer_norm(arguments: tuple[Any, ...], outputs: list[int], machine: Machine
 
 def _layer_norm_backward(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) -> Script:
     gradient, image = arguments[:2]
-    return _enclosed([_copy_bytes(image), _copy_bytes(gradient)], results(outputs))
+    late = _copy_bytes(gradient)
+    script = results(outputs) + ([(-2, late), (-2, 0)] if late else [])
+    return _enclosed([_copy_bytes(image)], script)
 
 
 RULES = {

@@ -10,7 +10,7 @@ from bench.estimators.temporaries.scripts import Script, around, results
 from bench.estimators.tensors import Spec
 
 
-def _reduce(source: Spec, dims: Any, dtype: Any, machine: Machine) -> Script:
+def sum_buffers(source: Spec, dims: Any, dtype: Any, machine: Machine) -> Script:
     """The buffers of a sum or mean (aten/src/ATen/native/cuda/ReduceSumProdKernel.cu, ReduceMomentKernel.cu)."""
     vector = 8 if source.item_bytes == 2 else 4
     output = dtype or source.dtype
@@ -22,11 +22,11 @@ def _reduce(source: Spec, dims: Any, dtype: Any, machine: Machine) -> Script:
 
 def _sum(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) -> Script:
     source, dims, _, dtype = arguments[:4]
-    return results(outputs) + _reduce(source, dims, dtype, machine)
+    return results(outputs) + sum_buffers(source, dims, dtype, machine)
 
 
 def _sum_all(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) -> Script:
-    return results(outputs) + _reduce(arguments[0], None, arguments[1], machine)
+    return results(outputs) + sum_buffers(arguments[0], None, arguments[1], machine)
 
 
 RULES = {"aten::sum.dim_IntList": _sum, "aten::mean.dim": _sum, "aten::sum": _sum_all, "aten::mean": _sum_all}

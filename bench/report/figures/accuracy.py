@@ -60,8 +60,8 @@ def _numbers(summary: pd.DataFrame) -> pd.DataFrame:
         units = units.where(units.isin(kept[: _MAX_ROWS - 1]), _OTHERS)
     shared = summary[["machine", "dataset", "model", "optimizer", "batch_size", "precision"]].assign(row=units)
     parts = [
-        shared.assign(estimator=item.name, estimated_bytes=summary[item.estimate], measured_bytes=summary[item.measured],
-                      relative_error=summary[item.column])
+        shared.assign(estimator=item.name, estimated_bytes=summary[item.estimate],
+                      measured_bytes=summary[item.measured], relative_error=summary[item.column])
         for item in _MEMORY
     ]  # fmt: skip
     numbers = pd.concat(parts)

@@ -67,8 +67,8 @@ def draw(contents: Contents) -> Drawing | None:
         caption=(
             "Each bar stacks an estimate's categories as shares of the peak that was measured. What is missing to the "
             "dashed line is memory that the estimate does not know of; what stands above it was never there at once. "
-            "Cases without a measured peak have no bar. Panels and batch sizes that did not fit stand in the CSV (drawn "
-            "is false)."
+            "Cases without a measured peak have no bar. Panels and batch sizes that did not fit stand in the CSV "
+            "(drawn is false)."
         ),
         alt=_alt(numbers),
         figure=figure,

@@ -40,7 +40,7 @@ _KINDS = (
     _Kind("estimated_device_bytes", "estimated, device", 3, False),
 )
 _CAPACITY_WITHIN = 8
-"""The device's memory is drawn where it is less than so many times the largest value: further up it flattens the lines."""
+"""The device's memory is drawn where it is less than so many times the largest value; it would flatten the lines."""
 
 
 def draw(contents: Contents) -> Drawing | None:
@@ -99,7 +99,8 @@ def _draw_panel(axes: Axes, rows: pd.DataFrame, capacity: int | None) -> None:
                 line["batch_size"].to_numpy(dtype=float), line["bytes"].to_numpy(dtype=float), color=handle.get_color(),
                 linestyle=handle.get_linestyle() if kind.measured else theme.DASHES[1], marker=handle.get_marker(),
                 markerfacecolor=handle.get_markerfacecolor(), markeredgecolor=handle.get_markeredgecolor(),
-                zorder=3 if kind.measured else 2.5, markersize=handle.get_markersize(), linewidth=handle.get_linewidth(),
+                zorder=3 if kind.measured else 2.5, markersize=handle.get_markersize(),
+                linewidth=handle.get_linewidth(),
             )  # fmt: skip
     theme.batch_axis(axes, [int(size) for size in rows["batch_size"]])
     largest = float(rows["bytes"].max())

@@ -46,9 +46,9 @@ def draw(contents: Contents) -> Drawing | None:
         name="steps",
         title="Step times in the order of the steps",
         caption=(
-            "The fastest case of each model and data set, then those whose processes agree least. Warm-up steps stand at "
-            f"negative numbers in the shaded part; they are kept and not counted; arrows mark those beyond the panel.{cut} The raw times of every run are in "
-            "the Parquet files."
+            "The fastest case of each model and data set, then those whose processes agree least. Warm-up steps stand "
+            "at negative numbers in the shaded part; they are kept and not counted; arrows mark those beyond the "
+            f"panel.{cut} The raw times of every run are in the Parquet files."
         ),
         alt=_alt(chosen),
         figure=figure,
@@ -99,8 +99,9 @@ def _draw_panel(axes: Axes, rows: pd.DataFrame) -> None:
     for process, line in rows.groupby("process", sort=True):
         colour, marker, dashes = _look(int(process))  # type: ignore[call-overload]
         points = len(line) <= 40
-        axes.plot(line["step"].to_numpy(), line["step_time_s"].to_numpy(), color=colour, linestyle=dashes, linewidth=1.1,
-                  marker=marker if points else "", markersize=3.2, markeredgewidth=0, alpha=0.9)  # fmt: skip
+        axes.plot(line["step"].to_numpy(), line["step_time_s"].to_numpy(), color=colour, linestyle=dashes,
+                  linewidth=1.1, marker=marker if points else "", markersize=3.2, markeredgewidth=0,
+                  alpha=0.9)  # fmt: skip
     counted = rows.loc[~rows["warm_up"], "step_time_s"]
     low, high = float(counted.min()), float(counted.max())
     first, last = float(rows["step"].min()), float(rows["step"].max())
@@ -125,7 +126,7 @@ def _mark_beyond(axes: Axes, warmup: pd.DataFrame) -> None:
                   color=_look(int(process))[0], markersize=5, markeredgewidth=0, linestyle="none")  # type: ignore[call-overload]  # fmt: skip
     if not beyond.empty:
         axes.annotate(
-            f"to {format_seconds(float(beyond['step_time_s'].max()))}", (float(warmup["step"].min()), 0.97), (5, 0),
+            f"▲ warm-up, up to {format_seconds(float(beyond['step_time_s'].max()))}", (-0.5, 0.97), (5, 0),
             xycoords=axes.get_xaxis_transform(), textcoords="offset points", fontsize=7.5, va="center",
             color=theme.MUTED,
         )  # fmt: skip

@@ -41,9 +41,9 @@ def draw(contents: Contents) -> Drawing | None:
         name="throughput",
         title="Throughput against batch size",
         caption=(
-            "Both axes are logarithmic. Points are geometric means of one number a process; bars are 95 % intervals over "
-            "processes (none where a case ran in one). A cross and the shaded range mark batch sizes that ran out of "
-            f"memory. {layout.left_out}"
+            "Both axes are logarithmic. Points are geometric means of one number a process; bars are 95 % intervals "
+            "over processes (none where a case ran in one). A cross and the shaded range mark batch sizes that ran out "
+            f"of memory. {layout.left_out}"
         ).strip(),
         alt=_alt(summary),
         figure=figure,

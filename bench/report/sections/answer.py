@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import pandas as pd
 
 from bench.analysis import best_cases, estimator_errors, headline
+from bench.analysis.headline import error_summary_words
 from bench.analysis.labels import axis_words, varying_axes
 from bench.records import Status
-from bench.report.blocks import Answer, Block, Notice, Paragraph, Strong, Table
+from bench.report.blocks import Answer, Block, Bullets, Notice, Strong, Table, Words
 from bench.report.contents import Contents
 from bench.report.kinds import Section
 from bench.report.words import error_words, integer, listed, rate_cell
@@ -29,8 +30,8 @@ def build(contents: Contents) -> Sequence[Block]:
 _FIRST_PAGE = ("cpu_only", "synthetic_data")
 
 
-def _scope(contents: Contents) -> Paragraph:
-    """What was measured, on what, how often, and how far to trust it, in three lines."""
+def _scope(contents: Contents) -> Bullets:
+    """What was measured, on what, how often, and how far to trust it, a line each."""
     summary, frame = contents.summary, contents.frame
     ran = summary[summary["status"] != Status.SKIPPED]
     planned, ok = int(ran["runs_planned"].sum()), int(ran["runs_ok"].sum())
@@ -39,16 +40,17 @@ def _scope(contents: Contents) -> Paragraph:
     warmup = sorted({int(count) for count in frame["warmup_steps"].dropna()})
     spread = f"{processes[0]} to {processes[-1]}" if len(processes) > 1 else f"{processes[0]}" if processes else "no"
     noun = "process" if processes == [1] else "processes"
-    return Paragraph((
-        Strong("Measured: "),
-        f"{len(ran)} cases ({listed(dict.fromkeys(summary['model']), 6)} on {listed(dict.fromkeys(summary['dataset']), 6)}) "
-        f"on {listed(contents.machines, 4)}; {ok} of {planned} runs ended well. ",
-        Strong("How: "),
-        f"{spread} fresh {noun} a case, every step timed after {listed(warmup, 4)} steps of warm-up. ",
-        Strong("Trust: "),
-        f"{len(grave)} finding{'s' if len(grave) != 1 else ''} against the numbers, see Validity." if grave
-        else "nothing was found against the numbers; what they do not cover is under Validity.",
-    ))  # fmt: skip
+    models, datasets = (listed(dict.fromkeys(summary[axis]), 6) for axis in ("model", "dataset"))
+    items: list[Words] = [
+        (Strong("Measured: "), f"{len(ran)} cases ({models} on {datasets}) on {listed(contents.machines, 4)}; "
+         f"{ok} of {planned} runs ended well."),
+        (Strong("How: "), f"{spread} fresh {noun} a case, every step timed after {listed(warmup, 4)} steps of warm-up; "
+         "intervals are over processes."),
+        (Strong("Trust: "), f"mind {listed((finding.code.replace('_', ' ') for finding in grave), 9)}; see Validity."
+         if grave else "nothing was found against the numbers; what they do not cover is under Validity."),
+    ]  # fmt: skip
+    described = contents.noted("description")
+    return Bullets([*([(Strong("Sweep: "), described[0])] if described else []), *items])
 
 
 def _best(contents: Contents) -> list[Block]:
@@ -60,19 +62,18 @@ def _best(contents: Contents) -> list[Block]:
     axes = [axis for axis in varying_axes(contents.summary) if axis != "machine"]
     with_trace = contents.summary["trace_relative_error"].notna().any()
     head = [*(["machine"] if several else []), "model", "data set", "best batch", *(["with"] if axes else []),
-            "samples/s (95 % interval)", "peak allocated", "formula", *(["trace"] if with_trace else []),
-            "largest batch that ran", "out of memory at"]  # fmt: skip
+            "samples/s (95 % interval)", "peak allocated", "formula is off by",
+            *(["trace is off by"] if with_trace else []), "largest batch that ran", "out of memory at"]  # fmt: skip
     rows = [_row(row, several, axes, with_trace) for row in best.head(_MAX_ROWS).to_dict("records")]
-    errors = ", ".join(
-        f"{row['title']} {row['median_abs'] * 100:.3g} % (worst {row['worst'] * 100:+.3g} %, {row['n']} cases)"
-        for row in estimator_errors(contents.summary).to_dict("records")
+    errors = "; ".join(
+        f"{row['title']} {error_summary_words(row)}" for row in estimator_errors(contents.summary).to_dict("records")
     )
     left = f" {len(best) - _MAX_ROWS} more are in the whole table." if len(best) > _MAX_ROWS else ""
     texts = frozenset({0, 1} | ({2} if several else set()))
     shift = 3 + several
     numeric = frozenset(range(len(head))) - texts - ({shift} if axes else set())
     caption = f"The case with the highest throughput of each model.{left}"
-    caption += f" Median error of the estimates over all cases: {errors}." if errors else ""
+    caption += f" The estimates over all cases: {errors}." if errors else ""
     return [Table(head, rows, numeric, caption)]
 
 

@@ -15,9 +15,10 @@ from bench.report.words import field_title, field_words
 
 _MAX_MACHINES = 4
 _MAIN = (
-    "gpu_name", "gpu_count", "gpu_total_bytes", "driver_version", "power_limit_w", "power_limit_default_w", "ecc", "mig",
-    "cuda_version", "cudnn_version", "torch_version", "torchvision_version", "python_version", "allocator_settings",
-    "cpu_model", "cpu_cores_usable", "torch_threads", "cpu_governor", "ram_bytes", "os_name", "kernel", "container",
+    "gpu_name", "gpu_count", "gpu_total_bytes", "driver_version", "power_limit_w", "power_limit_default_w", "ecc",
+    "mig", "cuda_version", "cudnn_version", "torch_version", "torchvision_version", "python_version",
+    "allocator_settings", "speed_variables", "cpu_model", "cpu_cores_usable", "cpu_capability", "torch_threads",
+    "cpu_governor", "ram_bytes", "memory_limit_bytes", "os_name", "kernel", "container",
     "virtualization", "bench_version", "git_commit", "git_dirty",
 )  # fmt: skip
 _OF_GPUS = (
@@ -55,12 +56,17 @@ def build(contents: Contents) -> Sequence[Block]:
 def _table(
     head: Sequence[str], rows: pd.DataFrame, names: Sequence[str], caption: str, absent: str = "unknown"
 ) -> Table:
-    """One row a field, one column an environment or protocol."""
+    """One row a field, one column an environment or protocol; a single one is set in two halves beside each other."""
     cells = []
     for name in names:
         values = [field_words(name, value) for value in rows[name]]
         cells.append([field_title(name), *(absent if value == "unknown" else value for value in values)])
-    return Table(list(head), cells, caption=caption)
+    if len(rows) > 1 or len(cells) < 6:
+        return Table(list(head), cells, caption=caption)
+    half = (len(cells) + 1) // 2
+    right = [*cells[half:], ["", ""]][:half]
+    return Table([*head, "", ""], [[*one, *other] for one, other in zip(cells[:half], right, strict=True)],
+                 caption=caption)  # fmt: skip
 
 
 def _ranges(frame: pd.DataFrame) -> list[Block]:

@@ -20,17 +20,18 @@ def build(contents: Contents) -> Sequence[Block]:
             "and caches, and its context takes memory of its own: none of that is in here."
         )
     items.append(
-        "Intervals say where the mean over further fresh processes on the same machine would lie; another machine of the "
-        f"same type can differ by more. With few processes they are wide; published numbers take {PUBLISHED_PROCESSES}."
+        "Intervals say where the mean over further fresh processes on the same machine would lie; another machine of "
+        "the same type can differ by more. With few processes they are wide; published numbers take "
+        f"{PUBLISHED_PROCESSES}."
     )
     items.append(
-        "Peaks are those of the measured steps in a fresh process; a first step, an evaluation or a checkpoint can take "
-        "more."
+        "Peaks are those of the measured steps in a fresh process; a first step, an evaluation or a checkpoint can "
+        "take more."
     )
     if summary["formula_bytes"].notna().any():
         items.append((
-            "The formula counts parameters, gradients, optimizer state, the batch and the activations of leaf modules. It "
-            "leaves out temporaries of kernels, workspaces, the allocator's rounding and the context: it is a lower "
+            "The formula counts parameters, gradients, optimizer state, the batch and the activations of leaf modules. "
+            "It leaves out temporaries of kernels, workspaces, the allocator's rounding and the context: it is a lower "
             "bound in most cases. Its error is in the column ", Code("formula_relative_error"), " of the table.",
         ))  # fmt: skip
     inputs = set(summary["input"].dropna())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from bench.report.blocks import Block, Bullets, Code, Fold, Listing, Paragraph
@@ -12,7 +13,6 @@ from bench.report.words import listed
 
 def build(contents: Contents) -> Sequence[Block]:
     """The commands, the versions, and the configuration as it was."""
-    commands = contents.noted("command") or ["bench sweep CONFIG"]
     commits = [str(commit) for commit in dict.fromkeys(contents.frame["git_commit"].dropna())]
     versions = [
         f"{name} {listed(dict.fromkeys(contents.frame[column].dropna()), 3)}"
@@ -22,23 +22,31 @@ def build(contents: Contents) -> Sequence[Block]:
     at = f" at commit {listed((commit[:12] for commit in commits), 3)}" if commits else ""
     blocks: list[Block] = [
         Paragraph(f"With {', '.join(versions) or 'versions unknown'}{at}:"),
-        Listing("\n".join([*commands, f"bench report reports/{contents.name}"]), "sh"),
+        Listing("\n".join([*_sweeps(contents), f"bench report {_folder(contents)}"]), "sh"),
         Paragraph((
-            "The first command measures (and goes on where it was interrupted), the second makes this report again, to "
-            "the byte, from the Parquet files in ", Code("data"), ". In Python, ",
-            Code(f'bench.load("reports/{contents.name}")'), " gives one row a run, with every step's time.",
+            Code("bench sweep"), " measures what is missing, on another machine everything; ", Code("bench report"),
+            " makes this report again, to the byte, from the Parquet files in ", Code("data"), ". In Python, ",
+            Code(f'bench.load("{_folder(contents)}")'), " gives one row a run, with every step's time.",
         )),
     ]  # fmt: skip
-    configs = contents.noted("config", "configuration", "config_text")
-    blocks += [
-        Fold("The configuration" if len(configs) == 1 else f"Configuration {number}", [Listing(text, "toml")])
-        for number, text in enumerate(configs, 1)
-    ]
+    blocks += [Fold(f"The configuration, {name}", [Listing(text, "toml")]) for name, text in contents.configs.items()]
     keys = {
         name: sorted(set(contents.frame[name].dropna())) for name in ("environment_key", "protocol_key", "code_key")
     }
     items = [(f"{name.replace('_', ' ')}: ", Code(listed(values, 4))) for name, values in keys.items() if any(values)]
     return [*blocks, Fold("Keys of these results", [Bullets(items)])]
+
+
+def _folder(contents: Contents) -> str:
+    return shlex.quote(f"reports/{contents.name}")
+
+
+def _sweeps(contents: Contents) -> list[str]:
+    """A command for each configuration that was noted."""
+    devices = [name for name in contents.noted("device") if name != "auto"]
+    device = f" --device {shlex.quote(devices[0])}" if len(devices) == 1 else ""
+    out = f" --out {_folder(contents)}" if contents.noted("name") != [contents.name] else ""
+    return [f"bench sweep {_folder(contents)}/{name}{device}{out}" for name in contents.configs]
 
 
 SECTION = Section(order=70, title="How to reproduce", build=build)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.analysis import case_label, last_attempts
+import pandas as pd
+
+from bench.analysis import GROUP, case_label, last_attempts
 from bench.analysis.labels import varying_axes
 from bench.records import Status
 from bench.report.blocks import Block, Code, Notice, Paragraph, Table
@@ -32,20 +34,26 @@ def _failures(contents: Contents) -> list[Block]:
     if bad.empty:
         return []
     axes = varying_axes(contents.summary)
-    named = contents.summary.set_index(["case_key", "environment_key", "protocol_key", "code_key"])
+    cases = {tuple(row[name] for name in GROUP): row for row in contents.summary.to_dict("records")}
+    order = {key: number for number, key in enumerate(cases)}
+    grouped = dict(iter(bad.groupby([*GROUP, "status"], sort=False)))
     rows = []
-    grouped = bad.groupby(["case_key", "environment_key", "protocol_key", "code_key", "status"], sort=False)
-    order = {key: number for number, key in enumerate(named.index)}
-    for key, group in sorted(grouped, key=lambda item: (order[item[0][:4]], item[0][4])):
-        case = named.loc[key[:4]]
-        reason = listed(dict.fromkeys(group["reason"].dropna()), 2) if group["reason"].notna().any() else "unknown"
-        phases = listed(dict.fromkeys(group["phase"].dropna()), 3) if group["phase"].notna().any() else "unknown"
-        rows.append([case_label(case, axes), str(key[4]), f"{len(group)} of {case['runs_planned']}", phases, reason])
+    for *group, status in sorted(grouped, key=lambda key: (order[key[:-1]], key[-1]))[:_MAX_FAILURES]:
+        runs = grouped[(*group, status)]
+        case = cases[tuple(group)]
+        rows.append([
+            case_label(case, axes), str(status), f"{len(runs)} of {case['runs_planned']}", _words(runs["phase"]),
+            _words(runs["reason"]),
+        ])  # fmt: skip
     head = ["case", "status", "runs", "during", "reason"]
-    shown = rows[:_MAX_FAILURES]
-    more = len(rows) - len(shown)
-    table = Table(head, shown, frozenset({2}), "Cases that did not end well.", ["warning"] * len(shown))
+    table = Table(head, rows, frozenset({2}), "Cases that did not end well.", ["warning"] * len(rows))
+    more = len(grouped) - len(rows)
     return [table, Paragraph(f"{more} more are in the whole table.")] if more > 0 else [table]
+
+
+def _words(values: pd.Series) -> str:
+    """The distinct values that are known."""
+    return listed(dict.fromkeys(values.dropna()), 2) if values.notna().any() else "unknown"
 
 
 SECTION = Section(order=20, title="Validity", build=build)

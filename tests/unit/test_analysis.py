@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import bench
+from bench.analysis import best_cases, estimator_errors, headline, summarise_cases, validity
+from bench.records import Measurement, Planned, Protocol, Status
+from bench.stats import geometric_interval
+from bench.store import Store
+from tests.results import CPU, GPU, MIB, NOTES, make_cases, make_results
+
+
+def summary_of(folder, *args, **settings):
+    frame = bench.load(make_results(folder, *args, **settings))
+    return frame, summarise_cases(frame)
+
+
+def codes(frame):
+    return {finding.code: finding for finding in validity(frame)}
+
+
+def one(**settings):
+    return make_cases(["mnist"], ["mlp"], ["sgd"], [64], **settings)
+
+
+def test_every_planned_case_has_one_row(tmp_path):
+    cases = make_cases()
+    outcomes = {0: Status.SKIPPED, 1: Status.INTERRUPTED, 2: Status.OOM, 3: Status.CRASHED, 4: Status.NAN_LOSS}
+    frame, summary = summary_of(tmp_path, cases, outcomes=outcomes)
+    assert sorted(summary["case_key"]) == sorted(case.key for case in cases)
+    by_key = summary.set_index("case_key")
+    for number, status in outcomes.items():
+        row = by_key.loc[cases[number].key]
+        assert row["status"] == status
+        assert np.isnan(row["samples_per_s"])
+        assert (row["runs_ok"], row["runs_planned"]) == (0, 1 if status == Status.SKIPPED else 3)
+
+
+def test_throughput_is_the_geometric_mean_over_processes_not_steps(tmp_path):
+    frame, summary = summary_of(tmp_path, one(), repeats=4)
+    expected = geometric_interval(frame["samples_per_s"].tolist())
+    row = summary.iloc[0]
+    assert (row["samples_per_s"], row["processes"]) == (pytest.approx(expected.middle), 4)
+    assert row["samples_per_s_low"] == pytest.approx(expected.low)
+    assert row["samples_per_s_high"] == pytest.approx(expected.high)
+
+
+def test_step_percentiles_are_over_all_raw_steps(tmp_path):
+    frame, summary = summary_of(tmp_path, one())
+    steps = np.concatenate(frame["step_times_s"].tolist())
+    assert summary["step_p90_s"].iloc[0] == pytest.approx(np.quantile(steps, 0.9))
+    assert summary["step_p99_s"].iloc[0] == pytest.approx(np.quantile(steps, 0.99))
+
+
+def test_a_single_process_has_a_rate_and_no_interval(tmp_path):
+    frame, summary = summary_of(tmp_path, repeats=1)
+    assert summary["samples_per_s"].notna().all()
+    assert summary[["samples_per_s_low", "samples_per_s_high"]].isna().all(axis=None)
+    assert "screening" in codes(frame)
+    assert "screening" in headline(summary)
+
+
+def test_peaks_are_the_largest_and_disagreement_is_said(tmp_path):
+    def grow(measurement, case, repeat):
+        return dataclasses.replace(measurement, peak_allocated_bytes=1000 + repeat)
+
+    frame, summary = summary_of(tmp_path, one(), change=grow)
+    assert summary["peak_allocated_bytes"].tolist() == [1002]
+    assert not summary["peaks_agree"].iloc[0]
+    assert codes(frame)["peaks_differ"].grave
+
+
+def test_relative_errors_are_signed_and_beside_the_right_measurement(tmp_path):
+    _, summary = summary_of(tmp_path, one(), environment=GPU, trace=True)
+    row = summary.iloc[0]
+    for estimate, measured, error in (
+        ("formula_bytes", "peak_allocated_bytes", "formula_relative_error"),
+        ("trace_peak_allocated_bytes", "peak_allocated_bytes", "trace_relative_error"),
+        ("trace_peak_reserved_bytes", "peak_reserved_bytes", "trace_reserved_relative_error"),
+        ("estimated_device_bytes", "device_used_bytes", "device_relative_error"),
+        ("estimated_samples_per_s", "samples_per_s", "speed_relative_error"),
+    ):
+        assert row[error] == pytest.approx((row[estimate] - row[measured]) / row[measured])
+    assert row["formula_relative_error"] < 0
+
+
+def test_an_estimator_without_numbers_has_no_row(tmp_path):
+    _, summary = summary_of(tmp_path, one())
+    assert estimator_errors(summary)["name"].tolist() == ["formula"]
+
+
+def test_an_out_of_memory_row_keeps_its_estimate_and_has_no_error(tmp_path):
+    _, summary = summary_of(tmp_path, one(), outcomes={0: Status.OOM})
+    row = summary.iloc[0]
+    assert row["formula_bytes"] > 0
+    assert row["oom_requested_bytes"] > 0
+    assert pd.isna(row["peak_allocated_bytes"])
+    assert np.isnan(row["formula_relative_error"])
+
+
+def test_the_last_attempt_of_a_throttled_repeat_counts_and_both_are_kept(tmp_path):
+    (case,) = one()
+    store, run, protocol = Store(tmp_path), Planned(case, 0, 0), Protocol()
+    store.create()
+    store.write_plan([run], protocol, CPU, NOTES)
+    slow = Measurement(status=Status.THROTTLED, flags=("throttled",), step_times_s=(0.2,) * 8, wall_window_s=1.6)
+    fast = Measurement(status=Status.OK, step_times_s=(0.1,) * 8, wall_window_s=0.8)
+    store.write_run(run, 0, protocol, slow, CPU)
+    store.write_run(run, 1, protocol, fast, CPU)
+    frame = bench.load(tmp_path)
+    summary = summarise_cases(frame)
+    assert (summary["runs_planned"].iloc[0], summary["attempts"].iloc[0]) == (1, 2)
+    assert summary["samples_per_s"].iloc[0] == pytest.approx(640)
+    assert len(codes(frame)["throttled"].run_keys) == 1
+
+
+def test_throttled_runs_give_the_speed_where_there_are_no_others(tmp_path):
+    _, summary = summary_of(tmp_path, one(), outcomes={0: Status.THROTTLED})
+    assert summary["samples_per_s"].notna().all()
+    assert summary["flags"].tolist() == ["throttled"]
+
+
+def test_nan_loss_rows_give_memory_and_no_speed(tmp_path):
+    _, summary = summary_of(tmp_path, one(), outcomes={0: Status.NAN_LOSS})
+    assert summary["samples_per_s"].isna().all()
+    assert summary["peak_allocated_bytes"].notna().all()
+
+
+def test_a_rate_whose_halves_cover_different_steps_is_found(tmp_path):
+    def lie(measurement, case, repeat):
+        return dataclasses.replace(measurement, wall_window_s=measurement.wall_window_s / 20)
+
+    frame, _ = summary_of(tmp_path, one(), change=lie)
+    assert len(codes(frame)["inconsistent_rate"].run_keys) == 3
+    honest, _ = summary_of(tmp_path / "honest", one())
+    assert "inconsistent_rate" not in codes(honest)
+
+
+def test_flags_of_the_probes_are_counted(tmp_path):
+    def flag(measurement, case, repeat):
+        return dataclasses.replace(measurement, flags=("host_bound",) if repeat else ("not_steady",))
+
+    frame, _ = summary_of(tmp_path, one(), change=flag)
+    assert "host_bound in 2 of 3 runs" in codes(frame)["flags"].text
+    assert "not_steady in 1 of 3 runs" in codes(frame)["flags"].text
+
+
+@pytest.mark.parametrize(
+    ("settings", "code", "grave"),
+    [
+        ({"outcomes": {0: Status.FAILED}}, "failures", True),
+        ({"outcomes": {0: Status.INTERRUPTED}}, "interrupted", True),
+        ({"outcomes": {0: Status.SKIPPED}}, "skipped", False),
+        ({"data_source": "synthetic"}, "synthetic_data", False),
+        ({"environment": dataclasses.replace(CPU, git_dirty=True)}, "dirty_tree", True),
+        ({"environment": dataclasses.replace(GPU, power_limit_w=350.0)}, "power_capped", True),
+        ({"repeats": 3}, "few_processes", False),
+        ({}, "cpu_only", False),
+    ],
+)  # fmt: skip
+def test_what_was_not_kept_is_found(tmp_path, settings, code, grave):
+    frame, _ = summary_of(tmp_path, **settings)
+    assert codes(frame)[code].grave is grave
+
+
+def test_a_clean_gpu_sweep_of_five_processes_has_no_finding(tmp_path):
+    frame, _ = summary_of(tmp_path, one(), environment=GPU, repeats=5)
+    assert validity(frame) == []
+
+
+def test_a_foreign_process_on_the_device_is_found(tmp_path):
+    def share(measurement, case, repeat):
+        return dataclasses.replace(measurement, other_process_count=1)
+
+    frame, _ = summary_of(tmp_path, one(), environment=GPU, change=share)
+    assert len(codes(frame)["shared_device"].run_keys) == 3
+
+
+def test_two_machines_stay_apart(tmp_path):
+    make_results(tmp_path / "a", one(), environment=GPU)
+    make_results(tmp_path / "b", one(), environment=dataclasses.replace(GPU, gpu_name="NVIDIA A100", power_limit_w=400.0,
+                                                                        power_limit_default_w=400.0))  # fmt: skip
+    frame = bench.load(tmp_path)
+    summary = summarise_cases(frame)
+    assert summary["machine"].tolist() == ["NVIDIA H200", "NVIDIA A100"]
+    assert len(best_cases(summary)) == 2
+    assert "2 environments" in codes(frame)["mixed_environments"].text
+
+
+def test_equal_cards_are_told_apart_by_what_differs(tmp_path):
+    make_results(tmp_path / "a", one(), environment=GPU)
+    make_results(tmp_path / "b", one(), environment=dataclasses.replace(GPU, driver_version="580.1"))
+    summary = summarise_cases(bench.load(tmp_path))
+    assert summary["machine"].tolist() == ["NVIDIA H200, driver 570.86.10", "NVIDIA H200, driver 580.1"]
+
+
+def test_headline_has_the_answer_with_its_interval(tmp_path):
+    _, summary = summary_of(tmp_path, one())
+    sentence = headline(summary)
+    assert "Example Eight 3.0 GHz (CPU)" in sentence
+    assert "mlp on mnist trains at up to" in sentence
+    assert "95 % interval" in sentence
+    assert "the formula is off by" in sentence
+
+
+def test_headline_of_nothing_measured_says_so(tmp_path):
+    _, summary = summary_of(tmp_path, one(), outcomes={0: Status.CRASHED})
+    assert headline(summary) == "On Example Eight 3.0 GHz (CPU), none of the 1 planned cases has a measured speed."
+
+
+def test_best_cases_know_the_memory_boundary(tmp_path):
+    _, summary = summary_of(tmp_path, make_cases(["mnist"], ["mlp"], ["sgd"], [64, 256, 1024]), memory_bytes=3 * MIB)
+    row = best_cases(summary).iloc[0]
+    assert (row["largest_batch_ok"], row["smallest_batch_oom"]) == (256, 1024)
+
+
+def test_whole_numbers_stay_exact(tmp_path):
+    large = (1 << 50) + 1
+    frame, summary = summary_of(
+        tmp_path, one(), change=lambda measurement, *_: dataclasses.replace(measurement, peak_allocated_bytes=large)
+    )
+    assert summary["peak_allocated_bytes"].tolist() == [large]
+
+
+def test_summaries_do_not_change_the_frame(tmp_path):
+    frame = bench.load(make_results(tmp_path))
+    before = frame.copy(deep=True)
+    summarise_cases(frame)
+    validity(frame)
+    pd.testing.assert_frame_equal(frame, before)
