@@ -51,8 +51,8 @@ def summarise_cases(frame: pd.DataFrame) -> pd.DataFrame:
     """
     frame = frame.reset_index(drop=True)
     last = last_attempts(frame)
-    everything = frame.groupby(list(GROUP), sort=False, dropna=False).indices
-    groups = last.reset_index(drop=True).groupby(list(GROUP), sort=False, dropna=False).indices
+    everything = _positions(frame)
+    groups = _positions(last)
     firsts = [indices[0] for indices in groups.values()]
     constant = [name for name in (*_CONSTANT, *_ESTIMATES) if name in last]
     summary = last.iloc[firsts][constant].reset_index(drop=True)
@@ -67,6 +67,12 @@ def summarise_cases(frame: pd.DataFrame) -> pd.DataFrame:
     for comparison in COMPARISONS:
         summary[comparison.column] = relative_errors(summary, comparison)
     return sort_cases(_with_names(summary, frame))
+
+
+def _positions(frame: pd.DataFrame) -> dict[Any, np.ndarray]:
+    """The positions of the rows of each case, in order of appearance."""
+    groups = frame.reset_index(drop=True).groupby(list(GROUP), sort=False, dropna=False).indices
+    return {key: np.asarray(rows) for key, rows in groups.items()}
 
 
 def _with_names(summary: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:

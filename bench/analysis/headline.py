@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 
 from bench.analysis.estimates import estimator_errors
-from bench.analysis.labels import unit_label
+from bench.analysis.labels import Row, unit_label
 from bench.records import Status
 from bench.units import MISSING, format_frac, format_rate
 
@@ -34,7 +32,7 @@ def best_cases(summary: pd.DataFrame) -> pd.DataFrame:
             continue
         ran_out = group.loc[group["status"] == Status.OOM, "batch_size"]
         rows.append({
-            **timed.loc[timed["samples_per_s"].idxmax()].to_dict(),
+            **timed.iloc[int(timed["samples_per_s"].to_numpy().argmax())].to_dict(),
             "cases": len(group),
             "largest_batch_ok": timed["batch_size"].max(),
             "smallest_batch_oom": ran_out.min() if len(ran_out) else None,
@@ -42,7 +40,7 @@ def best_cases(summary: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*summary.columns, "cases", "largest_batch_ok", "smallest_batch_oom"])
 
 
-def rate_words(row: pd.Series | dict[str, Any], *, said: bool = False) -> str:
+def rate_words(row: Row, *, said: bool = False) -> str:
     """Throughput with its interval: `12,300 samples/s (95 % interval 12,100 to 12,500)`.
 
     Args:
@@ -88,7 +86,7 @@ def _estimate_sentence(summary: pd.DataFrame) -> str:
     return f"Beside the measured peak memory {'; '.join(parts)}." if parts else ""
 
 
-def error_summary_words(row: dict[str, Any]) -> str:
+def error_summary_words(row: Row) -> str:
     """A row of `estimator_errors`: `is off by 12.3 % in the median (worst -45.6 %, 28 cases)`."""
     cases = f"{row['n']} case{'s' if row['n'] != 1 else ''}"
     if row["share_exact"] == 1:

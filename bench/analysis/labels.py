@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+
+Row = Mapping[Any, Any]
+"""A row of a summary, as `to_dict("records")` gives it."""
 
 SERIES_AXES = ("machine", "optimizer", "precision", "memory_format", "input", "image_size", "protocol", "code")
 """What can set two cases apart beside model, data set and batch size."""
@@ -28,7 +31,7 @@ _ORDERS = {
 def machine_labels(frame: pd.DataFrame) -> dict[str, str]:
     """A name for each environment key, in order of appearance: the GPU's or the CPU's, and what tells equals apart."""
     rows = frame.drop_duplicates("environment_key").set_index("environment_key")
-    names = {str(key): _device_name(row) for key, row in rows.iterrows()}
+    names = dict(zip(rows.index.astype(str), map(_device_name, rows.to_dict("records")), strict=True))
     return _told_apart(rows, names, _MACHINE_FIELDS)
 
 
@@ -38,12 +41,12 @@ def protocol_labels(frame: pd.DataFrame) -> dict[str, str]:
     return _told_apart(rows, {str(key): "" for key in rows.index}, _PROTOCOL_FIELDS)
 
 
-def unit_label(row: pd.Series | dict[str, Any]) -> str:
+def unit_label(row: Row) -> str:
     """Model and data set of a case: `mlp on mnist`."""
     return f"{row['model']} on {row['dataset']}"
 
 
-def case_label(row: pd.Series | dict[str, Any], axes: Sequence[str] = ()) -> str:
+def case_label(row: Row, axes: Sequence[str] = ()) -> str:
     """A case in words: model, data set, batch size, and its values on `axes`."""
     words = [unit_label(row), f"batch {row['batch_size']}", *(axis_words(axis, row[axis]) for axis in axes)]
     return ", ".join(word for word in words if word)
@@ -78,7 +81,7 @@ def sort_cases(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.loc[order].reset_index(drop=True)
 
 
-def _device_name(row: pd.Series) -> str:
+def _device_name(row: Row) -> str:
     if row["device"] == "cpu":
         return f"{row['cpu_model']} (CPU)" if pd.notna(row["cpu_model"]) else "CPU of unknown model"
     return str(row["gpu_name"]) if pd.notna(row["gpu_name"]) else f"{row['device']} of unknown model"
@@ -92,8 +95,9 @@ def _told_apart(rows: pd.DataFrame, names: dict[str, str], fields: Sequence[str]
         label = name
         if len(twins) > 1:
             field = next((item for item in fields if rows.loc[twins, item].nunique(dropna=False) == len(twins)), None)
-            value = rows.loc[key, field] if field else None
-            told = f"{field.removesuffix('_version')} {value}" if field else f"no. {twins.index(key) + 1}"
-            label = f"{name}, {told}" if name else told
+            told = f"no. {twins.index(key) + 1}"
+            if field:
+                told = f"{field.removesuffix('_version')} {rows[field].to_dict()[key]}"
+            label = f"{name}, {told}" if name else str(told)
         labels[key] = label
     return labels

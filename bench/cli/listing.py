@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from bench.cli.options import json_option
@@ -43,7 +45,7 @@ def list_names(what: str, pattern: str, as_json: bool) -> None:
         click.echo(f"no {what} match {pattern}", err=True)
 
 
-def _entries(what: str) -> list[dict[str, object]]:
+def _entries(what: str) -> list[dict[str, Any]]:
     from typing import cast
 
     from bench import catalog
@@ -62,7 +64,7 @@ def _entries(what: str) -> list[dict[str, object]]:
     ]
 
 
-def _devices() -> list[dict[str, object]]:
+def _devices() -> list[dict[str, Any]]:
     from bench.devices import list_devices, load_device
     from bench.units import format_bytes
 

@@ -15,8 +15,17 @@ if TYPE_CHECKING:
     from bench.records import Choice
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+
+
+def _check_device(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    from bench.probes.selection import check_request
+
+    return check_request(value)
+
+
 device_option = click.option(
     "--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:N",
+    callback=_check_device,
     help="Where to run; auto is a GPU where there is one.",
 )  # fmt: skip
 set_option = click.option(
@@ -50,7 +59,7 @@ def default_config() -> Path:
     return next((path for path in found if path.exists()), Path("configs/default.toml"))
 
 
-class ChoiceType(click.ParamType):
+class ChoiceType(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic since click 8.5 only
     """An entry of a catalog, written `name` or `name:setting=value`."""
 
     def __init__(self, kind: Kind) -> None:

@@ -21,7 +21,7 @@ class Fault(click.ClickException):
     def __init__(self, error: BenchError) -> None:
         """Keep the message and the exit code of `error`."""
         super().__init__(str(error))
-        self.exit_code = error.exit_code
+        self.exit_code = error.exit_code  # type: ignore[misc]  # click reads it from the instance
 
     def show(self, file: Any = None) -> None:
         """Print every line of the message on standard error, the first marked."""

@@ -58,11 +58,12 @@ def sweep(
     if repeats is not None:
         overrides = (*overrides, f"measure.repeats={repeats}")
     checked = read_config(config, overrides)
+    statuses = parse_statuses(retry)
     if dry_run:
         print_plan(checked, device, as_json=as_json)
         return
     options = SweepOptions(
-        out=out or Path("reports") / checked.name, device=device, retry=parse_statuses(retry), report=not no_report,
+        out=out or Path("reports") / checked.name, device=device, retry=statuses, report=not no_report,
     )  # fmt: skip
     with Progress(quiet=as_json) as progress:
         outcome = run_sweep(checked, options, progress)

@@ -10,7 +10,8 @@ from typing import Annotated, Any, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
 from bench import catalog
-from bench.catalog import Kind, check_choice, normalise, parse_choice
+from bench.catalog import Kind, check_choice, parse_choice
+from bench.catalog.entries import normalise
 from bench.errors import BenchError, nearest, nearest_sentence
 from bench.records import Choice
 from bench.units import parse_bytes, parse_seconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from bench.errors import BenchError
 from bench.estimators.formula import estimate_formula
@@ -10,7 +11,7 @@ from bench.records import Case, Estimate
 
 
 def estimate_cases(cases: Sequence[Case], device: str) -> Iterator[Estimate]:
-    """Estimates one by one in the order of `cases`; a case that an estimator refuses has nulls and the reason in its note.
+    """Estimates one by one in the order of `cases`; one that is refused has nulls and the reason in its note.
 
     Args:
         cases: Any number; models are built once each, on the meta device.
@@ -21,6 +22,6 @@ def estimate_cases(cases: Sequence[Case], device: str) -> Iterator[Estimate]:
 
 def _estimate(case: Case, device: str) -> Estimate:
     try:
-        return Estimate(case_key=case.key, estimate_device=device, **estimate_formula(case))
+        return replace(Estimate(case_key=case.key, estimate_device=device), **estimate_formula(case))  # type: ignore[arg-type]
     except BenchError as error:
         return Estimate(case_key=case.key, estimate_device=device, estimate_note=str(error))

@@ -41,14 +41,20 @@ def usable_device(requested: str = "auto", facts: MachineFacts | None = None) ->
         DeviceError: The driver shows a GPU that torch cannot use and the CPU was not asked for; or a GPU was asked for
             that is not there; or the request is none of the four. The message holds the remedy.
     """
-    if requested != "auto" and not re.fullmatch(r"cpu|cuda(:\d+)?", requested):
-        raise DeviceError(f'device: unknown "{requested}". Allowed: {_ALLOWED}')
+    check_request(requested)
     if requested == "cpu":
         return DeviceChoice("cpu", "asked for")
     known = facts if facts is not None else read_machine_facts(ask_torch=False)
     if facts is None and (requested != "auto" or _has_sign_of_gpu(known)):
         known = replace(known, torch=read_torch_facts())
     return decide(requested, known)
+
+
+def check_request(requested: str) -> str:
+    """The request itself where it is one of the four forms. Raises DeviceError."""
+    if requested != "auto" and not re.fullmatch(r"cpu|cuda(:\d+)?", requested):
+        raise DeviceError(f'device: unknown "{requested}". Allowed: {_ALLOWED}')
+    return requested
 
 
 def decide(requested: str, facts: MachineFacts) -> DeviceChoice:

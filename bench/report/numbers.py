@@ -10,7 +10,7 @@ from bench.report.escape import csv_cell
 def to_csv(frame: pd.DataFrame) -> str:
     """The frame with a line of column names, Unix line ends, `.` decimals; unknown values are empty."""
     safe = frame.rename(columns=lambda name: str(csv_cell(str(name))))
-    texts = [name for name in safe if not pd.api.types.is_numeric_dtype(safe[name])]
+    texts = [str(name) for name in safe if not pd.api.types.is_numeric_dtype(safe[name])]
     safe = safe.assign(**{name: safe[name].map(csv_cell, na_action="ignore") for name in texts})
     written: str = safe.to_csv(index=False, lineterminator="\n", na_rep="")
     return written

@@ -10,7 +10,7 @@ import contextlib
 import io
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -50,7 +50,8 @@ def style() -> Iterator[None]:
     """The report's settings of matplotlib over its defaults, whatever the user's own are; put back afterwards."""
     with mpl.rc_context():
         mpl.rcParams.update({key: mpl.rcParamsDefault[key] for key in mpl.rcParamsDefault if key != "backend"})
-        mpl.rcParams.update({**sns.plotting_context("notebook"), **sns.axes_style("whitegrid"), **_RC})
+        for settings in (sns.plotting_context("notebook"), sns.axes_style("whitegrid"), _RC):
+            mpl.rcParams.update(settings)
         yield
 
 
@@ -160,7 +161,7 @@ def save(figure: Figure, *, dark: bool = False) -> bytes:
         _exchange(figure)
     figure.set_dpi(DPI)
     buffer = io.BytesIO()
-    canvas = cast(FigureCanvasAgg, figure.canvas)
+    canvas: Any = figure.canvas  # of FigureCanvasAgg, see panels
     canvas.print_png(buffer, metadata={"Software": None})  # savefig would draw everything twice
     return buffer.getvalue()
 

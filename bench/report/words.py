@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -37,7 +37,7 @@ def error_words(value: Any) -> str:
     return "exact" if value == 0 else format_frac(float(value))
 
 
-def rate_cell(row: Mapping[str, Any]) -> str:
+def rate_cell(row: Mapping[Any, Any]) -> str:
     """Throughput with its interval: `12,300 (12,100 to 12,500)`; a single process is marked `screening`."""
     if not known(row["samples_per_s"]):
         return MISSING
@@ -75,7 +75,7 @@ def field_title(name: str) -> str:
     return " ".join([_WORDS.get(word, word) for word in words])
 
 
-_UNITS = {
+_UNITS: dict[str, Callable[[float], str]] = {
     "_bytes": lambda value: format_bytes(int(value)),
     "_per_s": lambda value: format_rate(value),
     "_hz": lambda value: f"{value / 1e6:,.0f} MHz",

@@ -129,7 +129,8 @@ def _to_pandas(table: pa.Table) -> pd.DataFrame:
     import pandas as pd
 
     exact = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
-    return table.replace_schema_metadata(None).to_pandas(types_mapper=exact.get)
+    frame: pd.DataFrame = table.replace_schema_metadata(None).to_pandas(types_mapper=exact.get)
+    return frame
 
 
 def _with_rates(frame: pd.DataFrame) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 
 from bench.errors import InfrastructureError
 from bench.launchers import Answer, Outcome
@@ -86,14 +87,12 @@ def _host_memory(session: Session) -> int | None:
 
 def _measurement(answer: Answer) -> Measurement:
     """The answer of a run as a measurement; a process that was killed or died gets its status here."""
-    times = {"duration_s": answer.duration_s, "process_start_s": answer.start_s}
+    status = {Outcome.TIMED_OUT: Status.TIMEOUT, Outcome.DIED: Status.CRASHED, Outcome.REFUSED: Status.FAILED}
+    fields: dict[str, Any] = {**answer.news, "phase": answer.phase, "reason": answer.reason}
     if answer.outcome is Outcome.ANSWERED:
         fields = {name: tuple(value) if isinstance(value, list) else value for name, value in answer.value.items()}
-        return Measurement(**{**fields, "status": Status(fields["status"]), **times})
-    status = {Outcome.TIMED_OUT: Status.TIMEOUT, Outcome.DIED: Status.CRASHED, Outcome.REFUSED: Status.FAILED}
-    return Measurement(
-        status=status[answer.outcome], reason=answer.reason, phase=answer.phase, **{**answer.news, **times}
-    )
+    fields["status"] = Status(fields["status"]) if answer.outcome is Outcome.ANSWERED else status[answer.outcome]
+    return Measurement(**{**fields, "duration_s": answer.duration_s, "process_start_s": answer.start_s})
 
 
 def _line(run: Planned, measurement: Measurement) -> str:

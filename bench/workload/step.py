@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +60,7 @@ class Workload:
             output = self.model(images)
             loss = functional.cross_entropy(output, labels)
         if self.scaler is None:
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
         else:
             self.scaler.scale(loss).backward()
@@ -100,8 +100,8 @@ def build_model(case: Case, images: ImageSpec) -> nn.Module:
 def build_workload(case: Case, images: ImageSpec, protocol: Protocol, device: torch.device) -> Workload:
     """Everything of the case but its batches, on the device.
 
-    The order of moves is part of the contract, since it decides addresses: the model first (then its memory format), the
-    optimizer over the moved parameters.
+    The order of moves is part of the contract, since it decides addresses: the model first (then its memory format),
+    the optimizer over the moved parameters.
 
     Raises:
         Unsupported: The model or the optimizer cannot train this case.
@@ -110,7 +110,7 @@ def build_workload(case: Case, images: ImageSpec, protocol: Protocol, device: to
     torch.manual_seed(protocol.seed)
     model = build_model(case, images).to(device)
     if case.memory_format == "channels_last":
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
     entry = catalog.optimizer(case.optimizer.name)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     shapes = [tuple(parameter.shape) for parameter in parameters]
@@ -118,15 +118,15 @@ def build_workload(case: Case, images: ImageSpec, protocol: Protocol, device: to
         raise Unsupported(reason)
     optimizer = entry.build(parameters, **case.optimizer.options)
     scaler = torch.amp.GradScaler(device.type) if case.precision == "fp16" else None
-    stepped = torch.compile(model) if protocol.compiled else model
-    return Workload(stepped, optimizer, device, AUTOCAST_TYPES.get(case.precision), scaler)  # type: ignore[arg-type]
+    stepped = cast(nn.Module, torch.compile(model)) if protocol.compiled else model
+    return Workload(stepped, optimizer, device, AUTOCAST_TYPES.get(case.precision), scaler)
 
 
 @contextlib.contextmanager
 def numeric_modes(case: Case, protocol: Protocol) -> Iterator[None]:
     """Set every switch that decides which kernels run, explicitly, for the time of the context.
 
-    TF32 is on for `tf32` only, in matrix products and convolutions alike; torch's own default has it on in convolutions.
+    TF32 is on for `tf32` only, in matrix products and convolutions alike; torch's default has it on in convolutions.
     """
     before = (
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark,

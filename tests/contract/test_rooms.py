@@ -61,7 +61,8 @@ def test_imports_point_to_a_lower_rank(path: Path) -> None:
 
 
 def test_torch_is_imported_at_the_head_of_worker_rooms_only() -> None:
-    allowed = {"workload", "worker", "estimators", "gallery"}
+    allowed = {"workload", "worker", "estimators", "gallery", "launchers"}  # launchers: preload.py runs in the server
+    lazily = {PACKAGE / "catalog" / "samples.py"}  # classes of torchvision; entries import it inside functions
     for path in PACKAGE.rglob("*.py"):
         heads = [
             node
@@ -71,7 +72,7 @@ def test_torch_is_imported_at_the_head_of_worker_rooms_only() -> None:
         names = {alias.name for node in heads if isinstance(node, ast.Import) for alias in node.names}
         names |= {node.module or "" for node in heads if isinstance(node, ast.ImportFrom)}
         if any(name.split(".")[0] in ("torch", "torchvision") for name in names):
-            assert room(path) in allowed, path
+            assert room(path) in allowed or path in lazily, path
 
 
 def test_the_parent_never_imports_torch() -> None:

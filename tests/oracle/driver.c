@@ -413,17 +413,69 @@ OPAQUE(cudnnCreateRNNDescriptor) DISPOSE(cudnnDestroyRNNDescriptor)
 OPAQUE(cudnnCreateRNNDataDescriptor) DISPOSE(cudnnDestroyRNNDataDescriptor)
 OPAQUE(cudnnCreateSpatialTransformerDescriptor) DISPOSE(cudnnDestroySpatialTransformerDescriptor)
 OPAQUE(cudnnCreateCTCLossDescriptor) DISPOSE(cudnnDestroyCTCLossDescriptor)
-EXPORT int cudnnBackendCreateDescriptor(int type, void **p) { *p = calloc(1, 256); return 0; }
-DISPOSE(cudnnBackendDestroyDescriptor)
 EXPORT int cudnnGetBatchNormalizationForwardTrainingExWorkspaceSize(void *h, int mode, int ops, void *x, void *z, void *y, void *s, void *a, size_t *bytes) { *bytes = 0; return 0; }
 EXPORT int cudnnGetBatchNormalizationBackwardExWorkspaceSize(void *h, int mode, int ops, void *x, void *y, void *dy, void *dz, void *dx, void *s, void *a, size_t *bytes) { *bytes = 0; return 0; }
 EXPORT int cudnnGetBatchNormalizationTrainingExReserveSpaceSize(void *h, int mode, int ops, void *a, void *x, size_t *bytes) { *bytes = 0; return 0; }
 EXPORT int cudnnDropoutGetStatesSize(void *h, size_t *bytes) { *bytes = 0; return 0; }
 
+/* With a description of the device in BENCH_STUB_CUDNN_DEVICE, the backend calls go to the wheel's own cuDNN, which then
+ * runs its heuristics for that device and says what its plans need; nothing is executed. The numbers are those of
+ * cudnn_graph.h: descriptors 2 engine, 4 heuristics, 5 plan, 38 device; attributes 1307, 204, 407 the device of the
+ * first three; 400, 800 and 2701 handles, which need a real device; 2702 the device as JSON; types 15 descriptor, 24 text. */
+static struct {
+    int (*create)(int, void **), (*destroy)(void *), (*finalize)(void *);
+    int (*set)(void *, int, int, int64_t, const void *), (*get)(void *, int, int, int64_t, int64_t *, void *);
+    void *device;
+} wheel;
+static pthread_once_t wheel_once = PTHREAD_ONCE_INIT;
+
+static void open_wheel(void) {
+    const char *text = getenv("BENCH_STUB_CUDNN_DEVICE");
+    void *library = text && *text ? dlopen("libcudnn.so.9", RTLD_LAZY | RTLD_NOLOAD) : NULL;
+    if (!library) return;
+    *(void **)&wheel.create = dlsym(library, "cudnnBackendCreateDescriptor");
+    *(void **)&wheel.destroy = dlsym(library, "cudnnBackendDestroyDescriptor");
+    *(void **)&wheel.finalize = dlsym(library, "cudnnBackendFinalize");
+    *(void **)&wheel.set = dlsym(library, "cudnnBackendSetAttribute");
+    *(void **)&wheel.get = dlsym(library, "cudnnBackendGetAttribute");
+    void *description = NULL;
+    if (wheel.create(38, &description) || wheel.set(description, 2702, 24, (int64_t)strlen(text), text) || wheel.finalize(description)) {
+        fprintf(stderr, "stub driver: cuDNN does not take BENCH_STUB_CUDNN_DEVICE\n");
+        abort();
+    }
+    wheel.device = description;
+}
+static int uses_wheel(void) {
+    pthread_once(&wheel_once, open_wheel);
+    return wheel.device != NULL;
+}
+
+EXPORT int cudnnBackendCreateDescriptor(int type, void **p) {
+    if (!uses_wheel()) {
+        *p = calloc(1, 256);
+        return 0;
+    }
+    int status = wheel.create(type, p), attribute = type == 2 ? 1307 : type == 4 ? 204 : type == 5 ? 407 : 0;
+    if (!status && attribute) wheel.set(*p, attribute, 15, 1, &wheel.device);
+    return status;
+}
+EXPORT int cudnnBackendDestroyDescriptor(void *p) {
+    if (uses_wheel()) return wheel.destroy(p);
+    free(p);
+    return 0;
+}
+EXPORT int cudnnBackendFinalize(void *p) { return uses_wheel() ? wheel.finalize(p) : 0; }
+EXPORT int cudnnBackendSetAttribute(void *p, int name, int type, int64_t count, const void *values) {
+    if (!uses_wheel() || name == 400 || name == 800 || name == 2701) return 0;
+    return wheel.set(p, name, type, count, values);
+}
+EXPORT int cudnnBackendExecute(void *handle, void *plan, void *pack) { return 0; }
+
 /* One result for a query of descriptors (heuristics, the engine of a configuration), zero for a number (the bytes of a
  * workspace or of shared memory), none of everything else (notes, knobs). Types: CUDNN_TYPE_INT64 3,
  * CUDNN_TYPE_BACKEND_DESCRIPTOR 15, CUDNN_TYPE_INT32 23. */
 EXPORT int cudnnBackendGetAttribute(void *descriptor, int name, int type, int64_t wanted, int64_t *count, void *values) {
+    if (uses_wheel()) return wheel.get(descriptor, name, type, wanted, count, values);
     if (count) *count = type == 3 || type == 15 || type == 23;
     if (type == 3 && values && wanted > 0) *(int64_t *)values = 0;
     if (type == 23 && values && wanted > 0) *(int32_t *)values = 0;

@@ -15,7 +15,9 @@ and so is the step: model to the device, optimizer, images, labels; then zero_gr
 
 What is true here: the dispatcher, autograd, the optimizers, every allocation that torch's host code makes, the caching
 allocator, out-of-memory handling. What is not: values (all zeros, so control flow that reads the device goes its own
-way), time, cuDNN's and cuBLAS's choice of algorithms: cuDNN workspaces and batch-norm reserves are 0 bytes.
+way), time, cuDNN's and cuBLAS's choice of algorithms: cuDNN workspaces and batch-norm reserves are 0 bytes. With
+`cudnn_workspaces=True` the wheel's own cuDNN chooses plans for convolutions and attention, and workspaces are true to
+its heuristics.
 
 The driver is `driver.c` plus one generated function returning 0 for each further symbol of NVIDIA's that torch's
 libraries import (`nm -D --undefined-only`). Nothing of NVIDIA's is shipped: types come from the headers of the wheels
@@ -42,7 +44,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .devices import DEVICES
+from .devices import DEVICES, describe_to_cudnn
 
 HERE = Path(__file__).parent
 ACTIONS = {"alloc": 0, "free_requested": 1, "free_completed": 2, "segment_alloc": 3, "segment_free": 4, "mark": 5}
@@ -96,12 +98,15 @@ class StubDriver:
     library: Path
     cuda_version: int
 
-    def environment(self, device: str = "h200", *, allocator: str = "", **settings: int | str) -> dict[str, str]:
+    def environment(
+        self, device: str = "h200", *, allocator: str = "", cudnn_workspaces: bool = False, **settings: int | str
+    ) -> dict[str, str]:
         """Environment of a process that shall see `device`.
 
         Args:
             device: A key of DEVICES.
             allocator: Value of PYTORCH_CUDA_ALLOC_CONF; empty for torch's defaults.
+            cudnn_workspaces: Let the wheel's own cuDNN (9.8 or newer) choose plans and say what workspaces they need.
             **settings: Replace the device's settings, e.g. `memory_bytes`, `context_bytes` (taken by the context),
                 `addresses` (`ascending`, `descending`, `lowest`: the lowest free one, reused).
 
@@ -112,6 +117,8 @@ class StubDriver:
         unwanted = ("PYTORCH_", "CUBLAS", "BENCH_STUB", "TORCH_CUBLAS", "CUDA_VISIBLE", "LD_PRELOAD", "NVIDIA_TF32")
         environment = {k: v for k, v in os.environ.items() if not k.startswith(unwanted)}
         environment.update({f"BENCH_STUB_{k.upper()}": str(v) for k, v in chosen.items()})
+        if cudnn_workspaces:
+            environment["BENCH_STUB_CUDNN_DEVICE"] = describe_to_cudnn(chosen)
         environment["LD_PRELOAD"] = str(self.library)
         environment["LD_LIBRARY_PATH"] = os.pathsep.join(
             [str(self.library.parent), os.environ.get("LD_LIBRARY_PATH", "")]

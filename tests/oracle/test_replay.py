@@ -26,6 +26,8 @@ from bench.estimators.allocator.blocks import Block
 from .streams_task import ALLOCATE, EMPTY_CACHE, FREE, random_operations
 from .stub import DEVICES, Case, StubDriver, torch_version
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 TORCH = tuple(int(part) for part in torch_version().split(".")[:2])
 

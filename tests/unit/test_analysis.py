@@ -30,7 +30,7 @@ def one(**settings):
 def test_every_planned_case_has_one_row(tmp_path):
     cases = make_cases()
     outcomes = {0: Status.SKIPPED, 1: Status.INTERRUPTED, 2: Status.OOM, 3: Status.CRASHED, 4: Status.NAN_LOSS}
-    frame, summary = summary_of(tmp_path, cases, outcomes=outcomes)
+    _, summary = summary_of(tmp_path, cases, outcomes=outcomes)
     assert sorted(summary["case_key"]) == sorted(case.key for case in cases)
     by_key = summary.set_index("case_key")
     for number, status in outcomes.items():
@@ -182,8 +182,8 @@ def test_a_foreign_process_on_the_device_is_found(tmp_path):
 
 def test_two_machines_stay_apart(tmp_path):
     make_results(tmp_path / "a", one(), environment=GPU)
-    make_results(tmp_path / "b", one(), environment=dataclasses.replace(GPU, gpu_name="NVIDIA A100", power_limit_w=400.0,
-                                                                        power_limit_default_w=400.0))  # fmt: skip
+    other = dataclasses.replace(GPU, gpu_name="NVIDIA A100", power_limit_w=400.0, power_limit_default_w=400.0)
+    make_results(tmp_path / "b", one(), environment=other)
     frame = bench.load(tmp_path)
     summary = summarise_cases(frame)
     assert summary["machine"].tolist() == ["NVIDIA H200", "NVIDIA A100"]
@@ -220,7 +220,7 @@ def test_best_cases_know_the_memory_boundary(tmp_path):
 
 def test_whole_numbers_stay_exact(tmp_path):
     large = (1 << 50) + 1
-    frame, summary = summary_of(
+    _, summary = summary_of(
         tmp_path, one(), change=lambda measurement, *_: dataclasses.replace(measurement, peak_allocated_bytes=large)
     )
     assert summary["peak_allocated_bytes"].tolist() == [large]

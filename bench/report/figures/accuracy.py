@@ -54,7 +54,7 @@ def draw(contents: Contents) -> Drawing | None:
 
 def _numbers(summary: pd.DataFrame) -> pd.DataFrame:
     """One row a case and estimator that has both numbers."""
-    units = pd.Series([unit_label(row) for row in summary[["model", "dataset"]].to_dict("records")], summary.index)
+    units = pd.Series(list(map(unit_label, summary[["model", "dataset"]].to_dict("records"))), summary.index, dtype=str)
     kept = list(dict.fromkeys(units))
     if len(kept) > _MAX_ROWS:
         units = units.where(units.isin(kept[: _MAX_ROWS - 1]), _OTHERS)
@@ -72,7 +72,7 @@ def _draw_scatter(axes: Axes, numbers: pd.DataFrame) -> None:
     ends = numbers[["estimated_bytes", "measured_bytes"]].to_numpy(dtype=float)
     low, high = float(ends[ends > 0].min()), float(ends.max())
     for which in ("x", "y"):
-        theme.log_axis(axes, which, low, high, base=2, words=tick_bytes)  # type: ignore[arg-type]
+        theme.log_axis(axes, which, low, high, base=2, words=tick_bytes)
     axes.plot([low / 2, high * 2], [low / 2, high * 2], color=theme.MUTED, linewidth=1.0, zorder=1)
     for name, (colour, marker) in _LOOKS.items():
         rows = numbers[numbers["estimator"] == name]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from bench.analysis import GROUP, case_label, last_attempts
 from bench.analysis.labels import varying_axes
@@ -97,7 +99,7 @@ def _numbers(frame: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
 
 def _draw_panel(axes: Axes, rows: pd.DataFrame) -> None:
     for process, line in rows.groupby("process", sort=True):
-        colour, marker, dashes = _look(int(process))  # type: ignore[call-overload]
+        colour, marker, dashes = _look(int(str(process)))
         points = len(line) <= 40
         axes.plot(line["step"].to_numpy(), line["step_time_s"].to_numpy(), color=colour, linestyle=dashes,
                   linewidth=1.1, marker=marker if points else "", markersize=3.2, markeredgewidth=0,
@@ -106,7 +108,7 @@ def _draw_panel(axes: Axes, rows: pd.DataFrame) -> None:
     low, high = float(counted.min()), float(counted.max())
     first, last = float(rows["step"].min()), float(rows["step"].max())
     axes.set_xlim(first - 0.5, last + 0.5)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
     if high > low * _LINEAR_WITHIN and low > 0:
         theme.log_axis(axes, "y", low, high, base=10, words=tick_seconds)
     else:
@@ -123,7 +125,7 @@ def _mark_beyond(axes: Axes, warmup: pd.DataFrame) -> None:
     beyond = warmup[warmup["step_time_s"] > axes.get_ylim()[1]]
     for process, rows in beyond.groupby("process", sort=True):
         axes.plot(rows["step"].to_numpy(), np.full(len(rows), 0.97), transform=axes.get_xaxis_transform(), marker="^",
-                  color=_look(int(process))[0], markersize=5, markeredgewidth=0, linestyle="none")  # type: ignore[call-overload]  # fmt: skip
+                  color=_look(int(str(process)))[0], markersize=5, markeredgewidth=0, linestyle="none")  # fmt: skip
     if not beyond.empty:
         axes.annotate(
             f"▲ warm-up, up to {format_seconds(float(beyond['step_time_s'].max()))}", (-0.5, 0.97), (5, 0),
@@ -140,13 +142,13 @@ def tick_seconds(value: float) -> str:
     return "0" if value <= 0 else f"{value / 1e-9:.4g} ns"
 
 
-def _look(process: int) -> tuple[str, str, object]:
+def _look(process: int) -> tuple[str, str, Any]:
     hue = process % len(theme.HUES)
     return theme.HUES[hue], theme.MARKERS[hue], theme.DASHES[(process // len(theme.HUES)) % len(theme.DASHES)]
 
 
 def _legend(figure: Figure, numbers: pd.DataFrame) -> None:
-    processes = sorted({int(process) for process in numbers["process"]})
+    processes = sorted({int(str(process)) for process in numbers["process"]})
     looks = [(process, _look(process)) for process in processes[:12]]
     handles = [
         Line2D([], [], color=colour, marker=marker, linestyle=dashes, label=f"process {process + 1}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -60,7 +61,7 @@ def _best(contents: Contents) -> list[Block]:
         return []
     several = contents.summary["machine"].nunique() > 1
     axes = [axis for axis in varying_axes(contents.summary) if axis != "machine"]
-    with_trace = contents.summary["trace_relative_error"].notna().any()
+    with_trace = bool(contents.summary["trace_relative_error"].notna().any())
     head = [*(["machine"] if several else []), "model", "data set", "best batch", *(["with"] if axes else []),
             "samples/s (95 % interval)", "peak allocated", "formula is off by",
             *(["trace is off by"] if with_trace else []), "largest batch that ran", "out of memory at"]  # fmt: skip
@@ -77,14 +78,14 @@ def _best(contents: Contents) -> list[Block]:
     return [Table(head, rows, numeric, caption)]
 
 
-def _row(row: dict[str, object], several: bool, axes: Sequence[str], with_trace: bool) -> list[str]:
+def _row(row: Mapping[Any, Any], several: bool, axes: Sequence[str], with_trace: bool) -> list[str]:
     peak = row["peak_allocated_bytes"]
     return [
         *([str(row["machine"])] if several else []),
         str(row["model"]), str(row["dataset"]), integer(row["batch_size"]),
         *([", ".join(filter(None, (axis_words(axis, row[axis]) for axis in axes)))] if axes else []),
         rate_cell(row),
-        format_bytes(None if pd.isna(peak) else int(peak)),  # type: ignore[call-overload]
+        format_bytes(None if pd.isna(peak) else int(peak)),
         error_words(row["formula_relative_error"]),
         *([error_words(row["trace_relative_error"])] if with_trace else []),
         integer(row["largest_batch_ok"]),

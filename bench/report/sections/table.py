@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bench.analysis.labels import SERIES_AXES, axis_words, varying_axes
@@ -15,12 +15,12 @@ from bench.report.words import bytes_cell, error_words, integer, known, listed, 
 MAX_ROWS = 200
 
 
-def _estimate(column: str, error: str) -> Callable[[dict[str, Any]], str]:
+def _estimate(column: str, error: str) -> Callable[[Mapping[Any, Any]], str]:
     """Bytes with the error beside them."""
     return lambda row: bytes_cell(row[column]) + (f" ({error_words(row[error])})" if known(row[error]) else "")
 
 
-_COLUMNS: tuple[tuple[str, str, Callable[[dict[str, Any]], str]], ...] = (
+_COLUMNS: tuple[tuple[str, str, Callable[[Mapping[Any, Any]], str]], ...] = (
     ("samples_per_s", "samples/s (95 % interval)", rate_cell),
     ("step_p50_s", "step, median", lambda row: seconds_cell(row["step_p50_s"])),
     ("step_p90_s", "step, p10 to p90", lambda row: _span(row)),
@@ -71,7 +71,7 @@ def build(contents: Contents) -> Sequence[Block]:
     ]
 
 
-def _outcome(row: dict[str, Any]) -> str:
+def _outcome(row: Mapping[Any, Any]) -> str:
     """`ok 3/3`, or what happened instead: `oom 3/3`, `ok 2, failed 1`; skipped cases with their reason."""
     if row["status"] == Status.SKIPPED:
         return f"skipped: {row['reason']}"
@@ -79,7 +79,7 @@ def _outcome(row: dict[str, Any]) -> str:
     return f"{row['status']} {row['runs_planned']}/{row['runs_planned']}" if single else str(row["status_counts"])
 
 
-def _span(row: dict[str, Any]) -> str:
+def _span(row: Mapping[Any, Any]) -> str:
     if not known(row["step_p10_s"]):
         return "–"
     return f"{seconds_cell(row['step_p10_s'])} to {seconds_cell(row['step_p90_s'])}"

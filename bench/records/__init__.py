@@ -1,0 +1,37 @@
+"""The frozen types that cross rooms, and with them the columns of every result file.
+
+A row of a result file is a `Planned` run, its `Case`, its `Protocol`, its `Measurement` and its `Environment`, flat,
+with the `Estimate` of its case beside it. The fields below are the columns: their names carry the unit (`_bytes`, `_s`,
+`_hz`, `_w`, `_j`, `_frac`), `None` is unknown and never 0, and raw values are kept as tuples.
+"""
+
+from dataclasses import fields
+
+from bench.records.case import (
+    AXES,
+    Case,
+    Choice,
+    Group,
+    ImageSpec,
+    InputPath,
+    MemoryFormat,
+    Planned,
+    Precision,
+    Protocol,
+    SettingValue,
+    run_key,
+    stable_hash,
+)
+from bench.records.environment import Environment
+from bench.records.estimate import Estimate
+from bench.records.measurement import MEASURED, Measurement, Status
+
+__all__ = [
+    "AXES", "MEASURED", "Case", "Choice", "Environment", "Estimate", "Group", "ImageSpec", "InputPath", "Measurement",
+    "MemoryFormat", "Planned", "Precision", "Protocol", "SettingValue", "Status", "columns", "run_key", "stable_hash",
+]  # fmt: skip
+
+
+def columns(record: type) -> tuple[str, ...]:
+    """The column names of a record type, in order."""
+    return tuple(field.name for field in fields(record))

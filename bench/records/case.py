@@ -1,0 +1,165 @@
+"""What is to be measured, and how: the axes of a case, the protocol, and the keys that tell runs apart."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Precision = Literal["float32", "tf32", "bf16", "fp16"]
+MemoryFormat = Literal["contiguous", "channels_last"]
+InputPath = Literal["synthetic", "cached", "loader"]
+SettingValue = bool | int | float | str | tuple[Any, ...]
+
+AXES = ("dataset", "model", "optimizer", "batch_size", "precision", "memory_format", "input", "image_size")
+
+
+def stable_hash(value: object) -> str:
+    """16 hexadecimal digits of the SHA-256 of `value` as canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Choice:
+    """An entry of a catalog with the settings that differ from its defaults, in the order of their names."""
+
+    name: str
+    settings: tuple[tuple[str, SettingValue], ...] = ()
+
+    @classmethod
+    def of(cls, name: str, settings: Mapping[str, SettingValue] | None = None) -> Choice:
+        """A choice from a mapping of settings; lists become tuples."""
+        return cls(name, tuple(sorted((key, _frozen(value)) for key, value in (settings or {}).items())))
+
+    @property
+    def options(self) -> dict[str, SettingValue]:
+        """The settings as a dictionary."""
+        return dict(self.settings)
+
+    def __str__(self) -> str:
+        """As it is written on the command line: `adam:foreach=false,lr=0.01`."""
+        if not self.settings:
+            return self.name
+        return f"{self.name}:{','.join(f'{key}={_spelled(value)}' for key, value in self.settings)}"
+
+
+def _frozen(value: Any) -> SettingValue:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _spelled(value: SettingValue) -> str:
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSpec:
+    """The shape of one sample as the model sees it, and how many classes its labels have."""
+
+    channels: int
+    height: int
+    width: int
+    classes: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """`(C, H, W)`."""
+        return (self.channels, self.height, self.width)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One point of the grid. `image_size` is the side of the square image in pixels, the data set's own unless set."""
+
+    dataset: Choice
+    model: Choice
+    optimizer: Choice
+    batch_size: int
+    precision: Precision = "float32"
+    memory_format: MemoryFormat = "contiguous"
+    input: InputPath = "synthetic"
+    image_size: int = 0
+
+    @property
+    def axes(self) -> dict[str, str | int]:
+        """The case as flat columns, in the order of `AXES`."""
+        return {
+            axis: str(value) if isinstance(value, Choice) else value
+            for axis, value in ((axis, getattr(self, axis)) for axis in AXES)
+        }
+
+    @functools.cached_property
+    def key(self) -> str:
+        """The `case_key`: the same for the same axes on every machine and version."""
+        return stable_hash(self.axes)
+
+    def __str__(self) -> str:
+        """The axes that a reader needs, the defaults left out."""
+        words = [f"{self.model} on {self.dataset}", str(self.optimizer), f"batch {self.batch_size}"]
+        words += [self.precision] if self.precision != "float32" else []
+        words += [self.memory_format] if self.memory_format != "contiguous" else []
+        words += [self.input] if self.input != "synthetic" else []
+        return ", ".join(words)
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """How a run measures. Every field is part of the comparison key."""
+
+    warmup_steps: int = 5
+    measured_steps: int = 30  # at least; more where they are shorter than the window
+    min_window_s: float = 0.3  # the measured window lasts at least this long
+    seed: int = 42
+    loader_workers: int = 2
+    threads: int | None = None  # torch's CPU threads in the worker; torch's own default where null
+    cudnn_benchmark: bool = False
+    deterministic: bool = False
+    compiled: bool = False  # torch.compile around the model
+    data_root: str | None = None  # not part of the key: where files lie says nothing about speed
+
+    @property
+    def key(self) -> str:
+        """The `protocol_key`."""
+        return stable_hash({name: value for name, value in asdict(self).items() if name != "data_root"})
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One run of the plan.
+
+    Attributes:
+        case: Which case.
+        repeat: Which of its fresh processes, from 0.
+        position: When in the order, from 0.
+        skip_reason: Why it will not run, or `None`.
+        code_key: Of the code that decides what the case's run does; a change of it makes another run.
+    """
+
+    case: Case
+    repeat: int
+    position: int
+    skip_reason: str | None = None
+    code_key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """What must be equal for two runs of a case to be repeats of each other.
+
+    Attributes:
+        code_key: Of the code that decides what the case's run does.
+        protocol_key: Of how it is measured.
+        environment_key: Of the machine and the versions.
+    """
+
+    code_key: str
+    protocol_key: str
+    environment_key: str
+
+
+def run_key(case_key: str, group: Group, repeat: int, attempt: int) -> str:
+    """The name of one run: everything that two equal runs share, and their turn."""
+    return stable_hash([case_key, group.code_key, group.protocol_key, group.environment_key, repeat, attempt])

@@ -1,0 +1,72 @@
+"""The machine and the software under a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bench.records.case import stable_hash
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """The machine and the software under a run; absent is null in the columns and reads `unknown` in reports."""
+
+    device: str  # cpu, or cuda
+    estimate_device: str | None = None  # the device file that the estimates beside this row were made for
+    gpu_name: str | None = None
+    gpu_uuid_hash: str | None = None
+    gpu_index: int | None = None
+    gpu_count: int | None = None
+    gpu_total_bytes: int | None = None
+    gpu_multiprocessors: int | None = None
+    gpu_capability: str | None = None
+    vbios: str | None = None
+    driver_version: str | None = None
+    ecc: bool | None = None
+    mig: bool | None = None
+    persistence_mode: bool | None = None
+    power_limit_w: float | None = None
+    power_limit_default_w: float | None = None
+    max_sm_clock_hz: float | None = None
+    cuda_version: str | None = None
+    cudnn_version: str | None = None
+    hip_version: str | None = None  # of a ROCm build of torch
+    torch_version: str | None = None
+    torch_arch_list: str | None = None
+    torch_git: str | None = None
+    torchvision_version: str | None = None
+    python_version: str | None = None
+    numpy_version: str | None = None
+    pandas_version: str | None = None
+    pyarrow_version: str | None = None
+    bench_version: str | None = None
+    allocator_settings: str | None = None
+    speed_variables: str | None = None  # environment variables that change speed or memory unseen
+    torch_threads: int | None = None
+    cpu_model: str | None = None
+    cpu_cores_physical: int | None = None
+    cpu_cores_logical: int | None = None
+    cpu_cores_usable: int | None = None  # after affinity and cgroup quota
+    cpu_governor: str | None = None
+    cpu_capability: str | None = None  # the instruction set torch chose: AVX2, AVX512
+    ram_bytes: int | None = None
+    memory_limit_bytes: int | None = None  # of the control group, where it is below the RAM
+    os_name: str | None = None
+    kernel: str | None = None
+    container: str | None = None
+    virtualization: str | None = None
+    host_hash: str | None = None
+    git_commit: str | None = None
+    git_dirty: bool | None = None
+
+    @property
+    def key(self) -> str:
+        """The `environment_key`: what must be equal for two runs to be repeats of each other."""
+        return stable_hash({name: getattr(self, name) for name in _COMPARED})
+
+
+_COMPARED = (
+    "device", "gpu_name", "gpu_uuid_hash", "gpu_capability", "driver_version", "mig", "power_limit_w", "cuda_version",
+    "cudnn_version", "torch_version", "torchvision_version", "python_version", "allocator_settings", "speed_variables",
+    "cpu_model", "cpu_cores_usable", "ram_bytes", "host_hash",
+)  # fmt: skip

@@ -1,0 +1,34 @@
+"""What the estimators say of a case."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What the estimators say of one case on one device, without having executed it there."""
+
+    case_key: str
+    estimate_device: str  # a device file's name, or cpu
+    estimate_note: str | None = None  # why an estimator gave none, or what it leaves out here
+    formula_bytes: int | None = None
+    formula_parameters_bytes: int | None = None
+    formula_gradients_bytes: int | None = None
+    formula_optimizer_state_bytes: int | None = None
+    formula_batch_bytes: int | None = None
+    formula_activations_bytes: int | None = None
+    trace_peak_allocated_bytes: int | None = None
+    trace_peak_reserved_bytes: int | None = None
+    trace_peak_requested_bytes: int | None = None
+    trace_parameters_bytes: int | None = None
+    trace_gradients_bytes: int | None = None
+    trace_optimizer_state_bytes: int | None = None
+    trace_batch_bytes: int | None = None
+    trace_activations_bytes: int | None = None
+    trace_temporaries_bytes: int | None = None
+    trace_workspaces_bytes: int | None = None
+    trace_rounding_bytes: int | None = None
+    estimated_device_bytes: int | None = None
+    estimated_step_time_s: float | None = None
+    estimated_samples_per_s: float | None = None

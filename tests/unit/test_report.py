@@ -1,0 +1,385 @@
+from __future__ import annotations
+
+import csv
+import io
+import re
+import sys
+import textwrap
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import bench
+from bench.analysis import summarise_cases, validity
+from bench.config import load_config
+from bench.errors import StoreError
+from bench.records import Protocol, Status
+from bench.report import figures, render_report, sections, summary_lines, theme
+from bench.report.contents import Contents
+from bench.report.render import all_figures, all_sections
+from bench.report.toml import to_toml
+from tests.results import CPU, GIB, GPU, make_cases, make_results
+
+FIGURES = ("throughput", "memory", "categories", "accuracy", "steps")
+
+
+@pytest.fixture(scope="module")
+def cpu_report(tmp_path_factory):
+    """A report of every status on a CPU, made once."""
+    folder = tmp_path_factory.mktemp("cpu") / "example"
+    outcomes = {1: Status.FAILED, 2: Status.SKIPPED, 3: Status.TIMEOUT, 4: Status.CRASHED, 5: Status.NAN_LOSS,
+                6: Status.INTERRUPTED, 7: Status.THROTTLED}  # fmt: skip
+    cases = [*make_cases(), *make_cases(["cifar10"], ["resnet18"], ["sgd"], [8, 16, 32, 64])]
+    make_results(folder / "data", cases, outcomes=outcomes, memory_bytes=180 << 20)
+    render_report([folder], folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def gpu_report(tmp_path_factory):
+    """A report of a GPU with every estimator, made once."""
+    folder = tmp_path_factory.mktemp("gpu") / "h200"
+    cases = make_cases(["imagenet"], ["resnet50", "vit_b_16"], ["adam"], [16, 64, 256, 1024])
+    make_results(folder / "data", cases, environment=GPU, trace=True, data_source="synthetic", memory_bytes=60 * GIB)
+    render_report([folder], folder)
+    return folder
+
+
+def contents_of(folder):
+    frame = bench.load(folder)
+    return Contents("x", frame, summarise_cases(frame), validity(frame))
+
+
+def first_page(folder):
+    return (folder / "report.md").read_text().split("\n## ")[0]
+
+
+def small(folder, **settings):
+    """A report of one case."""
+    cases = settings.pop("cases", make_cases(["mnist"], ["mlp"], ["sgd"], [64]))
+    make_results(folder / "data", cases, **settings)
+    render_report([folder], folder)
+    return folder
+
+
+def test_the_page_to_open_is_returned(tmp_path):
+    make_results(tmp_path / "data", make_cases(["mnist"], ["mlp"], ["sgd"], [64]))
+    assert render_report([tmp_path], tmp_path / "elsewhere") == tmp_path / "elsewhere" / "index.html"
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_has_its_numbers_and_an_alternative_text(cpu_report, gpu_report, name):
+    for folder in (cpu_report, gpu_report):
+        assert len(pd.read_csv(folder / "figures" / f"{name}.csv"))
+        html, markdown = (folder / "index.html").read_text(), (folder / "report.md").read_text()
+        (alt,) = re.findall(rf'<figure id="{name}">.*?alt="([^"]+)"', html, re.DOTALL)
+        assert any(mark.isdigit() for mark in alt)
+        assert re.search(rf"!\[[^\n]{{40,}}\]\(figures/{name}\.png\)", markdown)
+
+
+def test_figures_are_pngs_at_150_dpi(cpu_report):
+    for name in FIGURES:
+        with Image.open(cpu_report / "figures" / f"{name}.png") as image:
+            assert round(image.info["dpi"][0]) == 150
+            assert image.text == {}
+
+
+def test_numbers_beside_throughput_are_the_points_drawn(cpu_report):
+    contents = contents_of(cpu_report)
+    with theme.style():
+        drawing = next(kind for kind in all_figures() if kind.order == 10).draw(contents)
+    drawn = {
+        (round(float(x)), float(y))
+        for axes in drawing.figure.axes for line in axes.get_lines() if line.get_transform() == axes.transData
+        for x, y in zip(*line.get_data(), strict=True) if len(line.get_xdata()) and line.get_marker() not in ("_", "|")
+    }  # fmt: skip
+    written = pd.read_csv(cpu_report / "figures" / "throughput.csv")
+    written = written[written["drawn"] & written["samples_per_s"].notna()]
+    expected = {(int(row.batch_size), float(row.samples_per_s)) for row in written.itertuples()}
+    assert expected <= drawn
+    assert expected
+
+
+def test_numbers_beside_step_times_are_the_raw_ones(cpu_report):
+    frame = bench.load(cpu_report)
+    written = pd.read_csv(cpu_report / "figures" / "steps.csv")
+    raw = {float(value) for values in (*frame["step_times_s"], *frame["warmup_times_s"]) if values is not None
+           for value in values}  # fmt: skip
+    assert set(written["step_time_s"]) <= raw
+    assert written.loc[written["warm_up"], "step"].max() == -1
+    assert set(written["process"]) == {0, 1, 2}
+
+
+def test_shares_by_category_are_of_the_measured_peak(gpu_report):
+    written = pd.read_csv(gpu_report / "figures" / "categories.csv")
+    share = written["bytes"] / written["peak_allocated_bytes"]
+    assert np.allclose(written["share_of_measured"], share)
+    trace = written[written["estimator"] == "trace"].groupby(["panel", "batch_size"])["share_of_measured"].sum()
+    assert np.allclose(trace, 1.0, atol=0.01)
+
+
+def test_missing_estimates_are_absent_and_not_zero(cpu_report):
+    written = pd.read_csv(cpu_report / "figures" / "memory.csv")
+    assert set(written["kind"]) == {"measured, allocated", "formula"}
+    table = pd.read_csv(cpu_report / "table.csv")
+    assert table["trace_peak_allocated_bytes"].isna().all()
+    assert (table.loc[table["runs_ok"] == 0, "samples_per_s"].dropna() > 0).all()
+
+
+def test_sections_stand_in_the_order_of_the_rules(cpu_report):
+    headings = re.findall(r"^## (.+)$", (cpu_report / "report.md").read_text(), re.MULTILINE)
+    expected = ["Validity", "Machine and protocol", "Figures", "All cases", "Limits", "How to reproduce"]
+    assert headings == expected
+    assert re.findall(r"<h2[^>]*>([^<]+)</h2>", (cpu_report / "index.html").read_text()) == expected
+
+
+def test_the_first_page_says_what_was_measured_on_what_and_how_far_to_trust_it(cpu_report):
+    page = first_page(cpu_report)
+    for words in ("Example Eight 3.0 GHz (CPU)", "trains at up to", "95 % interval", "3 fresh processes",
+                  "runs ended well", "Trust:", "failures", "interrupted"):  # fmt: skip
+        assert words in page
+
+
+def test_a_report_of_a_cpu_is_no_statement_about_gpus(cpu_report, gpu_report):
+    assert "this is no statement about any GPU" in first_page(cpu_report)
+    assert "no statement about any GPU" not in (gpu_report / "report.md").read_text()
+
+
+def test_synthetic_images_are_said_on_the_first_page(cpu_report, gpu_report):
+    assert "Synthetic images in all" in first_page(gpu_report)
+    assert "Synthetic images" not in first_page(cpu_report)
+
+
+def test_failures_stand_in_the_table_with_their_reasons(cpu_report):
+    markdown = (cpu_report / "report.md").read_text()
+    for words in ("RuntimeError: the made-up model raised", "no answer after 60 s", "SIGKILL", "out of memory",
+                  "skipped: excluded by a rule of the example"):  # fmt: skip
+        assert words in markdown
+    table = pd.read_csv(cpu_report / "table.csv")
+    assert set(table["status"]) == {"ok", "failed", "skipped", "timeout", "crashed", "nan_loss", "interrupted",
+                                    "throttled", "oom"}  # fmt: skip
+
+
+def test_absent_disclosures_read_unknown(cpu_report):
+    assert re.search(r"CPU governor \| unknown", (cpu_report / "report.md").read_text())
+
+
+def test_html_needs_nothing_beside_it(cpu_report, gpu_report):
+    for folder in (cpu_report, gpu_report):
+        html = (folder / "index.html").read_text()
+        assert "<script" not in html
+        targets = re.findall(r'(?:src|srcset|href)="([^"]+)"', html)
+        assert all(target.startswith(("data:image/png;base64,", "#", "figures/", "table.csv")) for target in targets)
+        assert "url(" not in html
+        assert "@import" not in html
+        assert len(html) < 5_000_000
+
+
+def test_figures_are_readable_on_dark_paper(cpu_report):
+    import base64
+
+    html = (cpu_report / "index.html").read_text()
+    (dark,) = re.findall(r'<figure id="memory">.*?srcset="data:image/png;base64,([^"]+)"', html, re.DOTALL)
+    (light,) = re.findall(r'<figure id="memory">.*?src="data:image/png;base64,([^"]+)"', html, re.DOTALL)
+    pixels = [np.asarray(Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB")) for text in (dark, light)]
+    assert pixels[0].shape == pixels[1].shape
+    assert tuple(pixels[0][0, 0]) == (0x0D, 0x11, 0x17)
+    assert tuple(pixels[1][0, 0]) == (0xFF, 0xFF, 0xFF)
+    ink = tuple(int(theme.INK[start : start + 2], 16) for start in (1, 3, 5))
+    assert not (pixels[0] == ink).all(axis=2).any()
+    assert (pixels[1] == ink).all(axis=2).any()
+
+
+def test_the_configuration_in_the_report_is_the_one_that_was_run(tmp_path):
+    config = load_config(_file(tmp_path / "given.toml", """
+        name = "mine"
+        description = 'quotes " and \\ and ü'
+        [grid]
+        dataset = ["mnist"]
+        model = [{ name = "mlp", hidden = [256, 128] }]
+        optimizer = ["sgd", { name = "adam", lr = 1e-3 }]
+        batch_size = { pow2 = [16, 64] }
+        [[exclude]]
+        reason = "small"
+        batch_size = 16
+        [limits]
+        run_timeout = "90 s"
+    """))  # fmt: skip
+    folder = small(tmp_path / "mine", notes={"name": "mine", "config": config.as_json(), "device": "cuda:1"})
+    assert load_config(folder / "config.toml").as_json() == config.as_json()
+    assert "bench sweep reports/mine/config.toml --device cuda:1\n" in (folder / "report.md").read_text()
+
+
+def test_toml_of_odd_texts_reads_back():
+    import tomllib
+
+    values = {"a b": 'x"\\\n\t\x7f\x01é😀', "flag": True, "list": [[1, 2.5], ["x"]], "none": None, "empty": [],
+              "table": {"k": {"z": 1}}, "tables": [{"a": 1}, {"b": [{"c": 2}]}]}  # fmt: skip
+    assert tomllib.loads(to_toml(values)) == {key: value for key, value in values.items() if value is not None}
+
+
+def test_one_run_makes_a_whole_report(tmp_path):
+    folder = small(tmp_path / "one", repeats=1)
+    assert sorted(path.stem for path in (folder / "figures").glob("*.png")) == sorted(FIGURES)
+    assert "screening" in first_page(folder)
+
+
+def test_nothing_ok_makes_a_report_that_says_so(tmp_path):
+    folder = small(tmp_path / "none", outcomes={0: Status.CRASHED})
+    assert "none of the 1 planned cases has a measured speed" in first_page(folder)
+    assert [path.stem for path in (folder / "figures").glob("*.png")] == ["memory"]
+    assert not pd.read_csv(folder / "figures" / "memory.csv")["measured"].any()
+    assert "SIGKILL" in (folder / "report.md").read_text()
+
+
+def test_skipped_cases_only_make_a_report(tmp_path):
+    folder = small(tmp_path / "skipped", outcomes={0: Status.SKIPPED})
+    assert "excluded by a rule of the example" in (folder / "report.md").read_text()
+
+
+def test_a_path_without_results_is_refused(tmp_path):
+    with pytest.raises(StoreError, match="holds no results"):
+        render_report([tmp_path], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_figures_of_an_earlier_rendering_do_not_stay(tmp_path):
+    folder = small(tmp_path / "again", repeats=1)
+    (folder / "figures" / "gone.png").write_bytes(b"")
+    (folder / "figures" / "gone.csv").write_bytes(b"")
+    render_report([folder], folder)
+    assert not list((folder / "figures").glob("gone*"))
+    assert not list(folder.rglob("*.part"))
+
+
+def test_the_users_settings_of_matplotlib_do_not_matter(tmp_path):
+    folder = small(tmp_path / "plain", repeats=1)
+    before = (folder / "figures" / "throughput.png").read_bytes()
+    with mpl.rc_context({"font.size": 30, "axes.facecolor": "red", "savefig.dpi": 40, "lines.linewidth": 9}):
+        render_report([folder], folder)
+        assert mpl.rcParams["font.size"] == 30
+    assert (folder / "figures" / "throughput.png").read_bytes() == before
+
+
+def test_a_section_is_one_new_file(tmp_path, monkeypatch):
+    _file(
+        tmp_path / "more" / "greeting.py",
+        """
+        from bench.report.blocks import Paragraph
+        from bench.report.kinds import Section
+        SECTION = Section(order=45, title="Greeting", build=lambda contents: [Paragraph(f"{len(contents.frame)} runs")])
+    """,
+    )
+    monkeypatch.setattr(sections, "__path__", [*sections.__path__, str(tmp_path / "more")])
+    try:
+        assert "Greeting" in [section.title for section in all_sections()]
+        folder = small(tmp_path / "greeted", repeats=1)
+    finally:
+        sys.modules.pop("bench.report.sections.greeting", None)
+    assert "## Greeting\n\n1 runs\n\n## All cases" in (folder / "report.md").read_text()
+    assert ">Greeting</h2>" in (folder / "index.html").read_text()
+
+
+def test_a_figure_is_one_new_file(tmp_path, monkeypatch):
+    _file(
+        tmp_path / "more" / "dots.py",
+        """
+        import pandas as pd
+        from bench.report import theme
+        from bench.report.drawing import Drawing
+        from bench.report.kinds import FigureKind
+        def draw(contents):
+            figure, (axes,) = theme.panels(1, "Dots", "")
+            axes.plot([1, 2], [3, 4])
+            return Drawing("dots", "Dots", "Two dots.", "Dots at 3 and 4.", figure, pd.DataFrame({"y": [3, 4]}))
+        FIGURE = FigureKind(order=99, draw=draw)
+    """,
+    )
+    monkeypatch.setattr(figures, "__path__", [*figures.__path__, str(tmp_path / "more")])
+    try:
+        folder = small(tmp_path / "dotted", repeats=1)
+    finally:
+        sys.modules.pop("bench.report.figures.dots", None)
+    assert (folder / "figures" / "dots.csv").read_text() == "y\n3\n4\n"
+    assert "![Dots at 3 and 4.](figures/dots.png)" in (folder / "report.md").read_text()
+
+
+def test_long_tables_are_cut_in_the_text_and_whole_in_the_csv(tmp_path):
+    cases = make_cases(["mnist"], ["mlp"], ["sgd"], range(1, 251))
+    folder = small(tmp_path / "long", cases=cases, repeats=1, protocol=Protocol(warmup_steps=1, measured_steps=8))
+    rows = [line for line in (folder / "report.md").read_text().splitlines() if line.startswith("| mlp | mnist |")]
+    assert len(rows) == 200 + 1
+    assert len(pd.read_csv(folder / "table.csv")) == 250
+    assert "The first 200 of 250 cases" in (folder / "report.md").read_text()
+
+
+def test_more_panels_and_lines_than_fit_are_counted_and_kept_in_the_csv(tmp_path):
+    cases = [case for number in range(12) for optimizer in ("sgd", "adam")
+             for case in make_cases(["mnist"], [f"model{number:02d}"], [optimizer], [16, 32])]  # fmt: skip
+    folder = small(tmp_path / "many", cases=cases, repeats=1)
+    written = pd.read_csv(folder / "figures" / "throughput.csv")
+    assert written.loc[written["drawn"], "panel"].nunique() == 9
+    assert written["panel"].nunique() == 12
+    assert "3 more panels did not fit" in (folder / "report.md").read_text()
+
+
+def test_two_machines_share_one_report(tmp_path):
+    make_results(tmp_path / "a", make_cases(["mnist"], ["mlp"], ["sgd"], [16, 64]), environment=GPU)
+    make_results(tmp_path / "b", make_cases(["mnist"], ["mlp"], ["sgd"], [16, 64]), environment=CPU)
+    render_report([tmp_path / "a", tmp_path / "b"], tmp_path / "both")
+    page = (tmp_path / "both" / "report.md").read_text()
+    assert "|   | NVIDIA H200 | Example Eight 3.0 GHz (CPU) |" in page
+    assert set(pd.read_csv(tmp_path / "both" / "figures" / "throughput.csv")["series"]) == {
+        "NVIDIA H200", "Example Eight 3.0 GHz (CPU)",
+    }  # fmt: skip
+
+
+def test_no_path_of_the_machine_is_in_a_report(cpu_report):
+    for path in cpu_report.rglob("*"):
+        if path.suffix in (".md", ".html", ".csv", ".toml"):
+            assert str(cpu_report.parent) not in path.read_text()
+
+
+def test_hues_are_few_and_apart_for_colour_blind_eyes():
+    deuteranopia = np.array([[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]])  # Machado 2009
+    protanopia = np.array([[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]])
+    hues = np.array([[int(hue[start : start + 2], 16) / 255 for start in (1, 3, 5)] for hue in theme.HUES])
+    assert len(hues) <= 6
+    for seen in (hues, hues @ deuteranopia.T, hues @ protanopia.T):
+        distances = np.linalg.norm(seen[:, None] - seen[None], axis=2)
+        assert distances[~np.eye(len(hues), dtype=bool)].min() > 0.12
+    assert len(set(theme.MARKERS)) == len(theme.HUES)
+
+
+def test_the_terminal_gets_ten_lines_and_the_path_last(cpu_report):
+    lines = summary_lines(bench.load(cpu_report), cpu_report / "index.html")
+    assert len(lines) <= 10
+    assert lines[-1] == f"Report: {cpu_report / 'index.html'}"
+    text = "\n".join(lines)
+    for words in ("runs ok", "samples/s (95 % interval", "the formula is off by", "Validity: failures", "interrupted"):
+        assert words in text
+    assert "Report" not in "\n".join(summary_lines(bench.load(cpu_report), None))
+
+
+def test_the_terminal_names_the_first_reason(tmp_path):
+    frame = bench.load(make_results(tmp_path, outcomes={0: Status.FAILED}))
+    failed = [line for line in summary_lines(frame, None) if line.startswith("failed 3")]
+    assert failed[0].startswith("failed 3: mlp on mnist, batch 16, sgd: RuntimeError: the made-up model raised")
+
+
+def test_table_csv_has_full_precision(cpu_report):
+    summary = summarise_cases(bench.load(cpu_report))
+    with (cpu_report / "table.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["samples_per_s"] for row in rows if row["samples_per_s"]] == [
+        repr(float(value)) for value in summary["samples_per_s"].dropna()
+    ]
+
+
+def _file(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(textwrap.dedent(text), encoding="utf-8")
+    return path

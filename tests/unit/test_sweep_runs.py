@@ -1,0 +1,122 @@
+"""What becomes of a run, with a launcher that answers as told instead of starting processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+import bench
+from bench.config import check_config
+from bench.errors import InfrastructureError
+from bench.launchers import Answer, LocalLauncher, Outcome
+from bench.plan import build_plan
+from bench.records import Environment, Measurement, Status
+from bench.store import Store
+from bench.sweep.runs import measure_missing
+from bench.sweep.session import Session, SweepOptions
+from bench.terminal import Progress
+
+CPU = Environment(device="cpu", estimate_device="cpu")
+CONFIG = check_config(
+    {"name": "t", "grid": {"dataset": "mnist", "model": "mlp", "optimizer": "sgd", "batch_size": [1, 2]}, "measure": {"repeats": 1}},
+    "test",
+)
+
+
+class Scripted:
+    """Answers in the order given, then always well."""
+
+    def __init__(self, answers: Iterable[Answer] = ()) -> None:
+        self.answers = list(answers)
+        self.asked: list[dict[str, Any]] = []
+
+    def run(self, task: Any, argument: dict[str, Any], **named: Any) -> Answer:
+        self.asked.append(argument)
+        return self.answers.pop(0) if self.answers else answered(Status.OK)
+
+
+def answered(status: Status, **fields: Any) -> Answer:
+    measurement = Measurement(status=status, step_times_s=(0.1, 0.1), wall_window_s=0.2, **fields)
+    return Answer(Outcome.ANSWERED, asdict(measurement), "", None, {}, 0.1, 0.5)
+
+
+def died(phase: str | None, reason: str = "gone") -> Answer:
+    return Answer(Outcome.DIED, {}, reason, phase, {}, None, 0.5)
+
+
+def session(folder: Path, launcher: Scripted, retry: Iterable[Status] = ()) -> Session:
+    store = Store(folder / "data")
+    store.create()
+    made = Session(
+        CONFIG, SweepOptions(folder, retry=frozenset(retry)), Progress(quiet=True), cast(LocalLauncher, launcher), store, CPU, None
+    )
+    made.plan = build_plan(CONFIG, "cpu")
+    store.write_plan(made.plan, CONFIG.protocol, CPU, {})
+    return made
+
+
+def test_what_is_finished_is_not_run_again(tmp_path: Path) -> None:
+    first, second = Scripted(), Scripted()
+    measure_missing(session(tmp_path, first))
+    measure_missing(session(tmp_path, second))
+    assert (len(first.asked), len(second.asked)) == (2, 0)
+    assert list(bench.load(tmp_path)["status"]) == ["ok", "ok"]
+
+
+def test_a_throttled_run_is_tried_once_more_at_the_end_and_both_are_kept(tmp_path: Path) -> None:
+    launcher = Scripted([answered(Status.THROTTLED), answered(Status.OK), answered(Status.THROTTLED)])
+    measure_missing(session(tmp_path, launcher))
+    assert [argument["case"].batch_size for argument in launcher.asked][0::2] == [launcher.asked[0]["case"].batch_size] * 2
+    assert bench.load(tmp_path)[["attempt", "status"]].values.tolist() in (
+        [[0, "throttled"], [1, "throttled"], [0, "ok"]], [[0, "ok"], [0, "throttled"], [1, "throttled"]]
+    )  # fmt: skip
+
+
+def test_a_sweep_killed_between_the_two_attempts_makes_the_second(tmp_path: Path) -> None:
+    class Killed(Scripted):
+        def run(self, task: Any, argument: dict[str, Any], **named: Any) -> Answer:
+            if len(self.asked) == 2:
+                raise KeyboardInterrupt
+            return super().run(task, argument, **named)
+
+    with pytest.raises(KeyboardInterrupt):
+        measure_missing(session(tmp_path, Killed([answered(Status.THROTTLED)])))
+    resumed = Scripted()
+    measure_missing(session(tmp_path, resumed))
+    assert len(resumed.asked) == 1
+    assert sorted(bench.load(tmp_path)["status"]) == ["ok", "ok", "throttled"]
+
+
+def test_a_death_within_the_case_is_its_row_and_costs_one_run(tmp_path: Path) -> None:
+    measure_missing(session(tmp_path, Scripted([died("measure", "the process was ended by SIGSEGV")])))
+    frame = bench.load(tmp_path)
+    assert sorted(frame["status"]) == ["crashed", "ok"]
+    row = frame[frame["status"] == "crashed"].iloc[0]
+    assert (row["reason"], row["phase"]) == ("the process was ended by SIGSEGV", "measure")
+
+
+def test_a_death_before_the_case_begins_is_tried_again_and_no_row(tmp_path: Path) -> None:
+    launcher = Scripted([died("start"), died(None)])
+    measure_missing(session(tmp_path, launcher))
+    assert len(launcher.asked) == 4
+    assert list(bench.load(tmp_path)["status"]) == ["ok", "ok"]
+
+
+def test_three_such_deaths_in_a_row_stop_the_sweep_with_the_reason(tmp_path: Path) -> None:
+    with pytest.raises(InfrastructureError, match=r"^3 worker processes in a row died before their case began: gone\. "):
+        measure_missing(session(tmp_path, Scripted([died("start")] * 3)))
+    assert list(bench.load(tmp_path)["status"]) == ["interrupted"] * 2
+
+
+def test_a_timeout_is_a_row_that_is_run_again_only_when_asked(tmp_path: Path) -> None:
+    late = Answer(Outcome.TIMED_OUT, {}, "no answer in time", "measure", {}, 0.1, 9.0)
+    measure_missing(session(tmp_path, Scripted([late])))
+    again, asked = Scripted(), Scripted()
+    measure_missing(session(tmp_path, again))
+    measure_missing(session(tmp_path, asked, retry=[Status.TIMEOUT]))
+    assert (len(again.asked), len(asked.asked)) == (0, 1)
+    assert sorted(bench.load(tmp_path)["status"]) == ["ok", "ok", "timeout"]
