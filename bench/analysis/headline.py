@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 
 from bench.analysis.estimates import estimator_errors
@@ -50,7 +52,7 @@ def rate_words(row: Row, *, said: bool = False) -> str:
     rate = format_rate(row["samples_per_s"], "samples")
     if rate == MISSING:
         return MISSING
-    if pd.isna(row["samples_per_s_low"]):
+    if math.isnan(row["samples_per_s_low"]):
         return f"{rate} (one process: screening, no interval)"
     low, high = (format_rate(row[f"samples_per_s_{end}"]) for end in ("low", "high"))
     return f"{rate} ({'' if said else '95 % interval '}{low} to {high})"
@@ -83,7 +85,7 @@ def _estimate_sentence(summary: pd.DataFrame) -> str:
         f"the {row['name']} {error_summary_words(row)}"
         for row in estimator_errors(summary).to_dict("records") if row["name"] in ("formula", "trace")
     ]  # fmt: skip
-    return f"Beside the measured peak memory {'; '.join(parts)}." if parts else ""
+    return f"Against the measured peak of memory, {'; '.join(parts)}." if parts else ""
 
 
 def error_summary_words(row: Row) -> str:

@@ -125,10 +125,10 @@ def _flags(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
     names = sorted({flag for value in runs["flags"] for flag in _words(value)} - {"throttled"})
     if not names:
         return None
-    measured = int(runs["status"].isin(MEASURED).sum())
+    tried = int((~runs["status"].isin([Status.SKIPPED, Status.INTERRUPTED])).sum())
     masks = {name: _flagged(runs, name) for name in names}
     parts = [
-        f"{name} in {_counted(int(masks[name].sum()), measured, 'run')}{f' ({_FLAGS[name]})' if name in _FLAGS else ''}"
+        f"{name} in {_counted(int(masks[name].sum()), tried, 'run')}{f' ({_FLAGS[name]})' if name in _FLAGS else ''}"
         for name in names
     ]
     return _found("flags", True, f"Flagged: {'; '.join(parts)}.", runs[np.logical_or.reduce(list(masks.values()))])

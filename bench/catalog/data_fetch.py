@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -25,6 +26,15 @@ STALL_TIMEOUT_S = 60.0
 """A download that has grown by no byte for so long is ended; a slow one that grows may take its time."""
 IMPORT_ALLOWANCE_S = 60.0
 """More patience before the first byte: importing torchvision from a cold disk takes tens of seconds."""
+
+CONNECT_TIMEOUT_S = 3.0
+HOSTS = {  # torchvision/datasets/mnist.py and cifar.py: the first mirror of each
+    "MNIST": ("ossci-datasets.s3.amazonaws.com", 443),
+    "FashionMNIST": ("fashion-mnist.s3-website.eu-central-1.amazonaws.com", 80),
+    "CIFAR10": ("www.cs.toronto.edu", 443),
+    "CIFAR100": ("www.cs.toronto.edu", 443),
+}
+"""Asked for a connection first, so that a machine without a network hears so at once and not after importing torch."""
 
 ARCHIVE_SUFFIXES = (".gz", ".tar", ".tgz")
 
@@ -67,6 +77,8 @@ def fetch_torchvision(class_name: str, place: str, root: Path) -> None:
         f"Copy the files to {root / place} (from a machine with a network, or set BENCH_DATA to where they are); "
         "without them, images are synthetic"
     )
+    if reason := _unreachable(class_name):
+        raise DataError(f"{class_name}: no network ({reason}). {remedy}")
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=root, ignore_cleanup_errors=True) as part:
@@ -75,6 +87,26 @@ def fetch_torchvision(class_name: str, place: str, root: Path) -> None:
             _move_files(Path(part), root)
     except OSError as error:
         raise DataError(f"{class_name}: cannot write below {root}: {error.strerror or error}. {remedy}") from error
+
+
+def _unreachable(class_name: str) -> str | None:
+    """Why the set's host does not answer, within a few seconds; `None` where it does, or a proxy stands between."""
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY")):
+        return None
+    host, port = HOSTS[class_name]
+    reasons: list[str | None] = [f"{host} does not answer"]
+
+    def connect() -> None:
+        try:
+            socket.create_connection((host, port), timeout=CONNECT_TIMEOUT_S).close()
+            reasons[0] = None
+        except OSError as error:
+            reasons[0] = f"{host}: {error.strerror or error}"
+
+    thread = threading.Thread(target=connect, daemon=True)  # looking up a name has no time limit of its own
+    thread.start()
+    thread.join(2 * CONNECT_TIMEOUT_S)
+    return reasons[0]
 
 
 def _download_command(class_name: str, folder: str) -> list[str]:

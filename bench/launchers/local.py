@@ -29,7 +29,6 @@ from typing import Any
 
 from bench.errors import BenchError
 
-PRELOADED = ["__main__", "bench.launchers.preload"]
 GRACE_S = 2.0  # between asking a process group to end and killing it
 _LOG_TAIL_BYTES = 4096
 _PR_SET_PDEATHSIG = 1
@@ -76,7 +75,7 @@ class LocalLauncher:
     def __init__(self) -> None:
         """Configure the server; it starts with `warm` or with the first task."""
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(PRELOADED)
+        self._context.set_forkserver_preload(_preloaded())
 
     def warm(self) -> None:
         """Start the server, which begins to import torch while this process goes on."""
@@ -122,6 +121,16 @@ class LocalLauncher:
             _end_group(process)
             receiver.close()
         return conversation.answer(timed_out, process.exitcode, log)
+
+
+def _preloaded() -> list[str]:
+    """What the server imports: all that a run needs, and what this process has of its own package and main module.
+
+    Each child imports the parent's main module again, as multiprocessing always does; so the server has it already.
+    """
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    own = [name for name in sorted(sys.modules) if name.startswith("bench.")]
+    return ["bench.launchers.preload", *([spec.name] if spec else []), *own]
 
 
 class _Conversation:

@@ -58,11 +58,11 @@ def _failures(frame: pd.DataFrame, summary: pd.DataFrame) -> list[str]:
     counts = bad["status"].value_counts()
     names = sorted(counts.index, key=lambda name: (-counts[name], str(name)))
     axes = varying_axes(summary)
-    known = summary.set_index("case_key")
+    known = {row["case_key"]: row for row in summary.to_dict("records")}
     lines = []
     for name in names[:_FAILURES]:
         first = bad[bad["status"] == name].iloc[0]
-        case = known.loc[[first["case_key"]]].iloc[0]
+        case = known[first["case_key"]]
         reason = first["reason"] if pd.notna(first["reason"]) else "reason unknown"
         lines.append(f"{name} {counts[name]}: {case_label(case, axes)}: {reason}")
     if len(names) > _FAILURES:

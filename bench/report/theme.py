@@ -20,6 +20,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
+from bench.report.escape import plain
+
 # Okabe and Ito, "Color Universal Design" (2008), without black and the yellow that is too pale on white
 HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -49,9 +51,9 @@ _RC: dict[str, Any] = {
 def style() -> Iterator[None]:
     """The report's settings of matplotlib over its defaults, whatever the user's own are; put back afterwards."""
     with mpl.rc_context():
-        mpl.rcParams.update({key: mpl.rcParamsDefault[key] for key in mpl.rcParamsDefault if key != "backend"})
-        for settings in (sns.plotting_context("notebook"), sns.axes_style("whitegrid"), _RC):
-            mpl.rcParams.update(settings)
+        mpl.rcdefaults()
+        settings: Any = {**sns.plotting_context("notebook"), **sns.axes_style("whitegrid"), **_RC}
+        mpl.rcParams.update(settings)
         yield
 
 
@@ -101,8 +103,8 @@ def finish(axes: Axes, title: str, x: str = "", y: str = "", *, detail: str = ""
 
 
 def clip(text: str, characters: int) -> str:
-    """Text cut to fit, with an ellipsis."""
-    return text if len(text) <= characters else f"{text[: characters - 1]}…"
+    """Text on one line, cut to fit."""
+    return plain(text, characters)
 
 
 def batch_axis(axes: Axes, sizes: Sequence[int]) -> None:

@@ -55,7 +55,7 @@ DEVICES: dict[str, dict[str, int | str]] = {
         "memory_clock_khz": 9_751_000,
     },
 }
-"""What `cudaDeviceProp` reports, and clocks for cuDNN; total memory where no recording gave it is what such cards commonly report."""
+"""What `cudaDeviceProp` reports, and clocks for cuDNN; the H200's are recorded, the others' as commonly published."""
 
 
 def describe_to_cudnn(device: Mapping[str, int | str]) -> str:

@@ -291,6 +291,10 @@ EXPORT int cuDriverGetVersion(int *v) { return cudaDriverGetVersion(v); }
 EXPORT int cuDevicePrimaryCtxGetState(int d, unsigned *flags, int *active) { *flags = 0; *active = 1; return 0; }
 EXPORT int cuDevicePrimaryCtxRetain(uint64_t *context, int d) { *context = 1; return 0; }
 EXPORT int cuCtxGetCurrent(uint64_t *context) { *context = 1; return 0; }
+EXPORT int cuGetExportTable(const void **table, const void *id) { /* 500: CUDA_ERROR_NOT_FOUND; there are no secret tables */
+    *table = NULL;
+    return 500;
+}
 EXPORT int cuGetErrorString(int e, const char **text) { *text = cudaGetErrorString(e); return 0; }
 EXPORT int cuGetErrorName(int e, const char **text) { *text = cudaGetErrorName(e); return 0; }
 
@@ -344,6 +348,13 @@ EXPORT int cuOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, void *f, int
     return cudaOccupancyMaxActiveBlocksPerMultiprocessor(blocks, f, threads, shared);
 }
 EXPORT int cuFuncGetAttribute(int *value, int which, void *f) { *value = 32; return 0; }
+
+/* Modules and kernels that are compiled at run time load without complaint and have a handle. */
+#define HANDLE(name) EXPORT int name(uint64_t *handle) { *handle = new_handle(); return 0; }
+HANDLE(cuModuleLoad) HANDLE(cuModuleLoadData) HANDLE(cuModuleLoadDataEx) HANDLE(cuModuleLoadFatBinary) HANDLE(cuModuleGetFunction)
+HANDLE(cuLibraryLoadData) HANDLE(cuLibraryLoadFromFile) HANDLE(cuLibraryGetKernel) HANDLE(cuKernelGetFunction)
+HANDLE(cudaLibraryLoadData) HANDLE(cudaLibraryLoadFromFile) HANDLE(cudaLibraryGetKernel)
+EXPORT int cuOccupancyMaxPotentialClusterSize(int *size, void *function, const void *launch_configuration) { *size = 8; return 0; }
 
 static __thread struct { struct dim3 grid, block; size_t shared; void *stream; } launch;
 EXPORT unsigned __cudaPushCallConfiguration(struct dim3 grid, struct dim3 block, size_t shared, void *stream) {

@@ -57,6 +57,13 @@ _NVIDIA = re.compile(r"^(cuda|__cuda|cublas|cudnn|cusparse|cusolver|cufft|cu[A-Z
 _LEFT_TO_THE_WHEELS = re.compile(
     r"^(cuFile|cusparseLt|cudnnGet(Version|ErrorString|LastErrorString|Property|CudartVersion)$)"
 )
+_ASKED_BY_CUDNN = """
+cuCtxGetDevice cuCtxGetLimit cuDevicePrimaryCtxRelease cuDevicePrimaryCtxReset cuInit cuKernelGetAttribute
+cuKernelGetFunction cuKernelSetAttribute cuLaunchKernelEx cuLibraryGetKernel cuLibraryLoadData cuLibraryLoadFromFile
+cuLibraryUnload cuLinkAddData cuLinkAddFile_v2 cuLinkCreate cuLinkDestroy cuMemcpyDtoH_v2 cuModuleGetGlobal_v2
+cuModuleLoadFatBinary cuOccupancyMaxPotentialClusterSize cuStreamGetCtx cuStreamGetGreenCtx cuStreamSynchronize
+"""
+"""What cuDNN's engines that compile at run time look up in the driver before they call themselves supported."""
 _HOST_DEFINES = "\n".join(
     f"#define {word}"
     for word in ("__device_builtin__", "__builtin_align__(n)", "__align__(n)", "__host__", "__device__")
@@ -230,7 +237,7 @@ def _torch_libraries() -> tuple[tuple[Path, ...], int]:
 
 
 def _imported_symbols(lister: str, libraries: Sequence[Path]) -> list[str]:
-    names: set[str] = set()
+    names = set(_ASKED_BY_CUDNN.split())
     for library in libraries:
         listing = subprocess.run(
             [lister, "-D", "--undefined-only", str(library)], capture_output=True, text=True, check=True
@@ -243,7 +250,7 @@ def _imported_symbols(lister: str, libraries: Sequence[Path]) -> list[str]:
 
 def _generate(names: Sequence[str], source: str) -> str:
     """C source with one function returning 0 for each name that `source` does not define."""
-    wanted = [name for name in names if not re.search(rf"\b{name}\s*\(|(OPAQUE|DISPOSE)\({name}\)", source)]
+    wanted = [name for name in names if not re.search(rf"\b{name}\s*\(|(OPAQUE|DISPOSE|HANDLE)\({name}\)", source)]
     lines = [f'__attribute__((visibility("default"))) long {name}(void) {{ return 0; }}' for name in wanted]
     return "\n".join(["/* Generated: symbols that torch imports and that driver.c leaves alone. */", *lines, ""])
 

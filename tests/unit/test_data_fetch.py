@@ -1,6 +1,7 @@
 """Downloads: whole or not at all, bounded in time, and one line when they fail."""
 
 import sys
+import time
 from urllib.error import URLError
 
 import pytest
@@ -12,6 +13,12 @@ from tests.unit.written_files import (
     grey_images,
     write_idx,
 )
+
+
+@pytest.fixture
+def reachable(monkeypatch):
+    """Pretend that every host answers."""
+    monkeypatch.setattr(data_fetch, "_unreachable", lambda class_name: None)
 
 
 def fake_download(monkeypatch, code):
@@ -28,6 +35,7 @@ for part in ("train", "t10k"):
 """
 
 
+@pytest.mark.usefixtures("reachable")
 def test_fetched_files_are_moved_into_place(tmp_path, monkeypatch):
     fake_download(monkeypatch, WRITE_MNIST)
     root = tmp_path / "new" / "data"
@@ -36,6 +44,7 @@ def test_fetched_files_are_moved_into_place(tmp_path, monkeypatch):
     assert len([path for path in root.rglob("*") if path.is_file()]) == 4 and not list(root.glob(".fetch*"))
 
 
+@pytest.mark.usefixtures("reachable")
 def test_failed_download_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
     fake_download(monkeypatch, f"{WRITE_MNIST}\nprint('Downloading'); print('no route to host'); sys.exit(1)")
     with pytest.raises(DataError) as caught:
@@ -48,6 +57,7 @@ def test_failed_download_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("reachable")
 def test_download_that_dies_without_a_word_is_told_by_its_exit_code(tmp_path, monkeypatch):
     fake_download(monkeypatch, f"{WRITE_MNIST}\nimport os; os._exit(7)")
     with pytest.raises(DataError, match="exit code 7"):
@@ -55,6 +65,7 @@ def test_download_that_dies_without_a_word_is_told_by_its_exit_code(tmp_path, mo
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("reachable")
 def test_stalled_download_is_ended(tmp_path, monkeypatch):
     monkeypatch.setattr(data_fetch, "STALL_TIMEOUT_S", 0.5)
     monkeypatch.setattr(data_fetch, "IMPORT_ALLOWANCE_S", 5.0)
@@ -75,6 +86,7 @@ def test_set_without_files_cannot_be_fetched(tmp_path):
         data_fetch.fetch_dataset(Choice("imagenet"), tmp_path)
 
 
+@pytest.mark.usefixtures("reachable")
 def test_root_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"cannot write below .*/file: "):
@@ -104,7 +116,44 @@ def test_every_way_that_torchvision_fails_becomes_one_line(tmp_path, monkeypatch
     assert told in reason and "\n" not in reason
 
 
+@pytest.mark.usefixtures("reachable")
 def test_download_process_starts_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command = [sys.executable, "-c", "import bench.catalog.data_fetch"]
     assert data_fetch._run_download(command, tmp_path) is None
+
+
+def no_proxy(monkeypatch):
+    for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_machine_without_a_network_hears_so_before_anything_is_imported(tmp_path, monkeypatch):
+    no_proxy(monkeypatch)
+
+    def refuse(address, timeout):
+        raise OSError(-2, "Name or service not known")
+
+    monkeypatch.setattr(data_fetch.socket, "create_connection", refuse)
+    monkeypatch.setattr(data_fetch, "_run_download", None)
+    with pytest.raises(DataError, match=r"^CIFAR10: no network \(www.cs.toronto.edu: Name or service not known\)\. Copy the"):
+        data_fetch.fetch_dataset(Choice("cifar10"), tmp_path)
+
+
+def test_host_that_never_answers_is_given_up_after_seconds(monkeypatch):
+    no_proxy(monkeypatch)
+    monkeypatch.setattr(data_fetch, "CONNECT_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(data_fetch.socket, "create_connection", lambda address, timeout: time.sleep(60))
+    assert data_fetch._unreachable("MNIST") == "ossci-datasets.s3.amazonaws.com does not answer"
+
+
+def test_behind_a_proxy_no_connection_is_tried(monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy")
+    monkeypatch.setattr(data_fetch.socket, "create_connection", None)
+    assert data_fetch._unreachable("MNIST") is None
+
+
+def test_every_set_that_can_be_fetched_has_its_host():
+    for name in ("mnist", "fashion_mnist", "cifar10", "cifar100"):
+        assert describe_dataset(Choice(name)).fetch is not None
+    assert set(data_fetch.HOSTS) == {"MNIST", "FashionMNIST", "CIFAR10", "CIFAR100"}

@@ -100,7 +100,14 @@ def _mark_out_of_memory(axes: Axes, rows: pd.DataFrame, layout: Layout) -> None:
 
 def _legend(figure: Figure, layout: Layout) -> None:
     handles = [
-        Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.dashes, label=series or "all cases")
+        Line2D(
+            [],
+            [],
+            color=look.colour,
+            marker=look.marker,
+            linestyle=look.dashes,
+            label=theme.clip(series, 60) or "all cases",
+        )
         for series, look in layout.looks.items()
     ]
     if any(layout.frame["drawn"] & (layout.frame["status"] == Status.OOM)):
