@@ -65,6 +65,8 @@ class _Run:
     task: MeasureTask
     send: Send
     found: dict[str, Any] = field(default_factory=dict)
+    monitor: GpuMonitor | None = None
+    memory: CudaMemory | None = None
 
     @property
     def device(self) -> torch.device:
@@ -100,23 +102,28 @@ def measure_case(task: MeasureTask, send: Send) -> dict[str, Any]:
     except Exception as error:  # noqa: BLE001 - whatever a model raises is this run's result, and its traceback is logged
         traceback.print_exc()
         run.found.update(_failure(error))
+        run.found["host_rss_peak_bytes"] = rss_peak_bytes()
+        if run.memory is not None and run.found["status"] is Status.OOM:  # the peak so far; a sticky error has no word
+            run.found.update(run.memory.peaks())
+            run.found.update(run.memory.device_fields(run.found.get("device_used_before_bytes")))
     return asdict(Measurement(**run.found))
 
 
 def _measure(run: _Run) -> None:
     reset_rss_peak()
-    monitor = GpuMonitor(run.task.gpu_uuid) if run.task.gpu_uuid else None
-    memory = CudaMemory() if run.task.device == "cuda" else None
-    if monitor is not None:
-        run.found["device_used_before_bytes"] = monitor.snapshot().used_total_bytes
+    if run.task.gpu_uuid:
+        run.monitor = GpuMonitor(run.task.gpu_uuid)
+        run.found["device_used_before_bytes"] = run.monitor.snapshot().used_total_bytes
+    if run.task.device == "cuda":
+        run.memory = CudaMemory()
     run.enter("build")
     with _inputs(run) as inputs:
         workload = build_workload(run.task.case, run.images, run.task.protocol, run.device)
         run.found.update(data_source=inputs.data_source, parameter_count=workload.parameter_count)
-        _time(run, workload, inputs, monitor, memory)
-        _close(run, workload, monitor, memory)
+        _time(run, workload, inputs)
+        _close(run, workload)
     del workload
-    if memory is None:
+    if run.memory is None:
         gc.collect()
         run.enter("memory")
         _measure_cpu_memory(run)
@@ -132,7 +139,7 @@ def _inputs(run: _Run) -> Iterator[Inputs]:
         inputs.close()
 
 
-def _time(run: _Run, workload: Workload, inputs: Inputs, monitor: GpuMonitor | None, memory: CudaMemory | None) -> None:
+def _time(run: _Run, workload: Workload, inputs: Inputs) -> None:
     """Warm up, then measure: step times, the wall window, peaks, and the device's state at both ends."""
     waits: list[float] = []
 
@@ -146,24 +153,26 @@ def _time(run: _Run, workload: Workload, inputs: Inputs, monitor: GpuMonitor | N
     run.enter("warm-up")
     warm = time_steps(step, protocol.warmup_steps, run.task.device)
     run.found["warmup_times_s"] = warm.step_times_s
-    if memory is not None:
-        run.found.update({f"cold_{name}": value for name, value in memory.peaks().items()})
-        memory.reset()
+    if run.memory is not None:
+        run.found.update({f"cold_{name}": value for name, value in run.memory.peaks().items()})
+        run.memory.reset()
     count = plan_step_count(warm.step_times_s, protocol.measured_steps, protocol.min_window_s)
     start = None
-    if monitor is not None:
+    if run.monitor is not None:
         step()  # in flight while the device is read: an idle one drops its clocks within milliseconds
-        start = monitor.snapshot()
+        start = run.monitor.snapshot()
     run.enter("measure")
     waits.clear()
-    energy_j = monitor.energy_j() if monitor is not None else None
+    if run.memory is not None:
+        torch.cuda.synchronize()
+    energy_j = run.monitor.energy_j() if run.monitor is not None else None
     timed = time_steps(step, count, run.task.device)
     run.found.update(step_times_s=timed.step_times_s, wall_window_s=timed.wall_window_s, data_wait_times_s=tuple(waits))
     run.found["flags"] = _flags(timed.step_times_s, timed.wall_window_s)
     run.found["status"] = Status.OK
-    if monitor is not None and start is not None:
-        energy_end_j = monitor.energy_j()
-        run.found.update(window_fields(start, monitor.snapshot()))
+    if run.monitor is not None and start is not None:
+        energy_end_j = run.monitor.energy_j()
+        run.found.update(window_fields(start, run.monitor.snapshot()))
         run.found["energy_window_j"] = difference(energy_j, energy_end_j)
         _mark_throttled(run.found)
 
@@ -178,14 +187,14 @@ def _mark_throttled(found: dict[str, Any]) -> None:
         found.update(status=Status.THROTTLED, reason=f"the GPU slowed itself down: {', '.join(causes)}")
 
 
-def _close(run: _Run, workload: Workload, monitor: GpuMonitor | None, memory: CudaMemory | None) -> None:
+def _close(run: _Run, workload: Workload) -> None:
     """Read what must be read before the workload goes."""
     run.found["final_loss"] = workload.loss
     if not math.isfinite(workload.loss or 0.0):
         run.found.update(status=Status.NAN_LOSS, reason=f"the loss is {workload.loss} after the measured steps")
-    if memory is not None:
-        run.found.update(memory.peaks())
-        run.found.update(memory.device_fields(run.found.get("device_used_before_bytes")))
+    if run.memory is not None:
+        run.found.update(run.memory.peaks())
+        run.found.update(run.memory.device_fields(run.found.get("device_used_before_bytes")))
     run.found["host_rss_peak_bytes"] = rss_peak_bytes()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,10 +12,16 @@ import pandas as pd
 from bench.analysis.cases import GROUP, last_attempts
 from bench.analysis.labels import machine_labels
 from bench.records import MEASURED, Status
-from bench.stats import PUBLISHED_PROCESSES
+from bench.stats import PUBLISHED_PROCESSES, geometric_interval
 
-CONSISTENCY_WINDOW = (0.8, 1.25)
-"""Where `throughput x median step / batch` lies in an honest run: 1, but for the skew of its steps."""
+CONSISTENCY_WINDOW = (0.9, 1.02)
+"""Where `throughput x mean step / batch` lies in an honest run: the sum of the steps over the window that holds them."""
+
+SKEW_WINDOW = (0.8, 1.25)
+"""Where `throughput x median step / batch` lies where no few slow steps make the mean."""
+
+WIDE_INTERVAL_FRAC = 0.10
+"""Half an interval's width beyond which a case is named as not settled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,21 +92,55 @@ def _interrupted(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
 
 
 def _inconsistent(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
+    sums = np.array([sum(value) if len(value) else np.nan for value in map(_listed, runs["step_times_s"])])
+    ratio = sums / runs["wall_window_s"].to_numpy(dtype=float, na_value=np.nan)
+    low, high = CONSISTENCY_WINDOW
+    below = (ratio < low) & ~_flagged(runs, "host_bound")  # a host that holds the device up has its own flag
+    bad = runs[~np.isnan(ratio) & (below | (ratio > high))]
+    if bad.empty:
+        return None
+    return _found(
+        "inconsistent_rate", True,
+        f"In {_counted(len(bad), int((~np.isnan(ratio)).sum()), 'run')} the step times add up to less than "
+        f"{low * 100:.0f} % or more than {high * 100:.0f} % of the window that throughput is taken over: the rate and "
+        "the step times do not speak of the same steps.",
+        bad,
+    )  # fmt: skip
+
+
+def _skewed(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
     rate, median, batch = (
         runs[name].to_numpy(dtype=float, na_value=np.nan)
         for name in ("samples_per_s", "median_step_time_s", "batch_size")
     )
     ratio = rate * median / batch
-    low, high = CONSISTENCY_WINDOW
+    low, high = SKEW_WINDOW
     bad = runs[~np.isnan(ratio) & ((ratio < low) | (ratio > high))]
     if bad.empty:
         return None
-    measured = int((~np.isnan(ratio)).sum())
     return _found(
-        "inconsistent_rate", True,
-        f"In {_counted(len(bad), measured, 'run')} throughput x median step / batch size lies outside "
-        f"{low:g} to {high:g}: the rate and the step times do not speak of the same steps.",
+        "skewed_steps", True,
+        f"In {_counted(len(bad), int((~np.isnan(ratio)).sum()), 'run')} a few slow steps set the mean: throughput x "
+        f"median step / batch size lies outside {low:g} to {high:g}. Something else used the machine, or the work is "
+        "uneven.",
         bad,
+    )  # fmt: skip
+
+
+def _wide(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
+    timed = runs[runs["status"].isin([Status.OK, Status.THROTTLED]) & (runs["samples_per_s"] > 0)]
+    rates = timed.groupby(list(GROUP), dropna=False)["samples_per_s"]
+    widths = rates.agg(lambda values: geometric_interval(values.tolist()).half_width_frac or 0.0)
+    wide = widths[widths > WIDE_INTERVAL_FRAC]
+    if wide.empty:
+        return None
+    keys = set(wide.index)
+    return _found(
+        "wide_intervals", True,
+        f"The interval of throughput is wider than ±{WIDE_INTERVAL_FRAC * 100:.0f} % in "
+        f"{_counted(len(wide), len(widths), 'case')}: the processes do not agree. More repeats or a quieter machine "
+        "narrow it.",
+        timed[[key in keys for key in zip(*(timed[name] for name in GROUP), strict=True)]],
     )  # fmt: skip
 
 
@@ -122,7 +163,7 @@ _FLAGS = {
 
 
 def _flags(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
-    names = sorted({flag for value in runs["flags"] for flag in _words(value)} - {"throttled"})
+    names = sorted({flag for value in runs["flags"] for flag in _listed(value)} - {"throttled"})
     if not names:
         return None
     tried = int((~runs["status"].isin([Status.SKIPPED, Status.INTERRUPTED])).sum())
@@ -241,15 +282,16 @@ def _skipped(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
     return _found("skipped", False, f"{_counted(len(skipped), cases, 'case')} skipped: {first}{more}.", skipped)
 
 
-def _words(value: object) -> list[str]:
-    return [str(item) for item in value] if isinstance(value, np.ndarray | list | tuple) else []
+def _listed(value: object) -> list[Any]:
+    """A list column's value; unknown is empty."""
+    return list(value) if isinstance(value, np.ndarray | list | tuple) else []
 
 
 def _flagged(frame: pd.DataFrame, flag: str) -> np.ndarray:
-    return np.array([flag in _words(value) for value in frame["flags"]], dtype=bool)
+    return np.array([flag in _listed(value) for value in frame["flags"]], dtype=bool)
 
 
 _CHECKS: tuple[Callable[[pd.DataFrame, pd.DataFrame], Finding | None], ...] = (
-    _failed, _interrupted, _inconsistent, _throttled, _flags, _processes, _dirty, _peaks, _shared, _power,
-    _cpu_only, _synthetic, _mixed, _skipped,
+    _failed, _interrupted, _inconsistent, _wide, _skewed, _throttled, _flags, _processes, _dirty, _peaks, _shared,
+    _power, _cpu_only, _synthetic, _mixed, _skipped,
 )  # fmt: skip

@@ -140,6 +140,34 @@ def test_a_rate_whose_halves_cover_different_steps_is_found(tmp_path):
     assert "inconsistent_rate" not in codes(honest)
 
 
+def test_a_host_that_holds_the_device_up_is_no_inconsistent_rate(tmp_path):
+    def wait(measurement, case, repeat):
+        return dataclasses.replace(measurement, wall_window_s=measurement.wall_window_s * 2, flags=("host_bound",))
+
+    frame, _ = summary_of(tmp_path, one(), change=wait)
+    assert {"flags"} == {code for code, finding in codes(frame).items() if finding.grave} - {"skewed_steps"}
+
+
+def test_a_few_slow_steps_are_noise_and_no_lie(tmp_path):
+    def hiccup(measurement, case, repeat):
+        steps = (*measurement.step_times_s[:-1], 10 * measurement.step_times_s[0])
+        return dataclasses.replace(measurement, step_times_s=steps, wall_window_s=sum(steps))
+
+    frame, _ = summary_of(tmp_path, one(), change=hiccup)
+    assert len(codes(frame)["skewed_steps"].run_keys) == 3
+    assert "inconsistent_rate" not in codes(frame)
+
+
+def test_processes_that_do_not_agree_are_found(tmp_path):
+    def drift(measurement, case, repeat):
+        steps = tuple(value * (1 + 0.2 * repeat) for value in measurement.step_times_s)
+        return dataclasses.replace(measurement, step_times_s=steps, wall_window_s=sum(steps))
+
+    frame, _ = summary_of(tmp_path, one(), change=drift)
+    assert len(codes(frame)["wide_intervals"].run_keys) == 3
+    assert "wide_intervals" not in codes(summary_of(tmp_path / "calm", one())[0])
+
+
 def test_flags_of_the_probes_are_counted(tmp_path):
     def flag(measurement, case, repeat):
         return dataclasses.replace(measurement, flags=("host_bound",) if repeat else ("not_steady",))

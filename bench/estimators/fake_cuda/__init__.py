@@ -25,7 +25,7 @@ import os
 import sys
 import types
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -70,6 +70,7 @@ class FakeCuda:
             tables.idle_guard(),
             tables.cuda_present(),
             _cuda_module_replaced(self.compute_capability),
+            _replaced(torch.nn.init, {"_no_grad_trunc_normal_": _leave_alone}),
             torch.autograd.set_multithreading_enabled(False),
             _kernels_replaced(self.recorder, self.compute_capability),
         ):
@@ -111,14 +112,21 @@ def _cuda_module_replaced(capability: tuple[int, int]) -> Iterator[None]:
         "current_device": lambda: 0,
         "device_count": lambda: 1,
     }
-    before = {name: getattr(torch.cuda, name) for name in answers}
-    for name, answer in answers.items():
-        setattr(torch.cuda, name, answer)
+    with _replaced(torch.cuda, answers):
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(module: types.ModuleType, answers: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
+    """Replace functions of a module; those that it lacks are left out."""
+    before = {name: getattr(module, name) for name in answers if hasattr(module, name)}
+    for name in before:
+        setattr(module, name, answers[name])
     try:
         yield
     finally:
         for name, original in before.items():
-            setattr(torch.cuda, name, original)
+            setattr(module, name, original)
 
 
 @contextlib.contextmanager
@@ -168,4 +176,5 @@ def _kernels_replaced(recorder: Recorder, capability: tuple[int, int]) -> Iterat
 
 def _leave_alone(tensor: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
     """Random numbers on the CPU: nobody reads them, and large tensors would cost time and real memory."""
-    return tensor.zero_() if tensor.numel() <= SMALL_NUMEL else tensor
+    with torch.no_grad():
+        return tensor.zero_() if tensor.numel() <= SMALL_NUMEL else tensor

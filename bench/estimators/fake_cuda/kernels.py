@@ -14,6 +14,7 @@ import torch
 from bench.errors import Unsupported
 from bench.estimators.fake_cuda.memory import DTYPES, Memory, Recorder, spec_of
 from bench.estimators.fake_cuda.shapes import RULES
+from bench.estimators.fake_cuda.strides import POINTWISE, lay_out
 from bench.estimators.tensors import Spec
 
 Kernel = Callable[..., Any]
@@ -165,7 +166,10 @@ class Kernels:
             )
         except NotImplementedError as error:
             raise Unsupported(f"the memory trace has no shape rule for {plan.name}: {error}") from error
-        return _from_meta(result)
+        inferred = _from_meta(result)
+        if plan.base in POINTWISE and isinstance(inferred, Spec):
+            return lay_out(inferred, [value for value in signature if isinstance(value, Spec)])
+        return inferred
 
     def _make(self, inferred: Any, made: list[tuple[int, int]]) -> Any:
         if isinstance(inferred, Spec):

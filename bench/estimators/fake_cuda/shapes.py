@@ -46,13 +46,12 @@ def convolution_backward(
     output_padding: Any, groups: int, output_mask: Sequence[bool],
 ) -> tuple[Spec | None, ...]:  # fmt: skip
     """Gradients of image, weight and bias; the image's and weight's are in the convolution's format."""
-    last = convolution_is_channels_last(image, weight)
+    channels = weight.shape[1] * groups if transposed else weight.shape[0]
+    last = suggests_channels_last(image)
     return (
-        _like_convolution(image.dtype, image.shape, last) if output_mask[0] else None,
+        _like_convolution(image.dtype, image.shape, last or suggests_channels_last(weight)) if output_mask[0] else None,
         _like_convolution(weight.dtype, weight.shape, last) if output_mask[1] else None,
-        contiguous(gradient.dtype, (weight.shape[0] if not transposed else weight.shape[1] * groups,))
-        if output_mask[2]
-        else None,
+        contiguous(gradient.dtype, (channels,)) if output_mask[2] else None,
     )
 
 
@@ -115,6 +114,7 @@ RULES: dict[str, Callable[..., Any]] = {
     "convolution": convolution,
     "convolution_overrideable": convolution,
     "convolution_backward": convolution_backward,
+    "roll": lambda source, *_: contiguous(source.dtype, source.shape),
     "_scaled_dot_product_efficient_attention": efficient_attention,
     "_scaled_dot_product_efficient_attention_backward": efficient_attention_backward,
     "_scaled_dot_product_cudnn_attention": cudnn_attention,

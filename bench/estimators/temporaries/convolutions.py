@@ -10,9 +10,13 @@ from __future__ import annotations
 from typing import Any
 
 from bench.estimators.temporaries.machine import Machine
-from bench.estimators.temporaries.scripts import Script
+from bench.estimators.temporaries.scripts import Script, around
 from bench.estimators.temporaries.sums import sum_buffers
-from bench.estimators.tensors import Spec, is_channels_last_contiguous, is_contiguous, suggests_channels_last
+from bench.estimators.tensors import Spec, channels_last, contiguous, is_channels_last_contiguous, is_contiguous, suggests_channels_last
+
+
+Result = tuple[int, int] | None
+"""Slot and bytes of a gradient, None where it is not wanted."""
 
 
 def _copy_bytes(spec: Spec, last: bool) -> int:
@@ -44,20 +48,45 @@ def _backward(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) 
     """Gradients of image and weight in cuDNN or the depthwise kernel, then that of the bias as a sum."""
     gradient, image, weight = arguments[:3]
     transposed, groups, mask = arguments[7], arguments[9], arguments[10]
-    last = _works_in_channels_last(image, weight)
-    slots = [sum(mask[:index]) for index in range(3)]
-    wanted = [index for index in (0, 1) if mask[index]]
-    if is_depthwise(image, weight, groups, transposed) and not last:
-        wanted.reverse()
-    copies = [(-1, _copy_bytes(gradient, last))] + [(-2, _copy_bytes(image, last))] * mask[1] + [(-3, _copy_bytes(weight, last))] * mask[0]
-    copies = [copy for copy in copies if copy[1] and wanted]
-    script: Script = copies[:1]
-    script += [(slots[index], outputs[slots[index]]) for index in wanted]
-    script += [(slot, 0) for slot, _ in reversed(copies[:1])]
-    if mask[2]:
+    sizes = iter(enumerate(outputs))
+    made = [next(sizes) if wanted else None for wanted in mask]
+    by_cudnn = not is_depthwise(image, weight, groups, transposed) or _works_in_channels_last(image, weight)
+    script = (_by_cudnn if by_cudnn else _by_depthwise)(gradient, image, weight, made[0], made[1])
+    if made[2] is not None:
         dims = tuple(dim for dim in range(len(gradient.shape)) if dim != 1)
-        script += [(slots[2], outputs[slots[2]]), *sum_buffers(gradient, dims, None, machine)]
+        script += [made[2], *sum_buffers(gradient, dims, None, machine)]
     return script
+
+
+def _by_cudnn(gradient: Spec, image: Spec, weight: Spec, for_image: Result, for_weight: Result) -> Script:
+    """The gradient takes the image's format first where it has the other; each half then copies what is not packed."""
+    script: Script = []
+    last = suggests_channels_last(image)
+    converted = suggests_channels_last(gradient) != last and (for_image or for_weight)
+    if converted:
+        gradient = (channels_last if last else contiguous)(gradient.dtype, gradient.shape)
+        script.append((-1, gradient.nbytes))
+    if for_image:
+        format_ = suggests_channels_last(gradient) or suggests_channels_last(weight)
+        script += [for_image, *around(_copy_bytes(weight, format_), _copy_bytes(gradient, format_), first=-2)]
+    if for_weight:
+        script += _copied([gradient, image], suggests_channels_last(image) or suggests_channels_last(gradient), for_weight)
+    return [*script, (-1, 0)] if converted else script
+
+
+def _by_depthwise(gradient: Spec, image: Spec, weight: Spec, for_image: Result, for_weight: Result) -> Script:
+    script: Script = [for_weight] if for_weight else []
+    script += around(_copy_bytes(gradient, False), _copy_bytes(image, False), first=-2) if for_weight else []
+    if for_image:
+        script += [(-4, _copy_bytes(gradient, False)), for_image, (-4, 0)] if _copy_bytes(gradient, False) else [for_image]
+    return script
+
+
+def _copied(operands: list[Spec], last: bool, result: tuple[int, int]) -> Script:
+    """Copies of what is not packed, the result, and the copies' ends."""
+    copies = [(-2 - index, _copy_bytes(spec, last)) for index, spec in enumerate(operands)]
+    copies = [copy for copy in copies if copy[1]]
+    return [*copies, result, *((slot, 0) for slot, _ in reversed(copies))]
 
 
 RULES = {"aten::convolution": _forward, "aten::convolution_backward": _backward}

@@ -1,0 +1,80 @@
+"""The whole sweep on a CUDA device, with the stub driver under an unmodified torch: memory is true, times mean nothing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+import bench
+from tests import plugins
+from tests.oracle.stub import StubDriver
+
+CONFIG = """
+name = "stub"
+[grid]
+dataset = "cifar10"
+model = "resnet18"
+optimizer = "adam"
+batch_size = [8, 4096]
+precision = ["float32", "bf16", "fp16"]
+memory_format = ["contiguous", "channels_last"]
+[[include]]
+reason = "the other data paths"
+model = "mlp"
+batch_size = 8
+precision = "tf32"
+memory_format = "contiguous"
+input = ["cached", "loader"]
+[measure]
+repeats = 1
+warmup_steps = 2
+measured_steps = 4
+min_window = "1 ms"
+[data]
+fetch = false
+"""
+
+pytestmark = pytest.mark.slow
+
+
+def test_every_precision_layout_and_path_runs_and_too_large_a_batch_is_an_oom(stub_driver: StubDriver, tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text(CONFIG, encoding="utf-8")
+    env = {**os.environ, **stub_driver.environment("h200", memory_bytes=1 << 30)}
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), env.get("PYTHONPATH"))))
+    done = plugins.bench("sweep", config, "--device", "cuda", "--out", tmp_path / "out", env=env)
+    assert done.returncode == 1, done.stderr
+    frame = bench.load(tmp_path / "out")
+    assert len(frame) == 14
+    assert frame.groupby("batch_size")["status"].agg(set).to_dict() == {8: {"ok"}, 4096: {"oom"}}
+    assert set(frame["device"]) == {"cuda"}
+    assert set(frame["gpu_name"]) == {"NVIDIA H200"}
+
+    ran = frame[frame["status"] == "ok"]
+    assert (ran["peak_requested_bytes"] <= ran["peak_allocated_bytes"]).all()
+    assert (ran["peak_allocated_bytes"] <= ran["peak_reserved_bytes"]).all()
+    assert (ran["cold_peak_allocated_bytes"] > 0).all()
+    assert (ran["peak_reserved_bytes"] % (2 << 20) == 0).all()
+
+    out = frame[frame["status"] == "oom"]
+    assert (out["oom_requested_bytes"] > 0).all()
+    assert (out["peak_allocated_bytes"] > 1 << 29).all()
+    assert (out["formula_bytes"] > 900 << 20).all()
+    assert out["reason"].str.startswith("CUDA out of memory. Tried to allocate").all()
+
+
+def test_a_case_after_an_out_of_memory_starts_from_a_clean_device(stub_driver: StubDriver, tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text(CONFIG.replace('["float32", "bf16", "fp16"]', '"float32"').replace(
+        '["contiguous", "channels_last"]', '"contiguous"'), encoding="utf-8")  # fmt: skip
+    env = {**os.environ, **stub_driver.environment("h200", memory_bytes=1 << 30)}
+    env["PYTHONPATH"] = str(Path(__file__).parents[2])
+    arguments = ("sweep", config, "--device", "cuda", "--set", "include=[]", "--set", "measure.order=sequential", "--no-report")
+    plugins.bench(*arguments, "--set", "grid.batch_size=[4096, 8]", "--out", tmp_path / "after", env=env)
+    plugins.bench(*arguments, "--set", "grid.batch_size=[8]", "--out", tmp_path / "alone", env=env)
+    after, alone = bench.load(tmp_path / "after").set_index("batch_size"), bench.load(tmp_path / "alone")
+    assert after["status"].to_dict() == {4096: "oom", 8: "ok"}
+    assert after.loc[8, "peak_reserved_bytes"] == alone["peak_reserved_bytes"].item()
+    assert after.loc[8, "alloc_retries"] == 0
