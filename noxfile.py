@@ -1,6 +1,6 @@
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["nox[uv]>=2024.10.9"]
+# dependencies = ["nox"]
 # ///
 """Everything a user or a developer runs: `nox -s sweep`, `nox -s tests`, and the rest (`nox --list`).
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import nox
 
-nox.needs_version = ">=2024.4.15"
+nox.needs_version = ">=2024.10.9"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_venv = "yes"
 nox.options.sessions = ["lint", "types", "tests"]
@@ -54,25 +54,31 @@ def install(session: nox.Session, wanted: list[str]) -> None:
     marker.write_text(stamp)
 
 
+def python(session: nox.Session, *arguments: str) -> None:
+    """Run the session's own Python; without one, the Python that runs nox, whatever comes first on the PATH."""
+    own = session.virtualenv.is_sandboxed
+    session.run("python" if own else sys.executable, *arguments, external=not own)
+
+
 @nox.session
 def sweep(session: nox.Session) -> None:
     """Run a sweep and render its report; arguments go to `bench sweep` (nox -s sweep -- configs/gpu.toml)."""
     prepare(session)
-    session.run("python", "-m", "bench", "sweep", *session.posargs, success_codes=[0])
+    python(session, "-m", "bench", "sweep", *session.posargs)
 
 
 @nox.session
 def report(session: nox.Session) -> None:
     """Render a report again; arguments go to `bench report` (nox -s report -- reports/default)."""
     prepare(session)
-    session.run("python", "-m", "bench", "report", *(session.posargs or ["reports/default"]))
+    python(session, "-m", "bench", "report", *(session.posargs or ["reports/default"]))
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests; arguments go to pytest."""
     prepare(session, "test", needs=RUNTIME + TEST)
-    session.run("python", "-m", "pytest", *session.posargs)
+    python(session, "-m", "pytest", *session.posargs)
 
 
 @nox.session
@@ -80,21 +86,21 @@ def lint(session: nox.Session) -> None:
     """Check style and formatting."""
     if session.virtualenv.is_sandboxed:
         install(session, list(nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), "lint")))
-    session.run("ruff", "check", ".", external=True)
-    session.run("ruff", "format", "--check", ".", external=True)
+    python(session, "-m", "ruff", "check", ".")
+    python(session, "-m", "ruff", "format", "--check", ".")
 
 
 @nox.session
 def types(session: nox.Session) -> None:
     """Check types."""
     prepare(session, "types", needs=[*RUNTIME, "mypy"])
-    session.run("python", "-m", "mypy", *session.posargs)
+    python(session, "-m", "mypy", *session.posargs)
 
 
 @nox.session
 def speed(session: nox.Session) -> None:
     """Run the benchmarks of the harness itself (pytest-benchmark); arguments go to pytest."""
     prepare(session, "test", needs=RUNTIME + TEST)
-    session.run(
-        "python", "-m", "pytest", "-o", "addopts=--strict-markers", "--benchmark-only", "tests/speed", *session.posargs
+    python(
+        session, "-m", "pytest", "-o", "addopts=--strict-markers", "--benchmark-only", "tests/speed", *session.posargs
     )

@@ -15,7 +15,7 @@ from bench.records import MEASURED, Status
 from bench.stats import PUBLISHED_PROCESSES, geometric_interval
 
 CONSISTENCY_WINDOW = (0.9, 1.02)
-"""Where `throughput x mean step / batch` lies in an honest run: the sum of the steps over the window that holds them."""
+"""Where `throughput x mean step / batch` lies in an honest run: the sum of the steps over the window around them."""
 
 SKEW_WINDOW = (0.8, 1.25)
 """Where `throughput x median step / batch` lies where no few slow steps make the mean."""

@@ -1,8 +1,8 @@
 """The trace estimator's first half: the very training step, run over memory that does not exist, as a list of calls.
 
-`record_steps` runs the step of `bench.workload` under `FakeCuda` and notes every kernel with what it was given and every
-storage with its birth and death. `trace_events` turns that into what the allocator is asked, adding what kernels' host
-code allocates for itself (`temporaries`), which depends on the device.
+`record_case` runs the step of `bench.workload` under `FakeCuda` and notes every kernel with what it was given and every
+storage with its birth and death. `build_events` turns that into what the allocator is asked, adding what kernels' host
+code allocates for itself (`temporaries`), which depends on the GPU. It needs a process of its own: see `fake_cuda`.
 """
 
 from __future__ import annotations
@@ -11,12 +11,22 @@ import contextlib
 import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from enum import IntEnum
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from bench.estimators.events import Phase
-from bench.estimators.fake_cuda import FakeCuda
+from bench.estimators.fake_cuda import FakeCuda, block_of
+
+
+class Phase(IntEnum):
+    """The part of the program that ran."""
+
+    SETUP = 0
+    ZERO_GRAD = 1
+    FORWARD = 2
+    BACKWARD = 3
+    OPTIMIZER = 4
 
 
 class Call(NamedTuple):
@@ -33,33 +43,114 @@ class Recording:
     """What happened, in order.
 
     Attributes:
-        entries: A `Call`, the number of a storage that died, or None where a step ended (and before the first).
-        roles: Numbers of the storages of parameters and buffers, of gradients, of optimizer state, of the batch.
+        entries: A `Call`, the number of a storage that died, or None before the first step and after each.
+        roles: What a storage is for, by its number, where it is none of a kernel's results that come and go.
     """
 
     entries: list[Call | int | None] = field(default_factory=list)
-    parameters: set[int] = field(default_factory=set)
-    gradients: set[int] = field(default_factory=set)
-    states: set[int] = field(default_factory=set)
-    batch: set[int] = field(default_factory=set)
+    roles: dict[int, str] = field(default_factory=dict)
 
 
-class StepRecorder:
+class Training(Protocol):
+    """What is recorded."""
+
+    model: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    batch: tuple[torch.Tensor, ...]
+
+    def step(self) -> None:
+        """One optimizer step; what it keeps alive is kept until the next has ended."""
+
+
+class _Recorder:
     """Hears of kernels and deaths, and knows which part of the step is running."""
 
     def __init__(self) -> None:
-        """Start in the setup, with nothing recorded."""
         self.recording = Recording()
         self.phase = Phase.SETUP
 
     def called(self, operator: str, arguments: tuple[Any, ...], outputs: tuple[tuple[int, int], ...]) -> None:
-        """See `fake_cuda.Recorder`."""
         self.recording.entries.append(Call(operator, arguments, outputs, self.phase))
 
     def freed(self, block: int) -> None:
-        """See `fake_cuda.Recorder`."""
         self.recording.entries.append(block)
 
     def mark(self) -> None:
-        """A step has ended."""
         self.recording.entries.append(None)
+
+    def note_roles(self, training: Training) -> None:
+        """Remember which storages hold parameters, gradients, optimizer state and the batch."""
+        groups = {
+            "optimizer_state": [v for state in training.optimizer.state.values() for v in state.values()],
+            "gradients": [parameter.grad for parameter in training.model.parameters()],
+            "parameters": [*training.model.parameters(), *training.model.buffers()],
+            "batch": list(training.batch),
+        }
+        for role, tensors in groups.items():
+            for tensor in tensors:
+                if isinstance(tensor, torch.Tensor) and tensor.is_cuda:
+                    self.recording.roles[block_of(tensor)] = role
+
+
+@contextlib.contextmanager
+def _phases(recorder: _Recorder, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Follow the parts of a step: what comes after zero_grad is the forward, after the backward the optimizer."""
+    backward, zero_grad = torch.autograd.backward, optimizer.zero_grad
+
+    def followed(call: Callable[..., Any], during: Phase, after: Phase) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            recorder.phase = during
+            result = call(*args, **kwargs)
+            recorder.phase = after
+            return result
+
+        return run
+
+    torch.autograd.backward = followed(backward, Phase.BACKWARD, Phase.OPTIMIZER)
+    optimizer.zero_grad = followed(zero_grad, Phase.ZERO_GRAD, Phase.FORWARD)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        torch.autograd.backward = backward
+        del optimizer.zero_grad
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep Python's collector from freeing storages in the middle of a step."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def record_training(
+    build: Callable[[torch.device], Training], steps: int = 3, compute_capability: tuple[int, int] = (9, 0)
+) -> Recording:
+    """Record some steps of a training.
+
+    Args:
+        build: Makes model, optimizer and batch on the device, in the order in which a run does.
+        steps: How many; 2 suffice for the peak of any later step.
+        compute_capability: Of the GPU; attention chooses its kernel by it.
+
+    Raises:
+        Unsupported: The step reads values from the device, or this torch does not allow the trace.
+    """
+    recorder = _Recorder()
+    with _no_collection(), FakeCuda(recorder, compute_capability):
+        training = build(torch.device("cuda", 0))
+        recorder.note_roles(training)
+        recorder.mark()
+        with _phases(recorder, training.optimizer):
+            for _ in range(steps):
+                training.step()
+                recorder.note_roles(training)
+                recorder.mark()
+        recording, recorder.recording = recorder.recording, Recording()
+        del training
+    return recording

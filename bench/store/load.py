@@ -94,7 +94,7 @@ def _runs(folder: Path) -> list[pa.Table]:
     merged = pa.concat_tables([*tables, pa.Table.from_pylist(missing, schema=schema.RUN)], promote_options="default")
     version = pa.array([version_of(table) for table in tables for _ in range(table.num_rows)], pa.int64())
     padded = pa.concat_arrays([version, pa.array([schema.SCHEMA_VERSION] * len(missing), pa.int64())])
-    merged = merged.append_column("schema_version", padded)
+    merged = merged.append_column("schema_version", padded).combine_chunks()
     return [merged.sort_by([("position", "ascending"), ("case_key", "ascending"), ("repeat", "ascending"),
                             ("attempt", "ascending")])]  # fmt: skip
 

@@ -34,9 +34,9 @@ from bench.errors import Unsupported
 from bench.estimators.fake_cuda import tables
 from bench.estimators.fake_cuda.composites import build_composites
 from bench.estimators.fake_cuda.kernels import Kernels, list_operators, redispatch_to_meta
-from bench.estimators.fake_cuda.memory import Memory, Recorder, spec_of
+from bench.estimators.fake_cuda.memory import Memory, Recorder, block_of, spec_of
 
-__all__ = ["FakeCuda", "Recorder", "check_capabilities", "spec_of"]
+__all__ = ["FakeCuda", "Recorder", "block_of", "check_capabilities", "spec_of"]
 
 SMALL_NUMEL = 4096
 """Random numbers on the CPU are written as zeros up to this many elements and not at all above."""

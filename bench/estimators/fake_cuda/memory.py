@@ -127,3 +127,8 @@ def spec_of(tensor: torch.Tensor) -> Spec:
         raise Unsupported(f"the memory trace knows no tensors of {tensor.dtype}")
     return Spec(name, tuple(tensor.shape), tensor.stride())
 
+
+
+def block_of(tensor: torch.Tensor) -> int:
+    """The number of the storage of a tensor that `Memory` made."""
+    return (tensor.untyped_storage().data_ptr() - FIRST_ADDRESS) // ADDRESS_STEP

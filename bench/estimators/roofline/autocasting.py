@@ -42,15 +42,10 @@ _HALVES = (torch.float16, torch.bfloat16)
 class CudaLike(TorchFunctionMode):
     """Casts as autocast does, and hands attention to one fused kernel."""
 
-    def __init__(self, narrow: torch.dtype | None, fused_attention: bool = True) -> None:
-        """Prepare.
-
-        Args:
-            narrow: The type of autocast, or None for no casts.
-            fused_attention: False leaves `scaled_dot_product_attention` to its products and softmax, as before torch 2.0.
-        """
+    def __init__(self, narrow: torch.dtype | None) -> None:
+        """Prepare; `narrow` is the type of autocast, or None for no casts."""
         super().__init__()
-        self.narrow, self.fused_attention = narrow, fused_attention
+        self.narrow = narrow
         self._cast_weights: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __torch_function__(
@@ -63,7 +58,7 @@ class CudaLike(TorchFunctionMode):
             args, named = self._cast(args, self.narrow), self._cast(named, self.narrow)
         elif self.narrow is not None and name in WIDE:
             args, named = self._cast(args, torch.float32), self._cast(named, torch.float32)
-        if name == "scaled_dot_product_attention" and self.fused_attention:
+        if name == "scaled_dot_product_attention":
             return _attend(*args, **named)
         if isinstance(function, types.FunctionType) and function.__module__ == functional.__name__ and name not in WIDE:
             with self, _not_asked_again():

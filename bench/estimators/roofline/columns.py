@@ -64,9 +64,9 @@ def to_columns(recorded: Sequence[tuple[str, str, Kernel]]) -> Columns:
 
 
 @functools.lru_cache(maxsize=512)
-def _affine(model: Choice, images: ImageSpec, narrow: torch.dtype | None, fused_attention: bool) -> tuple[Columns, np.ndarray] | None:
+def _affine(model: Choice, images: ImageSpec, narrow: torch.dtype | None) -> tuple[Columns, np.ndarray] | None:
     """The columns at batch 0 and their slopes; None where the two recordings are not of the same kernels."""
-    low, high = (_recorded(model, images, batch, narrow, fused_attention) for batch in PROBES)
+    low, high = (_recorded(model, images, batch, narrow) for batch in PROBES)
     if [(*head, kernel.kind, kernel.dtype) for *head, kernel in low] != [(*head, kernel.kind, kernel.dtype) for *head, kernel in high]:
         return None
     first, second = to_columns(low), to_columns(high)
@@ -74,17 +74,17 @@ def _affine(model: Choice, images: ImageSpec, narrow: torch.dtype | None, fused_
     return first._replace(numbers=first.numbers - PROBES[0] * slopes), slopes
 
 
-def _recorded(model: Choice, images: ImageSpec, batch: int, narrow: torch.dtype | None, fused_attention: bool) -> Recorded:
-    return record_step(model, images, batch, narrow, fused_attention)
+def _recorded(model: Choice, images: ImageSpec, batch: int, narrow: torch.dtype | None) -> Recorded:
+    return record_step(model, images, batch, narrow)
 
 
 @functools.lru_cache(maxsize=512)
-def _single(model: Choice, images: ImageSpec, batch: int, narrow: torch.dtype | None, fused_attention: bool) -> Columns:
-    return to_columns(_recorded(model, images, batch, narrow, fused_attention))
+def _single(model: Choice, images: ImageSpec, batch: int, narrow: torch.dtype | None) -> Columns:
+    return to_columns(_recorded(model, images, batch, narrow))
 
 
 def step_columns(
-    model: Choice, images: ImageSpec, batch_size: int, narrow: torch.dtype | None = None, fused_attention: bool = True
+    model: Choice, images: ImageSpec, batch_size: int, narrow: torch.dtype | None = None
 ) -> Columns:
     """Forward, loss and backward at a batch size; the first size of a model takes seconds, any other microseconds.
 
@@ -93,14 +93,13 @@ def step_columns(
         images: Shape of one sample, and the classes.
         batch_size: How many samples.
         narrow: 16-bit type of autocast, or None.
-        fused_attention: Whether attention is one kernel (see `autocasting.CudaLike`).
 
     Raises:
         Unsupported: See `recording.record_step`.
     """
-    found = _affine(model, images, narrow, fused_attention) if batch_size > 1 else None
+    found = _affine(model, images, narrow) if batch_size > 1 else None
     if found is None:
-        return _single(model, images, batch_size, narrow, fused_attention)
+        return _single(model, images, batch_size, narrow)
     base, slopes = found
     return base._replace(numbers=base.numbers + batch_size * slopes)
 

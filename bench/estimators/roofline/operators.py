@@ -240,10 +240,11 @@ _RULES: dict[str, Callable[..., list[Kernel]]] = {
     "convolution": _convolution, "convolution_backward": _convolution_backward,
     "_scaled_dot_product_efficient_attention": _attention,
     "_scaled_dot_product_efficient_attention_backward": _attention,
-    # statistics first, then the result: the images are read twice (aten/src/ATen/native/cuda/Normalization.cuh)
-    "native_batch_norm": _as("normalisation", (2.0,)),
-    "native_batch_norm_backward": _as("normalisation", (2.0, 2.0)),
+    # cuDNN's persistent form: what was read for the statistics stays on the chip (cudnnBatchNormMode_t)
+    "native_batch_norm": _as("normalisation", (1.0,)),
+    "native_batch_norm_backward": _as("normalisation", (1.0, 1.0)),
     "native_layer_norm": _as("normalisation", (1.0,)),
+    # one kernel for the input's gradient, one for the weight's and bias's (aten/src/ATen/native/cuda/layer_norm_kernel.cu)
     "native_layer_norm_backward": _as("normalisation", (2.0, 2.0)),
     "native_group_norm": _as("normalisation", (2.0,)),
     "native_group_norm_backward": _as("normalisation", (2.0, 2.0)),

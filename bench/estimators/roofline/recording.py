@@ -34,13 +34,18 @@ class Recorded(list[tuple[str, str, Kernel]]):
 class _Recorder(TorchDispatchMode):
     """Notes the kernels of every operator that runs while it is entered."""
 
-    def __init__(self) -> None:
+    def __init__(self, answers_items: bool = False) -> None:
+        """Record nothing yet; `answers_items` makes 1 the value of every element that the host asks for."""
         super().__init__()
+        self.answers_items = answers_items
         self.phase = FORWARD
         self.recorded = Recorded()
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        """Run the operator on the meta device and note its kernels."""
         named = kwargs or {}
+        if self.answers_items and operator is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
+            return 1.0 if args[0].is_floating_point() else 1
         result = operator(*args, **named)
         name = operator._schema.name.removeprefix("aten::")
         self.recorded += [(self.phase, name, kernel) for kernel in list_kernels(operator, args, named, result)]
@@ -57,21 +62,20 @@ class _Idle:
         """Nothing."""
 
 
-class _Recorded(Workload):
+class _MetaWorkload(Workload):
     """The step with its autocast in the form that the meta device has, and the end of the forward noted."""
 
     recorder: _Recorder
-    fused_attention: bool
 
     @contextlib.contextmanager
     def _autocast(self) -> Iterator[None]:
-        with CudaLike(self.autocast_type, self.fused_attention):
+        with CudaLike(self.autocast_type):
             yield
         self.recorder.phase = BACKWARD
 
 
 def record_step(
-    model: Choice, images: ImageSpec, batch_size: int, autocast_type: torch.dtype | None = None, fused_attention: bool = True
+    model: Choice, images: ImageSpec, batch_size: int, autocast_type: torch.dtype | None = None
 ) -> Recorded:
     """Forward, loss and backward of one step.
 
@@ -80,14 +84,13 @@ def record_step(
         images: Shape of one sample, and the classes.
         batch_size: How many samples.
         autocast_type: 16-bit type of autocast, or None for float32.
-        fused_attention: See `CudaLike`.
 
     Raises:
         Unsupported: The model cannot take these images, or reads values that a recording without data does not have.
     """
     recorder = _Recorder()
-    workload = _Recorded(build_on_meta(model, images), _Idle(), _META, autocast_type)  # type: ignore[arg-type]
-    workload.recorder, workload.fused_attention = recorder, fused_attention
+    workload = _MetaWorkload(build_on_meta(model, images), _Idle(), _META, autocast_type)  # type: ignore[arg-type]
+    workload.recorder = recorder
     pixels = torch.empty(batch_size, *images.shape, device=_META)
     labels = torch.empty(batch_size, dtype=torch.int64, device=_META)
     try:
@@ -137,14 +140,15 @@ def _recorded_updates(entry: Any, options: dict[str, Any], shapes: Sequence[tupl
     parameters = [torch.nn.Parameter(torch.empty(shape, device=_META)) for shape in shapes]
     for parameter in parameters:
         parameter.grad = torch.empty_like(parameter)
-    recorder = _Recorder()
+    recorder = _Recorder(answers_items=True)
     try:
         built = entry.build(parameters, **options)
         for group in built.param_groups:
             if group.get("foreach", False) is None:
                 group["foreach"] = True
-        built.step()
         with recorder:
+            built.step()
+            recorder.recorded.clear()
             built.step()
     except (NotImplementedError, RuntimeError, ValueError) as error:
         raise Unsupported(f"{entry.name} cannot be followed without data: {error}") from error
