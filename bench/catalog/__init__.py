@@ -21,8 +21,8 @@ from bench.errors import BenchError, UnknownNameError, nearest, nearest_sentence
 from bench.records import Choice, SettingValue, stable_hash
 
 __all__ = [
-    "KINDS", "DatasetEntry", "DatasetInfo", "Entry", "Kind", "ModelEntry", "OptimizerEntry", "Setting", "check_choice", "code_key",
-    "dataset", "describe_dataset", "entries", "entry", "is_external", "model", "names", "optimizer", "parse_choice",
+    "KINDS", "DatasetEntry", "DatasetInfo", "Entry", "Kind", "ModelEntry", "OptimizerEntry", "Setting", "check_choice",
+    "code_key", "dataset", "describe_dataset", "entries", "entry", "is_external", "model", "names", "optimizer", "parse_choice",
 ]  # fmt: skip
 
 Kind = Literal["model", "dataset", "optimizer"]
@@ -139,10 +139,7 @@ def parse_choice(kind: Kind, text: str) -> Choice:
     """
     name, _, rest = text.strip().partition(":")
     settings: dict[str, SettingValue] = {}
-    if is_external(kind, name):
-        positional = None
-    else:
-        positional = getattr(entry(kind, name), "positional", None)
+    positional = None if is_external(kind, name) else getattr(entry(kind, name), "positional", None)
     if positional and rest and not rest.startswith(f"{positional}="):
         settings = {positional: rest}
     else:
@@ -159,7 +156,7 @@ def parse_choice(kind: Kind, text: str) -> Choice:
 
 
 def check_choice(kind: Kind, choice: Choice) -> list[str]:
-    """Every fault of a choice, in words; empty where it can be built. Another package's entry is checked in the worker."""
+    """Every fault of a choice, in words; empty where there is none. Another package's is checked in the worker."""
     if is_external(kind, choice.name):
         return []
     try:

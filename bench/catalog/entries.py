@@ -71,7 +71,7 @@ class ModelEntry:
 
     Attributes:
         name: As users write it.
-        build: `(images: ImageSpec, *, <settings>) -> torch.nn.Module` on the CPU, initialised from torch's seed, mapping
+        build: `(images: ImageSpec, *, <settings>) -> torch.nn.Module` on the CPU, initialised from torch's seed; maps
             float32 `(B, C, H, W)` to `(B, classes)`.
         summary: One line for `bench list models`.
         skip_reason: `(images, settings) -> why the model cannot take these images`, or `None`; torch-free.

@@ -38,7 +38,10 @@ def test_plan_lists_cases_with_axes_key_and_reason() -> None:
 
 
 def test_plan_without_a_configuration_plans_the_default_sweep() -> None:
-    assert "default: 24 cases, 0 of them skipped; 72 runs (3 repeats a case) on cpu" in run("plan", "--device", "cpu").output
+    assert (
+        "default: 24 cases, 0 of them skipped; 72 runs (3 repeats a case) on cpu"
+        in run("plan", "--device", "cpu").output
+    )
 
 
 @pytest.mark.parametrize(
@@ -67,7 +70,9 @@ def test_a_mistake_is_answered_with_what_to_do(arguments: list[str], message: st
     assert result.exit_code == (0 if message == "skipped: " else 2)
 
 
-@pytest.mark.parametrize(("what", "name"), [("models", "resnet18"), ("datasets", "cifar10"), ("optimizers", "adam"), ("devices", "h200")])
+@pytest.mark.parametrize(
+    ("what", "name"), [("models", "resnet18"), ("datasets", "cifar10"), ("optimizers", "adam"), ("devices", "h200")]
+)
 def test_list_names_everything_that_can_be_named(what: str, name: str) -> None:
     rows = as_json("list", what)
     assert name in [row["name"] for row in rows]
@@ -90,7 +95,10 @@ def test_show_dataset_writes_a_picture_and_says_when_it_is_synthetic(tmp_path: P
     assert "synthetic" in result.output
 
 
-@pytest.mark.parametrize("command", [[], ["sweep"], ["plan"], ["report"], ["list"], ["show", "dataset"], ["show", "model"], ["data", "fetch"], ["env"]])
+@pytest.mark.parametrize(
+    "command",
+    [[], ["sweep"], ["plan"], ["report"], ["list"], ["show", "dataset"], ["show", "model"], ["data", "fetch"], ["env"]],
+)
 def test_every_help_has_examples(command: list[str]) -> None:
     result = run(*command, "--help")
     assert result.exit_code == 0

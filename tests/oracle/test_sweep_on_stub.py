@@ -39,7 +39,9 @@ fetch = false
 pytestmark = pytest.mark.slow
 
 
-def test_every_precision_layout_and_path_runs_and_too_large_a_batch_is_an_oom(stub_driver: StubDriver, tmp_path: Path) -> None:
+def test_every_precision_layout_and_path_runs_and_too_large_a_batch_is_an_oom(
+    stub_driver: StubDriver, tmp_path: Path
+) -> None:
     config = tmp_path / "c.toml"
     config.write_text(CONFIG, encoding="utf-8")
     env = {**os.environ, **stub_driver.environment("h200", memory_bytes=1 << 30)}
@@ -71,7 +73,17 @@ def test_a_case_after_an_out_of_memory_starts_from_a_clean_device(stub_driver: S
         '["contiguous", "channels_last"]', '"contiguous"'), encoding="utf-8")  # fmt: skip
     env = {**os.environ, **stub_driver.environment("h200", memory_bytes=1 << 30)}
     env["PYTHONPATH"] = str(Path(__file__).parents[2])
-    arguments = ("sweep", config, "--device", "cuda", "--set", "include=[]", "--set", "measure.order=sequential", "--no-report")
+    arguments = (
+        "sweep",
+        config,
+        "--device",
+        "cuda",
+        "--set",
+        "include=[]",
+        "--set",
+        "measure.order=sequential",
+        "--no-report",
+    )
     plugins.bench(*arguments, "--set", "grid.batch_size=[4096, 8]", "--out", tmp_path / "after", env=env)
     plugins.bench(*arguments, "--set", "grid.batch_size=[8]", "--out", tmp_path / "alone", env=env)
     after, alone = bench.load(tmp_path / "after").set_index("batch_size"), bench.load(tmp_path / "alone")

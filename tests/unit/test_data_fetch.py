@@ -136,7 +136,9 @@ def test_machine_without_a_network_hears_so_before_anything_is_imported(tmp_path
 
     monkeypatch.setattr(data_fetch.socket, "create_connection", refuse)
     monkeypatch.setattr(data_fetch, "_run_download", None)
-    with pytest.raises(DataError, match=r"^CIFAR10: no network \(www.cs.toronto.edu: Name or service not known\)\. Copy the"):
+    with pytest.raises(
+        DataError, match=r"^CIFAR10: no network \(www.cs.toronto.edu: Name or service not known\)\. Copy the"
+    ):
         data_fetch.fetch_dataset(Choice("cifar10"), tmp_path)
 
 

@@ -22,7 +22,11 @@ from bench.terminal import Progress
 
 CPU = Environment(device="cpu", estimate_device="cpu")
 CONFIG = check_config(
-    {"name": "t", "grid": {"dataset": "mnist", "model": "mlp", "optimizer": "sgd", "batch_size": [1, 2]}, "measure": {"repeats": 1}},
+    {
+        "name": "t",
+        "grid": {"dataset": "mnist", "model": "mlp", "optimizer": "sgd", "batch_size": [1, 2]},
+        "measure": {"repeats": 1},
+    },
     "test",
 )
 
@@ -52,7 +56,13 @@ def session(folder: Path, launcher: Scripted, retry: Iterable[Status] = ()) -> S
     store = Store(folder / "data")
     store.create()
     made = Session(
-        CONFIG, SweepOptions(folder, retry=frozenset(retry)), Progress(quiet=True), cast(LocalLauncher, launcher), store, CPU, None
+        CONFIG,
+        SweepOptions(folder, retry=frozenset(retry)),
+        Progress(quiet=True),
+        cast(LocalLauncher, launcher),
+        store,
+        CPU,
+        None,
     )
     made.plan = build_plan(CONFIG, "cpu")
     store.write_plan(made.plan, CONFIG.protocol, CPU, {})
@@ -70,7 +80,9 @@ def test_what_is_finished_is_not_run_again(tmp_path: Path) -> None:
 def test_a_throttled_run_is_tried_once_more_at_the_end_and_both_are_kept(tmp_path: Path) -> None:
     launcher = Scripted([answered(Status.THROTTLED), answered(Status.OK), answered(Status.THROTTLED)])
     measure_missing(session(tmp_path, launcher))
-    assert [argument["case"].batch_size for argument in launcher.asked][0::2] == [launcher.asked[0]["case"].batch_size] * 2
+    assert [argument["case"].batch_size for argument in launcher.asked][0::2] == [
+        launcher.asked[0]["case"].batch_size
+    ] * 2
     assert bench.load(tmp_path)[["attempt", "status"]].values.tolist() in (
         [[0, "throttled"], [1, "throttled"], [0, "ok"]], [[0, "ok"], [0, "throttled"], [1, "throttled"]]
     )  # fmt: skip
@@ -107,7 +119,9 @@ def test_a_death_before_the_case_begins_is_tried_again_and_no_row(tmp_path: Path
 
 
 def test_three_such_deaths_in_a_row_stop_the_sweep_with_the_reason(tmp_path: Path) -> None:
-    with pytest.raises(InfrastructureError, match=r"^3 worker processes in a row died before their case began: gone\. "):
+    with pytest.raises(
+        InfrastructureError, match=r"^3 worker processes in a row died before their case began: gone\. "
+    ):
         measure_missing(session(tmp_path, Scripted([died("start")] * 3)))
     assert list(bench.load(tmp_path)["status"]) == ["interrupted"] * 2
 

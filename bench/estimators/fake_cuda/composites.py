@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-
 PREFERS_CUDNN = {(9, 0), (10, 0)}
 """Where cuDNN's attention goes before flash attention in half precision (check_prefer_cudnn_attention)."""
 

@@ -20,7 +20,7 @@ from bench.estimators.tensors import Spec
 Kernel = Callable[..., Any]
 
 DATA_DEPENDENT = frozenset(
-    "_local_scalar_dense is_nonzero nonzero equal masked_select _unique2 unique_dim unique_consecutive bincount".split()
+    ["_local_scalar_dense", "is_nonzero", "nonzero", "equal", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "bincount"]
 )
 """Operators whose result or its shape depends on values, which a trace does not have."""
 

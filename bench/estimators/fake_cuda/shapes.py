@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.estimators.tensors import CHANNELS_LAST_ORDER, Spec, channels_last, contiguous, suggests_channels_last
 
+
 def convolution_is_channels_last(first: Spec, weight: Spec) -> bool:
     """The format that cuDNN convolutions work in (aten/src/ATen/native/ConvUtils.h: cudnn_conv_suggest_memory_format)."""
     if first.dtype == "float64" or weight.dtype == "float64":
@@ -52,6 +53,16 @@ def convolution_backward(
         _like_convolution(image.dtype, image.shape, last or suggests_channels_last(weight)) if output_mask[0] else None,
         _like_convolution(weight.dtype, weight.shape, last) if output_mask[1] else None,
         contiguous(gradient.dtype, (channels,)) if output_mask[2] else None,
+    )
+
+
+def layer_norm_backward(gradient: Spec, image: Spec, *rest: Any) -> tuple[Spec | None, ...]:
+    """Contiguous gradients of image, weight and bias (aten/src/ATen/native/cuda/layer_norm_kernel.cu)."""
+    weight, bias, mask = rest[3:6]
+    return (
+        contiguous(image.dtype, image.shape) if mask[0] else None,
+        contiguous(weight.dtype, weight.shape) if mask[1] and weight else None,
+        contiguous(bias.dtype, bias.shape) if mask[2] and bias else None,
     )
 
 
@@ -114,6 +125,7 @@ RULES: dict[str, Callable[..., Any]] = {
     "convolution": convolution,
     "convolution_overrideable": convolution,
     "convolution_backward": convolution_backward,
+    "native_layer_norm_backward": layer_norm_backward,
     "roll": lambda source, *_: contiguous(source.dtype, source.shape),
     "_scaled_dot_product_efficient_attention": efficient_attention,
     "_scaled_dot_product_efficient_attention_backward": efficient_attention_backward,

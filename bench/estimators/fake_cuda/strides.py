@@ -10,10 +10,7 @@ from collections.abc import Sequence
 from bench.estimators.tensors import Spec, contiguous, is_channels_last_contiguous, is_contiguous
 
 POINTWISE = frozenset(
-    "add sub mul div rsub gelu gelu_backward silu silu_backward relu threshold_backward hardswish hardswish_backward "
-    "hardsigmoid hardsigmoid_backward sigmoid sigmoid_backward tanh tanh_backward pow neg exp log sqrt rsqrt reciprocal abs "
-    "clamp clamp_min clamp_max where maximum minimum hardtanh hardtanh_backward leaky_relu leaky_relu_backward elu "
-    "elu_backward mish mish_backward softplus softplus_backward addcmul addcdiv lerp eq ne lt le gt ge".split()
+    ["add", "sub", "mul", "div", "rsub", "gelu", "gelu_backward", "silu", "silu_backward", "relu", "threshold_backward", "hardswish", "hardswish_backward", "hardsigmoid", "hardsigmoid_backward", "sigmoid", "sigmoid_backward", "tanh", "tanh_backward", "pow", "neg", "exp", "log", "sqrt", "rsqrt", "reciprocal", "abs", "clamp", "clamp_min", "clamp_max", "where", "maximum", "minimum", "hardtanh", "hardtanh_backward", "leaky_relu", "leaky_relu_backward", "elu", "elu_backward", "mish", "mish_backward", "softplus", "softplus_backward", "addcmul", "addcdiv", "lerp", "eq", "ne", "lt", "le", "gt", "ge"]
 )
 
 

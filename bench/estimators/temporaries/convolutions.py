@@ -12,8 +12,14 @@ from typing import Any
 from bench.estimators.temporaries.machine import Machine
 from bench.estimators.temporaries.scripts import Script, around
 from bench.estimators.temporaries.sums import sum_buffers
-from bench.estimators.tensors import Spec, channels_last, contiguous, is_channels_last_contiguous, is_contiguous, suggests_channels_last
-
+from bench.estimators.tensors import (
+    Spec,
+    channels_last,
+    contiguous,
+    is_channels_last_contiguous,
+    is_contiguous,
+    suggests_channels_last,
+)
 
 Result = tuple[int, int] | None
 """Slot and bytes of a gradient, None where it is not wanted."""

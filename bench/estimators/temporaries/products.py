@@ -11,7 +11,6 @@ from typing import Any
 
 from bench.estimators.temporaries.machine import MIB, Machine
 from bench.estimators.temporaries.scripts import Script, around, results
-from bench.estimators.tensors import Spec
 
 
 def _product(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) -> Script:
