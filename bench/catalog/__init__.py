@@ -22,7 +22,8 @@ from bench.records import Choice, SettingValue, stable_hash
 
 __all__ = [
     "KINDS", "DatasetEntry", "DatasetInfo", "Entry", "Kind", "ModelEntry", "OptimizerEntry", "Setting", "check_choice",
-    "code_key", "dataset", "describe_dataset", "entries", "entry", "is_external", "model", "names", "optimizer", "parse_choice",
+    "code_key", "dataset", "describe_dataset", "entries", "entry", "is_external", "model", "names", "optimizer",
+    "parse_choice",
 ]  # fmt: skip
 
 Kind = Literal["model", "dataset", "optimizer"]

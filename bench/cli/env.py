@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 import click
 
@@ -14,13 +15,17 @@ _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 @click.command()
 @json_option
-def env(as_json: bool) -> None:
+@click.option(
+    "--device-file", type=click.Path(path_type=Path, dir_okay=False), help="Write a device file for the GPU present."
+)
+def env(as_json: bool, device_file: Path | None) -> None:
     """Say what this machine is, what is wrong with it, and how to mend it.
 
     \b
     Examples:
       bench env
       bench env --json
+      bench env --device-file mycard.toml
 
     Exit code 2 when something makes measuring impossible or wrong (a GPU that torch cannot use, say).
     """
@@ -31,8 +36,12 @@ def env(as_json: bool) -> None:
     from bench.launchers import LocalLauncher
     from bench.probes.diagnosis import diagnose
     from bench.probes.selection import usable_device
-    from bench.sweep import read_environment
+    from bench.sweep import read_device_file, read_environment
 
+    if device_file is not None:
+        device_file.write_text(read_device_file(LocalLauncher(), usable_device()), encoding="utf-8")
+        click.echo(device_file)
+        return
     findings = [asdict(finding) for finding in diagnose()]
     environment: dict[str, object] = {}
     with contextlib.suppress(DeviceError):  # what is wrong stands among the findings

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from bench.errors import Unsupported
 from bench.estimators.fake_cuda import FakeCuda, block_of
 
 
@@ -74,6 +75,11 @@ class _Recorder:
 
     def freed(self, block: int) -> None:
         self.recording.entries.append(block)
+
+    def reads(self, operator: str) -> None:
+        """Optimizers may scale by a value that they read (Adafactor); what a model does with one is anybody's guess."""
+        if self.phase != Phase.OPTIMIZER:
+            raise Unsupported(f"the step reads values from the device ({operator}); a trace without data cannot follow it")
 
     def mark(self) -> None:
         self.recording.entries.append(None)
@@ -153,4 +159,19 @@ def record_training(
                 recorder.mark()
         recording, recorder.recording = recorder.recording, Recording()
         del training
+    recording.entries = _sorted_deaths(recording.entries)
     return recording
+
+
+def _sorted_deaths(entries: list[Call | int | None]) -> list[Call | int | None]:
+    """Deaths in a row, ordered by number: torch's own order follows addresses, and the allocator does not mind."""
+    ordered: list[Call | int | None] = []
+    deaths: list[int] = []
+    for entry in entries:
+        if isinstance(entry, int):
+            deaths.append(entry)
+            continue
+        ordered += sorted(deaths)
+        deaths.clear()
+        ordered.append(entry)
+    return ordered + sorted(deaths)

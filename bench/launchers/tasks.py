@@ -35,6 +35,15 @@ def environment_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
     return asdict(measure_environment(argument["device"]))
 
 
+def device_facts_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
+    """`values` and `sources` of a device file for the GPU `gpu_uuid`."""
+    _see_only(argument["gpu_uuid"])
+    from bench.probes.device_facts import measure_device_facts
+
+    values, sources = measure_device_facts(argument["gpu_uuid"])
+    return {"values": values, "sources": sources}
+
+
 def _see_only(gpu_uuid: str | None) -> None:
     """Let CUDA see one GPU; NVML's index and CUDA's may differ, UUIDs do not."""
     if gpu_uuid:

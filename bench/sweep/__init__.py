@@ -4,7 +4,7 @@ Whatever happens to a run becomes a row, and a run exists once its part does, so
 death goes on with what is missing.
 """
 
-from bench.sweep.session import SweepOptions, read_environment
+from bench.sweep.session import SweepOptions, read_device_file, read_environment
 from bench.sweep.stages import SweepOutcome, parse_statuses, run_sweep
 
-__all__ = ["SweepOptions", "SweepOutcome", "parse_statuses", "read_environment", "run_sweep"]
+__all__ = ["SweepOptions", "SweepOutcome", "parse_statuses", "read_device_file", "read_environment", "run_sweep"]

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.config import SweepConfig
-from bench.devices import match_device
-from bench.errors import BenchError, InfrastructureError
+from bench.devices import match_device, render_device_toml
+from bench.errors import BenchError, DeviceError, InfrastructureError
 from bench.launchers import Answer, LocalLauncher, Outcome
-from bench.launchers.tasks import environment_task
+from bench.launchers.tasks import device_facts_task, environment_task
 from bench.probes.selection import DeviceChoice
 from bench.records import Environment, Planned, Status
 from bench.store import Store
@@ -64,6 +64,20 @@ def read_environment(launcher: LocalLauncher, choice: DeviceChoice) -> Environme
         known = match_device(environment.gpu_name or "", environment.gpu_total_bytes)
         name = known.name if known else environment.gpu_name or "unknown"
     return replace(environment, estimate_device=name)
+
+
+def read_device_file(launcher: LocalLauncher, choice: DeviceChoice) -> str:
+    """The text of a device file for the GPU chosen.
+
+    Raises:
+        DeviceError: The CPU was chosen: it has no such figures.
+        BenchError: The process does not start, or the device cannot be read.
+    """
+    if choice.kind != "cuda":
+        raise DeviceError(f"a device file describes a GPU, and runs would go to the CPU here ({choice.reason})")
+    argument = {"gpu_uuid": choice.gpu.uuid if choice.gpu else None}
+    facts = _value(launcher.run(device_facts_task, argument, timeout_s=START_TIMEOUT_S))
+    return render_device_toml(facts["values"], facts["sources"])
 
 
 def _value(answer: Answer) -> dict[str, Any]:

@@ -25,6 +25,9 @@ class Recorder(Protocol):
     def freed(self, block: int) -> None:
         """A storage died."""
 
+    def reads(self, operator: str) -> None:
+        """A number is read from the device, where there is none; raises `Unsupported` unless 0 will do."""
+
 
 class _DLDevice(ctypes.Structure):
     _fields_ = [("device_type", ctypes.c_int32), ("device_id", ctypes.c_int32)]

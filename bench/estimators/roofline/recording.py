@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench import catalog
@@ -74,30 +75,35 @@ class _MetaWorkload(Workload):
         self.recorder.phase = BACKWARD
 
 
-def record_step(
-    model: Choice, images: ImageSpec, batch_size: int, autocast_type: torch.dtype | None = None
-) -> Recorded:
+def record_step(model: Choice, images: ImageSpec, batch_size: int, autocast_type: torch.dtype | None = None) -> Recorded:
+    """Forward, loss and backward of one step of a model of the catalog; see `record_module`.
+
+    Raises:
+        UnknownNameError: No such model.
+        Unsupported: The model cannot take these images, or reads values that a recording without data does not have.
+    """
+    try:
+        return record_module(build_on_meta(model, images), images, batch_size, autocast_type)
+    except (NotImplementedError, RuntimeError, ValueError) as error:
+        raise Unsupported(f"{model} cannot be followed without data: {error}") from error
+
+
+def record_module(module: nn.Module, images: ImageSpec, batch_size: int, autocast_type: torch.dtype | None = None) -> Recorded:
     """Forward, loss and backward of one step.
 
     Args:
-        model: Of the catalog.
+        module: In training mode, on the meta device.
         images: Shape of one sample, and the classes.
         batch_size: How many samples.
         autocast_type: 16-bit type of autocast, or None for float32.
-
-    Raises:
-        Unsupported: The model cannot take these images, or reads values that a recording without data does not have.
     """
     recorder = _Recorder()
-    workload = _MetaWorkload(build_on_meta(model, images), _Idle(), _META, autocast_type)  # type: ignore[arg-type]
+    workload = _MetaWorkload(module, _Idle(), _META, autocast_type)  # type: ignore[arg-type]
     workload.recorder = recorder
     pixels = torch.empty(batch_size, *images.shape, device=_META)
     labels = torch.empty(batch_size, dtype=torch.int64, device=_META)
-    try:
-        with recorder:
-            workload.step(pixels, labels)
-    except (NotImplementedError, RuntimeError, ValueError) as error:
-        raise Unsupported(f"{model} cannot be followed without data: {error}") from error
+    with recorder:
+        workload.step(pixels, labels)
     return recorder.recorded
 
 
@@ -137,7 +143,7 @@ def record_optimizer(model: Choice, images: ImageSpec, optimizer: Choice, scaled
 
 def _recorded_updates(entry: Any, options: dict[str, Any], shapes: Sequence[tuple[int, ...]]) -> Recorded:
     """The second step of the optimizer, in its `foreach` form unless the options say otherwise."""
-    parameters = [torch.nn.Parameter(torch.empty(shape, device=_META)) for shape in shapes]
+    parameters = [nn.Parameter(torch.empty(shape, device=_META)) for shape in shapes]
     for parameter in parameters:
         parameter.grad = torch.empty_like(parameter)
     recorder = _Recorder(answers_items=True)
