@@ -1,7 +1,7 @@
 """Fit the constants of the roofline again: `python tools/fit_roofline.py FOLDER`.
 
-The folder holds `op_latency_neusight.parquet`, `gpu_specs_neusight.csv` and `train_throughput_timm_rtx3090.csv`. Prints the
-constants with their errors, in the sample and on families of models that were left out of the fit. Takes minutes.
+The folder holds `op_latency_neusight.parquet`, `gpu_specs_neusight.csv` and `train_throughput_timm_rtx3090.csv`. Prints
+the constants with their errors, in the sample and on families of models that were left out of the fit. Takes minutes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import click
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
@@ -26,12 +28,19 @@ from bench.records import Case, Choice
 LITTLE_POWER = ("NVIDIA L4", "Tesla P4", "Tesla T4")
 """75 W and less: their clocks under products lie far below the rated one, so they say nothing of kernels."""
 
-READS_AND_WRITES = {"add": 3, "mul": 3, "div": 3, "addu": 2, "mulu": 2, "divu": 2, "powu": 2, "gelu": 2, "relu": 2, "tanh": 2}
-KINDS = {name: "elementwise" for name in READS_AND_WRITES} | {
+TENSORS = {
+    "add": 3, "mul": 3, "div": 3, "addu": 2, "mulu": 2, "divu": 2, "powu": 2, "gelu": 2, "relu": 2, "tanh": 2,
+    "softmax": 2, "ln": 2,
+}  # fmt: skip
+"""How many tensors an operator reads and writes (`u`: with one number)."""
+
+KINDS = dict.fromkeys(TENSORS, "elementwise") | {
     "softmax": "reduction", "ln": "normalisation", "conv2d_forward": "convolution", "linear": "matmul", "bmm": "matmul",
 }  # fmt: skip
-FAMILIES = ("resnext", "resnet", "densenet", "vgg", "inception", "mnasnet", "mobilenet", "efficientnet_v2", "efficientnet", "regnet",
-            "convnext", "swin", "vit")  # fmt: skip
+FAMILIES = (
+    "resnext", "resnet", "densenet", "vgg", "inception", "mnasnet", "mobilenet", "efficientnet_v2", "efficientnet",
+    "regnet", "convnext", "swin", "vit",
+)  # fmt: skip
 
 
 def main(folder: Path) -> None:
@@ -44,7 +53,7 @@ def main(folder: Path) -> None:
     measured = (steps.train_batch_size / steps.train_samples_per_sec).to_numpy()
     every = np.ones(len(cases), dtype=bool)
     fitted = fit_steps(cases, columns, measured, every, constants)
-    print(fitted)
+    click.echo(fitted)
     report("in the sample", step_times(cases, columns, fitted), measured, cases)
     left_out = np.zeros(len(cases))
     for family in sorted(set(families)):
@@ -59,18 +68,24 @@ def load_operators(folder: Path) -> pd.DataFrame:
     frame = pd.read_parquet(folder / "op_latency_neusight.parquet")
     frame = frame[frame.op.isin(KINDS)].join(pd.read_csv(folder / "gpu_specs_neusight.csv").set_index("gpu"), on="gpu")
     sizes = ["batch", "c_in", "c_out", "size", "kernel", "h", "m", "n", "k"]
-    frame = frame.assign(**{name: frame[name].astype(float) for name in sizes}, kind=frame.op.map(KINDS)).reset_index(drop=True)
+    frame = frame.assign(**{name: frame[name].astype(float) for name in sizes}, kind=frame.op.map(KINDS)).reset_index(
+        drop=True
+    )
     pixels, window = frame.batch * frame["size"] ** 2, frame.kernel**2
     image = frame.kind == "convolution"
     frame["rows"] = np.where(image, pixels, frame.m)
     frame["columns"] = np.where(image, frame.c_out, frame.n)
     frame["depth"] = np.where(image, frame.c_in * window, frame.k)
     frame["products"] = np.where(image, 1.0, frame.batch)
-    frame["flops"] = (2 * frame.rows * frame.columns * frame.depth * frame.products).fillna(0.0)
-    product = frame.products * (frame.rows * frame.columns + frame.rows * frame.depth + frame.columns * frame.depth)
+    frame["flops"] = (2 * frame.rows * frame["columns"] * frame.depth * frame.products).fillna(0.0)
+    product = frame.products * (
+        frame.rows * frame["columns"] + frame.rows * frame.depth + frame["columns"] * frame.depth
+    )
     moved = np.where(image, pixels * (frame.c_in + frame.c_out) + window * frame.c_in * frame.c_out, product)
-    frame["nbytes"] = 4 * np.where(frame.h.notna(), frame.op.map(READS_AND_WRITES).fillna(2) * frame.batch * frame.h, moved)
-    return frame.assign(layout_bytes=0.0).fillna({"rows": 0.0, "columns": 0.0, "depth": 0.0})
+    frame["nbytes"] = 4 * np.where(frame.h.notna(), frame.op.map(TENSORS) * frame.batch * frame.h, moved)
+    return frame.assign(layout_bytes=0.0, window=np.where(image, window, 1.0)).fillna(
+        {"rows": 0.0, "columns": 0.0, "depth": 0.0}
+    )
 
 
 def operator_times(frame: pd.DataFrame, constants: Constants) -> np.ndarray:
@@ -80,11 +95,19 @@ def operator_times(frame: pd.DataFrame, constants: Constants) -> np.ndarray:
         first, count = rows.iloc[0], len(rows)
         device = Device(
             name=str(gpu), gpu_name=str(gpu), kind="cuda", memory_bandwidth_bytes_per_s=first.bandwidth_gb_per_s * 1e9,
-            peak_float32_flop_per_s=first.fp32_gflops * 1e9,
+            peak_float32_flop_per_s=first.fp32_gflops * 1e9, multiprocessors=int(first.sms),
         )  # fmt: skip
         words = (np.full(count, word, dtype=object) for word in ("forward", "float32"))
         phase, dtype = words
-        columns = Columns(phase, rows.kind.to_numpy(object), dtype, np.ones(count), np.ones(count), rows[list(NUMBERS)].to_numpy(float))
+        columns = Columns(
+            phase,
+            rows.kind.to_numpy(object),
+            dtype,
+            np.ones(count),
+            np.zeros(count),
+            rows.window.to_numpy(float),
+            rows[list(NUMBERS)].to_numpy(float),
+        )
         times[frame.index.get_indexer(rows.index)] = kernel_times_s(columns, device, "float32", "contiguous", constants)
     return times
 
@@ -95,37 +118,43 @@ def fit_operators(frame: pd.DataFrame, constants: Constants) -> Constants:
         ("elementwise", ("memory_frac", "launch_s")),
         ("reduction", ("reduction_frac",)),
         ("normalisation", ("normalisation_frac",)),
-        ("convolution", ("convolution_frac", "convolution_columns", "convolution_depth")),
-        ("matmul", ("matmul_frac", "matmul_depth")),
+        ("matmul", ("matmul_frac", "product_depth")),
+        ("convolution", ("winograd_frac", "convolution_columns", "convolution_tiles")),
     ):
         rows = frame[(frame.kind == kind) & ~(frame.gpu.isin(LITTLE_POWER) & (frame.flops > 0))].reset_index(drop=True)
         measured = rows.latency_ms.to_numpy() * 1e-3
-        constants = fit(names, constants, lambda tried, rows=rows, measured=measured: np.log(operator_times(rows, tried) / measured))
+        constants = fit(
+            names, constants, lambda tried, rows=rows, measured=measured: np.log(operator_times(rows, tried) / measured)
+        )
         errors = np.abs(operator_times(rows, constants) / measured - 1)
-        print(f"{kind}: n {len(rows)}, median error {np.median(errors):.3f}, p90 {np.quantile(errors, 0.9):.3f}")
+        click.echo(f"{kind}: n {len(rows)}, median error {np.median(errors):.3f}, p90 {np.quantile(errors, 0.9):.3f}")
     return constants
 
 
 def load_steps(folder: Path) -> pd.DataFrame:
-    """timm's rows of models that torchvision has, with torchvision's name."""
+    """Rows of timm of models that torchvision has, with torchvision's name."""
     tables = tomllib.loads((Path(__file__).parent / "timm_models.toml").read_text(encoding="utf-8"))
     frame = pd.read_csv(folder / "train_throughput_timm_rtx3090.csv")
     frame["torchvision"] = frame.model.map(tables["same"] | tables["nearly"])
     return frame.dropna(subset=["torchvision"]).reset_index(drop=True)
 
 
-def step_case(row: object) -> Case:
+def step_case(row: Any) -> Case:
     """A row as the case that comes nearest to timm's protocol."""
     memory_format = "channels_last" if row.layout == "nhwc" else "contiguous"
-    return Case(Choice("imagenet"), Choice(row.torchvision), Choice("sgd_momentum"), row.train_batch_size, "fp16", memory_format,
-                image_size=row.train_img_size)  # fmt: skip
+    return Case(
+        Choice("imagenet"), Choice(row.torchvision), Choice("sgd_momentum"), row.train_batch_size, "fp16",
+        memory_format, image_size=row.train_img_size,
+    )  # fmt: skip
 
 
 def step_times(cases: Sequence[Case], columns: Sequence[Columns], constants: Constants) -> np.ndarray:
     """Seconds of the device for each case."""
     device = load_device("rtx3090")
     pairs = zip(cases, columns, strict=True)
-    return np.array([kernel_times_s(found, device, case.precision, case.memory_format, constants).sum() for case, found in pairs])
+    return np.array(
+        [kernel_times_s(found, device, case.precision, case.memory_format, constants).sum() for case, found in pairs]
+    )
 
 
 def fit_steps(
@@ -143,7 +172,9 @@ def fit_steps(
     return with_scales(fitted, chosen_cases, chosen_columns, measured[used])
 
 
-def with_scales(constants: Constants, cases: Sequence[Case], columns: Sequence[Columns], measured: np.ndarray) -> Constants:
+def with_scales(
+    constants: Constants, cases: Sequence[Case], columns: Sequence[Columns], measured: np.ndarray
+) -> Constants:
     """The factor of each memory format that makes its median error 0."""
     ratios = measured / step_times(cases, columns, replace(constants, fp16_contiguous=1.0, fp16_channels_last=1.0))
     formats = np.array([case.memory_format for case in cases])
@@ -174,9 +205,12 @@ def report(title: str, times: np.ndarray, measured: np.ndarray, cases: Sequence[
     for name in ("all", "contiguous", "channels_last"):
         rows = np.array([name in ("all", case.memory_format) for case in cases])
         error = measured[rows] / times[rows] - 1
+        median, tail = np.quantile(np.abs(error), [0.5, 0.9])
         rank = spearmanr(batch[rows] / times[rows], batch[rows] / measured[rows])[0]
-        print(f"{title}, {name}: n {rows.sum()}, median {np.median(np.abs(error)):.4f}, p90 {np.quantile(np.abs(error), 0.9):.4f}, "
-              f"bias {np.median(error):+.4f}, rank {rank:.4f}")  # fmt: skip
+        click.echo(
+            f"{title}, {name}: n {rows.sum()}, median error {median:.4f}, p90 {tail:.4f}, "
+            f"bias {np.median(error):+.4f}, rank correlation {rank:.4f}"
+        )
 
 
 if __name__ == "__main__":

@@ -2,26 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
+from bench.devices import Device, load_device
 from bench.errors import BenchError
 from bench.estimators.formula import estimate_formula
-from bench.records import Case, Estimate
+from bench.estimators.memory import estimate_trace
+from bench.estimators.roofline import estimate_speed
+from bench.plan import image_spec
+from bench.records import Case, Estimate, ImageSpec
 
 
 def estimate_cases(cases: Sequence[Case], device: str) -> Iterator[Estimate]:
     """Estimates one by one in the order of `cases`; one that is refused has nulls and the reason in its note.
 
     Args:
-        cases: Any number; models are built once each, on the meta device.
-        device: The device file's name that the estimates are for.
+        cases: Any number; models are built without memory.
+        device: The name of a device file, or the path of one. On a CPU, and on a GPU that no file describes, only the
+            formula speaks.
     """
-    yield from (_estimate(case, device) for case in cases)
-
-
-def _estimate(case: Case, device: str) -> Estimate:
+    known: Device | None = None
+    notes: list[str] = []
     try:
-        return replace(Estimate(case_key=case.key, estimate_device=device), **estimate_formula(case))  # type: ignore[arg-type]
+        known = load_device(device)
     except BenchError as error:
-        return Estimate(case_key=case.key, estimate_device=device, estimate_note=str(error))
+        notes.append(str(error))
+    for case in cases:
+        yield _estimate(case, device, known, notes)
+
+
+def _estimate(case: Case, name: str, device: Device | None, notes: Sequence[str]) -> Estimate:
+    said = list(notes)
+    fields: dict[str, Any] = {}
+
+    def ask(estimator: Callable[[], dict[str, Any]]) -> None:
+        try:
+            fields.update(estimator())
+        except BenchError as error:
+            said.append(str(error))
+
+    try:
+        images = image_spec(case.dataset, case.image_size)
+    except BenchError as error:
+        return Estimate(case_key=case.key, estimate_device=name, estimate_note=str(error))
+    ask(lambda: estimate_formula(case, images))
+    if device is not None and device.kind == "cuda":
+        ask(lambda: estimate_trace(case, device, images))
+        ask(lambda: _speed(case, device, images))
+    blank = Estimate(case_key=case.key, estimate_device=name)
+    return replace(blank, estimate_note="; ".join(dict.fromkeys(said)) or None, **fields)
+
+
+def _speed(case: Case, device: Device, images: ImageSpec) -> dict[str, float]:
+    speed = estimate_speed(case, device, images)
+    return {"estimated_step_time_s": speed.step_time_s, "estimated_samples_per_s": speed.samples_per_s}

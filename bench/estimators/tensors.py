@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 ITEM_BYTES = {
-    "float32": 4, "float64": 8, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1, "uint64": 8,
-    "bool": 1, "complex64": 8, "complex128": 16,
-}  # fmt: skip
+    "float32": 4,
+    "float64": 8,
+    "float16": 2,
+    "bfloat16": 2,
+    "int64": 8,
+    "int32": 4,
+    "int16": 2,
+    "int8": 1,
+    "uint8": 1,
+    "uint64": 8,
+    "bool": 1,
+    "complex64": 8,
+    "complex128": 16,
+}
 """Bytes of one element, by torch's name of the type."""
 
 CHANNELS_LAST_ORDER = {4: (1, 3, 2, 0), 5: (1, 4, 3, 2, 0)}
@@ -95,3 +106,38 @@ def _packed(spec: Spec, order: Sequence[int]) -> bool:
                 return False
             step *= spec.shape[index]
     return True
+
+
+def sort_dims(count: int, compare: Callable[[int, int], int]) -> list[int]:
+    """Dimensions from the fastest to the slowest (TensorIteratorBase::reorder_dimensions).
+
+    An insertion sort from the last dimension on that knows of undecided pairs.
+
+    Args:
+        count: The number of dimensions.
+        compare: Positive where the first dimension belongs behind the second, negative before, 0 undecided.
+    """
+    order = list(reversed(range(count)))
+    for start in range(1, count):
+        at = start
+        for before in range(start - 1, -1, -1):
+            verdict = compare(order[before], order[at])
+            if verdict > 0:
+                order[before], order[at] = order[at], order[before]
+                at = before
+            elif verdict < 0:
+                break
+    return order
+
+
+def compare_strides(shape: Sequence[int], operands: Sequence[Sequence[int]], one: int, other: int) -> int:
+    """How TensorIterator orders two dimensions by the operands' strides, the first operand that decides going first."""
+    for strides in operands:
+        first, second = strides[one], strides[other]
+        if first == 0 or second == 0:
+            continue
+        if first != second:
+            return -1 if first < second else 1
+        if shape[one] > shape[other]:
+            return 1
+    return 0

@@ -55,9 +55,17 @@ class Recording:
 class Training(Protocol):
     """What is recorded."""
 
-    model: torch.nn.Module
-    optimizer: torch.optim.Optimizer
-    batch: tuple[torch.Tensor, ...]
+    @property
+    def model(self) -> torch.nn.Module:
+        """On the device."""
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Over the model's parameters."""
+
+    @property
+    def batch(self) -> tuple[torch.Tensor, ...]:
+        """Images and labels on the device."""
 
     def step(self) -> None:
         """One optimizer step; what it keeps alive is kept until the next has ended."""
@@ -79,7 +87,9 @@ class _Recorder:
     def reads(self, operator: str) -> None:
         """Optimizers may scale by a value that they read (Adafactor); what a model does with one is anybody's guess."""
         if self.phase != Phase.OPTIMIZER:
-            raise Unsupported(f"the step reads values from the device ({operator}); a trace without data cannot follow it")
+            raise Unsupported(
+                f"the step reads values from the device ({operator}); a trace without data cannot follow it"
+            )
 
     def mark(self) -> None:
         self.recording.entries.append(None)

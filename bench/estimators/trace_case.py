@@ -1,6 +1,6 @@
 """The trace estimate of a case of the grid: peaks that torch will report, and what they are made of.
 
-Left out: cuDNN's workspaces and the reserves of its batch norm, the CUDA context, whatever other processes hold, and the
+Left out: cuDNN's workspaces and the reserves of its batch norm, the CUDA context, what other processes hold, and the
 order in which Python's garbage collector might free tensors that are part of a cycle.
 """
 
@@ -53,9 +53,7 @@ def record_case(case: Case, machine: Machine, protocol: Protocol | None = None, 
     from bench.estimators.trace import record_training
 
     protocol = protocol or Protocol()
-    return record_training(
-        lambda device: _CaseTraining(case, protocol, device), steps, machine.compute_capability
-    )
+    return record_training(lambda device: _CaseTraining(case, protocol, device), steps, machine.compute_capability)
 
 
 class _CaseTraining:
@@ -122,7 +120,7 @@ def trace_case(case: Case, machine: Machine, allocator: AllocatorConfig | None =
 
 
 def trace_columns(peaks: TracePeaks) -> dict[str, int]:
-    """The fields of `Estimate`, in bytes: the peaks after the first step, and the parts of the highest moment of all."""
+    """The fields of `Estimate`, in bytes: peaks after the first step, and the parts of the highest moment of all."""
     shares = {share.category: share for share in peaks.replay.categories}
     requested = {name: share.requested_bytes for name, share in shares.items()}
     parts = ("parameters", "gradients", "optimizer_state", "batch", "activations", "temporaries", "workspaces")

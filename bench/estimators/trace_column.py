@@ -53,7 +53,9 @@ class Column:
             Unsupported: The batch is smaller than a column serves.
         """
         if batch_size < LEAST_BATCH:
-            raise Unsupported(f"a column of traces serves batches from {LEAST_BATCH} up; {batch_size} needs a trace of its own")
+            raise Unsupported(
+                f"a column of traces serves batches from {LEAST_BATCH} up; {batch_size} needs a trace of its own"
+            )
         entries, distance = list(self.entries), batch_size - self.first
         for index in self.varying:
             entries[index] = _evaluate(entries[index], distance)
@@ -86,7 +88,9 @@ def _join(one: Any, other: Any, distance: int) -> Any:
         return _like(one, [_join(a, b, distance) for a, b in zip(one, other, strict=True)])
     if type(one) is int and type(other) is int and (other - one) % distance == 0:
         return _Affine(one, (other - one) // distance)
-    raise Unsupported(f"the step is not affine in the batch size: {one!r} beside {other!r}; each needs a trace of its own")
+    raise Unsupported(
+        f"the step is not affine in the batch size: {one!r} beside {other!r}; each needs a trace of its own"
+    )
 
 
 def _evaluate(value: Any, distance: int) -> Any:

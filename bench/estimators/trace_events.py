@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.estimators.allocator import Alloc, AllocatorConfig, Event, Free, Mark, ReplayResult, replay
-from bench.estimators.temporaries import Machine, script_of
+from bench.estimators.temporaries import Machine, products, script_of
 
 FORWARD = 2
-WORKSPACE_OPERATORS = ("aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm")
+BACKWARD = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,8 @@ def build_events(entries: Sequence[Any], roles: dict[int, str], machine: Machine
     categories = _activations(entries) | roles
     events: list[Event] = []
     live: set[int] = set()
-    temporary, marks = -1, 0
+    threads: set[str] = set()
+    temporary, marks = -16, 0
     for entry in entries:
         if entry is None:
             events.append(Mark(str(marks), reset_peaks=marks == 1))
@@ -50,12 +51,18 @@ def build_events(entries: Sequence[Any], roles: dict[int, str], machine: Machine
                 events.append(Free(entry))
         else:
             operator, outputs = entry[0], entry[2]
-            kind = "workspaces" if operator in WORKSPACE_OPERATORS else "temporaries"
+            kind = "workspaces" if operator.partition(".")[0] in products.OPERATORS else "temporaries"
+            thread = "backward" if entry[3] == BACKWARD else "main"
+            first = kind == "workspaces" and machine.keeps_workspaces and thread not in threads
             for slot, size in script_of(operator, entry[1], [nbytes for _, nbytes in outputs], machine):
                 if slot >= 0:
                     number = outputs[slot][0]
                     live.add(number)
                     events.append(Alloc(number, size, category=categories.get(number, "temporaries")))
+                    if first:
+                        threads.add(thread)
+                        first = False
+                        events.append(Alloc(-1 - len(threads), machine.cublas_workspace_bytes, category="workspaces"))
                 else:
                     events.append(Alloc(temporary + slot, size, category=kind) if size else Free(temporary + slot))
             temporary -= 16

@@ -27,6 +27,17 @@ def estimate_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
     return {}
 
 
+def fit_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
+    """The largest and a recommended batch for `case` on `device`; returns the fields of `estimators.fitting.Fit`."""
+    from bench.devices import load_device
+    from bench.estimators.fitting import fit_batch
+
+    def heard(batch_size: int) -> None:
+        send({"batch_size": batch_size})
+
+    return asdict(fit_batch(argument["case"], load_device(argument["device"]), argument["fraction"], heard))
+
+
 def environment_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
     """The fields of `Environment` for the `device` and, where there is one, the `gpu_uuid` of `argument`."""
     _see_only(argument["gpu_uuid"])

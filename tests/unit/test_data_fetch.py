@@ -1,5 +1,6 @@
 """Downloads: whole or not at all, bounded in time, and one line when they fail."""
 
+import io
 import sys
 import time
 from urllib.error import URLError
@@ -145,7 +146,12 @@ def test_machine_without_a_network_hears_so_before_anything_is_imported(tmp_path
 def test_host_that_never_answers_is_given_up_after_seconds(monkeypatch):
     no_proxy(monkeypatch)
     monkeypatch.setattr(data_fetch, "CONNECT_TIMEOUT_S", 0.05)
-    monkeypatch.setattr(data_fetch.socket, "create_connection", lambda address, timeout: time.sleep(60))
+
+    def answers_late(address, timeout):
+        time.sleep(0.5)
+        return io.BytesIO()  # something to close
+
+    monkeypatch.setattr(data_fetch.socket, "create_connection", answers_late)
     assert data_fetch._unreachable("MNIST") == "ossci-datasets.s3.amazonaws.com does not answer"
 
 

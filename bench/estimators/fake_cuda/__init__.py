@@ -21,11 +21,11 @@ Everything is put back on leaving. A process that works with a real GPU is still
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,7 +41,16 @@ __all__ = ["FakeCuda", "Recorder", "block_of", "check_capabilities", "spec_of"]
 SMALL_NUMEL = 4096
 """Random numbers on the CPU are written as zeros up to this many elements and not at all above."""
 
-_RANDOM = ("normal_", "uniform_", "random_", "random_.from", "random_.to", "exponential_", "log_normal_", "bernoulli_.float")
+_RANDOM = (
+    "normal_",
+    "uniform_",
+    "random_",
+    "random_.from",
+    "random_.to",
+    "exponential_",
+    "log_normal_",
+    "bernoulli_.float",
+)
 
 
 class FakeCuda:
@@ -131,13 +140,13 @@ def _replaced(module: types.ModuleType, answers: Mapping[str, Callable[..., Any]
 
 @contextlib.contextmanager
 def _compiler_not_loaded() -> Iterator[None]:
-    """Keep optimizers and `Meta` kernels from importing torch.compile, which takes seconds, only to say that they skip it."""
+    """Keep optimizers and `Meta` kernels from importing torch.compile, which takes seconds, only to skip it."""
     name = "torch._dynamo"
     if name in sys.modules:
         yield
         return
     stand_in = types.ModuleType(name)
-    stand_in.__path__ = [os.path.join(os.path.dirname(torch.__file__), "_dynamo")]
+    stand_in.__path__ = [str(Path(torch.__file__).parent / "_dynamo")]
     stand_in.disable = lambda fn=None, *_, **__: fn  # type: ignore[attr-defined]
     stand_in.graph_break = lambda *_, **__: None  # type: ignore[attr-defined]
     sys.modules[name] = stand_in

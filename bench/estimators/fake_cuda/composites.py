@@ -8,7 +8,15 @@ from typing import Any
 import torch
 
 PREFERS_CUDNN = {(9, 0), (10, 0)}
-"""Where cuDNN's attention goes before flash attention in half precision (check_prefer_cudnn_attention)."""
+"""Where cuDNN's attention goes before flash attention in half precision (check_prefer_cudnn_attention).
+
+Seen in torch 2.15; 2.6 takes flash attention. See `_prefers_cudnn`.
+"""
+
+
+def _prefers_cudnn(capability: tuple[int, int]) -> bool:
+    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    return capability in PREFERS_CUDNN and version >= (2, 9)
 
 
 def attention(capability: tuple[int, int]) -> Callable[..., torch.Tensor]:
@@ -29,12 +37,22 @@ def attention(capability: tuple[int, int]) -> Callable[..., torch.Tensor]:
         aten, options = torch.ops.aten, {"scale": scale}
         half = query.dtype in (torch.bfloat16, torch.float16)
         result: torch.Tensor
-        if half and attn_mask is None and capability in PREFERS_CUDNN and query.shape[-1] <= 128 and query.shape[-1] % 8 == 0:
+        if (
+            half
+            and attn_mask is None
+            and _prefers_cudnn(capability)
+            and query.shape[-1] <= 128
+            and query.shape[-1] % 8 == 0
+        ):
             result = aten._scaled_dot_product_cudnn_attention(
                 query, key, value, None, wants_gradient, dropout_p, is_causal, False, **options
             )[0]
-        elif half and attn_mask is None and capability >= (8, 0) and query.shape[-1] <= 256 and query.shape[-1] % 8 == 0:
-            result = aten._scaled_dot_product_flash_attention(query, key, value, dropout_p, is_causal, False, **options)[0]
+        elif (
+            half and attn_mask is None and capability >= (8, 0) and query.shape[-1] <= 256 and query.shape[-1] % 8 == 0
+        ):
+            result = aten._scaled_dot_product_flash_attention(
+                query, key, value, dropout_p, is_causal, False, **options
+            )[0]
         else:
             result = aten._scaled_dot_product_efficient_attention(
                 query, key, value, attn_mask, wants_gradient, dropout_p, is_causal, **options

@@ -14,13 +14,23 @@ import torch
 from bench.errors import Unsupported
 from bench.estimators.fake_cuda.memory import DTYPES, Memory, Recorder, spec_of
 from bench.estimators.fake_cuda.shapes import RULES
-from bench.estimators.fake_cuda.strides import POINTWISE, lay_out
+from bench.estimators.fake_cuda.strides import POINTWISE, SECOND_FIRST, lay_out
 from bench.estimators.tensors import Spec
 
 Kernel = Callable[..., Any]
 
 DATA_DEPENDENT = frozenset(
-    ["_local_scalar_dense", "is_nonzero", "nonzero", "equal", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "bincount"]
+    [
+        "_local_scalar_dense",
+        "is_nonzero",
+        "nonzero",
+        "equal",
+        "masked_select",
+        "_unique2",
+        "unique_dim",
+        "unique_consecutive",
+        "bincount",
+    ]
 )
 """Operators whose result or its shape depends on values, which a trace does not have."""
 
@@ -119,7 +129,9 @@ class Kernels:
             self.recorder.reads(plan.name)
             return 0.0 if values[0].dtype.is_floating_point else 0
         if plan.base in DATA_DEPENDENT:
-            raise Unsupported(f"the step reads values from the device ({plan.name}); a trace without data cannot follow it")
+            raise Unsupported(
+                f"the step reads values from the device ({plan.name}); a trace without data cannot follow it"
+            )
         signature = tuple([describe(value) for value in values])
         if not plan.is_new:
             return self._write(plan, values, signature)
@@ -171,7 +183,8 @@ class Kernels:
             raise Unsupported(f"the memory trace has no shape rule for {plan.name}: {error}") from error
         inferred = _from_meta(result)
         if plan.base in POINTWISE and isinstance(inferred, Spec):
-            return lay_out(inferred, [value for value in signature if isinstance(value, Spec)])
+            operands = [value for value in signature if isinstance(value, Spec)]
+            return lay_out(inferred, operands[::-1] if plan.base in SECOND_FIRST else operands)
         return inferred
 
     def _make(self, inferred: Any, made: list[tuple[int, int]]) -> Any:
@@ -222,8 +235,11 @@ def list_operators() -> tuple[list[str], list[str]]:
     """Names of the operators to replace, and of those that make views."""
     registrations = torch._C._dispatch_get_registrations_for_dispatch_key
     names = {*registrations("CUDA"), *registrations("CPU"), *_TAKEN_OVER}
-    names.update(name for name in torch._C._dispatch_get_all_op_names() if name.startswith(("aten::_foreach_", "aten::_fused_")))
-    computing, viewing = [], []
+    names.update(
+        name for name in torch._C._dispatch_get_all_op_names() if name.startswith(("aten::_foreach_", "aten::_fused_"))
+    )
+    computing: list[str] = []
+    viewing: list[str] = []
     for name in sorted(name for name in names if name.startswith("aten::")):
         base, _, overload = name.removeprefix("aten::").partition(".")
         schema = torch._C._get_schema(f"aten::{base}", overload)

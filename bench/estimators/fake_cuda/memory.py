@@ -76,6 +76,7 @@ class Memory:
     """Makes CUDA tensors over addresses that nobody reads, and hears of the death of each storage."""
 
     def __init__(self) -> None:
+        """Start with no tensors."""
         new = ctypes.pythonapi.PyCapsule_New
         new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
         self._capsule = new
@@ -129,7 +130,6 @@ def spec_of(tensor: torch.Tensor) -> Spec:
     if name is None:
         raise Unsupported(f"the memory trace knows no tensors of {tensor.dtype}")
     return Spec(name, tuple(tensor.shape), tensor.stride())
-
 
 
 def block_of(tensor: torch.Tensor) -> int:

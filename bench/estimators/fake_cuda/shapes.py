@@ -9,7 +9,7 @@ from bench.estimators.tensors import CHANNELS_LAST_ORDER, Spec, channels_last, c
 
 
 def convolution_is_channels_last(first: Spec, weight: Spec) -> bool:
-    """The format that cuDNN convolutions work in (aten/src/ATen/native/ConvUtils.h: cudnn_conv_suggest_memory_format)."""
+    """Whether cuDNN works in channels-last (aten/src/ATen/native/ConvUtils.h: cudnn_conv_suggest_memory_format)."""
     if first.dtype == "float64" or weight.dtype == "float64":
         return False
     return suggests_channels_last(first) or suggests_channels_last(weight)
@@ -43,8 +43,8 @@ def convolution(
 
 
 def convolution_backward(
-    gradient: Spec, image: Spec, weight: Spec, bias_sizes: Any, stride: Any, padding: Any, dilation: Any, transposed: bool,
-    output_padding: Any, groups: int, output_mask: Sequence[bool],
+    gradient: Spec, image: Spec, weight: Spec, bias_sizes: Any, stride: Any, padding: Any, dilation: Any,
+    transposed: bool, output_padding: Any, groups: int, output_mask: Sequence[bool],
 ) -> tuple[Spec | None, ...]:  # fmt: skip
     """Gradients of image, weight and bias; the image's and weight's are in the convolution's format."""
     channels = weight.shape[1] * groups if transposed else weight.shape[0]
@@ -66,8 +66,15 @@ def layer_norm_backward(gradient: Spec, image: Spec, *rest: Any) -> tuple[Spec |
     )
 
 
+def batch_norm_backward(gradient: Spec, image: Spec, weight: Spec | None, *rest: Any) -> tuple[Spec | None, ...]:
+    """Gradients of image, in its layout, weight and bias (aten/src/ATen/native/cuda/Normalization.cu)."""
+    mask, scale = rest[6], weight.dtype if weight else "float32"
+    channels = contiguous(scale, (image.shape[1],))
+    return dense_like(image) if mask[0] else None, channels if mask[1] else None, channels if mask[2] else None
+
+
 def dense_like(spec: Spec) -> Spec:
-    """A tensor without gaps whose dimensions are ordered in memory as those of `spec` (empty_like's preserve_format)."""
+    """A tensor without gaps, its dimensions ordered in memory as those of `spec` (empty_like's preserve_format)."""
     order = sorted(range(len(spec.shape)), key=lambda dim: (spec.strides[dim], -dim))
     strides, step = [0] * len(spec.shape), 1
     for dim in order:
@@ -78,7 +85,7 @@ def dense_like(spec: Spec) -> Spec:
 
 def _positions_first(dtype: str, shape: Sequence[int]) -> Spec:
     """`(B, heads, positions, width)` that lies in memory as `(B, positions, heads, width)`."""
-    batch, heads, length, width = shape
+    _, heads, length, width = shape
     return Spec(dtype, tuple(shape), (length * heads * width, width, heads * width, 1))
 
 
@@ -87,7 +94,7 @@ _SEED = Spec("int64", (), ())
 
 def efficient_attention(query: Spec, key: Spec, value: Spec, mask: Any, wants_sums: bool, *_: Any) -> tuple[Any, ...]:
     """Result, logarithms of the sums (positions rounded up to 32), seed, offset (transformers/cuda/attention.cu)."""
-    batch, heads, length, _ = query.shape
+    batch, heads, length = query.shape[:3]
     sums = contiguous("float32", (batch, heads, -(-length // 32) * 32 if wants_sums else 0))
     return _positions_first(query.dtype, (*query.shape[:3], value.shape[3])), sums, _SEED, _SEED
 
@@ -109,22 +116,20 @@ def attention_backward(gradient: Spec, query: Spec, key: Spec, value: Spec, *_: 
 
 
 def flash_attention(query: Spec, key: Spec, value: Spec, *_: Any) -> tuple[Any, ...]:
-    """Result, logarithms of the sums, state of the random numbers (transformers/cuda/flash_attn/flash_api.cpp)."""
+    """Result in the layout of the query, logarithms of the sums, state of the random numbers.
+
+    Source: transformers/cuda/flash_attn/flash_api.cpp. Torch 2.6 keeps the random numbers' state on the CPU.
+    """
     sums = contiguous("float32", query.shape[:3])
-    state, unused = contiguous("uint64", (2,)), contiguous("uint64", ())
-    out = _positions_first(query.dtype, query.shape)
-    return out, sums, None, None, query.shape[2], key.shape[2], state, unused, None
-
-
-def flash_attention_backward(gradient: Spec, query: Spec, key: Spec, value: Spec, *_: Any) -> tuple[Spec, ...]:
-    """Gradients, positions before heads."""
-    return tuple(_positions_first(spec.dtype, spec.shape) for spec in (query, key, value))
+    state = (contiguous("uint64", (2,)), contiguous("uint64", ()))
+    return dense_like(query), sums, None, None, query.shape[2], key.shape[2], *state, None
 
 
 RULES: dict[str, Callable[..., Any]] = {
     "convolution": convolution,
     "convolution_overrideable": convolution,
     "convolution_backward": convolution_backward,
+    "native_batch_norm_backward": batch_norm_backward,
     "native_layer_norm_backward": layer_norm_backward,
     "roll": lambda source, *_: contiguous(source.dtype, source.shape),
     "_scaled_dot_product_efficient_attention": efficient_attention,
@@ -132,6 +137,6 @@ RULES: dict[str, Callable[..., Any]] = {
     "_scaled_dot_product_cudnn_attention": cudnn_attention,
     "_scaled_dot_product_cudnn_attention_backward": attention_backward,
     "_scaled_dot_product_flash_attention": flash_attention,
-    "_scaled_dot_product_flash_attention_backward": flash_attention_backward,
+    "_scaled_dot_product_flash_attention_backward": attention_backward,
 }
 """By the operator's name without overload; arguments as in its schema with tensors as `Spec`s."""

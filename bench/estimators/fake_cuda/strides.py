@@ -6,12 +6,76 @@ Torch's `Meta` kernels written in Python lay some of them out differently where 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
-from bench.estimators.tensors import Spec, contiguous, is_channels_last_contiguous, is_contiguous
+from bench.estimators.tensors import (
+    Spec,
+    compare_strides,
+    contiguous,
+    is_channels_last_contiguous,
+    is_contiguous,
+    sort_dims,
+)
 
 POINTWISE = frozenset(
-    ["add", "sub", "mul", "div", "rsub", "gelu", "gelu_backward", "silu", "silu_backward", "relu", "threshold_backward", "hardswish", "hardswish_backward", "hardsigmoid", "hardsigmoid_backward", "sigmoid", "sigmoid_backward", "tanh", "tanh_backward", "pow", "neg", "exp", "log", "sqrt", "rsqrt", "reciprocal", "abs", "clamp", "clamp_min", "clamp_max", "where", "maximum", "minimum", "hardtanh", "hardtanh_backward", "leaky_relu", "leaky_relu_backward", "elu", "elu_backward", "mish", "mish_backward", "softplus", "softplus_backward", "addcmul", "addcdiv", "lerp", "eq", "ne", "lt", "le", "gt", "ge"]
+    [
+        "add",
+        "sub",
+        "mul",
+        "div",
+        "rsub",
+        "gelu",
+        "gelu_backward",
+        "silu",
+        "silu_backward",
+        "relu",
+        "threshold_backward",
+        "hardswish",
+        "hardswish_backward",
+        "hardsigmoid",
+        "hardsigmoid_backward",
+        "sigmoid",
+        "sigmoid_backward",
+        "tanh",
+        "tanh_backward",
+        "pow",
+        "neg",
+        "exp",
+        "log",
+        "sqrt",
+        "rsqrt",
+        "reciprocal",
+        "abs",
+        "clamp",
+        "clamp_min",
+        "clamp_max",
+        "where",
+        "maximum",
+        "minimum",
+        "hardtanh",
+        "hardtanh_backward",
+        "leaky_relu",
+        "leaky_relu_backward",
+        "elu",
+        "elu_backward",
+        "mish",
+        "mish_backward",
+        "softplus",
+        "softplus_backward",
+        "addcmul",
+        "addcdiv",
+        "lerp",
+        "eq",
+        "ne",
+        "lt",
+        "le",
+        "gt",
+        "ge",
+    ]
 )
+
+SECOND_FIRST = frozenset(("threshold_backward", "leaky_relu_backward"))
+"""Operators that give TensorIterator their second tensor first (aten/src/ATen/native/Activation.cpp)."""
 
 
 def lay_out(result: Spec, operands: Sequence[Spec]) -> Spec:
@@ -24,7 +88,7 @@ def lay_out(result: Spec, operands: Sequence[Spec]) -> Spec:
         return Spec(result.dtype, shape, operands[0].strides)
     steps = [_broadcast(spec, shape) for spec in operands]
     strides, step = [0] * len(shape), 1
-    for dim in _order(shape, steps):
+    for dim in sort_dims(len(shape), partial(compare_strides, shape, steps)):
         strides[dim] = step
         step *= shape[dim]
     return Spec(result.dtype, shape, tuple(strides))
@@ -35,7 +99,9 @@ def _equal_and_dense(operands: Sequence[Spec]) -> bool:
     if any(spec.strides != first.strides for spec in operands):
         return False
     step = 1
-    for stride, size in sorted((stride, size) for stride, size in zip(first.strides, first.shape, strict=True) if size != 1):
+    for stride, size in sorted(
+        (stride, size) for stride, size in zip(first.strides, first.shape, strict=True) if size != 1
+    ):
         if stride != step:
             return False
         step *= size
@@ -50,30 +116,3 @@ def _broadcast(spec: Spec, shape: Sequence[int]) -> list[int]:
         for dim, (size, stride) in enumerate(zip(spec.shape, spec.strides, strict=True))
     ]
     return [0] * missing + own
-
-
-def _order(shape: Sequence[int], steps: Sequence[Sequence[int]]) -> list[int]:
-    """Dimensions from the fastest to the slowest (TensorIteratorBase::reorder_dimensions)."""
-
-    def compare(one: int, other: int) -> int:
-        for strides in steps:
-            first, second = strides[one], strides[other]
-            if first == 0 or second == 0:
-                continue
-            if first != second:
-                return -1 if first < second else 1
-            if shape[one] > shape[other]:
-                return 1
-        return 0
-
-    order = list(reversed(range(len(shape))))
-    for start in range(1, len(order)):
-        at = start
-        for before in range(start - 1, -1, -1):
-            verdict = compare(order[before], order[at])
-            if verdict > 0:
-                order[before], order[at] = order[at], order[before]
-                at = before
-            elif verdict < 0:
-                break
-    return order

@@ -1,8 +1,9 @@
 """Two virtual tables of torch's C++ that are answered from here: the device guard and the hooks of CUDA.
 
-Both are interfaces that libtorch asks about CUDA: which device is current, how many there are, whether a context exists,
-whether cuDNN is there. A copy of the table is made, a few entries are replaced, and the object or registry is pointed at
-the copy. The order of entries is read from the headers that torch ships with every wheel and tried before use.
+Both are interfaces that libtorch asks about CUDA: which device is current, how many there are, whether a context
+exists, whether cuDNN is there. A copy of the table is made, a few entries are replaced, and the object or registry is
+pointed at the copy. The order of entries is read from the headers that torch ships with every wheel, and tried before
+use.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import mmap
-import os
 import platform
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ CUDA, META = 1, 14
 _REGISTRY_SLOTS = 21
 _ASK = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)
 _ASK_REAL = ctypes.CFUNCTYPE(ctypes.c_double, ctypes.c_void_p)
-_ROOT = os.path.dirname(torch.__file__)
+_ROOT = Path(torch.__file__).parent
 _KEPT: list[Any] = []
 """Tables that were ever in use: torch may hold on to one, so they are never freed."""
 
@@ -34,8 +35,7 @@ CUDNN_VERSION = 91000
 
 def _virtuals(header: str) -> list[str]:
     """Names of the virtual functions that a header declares, in order; a destructor takes two entries."""
-    with open(os.path.join(_ROOT, "include", header), encoding="utf-8") as file:
-        text = file.read()
+    text = (_ROOT / "include" / header).read_text(encoding="utf-8")
     names: list[str] = []
     for match in re.finditer(r"^  virtual\s+(?:(~)\w+|[^(;]*?(\w+))\s*\(", text, re.MULTILINE):
         names += ["~", "~~"] if match[1] else [match[2]]
@@ -92,24 +92,31 @@ def device_guards() -> Any:
         OSError: libc10 is not where it is expected.
         ValueError: It has no such registry.
     """
-    library = ctypes.CDLL(os.path.join(_ROOT, "lib", "libc10.so"))
+    library = ctypes.CDLL(str(_ROOT / "lib" / "libc10.so"))
     return (ctypes.c_void_p * _REGISTRY_SLOTS).in_dll(library, "_ZN3c104impl26device_guard_impl_registryE")
 
 
 def _idle_guard(guards: Any) -> Any:
-    """A guard that does nothing, like Meta's, but says that the current device is `cuda:0`, the only one, with one stream.
+    """A guard that does nothing, like Meta's, but says that the current device is `cuda:0`, with one stream.
 
     Raises:
         ValueError: The guards do not answer as expected.
     """
     names = _virtuals("c10/core/impl/DeviceGuardImplInterface.h")
     meta = guards[META]
-    if names[:3] != ["type", "exchangeDevice", "getDevice"] or not {"deviceCount", "getStream"} <= set(names) or not meta:
+    if (
+        names[:3] != ["type", "exchangeDevice", "getDevice"]
+        or not {"deviceCount", "getStream"} <= set(names)
+        or not meta
+    ):
         raise ValueError("the device guards have another layout")
     table = _table(meta, len(names))
     if _ask(table, names, "type", meta) & 0xFF != META:
         raise ValueError("the device guards have another layout")
-    if _ask(table, names, "getDevice", meta) & 0xFFFF != 0xFF00 | META or _ask(table, names, "deviceCount", meta) & 0xFF != 1:
+    if (
+        _ask(table, names, "getDevice", meta) & 0xFFFF != 0xFF00 | META
+        or _ask(table, names, "deviceCount", meta) & 0xFF != 1
+    ):
         raise ValueError("the device guards have another layout")
     copy = _replaced(table, names, {"getDevice": _constant(CUDA), "getStream": _default_stream()})
     guard = (ctypes.c_void_p * 2)(ctypes.addressof(copy), 0)
@@ -131,7 +138,7 @@ def idle_guard() -> Iterator[None]:
 
 def _hooks() -> tuple[int, list[str]]:
     """Address of CUDA's hooks and the names in their table (aten/src/ATen/detail/CUDAHooksInterface.h)."""
-    library = ctypes.CDLL(os.path.join(_ROOT, "lib", "libtorch_cpu.so"))
+    library = ctypes.CDLL(str(_ROOT / "lib" / "libtorch_cpu.so"))
     get = library["_ZN2at6detail12getCUDAHooksEv"]
     get.restype = ctypes.c_void_p
     names = _virtuals("ATen/detail/AcceleratorHooksInterface.h")
@@ -150,7 +157,12 @@ def check_hooks() -> None:
     address, names = _hooks()
     table = _table(address, len(names))
     built = int(torch.version.cuda is not None)
-    for name, expected in (("hasCUDART", built), ("hasROCM", 0), ("compiledWithMIOpen", 0), ("compiledWithCuDNN", built)):
+    for name, expected in (
+        ("hasCUDART", built),
+        ("hasROCM", 0),
+        ("compiledWithMIOpen", 0),
+        ("compiledWithCuDNN", built),
+    ):
         if name not in names or _ask(table, names, name, address) & 0xFF != expected:
             raise ValueError("the hooks of CUDA have another layout")
 
@@ -162,7 +174,14 @@ def cuda_present() -> Iterator[None]:
     object_ = ctypes.cast(address, ctypes.POINTER(ctypes.c_void_p))
     before = object_[0]
     yes, no = _constant(1), _constant(0)
-    answers = {"isBuilt": yes, "isAvailable": yes, "hasCUDA": yes, "hasPrimaryContext": no, "init": no, "current_device": no}
+    answers = {
+        "isBuilt": yes,
+        "isAvailable": yes,
+        "hasCUDA": yes,
+        "hasPrimaryContext": no,
+        "init": no,
+        "current_device": no,
+    }
     if torch.version.cuda is None:
         answers |= {"hasCuDNN": yes, "compiledWithCuDNN": yes, "supportsDilatedConvolutionWithCuDNN": yes}
         answers |= {"versionCuDNN": _constant(CUDNN_VERSION), "versionRuntimeCuDNN": _constant(CUDNN_VERSION)}

@@ -1,9 +1,9 @@
 """The roofline: how long a training step takes at the least that such kernels usually need. A first estimate.
 
 The step of `bench.workload` is recorded once on the meta device as a list of kernels with their FLOPs and bytes
-(`recording`, `operators`), made affine in the batch size (`columns`), and each kernel takes the longer of its arithmetic
-and its traffic on the device, by the efficiencies of `constants` (`timing`). The host takes time for each kernel too: a
-step of small kernels takes as long as the host needs to ask for them.
+(`recording`, `operators`), made affine in the batch size (`columns`), and each kernel takes the longer of its
+arithmetic and its traffic on the device, by the efficiencies of `constants` (`timing`). The host takes time for each
+kernel too: a step of small kernels takes as long as the host needs to ask for them.
 
 How far off it is stands in `constants`, and in every estimate's `basis`. What it leaves out:
 
@@ -15,8 +15,9 @@ How far off it is stands in `constants`, and in every estimate's `basis`. What i
 * `torch.compile`, and allocations that make the step wait;
 * how far the host is ahead of the device: the step takes the longer of the two, as if either always hid the other; the
   gradient scaler of fp16 makes the host wait once a step;
-* the host's own speed, which no device file holds: its time a kernel is one constant. A step of small convolutions took
-  15 us a kernel, one of a small MLP 5 us, on one core of a server's CPU without a GPU; published profiles say 5 to 25 us.
+* the host's own speed, which no device file holds: its time a kernel is one constant. A step of small convolutions
+  took 15 us a kernel, one of a small MLP 5 us, on one core of a server's CPU without a GPU; published profiles say 5 to
+  25 us.
 """
 
 from __future__ import annotations
@@ -69,10 +70,12 @@ class SpeedEstimate:
         return self.host_time_s > self.device_time_s
 
 
-def estimate_speed(case: Case, device: Device, images: ImageSpec | None = None, constants: Constants = CONSTANTS) -> SpeedEstimate:
+def estimate_speed(
+    case: Case, device: Device, images: ImageSpec | None = None, constants: Constants = CONSTANTS
+) -> SpeedEstimate:
     """The roofline of one case on one device; neither torch's CUDA nor a GPU is touched.
 
-    Seconds for the first case of a model, size and width of numbers; well under a millisecond a kernel list for any other batch size.
+    The first case of a model and image size takes a second or two, each further batch size less than a millisecond.
 
     Args:
         case: Its input path makes no difference.

@@ -20,19 +20,21 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 NARROW = frozenset((
-    "conv1d", "conv2d", "conv3d", "conv_tbc", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution", "prelu",
-    "linear", "addmm", "addmv", "addr", "matmul", "__matmul__", "__rmatmul__", "einsum", "mm", "mv", "bmm", "baddbmm", "addbmm",
-    "chain_matmul", "multi_dot", "gru_cell", "lstm_cell", "rnn_tanh_cell", "rnn_relu_cell", "scaled_dot_product_attention",
+    "conv1d", "conv2d", "conv3d", "conv_tbc", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
+    "convolution", "prelu", "linear", "addmm", "addmv", "addr", "matmul", "__matmul__", "__rmatmul__", "einsum",
+    "mm", "mv", "bmm", "baddbmm", "addbmm", "chain_matmul", "multi_dot", "gru_cell", "lstm_cell", "rnn_tanh_cell",
+    "rnn_relu_cell", "scaled_dot_product_attention",
 ))  # fmt: skip
 """Functions whose tensors autocast makes 16 bits wide (aten/src/ATen/autocast_mode.h, AT_FORALL_LOWER_PRECISION_FP)."""
 
 WIDE = frozenset((
-    "softmax", "log_softmax", "layer_norm", "group_norm", "cumsum", "cumprod", "sum", "prod", "pow", "__pow__", "__rpow__", "exp",
-    "expm1", "log", "log10", "log1p", "log2", "reciprocal", "rsqrt", "acos", "asin", "cosh", "erfinv", "sinh", "tan", "softplus",
-    "softmin", "norm", "frobenius_norm", "nuclear_norm", "renorm", "logsumexp", "dist", "cdist", "pdist", "cosine_similarity",
-    "nll_loss", "nll_loss_nd", "nll_loss2d", "cross_entropy_loss", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "kl_div",
-    "poisson_nll_loss", "cosine_embedding_loss", "hinge_embedding_loss", "margin_ranking_loss", "triplet_margin_loss",
-    "multi_margin_loss", "soft_margin_loss", "multilabel_margin_loss", "binary_cross_entropy_with_logits",
+    "softmax", "log_softmax", "layer_norm", "group_norm", "cumsum", "cumprod", "sum", "prod", "pow", "__pow__",
+    "__rpow__", "exp", "expm1", "log", "log10", "log1p", "log2", "reciprocal", "rsqrt", "acos", "asin", "cosh",
+    "erfinv", "sinh", "tan", "softplus", "softmin", "norm", "frobenius_norm", "nuclear_norm", "renorm", "logsumexp",
+    "dist", "cdist", "pdist", "cosine_similarity", "nll_loss", "nll_loss_nd", "nll_loss2d", "cross_entropy_loss",
+    "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "kl_div", "poisson_nll_loss", "cosine_embedding_loss",
+    "hinge_embedding_loss", "margin_ranking_loss", "triplet_margin_loss", "multi_margin_loss", "soft_margin_loss",
+    "multilabel_margin_loss", "binary_cross_entropy_with_logits",
 ))  # fmt: skip
 """Functions whose tensors autocast makes float32 (the same file, AT_FORALL_FP32 and AT_FORALL_FP32_SET_OPT_DTYPE)."""
 
@@ -87,7 +89,7 @@ class CudaLike(TorchFunctionMode):
 
 @contextlib.contextmanager
 def _not_asked_again() -> Iterator[None]:
-    """Let functions written in Python run their bodies, whose own calls the mode sees, instead of asking the mode first."""
+    """Let functions written in Python run their bodies, whose own calls the mode sees, without asking the mode."""
     with contextlib.ExitStack() as stack:
         for name in ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"):
             if hasattr(functional, name):

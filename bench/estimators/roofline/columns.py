@@ -33,7 +33,8 @@ class Columns(NamedTuple):
         kind: One of `operators.CLASSES`.
         dtype: Torch's name of the type it computes in.
         launches: Kernels that the entry stands for.
-        window: Positions of a convolution's filter.
+        shared: See `Kernel`.
+        window: See `Kernel`.
         numbers: The fields `NUMBERS`, shape `(kernels, len(NUMBERS))`.
     """
 
@@ -41,6 +42,7 @@ class Columns(NamedTuple):
     kind: np.ndarray
     dtype: np.ndarray
     launches: np.ndarray
+    shared: np.ndarray
     window: np.ndarray
     numbers: np.ndarray
 
@@ -58,8 +60,11 @@ def to_columns(recorded: Sequence[tuple[str, str, Kernel]]) -> Columns:
         kind=np.array([kernel.kind for kernel in kernels], dtype=object),
         dtype=np.array([kernel.dtype for kernel in kernels], dtype=object),
         launches=np.array([kernel.launches for kernel in kernels], dtype=float),
+        shared=np.array([kernel.shared for kernel in kernels], dtype=float),
         window=np.array([kernel.window for kernel in kernels], dtype=float),
-        numbers=np.array([[getattr(kernel, name) for name in NUMBERS] for kernel in kernels], dtype=float).reshape(-1, len(NUMBERS)),
+        numbers=np.array([[getattr(kernel, name) for name in NUMBERS] for kernel in kernels], dtype=float).reshape(
+            -1, len(NUMBERS)
+        ),
     )
 
 
@@ -67,11 +72,15 @@ def to_columns(recorded: Sequence[tuple[str, str, Kernel]]) -> Columns:
 def _affine(model: Choice, images: ImageSpec, narrow: torch.dtype | None) -> tuple[Columns, np.ndarray] | None:
     """The columns at batch 0 and their slopes; None where the two recordings are not of the same kernels."""
     low, high = (_recorded(model, images, batch, narrow) for batch in PROBES)
-    if [(*head, kernel.kind, kernel.dtype) for *head, kernel in low] != [(*head, kernel.kind, kernel.dtype) for *head, kernel in high]:
+    if _outline(low) != _outline(high):
         return None
     first, second = to_columns(low), to_columns(high)
     slopes = (second.numbers - first.numbers) / (PROBES[1] - PROBES[0])
     return first._replace(numbers=first.numbers - PROBES[0] * slopes), slopes
+
+
+def _outline(recorded: Recorded) -> list[tuple[str, str, str, str]]:
+    return [(phase, operator, kernel.kind, kernel.dtype) for phase, operator, kernel in recorded]
 
 
 def _recorded(model: Choice, images: ImageSpec, batch: int, narrow: torch.dtype | None) -> Recorded:
@@ -83,9 +92,7 @@ def _single(model: Choice, images: ImageSpec, batch: int, narrow: torch.dtype | 
     return to_columns(_recorded(model, images, batch, narrow))
 
 
-def step_columns(
-    model: Choice, images: ImageSpec, batch_size: int, narrow: torch.dtype | None = None
-) -> Columns:
+def step_columns(model: Choice, images: ImageSpec, batch_size: int, narrow: torch.dtype | None = None) -> Columns:
     """Forward, loss and backward at a batch size; the first size of a model takes seconds, any other microseconds.
 
     Args:

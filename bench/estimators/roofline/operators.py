@@ -1,8 +1,8 @@
 """What an operator costs: the kernels behind it, with the FLOPs and bytes of each.
 
-FLOPs are those of torch's own formulas (`torch.utils.flop_counter`), a multiplication and an addition counting two. The
-gradient of a convolution's weight is the exception: torch's formula takes it `groups` times too large, and it is counted
-as what it is, as many as the forward's.
+FLOPs are those of torch's own formulas (`torch.utils.flop_counter`), a multiplication and an addition counting two.
+The gradient of a convolution's weight is the exception: torch's formula takes it `groups` times too large, and it is
+counted as what it is, as many as the forward's.
 
 Bytes are what must cross between the chip and its memory when no cache holds anything between two kernels: every input
 once, every output once, unless the kernel is known to read more often.
@@ -36,6 +36,7 @@ class Kernel(NamedTuple):
         columns: N.
         depth: K, what is summed over.
         products: How many such products (batched ones, groups of a convolution).
+        shared: Whether multiprocessors share the work of one sum, as they do where it runs over all images; 1 or 0.
         window: Positions of a convolution's filter; 1 elsewhere.
         launches: How many kernels are launched where several alike are written as one.
     """
@@ -49,8 +50,13 @@ class Kernel(NamedTuple):
     columns: float = 0.0
     depth: float = 0.0
     products: float = 1.0
+    shared: float = 0.0
     window: float = 1.0
     launches: float = 1.0
+
+
+Rule = Callable[..., list[Kernel]]
+"""`(operator, arguments, named, result) -> kernels`."""
 
 
 def list_kernels(operator: Any, arguments: tuple[Any, ...], named: dict[str, Any], result: Any) -> list[Kernel]:
@@ -64,13 +70,13 @@ def list_kernels(operator: Any, arguments: tuple[Any, ...], named: dict[str, Any
     """
     if _launches_nothing(operator):
         return []
-    rule = _RULES.get(operator._schema.name.removeprefix("aten::"), _elementwise)
-    return rule(operator, arguments, named, result)
+    rule: Rule = _RULES.get(operator._schema.name.removeprefix("aten::"), _elementwise)
+    return list(rule(operator, arguments, named, result))
 
 
 _FREE = frozenset((
-    "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "lift_fresh", "_unsafe_view", "resize_", "set_",
-    "as_strided_", "_reshape_alias", "alias",
+    "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "lift_fresh", "_unsafe_view",
+    "resize_", "set_", "as_strided_", "_reshape_alias", "alias",
 ))  # fmt: skip
 
 
@@ -96,9 +102,7 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 def touched_bytes(tensor: Tensor) -> int:
     """Bytes of the elements that there are in memory: an expanded dimension counts once."""
-    numbers = math.prod(
-        size for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride or size == 0
-    )
+    numbers = math.prod(size for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride or size == 0)
     return numbers * tensor.element_size()
 
 
@@ -120,15 +124,17 @@ def _traffic(operator: Any, arguments: tuple[Any, ...], named: dict[str, Any], r
     places = _written(operator)
     names = [value.name for value in operator._schema.arguments]
     written = [arguments[place] if place < len(arguments) else named.get(names[place]) for place in places]
-    given = [] if operator._schema.name in _OVERWRITING else [arguments, named]
-    if operator._schema.name in _OVERWRITING:
+    given: list[Any] = [arguments, named]
+    if operator._schema.name in _OVERWRITING:  # what is written is not read first
         given = [value for place, value in enumerate(arguments) if place not in places]
     made = () if places else tensors_in(result)
     return sum(map(touched_bytes, (*tensors_in(given), *tensors_in(written), *made)))
 
 
-_OVERWRITING = frozenset(("aten::copy_", "aten::fill_", "aten::zero_", "aten::bernoulli_", "aten::uniform_", "aten::normal_",
-                          "aten::_foreach_copy_", "aten::_foreach_zero_"))  # fmt: skip
+_OVERWRITING = frozenset((
+    "aten::copy_", "aten::fill_", "aten::zero_", "aten::bernoulli_", "aten::uniform_", "aten::normal_",
+    "aten::_foreach_copy_", "aten::_foreach_zero_",
+))  # fmt: skip
 
 
 def _elementwise(operator: Any, arguments: tuple[Any, ...], named: dict[str, Any], result: Any) -> list[Kernel]:
@@ -138,14 +144,16 @@ def _elementwise(operator: Any, arguments: tuple[Any, ...], named: dict[str, Any
     return [Kernel("elementwise", _dtype(first), nbytes=_traffic(operator, arguments, named, result))]
 
 
-def _as(kind: str, reads: Sequence[float] = (), writes: float = 1.0) -> Callable[..., list[Kernel]]:
+def _as(kind: str, reads: Sequence[float] = (), writes: float = 1.0) -> Rule:
     """A rule for kernels that read their arguments `reads` times (once each unless given) and write their results."""
 
     def rule(operator: Any, arguments: tuple[Any, ...], named: dict[str, Any], result: Any) -> list[Kernel]:
         first = next(tensors_in(arguments))
         if not reads:
             return [Kernel(kind, _dtype(first), nbytes=_traffic(operator, arguments, named, result))]
-        read = sum(times * sum(map(touched_bytes, tensors_in(value))) for times, value in zip(reads, arguments, strict=False))
+        read = sum(
+            times * sum(map(touched_bytes, tensors_in(value))) for times, value in zip(reads, arguments, strict=False)
+        )
         written = sum(map(touched_bytes, tensors_in(result)))
         return [Kernel(kind, _dtype(first), nbytes=read + writes * written)]
 
@@ -161,7 +169,8 @@ def _product(operator: Any, arguments: tuple[Any, ...], named: dict[str, Any], r
     *batch, rows, depth = left.shape
     return [
         Kernel(
-            "matmul", _dtype(left), _flops(operator, arguments, named, result), _traffic(operator, arguments, named, result),
+            "matmul", _dtype(left),
+            flops=_flops(operator, arguments, named, result), nbytes=_traffic(operator, arguments, named, result),
             rows=rows, columns=result.shape[-1], depth=depth, products=math.prod(batch),
         )
     ]  # fmt: skip
@@ -171,7 +180,8 @@ def _attention(operator: Any, arguments: tuple[Any, ...], named: dict[str, Any],
     query, key = (arguments[1], arguments[2]) if "backward" in operator._schema.name else (arguments[0], arguments[1])
     return [
         Kernel(
-            "attention", _dtype(query), _flops(operator, arguments, named, result), _traffic(operator, arguments, named, result),
+            "attention", _dtype(query),
+            flops=_flops(operator, arguments, named, result), nbytes=_traffic(operator, arguments, named, result),
             rows=query.shape[-2], columns=key.shape[-2], depth=query.shape[-1], products=math.prod(query.shape[:-2]),
         )
     ]  # fmt: skip
@@ -185,7 +195,9 @@ def _convolution(operator: Any, arguments: tuple[Any, ...], named: dict[str, Any
     return kernels
 
 
-def _convolution_backward(operator: Any, arguments: tuple[Any, ...], named: dict[str, Any], result: Any) -> list[Kernel]:
+def _convolution_backward(
+    operator: Any, arguments: tuple[Any, ...], named: dict[str, Any], result: Any
+) -> list[Kernel]:
     gradient, images, weight = arguments[:3]
     wants_images, wants_weight, wants_bias = arguments[10]
     forward = (arguments[1], arguments[2], None, *arguments[4:10])
@@ -225,17 +237,20 @@ def _image_kernel(
         flops=float(flops),
         nbytes=sum(map(touched_bytes, (*reads, writes))),
         layout_bytes=touched_bytes(images) + touched_bytes(output),
-        rows=rows, columns=columns, depth=depth, products=groups, window=window,
+        rows=rows, columns=columns, depth=depth, products=groups, shared=float(towards == "weight"), window=window,
     )  # fmt: skip
 
 
 def _written_whole(operator: Any, arguments: tuple[Any, ...], named: dict[str, Any], result: Any) -> list[Kernel]:
     """Gradients of a slice: zeros everywhere, then the copy of the slice."""
     small, whole = touched_bytes(arguments[0]), touched_bytes(result)
-    return [Kernel("elementwise", _dtype(result), nbytes=whole), Kernel("elementwise", _dtype(result), nbytes=2 * small)]
+    return [
+        Kernel("elementwise", _dtype(result), nbytes=whole),
+        Kernel("elementwise", _dtype(result), nbytes=2 * small),
+    ]
 
 
-_RULES: dict[str, Callable[..., list[Kernel]]] = {
+_RULES: dict[str, Rule] = {
     "mm": _product, "bmm": _product, "addmm": _product, "baddbmm": _product,
     "convolution": _convolution, "convolution_backward": _convolution_backward,
     "_scaled_dot_product_efficient_attention": _attention,
@@ -244,14 +259,15 @@ _RULES: dict[str, Callable[..., list[Kernel]]] = {
     "native_batch_norm": _as("normalisation", (1.0,)),
     "native_batch_norm_backward": _as("normalisation", (1.0, 1.0)),
     "native_layer_norm": _as("normalisation", (1.0,)),
-    # one kernel for the input's gradient, one for the weight's and bias's (aten/src/ATen/native/cuda/layer_norm_kernel.cu)
+    # one kernel for the input's gradient, one for the weight's and bias's (native/cuda/layer_norm_kernel.cu)
     "native_layer_norm_backward": _as("normalisation", (2.0, 2.0)),
     "native_group_norm": _as("normalisation", (2.0,)),
     "native_group_norm_backward": _as("normalisation", (2.0, 2.0)),
     "_softmax": _as("reduction"), "_safe_softmax": _as("reduction"), "_log_softmax": _as("reduction"),
     "_softmax_backward_data": _as("reduction", (1.0, 1.0)),
     "_log_softmax_backward_data": _as("reduction", (1.0, 1.0)),
-    "sum": _as("reduction"), "mean": _as("reduction"), "var_mean": _as("reduction", (2.0,)), "linalg_vector_norm": _as("reduction"),
+    "sum": _as("reduction"), "mean": _as("reduction"), "linalg_vector_norm": _as("reduction"),
+    "var_mean": _as("reduction", (2.0,)),
     "max_pool2d_with_indices": _as("elementwise"),
     "max_pool2d_with_indices_backward": _as("elementwise", (1.0, 0.0, 0, 0, 0, 0, 0, 1.0)),
     "avg_pool2d_backward": _as("elementwise", (1.0, 0.0)),

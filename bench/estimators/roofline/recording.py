@@ -32,17 +32,19 @@ class Recorded(list[tuple[str, str, Kernel]]):
     """`(phase, operator, kernel)` in order."""
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the kernels of every operator that runs while it is entered."""
 
     def __init__(self, answers_items: bool = False) -> None:
         """Record nothing yet; `answers_items` makes 1 the value of every element that the host asks for."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.answers_items = answers_items
         self.phase = FORWARD
         self.recorded = Recorded()
 
-    def __torch_dispatch__(self, operator: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(
+        self, operator: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         """Run the operator on the meta device and note its kernels."""
         named = kwargs or {}
         if self.answers_items and operator is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
@@ -75,7 +77,9 @@ class _MetaWorkload(Workload):
         self.recorder.phase = BACKWARD
 
 
-def record_step(model: Choice, images: ImageSpec, batch_size: int, autocast_type: torch.dtype | None = None) -> Recorded:
+def record_step(
+    model: Choice, images: ImageSpec, batch_size: int, autocast_type: torch.dtype | None = None
+) -> Recorded:
     """Forward, loss and backward of one step of a model of the catalog; see `record_module`.
 
     Raises:
@@ -88,7 +92,9 @@ def record_step(model: Choice, images: ImageSpec, batch_size: int, autocast_type
         raise Unsupported(f"{model} cannot be followed without data: {error}") from error
 
 
-def record_module(module: nn.Module, images: ImageSpec, batch_size: int, autocast_type: torch.dtype | None = None) -> Recorded:
+def record_module(
+    module: nn.Module, images: ImageSpec, batch_size: int, autocast_type: torch.dtype | None = None
+) -> Recorded:
     """Forward, loss and backward of one step.
 
     Args:
@@ -115,7 +121,7 @@ def record_optimizer(model: Choice, images: ImageSpec, optimizer: Choice, scaled
     Args:
         model: Whose parameters it trains.
         images: Shape of one sample, and the classes.
-        optimizer: Of the catalog. Where neither `foreach` nor `fused` is given it is `foreach`, torch's choice on a GPU.
+        optimizer: Of the catalog. `foreach`, torch's choice on a GPU, where neither it nor `fused` is given.
         scaled: Whether a gradient scaler looks through the gradients first (fp16).
 
     Raises:

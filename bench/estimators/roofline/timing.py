@@ -2,8 +2,9 @@
 
     time = max(FLOPs / (peak of its type x efficiency), bytes / (bandwidth x efficiency)) + launch overhead
 
-The efficiency of a product falls with small sides: `columns / (columns + c) x depth / (depth + d)`, as a tile that is not
-filled does the work of one that is. Kernels without products are bound by their traffic.
+The efficiency of a product falls with small sides: `columns / (columns + c) x depth / (depth + d)`, as a tile that is
+not filled does the work of one that is; that of a convolution also with few tiles for each multiprocessor,
+`tiles / (tiles + t)`. Kernels without products, and depthwise convolutions, are bound by their traffic.
 """
 
 from __future__ import annotations
@@ -12,29 +13,49 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from bench.devices import Device
+from bench.devices import PRECISIONS, Device
 from bench.errors import Unsupported
 from bench.estimators.roofline.columns import Columns
 from bench.estimators.roofline.constants import CONSTANTS, Constants
 from bench.records import MemoryFormat, Precision
 
 _RATES: Mapping[str, str] = {"float16": "fp16", "bfloat16": "bf16", "float32": "float32"}
+_TILE_ELEMENTS = 128 * 128
+"""Of a product's result that one block of threads computes, as usual in cuDNN and CUTLASS."""
+
+_WINOGRAD_WINDOW = 9
+"""Filters of 3 x 3, which cuDNN may compute by Winograd's transform, though not on tensor cores in general."""
+
+_LEAST = 1e-6
+"""In place of 0, which is of no product."""
+
 _DIRECT_GROUPS, _DIRECT_WIDTH = 32, 32
-"""Grouped convolutions in channels-last have a tensor-core kernel from so many groups on, of at most so many channels."""
+"""Grouped convolutions in channels-last need so many groups, of at most so many channels, for a tensor-core kernel.
+
+Read off timm's rows (cuDNN 8.3: RegNet takes 2 to 3 times longer than contiguous, ResNeXt does not); newer cuDNN may
+have more kernels. pytorch/pytorch issue 34977 shows the direct kernels that run instead.
+"""
 
 
 def kernel_times_s(
-    columns: Columns, device: Device, precision: Precision, memory_format: MemoryFormat, constants: Constants = CONSTANTS
+    columns: Columns,
+    device: Device,
+    precision: Precision,
+    memory_format: MemoryFormat,
+    constants: Constants = CONSTANTS,
 ) -> np.ndarray:
     """Seconds of each kernel on the device, launch included, shape `(kernels,)`.
 
     Raises:
-        Unsupported: The device file does not say how fast its memory is, or how fast it computes in a type that is used.
+        Unsupported: The device file lacks the bandwidth, the multiprocessors, or the peak rate of a type that is used.
     """
     bandwidth = device.memory_bandwidth_bytes_per_s
     if bandwidth is None:
-        raise Unsupported(f"no time without the memory bandwidth of {device.name}: set memory_bandwidth_bytes_per_s in its file")
-    arithmetic = _arithmetic_s(columns, _peaks(columns, device, precision), memory_format, constants)
+        raise Unsupported(_missing("memory_bandwidth_bytes_per_s", device))
+    if device.multiprocessors is None:
+        raise Unsupported(_missing("multiprocessors", device))
+    fracs = _product_fracs(columns, device.multiprocessors, precision, memory_format, constants)
+    arithmetic = columns.column("flops") / (_peaks(columns, device, precision) * fracs) * (columns.kind != "depthwise")
     traffic = columns.column("nbytes") / (bandwidth * _memory_fracs(columns, constants))
     conversion = _conversion_s(columns, precision, memory_format, bandwidth * constants.memory_frac, constants)
     launch = device.launch_overhead_s if device.launch_overhead_s is not None else constants.launch_s
@@ -43,38 +64,48 @@ def kernel_times_s(
     return times
 
 
+def _missing(key: str, device: Device) -> str:
+    return f"no time estimate on {device.name}: its device file has no {key}"
+
+
 def _peaks(columns: Columns, device: Device, precision: Precision) -> np.ndarray:
     """FLOP/s of each kernel's type; 1 where it does no products."""
     peaks = np.ones(len(columns.kind))
     multiplies = columns.column("flops") > 0
     for dtype in sorted(set(columns.dtype[multiplies])):
-        rate = "tf32" if precision == "tf32" and dtype == "float32" else _RATES.get(dtype)
-        peak = device.peak_flop_per_s(rate) if rate is not None else None
+        rate = "tf32" if precision == "tf32" and dtype == "float32" else _RATES.get(dtype, dtype)
+        peak = device.peak_flop_per_s(rate) if rate in PRECISIONS else None
         if peak is None:
-            raise Unsupported(f"no time without the peak rate of {device.name} in {rate or dtype}: its device file has none")
+            raise Unsupported(_missing(f"peak_{rate}_flop_per_s", device))
         peaks[multiplies & (columns.dtype == dtype)] = peak
     return peaks
 
 
-def _arithmetic_s(columns: Columns, peaks: np.ndarray, memory_format: MemoryFormat, constants: Constants) -> np.ndarray:
-    """Seconds of the products alone; 0 for kernels without."""
+def _product_fracs(
+    columns: Columns, multiprocessors: int, precision: Precision, memory_format: MemoryFormat, constants: Constants
+) -> np.ndarray:
+    """Shares of the peak rate that products reach; for kernels without products they mean nothing."""
     width, depth = columns.column("columns"), columns.column("depth")
     frac = np.full(len(width), constants.attention_frac)
     convolution, matmul = columns.kind == "convolution", columns.kind == "matmul"
-    frac[convolution] = (
-        constants.convolution_frac * _filled(width, constants.convolution_columns) * _filled(depth, constants.convolution_depth)
-    )[convolution]
-    frac[matmul] = (constants.matmul_frac * _filled(depth, constants.matmul_depth))[matmul]
+    tiles = columns.column("rows") * width * columns.column("products") / (_TILE_ELEMENTS * multiprocessors)
+    sides = _filled(width, constants.convolution_columns) * _filled(depth, constants.product_depth)
+    spread = np.where(columns.shared > 0, 1.0, _filled(tiles, constants.convolution_tiles))
+    on_tensor_cores = (columns.dtype != "float32") | (precision == "tf32")
+    transformed = (columns.window == _WINOGRAD_WINDOW) & ~on_tensor_cores
+    best = np.where(transformed, constants.winograd_frac, constants.matmul_frac)
+    frac[convolution] = (best * sides * spread)[convolution]
+    frac[matmul] = (constants.matmul_frac * _filled(depth, constants.product_depth))[matmul]
     if memory_format == "channels_last":
         direct = convolution & _has_no_tensor_kernel(columns)
         frac[direct] = np.minimum(frac[direct], constants.direct_frac)
-    multiplies = convolution | matmul | (columns.kind == "attention")
-    return np.where(multiplies, columns.column("flops") / (peaks * frac), 0.0)
+    return frac
 
 
-def _filled(side: np.ndarray, half: float) -> np.ndarray:
-    """Share of the peak at a side of a product; one half at `half`. A side of 0 is of no product."""
-    return np.maximum(side, 1.0) / (np.maximum(side, 1.0) + half)
+def _filled(amount: np.ndarray, half: float) -> np.ndarray:
+    """Share of the peak at an amount of work side by side; one half at `half`."""
+    share: np.ndarray = np.maximum(amount, _LEAST) / (np.maximum(amount, _LEAST) + half)
+    return share
 
 
 def _has_no_tensor_kernel(columns: Columns) -> np.ndarray:

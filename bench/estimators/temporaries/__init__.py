@@ -1,9 +1,9 @@
-"""What kernels' host code allocates for itself: never seen by the dispatcher, computed here from what operators are given.
+"""What kernels' host code allocates for itself: unseen by the dispatcher, computed here from operators' arguments.
 
-`script_of` says for one call in which order its results and its temporaries are allocated and freed. A rule is a function
-of the call's arguments (tensors as `Spec`s, in the order of the operator's schema), the bytes of its new storages and the
-`Machine`; rules lie in the modules of this package, by kind of operator. An operator without a rule allocates its results
-in order and nothing else.
+`script_of` says for one call in which order its results and its temporaries are allocated and freed. A rule is a
+function of the call's arguments (tensors as `Spec`s, in the order of the operator's schema), the bytes of its new
+storages and the `Machine`; rules lie in the modules of this package, by kind of operator. An operator without a rule
+allocates its results in order and nothing else.
 
 Left out: cuDNN's workspaces and the reserves of its batch norm.
 """

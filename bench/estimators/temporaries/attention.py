@@ -23,7 +23,7 @@ def _efficient(arguments: tuple[Any, ...], outputs: list[int], machine: Machine)
 
 def _efficient_backward(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) -> Script:
     gradient, query = arguments[0], arguments[1]
-    batch, heads, length, width = query.shape
+    batch, heads, length, _ = query.shape
     sums = 4 * batch * heads * length
     product = 4 * query.numel
     copied = not is_contiguous(_transposed(gradient))
@@ -41,7 +41,7 @@ def _transposed(spec: Spec) -> Spec:
 
 
 def workspace_bytes(query: Spec) -> int:
-    """Of the float32 backward on compute capability 8.0 and above: gradients of queries, with a lock and a counter a tile."""
+    """Of the float32 backward from compute capability 8.0 on: gradients of queries, a lock and a counter a tile."""
     batch, heads, length, width = query.shape
     tiles = -(-length // BLOCK) * -(-width // BLOCK)
     return 4 * batch * heads * tiles * (BLOCK * BLOCK + 4)
@@ -53,7 +53,27 @@ def _cudnn_backward(arguments: tuple[Any, ...], outputs: list[int], machine: Mac
     return results(outputs) + around(4 * batch * heads * length * (width + 1))
 
 
+def _flash(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) -> Script:
+    """In torch 2.6 the state of the random numbers lies on the CPU and what is unused is not allocated."""
+    return results(outputs[:2] if machine.torch_version <= (2, 6) else outputs)
+
+
+def _flash_backward(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) -> Script:
+    """Contiguous gradient and result, the gradients, rows' sums, queries' gradient in float32 (flash_api.cpp)."""
+    gradient, query, result = arguments[0], arguments[1], arguments[4]
+    batch, heads, length, width = query.shape
+    rows, columns = -(-length // 128) * 128, -(-width // 32) * 32
+    copies = [
+        query.numel * query.item_bytes if not is_contiguous(_transposed(spec)) else 0 for spec in (gradient, result)
+    ]
+    slots = [(-1 - index, size) for index, size in enumerate(copies) if size]
+    inner = around(4 * batch * heads * rows, 4 * batch * rows * heads * columns, first=-3)
+    return [*slots, *results(outputs), *inner, *((slot, 0) for slot, _ in slots)]
+
+
 RULES = {
+    "aten::_scaled_dot_product_flash_attention": _flash,
+    "aten::_scaled_dot_product_flash_attention_backward": _flash_backward,
     "aten::_scaled_dot_product_cudnn_attention": _efficient,
     "aten::_scaled_dot_product_cudnn_attention_backward": _cudnn_backward,
     "aten::_scaled_dot_product_efficient_attention": _efficient,

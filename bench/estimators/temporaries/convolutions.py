@@ -37,7 +37,13 @@ def _works_in_channels_last(image: Spec, weight: Spec) -> bool:
 def is_depthwise(image: Spec, weight: Spec, groups: int, transposed: bool) -> bool:
     """Whether there is one group a channel (Convolution.cpp: ConvParams::is_depthwise)."""
     channels = image.shape[1]
-    return not transposed and len(image.shape) == 4 and channels == groups and groups > 1 and weight.shape[0] % channels == 0
+    return (
+        not transposed
+        and len(image.shape) == 4
+        and channels == groups
+        and groups > 1
+        and weight.shape[0] % channels == 0
+    )
 
 
 def _forward(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) -> Script:
@@ -76,7 +82,9 @@ def _by_cudnn(gradient: Spec, image: Spec, weight: Spec, for_image: Result, for_
         format_ = suggests_channels_last(gradient) or suggests_channels_last(weight)
         script += [for_image, *around(_copy_bytes(weight, format_), _copy_bytes(gradient, format_), first=-2)]
     if for_weight:
-        script += _copied([gradient, image], suggests_channels_last(image) or suggests_channels_last(gradient), for_weight)
+        script += _copied(
+            [gradient, image], suggests_channels_last(image) or suggests_channels_last(gradient), for_weight
+        )
     return [*script, (-1, 0)] if converted else script
 
 
@@ -84,7 +92,9 @@ def _by_depthwise(gradient: Spec, image: Spec, weight: Spec, for_image: Result, 
     script: Script = [for_weight] if for_weight else []
     script += around(_copy_bytes(gradient, False), _copy_bytes(image, False), first=-2) if for_weight else []
     if for_image:
-        script += [(-4, _copy_bytes(gradient, False)), for_image, (-4, 0)] if _copy_bytes(gradient, False) else [for_image]
+        script += (
+            [(-4, _copy_bytes(gradient, False)), for_image, (-4, 0)] if _copy_bytes(gradient, False) else [for_image]
+        )
     return script
 
 

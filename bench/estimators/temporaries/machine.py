@@ -24,6 +24,15 @@ class Machine:
     torch_version: tuple[int, int]
 
     @property
+    def keeps_workspaces(self) -> bool:
+        """Whether cuBLAS's workspace lives on after its first use, one for each thread that multiplies.
+
+        Torch 2.15 takes it around each call unless TORCH_CUBLAS_WORKSPACE_CACHE is set (CublasHandlePool.cpp:
+        isCUDABlasWorkspaceCachingEnabled); 2.6 to 2.13 keep it. 2.14 was not seen and is taken for the newer.
+        """
+        return self.torch_version <= (2, 13)
+
+    @property
     def cublas_workspace_bytes(self) -> int:
         """Of a cuBLAS handle and stream (aten/src/ATen/cuda/CublasHandlePool.cpp: parseChosenWorkspaceSize)."""
         return 4096 * 8 * 1024 if self.compute_capability[0] >= 9 else 4096 * 1024 * 2 + 16 * 1024 * 8

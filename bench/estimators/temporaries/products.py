@@ -14,11 +14,16 @@ from bench.estimators.temporaries.scripts import Script, around, results
 
 
 def _product(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) -> Script:
+    if machine.keeps_workspaces:
+        return results(outputs)
     return results(outputs) + around(machine.cublas_workspace_bytes)
 
 
 def _addmm(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) -> Script:
     return results(outputs) + around(MIB)
 
+
+OPERATORS = ("aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm")
+"""Operators that use cuBLAS's workspace: where it is kept, the first of them in a thread allocates it."""
 
 RULES = {"aten::mm": _product, "aten::bmm": _product, "aten::addmm": _addmm, "aten::baddbmm": _product}

@@ -5,8 +5,8 @@ Whether it is split depends on the shape after TensorIterator has reordered and 
 multiprocessors and on the threads that each holds.
 
 Sources: aten/src/ATen/native/cuda/Reduce.cuh (setReduceConfig, gpu_reduce_kernel), aten/src/ATen/TensorIterator.cpp
-(reorder_dimensions, coalesce_dimensions, can_use_32bit_indexing, split). Left out: storage offsets, which can narrow the
-vectors of a reduction over slow dimensions.
+(reorder_dimensions, coalesce_dimensions, can_use_32bit_indexing, split). Left out: storage offsets, which can narrow
+the vectors of a reduction over slow dimensions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from bench.estimators.temporaries.machine import Machine
-from bench.estimators.tensors import ITEM_BYTES, Spec
+from bench.estimators.tensors import ITEM_BYTES, Spec, compare_strides, sort_dims
 
 MAX_THREADS, WARP = 512, 32
 MIN_VALUES, MAX_VALUES = 16, 256
@@ -76,35 +76,19 @@ def build_loop(source: Spec, dims: Sequence[int] | None, output_item_bytes: int)
             step *= source.shape[dim]
     strides = [stride * source.item_bytes for stride in source.strides]
     order = _sorted_dims(source.shape, kept, strides)
-    return _merged(Loop(*(tuple(values[dim] for dim in order) for values in (source.shape, kept, strides)), source.item_bytes))
+    shape, output, inputs = (tuple([values[dim] for dim in order]) for values in (source.shape, kept, strides))
+    return _merged(Loop(shape, output, inputs, source.item_bytes))
 
 
 def _sorted_dims(shape: Sequence[int], kept: Sequence[int], strides: Sequence[int]) -> list[int]:
-    """Reduced dimensions first, then by growing stride (TensorIteratorBase::reorder_dimensions)."""
+    """Reduced dimensions first, then by growing stride."""
 
     def compare(one: int, other: int) -> int:
         if (kept[one] == 0) != (kept[other] == 0):
             return 1 if kept[other] == 0 else -1
-        for values in (kept, strides):
-            if values[one] == 0 or values[other] == 0:
-                continue
-            if values[one] != values[other]:
-                return -1 if values[one] < values[other] else 1
-            if shape[one] > shape[other]:
-                return 1
-        return 0
+        return compare_strides(shape, (kept, strides), one, other)
 
-    order = list(reversed(range(len(shape))))
-    for start in range(1, len(order)):
-        at = start
-        for before in range(start - 1, -1, -1):
-            verdict = compare(order[before], order[at])
-            if verdict > 0:
-                order[before], order[at] = order[at], order[before]
-                at = before
-            elif verdict < 0:
-                break
-    return order
+    return sort_dims(len(shape), compare)
 
 
 def _merged(loop: Loop) -> Loop:
@@ -131,7 +115,8 @@ def split_loop(loop: Loop) -> Iterator[Loop]:
         yield loop
         return
     extents = [
-        max((size - 1) * abs(strides[dim]) for strides in (loop.output, loop.input)) for dim, size in enumerate(loop.shape)
+        max((size - 1) * abs(strides[dim]) for strides in (loop.output, loop.input))
+        for dim, size in enumerate(loop.shape)
     ]
     dim = max(range(len(extents)), key=lambda index: (extents[index], -index))
     first = loop.shape[dim] // 2

@@ -15,7 +15,9 @@ def sum_buffers(source: Spec, dims: Any, dtype: Any, machine: Machine) -> Script
     vector = 8 if source.item_bytes == 2 else 4
     output = dtype or source.dtype
     script: Script = []
-    for group in reduction_buffers(source, tuple(dims) if dims else None, output, max(4, source.item_bytes), machine, vector):
+    for group in reduction_buffers(
+        source, tuple(dims) if dims else None, output, max(4, source.item_bytes), machine, vector
+    ):
         script += around(*group)
     return script
 

@@ -1,0 +1,63 @@
+"""The trace estimator against torch's real allocator under the stub driver: equal to the byte."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .stub import Case, StubDriver, describe_settings
+
+HERE = Path(__file__).parent
+MNIST, CIFAR, IMAGENET = (1, 28, 10), (3, 32, 10), (3, 224, 1000)
+CASES: list[Case] = [
+    ("mlp", MNIST, "sgd", {}, 64, "float32", "contiguous"),
+    ("mlp", MNIST, "adam", {}, 1, "float32", "contiguous"),
+    ("mlp", CIFAR, "adam", {"foreach": False}, 4096, "float32", "contiguous"),
+    ("mlp", CIFAR, "adamw", {"fused": True}, 256, "bf16", "contiguous"),
+    ("resnet18", CIFAR, "sgd", {"momentum": 0.9}, 64, "float32", "contiguous"),
+    ("resnet18", IMAGENET, "rmsprop", {}, 16, "bf16", "channels_last"),
+    ("mobilenet_v2", IMAGENET, "adagrad", {}, 8, "float32", "contiguous"),
+    ("squeezenet1_1", IMAGENET, "adafactor", {}, 16, "bf16", "channels_last"),
+    ("densenet121", IMAGENET, "adam", {}, 4, "float32", "contiguous"),
+    ("convnext_tiny", IMAGENET, "adamw", {}, 4, "float32", "contiguous"),
+    ("swin_t", IMAGENET, "adam", {}, 4, "float32", "contiguous"),
+    ("vit_b_16", IMAGENET, "adamw", {}, 4, "float32", "contiguous"),
+    ("vit_b_16", IMAGENET, "sgd", {}, 4, "bf16", "contiguous"),
+]
+
+
+def trace_peaks(cases: list[Case], device: str, folder: Path) -> list[dict[str, Any]]:
+    """The traces of the cases, in a process without the stub."""
+    played = describe_settings(device)
+    machine = [
+        played["multiprocessors"],
+        played["threads_per_multiprocessor"],
+        [played["capability_major"], played["capability_minor"]],
+    ]
+    task = folder / "task.json"
+    task.write_text(json.dumps({"cases": cases, "device": machine}))
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(HERE / "trace_task.py"), str(task)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("device", ["h200", "a100-40gb"])
+def test_peaks_equal_the_real_allocators(stub_driver: StubDriver, tmp_path: Path, device: str) -> None:
+    truths = stub_driver.run_cases(CASES, history=False, device=device)
+    for case, truth, found in zip(CASES, truths, trace_peaks(CASES, device, tmp_path), strict=True):
+        last = truth.memory_stats[3]
+        expected = {name: last[f"{name}_bytes.all.peak"] for name in ("requested", "allocated", "reserved")}
+        assert found == {**expected, "initialised": False}, case

@@ -1,0 +1,82 @@
+"""The traces of some of the oracle's cases, in a process of its own: `python trace_task.py TASK.json`.
+
+Prints one JSON line a case: its peaks in bytes over all steps, or the reason why there is none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from bench.errors import BenchError
+from bench.estimators.temporaries import Machine
+from bench.estimators.trace import record_training
+from bench.estimators.trace_case import allocator_of
+from bench.estimators.trace_events import build_events, replay_trace
+
+sys.path.insert(0, str(Path(__file__).parent))
+from step import OPTIMIZERS, build_model
+
+
+class Training:
+    """The oracle's training, built on the device that it is given."""
+
+    def __init__(self, case: list[Any], device: torch.device) -> None:
+        name, (channels, size, classes), optimizer, settings, batch, self._precision, memory_format = case
+        layout = torch.channels_last if memory_format == "channels_last" else torch.contiguous_format
+        self.model = build_model(name, channels, size, classes).to(device)
+        if layout is torch.channels_last:
+            self.model = self.model.to(memory_format=layout)
+        self.optimizer = OPTIMIZERS[optimizer](self.model.parameters(), lr=1e-3, **settings)
+        images = torch.randn(batch, channels, size, size).to(device).contiguous(memory_format=layout)
+        self.batch = (images, torch.randint(classes, (batch,)).to(device))
+        self._kept: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def step(self) -> None:
+        """One step; output and loss live until the next has ended."""
+        self._kept = self._step()
+
+    def _step(self) -> tuple[torch.Tensor, torch.Tensor]:
+        self.optimizer.zero_grad(set_to_none=True)
+        bf16 = self._precision == "bf16"
+        with torch.autocast("cuda", dtype=torch.bfloat16) if bf16 else contextlib.nullcontext():
+            output = self.model(self.batch[0])
+            loss = F.cross_entropy(output, self.batch[1])
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return output, loss
+
+
+def peaks(case: list[Any], machine: Machine) -> dict[str, Any]:
+    """The case's peaks over three steps."""
+    try:
+        recording = record_training(lambda device: Training(case, device), 3, machine.compute_capability)
+    except BenchError as error:
+        return {"reason": str(error)}
+    found = replay_trace(build_events(recording.entries, recording.roles, machine), allocator_of(machine))
+    return {
+        "requested": found.cold_requested_bytes,
+        "allocated": found.cold_allocated_bytes,
+        "reserved": found.cold_reserved_bytes,
+        "initialised": torch.cuda.is_initialized(),  # type: ignore[no-untyped-call]
+    }
+
+
+def main() -> None:
+    """Trace every case of the task file."""
+    task = json.loads(Path(sys.argv[1]).read_text())
+    major, minor = torch.__version__.split(".")[:2]
+    multiprocessors, threads, capability = task["device"]
+    machine = Machine(multiprocessors, threads, tuple(capability), (int(major), int(minor)))
+    for case in task["cases"]:
+        print(json.dumps(peaks(case, machine)))
+
+
+if __name__ == "__main__":
+    main()
