@@ -117,8 +117,8 @@ def _measure(run: _Run) -> None:
     if run.task.device == "cuda":
         run.memory = CudaMemory()
     run.enter("build")
+    workload = build_workload(run.task.case, run.images, run.task.protocol, run.device)
     with _inputs(run) as inputs:
-        workload = build_workload(run.task.case, run.images, run.task.protocol, run.device)
         run.found.update(data_source=inputs.data_source, parameter_count=workload.parameter_count)
         _time(run, workload, inputs)
         _close(run, workload)
@@ -202,8 +202,8 @@ def _measure_cpu_memory(run: _Run) -> None:
     """The peak of torch's allocations on the CPU, in a pass of its own, from the making of the model on."""
 
     def workload_run(mark: Callable[[], None]) -> None:
+        workload = build_workload(run.task.case, run.images, run.task.protocol, run.device)
         with _inputs(run) as inputs:
-            workload = build_workload(run.task.case, run.images, run.task.protocol, run.device)
             for _ in range(MEMORY_PASS_STEPS):
                 mark()
                 workload.step(*next(inputs))

@@ -208,9 +208,9 @@ def fit(device: str, fraction: float, as_json: bool, **axes: tuple[Any, ...]) ->
     click.echo(f"{'batch':>8} {'reserved':>10} {'share':>7}")
     for rung in found["ladder"]:
         share = f"{rung['share_frac'] * 100:.0f} %"
-        click.echo(
-            f"{rung['batch_size']:>8} {format_bytes(rung['reserved_bytes']):>10} {share:>7}  {'' if rung['fits'] else 'out of memory'}"
-        )
+        verdict = "" if rung["fits"] else "out of memory"
+        reserved = format_bytes(rung["reserved_bytes"])
+        click.echo(f"{rung['batch_size']:>8} {reserved:>10} {share:>7}  {verdict}".rstrip())
     click.echo(
         f"largest batch that fits in {format_bytes(found['memory_bytes'])}: {found['largest_batch_size'] or 'none'}"
     )

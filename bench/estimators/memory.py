@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from bench import catalog
 from bench.devices import Device
 from bench.errors import Unsupported
 from bench.estimators.allocator import AllocatorConfig, parse_allocator_config, tie_rule
@@ -24,7 +25,8 @@ from bench.estimators.trace import Recording, record_training
 from bench.estimators.trace_events import TracePeaks, build_events, replay_trace
 from bench.plan import image_spec
 from bench.records import Case, ImageSpec, Protocol
-from bench.workload import MEMORY_FORMATS, Workload, build_workload
+from bench.workload import Workload, build_workload
+from bench.workload.inputs import build_inputs
 
 _CATEGORIES = ("parameters", "gradients", "optimizer_state", "batch", "activations", "temporaries", "workspaces")
 
@@ -73,9 +75,9 @@ def record_case(case: Case, images: ImageSpec, machine: Machine) -> Recording:
 
     def build(device: torch.device) -> _Training:
         workload = build_workload(case, images, Protocol(), device)
-        batch = torch.randn(case.batch_size, *images.shape).to(device)
-        batch = batch.contiguous(memory_format=MEMORY_FORMATS[case.memory_format])
-        return _Training(workload, (batch, torch.randint(images.classes, (case.batch_size,)).to(device)))
+        held = replace(case, input="synthetic")
+        with build_inputs(held, catalog.describe_dataset(case.dataset), Protocol(), device) as inputs:
+            return _Training(workload, next(inputs))
 
     return record_training(build, compute_capability=machine.compute_capability)
 

@@ -36,37 +36,61 @@ def build_events(entries: Sequence[Any], roles: dict[int, str], machine: Machine
         roles: Of a `Recording`.
         machine: The GPU and torch.
     """
-    categories = _activations(entries) | roles
-    events: list[Event] = []
-    live: set[int] = set()
-    threads: set[str] = set()
-    temporary, marks = -16, 0
+    stream = _Stream(machine, _activations(entries) | roles)
+    marks = 0
     for entry in entries:
         if entry is None:
-            events.append(Mark(str(marks), reset_peaks=marks == 1))
+            stream.events.append(Mark(str(marks), reset_peaks=marks == 1))
             marks += 1
         elif isinstance(entry, int):
-            if entry in live:
-                live.discard(entry)
-                events.append(Free(entry))
+            stream.free(entry)
         else:
-            operator, outputs = entry[0], entry[2]
-            kind = "workspaces" if operator.partition(".")[0] in products.OPERATORS else "temporaries"
-            thread = "backward" if entry[3] == BACKWARD else "main"
-            first = kind == "workspaces" and machine.keeps_workspaces and thread not in threads
-            for slot, size in script_of(operator, entry[1], [nbytes for _, nbytes in outputs], machine):
-                if slot >= 0:
-                    number = outputs[slot][0]
-                    live.add(number)
-                    events.append(Alloc(number, size, category=categories.get(number, "temporaries")))
-                    if first:
-                        threads.add(thread)
-                        first = False
-                        events.append(Alloc(-1 - len(threads), machine.cublas_workspace_bytes, category="workspaces"))
-                else:
-                    events.append(Alloc(temporary + slot, size, category=kind) if size else Free(temporary + slot))
-            temporary -= 16
-    return events
+            stream.call(*entry)
+    return stream.events
+
+
+class _Stream:
+    """Events as they are put together; temporaries and workspaces have numbers below 0."""
+
+    def __init__(self, machine: Machine, categories: dict[int, str]) -> None:
+        self.events: list[Event] = []
+        self._machine, self._categories = machine, categories
+        self._live: set[int] = set()
+        self._workspaces: set[tuple[bool, str]] = set()
+        self._temporary = -16
+
+    def free(self, block: int) -> None:
+        """A result has died; one that was never allocated on the device is left out."""
+        if block in self._live:
+            self._live.discard(block)
+            self.events.append(Free(block))
+
+    def call(self, operator: str, arguments: tuple[Any, ...], outputs: tuple[tuple[int, int], ...], phase: int) -> None:
+        """A kernel: its results, workspaces that it is the first to need, its temporaries."""
+        script = script_of(operator, arguments, [nbytes for _, nbytes in outputs], self._machine)
+        is_product = operator.partition(".")[0] in products.RULES
+        kind = "workspaces" if is_product else "temporaries"
+        for position, (slot, size) in enumerate(script):
+            if is_product and position == len(outputs):
+                self._keep_workspaces(operator, phase)
+            if slot >= 0:
+                number = outputs[slot][0]
+                self._live.add(number)
+                self.events.append(Alloc(number, size, category=self._categories.get(number, "temporaries")))
+            else:
+                number = self._temporary + slot
+                self.events.append(Alloc(number, size, category=kind) if size else Free(number))
+        if is_product:
+            self._keep_workspaces(operator, phase)
+        self._temporary -= 16
+
+    def _keep_workspaces(self, operator: str, phase: int) -> None:
+        """Workspaces live on in some versions of torch, one for each thread: autograd's backward has its own."""
+        for name, size in products.kept_workspaces(operator, self._machine):
+            key = (phase == BACKWARD, name)
+            if key not in self._workspaces:
+                self._workspaces.add(key)
+                self.events.append(Alloc(-len(self._workspaces), size, category="workspaces"))
 
 
 def _activations(entries: Iterable[Any]) -> dict[int, str]:

@@ -101,7 +101,7 @@ def build_workload(case: Case, images: ImageSpec, protocol: Protocol, device: to
     """Everything of the case but its batches, on the device.
 
     The order of moves is part of the contract, since it decides addresses: the model first (then its memory format),
-    the optimizer over the moved parameters.
+    the optimizer over the moved parameters, and after this function the first batch.
 
     Raises:
         Unsupported: The model or the optimizer cannot train this case.

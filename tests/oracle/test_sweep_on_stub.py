@@ -90,3 +90,35 @@ def test_a_case_after_an_out_of_memory_starts_from_a_clean_device(stub_driver: S
     assert after["status"].to_dict() == {4096: "oom", 8: "ok"}
     assert after.loc[8, "peak_reserved_bytes"] == alone["peak_reserved_bytes"].item()
     assert after.loc[8, "alloc_retries"] == 0
+
+
+def test_on_a_known_device_the_trace_beside_each_run_is_right(
+    stub_driver: StubDriver, tmp_path: Path
+) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text(CONFIG.replace("[8, 4096]", "[8, 256]"), encoding="utf-8")
+    env = {**os.environ, **stub_driver.environment("h200")}
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), env.get("PYTHONPATH"))))
+    arguments = ("--device", "cuda", "--out", tmp_path / "out", "--set", 'grid.precision=["float32", "bf16"]')
+    done = plugins.bench("sweep", config, *arguments, env=env)
+    assert done.returncode == 0, done.stderr
+    frame = bench.load(tmp_path / "out")
+    assert set(frame["estimate_device"]) == {"h200"}
+    held = frame[frame["input"] == "synthetic"]  # a batch of the loader lives beside the one before it
+    exact = held[held["memory_format"] == "contiguous"]
+    for name in ("allocated", "reserved", "requested"):
+        assert (exact[f"trace_peak_{name}_bytes"] == exact[f"peak_{name}_bytes"]).all(), name
+        assert (held[f"trace_peak_{name}_bytes"] / held[f"peak_{name}_bytes"]).between(0.995, 1.005).all(), name
+    parts = (
+        "parameters",
+        "gradients",
+        "optimizer_state",
+        "batch",
+        "activations",
+        "temporaries",
+        "workspaces",
+        "rounding",
+    )
+    assert (sum(held[f"trace_{part}_bytes"] for part in parts) == held["trace_peak_allocated_bytes"]).all()
+    assert (held["estimated_samples_per_s"] > 0).all()
+    assert "trace" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from .stub import Case, StubDriver, describe_settings
+from .devices import DEVICES
+from .stub import Case, StubDriver
 
 HERE = Path(__file__).parent
 MNIST, CIFAR, IMAGENET = (1, 28, 10), (3, 32, 10), (3, 224, 1000)
@@ -34,7 +35,7 @@ CASES: list[Case] = [
 
 def trace_peaks(cases: list[Case], device: str, folder: Path) -> list[dict[str, Any]]:
     """The traces of the cases, in a process without the stub."""
-    played = describe_settings(device)
+    played = DEVICES[device]
     machine = [
         played["multiprocessors"],
         played["threads_per_multiprocessor"],

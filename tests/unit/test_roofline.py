@@ -14,7 +14,7 @@ from bench.errors import Unsupported
 from bench.estimators.layers import build_on_meta
 from bench.estimators.roofline import CONSTANTS, case_columns, estimate_speed
 from bench.estimators.roofline.columns import NUMBERS, Columns, optimizer_columns, step_columns, to_columns
-from bench.estimators.roofline.operators import Kernel
+from bench.estimators.roofline.operators import Kernel, touched_bytes
 from bench.estimators.roofline.recording import BACKWARD, FORWARD, Recorded, record_module, record_step
 from bench.estimators.roofline.timing import kernel_times_s
 from bench.records import Case, Choice, ImageSpec
@@ -107,6 +107,24 @@ def test_flops_are_those_of_torchs_own_counter() -> None:
     assert flops(record_step(Choice("vgg11"), IMAGENET, 4), FORWARD) == counter.get_total_flops()
 
 
+def test_expanded_tensor_counts_once_in_memory() -> None:
+    assert touched_bytes(torch.empty(1, 5, device="meta").expand(4, 5)) == 4 * 5
+    assert touched_bytes(torch.empty(4, 5, device="meta").T) == 4 * 4 * 5
+
+
+def test_gradient_of_a_slice_is_zeros_everywhere_and_a_copy_of_the_slice() -> None:
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3072, 20)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.layer(images.flatten(1))[:, :10]
+
+    kernels = [kernel.nbytes for kernel in kernels_of(record(Half()), "slice_backward") if kernel.nbytes]
+    assert kernels[:2] == [4 * 4 * 20, 2 * 4 * 4 * 10]
+
+
 # autocast
 
 
@@ -164,8 +182,10 @@ def test_two_recordings_serve_every_batch_size(name: str) -> None:
 
 
 def test_batch_of_one_is_recorded_by_itself() -> None:
-    recorded = to_columns(record_step(Choice("mlp"), ImageSpec(1, 28, 28, 10), 1))
-    assert np.array_equal(step_columns(Choice("mlp"), ImageSpec(1, 28, 28, 10), 1).numbers, recorded.numbers)
+    recorded = to_columns(record_step(Choice("vit_b_32"), COLOUR, 1))
+    found = step_columns(Choice("vit_b_32"), COLOUR, 1)
+    assert np.array_equal(found.numbers, recorded.numbers)
+    assert len(found.kind) != len(step_columns(Choice("vit_b_32"), COLOUR, 2).kind)
 
 
 def test_step_takes_longer_the_larger_the_batch_and_samples_come_no_slower() -> None:
@@ -203,6 +223,30 @@ def test_product_with_few_channels_reaches_less_of_the_peak() -> None:
     device = load_device("rtx3090")
     full = Kernel("convolution", flops=1e12, rows=1e5, columns=512, depth=4608)
     assert times(full._replace(columns=8, depth=27), device) > 4 * times(full, device)
+
+
+def test_convolution_with_few_tiles_leaves_multiprocessors_idle_unless_they_share_its_sum() -> None:
+    device = load_device("rtx3090")
+    few = Kernel("convolution", flops=1e9, rows=49, columns=512, depth=4608)
+    assert times(few, device) > 4 * times(few._replace(shared=1.0), device)
+    assert times(few._replace(rows=1e6), device) == pytest.approx(times(few._replace(shared=1.0), device), rel=0.01)
+
+
+def test_only_three_by_three_in_float32_gains_from_winograds_transform() -> None:
+    device = load_device("rtx3090")
+    plain = Kernel("convolution", flops=1e12, rows=1e6, columns=512, depth=4608)
+    gain = CONSTANTS.winograd_frac / CONSTANTS.matmul_frac
+    assert times(plain, device) == pytest.approx(gain * times(plain._replace(window=9.0), device), rel=1e-3)
+    assert times(plain, device, "tf32") == times(plain._replace(window=9.0), device, "tf32")
+
+
+def test_grouped_convolution_without_a_tensor_kernel_is_slow_in_channels_last_only() -> None:
+    device = load_device("rtx3090")
+    grouped = Kernel("convolution", "float16", flops=1e12, rows=1e5, columns=24, depth=216, products=16)
+    slow = times(grouped, device, "fp16", "channels_last")
+    assert slow == pytest.approx(1e12 / (7.1e13 * CONSTANTS.direct_frac) * CONSTANTS.fp16_channels_last, rel=1e-3)
+    assert slow > 4 * times(grouped, device, "fp16")
+    assert slow > 4 * times(grouped._replace(products=32), device, "fp16", "channels_last")
 
 
 def test_tensor_cores_pay_for_turning_contiguous_images_round() -> None:

@@ -40,7 +40,7 @@ def test_long_reduction_over_rows_is_staged() -> None:
 
 
 def test_staging_depends_on_the_number_of_multiprocessors() -> None:
-    source = contiguous("float32", (20_000, 96))
+    source = contiguous("float32", (100_352, 768))
     assert reduction_buffers(source, (0,), "float32", 4, H200) != reduction_buffers(source, (0,), "float32", 4, A100)
 
 

@@ -10,13 +10,13 @@ import torch
 PREFERS_CUDNN = {(9, 0), (10, 0)}
 """Where cuDNN's attention goes before flash attention in half precision (check_prefer_cudnn_attention).
 
-Seen in torch 2.15; 2.6 takes flash attention. See `_prefers_cudnn`.
+Seen in torch 2.13 and 2.15; 2.6 and 2.9 take flash attention, and what lies between is taken to turn at 2.11. See `_prefers_cudnn`.
 """
 
 
 def _prefers_cudnn(capability: tuple[int, int]) -> bool:
     version = tuple(int(part) for part in torch.__version__.split(".")[:2])
-    return capability in PREFERS_CUDNN and version >= (2, 9)
+    return capability in PREFERS_CUDNN and version >= (2, 11)
 
 
 def attention(capability: tuple[int, int]) -> Callable[..., torch.Tensor]:

@@ -1,8 +1,8 @@
 """Workspaces of matrix products.
 
-Source: aten/src/ATen/cuda/CublasHandlePool.cpp, aten/src/ATen/cuda/CUDABlas.cpp. As seen in torch 2.15, a workspace is
-taken from the caching allocator around each call: cuBLAS's own size for mm, bmm, addmm and baddbmm, 1 MiB where addmm
-goes to cublasLt for its bias.
+Source: aten/src/ATen/cuda/CublasHandlePool.cpp, aten/src/ATen/cuda/CUDABlas.cpp. A workspace is
+taken from the caching allocator, by version around each call or once for each thread: cuBLAS's own size for mm, bmm and
+baddbmm, 1 MiB where addmm goes to cublasLt for its bias.
 """
 
 from __future__ import annotations
@@ -20,10 +20,16 @@ def _product(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) -
 
 
 def _addmm(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) -> Script:
-    return results(outputs) + around(MIB)
+    return results(outputs) + (around(MIB) if machine.lt_workspace == "each" else [])
 
 
-OPERATORS = ("aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm")
-"""Operators that use cuBLAS's workspace: where it is kept, the first of them in a thread allocates it."""
+def kept_workspaces(operator: str, machine: Machine) -> list[tuple[str, int]]:
+    """Name and bytes of the workspaces that an operator's first call in a thread allocates for good, in order."""
+    base = operator.partition(".")[0]
+    if base not in RULES or not machine.keeps_workspaces:
+        return []
+    kept = [("cublas", machine.cublas_workspace_bytes)]
+    return [*kept, ("cublaslt", MIB)] if base == "aten::addmm" and machine.lt_workspace == "kept" else kept
+
 
 RULES = {"aten::mm": _product, "aten::bmm": _product, "aten::addmm": _addmm, "aten::baddbmm": _product}

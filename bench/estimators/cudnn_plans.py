@@ -1,0 +1,269 @@
+"""What cuDNN's heuristics would run for a convolution on a GPU that is not here, and the workspace that it asks for.
+
+cuDNN 9.8 and newer take a description of a device (CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR) in place of a device. The order
+of questions is torch's own (aten/src/ATen/native/cudnn/Conv_v8.cpp: run_single_conv, filterEngineConfigs, try_configs):
+the engines that the instant heuristic names, without those that would round float32 operands down, and the first of
+which a plan can be made. Numbers of descriptors, attributes and types are those of cudnn_graph.h.
+
+Left out: `cudnn.benchmark`, deterministic mode, and what an older cuDNN than the installed one would have chosen.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from bench.devices import Device
+from bench.errors import Unsupported
+
+Direction = Literal["forward", "data", "filter"]
+Shape = tuple[int, ...]
+
+LEAST_VERSION = 90800
+LIBRARY = "libcudnn.so.9"
+_CONVOLUTION, _ENGINE, _ENGINECFG, _HEURISTICS, _PLAN, _GRAPH, _TENSOR, _DEVICE = 1, 2, 3, 4, 5, 15, 17, 38
+_OPERATIONS: dict[Direction, tuple[int, tuple[int, int, int, int, int, int]]] = {
+    "forward": (10, (700, 701, 702, 704, 703, 705)),  # alpha, beta, convolution, image, weight, result
+    "filter": (11, (712, 713, 714, 716, 715, 717)),
+    "data": (12, (706, 707, 708, 710, 709, 711)),
+}
+_TYPE_DATA, _TYPE_BOOLEAN, _TYPE_INT64, _TYPE_DOUBLE = 1, 2, 3, 5
+_TYPE_MODE, _TYPE_HEURISTIC, _TYPE_NOTE, _TYPE_DESCRIPTOR, _TYPE_CHAR = 7, 8, 11, 15, 24
+_DATA_TYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 9}
+_NOTE_TENSOR_CORE, _NOTE_ROUNDS_DOWN = 0, 1
+_INSTANT, _FALLBACK = 0, 2
+_CROSS_CORRELATION = 1
+_MAX_CONFIGS, _MAX_NOTES = 128, 16
+
+
+@dataclass(frozen=True, slots=True)
+class Convolution:
+    """One of the three calls that a convolution makes; shapes and strides as torch lays tensors out.
+
+    Attributes:
+        direction: The result, the gradient of the image, or that of the weight.
+        dtype: Of all three tensors, as `tensors.Spec` names it.
+        image: Shape `(B, C, H, W)`.
+        weight: Shape `(K, C / groups, R, S)`.
+        result: Shape `(B, K, P, Q)`.
+        padding: A number a spatial dimension, as are stride and dilation.
+        stride: See padding.
+        dilation: See padding.
+        channels_last: Whether all three tensors lie in channels-last order.
+        tf32: Whether tensor cores may round float32 operands (`torch.backends.cudnn.allow_tf32`, on by default).
+    """
+
+    direction: Direction
+    dtype: str
+    image: Shape
+    weight: Shape
+    result: Shape
+    padding: Shape
+    stride: Shape
+    dilation: Shape
+    channels_last: bool = False
+    tf32: bool = True
+
+
+def describe_device(device: Device) -> str:
+    """The device in the JSON that cuDNN wants. Raises Unsupported where the device's file lacks a value it needs."""
+    needed = ("compute_capability", "multiprocessors", "max_threads_per_multiprocessor", "l2_bytes", "memory_bytes",
+              "boost_clock_hz", "memory_clock_hz")  # fmt: skip
+    missing = [name for name in needed if getattr(device, name) is None]
+    if missing or device.compute_capability is None:
+        raise Unsupported(f"no cuDNN workspaces for {device.name}: its file lacks {', '.join(missing)}")
+    major, minor = device.compute_capability
+    shared = _SHARED_BYTES.get((major, minor), _SHARED_BYTES_OF_MAJOR.get(major, 101_376))
+    return json.dumps(
+        {
+            "version": 1, "deviceName": device.gpu_name, "cudaDeviceId": 0, "deviceVer": 100 * major + 10 * minor,
+            "driverVer": 13000, "multiProcessorCount": device.multiprocessors, "smCountOrigin": 0,
+            "maxGridSize": [2**31 - 1, 65535, 65535], "maxBlockSize": [1024, 1024, 64], "regsPerBlock": 65536,
+            "warpSize": 32, "maxSharedMemoryPerBlock": 49152, "maxSharedMemoryPerBlockOptin": shared,
+            "oversizedSharedMemoryPerBlock": 0, "reservedSharedMemoryPerBlock": 1024 if major >= 8 else 0,
+            "maxRegistersPerSM": 65536, "maxCtasPerSM": _BLOCKS.get((major, minor), 32), "maxThreadsPerBlock": 1024,
+            "maxThreadsPerSM": device.max_threads_per_multiprocessor, "pciDeviceId": 0, "isTccDriver": 0,
+            "supportCoopLaunch": 1, "smClockRateKHz": int((device.boost_clock_hz or 0) / 1e3),
+            "memClockRateKHz": int((device.memory_clock_hz or 0) / 1e3), "l2CacheSize": device.l2_bytes,
+            "totalGlobalMem": device.memory_bytes,
+        }
+    )  # fmt: skip
+
+
+_SHARED_BYTES = {(7, 0): 98_304, (7, 5): 65_536, (8, 0): 166_912, (8, 6): 101_376, (8, 9): 101_376}
+_SHARED_BYTES_OF_MAJOR = {9: 232_448, 10: 232_448, 12: 101_376}
+_BLOCKS = {(7, 5): 16, (8, 6): 16, (8, 9): 24, (12, 0): 24}
+"""CUDA C++ Programming Guide, technical specifications per compute capability (opt-in shared memory, blocks)."""
+
+
+class CudnnPlans:
+    """Answers for one device; each question is asked once."""
+
+    def __init__(self, device: Device) -> None:
+        """Load cuDNN and describe the device to it.
+
+        Raises:
+            Unsupported: There is no cuDNN, it is older than 9.8, or it does not take the description.
+        """
+        self._cudnn = _library()
+        text = describe_device(device).encode()
+        self._device = self._create(_DEVICE)
+        buffer = ctypes.create_string_buffer(text, len(text))
+        if self._put(self._device, 2702, _TYPE_CHAR, buffer, len(text)) or self._finalize(self._device):
+            raise Unsupported(f"no cuDNN workspaces for {device.name}: cuDNN does not take its description")
+        self._known: dict[Convolution, int | None] = {}
+
+    def workspace_bytes(self, convolution: Convolution) -> int | None:
+        """Bytes of the plan that torch would run; None where cuDNN has no plan for it."""
+        if convolution not in self._known:
+            self._known[convolution] = self._ask(convolution)
+        return self._known[convolution]
+
+    def _ask(self, convolution: Convolution) -> int | None:
+        made: list[ctypes.c_void_p] = []
+        try:
+            graph = self._graph(convolution, made)
+            if graph is None:
+                return None
+            for mode in (_INSTANT, _FALLBACK):
+                for config in self._configs(graph, mode, made):
+                    if not self._is_refused(config, convolution, made):
+                        nbytes = self._plan_bytes(config, made)
+                        if nbytes is not None:
+                            return nbytes
+            return None
+        finally:
+            for descriptor in reversed(made):
+                self._cudnn.cudnnBackendDestroyDescriptor(descriptor)
+
+    def _graph(self, convolution: Convolution, made: list[ctypes.c_void_p]) -> ctypes.c_void_p | None:
+        """A graph of the one operation, or None where cuDNN refuses it."""
+        last, data = convolution.channels_last, _DATA_TYPES[convolution.dtype]
+        shapes = (convolution.image, convolution.weight, convolution.result)
+        tensors = [self._tensor(shape, last, data, key, made) for key, shape in zip(b"xwy", shapes, strict=True)]
+        kernel = self._new(_CONVOLUTION, made)
+        self._put(kernel, 100, _TYPE_DATA, ctypes.c_int(_DATA_TYPES["float32"] if data in (0, 2, 9) else data))
+        self._put(kernel, 101, _TYPE_MODE, ctypes.c_int(_CROSS_CORRELATION))
+        self._put(kernel, 106, _TYPE_INT64, ctypes.c_int64(len(convolution.stride)))
+        values = ((102, convolution.dilation), (103, convolution.stride), (104, convolution.padding), (105, convolution.padding))
+        for attribute, numbers in values:
+            self._put(kernel, attribute, _TYPE_INT64, _int64s(numbers), len(numbers))
+        if self._finalize(kernel):
+            return None
+        kind, (alpha, beta, *slots) = _OPERATIONS[convolution.direction]
+        operation = self._new(kind, made)
+        self._put(operation, alpha, _TYPE_DOUBLE, ctypes.c_double(1.0))
+        self._put(operation, beta, _TYPE_DOUBLE, ctypes.c_double(0.0))
+        for attribute, descriptor in zip(slots, (kernel, *tensors), strict=True):
+            self._put(operation, attribute, _TYPE_DESCRIPTOR, ctypes.c_void_p(descriptor.value))
+        if self._finalize(operation):
+            return None
+        graph = self._new(_GRAPH, made)
+        self._put(graph, 801, _TYPE_DESCRIPTOR, ctypes.c_void_p(operation.value))
+        return None if self._finalize(graph) else graph
+
+    def _tensor(
+        self, shape: Shape, last: bool, data: int, key: int, made: list[ctypes.c_void_p]
+    ) -> ctypes.c_void_p:
+        tensor = self._new(_TENSOR, made)
+        strides = _strides(shape, last)
+        self._put(tensor, 901, _TYPE_DATA, ctypes.c_int(data))
+        self._put(tensor, 902, _TYPE_INT64, _int64s(shape), len(shape))
+        self._put(tensor, 903, _TYPE_INT64, _int64s(strides), len(shape))
+        self._put(tensor, 900, _TYPE_INT64, ctypes.c_int64(16))
+        self._put(tensor, 906, _TYPE_INT64, ctypes.c_int64(key))
+        self._finalize(tensor)
+        return tensor
+
+    def _configs(
+        self, graph: ctypes.c_void_p, mode: int, made: list[ctypes.c_void_p]
+    ) -> list[ctypes.c_void_p]:
+        heuristics = self._new(_HEURISTICS, made)
+        self._put(heuristics, 204, _TYPE_DESCRIPTOR, ctypes.c_void_p(self._device.value))
+        self._put(heuristics, 201, _TYPE_DESCRIPTOR, ctypes.c_void_p(graph.value))
+        self._put(heuristics, 200, _TYPE_HEURISTIC, ctypes.c_int(mode))
+        if self._finalize(heuristics):
+            return []
+        configs = [self._new(_ENGINECFG, made) for _ in range(_MAX_CONFIGS)]
+        handles = (ctypes.c_void_p * _MAX_CONFIGS)(*[config.value for config in configs])
+        count = self._get(heuristics, 202, _TYPE_DESCRIPTOR, handles, _MAX_CONFIGS)
+        return configs[: count or 0]
+
+    def _is_refused(self, config: ctypes.c_void_p, asked: Convolution, made: list[ctypes.c_void_p]) -> bool:
+        """Whether torch passes the engine over: it would round operands in a way that was not allowed."""
+        if asked.dtype != "float32" and asked.tf32:
+            return False
+        engine = self._new(_ENGINE, made)
+        slot = (ctypes.c_void_p * 1)(engine.value)
+        if self._get(config, 300, _TYPE_DESCRIPTOR, slot, 1) is None:
+            return True
+        notes = (ctypes.c_int * _MAX_NOTES)()
+        count = self._get(engine, 1303, _TYPE_NOTE, notes, _MAX_NOTES) or 0
+        found = set(notes[:count])
+        return _NOTE_ROUNDS_DOWN in found or (not asked.tf32 and _NOTE_TENSOR_CORE in found)
+
+    def _plan_bytes(self, config: ctypes.c_void_p, made: list[ctypes.c_void_p]) -> int | None:
+        plan = self._new(_PLAN, made)
+        self._put(plan, 407, _TYPE_DESCRIPTOR, ctypes.c_void_p(self._device.value))
+        self._put(plan, 401, _TYPE_DESCRIPTOR, ctypes.c_void_p(config.value))
+        if self._finalize(plan):
+            return None
+        size = (ctypes.c_int64 * 1)()
+        return None if self._get(plan, 402, _TYPE_INT64, size, 1) is None else int(size[0])
+
+    def _create(self, kind: int) -> ctypes.c_void_p:
+        descriptor = ctypes.c_void_p()
+        if self._cudnn.cudnnBackendCreateDescriptor(kind, ctypes.byref(descriptor)):
+            raise Unsupported(f"cuDNN does not know descriptor {kind}")
+        return descriptor
+
+    def _new(self, kind: int, made: list[ctypes.c_void_p]) -> ctypes.c_void_p:
+        descriptor = self._create(kind)
+        made.append(descriptor)
+        return descriptor
+
+    def _finalize(self, descriptor: ctypes.c_void_p) -> int:
+        return int(self._cudnn.cudnnBackendFinalize(descriptor))
+
+    def _put(self, descriptor: ctypes.c_void_p, name: int, kind: int, value: object, count: int = 1) -> int:
+        return int(
+            self._cudnn.cudnnBackendSetAttribute(descriptor, name, kind, ctypes.c_int64(count), ctypes.byref(value))  # type: ignore[arg-type]
+        )
+
+    def _get(self, descriptor: ctypes.c_void_p, name: int, kind: int, values: object, count: int) -> int | None:
+        """How many values came, or None where cuDNN refuses."""
+        found = ctypes.c_int64(0)
+        failed = self._cudnn.cudnnBackendGetAttribute(
+            descriptor, name, kind, ctypes.c_int64(count), ctypes.byref(found), values
+        )
+        return None if failed else int(found.value)
+
+
+def _int64s(numbers: Sequence[int]) -> ctypes.Array[ctypes.c_int64]:
+    return (ctypes.c_int64 * len(numbers))(*numbers)
+
+
+def _strides(shape: Shape, last: bool) -> Shape:
+    order = [1, *range(len(shape) - 1, 1, -1), 0] if last else list(range(len(shape) - 1, -1, -1))
+    strides, step = [0] * len(shape), 1
+    for dim in order:
+        strides[dim] = step
+        step *= shape[dim]
+    return tuple(strides)
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    """The cuDNN that torch has loaded, or the system's. Raises Unsupported."""
+    try:
+        cudnn = ctypes.CDLL(LIBRARY)
+        version = int(cudnn.cudnnGetVersion())
+    except (OSError, AttributeError) as error:
+        raise Unsupported(f"no cuDNN workspaces: {LIBRARY} cannot be loaded ({error})") from error
+    if version < LEAST_VERSION:
+        raise Unsupported(f"no cuDNN workspaces: cuDNN {version} is older than {LEAST_VERSION}")
+    return cudnn

@@ -1,0 +1,80 @@
+"""`bench estimate` and `bench fit` as a user runs them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests import plugins
+
+
+def estimates(*arguments: str) -> list[dict[str, Any]]:
+    done = plugins.bench("estimate", *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    rows: list[dict[str, Any]] = json.loads(done.stdout)
+    return rows
+
+
+def test_estimates_carry_axes_and_columns_for_every_combination() -> None:
+    rows = estimates("--model", "mlp", "--dataset", "mnist", "--optimizer", "sgd", "--batch-size", "64", "--batch-size", "4096",
+                     "--device", "h200", "--device", "a100_80gb")  # fmt: skip
+    assert [(row["batch_size"], row["device"]) for row in rows] == [
+        (64, "h200"), (4096, "h200"), (64, "a100_80gb"), (4096, "a100_80gb"),
+    ]  # fmt: skip
+    assert [row["formula_bytes"] for row in rows[:2]] == [1_047_632, 15_756_368]
+    # The stub driver under torch 2.15 reports these peaks for the first case (tests/oracle).
+    assert rows[0]["trace_peak_requested_bytes"] > 1_047_632
+    assert (
+        rows[0]["trace_peak_requested_bytes"]
+        <= rows[0]["trace_peak_allocated_bytes"]
+        <= rows[0]["trace_peak_reserved_bytes"]
+    )
+    assert rows[0]["trace_peak_allocated_bytes"] > rows[2]["trace_peak_allocated_bytes"]  # 9.x has the larger workspace
+    assert all(row["estimated_samples_per_s"] > 0 for row in rows)
+    assert {"precision", "memory_format", "image_size", "case_key", "estimated_device_bytes"} <= set(rows[0])
+
+
+def test_a_refusal_is_a_note_and_nulls_rather_than_a_number() -> None:
+    (row,) = estimates("--model", "resnet18", "--dataset", "cifar10", "--device", "t4", "--precision", "bf16")
+    assert row["trace_peak_allocated_bytes"] > 0
+    assert row["estimated_samples_per_s"] is None
+    assert "bf16" in row["estimate_note"]
+
+
+def test_the_table_says_where_memory_goes_and_whether_it_fits() -> None:
+    done = plugins.bench("estimate", "--model", "mlp", "--dataset", "cifar10", "--device", "rtx3090")
+    assert done.returncode == 0, done.stderr
+    for words in ("mlp on cifar10, sgd, batch 64, float32", "trace: reserved", "optimizer state", "fits: ", "roofline"):
+        assert words in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["estimate"], "give --model, or a configuration"),
+        (["estimate", "--model", "mlp", "--device", "h20"], 'unknown device "h20". Nearest: h200'),
+        (["estimate", "--model", "mlp", "--device", "/nowhere.toml"], "/nowhere.toml"),
+        (["estimate", "configs/gpu.toml", "--model", "mlp"], "give a configuration or the axes of cases, not both"),
+        (["fit", "--model", "mlp", "--model", "resnet18"], "fit answers for one case at a time; these axes give 2"),
+        (["fit", "--model", "resnet18", "--device", "cpu"], "cpu: its file does not say how much memory it has"),
+    ],
+)
+def test_wrong_use_is_refused_with_a_sentence(arguments: list[str], message: str) -> None:
+    done = plugins.bench(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_fit_finds_the_batch_at_which_memory_ends() -> None:
+    done = plugins.bench("fit", "--model", "vgg11", "--optimizer", "sgd", "--device", "t4", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    ladder = {rung["batch_size"]: rung for rung in found["ladder"]}
+    assert [rung["fits"] for rung in found["ladder"]] == [True] * (len(ladder) - 1) + [False]
+    last_fit, first_not = sorted(ladder)[-2:]
+    assert last_fit <= found["largest_batch_size"] < first_not
+    assert found["recommended_batch_size"] <= found["largest_batch_size"]
+    assert found["recommended_batch_size"] % 8 == 0
