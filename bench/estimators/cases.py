@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,9 @@ from bench.estimators.memory import estimate_trace
 from bench.estimators.roofline import estimate_speed
 from bench.plan import image_spec
 from bench.records import Case, Estimate, ImageSpec
+
+SHARED_FROM = 2
+"""Batch sizes of one column from which two recordings for all of them are cheaper than one for each."""
 
 
 def estimate_cases(cases: Sequence[Case], device: str) -> Iterator[Estimate]:
@@ -29,11 +33,17 @@ def estimate_cases(cases: Sequence[Case], device: str) -> Iterator[Estimate]:
         known = load_device(device)
     except BenchError as error:
         notes.append(str(error))
+    columns = Counter(_column_key(case) for case in cases)
     for case in cases:
-        yield _estimate(case, device, known, notes)
+        yield _estimate(case, device, known, notes, shared=columns[_column_key(case)] > SHARED_FROM)
 
 
-def _estimate(case: Case, name: str, device: Device | None, notes: Sequence[str]) -> Estimate:
+def _column_key(case: Case) -> Case:
+    """What cases share that differ in nothing but the batch size and the data path."""
+    return replace(case, batch_size=1, input="synthetic")
+
+
+def _estimate(case: Case, name: str, device: Device | None, notes: Sequence[str], *, shared: bool) -> Estimate:
     said = list(notes)
     fields: dict[str, Any] = {}
 
@@ -49,7 +59,7 @@ def _estimate(case: Case, name: str, device: Device | None, notes: Sequence[str]
         return Estimate(case_key=case.key, estimate_device=name, estimate_note=str(error))
     ask(lambda: estimate_formula(case, images))
     if device is not None and device.kind == "cuda":
-        ask(lambda: estimate_trace(case, device, images))
+        ask(lambda: estimate_trace(case, device, shared=shared))
         ask(lambda: _speed(case, device, images))
     blank = Estimate(case_key=case.key, estimate_device=name)
     return replace(blank, estimate_note="; ".join(dict.fromkeys(said)) or None, **fields)

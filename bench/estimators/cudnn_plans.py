@@ -149,7 +149,12 @@ class CudnnPlans:
         self._put(kernel, 100, _TYPE_DATA, ctypes.c_int(_DATA_TYPES["float32"] if data in (0, 2, 9) else data))
         self._put(kernel, 101, _TYPE_MODE, ctypes.c_int(_CROSS_CORRELATION))
         self._put(kernel, 106, _TYPE_INT64, ctypes.c_int64(len(convolution.stride)))
-        values = ((102, convolution.dilation), (103, convolution.stride), (104, convolution.padding), (105, convolution.padding))
+        values = (
+            (102, convolution.dilation),
+            (103, convolution.stride),
+            (104, convolution.padding),
+            (105, convolution.padding),
+        )
         for attribute, numbers in values:
             self._put(kernel, attribute, _TYPE_INT64, _int64s(numbers), len(numbers))
         if self._finalize(kernel):
@@ -166,9 +171,7 @@ class CudnnPlans:
         self._put(graph, 801, _TYPE_DESCRIPTOR, ctypes.c_void_p(operation.value))
         return None if self._finalize(graph) else graph
 
-    def _tensor(
-        self, shape: Shape, last: bool, data: int, key: int, made: list[ctypes.c_void_p]
-    ) -> ctypes.c_void_p:
+    def _tensor(self, shape: Shape, last: bool, data: int, key: int, made: list[ctypes.c_void_p]) -> ctypes.c_void_p:
         tensor = self._new(_TENSOR, made)
         strides = _strides(shape, last)
         self._put(tensor, 901, _TYPE_DATA, ctypes.c_int(data))
@@ -179,9 +182,7 @@ class CudnnPlans:
         self._finalize(tensor)
         return tensor
 
-    def _configs(
-        self, graph: ctypes.c_void_p, mode: int, made: list[ctypes.c_void_p]
-    ) -> list[ctypes.c_void_p]:
+    def _configs(self, graph: ctypes.c_void_p, mode: int, made: list[ctypes.c_void_p]) -> list[ctypes.c_void_p]:
         heuristics = self._new(_HEURISTICS, made)
         self._put(heuristics, 204, _TYPE_DESCRIPTOR, ctypes.c_void_p(self._device.value))
         self._put(heuristics, 201, _TYPE_DESCRIPTOR, ctypes.c_void_p(graph.value))
@@ -195,7 +196,7 @@ class CudnnPlans:
 
     def _is_refused(self, config: ctypes.c_void_p, asked: Convolution, made: list[ctypes.c_void_p]) -> bool:
         """Whether torch passes the engine over: it would round operands in a way that was not allowed."""
-        if asked.dtype != "float32" and asked.tf32:
+        if asked.dtype != "float32":
             return False
         engine = self._new(_ENGINE, made)
         slot = (ctypes.c_void_p * 1)(engine.value)

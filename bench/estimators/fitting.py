@@ -5,13 +5,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from bench.devices import Device
 from bench.errors import Unsupported
-from bench.estimators.memory import allocator_config, machine_of, record_case, trace_fields
-from bench.estimators.trace_events import build_events, replay_trace
-from bench.plan import image_spec
+from bench.estimators.memory import trace_peaks
 from bench.records import Case
 
 LADDER_START = 16
@@ -33,7 +30,7 @@ class Rung:
 
     batch_size: int
     fits: bool
-    reserved_bytes: int | None
+    reserved_bytes: int
     device_bytes: int | None
     share_frac: float
 
@@ -83,17 +80,14 @@ def fit_batch(
 
 
 def _rung(case: Case, device: Device, memory_bytes: int) -> Rung:
-    machine = machine_of(device)
-    recording = record_case(case, image_spec(case.dataset, case.image_size), machine)
-    events = build_events(recording.entries, recording.roles, machine)
-    free = replay_trace(events, allocator_config())
+    free = trace_peaks(case, device, shared=True)
     capacity = memory_bytes - (device.context_bytes or 0)
-    fields: dict[str, Any] = trace_fields(free, device)
     fits = free.replay.peak_reserved_bytes <= capacity
-    if not fits:
-        fits = replay_trace(events, allocator_config(capacity)).replay.out_of_memory is None
-    reserved, shown = fields["trace_peak_reserved_bytes"], fields["estimated_device_bytes"]
-    return Rung(case.batch_size, fits, reserved, shown, (shown or reserved) / memory_bytes)
+    if not fits:  # near the limit the allocator gives back what it caches and tries again
+        fits = trace_peaks(case, device, shared=True, capacity_bytes=capacity).replay.out_of_memory is None
+    shown = None if device.context_bytes is None else free.reserved_bytes + device.context_bytes
+    share = (shown or free.reserved_bytes) / memory_bytes
+    return Rung(case.batch_size, fits, free.reserved_bytes, shown, share)
 
 
 def _last(holds: Callable[[int], bool], ladder: list[Rung]) -> int | None:

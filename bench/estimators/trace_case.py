@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from bench.estimators.trace import Recording
 
 
+STEPS = 3
+"""Steps recorded: the second is the first with the optimizer's state, and the allocator may grow once more in the third."""
+
+
 def machine_of(device: Device, torch_version: str) -> Machine:
     """What of a device decides allocations.
 
@@ -43,7 +47,7 @@ def machine_of(device: Device, torch_version: str) -> Machine:
     )
 
 
-def record_case(case: Case, machine: Machine, protocol: Protocol | None = None, steps: int = 2) -> Recording:
+def record_case(case: Case, machine: Machine, protocol: Protocol | None = None, steps: int = STEPS) -> Recording:
     """Run the case's step over memory that does not exist; in a process of its own.
 
     Raises:

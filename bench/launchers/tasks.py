@@ -12,7 +12,7 @@ Send = Callable[[dict[str, Any]], None]
 
 def measure_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
     """Measure one case; `argument` holds the fields of `worker.MeasureTask`. Returns those of a `Measurement`."""
-    _see_only(argument["gpu_uuid"])
+    _see_only(argument["gpu_uuid"], argument.pop("gpu_index"))
     from bench.worker import MeasureTask, measure_case
 
     return measure_case(MeasureTask(**argument), send)
@@ -40,7 +40,7 @@ def fit_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
 
 def environment_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
     """The fields of `Environment` for the `device` and, where there is one, the `gpu_uuid` of `argument`."""
-    _see_only(argument["gpu_uuid"])
+    _see_only(argument["gpu_uuid"], argument["gpu_index"])
     from bench.probes.environment import measure_environment
 
     return asdict(measure_environment(argument["device"]))
@@ -48,14 +48,22 @@ def environment_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
 
 def device_facts_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
     """`values` and `sources` of a device file for the GPU `gpu_uuid`."""
-    _see_only(argument["gpu_uuid"])
+    _see_only(argument["gpu_uuid"], argument["gpu_index"])
     from bench.probes.device_facts import measure_device_facts
 
     values, sources = measure_device_facts(argument["gpu_uuid"])
     return {"values": values, "sources": sources}
 
 
-def _see_only(gpu_uuid: str | None) -> None:
-    """Let CUDA see one GPU; NVML's index and CUDA's may differ, UUIDs do not."""
+def _see_only(gpu_uuid: str | None, gpu_index: int | None) -> None:
+    """Let this process see one GPU: by UUID, as NVML's index and CUDA's may differ, or by place where none is known.
+
+    The place counts what the user has left visible. ROCm reads `HIP_VISIBLE_DEVICES` before CUDA's name for it.
+    """
     if gpu_uuid:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu_uuid
+    elif gpu_index:
+        for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
+            visible = [item for item in os.environ.get(name, "").split(",") if item.strip()]
+            if visible or name == "CUDA_VISIBLE_DEVICES":
+                os.environ[name] = visible[gpu_index].strip() if visible else str(gpu_index)

@@ -35,8 +35,10 @@ class Notes:
 def load_results(*paths: str | os.PathLike[str]) -> pd.DataFrame:
     """Every run under `paths` as one frame, one row a run (see `bench.load`).
 
-    The order is that of the folders, then of the plan. Parts that cannot be read, or whose rows differ from their own
-    hash, are named in a warning and left out: their runs read as `interrupted`, and resume runs them again.
+    The order is that of the folders, then of the plan. `planned` is false for runs that the newest plan of their
+    environment no longer names: what an earlier configuration in the same folder ran. Parts that cannot be read, or
+    whose rows differ from their own hash, are named in a warning and left out: their runs read as `interrupted`, and
+    resume runs them again.
 
     Raises:
         StoreError: A path holds no results, or a part was written by a newer version.
@@ -82,11 +84,12 @@ def _runs(folder: Path) -> list[pa.Table]:
     """The runs of one folder, and a table of what its newest plans name and no part holds."""
     tables = _read_all(parts(folder / "runs"), "run")
     known = {tuple(row.values()) for table in tables for row in table.select(_RUN_IDENTITY).to_pylist()}
-    missing = []
+    missing, planned = [], set()
     for plan in _newest_plans(folder).values():
         notes = notes_of(plan)
         for row in plan.to_pylist():
             skip_reason = row.pop("skip_reason")
+            planned.add(tuple(row[name] for name in _RUN_IDENTITY))
             if tuple(row[name] for name in _RUN_IDENTITY) not in known:
                 missing.append(
                     {**notes["protocol"], **notes["environment"], **row, "attempt": 0, **_absent(skip_reason)}
@@ -94,7 +97,9 @@ def _runs(folder: Path) -> list[pa.Table]:
     merged = pa.concat_tables([*tables, pa.Table.from_pylist(missing, schema=schema.RUN)], promote_options="default")
     version = pa.array([version_of(table) for table in tables for _ in range(table.num_rows)], pa.int64())
     padded = pa.concat_arrays([version, pa.array([schema.SCHEMA_VERSION] * len(missing), pa.int64())])
-    merged = merged.append_column("schema_version", padded).combine_chunks()
+    named = [tuple(row.values()) in planned for row in merged.select(_RUN_IDENTITY).to_pylist()]
+    merged = merged.append_column("schema_version", padded).append_column("planned", pa.array(named, pa.bool_()))
+    merged = merged.combine_chunks()
     return [merged.sort_by([("position", "ascending"), ("case_key", "ascending"), ("repeat", "ascending"),
                             ("attempt", "ascending")])]  # fmt: skip
 

@@ -11,7 +11,7 @@ from bench.launchers.tasks import measure_task
 from bench.probes.host import available_memory_bytes
 from bench.records import MEASURED, Measurement, Planned, Status, run_key
 from bench.store.folder import group_of, part_name
-from bench.sweep.session import Session
+from bench.sweep.session import Session, gpu_of
 from bench.units import format_bytes, format_rate
 
 HOST_MEMORY_SHARE = 0.9  # of what is free, for a worker on the CPU unless the configuration says
@@ -60,7 +60,7 @@ def _measure_one(session: Session, run: Planned, attempt: int) -> Measurement:
     """One run in a fresh process, whatever comes of it."""
     argument = {
         "case": run.case, "protocol": session.config.protocol, "device": session.environment.device,
-        "gpu_uuid": session.gpu_uuid, "host_memory_bytes": _host_memory(session),
+        **gpu_of(session.choice), "host_memory_bytes": _host_memory(session),
     }  # fmt: skip
     log = session.store.logs_folder / f"{_part(session, run, attempt)}.log"
     while True:

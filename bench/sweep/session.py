@@ -46,7 +46,7 @@ class Session:
     launcher: LocalLauncher
     store: Store
     environment: Environment
-    gpu_uuid: str | None
+    choice: DeviceChoice
     plan: list[Planned] = field(default_factory=list)
     starts_failed: int = 0  # in a row, for causes outside the cases
 
@@ -57,7 +57,7 @@ def read_environment(launcher: LocalLauncher, choice: DeviceChoice) -> Environme
     Raises:
         BenchError: The process does not start, or the device cannot be read.
     """
-    argument = {"device": choice.kind, "gpu_uuid": choice.gpu.uuid if choice.gpu else None}
+    argument = {"device": choice.kind, **gpu_of(choice)}
     environment = Environment(**_value(launcher.run(environment_task, argument, timeout_s=START_TIMEOUT_S)))
     name = "cpu"
     if choice.kind == "cuda":
@@ -75,7 +75,7 @@ def read_device_file(launcher: LocalLauncher, choice: DeviceChoice) -> str:
     """
     if choice.kind != "cuda":
         raise DeviceError(f"a device file describes a GPU, and runs would go to the CPU here ({choice.reason})")
-    argument = {"gpu_uuid": choice.gpu.uuid if choice.gpu else None}
+    argument = gpu_of(choice)
     facts = _value(launcher.run(device_facts_task, argument, timeout_s=START_TIMEOUT_S))
     return render_device_toml(facts["values"], facts["sources"])
 
@@ -86,6 +86,11 @@ def _value(answer: Answer) -> dict[str, Any]:
     if answer.outcome is Outcome.REFUSED:
         raise BenchError(answer.reason)
     raise InfrastructureError(f"the worker process does not start: {answer.reason}. See bench env")
+
+
+def gpu_of(choice: DeviceChoice) -> dict[str, Any]:
+    """Which GPU a child is to see: its UUID where NVML knows it, its place among those visible otherwise."""
+    return {"gpu_uuid": choice.gpu.uuid if choice.gpu else None, "gpu_index": choice.gpu_index}
 
 
 def device_name(environment: Environment) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench import catalog
@@ -16,7 +16,7 @@ from bench.launchers.local import interrupt_on_terminate
 from bench.locks import device_lock_path, hold
 from bench.plan import build_plan
 from bench.probes.selection import usable_device
-from bench.records import Status
+from bench.records import Choice, Status, stable_hash
 from bench.store import DATA_FOLDER, Store
 from bench.sweep.estimates import estimate_planned
 from bench.sweep.runs import measure_missing
@@ -69,12 +69,9 @@ def run_sweep(config: SweepConfig, options: SweepOptions, progress: Progress) ->
     with interrupt_on_terminate(), hold(options.out / ".lock", f"the folder {options.out}"):
         choice = usable_device(options.device)
         environment = read_environment(launcher, choice)
-        with hold(
-            device_lock_path(environment.gpu_uuid_hash or environment.device), f"the device {device_name(environment)}"
-        ):
-            session = Session(
-                config, options, progress, launcher, store, environment, choice.gpu.uuid if choice.gpu else None
-            )
+        lock = device_lock_path(environment.gpu_uuid_hash or f"{environment.device}-{choice.gpu_index or 0}")
+        with hold(lock, f"the device {device_name(environment)}"):
+            session = Session(config, options, progress, launcher, store, environment, choice)
             _prepare(session)
             estimate_planned(session)
             measure_missing(session)
@@ -99,34 +96,50 @@ def _prepare(session: Session) -> None:
 
 
 def _see_to_data(session: Session) -> None:
-    """Fetch what the grid reads from files and the disk does not have; say once where images will be synthetic."""
+    """Fetch what the grid reads from files and the disk does not have; say once where images will be synthetic.
+
+    Runs that read images get what they read into their key, so that real and synthetic ones never pass for repeats.
+    """
     root = Path(session.config.data.root).expanduser() if session.config.data.root else default_data_root()
     needed = {run.case.dataset for run in session.plan if run.case.input != "synthetic" and run.skip_reason is None}
-    for dataset in sorted(needed):
-        info = catalog.describe_dataset(dataset)
-        if info.open is None or info.on_disk(root):
-            continue
-        why = "fetching is off"
-        if session.config.data.fetch and info.fetch is not None:
-            session.progress.say(f"{dataset}: not on this machine; fetching it to {root}")
-            try:
-                fetch_dataset(dataset, root)
-                continue
-            except DataError as error:
-                why = str(error)
-        session.progress.say(f"{dataset}: synthetic images of the same shape and type ({why})")
+    sources = {dataset: "files" if _has_files(session, dataset, root) else "synthetic" for dataset in sorted(needed)}
+    session.plan = [
+        replace(run, code_key=stable_hash([run.code_key, sources[run.case.dataset]]))
+        if run.case.input != "synthetic" and run.skip_reason is None
+        else run
+        for run in session.plan
+    ]
+
+
+def _has_files(session: Session, dataset: Choice, root: Path) -> bool:
+    """Whether the set's files are there, fetched if need be; says so where they are not."""
+    info = catalog.describe_dataset(dataset)
+    if info.open is None or info.on_disk(root):
+        return info.open is not None
+    why = "fetching is off"
+    if session.config.data.fetch and info.fetch is not None:
+        session.progress.say(f"{dataset}: not on this machine; fetching it to {root}")
+        try:
+            fetch_dataset(dataset, root)
+        except DataError as error:
+            why = str(error)
+        else:
+            return True
+    session.progress.say(f"{dataset}: synthetic images of the same shape and type ({why})")
+    return False
 
 
 def _conclude(session: Session) -> SweepOutcome:
     """Load everything back from the disk, render the report and count."""
+    from bench.analysis import last_attempts
     from bench.report import render_report, summary_lines
     from bench.store import load_results
 
     frame = load_results(session.store.folder)
-    here = frame[frame["environment_key"] == session.environment.key]
+    here = last_attempts(frame[frame["planned"] & (frame["environment_key"] == session.environment.key)])
     report = render_report([session.store.folder], session.options.out) if session.options.report else None
     counts = dict(sorted(Counter(here["status"]).items()))
     failed = any(status not in GOOD for status in counts)
     return SweepOutcome(
-        counts, failed, str(report) if report else None, str(session.store.folder), summary_lines(frame, report)
+        counts, failed, str(report) if report else None, str(session.store.folder), summary_lines(here, report)
     )

@@ -19,7 +19,7 @@ RANKS = {
     "plan": 4,
     "workload": 5,
     "estimators": 6, "probes": 6, "analysis": 6, "gallery": 6,
-    "worker": 7, "report": 7,
+    "worker": 7, "report": 7, "validation": 7,
     "launchers": 8,
     "sweep": 9,
     "cli": 10, "__main__": 11,

@@ -21,7 +21,7 @@ from bench.estimators.trace_case import allocator_of
 from bench.estimators.trace_events import build_events, replay_trace
 
 sys.path.insert(0, str(Path(__file__).parent))
-from step import OPTIMIZERS, build_model
+from step import OPTIMIZERS, build_model  # type: ignore[import-not-found]
 
 
 class Training:

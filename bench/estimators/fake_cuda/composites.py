@@ -10,7 +10,7 @@ import torch
 PREFERS_CUDNN = {(9, 0), (10, 0)}
 """Where cuDNN's attention goes before flash attention in half precision (check_prefer_cudnn_attention).
 
-Seen in torch 2.13 and 2.15; 2.6 and 2.9 take flash attention, and what lies between is taken to turn at 2.11. See `_prefers_cudnn`.
+So in torch 2.13 and 2.15; 2.6 and 2.9 take flash attention. What lies between is taken to turn at 2.11.
 """
 
 

@@ -1,0 +1,218 @@
+"""Estimates for measurements from elsewhere, in a child: torch is imported where it is used.
+
+For a peak of the driver's the whole run counts, on a device that is as full as it was: where the plain estimate passes
+the device's memory, the replay is one of a device of that size, so that cached blocks are given back as torch does,
+and a workspace that finds no room is done without, as cuDNN's next plan mostly does.
+
+Left out: cuDNN's choice is that of the installed cuDNN (>= 9.8), which need not be that of the one that ran; GPUs that
+it no longer serves (Volta) get no workspaces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from bench.devices import Device, load_device
+from bench.errors import BenchError
+from bench.records import Case, Choice
+from bench.validation.rows import Loop, Measured
+
+if TYPE_CHECKING:
+    from bench.estimators.allocator import AllocatorConfig, Event
+    from bench.estimators.cudnn_plans import CudnnPlans
+    from bench.estimators.temporaries import Machine
+    from bench.estimators.trace import Recording
+    from bench.estimators.trace_events import TracePeaks
+
+STEPS = 2
+TAKEN_BYTES = 200 << 20
+"""What the context is taken to hold where a device is nearly full and its file does not say; typical of torch 2."""
+
+MAX_WITHOUT = 256
+_OLD_TORCH = (2, 6)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimated:
+    """A row with its estimate.
+
+    Attributes:
+        line: As in `Measured`, and so are device, family, quantity and measured_bytes.
+        device: See line.
+        family: See line.
+        case: What ran, in words.
+        quantity: See line.
+        measured_bytes: See line.
+        estimated_bytes: None where the estimator refused. For a peak of the driver's: without the context.
+        note: Why it refused, or what was left out.
+    """
+
+    line: int
+    device: str
+    family: str
+    case: str
+    quantity: str
+    measured_bytes: int
+    estimated_bytes: int | None = None
+    note: str | None = None
+
+
+def group_rows(rows: Sequence[Measured]) -> list[list[Measured]]:
+    """Rows that recordings can serve together: alike in all but batch size, GPU of one architecture, and measurement."""
+    groups: dict[Any, list[Measured]] = {}
+    for row in rows:
+        loop = replace(row.loop, torch_version=None) if row.loop else None
+        capability = load_device(row.device).compute_capability
+        key = (row.model, row.optimizer, row.images, row.precision, row.memory_format, loop, capability)
+        groups.setdefault(key, []).append(row)
+    return list(groups.values())
+
+
+def estimate_rows(rows: Sequence[Measured], workspaces: bool) -> Iterator[Estimated]:
+    """An estimate for each row, in an order of its own.
+
+    Args:
+        rows: Of any devices.
+        workspaces: Whether to ask cuDNN for those of convolutions.
+    """
+    plans: dict[str, CudnnPlans | str] = {}
+    for group in group_rows(rows):
+        entries = _Entries(group)
+        for row in group:
+            blank = describe(row)
+            try:
+                yield replace(blank, **_estimate(row, entries, plans, workspaces))
+            except BenchError as error:
+                yield replace(blank, note=str(error))
+
+
+def describe(row: Measured) -> Estimated:
+    """The row without its estimate."""
+    side = f"{row.images.height}x{row.images.width}"
+    case = f"{row.model}, {row.optimizer}, batch {row.batch_size}, {side}"
+    return Estimated(row.line, row.device, row.family, case, row.quantity, row.measured_bytes)
+
+
+def _estimate(
+    row: Measured, entries: _Entries, plans: dict[str, CudnnPlans | str], workspaces: bool
+) -> dict[str, Any]:
+    from bench.estimators.conv_workspaces import add_workspaces
+    from bench.estimators.trace_events import build_events
+
+    device, machine = _device(row), _machine(row)
+    found, roles = entries.at(row, machine)
+    note = None
+    if workspaces:
+        asked = _plans(device, plans)
+        if isinstance(asked, str):
+            note = asked
+        else:
+            tf32 = row.loop is not None or row.precision != "float32"
+            pointwise = machine.torch_version > _OLD_TORCH
+            found = add_workspaces(found, asked, tf32=tf32, pointwise=pointwise)
+    events = build_events(found, roles, machine)
+    return {"estimated_bytes": _bytes(row, device, machine, events), "note": note}
+
+
+def _bytes(row: Measured, device: Device, machine: Machine, events: list[Event]) -> int:
+    from bench.estimators.memory import allocator_config
+    from bench.estimators.trace_case import allocator_of
+    from bench.estimators.trace_events import replay_trace
+
+    config = allocator_of(machine) if row.loop else allocator_config()
+    peaks = replay_trace(events, config)
+    if row.quantity == "allocated":
+        return peaks.allocated_bytes
+    if row.quantity == "reserved":
+        return peaks.reserved_bytes
+    total = row.capacity_bytes or device.memory_bytes
+    room = total - (device.context_bytes or TAKEN_BYTES) if total else None
+    if room is not None and peaks.cold_reserved_bytes > room:
+        peaks = _replay_full(events, replace(config, capacity_bytes=room))
+    return peaks.cold_reserved_bytes - (peaks.replay.marks[0].reserved if row.after_setup else 0)
+
+
+def _replay_full(events: list[Event], config: AllocatorConfig) -> TracePeaks:
+    """The peaks on a device of limited memory; raises BenchError where the step does not fit."""
+    from bench.estimators.allocator import Alloc, Free
+    from bench.estimators.conv_workspaces import FIRST_NUMBER
+    from bench.estimators.trace_events import replay_trace
+
+    for _ in range(MAX_WITHOUT):
+        peaks = replay_trace(events, config)
+        if peaks.replay.out_of_memory is None:
+            return peaks
+        failed = events[peaks.replay.out_of_memory.event_index]
+        if not isinstance(failed, Alloc) or failed.id < FIRST_NUMBER:
+            break
+        events = [event for event in events if not isinstance(event, (Alloc, Free)) or event.id != failed.id]
+    raise BenchError(f"by the estimate the step does not fit into {config.capacity_bytes} B beside the context")
+
+
+class _Entries:
+    """The recordings of one group: one for two batch sizes that serve all, or one for each batch size."""
+
+    def __init__(self, group: Sequence[Measured]) -> None:
+        self._batches = {row.batch_size for row in group}
+        self._column: Any = None
+        self._single: dict[int, Recording] = {}
+        self._refused = False
+
+    def at(self, row: Measured, machine: Machine) -> tuple[list[Any], dict[int, str]]:
+        """Entries and roles of the row's batch size. Raises Unsupported."""
+        from bench.estimators.trace_column import LEAST_BATCH, TRACED_BATCHES, join_column
+
+        shared = len(self._batches) > len(TRACED_BATCHES) and row.batch_size >= LEAST_BATCH
+        if shared and self._column is None and not self._refused:
+            first, second = TRACED_BATCHES
+            try:
+                one, other = (_record(row, size, machine) for size in TRACED_BATCHES)
+                self._column = join_column(first, one, second, other)
+            except BenchError:
+                self._refused = True
+        if shared and self._column is not None:
+            return self._column.at(row.batch_size), self._column.roles
+        if row.batch_size not in self._single:
+            self._single[row.batch_size] = _record(row, row.batch_size, machine)
+        recording = self._single[row.batch_size]
+        return list(recording.entries), recording.roles
+
+
+def _record(row: Measured, batch_size: int, machine: Machine) -> Recording:
+    from bench.estimators.memory import record_case
+    from bench.estimators.trace import record_training
+    from bench.validation.training import building
+
+    if row.loop is not None:
+        return record_training(building(row, batch_size), STEPS, machine.compute_capability)
+    case = Case(
+        Choice("imagenet"), row.model, row.optimizer, batch_size, row.precision, row.memory_format,
+        image_size=row.images.height,
+    )  # fmt: skip
+    return record_case(case, row.images, machine)
+
+
+def _device(row: Measured) -> Device:
+    return load_device(row.device)
+
+
+def _machine(row: Measured) -> Machine:
+    from bench.estimators.memory import machine_of
+
+    machine = machine_of(_device(row))
+    version = (row.loop or Loop()).torch_version
+    return replace(machine, torch_version=version) if version else machine
+
+
+def _plans(device: Device, known: dict[str, CudnnPlans | str]) -> CudnnPlans | str:
+    """What cuDNN would run on the device, or why it cannot be asked."""
+    from bench.estimators.cudnn_plans import CudnnPlans
+
+    if device.name not in known:
+        try:
+            known[device.name] = CudnnPlans(device)
+        except BenchError as error:
+            known[device.name] = str(error)
+    return known[device.name]

@@ -1,0 +1,121 @@
+"""From estimates to an error table: one constant a GPU, fitted and cross-validated, and errors by GPU and family."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.stats import ErrorSummary, relative_error, summarise_errors
+from bench.validation.estimating import Estimated
+
+
+@dataclass(frozen=True, slots=True)
+class GroupScore:
+    """Errors of some rows.
+
+    Attributes:
+        device: Name, or `all`.
+        family: Name, or `all`.
+        constant_bytes: What was added to every estimate of a driver's peak: context and loaded modules, fitted on this
+            device's rows; None where nothing was fitted.
+        errors: With that constant; None where no row has an estimate.
+        held_out: With the constant fitted on the other families' rows (other rows, where there is one family only);
+            None where there are none.
+        failures: Rows without an estimate.
+        below: Rows whose estimate lies below the measurement.
+    """
+
+    device: str
+    family: str
+    constant_bytes: int | None
+    errors: ErrorSummary | None
+    held_out: ErrorSummary | None
+    failures: int
+    below: int
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """The table, and the signed error of every row by its line (absent where the estimator refused)."""
+
+    groups: tuple[GroupScore, ...]
+    row_errors: dict[int, float]
+    constants: dict[str, int]
+
+
+def fit_constant(rows: Sequence[Estimated]) -> int:
+    """The constant in bytes that makes the mean relative error smallest: a median weighed by 1 / measured.
+
+    Raises:
+        ValueError: No row has an estimate.
+    """
+    known = [(row.measured_bytes - row.estimated_bytes, 1 / row.measured_bytes) for row in rows
+             if row.estimated_bytes is not None]  # fmt: skip
+    if not known:
+        raise ValueError("no estimates to fit a constant to")
+    known.sort()
+    sums = np.cumsum([weight for _, weight in known])
+    return known[int(np.searchsorted(sums, sums[-1] / 2))][0]
+
+
+def score(rows: Iterable[Estimated]) -> Score:
+    """The table: each device's families, each device, and all; the constant is fitted to peaks of the driver's only."""
+    rows = sorted(rows, key=lambda row: (row.device, row.family, row.line))
+    devices = list(dict.fromkeys(row.device for row in rows))
+    constants: dict[str, int] = {}
+    fitted: dict[int, float] = {}
+    held: dict[int, float] = {}
+    for device in devices:
+        mine = [row for row in rows if row.device == device]
+        shown = [row for row in mine if row.quantity == "device" and row.estimated_bytes is not None]
+        if shown:
+            constants[device] = fit_constant(shown)
+        for row in mine:
+            if row.estimated_bytes is None:
+                continue
+            constant = constants[device] if row.quantity == "device" else 0
+            fitted[row.line] = relative_error(row.estimated_bytes + constant, row.measured_bytes)
+            others = _others(row, shown)
+            if row.quantity != "device":
+                held[row.line] = fitted[row.line]
+            elif others:
+                held[row.line] = relative_error(row.estimated_bytes + fit_constant(others), row.measured_bytes)
+    groups = []
+    for device in devices:
+        mine = [row for row in rows if row.device == device]
+        families = list(dict.fromkeys(row.family for row in mine))
+        for family in families if len(families) > 1 else []:
+            some = [row for row in mine if row.family == family]
+            groups.append(_group(device, family, some, constants.get(device), fitted, held))
+        groups.append(_group(device, "all", mine, constants.get(device), fitted, held))
+    if len(devices) > 1:
+        groups.append(_group("all", "all", rows, None, fitted, held))
+    return Score(tuple(groups), fitted, constants)
+
+
+def _others(row: Estimated, rows: Sequence[Estimated]) -> list[Estimated]:
+    """Rows of other families, or all other rows where there is one family only."""
+    return [other for other in rows if other.family != row.family] or [other for other in rows if other is not row]
+
+
+def _group(
+    device: str,
+    family: str,
+    rows: Sequence[Estimated],
+    constant: int | None,
+    fitted: dict[int, float],
+    held: dict[int, float],
+) -> GroupScore:
+    errors = [fitted[row.line] for row in rows if row.line in fitted]
+    left = [held[row.line] for row in rows if row.line in held]
+    return GroupScore(
+        device,
+        family,
+        constant,
+        summarise_errors(errors),
+        summarise_errors(left),
+        failures=sum(row.estimated_bytes is None for row in rows),
+        below=sum(error < 0 for error in errors),
+    )
