@@ -11,12 +11,13 @@ import functools
 import itertools
 import random
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from bench import catalog, fingerprint
 from bench.catalog import DatasetInfo
 from bench.config import Grid, Include, SweepConfig
-from bench.errors import DataError
+from bench.errors import ConfigError, DataError
 from bench.records import AXES, Case, Choice, ImageSpec, Planned, stable_hash
 
 
@@ -51,6 +52,7 @@ def _code_key(model: Choice, dataset: Choice, optimizer: Choice) -> str:
 
 def build_cases(config: SweepConfig, device: str) -> dict[Case, str | None]:
     """Every case of the grid and its includes, each with the reason why it will not run, or `None`."""
+    _check_folders(config)
     cases: dict[Case, str | None] = {}
     for case in _product(_axes(config.grid)):
         cases.setdefault(case, _excluded(config, case, device) or skip_reason(case, device))
@@ -61,14 +63,29 @@ def build_cases(config: SweepConfig, device: str) -> dict[Case, str | None]:
     return cases
 
 
+def _check_folders(config: SweepConfig) -> None:
+    """Refuse data sets whose folders are not there: a mistyped path must not become a sweep of skipped cases."""
+    named = dict.fromkeys(
+        [*config.grid.dataset, *(item for include in config.include for item in include.dataset or ())]
+    )
+    faults = []
+    for dataset in named:
+        try:
+            if not catalog.is_external("dataset", dataset.name):
+                _describe(dataset)
+        except DataError as error:
+            faults.append(f"grid.dataset: {error}")
+    if faults:
+        raise ConfigError(faults)
+
+
 def skip_reason(case: Case, device: str) -> str | None:
     """Why the case cannot run on this kind of device, as far as that is known without building it."""
     if case.precision == "tf32" and device == "cpu":
         return "tf32 is a mode of NVIDIA's tensor cores; the CPU has none"
-    try:
-        images = image_spec(case.dataset, case.image_size)
-    except DataError as error:
-        return str(error)
+    if catalog.is_external("dataset", case.dataset.name):
+        return None
+    images = image_spec(case.dataset, case.image_size)
     if not catalog.is_external("optimizer", case.optimizer.name):
         refuse = catalog.optimizer(case.optimizer.name).refuse_reason
         if refuse is not None and (reason := refuse((), case.optimizer.options)):
@@ -105,17 +122,9 @@ def _sized(case: Case) -> Case:
     """The case with its image size in pixels, so that a size given and the same size by default are one case."""
     if case.image_size:
         return case
-    side = _native_size(case.dataset)
-    return Case(**{**{axis: getattr(case, axis) for axis in AXES}, "image_size": side}) if side else case
-
-
-@functools.lru_cache(maxsize=1024)
-def _native_size(dataset: Choice) -> int:
-    """The side of the data set's own images; 0 where its folder is not there (the case is then skipped)."""
-    try:
-        return _describe(dataset).images.height
-    except DataError:
-        return 0
+    if catalog.is_external("dataset", case.dataset.name):
+        return case  # its own size is known in the worker only
+    return replace(case, image_size=_describe(case.dataset).images.height)
 
 
 def _excluded(config: SweepConfig, case: Case, device: str) -> str | None:

@@ -7,12 +7,14 @@ becomes a status here; what kills the process is the parent's to tell.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import gc
 import math
+import statistics
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,8 @@ from bench.workload.inputs import Inputs, build_inputs
 Send = Callable[[dict[str, Any]], None]
 
 MEMORY_PASS_STEPS = 2  # the first makes the optimizer's state, the second has everything alive
+STEADY_FROM = 5  # steps in a third of the window, from which their median says anything
+STEADY_TOLERANCE_FRAC = 0.10  # between the medians of the first and the last third
 WALL_TOLERANCE_FRAC = 0.02  # between the events' sum and the wall clock: measurement.md, timing 6
 
 
@@ -130,7 +134,7 @@ def _measure(run: _Run) -> None:
     run.found["phase"] = None
 
 
-@contextmanager
+@contextlib.contextmanager
 def _inputs(run: _Run) -> Iterator[Inputs]:
     inputs = build_inputs(run.task.case, run.info, run.task.protocol, run.device)
     try:
@@ -191,6 +195,8 @@ def _close(run: _Run, workload: Workload) -> None:
     """Read what must be read before the workload goes."""
     run.found["final_loss"] = workload.loss
     if not math.isfinite(workload.loss or 0.0):
+        if run.found["status"] is Status.THROTTLED:
+            run.found["flags"] = (*run.found["flags"], "throttled")
         run.found.update(status=Status.NAN_LOSS, reason=f"the loss is {workload.loss} after the measured steps")
     if run.memory is not None:
         run.found.update(run.memory.peaks())
@@ -201,14 +207,18 @@ def _close(run: _Run, workload: Workload) -> None:
 def _measure_cpu_memory(run: _Run) -> None:
     """The peak of torch's allocations on the CPU, in a pass of its own, from the making of the model on."""
 
-    def workload_run(mark: Callable[[], None]) -> None:
+    def steps(inputs: Inputs | None, mark: Callable[[], None]) -> None:
         workload = build_workload(run.task.case, run.images, run.task.protocol, run.device)
-        with _inputs(run) as inputs:
+        with contextlib.nullcontext(inputs) if inputs is not None else _inputs(run) as batches:
             for _ in range(MEMORY_PASS_STEPS):
                 mark()
-                workload.step(*next(inputs))
+                workload.step(*next(batches))
 
-    peak = measure_cpu_peak(workload_run)
+    if run.task.case.input == "cached":  # what it holds is the host's, not the device's: made before anything counts
+        with _inputs(run) as held:
+            peak = measure_cpu_peak(functools.partial(steps, held))
+    else:
+        peak = measure_cpu_peak(functools.partial(steps, None))
     run.found.update(
         peak_allocated_bytes=peak.warm_bytes, peak_requested_bytes=peak.warm_bytes,
         cold_peak_allocated_bytes=peak.total_bytes, cold_peak_requested_bytes=peak.total_bytes,
@@ -229,5 +239,13 @@ def _first_line(error: Exception) -> str:
 
 
 def _flags(step_times_s: tuple[float, ...], wall_s: float) -> tuple[str, ...]:
-    """What the window itself says against the run: steps that do not fill it."""
-    return ("host_bound",) if abs(wall_s - sum(step_times_s)) > WALL_TOLERANCE_FRAC * wall_s else ()
+    """What the window itself says against the run: steps that do not fill it, or that change while it lasts."""
+    flags = []
+    if abs(wall_s - sum(step_times_s)) > WALL_TOLERANCE_FRAC * wall_s:
+        flags.append("host_bound")
+    third = len(step_times_s) // 3
+    if third >= STEADY_FROM:
+        first, last = statistics.median(step_times_s[:third]), statistics.median(step_times_s[-third:])
+        if abs(last / first - 1) > STEADY_TOLERANCE_FRAC:
+            flags.append("not_steady")
+    return tuple(flags)

@@ -48,12 +48,20 @@ def eats(torch, output):
 def nan(torch, output):
     return output * float("nan")
 
+def once(torch, output):
+    marker = os.path.join(os.path.dirname(__file__), "was-here")
+    if not os.path.exists(marker):
+        open(marker, "w").close()
+        raise ValueError("the first time")
+    return output
+
 good = entry("good", lambda torch, output: output)
-bad_raises, bad_hangs, bad_kills, bad_leaves, bad_eats, bad_nan = (
-    entry("bad_" + act.__name__, act) for act in (raises, hangs, kills, leaves, eats, nan)
+bad_raises, bad_hangs, bad_kills, bad_leaves, bad_eats, bad_nan, bad_once = (
+    entry("bad_" + act.__name__, act) for act in (raises, hangs, kills, leaves, eats, nan, once)
 )
 """
 NAMES = ("good", "bad_raises", "bad_hangs", "bad_kills", "bad_leaves", "bad_eats", "bad_nan")
+ALL_NAMES = (*NAMES, "bad_once")
 
 
 def install(folder: Path) -> dict[str, str]:
@@ -62,7 +70,7 @@ def install(folder: Path) -> dict[str, str]:
     info.mkdir(parents=True)
     (folder / "misbehaving.py").write_text(SOURCE, encoding="utf-8")
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: misbehaving\nVersion: 1.0\n", encoding="utf-8")
-    lines = [f"{name} = misbehaving:{name}" for name in NAMES]
+    lines = [f"{name} = misbehaving:{name}" for name in ALL_NAMES]
     (info / "entry_points.txt").write_text("\n".join(["[bench.models]", *lines, ""]), encoding="utf-8")
     root = str(Path(__file__).parents[1])
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), root])}

@@ -5,12 +5,14 @@ not kept; `headline` is the answer in a sentence.
 """
 
 from bench.analysis.cases import GROUP, last_attempts, summarise_cases
+from bench.analysis.completeness import earlier_plans
 from bench.analysis.estimates import COMPARISONS, Comparison, estimator_errors
+from bench.analysis.findings import Finding
 from bench.analysis.headline import best_cases, headline
 from bench.analysis.labels import case_label, machine_labels, unit_label
-from bench.analysis.validity import CONSISTENCY_WINDOW, Finding, validity
+from bench.analysis.validity import CONSISTENCY_WINDOW, validity
 
 __all__ = [
-    "COMPARISONS", "CONSISTENCY_WINDOW", "GROUP", "Comparison", "Finding", "best_cases", "case_label",
+    "COMPARISONS", "CONSISTENCY_WINDOW", "GROUP", "Comparison", "Finding", "best_cases", "case_label", "earlier_plans",
     "estimator_errors", "headline", "last_attempts", "machine_labels", "summarise_cases", "unit_label", "validity",
 ]  # fmt: skip

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from bench.analysis.cases import GROUP, last_attempts
+from bench.analysis.completeness import failed, interrupted, nothing_measured, skipped_cases
+from bench.analysis.findings import Finding, counted, finding_of
 from bench.analysis.labels import machine_labels
 from bench.records import MEASURED, Status
 from bench.stats import PUBLISHED_PROCESSES, geometric_interval
@@ -24,23 +25,6 @@ WIDE_INTERVAL_FRAC = 0.10
 """Half an interval's width beyond which a case is named as not settled."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that a reader must know before trusting the numbers.
-
-    Attributes:
-        code: Its name for scripts: `screening`, `throttled`, ...
-        grave: Whether it weakens the numbers themselves; otherwise it bounds what they speak about.
-        text: A sentence; may hold text from results, so it is escaped where it is printed.
-        run_keys: The runs it is about, or nothing where it is about all of them.
-    """
-
-    code: str
-    grave: bool
-    text: str
-    run_keys: tuple[str, ...] = ()
-
-
 def validity(frame: pd.DataFrame) -> list[Finding]:
     """Everything that was not kept, grave findings first; empty where all was.
 
@@ -52,45 +36,6 @@ def validity(frame: pd.DataFrame) -> list[Finding]:
     return sorted(found, key=lambda finding: not finding.grave)
 
 
-def _found(code: str, grave: bool, text: str, runs: pd.DataFrame) -> Finding:
-    return Finding(code, grave, text, tuple(str(key) for key in runs["run_key"] if pd.notna(key)))
-
-
-def _counted(count: int, of: int, what: str) -> str:
-    """`all 12 runs`, `3 of 12 runs`."""
-    noun = what if of == 1 else f"{what}s"
-    return f"all {of} {noun}" if count == of and of > 1 else f"{count} of {of} {noun}"
-
-
-def _tally(series: pd.Series) -> str:
-    """`oom 3, failed 1`, the commonest first."""
-    counts = series.value_counts()
-    names = sorted(counts.index, key=lambda name: (-counts[name], str(name)))
-    return ", ".join(f"{name} {counts[name]}" for name in names)
-
-
-def _failed(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
-    tried = runs[~runs["status"].isin([Status.SKIPPED, Status.INTERRUPTED])]
-    bad = tried[~tried["status"].isin([Status.OK, Status.THROTTLED])]
-    if bad.empty:
-        return None
-    return _found(
-        "failures", True, f"{_counted(len(bad), len(tried), 'run')} did not end well: {_tally(bad['status'])}.", bad
-    )
-
-
-def _interrupted(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
-    missing = runs[runs["status"] == Status.INTERRUPTED]
-    planned = int((runs["status"] != Status.SKIPPED).sum())
-    if missing.empty:
-        return None
-    return _found(
-        "interrupted", True,
-        f"{_counted(len(missing), planned, 'planned run')} did not happen: the sweep was interrupted, or still runs.",
-        missing,
-    )  # fmt: skip
-
-
 def _inconsistent(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
     sums = np.array([sum(value) if len(value) else np.nan for value in map(_listed, runs["step_times_s"])])
     ratio = sums / runs["wall_window_s"].to_numpy(dtype=float, na_value=np.nan)
@@ -99,9 +44,9 @@ def _inconsistent(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
     bad = runs[~np.isnan(ratio) & (below | (ratio > high))]
     if bad.empty:
         return None
-    return _found(
+    return finding_of(
         "inconsistent_rate", True,
-        f"In {_counted(len(bad), int((~np.isnan(ratio)).sum()), 'run')} the step times add up to less than "
+        f"In {counted(len(bad), int((~np.isnan(ratio)).sum()), 'run')} the step times add up to less than "
         f"{low * 100:.0f} % or more than {high * 100:.0f} % of the window that throughput is taken over: the rate and "
         "the step times do not speak of the same steps.",
         bad,
@@ -118,9 +63,9 @@ def _skewed(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
     bad = runs[~np.isnan(ratio) & ((ratio < low) | (ratio > high))]
     if bad.empty:
         return None
-    return _found(
+    return finding_of(
         "skewed_steps", True,
-        f"In {_counted(len(bad), int((~np.isnan(ratio)).sum()), 'run')} a few slow steps set the mean: throughput x "
+        f"In {counted(len(bad), int((~np.isnan(ratio)).sum()), 'run')} a few slow steps set the mean: throughput x "
         f"median step / batch size lies outside {low:g} to {high:g}. Something else used the machine, or the work is "
         "uneven.",
         bad,
@@ -135,10 +80,10 @@ def _wide(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
     if wide.empty:
         return None
     keys = set(wide.index)
-    return _found(
+    return finding_of(
         "wide_intervals", True,
         f"The interval of throughput is wider than ±{WIDE_INTERVAL_FRAC * 100:.0f} % in "
-        f"{_counted(len(wide), len(widths), 'case')}: the processes do not agree. More repeats or a quieter machine "
+        f"{counted(len(wide), len(widths), 'case')}: the processes do not agree. More repeats or a quieter machine "
         "narrow it.",
         timed[[key in keys for key in zip(*(timed[name] for name in GROUP), strict=True)]],
     )  # fmt: skip
@@ -148,9 +93,9 @@ def _throttled(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
     bad = frame[(frame["status"] == Status.THROTTLED) | _flagged(frame, "throttled")]
     if bad.empty:
         return None
-    return _found(
+    return finding_of(
         "throttled", True,
-        f"The device slowed itself down for heat or power in {_counted(len(bad), len(frame), 'run')}; "
+        f"The device slowed itself down for heat or power in {counted(len(bad), len(frame), 'run')}; "
         "speeds come from other runs where there are any.",
         bad,
     )  # fmt: skip
@@ -169,10 +114,10 @@ def _flags(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
     tried = int((~runs["status"].isin([Status.SKIPPED, Status.INTERRUPTED])).sum())
     masks = {name: _flagged(runs, name) for name in names}
     parts = [
-        f"{name} in {_counted(int(masks[name].sum()), tried, 'run')}{f' ({_FLAGS[name]})' if name in _FLAGS else ''}"
+        f"{name} in {counted(int(masks[name].sum()), tried, 'run')}{f' ({_FLAGS[name]})' if name in _FLAGS else ''}"
         for name in names
     ]
-    return _found("flags", True, f"Flagged: {'; '.join(parts)}.", runs[np.logical_or.reduce(list(masks.values()))])
+    return finding_of("flags", True, f"Flagged: {'; '.join(parts)}.", runs[np.logical_or.reduce(list(masks.values()))])
 
 
 def _processes(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
@@ -182,9 +127,9 @@ def _processes(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
     sizes = timed.groupby(list(GROUP), dropna=False).size()
     single = int((sizes == 1).sum())
     if single:
-        text = (f"Screening: {_counted(single, len(sizes), 'case')} ran in a single process, which has no interval "
+        text = (f"Screening: {counted(single, len(sizes), 'case')} ran in a single process, which has no interval "
                 "and says nothing about the next process.")  # fmt: skip
-        return _found(
+        return finding_of(
             "screening", True, text, timed.groupby(list(GROUP), dropna=False).filter(lambda rows: len(rows) < 2)
         )
     if sizes.min() < PUBLISHED_PROCESSES:
@@ -197,7 +142,7 @@ def _processes(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
 def _dirty(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
     dirty = runs[runs["git_dirty"].fillna(False).astype(bool)]
     if not dirty.empty:
-        return _found("dirty_tree", True, "The harness ran from a working tree with uncommitted changes.", dirty)
+        return finding_of("dirty_tree", True, "The harness ran from a working tree with uncommitted changes.", dirty)
     if runs["git_commit"].isna().any() and runs["bench_version"].isna().any():
         return Finding("unknown_code", False, "Neither commit nor version of the harness is known.")
     return None
@@ -213,9 +158,9 @@ def _peaks(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
         return None
     cases = len(measured.groupby(list(GROUP), dropna=False))
     differing = len(bad.groupby(list(GROUP), dropna=False))
-    return _found(
+    return finding_of(
         "peaks_differ", True,
-        f"The allocated peak differs between processes in {_counted(differing, cases, 'case')}; the largest is shown.",
+        f"The allocated peak differs between processes in {counted(differing, cases, 'case')}; the largest is shown.",
         bad,
     )  # fmt: skip
 
@@ -224,8 +169,8 @@ def _shared(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
     bad = runs[runs["other_process_count"].fillna(0).astype(int) > 0]
     if bad.empty:
         return None
-    return _found(
-        "shared_device", True, f"Other processes were on the device in {_counted(len(bad), len(runs), 'run')}.", bad
+    return finding_of(
+        "shared_device", True, f"Other processes were on the device in {counted(len(bad), len(runs), 'run')}.", bad
     )
 
 
@@ -234,7 +179,7 @@ def _power(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
     if bad.empty:
         return None
     limit, default = float(bad["power_limit_w"].iloc[0]), float(bad["power_limit_default_w"].iloc[0])
-    return _found(
+    return finding_of(
         "power_capped", True, f"The power limit was {limit:.0f} W where the card's default is {default:.0f} W.", bad
     )
 
@@ -256,11 +201,17 @@ def _synthetic(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
     made_up = known[known["data_source"] != "files"]
     if made_up.empty:
         return None
+    read = (made_up["input"] != "synthetic").any()
+    said = (
+        "Where images are loaded, decoding real ones takes another time."
+        if read
+        else "Speed and memory do not depend on the content."
+    )
     names = ", ".join(sorted({str(name) for name in made_up["dataset"]}))
-    return _found(
+    return finding_of(
         "synthetic_data", False,
-        f"Synthetic images in {_counted(len(made_up), len(known), 'run')} ({names}): right in shape and type, "
-        "random in content. Speed and memory do not depend on the content; the loss says nothing.",
+        f"Synthetic images in {counted(len(made_up), len(known), 'run')} ({names}): right in shape and type, "
+        f"random in content, so the loss says nothing. {said}",
         made_up,
     )  # fmt: skip
 
@@ -269,17 +220,6 @@ def _cpu_only(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
     if not (frame["device"] == "cpu").all():
         return None
     return Finding("cpu_only", False, "Measured on a CPU: this is no statement about any GPU.")
-
-
-def _skipped(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
-    skipped = runs[runs["status"] == Status.SKIPPED]
-    if skipped.empty:
-        return None
-    cases = len(runs.groupby(list(GROUP), dropna=False))
-    reasons = skipped["reason"].fillna("no reason given")
-    first, others = str(reasons.iloc[0]), reasons.nunique() - 1
-    more = f", and {others} other reason{'s' if others > 1 else ''}" if others else ""
-    return _found("skipped", False, f"{_counted(len(skipped), cases, 'case')} skipped: {first}{more}.", skipped)
 
 
 def _listed(value: object) -> list[Any]:
@@ -292,6 +232,6 @@ def _flagged(frame: pd.DataFrame, flag: str) -> np.ndarray:
 
 
 _CHECKS: tuple[Callable[[pd.DataFrame, pd.DataFrame], Finding | None], ...] = (
-    _failed, _interrupted, _inconsistent, _wide, _skewed, _throttled, _flags, _processes, _dirty, _peaks, _shared,
-    _power, _cpu_only, _synthetic, _mixed, _skipped,
+    nothing_measured, failed, interrupted, _inconsistent, _wide, _skewed, _throttled, _flags, _processes, _dirty,
+    _peaks, _shared, _power, _cpu_only, _synthetic, _mixed, skipped_cases,
 )  # fmt: skip

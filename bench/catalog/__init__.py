@@ -176,11 +176,17 @@ def check_choice(kind: Kind, choice: Choice) -> list[str]:
 
 
 def _split_settings(text: str) -> Iterable[str]:
-    """Split at commas outside brackets."""
-    part, depth = "", 0
+    """Split at commas outside brackets and quotes."""
+    part, depth, quote, escaped = "", 0, "", False
     for character in text:
-        depth += (character in "[({") - (character in "])}")
-        if character == "," and depth == 0:
+        if quote:
+            quote = "" if character == quote and not escaped else quote
+            escaped = character == "\\" and not escaped
+        elif character in "\"'":
+            quote = character
+        else:
+            depth += (character in "[({") - (character in "])}")
+        if character == "," and depth == 0 and not quote:
             yield part
             part = ""
         else:

@@ -27,23 +27,25 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
     """
     place = str(path)
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError([f"{place}: {error.strerror}. {_configs_nearby(path)}"]) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # TOML, its encoding, a number of thousands of digits, a deep nest
         raise ConfigError([f"{place}: not valid TOML: {error}"]) from error
     faults = [fault for override in overrides if (fault := _override(values, override))]
     if faults:
         raise ConfigError(faults)
-    return check_config(values, place)
+    return check_config(values, place, [override.partition("=")[0].strip() for override in overrides])
 
 
-def check_config(values: Mapping[str, Any], place: str) -> SweepConfig:
-    """Check values that were read from `place`. Raises ConfigError with every fault."""
+def check_config(values: Mapping[str, Any], place: str, overridden: Sequence[str] = ()) -> SweepConfig:
+    """Check values that were read from `place`, but for the keys `overridden`. Raises ConfigError with every fault."""
     try:
         return SweepConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigError([_fault(place, details) for details in error.errors()]) from error
+        raise ConfigError([_fault(place, overridden, details) for details in error.errors()]) from error
+    except RecursionError as error:
+        raise ConfigError([f"{place}: nested too deeply"]) from error
 
 
 def _override(values: dict[str, Any], override: str) -> str | None:
@@ -59,15 +61,19 @@ def _override(values: dict[str, Any], override: str) -> str | None:
             return f"--set {override}: {section} is no section"
     try:
         target[last] = tomllib.loads(f"value = {text.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError) as error:
+        if text.strip()[:1] in ("[", "{", '"', "'"):
+            return f"--set {override[:200]}: not valid TOML: {error}"
         target[last] = text.strip()
     return None
 
 
-def _fault(place: str, details: ErrorDetails) -> str:
+def _fault(place: str, overridden: Sequence[str], details: ErrorDetails) -> str:
     """One line about one fault."""
     parts = [part for part in details["loc"] if isinstance(part, int) or _is_key(part)]
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
+    if any(where == key or where.startswith((f"{key}.", f"{key}[")) for key in overridden):
+        place = "--set"
     prefix = f"{place}: {where}: " if where else f"{place}: "
     given = shown(details["input"])
     if details["type"] == "extra_forbidden":
@@ -100,4 +106,5 @@ _SECTIONS: dict[str, type[BaseModel]] = {
 def _configs_nearby(path: Path) -> str:
     names = sorted(str(item) for folder in {path.parent, Path("configs")} for item in folder.glob("*.toml"))
     names = [name for name in names if name != "pyproject.toml"]
-    return f"{nearest_sentence(nearest(str(path), names))}There are: {', '.join(names)}" if names else ""
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return f"{nearest_sentence(nearest(str(path), names))}There are: {', '.join(names[:8])}{more}" if names else ""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bench.config.values import BatchSizes, Bytes, ImageSizes, Name, Patterns, Seconds, choices, words
+from bench.errors import nearest, nearest_sentence
 from bench.records import AXES, Choice, InputPath, MemoryFormat, Precision, Protocol
 
 
@@ -43,6 +44,12 @@ class Include(_Section):
     image_size: ImageSizes | None = None
 
 
+_CLOSED: dict[str, tuple[str, ...]] = {
+    "precision": get_args(Precision), "memory_format": get_args(MemoryFormat), "input": get_args(InputPath),
+    "device": ("cpu", "cuda"),
+}  # fmt: skip
+
+
 class Exclude(_Section):
     """Cases that are planned as skipped: those that match on every axis named. Words may hold `*` and `?`."""
 
@@ -56,6 +63,19 @@ class Exclude(_Section):
     input: Patterns | None = None
     image_size: ImageSizes | None = None
     device: Patterns | None = None
+
+    @model_validator(mode="after")
+    def _names_something(self) -> Exclude:
+        """Refuse a rule that names no axis (it would skip everything) and words that no case can have."""
+        axes = (*AXES, "device")
+        if all(getattr(self, axis) is None for axis in axes):
+            raise ValueError(f"names no axis; give at least one of {', '.join(axes)}")
+        for axis, allowed in _CLOSED.items():
+            for word in getattr(self, axis) or ():
+                if not any(fnmatch.fnmatchcase(item, word) for item in allowed):
+                    near = nearest_sentence(nearest(word, allowed))
+                    raise ValueError(f'{axis}: "{word}" matches nothing. {near}Allowed: {", ".join(allowed)}')
+        return self
 
     def matches(self, values: Mapping[str, str | int]) -> bool:
         """Whether a case with these axes (and `device`) is meant."""

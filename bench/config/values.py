@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, get_args
 
@@ -18,11 +17,17 @@ from bench.units import parse_bytes, parse_seconds
 
 MAX_BATCH_SIZE = 1 << 24
 MAX_IMAGE_SIZE = 1 << 14
+MAX_SECONDS = 30 * 86_400.0
+MAX_BYTES = 1 << 60
+MAX_AXIS_VALUES = 10_000
 
 
 def shown(value: Any) -> str:
     """A value as it stands in a message: text in quotes, long ones cut."""
-    text = f'"{value}"' if isinstance(value, str) else repr(value)
+    try:
+        text = f'"{value}"' if isinstance(value, str) else repr(value)
+    except ValueError:  # Python refuses to print numbers of thousands of digits
+        return "a number of thousands of digits"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
@@ -74,6 +79,8 @@ def _expand_range(value: Mapping[str, Any], low: int, high: int) -> list[int]:
         first, last, step = (_whole(value[name], low, high) for name in ("from", "to", "step"))
         if first > last:
             raise ValueError("from must not be larger than to")
+        if (last - first) // step >= MAX_AXIS_VALUES:
+            raise ValueError(f"holds more than {MAX_AXIS_VALUES:,} values")
         return list(range(first, last + 1, step))
     raise ValueError("a range is { pow2 = [16, 4096] } or { from = 32, to = 256, step = 32 }")
 
@@ -90,15 +97,15 @@ def _numbers(low: int, high: int) -> Any:
 
 def _seconds(value: Any) -> float:
     seconds = parse_seconds(value) if isinstance(value, str) else value
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
-        raise ValueError('must be a duration above 0, like "90 s" or "2 min"')
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= MAX_SECONDS:
+        raise ValueError('must be a duration above 0 and up to 30 days, like "90 s" or "2 min"')
     return float(seconds)
 
 
 def _bytes(value: Any) -> int:
     count = parse_bytes(value) if isinstance(value, str) else value
-    if isinstance(count, bool) or not isinstance(count, int) or count <= 0:
-        raise ValueError('must be an amount of memory above 0, like "8 GiB"')
+    if isinstance(count, bool) or not isinstance(count, int) or not 0 < count < MAX_BYTES:
+        raise ValueError('must be an amount of memory above 0 and below 1 EiB, like "8 GiB"')
     return count
 
 

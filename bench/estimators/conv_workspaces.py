@@ -94,9 +94,10 @@ def convolution_of(direction: Direction, call: Any, tf32: bool) -> Convolution |
     last = suggests_channels_last(image) or suggests_channels_last(weight)
     if transposed or len(image.shape) != 4 or (is_depthwise(image, weight, groups, transposed) and not last):
         return None
-    spatial = [_pair(values) for values in (padding, stride, dilation)]
-    result = _result_shape(image, weight, *spatial)
-    return Convolution(direction, image.dtype, tuple(image.shape), tuple(weight.shape), result, *spatial, last, tf32)
+    pads, steps, gaps = (_pair(values) for values in (padding, stride, dilation))
+    result = _result_shape(image, weight, pads, steps, gaps)
+    shapes = tuple(image.shape), tuple(weight.shape), result
+    return Convolution(direction, image.dtype, *shapes, pads, steps, gaps, last, tf32)
 
 
 def _pair(values: Any) -> tuple[int, int]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 STEPS = 3
-"""Steps recorded: the second is the first with the optimizer's state, and the allocator may grow once more in the third."""
+"""Steps recorded: the second is the first with the optimizer's state; the allocator may grow once more in the third."""
 
 
 def machine_of(device: Device, torch_version: str) -> Machine:

@@ -22,6 +22,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -81,7 +82,8 @@ class LocalLauncher:
         """Start the server, which begins to import torch while this process goes on."""
         from multiprocessing import forkserver
 
-        forkserver.ensure_running()
+        with _interrupts_blocked():
+            forkserver.ensure_running()
 
     def run(
         self,
@@ -112,7 +114,8 @@ class LocalLauncher:
         process = self._context.Process(
             target=_child, args=(task, argument, sender, str(log or os.devnull)), daemon=False
         )
-        process.start()
+        with _interrupts_blocked():  # where this starts the server, it too must not hear Ctrl-C: it would speak of it
+            process.start()
         sender.close()
         conversation = _Conversation(started, listen)
         try:
@@ -194,6 +197,7 @@ class _Conversation:
 def _child(task: Task, argument: Any, sender: Connection, log: str) -> None:
     """The whole life of a child."""
     os.setsid()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     _die_with_parent()
     _redirect(log)
 
@@ -270,6 +274,17 @@ def _last_words(log: Path | None) -> str:
         file.seek(max(0, log.stat().st_size - _LOG_TAIL_BYTES))
         lines = file.read().decode(errors="replace").strip().splitlines()
     return f": {lines[-1].strip()[:300]}" if lines else ""
+
+
+@contextlib.contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Hold Ctrl-C back for the time of the context; processes that start within never hear it unless they ask to."""
+    resource_tracker.ensure_running()  # its start unblocks the signal; once it runs, the server's start leaves it be
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

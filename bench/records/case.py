@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -51,8 +52,15 @@ def _frozen(value: Any) -> SettingValue:
     return tuple(_frozen(item) for item in value) if isinstance(value, list | tuple) else value
 
 
+_PLAIN_TEXT = re.compile(r"[A-Za-z_/~.][^,\"'\[\]{}()=\\\s]*")
+_TOML_WORDS = ("true", "false", "inf", "nan")
+
+
 def _spelled(value: SettingValue) -> str:
-    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+    """As the command line reads it back: text bare where it cannot be taken for anything else, quoted otherwise."""
+    if isinstance(value, str) and _PLAIN_TEXT.fullmatch(value) and value not in _TOML_WORDS:
+        return value
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ class Measurement:
     status: Status
     reason: str | None = None
     phase: str | None = None  # where a run that did not end well was: build, warm-up, measure, memory
-    flags: tuple[str, ...] = ()  # what was not kept: host_bound, not_steady, throttled, ...
+    flags: tuple[str, ...] = ()  # what was not kept: host_bound, not_steady, throttled
     data_source: str | None = None  # files, or synthetic
     started_unix_s: float | None = None
     duration_s: float | None = None  # of the whole run, as the parent saw it

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import __version__
-from bench.analysis import summarise_cases, validity
+from bench.analysis import earlier_plans, summarise_cases, validity
 from bench.errors import StoreError
 from bench.report import figures, sections, theme
 from bench.report.contents import Contents
@@ -36,12 +36,13 @@ def render_report(paths: Sequence[Path], target: Path) -> Path:
     Raises:
         StoreError: A path holds no results or no planned run, or `target` cannot be written.
     """
-    frame = load_results(*paths)
+    loaded = load_results(*paths)
+    frame = loaded[loaded["planned"]].reset_index(drop=True)
     if frame.empty:
         raise StoreError(f"{', '.join(map(str, paths))}: no runs, and none planned; run bench sweep first")
     summary = summarise_cases(frame)
     notes = [note.values for note in load_notes(*paths)]
-    contents = Contents(target.resolve().name, frame, summary, validity(frame), notes)
+    contents = Contents(target.resolve().name, frame, summary, [*validity(frame), *earlier_plans(loaded)], notes)
     with theme.style():
         drawings = _draw(contents)
         images = {name: Image(theme.save(item.figure), theme.save(item.figure, dark=True)) for name, item in drawings}

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bench.devices import Device, load_device
-from bench.errors import BenchError
-from bench.records import Case, Choice
+from bench.errors import BenchError, Unsupported
+from bench.records import Case
 from bench.validation.rows import Loop, Measured
 
 if TYPE_CHECKING:
@@ -26,12 +26,11 @@ if TYPE_CHECKING:
     from bench.estimators.trace import Recording
     from bench.estimators.trace_events import TracePeaks
 
-STEPS = 2
+STEPS = 3
 TAKEN_BYTES = 200 << 20
 """What the context is taken to hold where a device is nearly full and its file does not say; typical of torch 2."""
 
 MAX_WITHOUT = 256
-_OLD_TORCH = (2, 6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +59,12 @@ class Estimated:
 
 
 def group_rows(rows: Sequence[Measured]) -> list[list[Measured]]:
-    """Rows that recordings can serve together: alike in all but batch size, GPU of one architecture, and measurement."""
+    """Rows that recordings can serve together: alike but in batch size, GPU within an architecture, and quantity."""
     groups: dict[Any, list[Measured]] = {}
     for row in rows:
-        loop = replace(row.loop, torch_version=None) if row.loop else None
+        loop = replace(row.loop, torch_version=None, workspaces="all") if row.loop else None
         capability = load_device(row.device).compute_capability
-        key = (row.model, row.optimizer, row.images, row.precision, row.memory_format, loop, capability)
+        key = (row.dataset, row.model, row.optimizer, row.images, row.precision, row.memory_format, loop, capability)
         groups.setdefault(key, []).append(row)
     return list(groups.values())
 
@@ -95,23 +94,24 @@ def describe(row: Measured) -> Estimated:
     return Estimated(row.line, row.device, row.family, case, row.quantity, row.measured_bytes)
 
 
-def _estimate(
-    row: Measured, entries: _Entries, plans: dict[str, CudnnPlans | str], workspaces: bool
-) -> dict[str, Any]:
+def _estimate(row: Measured, entries: _Entries, plans: dict[str, CudnnPlans | str], workspaces: bool) -> dict[str, Any]:
     from bench.estimators.conv_workspaces import add_workspaces
     from bench.estimators.trace_events import build_events
 
-    device, machine = _device(row), _machine(row)
+    device = _device(row)
+    if device.kind != "cuda":
+        raise Unsupported(f"no trace for {device.name}: it follows torch's CUDA allocator")
+    machine = _machine(row)
     found, roles = entries.at(row, machine)
     note = None
-    if workspaces:
+    which = row.loop.workspaces if row.loop else "all"
+    if workspaces and which != "none":
         asked = _plans(device, plans)
         if isinstance(asked, str):
             note = asked
         else:
             tf32 = row.loop is not None or row.precision != "float32"
-            pointwise = machine.torch_version > _OLD_TORCH
-            found = add_workspaces(found, asked, tf32=tf32, pointwise=pointwise)
+            found = add_workspaces(found, asked, tf32=tf32, pointwise=which == "all")
     events = build_events(found, roles, machine)
     return {"estimated_bytes": _bytes(row, device, machine, events), "note": note}
 
@@ -181,17 +181,17 @@ class _Entries:
 
 
 def _record(row: Measured, batch_size: int, machine: Machine) -> Recording:
-    from bench.estimators.memory import record_case
     from bench.estimators.trace import record_training
+    from bench.estimators.trace_case import record_case
     from bench.validation.training import building
 
     if row.loop is not None:
         return record_training(building(row, batch_size), STEPS, machine.compute_capability)
     case = Case(
-        Choice("imagenet"), row.model, row.optimizer, batch_size, row.precision, row.memory_format,
+        row.dataset, row.model, row.optimizer, batch_size, row.precision, row.memory_format,
         image_size=row.images.height,
     )  # fmt: skip
-    return record_case(case, row.images, machine)
+    return record_case(case, machine)
 
 
 def _device(row: Measured) -> Device:
@@ -199,11 +199,12 @@ def _device(row: Measured) -> Device:
 
 
 def _machine(row: Measured) -> Machine:
-    from bench.estimators.memory import machine_of
+    import torch
 
-    machine = machine_of(_device(row))
+    from bench.estimators.trace_case import machine_of
+
     version = (row.loop or Loop()).torch_version
-    return replace(machine, torch_version=version) if version else machine
+    return machine_of(_device(row), f"{version[0]}.{version[1]}" if version else torch.__version__)
 
 
 def _plans(device: Device, known: dict[str, CudnnPlans | str]) -> CudnnPlans | str:

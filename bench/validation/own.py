@@ -32,24 +32,27 @@ _MEASURED: tuple[tuple[str, Quantity], ...] = (
 
 
 def read(cells: Mapping[str, str], line: int, device: str | None) -> Measured:
-    """A row; see `Layout.read`. Beside the required columns: dataset [imagenet], image_size, classes, precision,
-    memory_format, device (or gpu_name) and torch_version.
+    """A row; see `Layout.read`.
+
+    Beside the required columns: dataset [imagenet], image_size, classes, precision, memory_format, device or gpu_name,
+    and torch_version. With another torch than the installed one, or other classes than the data set's, a plain loop in
+    float32 stands for the step of this harness.
     """
     measured, quantity = _measured(cells)
     dataset = choice(cells, "dataset", "imagenet")
-    side = whole(cells, "image_size", MAX_IMAGE_SIZE, 0)
-    images = image_spec(dataset, side)
-    images = ImageSpec(
-        images.channels, images.height, images.width, whole(cells, "classes", MAX_CLASSES, images.classes)
-    )
+    own = image_spec(dataset, whole(cells, "image_size", MAX_IMAGE_SIZE, 0))
+    classes = whole(cells, "classes", MAX_CLASSES, own.classes)
     model = choice(cells, "model")
     precision = _one_of(cells, "precision", get_args(Precision), "float32")
     memory_format = _one_of(cells, "memory_format", get_args(MemoryFormat), "contiguous")
     version = _version(cells.get("torch_version", ""))
+    loop = Loop(torch_version=version) if version or classes != own.classes else None
+    if loop and (precision, memory_format) != ("float32", "contiguous"):
+        raise BenchError("another torch_version or number of classes can be estimated in contiguous float32 only")
     return Measured(
-        line, model.name, model, choice(cells, "optimizer", "sgd"), whole(cells, "batch_size", MAX_BATCH_SIZE), images,
-        _device(cells, device), measured, quantity, precision, memory_format,  # type: ignore[arg-type]
-        loop=Loop(torch_version=version) if version and precision == "float32" else None,
+        line, model.name, model, choice(cells, "optimizer", "sgd"), whole(cells, "batch_size", MAX_BATCH_SIZE),
+        ImageSpec(own.channels, own.height, own.width, classes), _device(cells, device), measured, quantity,
+        precision, memory_format, loop=loop, dataset=dataset,  # type: ignore[arg-type]
     )  # fmt: skip
 
 

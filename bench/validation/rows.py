@@ -14,7 +14,9 @@ from bench.records import Choice, ImageSpec, MemoryFormat, Precision
 
 Quantity = Literal["allocated", "reserved", "device"]
 ZeroGrad = Literal["before_batch", "before_backward", "never"]
+Workspaces = Literal["none", "spatial", "all"]
 
+IMAGENET = Choice("imagenet")
 MAX_BATCH_SIZE = 1 << 20
 MAX_IMAGE_SIZE = 1 << 14
 MAX_CLASSES = 1 << 20
@@ -27,11 +29,15 @@ class Loop:
     Attributes:
         zero_grad: When gradients go: before the batch is loaded, between loss and backward, or never.
         keeps_maximum: Whether values and indices of the outputs' maximum live until the next step's.
+        keeps_gradients: Whether `zero_grad` fills gradients with zeros, as it did before torch 2.0, and keeps them.
+        workspaces: Which convolutions have workspaces of cuDNN: none, those with kernels above 1 x 1, or all.
         torch_version: Major and minor of the torch that ran; decides the allocator's rules.
     """
 
     zero_grad: ZeroGrad = "before_batch"
     keeps_maximum: bool = False
+    keeps_gradients: bool = False
+    workspaces: Workspaces = "all"
     torch_version: tuple[int, int] | None = None
 
 
@@ -54,6 +60,7 @@ class Measured:
         after_setup: Whether `measured_bytes` is what came on top of model and optimizer on the device.
         capacity_bytes: All of the device's memory where the file knows it.
         loop: None for the step of this harness.
+        dataset: Whose images and classes the step of this harness takes; of no consequence to other loops.
     """
 
     line: int
@@ -70,6 +77,7 @@ class Measured:
     after_setup: bool = False
     capacity_bytes: int | None = None
     loop: Loop | None = None
+    dataset: Choice = IMAGENET
 
 
 @dataclass(frozen=True, slots=True)

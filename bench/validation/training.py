@@ -32,9 +32,7 @@ class ForeignTraining:
         optimizer = catalog.optimizer(row.optimizer.name)
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         shapes = [tuple(parameter.shape) for parameter in parameters]
-        if optimizer.refuse_reason is not None and (
-            reason := optimizer.refuse_reason(shapes, row.optimizer.options)
-        ):
+        if optimizer.refuse_reason is not None and (reason := optimizer.refuse_reason(shapes, row.optimizer.options)):
             raise Unsupported(reason)
         self.optimizer = optimizer.build(parameters, **row.optimizer.options)
         self.batch: tuple[torch.Tensor, ...] = ()
@@ -47,14 +45,14 @@ class ForeignTraining:
     def step(self) -> None:
         """One turn of the loop: each name lets go of its last value when the new one is there, the batch before."""
         if self._loop.zero_grad == "before_batch":
-            self.optimizer.zero_grad()
+            self.optimizer.zero_grad(set_to_none=not self._loop.keeps_gradients)
         self.batch = ()
         self.batch = _load(self._images, self._batch_size, self._device)
         self._output = self.model(self.batch[0])
         self._loss = self._loss_of(self._output, self.batch[1])
         if self._loop.zero_grad == "before_backward":
-            self.optimizer.zero_grad()
-        self._loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.zero_grad(set_to_none=not self._loop.keeps_gradients)
+        self._loss.backward()  # type: ignore[no-untyped-call,unused-ignore]
         self.optimizer.step()
         if self._loop.keeps_maximum:
             self._maximum = self._output.max(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -135,6 +136,56 @@ def test_ctrl_c_leaves_quickly_with_130_and_keeps_what_is_finished(tmp_path: Pat
     assert "interrupted" in stderr
     assert "Traceback" not in stderr + stdout
     assert set(bench.load(out)["status"]) == {"interrupted"}
+
+
+@pytest.mark.parametrize("after_s", [0.4, 2.0])
+def test_ctrl_c_while_everything_still_starts_speaks_one_word(tmp_path: Path, config: Path, after_s: float) -> None:
+    command = [sys.executable, "-m", "bench", "sweep", str(config), "--out", str(tmp_path / "out")]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    time.sleep(after_s)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode in (130, -signal.SIGINT), stderr  # the latter where Python itself had not come up yet
+    assert "Traceback" not in stderr + stdout or process.returncode == -signal.SIGINT
+
+
+def test_a_run_that_ended_well_on_its_second_attempt_is_no_failure(tmp_path: Path, config: Path) -> None:
+    env = plugins.install(tmp_path / "site")
+    out = tmp_path / "out"
+    arguments = ("sweep", config, "--out", out, "--repeats", "1", "--set", "grid.optimizer=sgd", "--set", "grid.batch_size=16",
+                 "--set", "grid.model=bad_once", "--no-report", "--json")  # fmt: skip
+    first = plugins.bench(*arguments, env=env)
+    second = plugins.bench(*arguments, "--retry", "failed", env=env)
+    third = plugins.bench(*arguments, "--set", "grid.model=mlp", env=env)
+    assert (first.returncode, second.returncode, third.returncode) == (1, 0, 0), second.stderr
+    assert [json.loads(done.stdout)["counts"] for done in (first, second, third)] == [
+        {"failed": 1},
+        {"ok": 1},
+        {"ok": 1},
+    ]
+    frame = bench.load(out)
+    assert frame.groupby("model")["planned"].agg(list).to_dict() == {"bad_once": [False, False], "mlp": [True]}
+
+
+def test_runs_on_real_images_never_pass_for_repeats_of_synthetic_ones(tmp_path: Path, config: Path) -> None:
+    from tests.unit.written_files import grey_images, write_idx
+
+    out, root = tmp_path / "out", tmp_path / "data"
+    arguments = ("sweep", config, "--out", out, "--set", "grid.optimizer=sgd", "--set", "grid.batch_size=16", "--no-report",
+                 "--set", "grid.input=loader", "--set", f"data.root={root}")  # fmt: skip
+    assert plugins.bench(*arguments).returncode == 0
+    assert set(bench.load(out)["data_source"]) == {"synthetic"}
+    for part in ("train", "t10k"):
+        write_idx(root / "MNIST" / "raw", *grey_images(64), part=part)
+    assert plugins.bench(*arguments).returncode == 0
+    frame = bench.load(out)
+    assert frame.groupby("planned")["data_source"].agg(list).to_dict() == {
+        False: ["synthetic"] * 2,
+        True: ["files"] * 2,
+    }
 
 
 def planned(config: Path) -> list[dict[str, object]]:

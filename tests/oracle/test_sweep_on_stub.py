@@ -92,9 +92,7 @@ def test_a_case_after_an_out_of_memory_starts_from_a_clean_device(stub_driver: S
     assert after.loc[8, "alloc_retries"] == 0
 
 
-def test_on_a_known_device_the_trace_beside_each_run_is_right(
-    stub_driver: StubDriver, tmp_path: Path
-) -> None:
+def test_on_a_known_device_the_trace_beside_each_run_is_right(stub_driver: StubDriver, tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
     config.write_text(CONFIG.replace("[8, 4096]", "[8, 256]"), encoding="utf-8")
     env = {**os.environ, **stub_driver.environment("h200")}

@@ -165,6 +165,57 @@ def test_malformed_overrides_say_how_to_write_them(tmp_path: Path, override: str
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("x = " + "[" * 3000, "not valid TOML: "),
+        ("x = 1" + "0" * 5000, "not valid TOML: "),
+        (
+            'name = "n"\n' + GRID + "[limits]\nrun_timeout = 1e300",
+            "limits.run_timeout: must be a duration above 0 and up to",
+        ),
+        (
+            'name = "n"\n' + GRID + "[measure]\nmin_window = 1e308",
+            "measure.min_window: must be a duration above 0 and up to",
+        ),
+        ('name = "n"\n' + GRID + f'[limits]\nhost_memory = "{"9" * 400}"', "limits.host_memory: "),
+        (
+            'name = "n"\n' + GRID + '[limits]\nhost_memory = "99999999999999999999 TiB"',
+            "limits.host_memory: must be an amount",
+        ),
+        (
+            'name = "n"\n' + GRID.replace("64", "{ from = 1, to = 16777216, step = 1 }"),
+            "grid.batch_size[0]: holds more than 10,000",
+        ),
+        (
+            'name = "n"\n' + GRID + '[[exclude]]\nreason = "x"',
+            "exclude[0]: names no axis; give at least one of dataset, model",
+        ),
+        (
+            'name = "n"\n' + GRID + '[[exclude]]\nreason = "x"\nprecision = "bf61"',
+            'exclude[0]: precision: "bf61" matches nothing',
+        ),
+    ],
+)
+def test_absurd_values_are_faults_like_any_other(tmp_path: Path, text: str, fault: str) -> None:
+    (found,) = faults(tmp_path, text)
+    assert found.startswith(fault), found
+
+
+def test_a_fault_of_an_override_names_the_override(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, f'name = "n"\n{GRID}'), ["grid.batch_size=[0]", "measure.repeats=x"])
+    assert [fault.partition(": ")[0] for fault in caught.value.faults] == ["--set", "--set"]
+    (fault,) = faults(tmp_path, f'name = "n"\n{GRID}', "grid.batch_size=[")
+    assert fault.startswith("--set grid.batch_size=[: not valid TOML: ")
+
+
+def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(f'name = "n"\n{GRID}', encoding="utf-8-sig")
+    assert load_config(path).name == "n"
+
+
 @pytest.mark.parametrize("name", ["default", "gpu", "worked_table"])
 def test_the_shipped_configurations_are_valid(name: str) -> None:
     folder = Path(__file__).parents[2] / "configs"

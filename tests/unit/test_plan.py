@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from bench.config import SweepConfig, check_config
+from bench.errors import ConfigError
 from bench.plan import build_cases, build_plan, image_spec
 from bench.records import Choice, ImageSpec
 
@@ -75,10 +76,10 @@ def test_a_model_that_cannot_take_the_images_is_skipped_with_the_reason() -> Non
     assert reason.startswith("alexnet needs images of at least 63")
 
 
-def test_a_folder_that_is_not_there_skips_its_cases() -> None:
-    (reason,) = set(build_cases(config({"dataset": ["folder:/nowhere/at/all"]}), "cpu").values())
-    assert reason is not None
-    assert "/nowhere/at/all" in reason
+@pytest.mark.parametrize("dataset", ["folder:/nowhere/at/all", "folder"])
+def test_a_folder_that_is_not_there_is_a_fault_of_the_configuration(dataset: str) -> None:
+    with pytest.raises(ConfigError, match=r"^grid\.dataset: "):
+        build_cases(config({"dataset": ["mnist", dataset]}), "cpu")
 
 
 def test_repeats_are_interleaved_in_blocks_and_shuffled_by_the_seed() -> None:

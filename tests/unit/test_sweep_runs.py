@@ -14,6 +14,7 @@ from bench.config import check_config
 from bench.errors import InfrastructureError
 from bench.launchers import Answer, LocalLauncher, Outcome
 from bench.plan import build_plan
+from bench.probes.selection import DeviceChoice
 from bench.records import Environment, Measurement, Status
 from bench.store import Store
 from bench.sweep.runs import measure_missing
@@ -62,7 +63,7 @@ def session(folder: Path, launcher: Scripted, retry: Iterable[Status] = ()) -> S
         cast(LocalLauncher, launcher),
         store,
         CPU,
-        None,
+        DeviceChoice("cpu", "told"),
     )
     made.plan = build_plan(CONFIG, "cpu")
     store.write_plan(made.plan, CONFIG.protocol, CPU, {})

@@ -1,0 +1,42 @@
+"""One thing that was not kept, and the words for counting it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that a reader must know before trusting the numbers.
+
+    Attributes:
+        code: Its name for scripts: `screening`, `throttled`, ...
+        grave: Whether it weakens the numbers themselves; otherwise it bounds what they speak about.
+        text: A sentence; may hold text from results, so it is escaped where it is printed.
+        run_keys: The runs it is about, or nothing where it is about all of them.
+    """
+
+    code: str
+    grave: bool
+    text: str
+    run_keys: tuple[str, ...] = ()
+
+
+def finding_of(code: str, grave: bool, text: str, runs: pd.DataFrame) -> Finding:
+    """A finding about these runs."""
+    return Finding(code, grave, text, tuple(str(key) for key in runs["run_key"] if pd.notna(key)))
+
+
+def counted(count: int, of: int, what: str) -> str:
+    """`all 12 runs`, `3 of 12 runs`."""
+    noun = what if of == 1 else f"{what}s"
+    return f"all {of} {noun}" if count == of and of > 1 else f"{count} of {of} {noun}"
+
+
+def tally(series: pd.Series) -> str:
+    """`oom 3, failed 1`, the commonest first."""
+    counts = series.value_counts()
+    names = sorted(counts.index, key=lambda name: (-counts[name], str(name)))
+    return ", ".join(f"{name} {counts[name]}" for name in names)

@@ -1,0 +1,133 @@
+"""`bench validate`: the trace estimator against measurements from elsewhere, with an error table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bench.cli.options import json_option
+from bench.terminal import printable
+
+if TYPE_CHECKING:
+    from bench.validation import Score
+    from bench.validation.estimating import Estimated
+    from bench.validation.rows import Measured
+
+ROW_TIMEOUT_S = 300.0
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path), metavar="FILE.csv")
+@click.option(
+    "--device", metavar="NAME", help="Device of rows that name none; rows of others are left out [each row's own]."
+)
+@click.option(
+    "--cudnn-workspaces",
+    type=click.Choice(["on", "off"]),
+    default="on",
+    show_default=True,
+    help="Whether to count workspaces of convolutions where the file's protocol has them.",
+)
+@json_option
+def validate(file: Path, device: str | None, cudnn_workspaces: str, as_json: bool) -> None:
+    """Compare the trace estimate with measurements in a CSV: median, 90th percentile and worst error, bias, failures.
+
+    Columns decide how a file is read: model, batch_size and one of peak_allocated_bytes, peak_reserved_bytes,
+    device_used_bytes; beside them optimizer, dataset, image_size, classes, precision, memory_format, device,
+    torch_version. The layouts of xMem's and SchedTune's files are known too. For what the driver showed, one constant a
+    GPU (context and modules) is fitted; `held out` fits it on the other families.
+
+    \b
+    Examples:
+      bench validate measured.csv --device rtx3090
+      bench validate peak_memory_xmem.csv --json
+    """  # fmt: skip
+    from bench.validation import read_measurements, score
+
+    rows, left_out = read_measurements(file, device)
+    estimated = _estimate_in_children(rows, cudnn_workspaces == "on", show=not as_json)
+    result = score(estimated)
+    if as_json:
+        _print_json(result, estimated, left_out)
+    else:
+        _print_table(result, estimated, left_out)
+
+
+def _estimate_in_children(rows: list[Measured], workspaces: bool, show: bool) -> list[Estimated]:
+    """An estimate for each row; where a model hangs or kills the estimator, its rows get the reason instead."""
+    from dataclasses import replace
+
+    from bench.launchers import LocalLauncher
+    from bench.validation.estimating import Estimated, describe, group_rows
+    from bench.validation.task import validate_task
+
+    launcher, made = LocalLauncher(), list[Estimated]()
+
+    def listen(news: dict[str, Any]) -> None:
+        made.append(Estimated(**news["estimated"]))
+        if show:
+            click.echo(printable(f"{len(made)} of {len(rows)}: {made[-1].case} on {made[-1].device}"), err=True)
+
+    todo = [row for group in group_rows(rows) for row in group]
+    while todo:
+        argument = {"rows": todo, "workspaces": workspaces}
+        answer = launcher.run(validate_task, argument, timeout_s=ROW_TIMEOUT_S, from_last_word=True, listen=listen)
+        done = {item.line for item in made}
+        todo = [row for row in todo if row.line not in done]
+        if todo:
+            culprit = todo[0].model
+            made += [replace(describe(row), note=answer.reason) for row in todo if row.model == culprit]
+            todo = [row for row in todo if row.model != culprit]
+    return sorted(made, key=lambda item: item.line)
+
+
+def _print_json(result: Score, rows: list[Estimated], left_out: int) -> None:
+    from dataclasses import asdict
+
+    from bench.cli.root import echo_json
+
+    listed = [
+        {**asdict(row), "constant_bytes": result.constants.get(row.device) if row.quantity == "device" else None,
+         "relative_error": result.row_errors.get(row.line)}
+        for row in rows
+    ]  # fmt: skip
+    echo_json({"groups": [asdict(group) for group in result.groups], "left_out": left_out, "rows": listed})
+
+
+def _print_table(result: Score, rows: list[Estimated], left_out: int) -> None:
+    from bench.units import format_bytes
+
+    head = f"{'device':<14} {'family':<14} {'n':>4} {'median':>7} {'p90':>7} {'worst':>8} {'bias':>7}"
+    head += f" {'below':>6} {'failed':>6}"
+    click.echo(click.style(f"{head}  {'held out: median, p90':<22} constant", bold=True))
+    for group in result.groups:
+        words = f"{printable(group.device):<14} {printable(group.family):<14}"
+        errors, held = group.errors, group.held_out
+        if errors is None:
+            click.echo(f"{words} {0:>4} {'':>7} {'':>7} {'':>8} {'':>7} {'':>6} {group.failures:>6}")
+            continue
+        numbers = f"{errors.n:>4} {_percent(errors.median_abs):>7} {_percent(errors.p90_abs):>7}"
+        numbers += (
+            f" {_percent(errors.worst, True):>8} {_percent(errors.bias, True):>7} {group.below:>6} {group.failures:>6}"
+        )
+        left = f"{_percent(held.median_abs)}, {_percent(held.p90_abs)}" if held else "none"
+        constant = format_bytes(group.constant_bytes) if group.constant_bytes is not None else ""
+        click.echo(f"{words} {numbers}  {left:<22} {constant}")
+    for note, count in _notes(rows).items():
+        click.echo(printable(f"note: {note} ({count} rows)"))
+    if left_out:
+        click.echo(f"left out: {left_out} rows that are no cases here, or of another device")
+
+
+def _percent(frac: float, signed: bool = False) -> str:
+    return f"{frac * 100:+.2f} %" if signed else f"{frac * 100:.2f} %"
+
+
+def _notes(rows: list[Estimated]) -> dict[str, int]:
+    notes = [row.note for row in rows if row.note]
+    return {note: notes.count(note) for note in dict.fromkeys(notes)}
+
+
+COMMANDS = (validate,)
