@@ -4,8 +4,8 @@
 # ///
 """Everything a user or a developer runs: `nox -s sweep`, `nox -s tests`, and the rest (`nox --list`).
 
-Each session makes its own environment, once. With `nox --no-venv` it uses the environment that is active, with the torch
-that is in there, and installs nothing.
+Each session makes its own environment, once. With `nox --no-venv` it uses the environment that is active, with the
+torch that is in there, and installs nothing.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ nox.options.reuse_venv = "yes"
 nox.options.sessions = ["lint", "types", "tests"]
 
 # Import names of what each session needs beside the package's own dependencies.
-RUNTIME = ["click", "filelock", "jinja2", "matplotlib", "numpy", "pandas", "psutil", "pyarrow", "pydantic", "pynvml", "rich",
-           "scipy", "seaborn", "torch", "torchvision"]  # fmt: skip
-TEST = ["hypothesis", "pytest", "pytest_benchmark", "pytest_timeout"]
+RUNTIME = [
+    "click", "filelock", "jinja2", "matplotlib", "numpy", "pandas", "psutil", "pyarrow", "pydantic", "pynvml", "rich",
+    "scipy", "seaborn", "torch", "torchvision",
+]  # fmt: skip
+TEST = ["hypothesis", "pytest", "pytest_benchmark", "pytest_timeout", "xdist"]
 
 
 def prepare(session: nox.Session, *groups: str, needs: list[str] = RUNTIME) -> None:
@@ -34,8 +36,8 @@ def prepare(session: nox.Session, *groups: str, needs: list[str] = RUNTIME) -> N
         missing = [name for name in needs if importlib.util.find_spec(name) is None]
         if missing:
             session.error(
-                f"--no-venv uses the environment of {sys.executable}, which lacks {', '.join(missing)}. Install them there "
-                "without touching torch: pip install --no-deps PACKAGE (nvidia-ml-py provides pynvml)"
+                f"--no-venv uses the environment of {sys.executable}, which lacks {', '.join(missing)}. Install them "
+                "there without touching torch: pip install --no-deps PACKAGE (nvidia-ml-py provides pynvml)"
             )
         return
     project = nox.project.load_toml("pyproject.toml")
@@ -76,9 +78,9 @@ def report(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests; arguments go to pytest."""
+    """Run the tests, on every core; arguments go to pytest."""
     prepare(session, "test", needs=RUNTIME + TEST)
-    python(session, "-m", "pytest", *session.posargs)
+    python(session, "-m", "pytest", "-n", "auto", "--dist", "worksteal", *session.posargs)
 
 
 @nox.session

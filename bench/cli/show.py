@@ -87,6 +87,7 @@ def show_model(
 
 def _images(dataset: Choice | None, shape: str | None, classes: int | None, image_size: int | None) -> ImageSpec:
     from bench.catalog import parse_choice
+    from bench.config.values import MAX_IMAGE_SIZE
     from bench.plan import image_spec
     from bench.records import ImageSpec
 
@@ -97,11 +98,11 @@ def _images(dataset: Choice | None, shape: str | None, classes: int | None, imag
         raise click.UsageError("give --dataset or --input, not both")
     try:
         channels, height, width = (int(part) for part in shape.replace("x", ",").split(","))
-        if min(channels, height, width) < 1:
+        if not all(1 <= side <= MAX_IMAGE_SIZE for side in (channels, height, width)):
             raise ValueError
     except ValueError:
         raise click.BadParameter(
-            f'"{shape}" is no shape; write three whole numbers like 3,32,32', param_hint="--input"
+            f'"{shape}" is no shape; write three whole numbers like 3,32,32, up to 16384 each', param_hint="--input"
         ) from None
     return ImageSpec(channels, image_size or height, image_size or width, classes or 10)
 

@@ -1,8 +1,9 @@
 """cuDNN's workspaces in a recording: each convolution's calls are told apart and their workspaces put between them.
 
 A workspace is allocated after the result of its call and freed when the call returns (aten/src/ATen/native/cudnn/
-Conv_v8.cpp: run_conv_plan). A backward makes two calls, for the image's gradient and the weight's, so that its entry
-becomes one entry a gradient. Depthwise convolutions in contiguous float32 run in torch's own kernel and need none.
+Conv_v8.cpp: run_conv_plan). A backward makes two calls, for the image's gradient and the weight's, and sums up the
+bias's last, so that its entry becomes one entry a gradient. Depthwise convolutions in contiguous float32 run in
+torch's own kernel and need none. Convolutions over one or three dimensions and transposed ones are left out.
 """
 
 from __future__ import annotations
@@ -52,23 +53,18 @@ def _calls(entry: Any) -> list[tuple[Any, Direction | None]]:
         return [(entry, "forward")]
     if operator != "aten::convolution_backward":
         return [(entry, None)]
-    arguments, outputs = entry[1], iter(entry[2])
-    made = [next(outputs) if wanted else None for wanted in arguments[10]]
-    split: list[tuple[Any, Direction | None]] = []
-    for index, direction in ((0, "data"), (1, "filter")):
-        if made[index] is not None:
-            bias = made[2] if index == 1 else None
-            split.append((_only(entry, index, made[index], bias), direction))  # type: ignore[arg-type]
-    if made[1] is None and made[2] is not None:
-        split.append((_only(entry, 2, made[2], None), None))
-    return split
+    outputs = iter(entry[2])
+    directions: tuple[Direction | None, ...] = ("data", "filter", None)
+    made = zip(directions, [next(outputs) if wanted else None for wanted in entry[1][10]], strict=True)
+    return [
+        (_only(entry, index, output), direction) for index, (direction, output) in enumerate(made) if output is not None
+    ]
 
 
-def _only(entry: Any, index: int, output: Any, bias: Any) -> Any:
-    """The entry with one gradient wanted, and that of the bias where given."""
-    wanted = tuple(place == index or (place == 2 and bias is not None) for place in range(3))
-    arguments = (*entry[1][:10], wanted, *entry[1][11:])
-    return (entry[0], arguments, (output, bias) if bias is not None else (output,), entry[3])
+def _only(entry: Any, index: int, output: Any) -> Any:
+    """The entry with one gradient wanted."""
+    wanted = tuple(place == index for place in range(3))
+    return (entry[0], (*entry[1][:10], wanted, *entry[1][11:]), (output,), entry[3])
 
 
 def _asked_bytes(direction: Direction, call: Any, plans: CudnnPlans, tf32: bool, pointwise: bool) -> int:

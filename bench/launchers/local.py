@@ -237,8 +237,7 @@ def _end_group(process: BaseProcess) -> None:
     """End the child and all that it started: ask, wait, kill. Returns when the child is gone."""
     if process.pid is None:
         return
-    if process.is_alive():
-        process.join(timeout=0.2)  # it may just be leaving
+    process.join(timeout=0.2)  # it may just be leaving
     if process.is_alive():
         _signal_group(process.pid, signal.SIGTERM)
         process.join(timeout=GRACE_S)
@@ -279,7 +278,7 @@ def _last_words(log: Path | None) -> str:
 @contextlib.contextmanager
 def _interrupts_blocked() -> Iterator[None]:
     """Hold Ctrl-C back for the time of the context; processes that start within never hear it unless they ask to."""
-    resource_tracker.ensure_running()  # its start unblocks the signal; once it runs, the server's start leaves it be
+    resource_tracker.ensure_running()  # its start would unblock the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

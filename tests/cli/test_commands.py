@@ -49,7 +49,10 @@ def test_plan_without_a_configuration_plans_the_default_sweep() -> None:
     [
         (["plna"], 'unknown command "plna". Nearest: plan. There are: data, env,'),
         (["plan", "--set", "grid.model=resnet81"], 'grid.model[0]: unknown model "resnet81". Nearest: resnet18'),
-        (["plan", "--set", "grid.dataset=folder:/nowhere"], "grid.dataset: folder"),
+        (
+            ["plan", "--set", "grid.dataset=folder:/nowhere"],
+            "grid.dataset: /nowhere: No such file or directory. Give a folder",
+        ),
         (["show", "model", "mlpp"], 'unknown model "mlpp". Nearest: mlp. List them: bench list models'),
         (["show", "model", "mlp", "--input", "3,32"], '"3,32" is no shape; write three whole numbers like 3,32,32'),
         (["show", "model", "alexnet", "--dataset", "mnist"], "alexnet needs images of at least 63"),
@@ -77,7 +80,7 @@ def test_list_names_everything_that_can_be_named(what: str, name: str) -> None:
     rows = as_json("list", what)
     assert name in [row["name"] for row in rows]
     assert all(row["summary"] for row in rows)
-    assert [row["name"] for row in as_json("list", what, f"{name}*")][0] == name
+    assert as_json("list", what, f"{name}*")[0]["name"] == name
     assert name in run("list", what).output
 
 

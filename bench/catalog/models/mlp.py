@@ -17,7 +17,7 @@ from bench.records import ImageSpec
 if TYPE_CHECKING:
     import torch
 
-Width = Annotated[int, Field(gt=0)]
+Width = Annotated[int, Field(gt=0, le=1 << 24)]
 
 
 def build(images: ImageSpec, *, hidden: Width | tuple[Width, ...] = 128) -> torch.nn.Module:

@@ -26,7 +26,7 @@ def build(contents: Contents) -> Sequence[Block]:
         Paragraph((
             Code("bench sweep"), " measures what is missing, on another machine everything; ", Code("bench report"),
             " makes this report again, to the byte, from the Parquet files in ", Code("data"), ". In Python, ",
-            Code(f'bench.load("{_folder(contents)}")'), " gives one row a run, with every step's time.",
+            Code(f"bench.load({_place(contents)!r})"), " gives one row a run, with every step's time.",
         )),
     ]  # fmt: skip
     blocks += [Fold(f"The configuration, {name}", [Listing(text, "toml")]) for name, text in contents.configs.items()]
@@ -37,8 +37,12 @@ def build(contents: Contents) -> Sequence[Block]:
     return [*blocks, Fold("Keys of these results", [Bullets(items)])]
 
 
+def _place(contents: Contents) -> str:
+    return f"reports/{contents.name}"
+
+
 def _folder(contents: Contents) -> str:
-    return shlex.quote(f"reports/{contents.name}")
+    return shlex.quote(_place(contents))
 
 
 def _sweeps(contents: Contents) -> list[str]:

@@ -1,0 +1,54 @@
+"""What the documents say is there, is there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_relative_link_leads_somewhere(document: Path) -> None:
+    links = re.findall(r"\]\((?!https?:|#)([^)\s]+)\)", document.read_text(encoding="utf-8"))
+    missing = [link for link in links if not (document.parent / link.partition("#")[0]).exists()]
+    assert missing == []
+
+
+def test_the_commands_of_the_readme_are_those_that_exist() -> None:
+    from bench.cli import cli
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"^\| `bench ([a-z]+)", text, re.MULTILINE))
+    assert named == set(cli.commands)
+
+
+def test_every_key_of_the_configuration_is_documented_and_no_other() -> None:
+    from bench.config.sections import Data, Grid, Limits, Measure
+
+    text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    for section, model in (("grid", Grid), ("measure", Measure), ("limits", Limits), ("data", Data)):
+        table = "".join(line.split("|")[1] for line in text.splitlines() if line.startswith("| `"))
+        documented = set(re.findall(rf"`{section}\.([a-z_]+)`", table))
+        if section == "measure":
+            documented |= {"deterministic", "compiled"}  # on one line with cudnn_benchmark
+        assert documented == set(model.model_fields), section
+
+
+def test_every_status_is_documented() -> None:
+    from bench.records import Status
+
+    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `([a-z_]+)` \|", text, re.MULTILINE)) >= {status.value for status in Status}
+
+
+def test_the_two_commands_of_the_readme_are_marked_for_ci_and_say_what_they_run() -> None:
+    script = "awk -v mark='<!-- command: %s -->' '$0 == mark { on = 1; next } on && /^```/ { if (seen++) exit; next } on' README.md"
+    for name in ("sweep", "tests"):
+        done = subprocess.run(["bash", "-c", script % name], capture_output=True, text=True, check=True, cwd=ROOT)
+        assert done.stdout.strip().endswith(f".venv/bin/nox -s {name}")
+        assert len(done.stdout.strip().splitlines()) == 1
