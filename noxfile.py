@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -27,6 +28,8 @@ RUNTIME = [
     "click", "filelock", "jinja2", "matplotlib", "numpy", "pandas", "psutil", "pyarrow", "pydantic", "pynvml", "rich",
     "scipy", "seaborn", "torch", "torchvision",
 ]  # fmt: skip
+# Variables that decide which build of torch uv takes.
+FLAVOUR = ["UV_TORCH_BACKEND", "UV_CONSTRAINT", "UV_OVERRIDE", "UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_DEFAULT_INDEX"]
 TEST = ["hypothesis", "pytest", "pytest_benchmark", "pytest_timeout", "xdist"]
 
 
@@ -46,14 +49,21 @@ def prepare(session: nox.Session, *groups: str, needs: list[str] = RUNTIME) -> N
 
 
 def install(session: nox.Session, wanted: list[str]) -> None:
-    """Install once; again only when what is wanted changes, so that a second run needs neither time nor network."""
+    """Install once; again only when what is wanted changes, so that a second run needs neither time nor network.
+
+    What is wanted includes the flavour of torch that the user's variables ask for: a change of it replaces torch.
+    """
     files = [Path(name).read_bytes() for name in ("pyproject.toml", "constraints.txt")]
-    stamp = hashlib.sha256(b"".join([*files, " ".join(wanted).encode()])).hexdigest()
-    marker = Path(session.virtualenv.location) / "installed.sha256"
-    if marker.exists() and marker.read_text() == stamp:
+    what = hashlib.sha256(b"".join([*files, " ".join(wanted).encode()])).hexdigest()
+    flavour = " ".join(f"{name}={os.environ[name]}" for name in FLAVOUR if os.environ.get(name))
+    marker = Path(session.virtualenv.location) / "installed.txt"
+    before = marker.read_text().splitlines() if marker.exists() else []
+    if before == [what, flavour]:
         return
-    session.install("-c", "constraints.txt", *wanted)
-    marker.write_text(stamp)
+    again = ["--reinstall-package", "torch", "--reinstall-package", "torchvision"]
+    replace_torch = before[1:] not in ([], [flavour]) and session.venv_backend == "uv"
+    session.install(*(again if replace_torch else []), "-c", "constraints.txt", *wanted)
+    marker.write_text(f"{what}\n{flavour}\n")
 
 
 def python(session: nox.Session, *arguments: str) -> None:
