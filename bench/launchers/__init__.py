@@ -1,5 +1,6 @@
 """Where runs are executed: this machine now, clusters later."""
 
-from bench.launchers.local import Answer, LocalLauncher, Outcome
+from bench.launchers.conversation import Answer, Outcome
+from bench.launchers.local import LocalLauncher
 
 __all__ = ["Answer", "LocalLauncher", "Outcome"]

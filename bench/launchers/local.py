@@ -20,54 +20,20 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from enum import Enum
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from bench.errors import BenchError
+from bench.errors import BenchError, InfrastructureError
+from bench.launchers.conversation import GRACE_S, Answer, Conversation, Outcome
 
-GRACE_S = 2.0  # between asking a process group to end and killing it
-_LOG_TAIL_BYTES = 4096
+START_ATTEMPTS = 3
 _PR_SET_PDEATHSIG = 1
 
 Send = Callable[[dict[str, Any]], None]
 Task = Callable[[Any, Send], dict[str, Any]]
-
-
-class Outcome(Enum):
-    """How a child ended."""
-
-    ANSWERED = "answered"
-    REFUSED = "refused"  # it raised a BenchError: the message is for the user
-    TIMED_OUT = "timed out"
-    DIED = "died"
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came back from a child.
-
-    Attributes:
-        outcome: How it ended.
-        value: What the task returned; empty unless answered.
-        reason: One line on what happened; empty where it answered.
-        phase: The last phase that the child announced.
-        news: Everything the child announced beside its phases, merged, newest last.
-        start_s: From asking for the process to its first word, in seconds.
-        duration_s: From asking for the process to its end, in seconds.
-    """
-
-    outcome: Outcome
-    value: dict[str, Any]
-    reason: str
-    phase: str | None
-    news: dict[str, Any]
-    start_s: float | None
-    duration_s: float
 
 
 class LocalLauncher:
@@ -110,20 +76,35 @@ class LocalLauncher:
             KeyboardInterrupt: On Ctrl-C; the child is gone by then.
         """
         started = time.monotonic()
-        receiver, sender = self._context.Pipe(duplex=False)
-        process = self._context.Process(
-            target=_child, args=(task, argument, sender, str(log or os.devnull)), daemon=False
-        )
-        with _interrupts_blocked():  # where this starts the server, it too must not hear Ctrl-C: it would speak of it
-            process.start()
-        sender.close()
-        conversation = _Conversation(started, listen)
+        process, receiver = self._start(task, argument, str(log or os.devnull))
+        conversation = Conversation(started, listen)
         try:
             timed_out = conversation.follow(receiver, process, timeout_s, from_last_word)
         finally:
             _end_group(process)
             receiver.close()
         return conversation.answer(timed_out, process.exitcode, log)
+
+    def _start(self, task: Task, argument: Any, log: str) -> tuple[BaseProcess, Connection]:
+        """A child and the end of its pipe to listen at; a server that dies meanwhile is started again."""
+        for attempt in range(START_ATTEMPTS):
+            receiver, sender = self._context.Pipe(duplex=False)
+            process = self._context.Process(target=_child, args=(task, argument, sender, log), daemon=False)
+            try:
+                with (
+                    _interrupts_blocked()
+                ):  # a server that this starts must not hear Ctrl-C either: it would speak of it
+                    process.start()
+            except (EOFError, OSError) as error:
+                receiver.close()
+                if attempt + 1 == START_ATTEMPTS:
+                    raise InfrastructureError(f"the fork server does not answer ({error}). See bench env") from error
+                time.sleep(0.2)
+            else:
+                return process, receiver
+            finally:
+                sender.close()
+        raise AssertionError("unreachable")
 
 
 def _preloaded() -> list[str]:
@@ -134,64 +115,6 @@ def _preloaded() -> list[str]:
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     own = [name for name in sorted(sys.modules) if name.startswith("bench.")]
     return ["bench.launchers.preload", *([spec.name] if spec else []), *own]
-
-
-class _Conversation:
-    """What a child has said so far."""
-
-    def __init__(self, started: float, listen: Callable[[dict[str, Any]], None]) -> None:
-        self.started = self.last_word = started
-        self.tell = listen
-        self.first_word: float | None = None
-        self.phase: str | None = None
-        self.news: dict[str, Any] = {}
-        self.final: dict[str, Any] | None = None
-
-    def follow(self, receiver: Connection, process: BaseProcess, timeout_s: float, from_last_word: bool) -> bool:
-        """Listen until the final answer, the child's death or the deadline; returns whether the deadline passed."""
-        while self.final is None:
-            left = (self.last_word if from_last_word else self.started) + timeout_s - time.monotonic()
-            if left <= 0:
-                return True
-            ready = multiprocessing.connection.wait([receiver, process.sentinel], timeout=left)
-            if receiver in ready or receiver.poll():
-                if not self._listen(receiver):
-                    process.join(timeout=GRACE_S)
-                    return False
-            elif process.sentinel in ready:
-                return False
-        return False
-
-    def _listen(self, receiver: Connection) -> bool:
-        try:
-            message = json.loads(receiver.recv_bytes())
-        except (EOFError, OSError):
-            return False
-        self.last_word = time.monotonic()
-        if self.first_word is None:
-            self.first_word = self.last_word
-        if "outcome" in message:
-            self.final = message
-        else:
-            self.phase = message.pop("phase", self.phase)
-            if message:
-                self.news.update(message)
-                self.tell(message)
-        return True
-
-    def answer(self, timed_out: bool, exit_code: int | None, log: Path | None) -> Answer:
-        """The conversation as an answer."""
-        outcome, value, reason = Outcome.DIED, {}, ""
-        if timed_out:
-            outcome, reason = Outcome.TIMED_OUT, f"no answer in time; it was in the phase {self.phase or 'start'}"
-        elif self.final is None:
-            reason = f"{_death(exit_code)} in the phase {self.phase or 'start'}{_last_words(log)}"
-        else:
-            outcome, value = Outcome(self.final["outcome"]), self.final.get("value", {})
-            reason = self.final.get("reason", "")
-        now = time.monotonic()
-        start_s = None if self.first_word is None else self.first_word - self.started
-        return Answer(outcome, value, reason, self.phase, self.news, start_s, now - self.started)
 
 
 def _child(task: Task, argument: Any, sender: Connection, log: str) -> None:
@@ -250,29 +173,6 @@ def _end_group(process: BaseProcess) -> None:
 def _signal_group(group: int, number: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)
-
-
-def _death(exit_code: int | None) -> str:
-    if exit_code is None:
-        return "the process does not end, even when killed,"
-    if exit_code < 0:
-        name = signal.Signals(-exit_code).name if -exit_code in _SIGNALS else f"signal {-exit_code}"
-        hint = " (the host's out-of-memory killer does this)" if -exit_code == signal.SIGKILL else ""
-        return f"the process was ended by {name}{hint}"
-    return f"the process left with exit code {exit_code}"
-
-
-_SIGNALS = {number.value for number in signal.Signals}
-
-
-def _last_words(log: Path | None) -> str:
-    """The last line of the log, if there is one."""
-    if log is None or not log.exists():
-        return ""
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - _LOG_TAIL_BYTES))
-        lines = file.read().decode(errors="replace").strip().splitlines()
-    return f": {lines[-1].strip()[:300]}" if lines else ""
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from bench.errors import BenchError
+from bench.errors import BenchError, InfrastructureError
 from bench.launchers import LocalLauncher, Outcome
 
 Send = Callable[[dict[str, Any]], None]
@@ -115,6 +115,31 @@ def test_a_deadline_may_count_from_the_last_word(launcher: LocalLauncher) -> Non
     assert answer.outcome is Outcome.ANSWERED
     assert [news["number"] for news in heard] == [0, 1, 2, 3]
     assert launcher.run(speaks_now_and_then, None, timeout_s=1.5).outcome is Outcome.TIMED_OUT
+
+
+@pytest.mark.parametrize(("failures", "ends"), [(2, "answered"), (3, "refused")])
+def test_a_server_that_dies_while_it_is_asked_is_asked_again_a_few_times(
+    launcher: LocalLauncher, monkeypatch: pytest.MonkeyPatch, failures: int, ends: str
+) -> None:
+    real, left = launcher._context.Process, [failures]
+
+    def dying(**named: Any) -> Any:
+        process = real(**named)
+        if left[0]:
+            left[0] -= 1
+
+            def start() -> None:
+                raise EOFError("unexpected EOF")
+
+            process.start = start
+        return process
+
+    monkeypatch.setattr(launcher._context, "Process", dying)
+    if ends == "answered":
+        assert launcher.run(answers, None, timeout_s=120).outcome is Outcome.ANSWERED
+    else:
+        with pytest.raises(InfrastructureError, match=r"^the fork server does not answer \(unexpected EOF\)"):
+            launcher.run(answers, None, timeout_s=120)
 
 
 def test_the_server_is_started_again_when_it_was_killed(launcher: LocalLauncher) -> None:

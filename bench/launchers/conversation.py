@@ -1,0 +1,132 @@
+"""What a child says: its phases, its news, its answer; and how its silence is read."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing.connection
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+GRACE_S = 2.0  # between asking a process to end and killing it
+_LOG_TAIL_BYTES = 4096
+
+
+class Outcome(Enum):
+    """How a child ended."""
+
+    ANSWERED = "answered"
+    REFUSED = "refused"  # it raised a BenchError: the message is for the user
+    TIMED_OUT = "timed out"
+    DIED = "died"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back from a child.
+
+    Attributes:
+        outcome: How it ended.
+        value: What the task returned; empty unless answered.
+        reason: One line on what happened; empty where it answered.
+        phase: The last phase that the child announced.
+        news: Everything the child announced beside its phases, merged, newest last.
+        start_s: From asking for the process to its first word, in seconds.
+        duration_s: From asking for the process to its end, in seconds.
+    """
+
+    outcome: Outcome
+    value: dict[str, Any]
+    reason: str
+    phase: str | None
+    news: dict[str, Any]
+    start_s: float | None
+    duration_s: float
+
+
+class Conversation:
+    """What a child has said so far."""
+
+    def __init__(self, started: float, listen: Callable[[dict[str, Any]], None]) -> None:
+        """Begin at `started`, a time of the monotonic clock; `listen` hears every piece of news."""
+        self.started = self.last_word = started
+        self.tell = listen
+        self.first_word: float | None = None
+        self.phase: str | None = None
+        self.news: dict[str, Any] = {}
+        self.final: dict[str, Any] | None = None
+
+    def follow(self, receiver: Connection, process: BaseProcess, timeout_s: float, from_last_word: bool) -> bool:
+        """Listen until the final answer, the child's death or the deadline; returns whether the deadline passed."""
+        while self.final is None:
+            left = (self.last_word if from_last_word else self.started) + timeout_s - time.monotonic()
+            if left <= 0:
+                return True
+            ready = multiprocessing.connection.wait([receiver, process.sentinel], timeout=left)
+            if receiver in ready or receiver.poll():
+                if not self._listen(receiver):
+                    process.join(timeout=GRACE_S)
+                    return False
+            elif process.sentinel in ready:
+                return False
+        return False
+
+    def _listen(self, receiver: Connection) -> bool:
+        try:
+            message = json.loads(receiver.recv_bytes())
+        except (EOFError, OSError):
+            return False
+        self.last_word = time.monotonic()
+        if self.first_word is None:
+            self.first_word = self.last_word
+        if "outcome" in message:
+            self.final = message
+        else:
+            self.phase = message.pop("phase", self.phase)
+            if message:
+                self.news.update(message)
+                self.tell(message)
+        return True
+
+    def answer(self, timed_out: bool, exit_code: int | None, log: Path | None) -> Answer:
+        """The conversation as an answer."""
+        outcome, value, reason = Outcome.DIED, {}, ""
+        if timed_out:
+            outcome, reason = Outcome.TIMED_OUT, f"no answer in time; it was in the phase {self.phase or 'start'}"
+        elif self.final is None:
+            reason = f"{_death(exit_code)} in the phase {self.phase or 'start'}{_last_words(log)}"
+        else:
+            outcome, value = Outcome(self.final["outcome"]), self.final.get("value", {})
+            reason = self.final.get("reason", "")
+        now = time.monotonic()
+        start_s = None if self.first_word is None else self.first_word - self.started
+        return Answer(outcome, value, reason, self.phase, self.news, start_s, now - self.started)
+
+
+def _death(exit_code: int | None) -> str:
+    if exit_code is None:
+        return "the process does not end, even when killed,"
+    if exit_code < 0:
+        name = signal.Signals(-exit_code).name if -exit_code in _SIGNALS else f"signal {-exit_code}"
+        hint = " (the host's out-of-memory killer does this)" if -exit_code == signal.SIGKILL else ""
+        return f"the process was ended by {name}{hint}"
+    return f"the process left with exit code {exit_code}"
+
+
+_SIGNALS = {number.value for number in signal.Signals}
+
+
+def _last_words(log: Path | None) -> str:
+    """The last line of the log, if there is one."""
+    if log is None or not log.exists():
+        return ""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - _LOG_TAIL_BYTES))
+        lines = file.read().decode(errors="replace").strip().splitlines()
+    return f": {lines[-1].strip()[:300]}" if lines else ""
