@@ -111,7 +111,7 @@ class _Columns:
         return {
             "runs_planned": len(rows),
             "runs_ok": counts.get(Status.OK, 0),
-            "status": _gravest(counts),
+            "status": _commonest_trouble(counts),
             "status_counts": ", ".join(f"{status} {count}" for status, count in counts.items()),
             "reason": None if bad is None else self.text["reason"][bad],
             "phase": None if bad is None else self.text["phase"][bad],
@@ -162,7 +162,7 @@ class _Columns:
         return len(set(values)) == 1 if len(values) > 1 else None
 
 
-def _gravest(counts: dict[Status, int]) -> str:
+def _commonest_trouble(counts: dict[Status, int]) -> str:
     """`ok` where nothing else happened, else the commonest other status (the first of the closed set among equals)."""
     others = {status: count for status, count in counts.items() if status != Status.OK}
     return str(max(others, key=lambda status: others[status])) if others else str(Status.OK)
