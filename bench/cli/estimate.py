@@ -18,16 +18,6 @@ _MEMORY = (
     ("trace: reserved", "trace_peak_reserved_bytes"), ("trace: requested", "trace_peak_requested_bytes"),
     ("device (nvidia-smi)", "estimated_device_bytes"),
 )  # fmt: skip
-_CATEGORIES = (
-    "parameters",
-    "gradients",
-    "optimizer_state",
-    "batch",
-    "activations",
-    "temporaries",
-    "workspaces",
-    "rounding",
-)
 
 _PRECISIONS = click.Choice(["float32", "tf32", "bf16", "fp16"])
 _FORMATS = click.Choice(["contiguous", "channels_last"])
@@ -137,14 +127,15 @@ def _estimates(cases: list[Case], device: str) -> list[Estimate]:
 
 def _print_estimate(row: dict[str, Any]) -> None:
     from bench.devices import load_device
+    from bench.records import FORMULA_PARTS, TRACE_PARTS
     from bench.units import format_bytes, format_rate, format_seconds
 
     words = [f"{row['model']} on {row['dataset']}", row["optimizer"], f"batch {row['batch_size']}", row["precision"]]
     click.echo(click.style(printable(f"{', '.join(words)}, {row['memory_format']} on {row['device']}"), bold=True))
     for label, column in _MEMORY:
         click.echo(f"  {label:<20} {format_bytes(row[column]):>10}")
-    parts = [(name, row[f"formula_{name}_bytes"] if name in _CATEGORIES[:5] else None, row[f"trace_{name}_bytes"])
-             for name in _CATEGORIES]  # fmt: skip
+    parts = [(name, row[f"formula_{name}_bytes"] if name in FORMULA_PARTS else None, row[f"trace_{name}_bytes"])
+             for name in TRACE_PARTS]  # fmt: skip
     click.echo(f"  {'where it goes':<20} {'formula':>10} {'trace':>10}")
     for name, formula, trace in parts:
         click.echo(f"    {name.replace('_', ' '):<18} {format_bytes(formula):>10} {format_bytes(trace):>10}")

@@ -14,7 +14,7 @@ from bench.estimators.allocator import AllocatorConfig, tie_rule
 from bench.estimators.temporaries import Machine
 from bench.estimators.trace_column import LEAST_BATCH, TRACED_BATCHES, Column, join_column
 from bench.estimators.trace_events import TracePeaks, build_events, replay_trace
-from bench.records import Case, Protocol
+from bench.records import TRACE_PARTS, Case, Protocol
 
 if TYPE_CHECKING:
     import torch
@@ -127,13 +127,12 @@ def trace_columns(peaks: TracePeaks) -> dict[str, int]:
     """The fields of `Estimate`, in bytes: peaks after the first step, and the parts of the highest moment of all."""
     shares = {share.category: share for share in peaks.replay.categories}
     requested = {name: share.requested_bytes for name, share in shares.items()}
-    parts = ("parameters", "gradients", "optimizer_state", "batch", "activations", "temporaries", "workspaces")
     rounding = sum(share.allocated_bytes - share.requested_bytes for share in shares.values())
     return {
         "trace_peak_allocated_bytes": peaks.allocated_bytes,
         "trace_peak_reserved_bytes": peaks.reserved_bytes,
         "trace_peak_requested_bytes": peaks.requested_bytes,
-        **{f"trace_{part}_bytes": requested.get(part, 0) for part in parts},
+        **{f"trace_{part}_bytes": requested.get(part, 0) for part in TRACE_PARTS if part != "rounding"},
         "trace_rounding_bytes": rounding,
     }
 

@@ -23,12 +23,13 @@ from bench.records.case import (
     stable_hash,
 )
 from bench.records.environment import Environment
-from bench.records.estimate import Estimate
+from bench.records.estimate import FORMULA_PARTS, TRACE_PARTS, Estimate
 from bench.records.measurement import MEASURED, Measurement, Status
 
 __all__ = [
-    "AXES", "MEASURED", "Case", "Choice", "Environment", "Estimate", "Group", "ImageSpec", "InputPath", "Measurement",
-    "MemoryFormat", "Planned", "Precision", "Protocol", "SettingValue", "Status", "columns", "run_key", "stable_hash",
+    "AXES", "FORMULA_PARTS", "MEASURED", "TRACE_PARTS", "Case", "Choice", "Environment", "Estimate", "Group",
+    "ImageSpec", "InputPath", "Measurement", "MemoryFormat", "Planned", "Precision", "Protocol", "SettingValue",
+    "Status", "columns", "run_key", "stable_hash",
 ]  # fmt: skip
 
 

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+FORMULA_PARTS = ("parameters", "gradients", "optimizer_state", "batch", "activations")
+"""What the formula adds up: its columns `formula_<part>_bytes`."""
+
+TRACE_PARTS = (*FORMULA_PARTS, "temporaries", "workspaces", "rounding")
+"""What the trace's peak of `allocated` is made of: its columns `trace_<part>_bytes`."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import bench
+from bench.records import TRACE_PARTS
 from tests import plugins
 from tests.oracle.stub import StubDriver
 
@@ -107,16 +108,6 @@ def test_on_a_known_device_the_trace_beside_each_run_is_right(stub_driver: StubD
     for name in ("allocated", "reserved", "requested"):
         assert (exact[f"trace_peak_{name}_bytes"] == exact[f"peak_{name}_bytes"]).all(), name
         assert (held[f"trace_peak_{name}_bytes"] / held[f"peak_{name}_bytes"]).between(0.995, 1.005).all(), name
-    parts = (
-        "parameters",
-        "gradients",
-        "optimizer_state",
-        "batch",
-        "activations",
-        "temporaries",
-        "workspaces",
-        "rounding",
-    )
-    assert (sum(held[f"trace_{part}_bytes"] for part in parts) == held["trace_peak_allocated_bytes"]).all()
+    assert (sum(held[f"trace_{part}_bytes"] for part in TRACE_PARTS) == held["trace_peak_allocated_bytes"]).all()
     assert (held["estimated_samples_per_s"] > 0).all()
     assert "trace" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")

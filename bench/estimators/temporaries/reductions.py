@@ -11,6 +11,7 @@ the vectors of a reduction over slow dimensions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -35,10 +36,7 @@ class Loop:
     @property
     def numel(self) -> int:
         """Elements of the input."""
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count
+        return math.prod(self.shape)
 
     @property
     def reduced_dims(self) -> int:
