@@ -116,3 +116,10 @@ def speed(session: nox.Session) -> None:
     python(
         session, "-m", "pytest", "-o", "addopts=--strict-markers", "--benchmark-only", "tests/speed", *session.posargs
     )
+
+
+@nox.session
+def accuracy(session: nox.Session) -> None:
+    """Compare every estimate with its ground truth and write docs/accuracy.md (nox -s accuracy -- --quick)."""
+    prepare(session, "test", needs=RUNTIME + TEST)
+    python(session, "-m", "tools.accuracy", *session.posargs)

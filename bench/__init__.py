@@ -19,7 +19,7 @@ def load(*paths: str | PathLike[str]) -> pd.DataFrame:
     """Load result folders into one frame, one row a run (see `bench.store.load_results`).
 
     Args:
-        *paths: Folders that `bench sweep` wrote, or folders that hold several of them.
+        *paths: Folders that `bench sweep` wrote, folders that hold several of them, or bundles of `bench bundle`.
 
     Returns:
         One row a run, planned runs that have not happened and skipped cases included; each with its case's axes,
@@ -28,6 +28,8 @@ def load(*paths: str | PathLike[str]) -> pd.DataFrame:
     Raises:
         bench.errors.StoreError: A path holds no results, or was written by a newer version.
     """
+    from bench.bundles import open_results
     from bench.store import load_results
 
-    return load_results(*paths)
+    with open_results(paths) as folders:
+        return load_results(*folders)

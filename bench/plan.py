@@ -2,7 +2,8 @@
 
 Cases are the product of the axes, each once, in the file's order. A case that cannot run stays in the plan with its
 reason. Repeats of different cases are interleaved: each repeat is a block that holds every case once, shuffled with the
-stored seed, so that a slow drift of the machine does not become a difference between cases.
+stored seed, so that a slow drift of the machine does not become a difference between cases. Repeats beyond those that
+every case takes come in rounds (`order_round`), each shuffled in the same way; `bench.sweep.stopping` says which.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import functools
 import itertools
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -39,6 +40,22 @@ def build_plan(config: SweepConfig, device: str) -> list[Planned]:
         Planned(case, repeat, position, cases[case], _code_key(case.model, case.dataset, case.optimizer))
         for position, (case, repeat) in enumerate(turns)
     ]
+
+
+def order_round(last: Sequence[Planned], config: SweepConfig, planned: int) -> list[Planned]:
+    """The order in which one more run of each case is made.
+
+    Args:
+        last: The last run so far of every case that the round may hold, in the order of the plan.
+        config: The sweep: `order` and `seed` are read.
+        planned: How many runs are planned so far; with the seed it decides the order.
+
+    Returns:
+        `last` itself, shuffled where repeats are interleaved.
+    """
+    if config.measure.order == "sequential":
+        return list(last)
+    return random.Random(f"{config.measure.seed}/{planned}").sample(last, len(last))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -136,8 +153,8 @@ def _excluded(config: SweepConfig, case: Case, device: str) -> str | None:
 
 def _ordered(cases: list[Case], config: SweepConfig) -> Iterator[tuple[Case, int]]:
     if config.measure.order == "sequential":
-        yield from ((case, repeat) for case in cases for repeat in range(config.measure.repeats))
+        yield from ((case, repeat) for case in cases for repeat in range(config.measure.least_repeats))
         return
     generator = random.Random(config.measure.seed)
-    for repeat in range(config.measure.repeats):
+    for repeat in range(config.measure.least_repeats):
         yield from ((case, repeat) for case in generator.sample(cases, len(cases)))

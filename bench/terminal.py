@@ -36,6 +36,7 @@ class Progress:
         self._task: TaskID | None = None
         self._total = self._done = 0
         self._started = 0.0
+        self._scope = ""
 
     def __enter__(self) -> Self:
         """Nothing is shown before `start`."""
@@ -48,10 +49,21 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def start(self, total: int) -> None:
-        """Begin to count `total` runs."""
-        self._total, self._started = total, time.monotonic()
+    def start(self, total: int, scope: str = "") -> None:
+        """Begin to count `total` runs, or so many more.
+
+        Args:
+            total: How many there are to do.
+            scope: What they make up, where that is not all: `round 2`.
+        """
+        if not self._total:
+            self._started = time.monotonic()
+        self._total += total
+        self._scope = f" in {scope}" if scope else ""
         if self._quiet or not total or not sys.stderr.isatty():
+            return
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, total=self._total)
             return
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -66,7 +78,7 @@ class Progress:
             refresh_per_second=2,
             transient=True,
         )
-        self._task = self._bar.add_task("", total=total, left="")
+        self._task = self._bar.add_task("", total=self._total, left="")
         self._bar.start()
 
     def say(self, line: str) -> None:
@@ -89,10 +101,20 @@ class Progress:
     def finish(self, what: str) -> None:
         """Count one run and print its line, with the time left at the rate so far."""
         self._done += 1
-        elapsed = time.monotonic() - self._started
-        left = elapsed / self._done * (self._total - self._done)
         width = len(str(self._total))
-        self.say(f"[{self._done:>{width}}/{self._total}] {what}  ({format_duration(left)} left)")
+        self.say(f"[{self._done:>{width}}/{self._total}] {what}  ({format_duration(self._left_s)} left{self._scope})")
+        self._show()
+
+    def advance(self) -> None:
+        """Count one without a line."""
+        self._done += 1
+        self._show()
+
+    @property
+    def _left_s(self) -> float:
+        return (time.monotonic() - self._started) / self._done * (self._total - self._done)
+
+    def _show(self) -> None:
         if self._bar is not None and self._task is not None:
-            rate = f"{self._done / elapsed * 60:.0f} runs/min"
-            self._bar.update(self._task, advance=1, left=f"{rate}, {format_duration(left)} left")
+            rate = f"{self._done / (time.monotonic() - self._started) * 60:.0f} a minute"
+            self._bar.update(self._task, advance=1, left=f"{rate}, {format_duration(self._left_s)} left{self._scope}")

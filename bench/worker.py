@@ -1,8 +1,8 @@
 """One run in one process: the only place that touches the device.
 
 `measure_case` goes through phases that it announces, so that the parent knows where a run was when it hangs or dies:
-build, warm-up, measure, memory. What a run can do wrong by itself (no memory, an exception, a loss that is no number)
-becomes a status here; what kills the process is the parent's to tell.
+build, warm-up, measure, memory, gradient noise. What a run can do wrong by itself (no memory, an exception, a loss that
+is no number) becomes a status here; what kills the process is the parent's to tell.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import statistics
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from bench.probes.throttling import throttled_by
 from bench.probes.torch_memory import CudaMemory, measure_cpu_peak
 from bench.records import Case, ImageSpec, Measurement, Protocol, Status
 from bench.workload import Workload, build_workload, numeric_modes
+from bench.workload.gradient_noise import has_batch_norm, measure_gradient_noise, microbatch_count
 from bench.workload.inputs import Inputs, build_inputs
 
 Send = Callable[[dict[str, Any]], None]
@@ -53,6 +54,7 @@ class MeasureTask:
         device: `cpu` or `cuda`.
         gpu_uuid: Which GPU, as NVML names it; `None` on a CPU, or where there is no NVML.
         host_memory_bytes: The most that the process may take of the host's memory; `None` for no limit.
+        repeat: Which of the case's fresh processes this is; what is drawn at random for training differs by it.
     """
 
     case: Case
@@ -60,6 +62,7 @@ class MeasureTask:
     device: str
     gpu_uuid: str | None = None
     host_memory_bytes: int | None = None
+    repeat: int = 0
 
 
 @dataclass(slots=True)
@@ -131,6 +134,10 @@ def _measure(run: _Run) -> None:
         gc.collect()
         run.enter("memory")
         _measure_cpu_memory(run)
+    if run.task.protocol.gradient_noise:
+        gc.collect()
+        run.enter("gradient noise")
+        _measure_gradient_noise(run)
     run.found["phase"] = None
 
 
@@ -223,6 +230,28 @@ def _measure_cpu_memory(run: _Run) -> None:
         peak_allocated_bytes=peak.warm_bytes, peak_requested_bytes=peak.warm_bytes,
         cold_peak_allocated_bytes=peak.total_bytes, cold_peak_requested_bytes=peak.total_bytes,
     )  # fmt: skip
+
+
+def _measure_gradient_noise(run: _Run) -> None:
+    """The gradient noise scale, on a workload and images of its own; whatever comes of it, the run stands."""
+    started = time.perf_counter()
+    seeded = replace(run.task.protocol, seed=run.task.protocol.seed + run.task.repeat)
+    case = replace(run.task.case, input="loader")  # new samples every step, real ones where there are any
+    try:
+        microbatch_count(case.batch_size)
+        workload = build_workload(case, run.images, seeded, run.device)
+        notes = ["batch norm: of a loss with statistics over a microbatch"] if has_batch_norm(workload.model) else []
+        with build_inputs(case, run.info, seeded, run.device) as inputs:
+            run.found["gradient_noise_data_source"] = inputs.data_source
+            if inputs.data_source != "files":
+                notes.append("synthetic images with random labels: says nothing about training")
+            run.found.update(measure_gradient_noise(workload, inputs, case.batch_size).fields(notes))
+    except Unsupported as error:
+        run.found["gradient_noise_note"] = f"no scale: {error}"
+    except Exception as error:  # noqa: BLE001 - the pass comes after the run's figures and must not cost them
+        traceback.print_exc()
+        run.found["gradient_noise_note"] = f"no scale: {_failure(error)['reason']}"
+    run.found["gradient_noise_cost_s"] = time.perf_counter() - started
 
 
 def _failure(error: Exception) -> dict[str, Any]:

@@ -13,6 +13,7 @@ def own_places(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     root: Path = tmp_path_factory.mktemp("places")
     monkeypatch.setenv("BENCH_LOCK_DIR", str(root / "locks"))
     monkeypatch.setenv("BENCH_DATA", str(root / "data"))
+    monkeypatch.setenv("BENCH_TRACE_CACHE", "off")
     monkeypatch.setenv("NO_COLOR", "1")
 
 

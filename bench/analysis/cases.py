@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import astuple
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bench.analysis.convergence import flag_unconverged
 from bench.analysis.estimates import COMPARISONS, relative_errors
 from bench.analysis.labels import machine_labels, protocol_labels, sort_cases
 from bench.records import AXES, MEASURED, Estimate, Group, Status, columns
@@ -67,6 +69,7 @@ def summarise_cases(frame: pd.DataFrame) -> pd.DataFrame:
     summary["peaks_agree"] = summary["peaks_agree"].astype("boolean")
     for comparison in COMPARISONS:
         summary[comparison.column] = relative_errors(summary, comparison)
+    summary["flags"] = flag_unconverged(summary, last)
     return sort_cases(_with_names(summary, frame))
 
 
@@ -147,7 +150,8 @@ class _Columns:
             "step_p99_s": p.p99 if p else np.nan,
             "data_wait_frac": float(waits.sum() / steps.sum()) if len(waits) and steps.sum() > 0 else np.nan,
             "consistency": rate.middle * median.middle / batches[0] if rate and median and batches else np.nan,
-            "joules_per_sample": sum(energy) / samples if energy and len(energy) == len(rows) else np.nan,
+            # fsum, because sum() rounds otherwise from Python 3.12 on, and a report is the same to the byte everywhere
+            "joules_per_sample": math.fsum(energy) / samples if energy and len(energy) == len(rows) else np.nan,
         }
 
     def _known(self, name: str, rows: Sequence[int]) -> list[float]:

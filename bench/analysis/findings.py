@@ -16,17 +16,20 @@ class Finding:
         grave: Whether it weakens the numbers themselves; otherwise it bounds what they speak about.
         text: A sentence; may hold text from results, so it is escaped where it is printed.
         run_keys: The runs it is about, or nothing where it is about all of them.
+        case_keys: Their cases; a planned run that never happened has a case and no run key.
     """
 
     code: str
     grave: bool
     text: str
     run_keys: tuple[str, ...] = ()
+    case_keys: tuple[str, ...] = ()
 
 
 def finding_of(code: str, grave: bool, text: str, runs: pd.DataFrame) -> Finding:
     """A finding about these runs."""
-    return Finding(code, grave, text, tuple(str(key) for key in runs["run_key"] if pd.notna(key)))
+    keys = tuple(str(key) for key in runs["run_key"] if pd.notna(key))
+    return Finding(code, grave, text, keys, tuple(dict.fromkeys(runs["case_key"])))
 
 
 def counted(count: int, of: int, what: str) -> str:

@@ -19,7 +19,7 @@ _MACHINE_FIELDS = (
 )  # fmt: skip
 _PROTOCOL_FIELDS = (
     "warmup_steps", "measured_steps", "min_window_s", "seed", "loader_workers", "threads", "cudnn_benchmark",
-    "deterministic", "compiled",
+    "deterministic", "compiled", "gradient_noise",
 )  # fmt: skip
 _ORDERS = {
     "precision": ("float32", "tf32", "bf16", "fp16"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import pandas as pd
 
 from bench.analysis.cases import GROUP, last_attempts
 from bench.analysis.completeness import failed, interrupted, nothing_measured, skipped_cases
+from bench.analysis.convergence import not_converged
 from bench.analysis.findings import Finding, counted, finding_of
 from bench.analysis.labels import machine_labels
 from bench.records import MEASURED, Status
@@ -37,7 +39,7 @@ def validity(frame: pd.DataFrame) -> list[Finding]:
 
 
 def _inconsistent(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
-    sums = np.array([sum(value) if len(value) else np.nan for value in map(_listed, runs["step_times_s"])])
+    sums = np.array([math.fsum(value) if len(value) else np.nan for value in map(_listed, runs["step_times_s"])])
     ratio = sums / runs["wall_window_s"].to_numpy(dtype=float, na_value=np.nan)
     low, high = CONSISTENCY_WINDOW
     below = (ratio < low) & ~_flagged(runs, "host_bound")  # a host that holds the device up has its own flag
@@ -232,6 +234,6 @@ def _flagged(frame: pd.DataFrame, flag: str) -> np.ndarray:
 
 
 _CHECKS: tuple[Callable[[pd.DataFrame, pd.DataFrame], Finding | None], ...] = (
-    nothing_measured, failed, interrupted, _inconsistent, _wide, _skewed, _throttled, _flags, _processes, _dirty,
-    _peaks, _shared, _power, _cpu_only, _synthetic, _mixed, skipped_cases,
+    nothing_measured, failed, interrupted, _inconsistent, _wide, not_converged, _skewed, _throttled, _flags, _processes,
+    _dirty, _peaks, _shared, _power, _cpu_only, _synthetic, _mixed, skipped_cases,
 )  # fmt: skip

@@ -2,35 +2,12 @@
 
 from __future__ import annotations
 
-import getpass
 import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """The files that torchvision's `ImageFolder` takes for images (torchvision/datasets/folder.py: IMG_EXTENSIONS)."""
-
-
-def default_data_root() -> Path:
-    """The folder that holds the data sets: the environment's `BENCH_DATA`, else `~/.cache/bench/data`.
-
-    An account without a home folder gets one of its own under the system's folder for temporary files. The folder
-    need not exist.
-    """
-    if given := os.environ.get("BENCH_DATA"):
-        return Path(given).expanduser()
-    try:
-        return Path.home() / ".cache" / "bench" / "data"
-    except RuntimeError:
-        return Path(tempfile.gettempdir()) / f"bench-data-{_account()}"
-
-
-def _account() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # no name for this user id: KeyError up to Python 3.12, OSError since
-        return str(os.getuid())
 
 
 def missing_files(folder: Path, file_names: Iterable[str]) -> list[str]:

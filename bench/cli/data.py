@@ -30,13 +30,13 @@ def fetch(names: tuple[Choice, ...], root: Path | None) -> None:
       bench data fetch cifar100 --root /data
     """
     from bench.catalog.data_fetch import fetch_dataset
-    from bench.catalog.data_files import default_data_root
     from bench.errors import DataError
+    from bench.folders import data_folder
 
     faults = []
     for name in names:
         try:
-            click.echo(f"{name}: {fetch_dataset(name, root or default_data_root())}")
+            click.echo(f"{name}: {fetch_dataset(name, root or data_folder())}")
         except DataError as error:
             faults.append(str(error))
     if faults:

@@ -9,6 +9,7 @@ import click
 
 from bench.cli.options import config_argument, device_option, json_option, read_config, set_option
 from bench.terminal import printable
+from bench.units import format_duration
 
 if TYPE_CHECKING:
     from bench.config import SweepConfig
@@ -46,10 +47,21 @@ def print_plan(config: SweepConfig, device: str, *, as_json: bool) -> None:
         mark = click.style(f"skipped: {reason}", dim=True) if reason else ""
         click.echo(printable(f"{case.key}  {case}  ") + mark)
     skipped = sum(reason is not None for reason in cases.values())
-    repeats = config.measure.repeats
-    click.echo(
-        f"{config.name}: {len(cases)} cases, {skipped} of them skipped; {(len(cases) - skipped) * repeats} runs "
-        f"({repeats} repeats a case) on {kind}"
+    runs = _runs(config, kind, len(cases) - skipped)
+    click.echo(f"{config.name}: {len(cases)} cases, {skipped} of them skipped; {runs}")
+
+
+def _runs(config: SweepConfig, kind: str, cases: int) -> str:
+    """How many runs so many cases make: one number, or the least and the most where repeats follow the intervals."""
+    measure = config.measure
+    target_frac = measure.target_frac(kind)
+    if target_frac is None:
+        return f"{cases * measure.repeats} runs ({measure.repeats} repeats a case) on {kind}"
+    budget = f", or {format_duration(measure.time_budget)} in all" if measure.time_budget else ""
+    return (
+        f"at least {cases * measure.least_repeats} runs, at most {cases * measure.most_repeats} "
+        f"({measure.least_repeats} a case, and up to {measure.most_repeats} until its interval is within "
+        f"±{target_frac * 100:g} %{budget}) on {kind}"
     )
 
 

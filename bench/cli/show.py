@@ -33,11 +33,11 @@ def show_dataset(name: Choice, out: Path | None, count: int, seed: int, root: Pa
       bench show dataset cifar10 --count 25
       bench show dataset folder:/data/flowers --out flowers.png
     """
-    from bench.catalog.data_files import default_data_root
+    from bench.folders import data_folder
     from bench.gallery import render_samples
 
     target = out or Path(f"{name.name}.png")
-    source = render_samples(name, root or default_data_root(), target, count=count, seed=seed)
+    source = render_samples(name, root or data_folder(), target, count=count, seed=seed)
     note = " (synthetic: its files are not on this machine; see bench data fetch)" if source == "synthetic" else ""
     click.echo(f"{target}{note}")
 

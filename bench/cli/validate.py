@@ -1,4 +1,4 @@
-"""`bench validate`: the trace estimator against measurements from elsewhere, with an error table."""
+"""`bench validate`: the estimators against measurements from elsewhere, with an error table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bench.cli.options import json_option
 from bench.terminal import printable
 
 if TYPE_CHECKING:
-    from bench.validation import Score
+    from bench.validation import GroupScore, Score
     from bench.validation.estimating import Estimated
     from bench.validation.rows import Measured
 
@@ -32,7 +32,11 @@ ROW_TIMEOUT_S = 300.0
 )
 @json_option
 def validate(file: Path, device: str | None, cudnn_workspaces: str, as_json: bool) -> None:
-    """Compare the trace estimate with measurements in a CSV: median, 90th percentile and worst error, bias, failures.
+    """Compare the estimators with measurements in a CSV: median, 90th percentile and worst error, bias, share exact.
+
+    The first table is the trace's, by device and family; below it stand the formula and whatever estimates the file
+    brings along. `below` counts estimates that are too low: a run given that much memory would have failed. `failed`
+    counts rows without an estimate. Of the rows that a constant is fitted to, one is exact by that alone.
 
     Columns decide how a file is read: model, batch_size and one of peak_allocated_bytes, peak_reserved_bytes,
     device_used_bytes; beside them optimizer, dataset, image_size, classes, precision, memory_format, device,
@@ -44,15 +48,15 @@ def validate(file: Path, device: str | None, cudnn_workspaces: str, as_json: boo
       bench validate measured.csv --device rtx3090
       bench validate peak_memory_xmem.csv --json
     """  # fmt: skip
-    from bench.validation import read_measurements, score
+    from bench.validation import read_measurements, score, score_others
 
     rows, left_out = read_measurements(file, device)
     estimated = _estimate_in_children(rows, cudnn_workspaces == "on", show=not as_json)
-    result = score(estimated)
+    result, others = score(estimated), score_others(estimated)
     if as_json:
-        _print_json(result, estimated, left_out)
+        _print_json(result, others, estimated, left_out)
     else:
-        _print_table(result, estimated, left_out)
+        _print_table(result, others, estimated, left_out)
 
 
 def _estimate_in_children(rows: list[Measured], workspaces: bool, show: bool) -> list[Estimated]:
@@ -83,42 +87,58 @@ def _estimate_in_children(rows: list[Measured], workspaces: bool, show: bool) ->
     return sorted(made, key=lambda item: item.line)
 
 
-def _print_json(result: Score, rows: list[Estimated], left_out: int) -> None:
+def _print_json(result: Score, others: dict[str, Score], rows: list[Estimated], left_out: int) -> None:
     from dataclasses import asdict
 
     from bench.cli.root import echo_json
 
     listed = [
-        {**asdict(row), "constant_bytes": result.constants.get(row.device) if row.quantity == "device" else None,
-         "relative_error": result.row_errors.get(row.line)}
+        {**asdict(row), "published": dict(row.published), "relative_error": result.row_errors.get(row.line),
+         "constant_bytes": result.constants.get(row.device) if row.quantity == "device" else None}
         for row in rows
     ]  # fmt: skip
-    echo_json({"groups": [asdict(group) for group in result.groups], "left_out": left_out, "rows": listed})
+    echo_json({
+        "groups": [asdict(group) for group in result.groups],
+        "other_estimators": [
+            {"estimator": name, **asdict(group)} for name, table in others.items() for group in table.groups
+        ],
+        "left_out": left_out,
+        "rows": listed,
+    })  # fmt: skip
 
 
-def _print_table(result: Score, rows: list[Estimated], left_out: int) -> None:
-    from bench.units import format_bytes
-
-    head = f"{'device':<14} {'family':<14} {'n':>4} {'median':>7} {'p90':>7} {'worst':>8} {'bias':>7}"
-    head += f" {'below':>6} {'failed':>6}"
-    click.echo(click.style(f"{head}  {'held out: median, p90':<22} constant", bold=True))
-    for group in result.groups:
-        words = f"{printable(group.device):<14} {printable(group.family):<14}"
-        errors, held = group.errors, group.held_out
-        if errors is None:
-            click.echo(f"{words} {0:>4} {'':>7} {'':>7} {'':>8} {'':>7} {'':>6} {group.failures:>6}")
-            continue
-        numbers = f"{errors.n:>4} {_percent(errors.median_abs):>7} {_percent(errors.p90_abs):>7}"
-        numbers += (
-            f" {_percent(errors.worst, True):>8} {_percent(errors.bias, True):>7} {group.below:>6} {group.failures:>6}"
-        )
-        left = f"{_percent(held.median_abs)}, {_percent(held.p90_abs)}" if held else "none"
-        constant = format_bytes(group.constant_bytes) if group.constant_bytes is not None else ""
-        click.echo(f"{words} {numbers}  {left:<22} {constant}")
+def _print_table(result: Score, others: dict[str, Score], rows: list[Estimated], left_out: int) -> None:
+    _print_groups("family", [(group.family, group) for group in result.groups])
+    whole = [(name, group) for name, table in others.items() for group in table.groups if group.family == "all"]
+    click.echo("\nother estimators on the same rows")
+    _print_groups("estimator", sorted(whole, key=lambda item: (item[1].device == "all", item[1].device)))
     for note, count in _notes(rows).items():
         click.echo(printable(f"note: {note} ({count} rows)"))
     if left_out:
         click.echo(f"left out: {left_out} rows that are no cases here, or of another device")
+
+
+def _print_groups(title: str, named: list[tuple[str, GroupScore]]) -> None:
+    """A table of errors, a line a group; the second column is what tells groups of a device apart."""
+    head = f"{'device':<14} {title:<14} {'n':>4} {'median':>8} {'p90':>8} {'worst':>9} {'bias':>9} {'exact':>7}"
+    click.echo(click.style(f"{head} {'below':>6} {'failed':>6}  {'held out: median, p90':<22} constant", bold=True))
+    for name, group in named:
+        click.echo(_line(name, group))
+
+
+def _line(name: str, group: GroupScore) -> str:
+    from bench.units import format_bytes
+
+    words = f"{printable(group.device):<14} {printable(name):<14}"
+    errors, held = group.errors, group.held_out
+    if errors is None:
+        return f"{words} {0:>4} {'':>8} {'':>8} {'':>9} {'':>9} {'':>7} {'':>6} {group.failures:>6}"
+    sizes = f"{errors.n:>4} {_percent(errors.median_abs):>8} {_percent(errors.p90_abs):>8}"
+    signed = f"{_percent(errors.worst, True):>9} {_percent(errors.bias, True):>9}"
+    counts = f"{f'{group.exact}/{errors.n}':>7} {group.below:>6} {group.failures:>6}"
+    left = f"{_percent(held.median_abs)}, {_percent(held.p90_abs)}" if held else "none"
+    constant = format_bytes(group.constant_bytes) if group.constant_bytes is not None else ""
+    return f"{words} {sizes} {signed} {counts}  {left:<22} {constant}".rstrip()
 
 
 def _percent(frac: float, signed: bool = False) -> str:

@@ -6,9 +6,19 @@ import fnmatch
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from bench.config.values import BatchSizes, Bytes, ImageSizes, Name, Patterns, Seconds, choices, words
+from bench.config.values import (
+    BatchSizes,
+    Bytes,
+    ImageSizes,
+    Name,
+    Patterns,
+    Seconds,
+    TargetInterval,
+    choices,
+    words,
+)
 from bench.errors import nearest, nearest_sentence
 from bench.records import AXES, Choice, InputPath, MemoryFormat, Precision, Protocol
 
@@ -87,10 +97,20 @@ class Exclude(_Section):
         )  # fmt: skip
 
 
+LEAST_REPEATS = 5
+"""How many runs a case takes before its interval may end its repeats; `bench.sweep.stopping` says why."""
+
+TARGETS_FRAC = {"cuda": 0.01, "cpu": 0.05}
+"""What `target_interval = "auto"` stands for: processes on a CPU that others use too differ by several percent."""
+
+
 class Measure(_Section):
-    """How each case is measured; see `records.Protocol`."""
+    """How each case is measured, and how often; see `records.Protocol`."""
 
     repeats: int = Field(3, ge=1, le=1000)
+    target_interval: TargetInterval | None = None
+    max_repeats: int = Field(20, ge=1, le=1000, validate_default=True)
+    time_budget: Seconds | None = None
     order: Literal["interleaved", "sequential"] = "interleaved"
     seed: int = Field(42, ge=0, lt=1 << 31)
     warmup_steps: int = Field(5, ge=1, le=10_000)
@@ -101,6 +121,43 @@ class Measure(_Section):
     cudnn_benchmark: bool = False
     deterministic: bool = False
     compiled: bool = False
+    gradient_noise: bool = False
+
+    @field_validator("max_repeats")
+    @classmethod
+    def _leaves_room(cls, value: int, info: ValidationInfo) -> int:
+        """Refuse a ceiling below the floor."""
+        repeats = info.data.get("repeats", 1)
+        least = max(repeats, LEAST_REPEATS)
+        if info.data.get("target_interval") is not None and value < least:
+            raise ValueError(f"{value} is less than the {least} runs that a case takes at least with a target_interval")
+        return value
+
+    @field_validator("time_budget")
+    @classmethod
+    def _has_a_use(cls, value: float | None, info: ValidationInfo) -> float | None:
+        """Refuse a budget that nothing would keep to."""
+        if value is not None and info.data.get("target_interval", "not valid") is None:
+            raise ValueError("bounds the repeats that target_interval adds; give that too, or leave this out")
+        return value
+
+    @property
+    def least_repeats(self) -> int:
+        """How many runs every case takes."""
+        return self.repeats if self.target_interval is None else max(self.repeats, LEAST_REPEATS)
+
+    @property
+    def most_repeats(self) -> int:
+        """How many runs a case takes at most."""
+        return self.repeats if self.target_interval is None else self.max_repeats
+
+    def target_frac(self, device: str) -> float | None:
+        """Half the width that the interval of a case's throughput is to have; `None` where repeats are fixed.
+
+        Args:
+            device: `cpu` or `cuda`.
+        """
+        return TARGETS_FRAC[device] if isinstance(self.target_interval, str) else self.target_interval
 
 
 class Limits(_Section):
@@ -139,7 +196,8 @@ class SweepConfig(_Section):
         """The part of the configuration that a run needs and results are keyed by."""
         measure = self.measure.model_dump()
         measure["min_window_s"] = measure.pop("min_window")
-        del measure["repeats"], measure["order"]
+        for name in ("repeats", "order", "target_interval", "max_repeats", "time_budget"):
+            del measure[name]  # how many runs there are, and in which order, is no part of what one does
         return Protocol(**measure, data_root=self.data.root)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
@@ -20,6 +20,8 @@ MAX_IMAGE_SIZE = 1 << 14
 MAX_SECONDS = 30 * 86_400.0
 MAX_BYTES = 1 << 60
 MAX_AXIS_VALUES = 10_000
+MAX_TARGET_FRAC = 0.5
+AUTO = "auto"
 
 
 def shown(value: Any) -> str:
@@ -109,6 +111,18 @@ def _bytes(value: Any) -> int:
     return count
 
 
+def _target_interval(value: Any) -> float | str:
+    if value == AUTO or (
+        isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= MAX_TARGET_FRAC
+    ):
+        return value if value == AUTO else float(value)
+    near = nearest_sentence(nearest(value, [AUTO])) if isinstance(value, str) else ""
+    raise ValueError(
+        f"{shown(value)} is no half-width of an interval. {near}Write it as a fraction above 0 and up to "
+        f'{MAX_TARGET_FRAC:g} (0.01 for ±1 %), or "{AUTO}"'
+    )
+
+
 def _distinct(values: Sequence[Any]) -> tuple[Any, ...]:
     if not values:
         raise ValueError("must name at least one value")
@@ -131,6 +145,7 @@ _NAME_CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01234567
 
 Name = Annotated[str, PlainValidator(_name)]
 Seconds = Annotated[float, PlainValidator(_seconds)]
+TargetInterval = Annotated[float | Literal["auto"], PlainValidator(_target_interval)]
 Bytes = Annotated[int, PlainValidator(_bytes)]
 BatchSizes = _numbers(1, MAX_BATCH_SIZE)
 ImageSizes = _numbers(1, MAX_IMAGE_SIZE)

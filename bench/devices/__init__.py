@@ -17,6 +17,7 @@ from bench.errors import DeviceError, UnknownNameError
 __all__ = [
     "PRECISIONS",
     "Device",
+    "describes",
     "device_from_mapping",
     "list_devices",
     "load_device",
@@ -74,11 +75,16 @@ def match_device(gpu_name: str, total_memory_bytes: int | None = None) -> Device
     Returns:
         The device, or None where none matches or more than one does.
     """
-    key = _comparable(gpu_name)
-    found = [device for device in map(_load_packaged, list_devices()) if key in _comparable_names(device)]
-    if total_memory_bytes is not None:
-        found = [device for device in found if _has_about(device, total_memory_bytes)]
+    found = [device for device in map(_load_packaged, list_devices())
+             if describes(device, gpu_name, total_memory_bytes)]  # fmt: skip
     return found[0] if len(found) == 1 else None
+
+
+def describes(device: Device, gpu_name: str, total_memory_bytes: int | None = None) -> bool:
+    """Whether a device is the one that a driver's name means; see `match_device`."""
+    if _comparable(gpu_name) not in _comparable_names(device):
+        return False
+    return total_memory_bytes is None or _has_about(device, total_memory_bytes)
 
 
 @cache

@@ -52,6 +52,8 @@ class Device:
         power_limit_w: The default limit.
         cublas_workspace_bytes: What torch allocates a cuBLAS handle and stream.
         context_bytes: CUDA context and loaded modules; absent until measured.
+        context_low_bytes: The least that was seen of it over several workloads.
+        context_high_bytes: The most that was seen of it.
         launch_overhead_s: Of one kernel; absent until measured.
         sources: For each key above that is known, where it comes from.
     """
@@ -78,6 +80,8 @@ class Device:
     power_limit_w: float | None = None
     cublas_workspace_bytes: int | None = None
     context_bytes: int | None = None
+    context_low_bytes: int | None = None
+    context_high_bytes: int | None = None
     launch_overhead_s: float | None = None
     sources: tuple[tuple[str, str], ...] = ()
 
@@ -177,9 +181,21 @@ def device_from_mapping(name: str, content: Mapping[str, object], where: str) ->
         except ValueError as error:
             faults.append(f"{key}: must be {error}, not {value!r}")
     sources, source_faults = _read_sources(content)
+    faults += _spread_faults(values)
     if faults or source_faults:
         raise ConfigError([f"{where}: {fault}" for fault in faults + source_faults])
     return Device(name=name, sources=sources, **values)
+
+
+def _spread_faults(values: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the interval of the context: both ends or none, around the figure itself."""
+    given = [key for key in ("context_low_bytes", "context_high_bytes") if key in values]
+    if not given:
+        return []
+    ends = [values[key] for key in ("context_low_bytes", "context_bytes", "context_high_bytes") if key in values]
+    if len(ends) < 3:
+        return [f"{given[0]}: needs context_bytes and both ends of its interval"]
+    return [] if ends == sorted(ends) else [f"{given[0]}: context_bytes must lie between its low and its high end"]
 
 
 def _read_sources(content: Mapping[str, object]) -> tuple[tuple[tuple[str, str], ...], list[str]]:

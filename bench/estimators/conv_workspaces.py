@@ -14,6 +14,7 @@ from typing import Any
 from bench.estimators.cudnn_plans import Convolution, CudnnPlans, Direction
 from bench.estimators.temporaries.convolutions import is_depthwise
 from bench.estimators.tensors import Spec, suggests_channels_last
+from bench.estimators.trace_events import CONV_WORKSPACE
 
 FIRST_NUMBER = 1 << 40
 """Of the storages that are added; a recording's own numbers are far below."""
@@ -41,7 +42,7 @@ def add_workspaces(
             found.append(call)
             nbytes = _asked_bytes(direction, call, plans, tf32, pointwise) if direction else 0
             if nbytes:
-                found += [("cudnn::workspace", (), ((number, nbytes),), call[3]), number]
+                found += [(CONV_WORKSPACE, (), ((number, nbytes),), call[3]), number]
                 number += 1
     return found
 

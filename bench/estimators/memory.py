@@ -1,9 +1,11 @@
 """The trace estimate of a case on a device file's GPU, shared between the batch sizes of a column.
 
-What it says, in bytes: the peaks that torch will report after its first step (`max_memory_allocated`, `_reserved` and
-the requested sum), where the allocated peak goes, and, with the context of the device's file, what the driver shows.
+What it says, in bytes: the peaks that torch will report of a step once the allocator has settled, as after a warm-up
+(`max_memory_allocated`, `_reserved` and the requested sum), where the allocated peak goes, and, with the context, what
+the driver shows. The first steps may allocate some thousandths more or less.
 
-What it leaves out: cuDNN's workspaces (they move reserved by up to a tenth in float32; none in the estimate), other
+cuDNN's workspaces are those of the plans that the installed cuDNN would choose on that GPU (`cudnn_plans`); where it
+cannot be asked they are left out, and the estimate says so. Left out always: the reserves of cuDNN's batch norm, other
 processes on the device, fragmentation by earlier work of the same process, and all that `torch.compile` changes.
 """
 
@@ -11,55 +13,70 @@ from __future__ import annotations
 
 import functools
 import os
-from dataclasses import replace
+from typing import Any
 
 import torch
 
 from bench.devices import Device
 from bench.errors import Unsupported
-from bench.estimators.allocator import AllocatorConfig, parse_allocator_config, tie_rule
-from bench.estimators.temporaries import Machine
-from bench.estimators.trace_case import LEAST_BATCH, TraceColumn, build_column, machine_of, trace_case, trace_columns
-from bench.estimators.trace_events import TracePeaks
+from bench.estimators.allocator import AllocatorConfig, Event, parse_allocator_config, tie_rule
+from bench.estimators.collector import collector_off
+from bench.estimators.conv_workspaces import add_workspaces
+from bench.estimators.cudnn_plans import CudnnPlans
+from bench.estimators.device_memory import device_interval
+from bench.estimators.trace_case import case_entries, machine_of, trace_columns
+from bench.estimators.trace_events import TracePeaks, build_events, replay_trace
 from bench.records import Case
 
 
-def estimate_trace(case: Case, device: Device, *, shared: bool = False) -> dict[str, int | None]:
-    """The trace's fields of `Estimate`, and `estimated_device_bytes` where the device's context is known.
+def estimate_trace(case: Case, device: Device, *, shared: bool = False, workspaces: bool = True) -> dict[str, Any]:
+    """The trace's fields of `Estimate`, and those that speak of the device as a whole.
 
     Args:
         case: Its input path makes no difference: the batch is taken to lie on the device.
         device: From a device file.
         shared: Whether other batch sizes of the same case are asked for too; the first then costs two recordings, and
             each further one some tens of milliseconds.
+        workspaces: Whether to count cuDNN's workspaces.
 
     Raises:
         Unsupported: No GPU, or the step reads values from the device, or this torch does not allow the trace.
         DeviceError: The device's file lacks what the allocator depends on.
         UnknownNameError: No such data set, model or optimizer.
     """
-    peaks = trace_peaks(case, device, shared=shared)
-    context = device.context_bytes
-    shown = None if context is None else peaks.reserved_bytes + context
-    return {**trace_columns(peaks), "estimated_device_bytes": shown}
+    peaks = trace_peaks(case, device, shared=shared, workspaces=workspaces)
+    return {**trace_columns(peaks), **device_interval(peaks.reserved_bytes, device)}
 
 
-def trace_peaks(case: Case, device: Device, *, shared: bool = False, capacity_bytes: int | None = None) -> TracePeaks:
-    """The peaks of a case, on a device that gives torch at most `capacity_bytes`. Raises as `estimate_trace`."""
+def trace_peaks(
+    case: Case, device: Device, *, shared: bool = False, capacity_bytes: int | None = None, workspaces: bool = True
+) -> TracePeaks:
+    """The peaks of a case, on a device that gives torch at most `capacity_bytes`. Otherwise as `estimate_trace`."""
+    with collector_off():
+        return replay_trace(
+            trace_events(case, device, shared=shared, workspaces=workspaces), allocator_config(capacity_bytes)
+        )
+
+
+def trace_events(case: Case, device: Device, *, shared: bool = False, workspaces: bool = True) -> list[Event]:
+    """What the allocator is asked in `trace_case.STEPS` steps. Otherwise as `estimate_trace`."""
     if device.kind != "cuda":
         raise Unsupported(f"no trace for {device.name}: it follows torch's CUDA allocator")
     machine = machine_of(device, torch.__version__)
-    config = allocator_config(capacity_bytes)
-    held = replace(case, input="synthetic")
-    if shared and case.batch_size >= LEAST_BATCH:
-        column = _column(replace(held, batch_size=LEAST_BATCH), machine)
-        return replace(column, allocator=config).peaks(case.batch_size)
-    return trace_case(held, machine, config)
+    entries, roles = case_entries(case, machine, shared=shared)
+    plans = cudnn_plans(device) if workspaces else None
+    if isinstance(plans, CudnnPlans):
+        entries = add_workspaces(entries, plans, tf32=case.precision == "tf32")
+    return build_events(entries, roles, machine)
 
 
 @functools.lru_cache(maxsize=64)
-def _column(case: Case, machine: Machine) -> TraceColumn:
-    return build_column(case, machine)
+def cudnn_plans(device: Device) -> CudnnPlans | str:
+    """What cuDNN would run on the device, or why it cannot be asked."""
+    try:
+        return CudnnPlans(device)
+    except Unsupported as reason:
+        return str(reason)
 
 
 def allocator_config(capacity_bytes: int | None = None) -> AllocatorConfig:

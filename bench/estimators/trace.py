@@ -8,48 +8,17 @@ code allocates for itself (`temporaries`), which depends on the GPU. It needs a 
 from __future__ import annotations
 
 import contextlib
-import gc
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from enum import IntEnum
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 
 from bench.errors import Unsupported
+from bench.estimators.collector import collected_before, collector_off
 from bench.estimators.fake_cuda import FakeCuda, block_of
+from bench.estimators.recording import Call, Phase, Recording, sorted_deaths
 
-
-class Phase(IntEnum):
-    """The part of the program that ran."""
-
-    SETUP = 0
-    ZERO_GRAD = 1
-    FORWARD = 2
-    BACKWARD = 3
-    OPTIMIZER = 4
-
-
-class Call(NamedTuple):
-    """A kernel: its operator, arguments with tensors as `Spec`s, and the number and bytes of each new storage."""
-
-    operator: str
-    arguments: tuple[Any, ...]
-    outputs: tuple[tuple[int, int], ...]
-    phase: Phase
-
-
-@dataclass
-class Recording:
-    """What happened, in order.
-
-    Attributes:
-        entries: A `Call`, the number of a storage that died, or None before the first step and after each.
-        roles: What a storage is for, by its number, where it is none of a kernel's results that come and go.
-    """
-
-    entries: list[Call | int | None] = field(default_factory=list)
-    roles: dict[int, str] = field(default_factory=dict)
+__all__ = ["Call", "Phase", "Recording", "Training", "record_training"]
 
 
 class Training(Protocol):
@@ -131,19 +100,6 @@ def _phases(recorder: _Recorder, optimizer: torch.optim.Optimizer) -> Iterator[N
         del optimizer.zero_grad
 
 
-@contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
-    """Keep Python's collector from freeing storages in the middle of a step."""
-    gc.collect()
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
 def record_training(
     build: Callable[[torch.device], Training], steps: int = 3, compute_capability: tuple[int, int] = (9, 0)
 ) -> Recording:
@@ -158,7 +114,8 @@ def record_training(
         Unsupported: The step reads values from the device, or this torch does not allow the trace.
     """
     recorder = _Recorder()
-    with _no_collection(), FakeCuda(recorder, compute_capability):
+    collected_before()
+    with collector_off(), FakeCuda(recorder, compute_capability):
         training = build(torch.device("cuda", 0))
         recorder.note_roles(training)
         recorder.mark()
@@ -169,19 +126,5 @@ def record_training(
                 recorder.mark()
         recording, recorder.recording = recorder.recording, Recording()
         del training
-    recording.entries = _sorted_deaths(recording.entries)
+    recording.entries = sorted_deaths(recording.entries)
     return recording
-
-
-def _sorted_deaths(entries: list[Call | int | None]) -> list[Call | int | None]:
-    """Deaths in a row, ordered by number: torch's own order follows addresses, and the allocator does not mind."""
-    ordered: list[Call | int | None] = []
-    deaths: list[int] = []
-    for entry in entries:
-        if isinstance(entry, int):
-            deaths.append(entry)
-            continue
-        ordered += sorted(deaths)
-        deaths.clear()
-        ordered.append(entry)
-    return ordered + sorted(deaths)

@@ -1,26 +1,31 @@
-"""The trace estimate of a case of the grid: peaks that torch will report, and what they are made of.
+"""A case of the grid as what its step does: recorded, kept for the next caller, and laid out for any batch size.
 
-Left out: cuDNN's workspaces and the reserves of its batch norm, the CUDA context, what other processes hold, and the
-order in which Python's garbage collector might free tensors that are part of a cycle.
+Left out: cuDNN's workspaces (`conv_workspaces` adds them) and the reserves of its batch norm, the CUDA context, what
+other processes hold, and the order in which Python's garbage collector might free tensors that are part of a cycle.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import functools
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from bench.errors import DeviceError
+from bench.errors import DeviceError, Unsupported
+from bench.estimators import trace_cache
 from bench.estimators.allocator import AllocatorConfig, tie_rule
+from bench.estimators.recording import Recording
 from bench.estimators.temporaries import Machine
-from bench.estimators.trace_column import LEAST_BATCH, TRACED_BATCHES, Column, join_column
-from bench.estimators.trace_events import TracePeaks, build_events, replay_trace
+from bench.estimators.trace_column import LEAST_BATCH, TRACED_BATCHES, Column, NotAffine, join_column
+from bench.estimators.trace_events import TracePeaks
 from bench.records import TRACE_PARTS, Case, Protocol
 
 if TYPE_CHECKING:
     import torch
 
     from bench.devices import Device
-    from bench.estimators.trace import Recording
+
+Entries = tuple[list[Any], dict[int, str]]
+"""Entries and roles, as a `Recording`'s."""
 
 
 STEPS = 3
@@ -57,7 +62,10 @@ def record_case(case: Case, machine: Machine, protocol: Protocol | None = None, 
     from bench.estimators.trace import record_training
 
     protocol = protocol or Protocol()
-    return record_training(lambda device: _CaseTraining(case, protocol, device), steps, machine.compute_capability)
+    try:
+        return record_training(lambda device: _CaseTraining(case, protocol, device), steps, machine.compute_capability)
+    except ValueError as error:  # torch's word for what cannot be trained: one value a channel in a batch norm, say
+        raise Unsupported(f"the step cannot run: {error}") from error
 
 
 class _CaseTraining:
@@ -79,37 +87,63 @@ class _CaseTraining:
         self._workload.step(*self.batch)
 
 
-@dataclass(frozen=True, slots=True)
-class TraceColumn:
-    """A case at any batch size, from two recordings.
+def case_entries(case: Case, machine: Machine, *, shared: bool = False) -> Entries:
+    """What the case's step does at its batch size, from a recording of this process, of the disk, or a new one.
 
-    Attributes:
-        column: The two recordings, joined.
+    Args:
+        case: Its input path makes no difference: the batch is taken to lie on the device.
         machine: The GPU and torch.
-        allocator: The allocator's settings.
-    """
-
-    column: Column
-    machine: Machine
-    allocator: AllocatorConfig
-
-    def peaks(self, batch_size: int) -> TracePeaks:
-        """The peaks at a batch size of `LEAST_BATCH` or more; takes no torch and some tens of milliseconds."""
-        events = build_events(self.column.at(batch_size), self.column.roles, self.machine)
-        return replay_trace(events, self.allocator)
-
-
-def build_column(case: Case, machine: Machine, allocator: AllocatorConfig | None = None) -> TraceColumn:
-    """Record a case at two batch sizes; its own batch size makes no difference.
+        shared: Whether other batch sizes of the case are asked for too: two recordings then serve all of them.
 
     Raises:
-        Unsupported: As `record_case`, and where the step is not affine in the batch size.
+        Unsupported: As `record_case`.
+        UnknownNameError: As `record_case`.
     """
-    from dataclasses import replace
+    held = replace(case, input="synthetic")
+    if case.batch_size >= LEAST_BATCH:
+        column = _find_column(replace(held, batch_size=LEAST_BATCH), machine, record=shared)
+        if column is not None:
+            return column.at(case.batch_size), column.roles
+    recording = _find_recording(held, machine)
+    return recording.entries, recording.roles
 
+
+_columns: dict[tuple[Case, Machine], Column | None] = {}
+
+
+def _find_column(case: Case, machine: Machine, *, record: bool) -> Column | None:
+    """The case's column; None where it has none, or where it would have to be recorded and `record` is off."""
+    name = (case, machine)
+    if name not in _columns:
+        key = trace_cache.cache_key(case, machine.compute_capability, TRACED_BATCHES)
+        found = trace_cache.load(key)
+        if not isinstance(found, Column):
+            if not record:
+                return None
+            found = _record_column(case, machine)
+            if found is not None:
+                trace_cache.keep(key, found)
+        _columns[name] = found
+    return _columns[name]
+
+
+def _record_column(case: Case, machine: Machine) -> Column | None:
     first, second = TRACED_BATCHES
     one, other = (record_case(replace(case, batch_size=size), machine) for size in TRACED_BATCHES)
-    return TraceColumn(join_column(first, one, second, other), machine, allocator or allocator_of(machine))
+    try:
+        return join_column(first, one, second, other)
+    except NotAffine:
+        return None
+
+
+@functools.lru_cache(maxsize=16)
+def _find_recording(case: Case, machine: Machine) -> Recording:
+    key = trace_cache.cache_key(case, machine.compute_capability, (case.batch_size,))
+    found = trace_cache.load(key)
+    if not isinstance(found, Recording):
+        found = record_case(case, machine)
+        trace_cache.keep(key, found)
+    return found
 
 
 def allocator_of(machine: Machine) -> AllocatorConfig:
@@ -117,14 +151,8 @@ def allocator_of(machine: Machine) -> AllocatorConfig:
     return AllocatorConfig(ties=tie_rule(f"{machine.torch_version[0]}.{machine.torch_version[1]}"))
 
 
-def trace_case(case: Case, machine: Machine, allocator: AllocatorConfig | None = None) -> TracePeaks:
-    """The peaks of one case, from a recording of its own; works for every batch size, also below `LEAST_BATCH`."""
-    recording = record_case(case, machine)
-    return replay_trace(build_events(recording.entries, recording.roles, machine), allocator or allocator_of(machine))
-
-
 def trace_columns(peaks: TracePeaks) -> dict[str, int]:
-    """The fields of `Estimate`, in bytes: peaks after the first step, and the parts of the highest moment of all."""
+    """The fields of `Estimate`, in bytes: the peaks of a settled step, and the parts of the allocated one."""
     shares = {share.category: share for share in peaks.replay.categories}
     requested = {name: share.requested_bytes for name, share in shares.items()}
     rounding = sum(share.allocated_bytes - share.requested_bytes for share in shares.values())
@@ -135,15 +163,3 @@ def trace_columns(peaks: TracePeaks) -> dict[str, int]:
         **{f"trace_{part}_bytes": requested.get(part, 0) for part in TRACE_PARTS if part != "rounding"},
         "trace_rounding_bytes": rounding,
     }
-
-
-__all__ = [
-    "LEAST_BATCH",
-    "TraceColumn",
-    "allocator_of",
-    "build_column",
-    "machine_of",
-    "record_case",
-    "trace_case",
-    "trace_columns",
-]

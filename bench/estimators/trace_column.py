@@ -22,8 +22,12 @@ TRACED_BATCHES = (16, 48)
 """Batches at which a column is recorded."""
 
 
+class NotAffine(Unsupported):
+    """Two recordings that say nothing of other batch sizes: each of those needs one of its own."""
+
+
 @dataclass(frozen=True, slots=True)
-class _Affine:
+class Affine:
     """`start + slope * (batch - first)`."""
 
     start: int
@@ -36,7 +40,7 @@ class Column:
 
     Attributes:
         first: The batch size that `start` values are of.
-        entries: As a recording's, with `_Affine` where numbers grow with the batch.
+        entries: As a recording's, with `Affine` where numbers grow with the batch.
         varying: Positions of the entries that hold any.
         roles: As a recording's.
     """
@@ -57,8 +61,9 @@ class Column:
                 f"a column of traces serves batches from {LEAST_BATCH} up; {batch_size} needs a trace of its own"
             )
         entries, distance = list(self.entries), batch_size - self.first
+        known: dict[int, Any] = {}
         for index in self.varying:
-            entries[index] = _evaluate(entries[index], distance)
+            entries[index] = _evaluate(entries[index], distance, known)
         return entries
 
 
@@ -72,34 +77,42 @@ def join_column(first: int, one: Any, second: int, other: Any) -> Column:
         other: A `Recording` of the same case.
 
     Raises:
-        Unsupported: The two differ in structure, so that nothing can be said of other batch sizes.
+        NotAffine: The two differ in structure, so that nothing can be said of other batch sizes.
     """
     if len(one.entries) != len(other.entries) or one.roles != other.roles:
-        raise Unsupported("the step takes another course at another batch size; each needs a trace of its own")
-    entries = [_join(a, b, second - first) for a, b in zip(one.entries, other.entries, strict=True)]
+        raise NotAffine("the step takes another course at another batch size; each needs a trace of its own")
+    shared: dict[Any, Any] = {}
+    entries = [_join(a, b, second - first, shared) for a, b in zip(one.entries, other.entries, strict=True)]
     varying = [index for index, (entry, old) in enumerate(zip(entries, one.entries, strict=True)) if entry is not old]
     return Column(first, entries, varying, dict(one.roles))
 
 
-def _join(one: Any, other: Any, distance: int) -> Any:
+def _join(one: Any, other: Any, distance: int, shared: dict[Any, Any]) -> Any:
+    """One value from two; equal parts become one object, so that each is evaluated once for a batch size."""
     if one == other and type(one) is type(other):
         return one
     if isinstance(one, tuple) and type(one) is type(other) and len(one) == len(other):
-        return _like(one, [_join(a, b, distance) for a, b in zip(one, other, strict=True)])
-    if type(one) is int and type(other) is int and (other - one) % distance == 0:
-        return _Affine(one, (other - one) // distance)
-    raise Unsupported(
-        f"the step is not affine in the batch size: {one!r} beside {other!r}; each needs a trace of its own"
-    )
+        joined: Any = _like(one, [_join(a, b, distance, shared) for a, b in zip(one, other, strict=True)])
+    elif type(one) is int and type(other) is int and (other - one) % distance == 0:
+        joined = Affine(one, (other - one) // distance)
+    else:
+        raise NotAffine(
+            f"the step is not affine in the batch size: {one!r} beside {other!r}; each needs a trace of its own"
+        )
+    return shared.setdefault((type(joined), joined), joined)
 
 
-def _evaluate(value: Any, distance: int) -> Any:
+def _evaluate(value: Any, distance: int, known: dict[int, Any]) -> Any:
+    """A value at a batch size; `known` holds what was evaluated, by identity."""
     kind = type(value)
-    if kind is _Affine:
+    if kind is Affine:
         return value.start + value.slope * distance
-    if kind is tuple or kind is Spec or isinstance(value, tuple):
-        return _like(value, [_evaluate(item, distance) for item in value])
-    return value
+    if kind is not tuple and kind is not Spec and not isinstance(value, tuple):
+        return value
+    found = known.get(id(value))
+    if found is None:
+        found = known[id(value)] = _like(value, [_evaluate(item, distance, known) for item in value])
+    return found
 
 
 def _like(value: tuple[Any, ...], items: Sequence[Any]) -> tuple[Any, ...]:

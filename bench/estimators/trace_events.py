@@ -6,16 +6,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.estimators.allocator import Alloc, AllocatorConfig, Event, Free, Mark, ReplayResult, replay
+from bench.estimators.allocator import Alloc, AllocatorConfig, Event, Free, Mark, ReplayResult, replay_until_steady
+from bench.estimators.recording import Phase
 from bench.estimators.temporaries import Machine, products, script_of
 
-FORWARD = 2
-BACKWARD = 3
+CONV_WORKSPACE = "cudnn::workspace"
+"""Name of the calls that stand for the workspace of a convolution: one storage, done without where there is no room."""
 
 
 @dataclass(frozen=True, slots=True)
 class TracePeaks:
-    """What torch will report, in bytes: over all steps, and over those after the first."""
+    """What torch will report, in bytes: over all steps, and over one in which the allocator has settled."""
 
     cold_requested_bytes: int
     cold_allocated_bytes: int
@@ -67,6 +68,11 @@ class _Stream:
 
     def call(self, operator: str, arguments: tuple[Any, ...], outputs: tuple[tuple[int, int], ...], phase: int) -> None:
         """A kernel: its results, workspaces that it is the first to need, its temporaries."""
+        if operator == CONV_WORKSPACE:
+            ((number, size),) = outputs
+            self._live.add(number)
+            self.events.append(Alloc(number, size, category="workspaces", optional=True))
+            return
         script = script_of(operator, arguments, [nbytes for _, nbytes in outputs], self._machine)
         is_product = operator.partition(".")[0] in products.RULES
         kind = "workspaces" if is_product else "temporaries"
@@ -87,7 +93,7 @@ class _Stream:
     def _keep_workspaces(self, operator: str, phase: int) -> None:
         """Workspaces live on in some versions of torch, one for each thread: autograd's backward has its own."""
         for name, size in products.kept_workspaces(operator, self._machine):
-            key = (phase == BACKWARD, name)
+            key = (phase == Phase.BACKWARD, name)
             if key not in self._workspaces:
                 self._workspaces.add(key)
                 self.events.append(Alloc(-len(self._workspaces), size, category="workspaces"))
@@ -97,29 +103,36 @@ def _activations(entries: Iterable[Any]) -> dict[int, str]:
     """Storages that a forward made and that outlive it."""
     born: dict[int, int] = {}
     found: dict[int, str] = {}
-    phase = 0
+    phase = int(Phase.SETUP)
     for entry in entries:
         if isinstance(entry, int):
-            if born.pop(entry, None) == FORWARD and phase != FORWARD:
+            if born.pop(entry, None) == Phase.FORWARD and phase != Phase.FORWARD:
                 found[entry] = "activations"
         elif entry is not None:
             phase = entry[3]
             for number, _ in entry[2]:
                 born[number] = phase
     for number, phase_of_birth in born.items():
-        if phase_of_birth == FORWARD:
+        if phase_of_birth == Phase.FORWARD:
             found[number] = "activations"
     return found
 
 
-def replay_trace(events: Sequence[Event], config: AllocatorConfig | None = None) -> TracePeaks:
-    """Run the events through the allocator.
+MOST_STEPS = 24
+"""Steps after which a replay stops even where the allocator has not settled; it mostly has after 4."""
+
+
+def replay_trace(
+    events: Sequence[Event], config: AllocatorConfig | None = None, most_steps: int = MOST_STEPS
+) -> TracePeaks:
+    """Run the events through the allocator, and go on with the last step until it has settled.
 
     Args:
         events: Of `build_events`.
         config: The allocator's settings; torch's defaults on a device without limit unless given.
+        most_steps: Steps to go to at the most; nothing is added to the recorded ones where it is no more than they are.
     """
-    result = replay(events, config)
+    result = replay_until_steady(events, config, most_steps)
     last = result.marks[-1] if result.marks else result.final
     return TracePeaks(
         result.final.peak_requested,

@@ -19,12 +19,23 @@ def measure_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
 
 
 def estimate_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
-    """Estimate `cases` for `device`, sending `{"estimate": fields of Estimate}` for each in turn."""
-    from bench.estimators.cases import estimate_cases
+    """Estimate `cases` for `device`, sending `{"estimate": fields of Estimate}` for each; in turn with one worker."""
+    from bench.estimators.cases import estimate_in_parallel
 
-    for estimate in estimate_cases(argument["cases"], argument["device"]):
+    cases, device = argument["cases"], argument["device"]
+    workers, workspaces = argument["workers"], argument["workspaces"]
+    for estimate in estimate_in_parallel(cases, device, workers=workers, workspaces=workspaces):
         send({"estimate": asdict(estimate)})
     return {}
+
+
+def timeline_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
+    """Memory over a step of `case` on `device`, with `workspaces`; the fields of `estimators.timeline.Timeline`."""
+    from bench.devices import load_device
+    from bench.estimators.timeline import estimate_timeline
+
+    device = load_device(argument["device"])
+    return asdict(estimate_timeline(argument["case"], device, workspaces=argument["workspaces"]))
 
 
 def fit_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
@@ -35,7 +46,8 @@ def fit_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
     def heard(batch_size: int) -> None:
         send({"batch_size": batch_size})
 
-    return asdict(fit_batch(argument["case"], load_device(argument["device"]), argument["fraction"], heard))
+    device, workspaces = load_device(argument["device"]), argument["workspaces"]
+    return asdict(fit_batch(argument["case"], device, argument["fraction"], heard, workspaces=workspaces))
 
 
 def environment_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
@@ -53,6 +65,28 @@ def device_facts_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
 
     values, sources = measure_device_facts(argument["gpu_uuid"])
     return {"values": values, "sources": sources}
+
+
+def record_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
+    """Record one case; `argument` holds the fields of `recorder.RecordTask`. Returns its status and where it stands."""
+    _see_only(argument["gpu_uuid"], argument.pop("gpu_index"))
+    from bench.recorder import RecordTask, record_case
+
+    return record_case(RecordTask(**argument), send)
+
+
+def difference_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
+    """Compare the recording at `path` with the trace; returns the fields of `estimators.difference.Explanation`."""
+    from pathlib import Path
+
+    from bench.estimators.difference import explain_recording
+    from bench.recordings import read_recording
+
+    send({"phase": "reading"})
+    recording = read_recording(Path(argument["path"]))
+    send({"phase": "tracing"})
+    most, workspaces = argument["most"], argument["workspaces"]
+    return asdict(explain_recording(recording, argument["path"], most=most, workspaces=workspaces))
 
 
 def _see_only(gpu_uuid: str | None, gpu_index: int | None) -> None:

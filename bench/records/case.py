@@ -126,12 +126,14 @@ class Protocol:
     cudnn_benchmark: bool = False
     deterministic: bool = False
     compiled: bool = False  # torch.compile around the model
+    gradient_noise: bool = False  # whether a pass of its own measures it; part of the key only where it does
     data_root: str | None = None  # not part of the key: where files lie says nothing about speed
 
     @property
     def key(self) -> str:
         """The `protocol_key`."""
-        return stable_hash({name: value for name, value in asdict(self).items() if name != "data_root"})
+        left_out = ("data_root",) if self.gradient_noise else ("data_root", "gradient_noise")
+        return stable_hash({name: value for name, value in asdict(self).items() if name not in left_out})
 
 
 @dataclass(frozen=True, slots=True)

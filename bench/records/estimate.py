@@ -35,6 +35,10 @@ class Estimate:
     trace_temporaries_bytes: int | None = None
     trace_workspaces_bytes: int | None = None
     trace_rounding_bytes: int | None = None
-    estimated_device_bytes: int | None = None
+    estimated_device_bytes: int | None = None  # reserved, context and loaded modules: what nvidia-smi will show
+    estimated_device_low_bytes: int | None = None  # with the least that the context may be; null: spread unknown
+    estimated_device_high_bytes: int | None = None  # with the most that it may be
+    estimated_device_basis: str | None = None  # where the context's figure comes from, in words
     estimated_step_time_s: float | None = None
     estimated_samples_per_s: float | None = None
+    estimated_speed_basis: str | None = None  # how the time was estimated and how far off that was known to be

@@ -30,7 +30,7 @@ class Measurement:
 
     status: Status
     reason: str | None = None
-    phase: str | None = None  # where a run that did not end well was: build, warm-up, measure, memory
+    phase: str | None = None  # where a run that did not end well was: build, warm-up, measure, memory, gradient noise
     flags: tuple[str, ...] = ()  # what was not kept: host_bound, not_steady, throttled
     data_source: str | None = None  # files, or synthetic
     started_unix_s: float | None = None
@@ -43,6 +43,17 @@ class Measurement:
     wall_window_s: float | None = None  # an independent clock around the measured steps
     final_loss: float | None = None
     parameter_count: int | None = None
+    # the gradient noise scale, from a pass of its own; the seed of each repeat is another
+    gradient_noise_scale: float | None = None  # trace / g2, in samples
+    gradient_noise_g2: float | None = None  # |G|^2, the mean over the steps
+    gradient_noise_trace: float | None = None  # tr(Sigma) of one sample's gradient, the mean over the steps
+    gradient_noise_microbatch: int | None = None  # samples
+    gradient_noise_steps: int | None = None  # that were measured
+    gradient_noise_cost_s: float | None = None  # of the whole pass: building, leading steps, measured ones
+    gradient_noise_data_source: str | None = None  # files, or synthetic
+    gradient_noise_note: str | None = None  # why there is none, or what it is not
+    gradient_noise_g2_values: tuple[float, ...] = ()  # raw, one a step; may be negative
+    gradient_noise_trace_values: tuple[float, ...] = ()
     # memory as torch and the driver report it
     peak_allocated_bytes: int | None = None
     peak_requested_bytes: int | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import pandas as pd
 
 from bench.analysis import Finding
+from bench.analysis.publishable import Fitness, judge
 from bench.report.drawing import Drawing
+from bench.report.hardware import Hardware
 from bench.report.toml import to_toml
 
 
@@ -24,6 +27,8 @@ class Contents:
         findings: From `bench.analysis.validity`.
         notes: What the sweeps noted, one a folder and environment, without paths.
         drawings: The figures, by name, in their order.
+        sources: The folders that the results were read from, without the path to them.
+        hardware: The machines held against one of them; `None` where there is only one.
     """
 
     name: str
@@ -32,6 +37,13 @@ class Contents:
     findings: Sequence[Finding]
     notes: Sequence[Mapping[str, Any]] = ()
     drawings: Mapping[str, Drawing] = field(default_factory=dict)
+    sources: Sequence[str] = ()
+    hardware: Hardware | None = None
+
+    @functools.cached_property
+    def fitness(self) -> Fitness:
+        """Whether the runs are fit to be published; judged once."""
+        return judge(self.frame)
 
     @property
     def machines(self) -> list[str]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+
+import pandas as pd
 
 from bench import __version__
 from bench.analysis import earlier_plans, summarise_cases, validity
@@ -11,15 +14,16 @@ from bench.errors import StoreError
 from bench.report import figures, sections, theme
 from bench.report.contents import Contents
 from bench.report.drawing import Drawing
+from bench.report.hardware import Hardware, compare_machines, find_baseline
 from bench.report.html import Image, render_html
 from bench.report.kinds import FigureKind, Section
 from bench.report.markdown import render_markdown
 from bench.report.numbers import to_csv
 from bench.report.seam import found
-from bench.store import load_notes, load_results
+from bench.store import DATA_FOLDER, Notes, load_notes, load_results
 
 
-def render_report(paths: Sequence[Path], target: Path) -> Path:
+def render_report(paths: Sequence[Path], target: Path, *, baseline: str | None = None) -> Path:
     """Render the results under `paths` into the folder `target`; the same results give the same bytes.
 
     Written are `report.md`, `index.html` (self-contained), `table.csv` (one row a case), `config.toml` where the sweep
@@ -29,24 +33,31 @@ def render_report(paths: Sequence[Path], target: Path) -> Path:
     Args:
         paths: Folders that `bench sweep` wrote, or folders that hold several of them.
         target: The report's folder, made if it is not there; its name is the report's where the sweep noted none.
+        baseline: The machine that the others are held against where there are several: its name, a part of it that
+            only one has, or its results folder's name; the first unless given.
 
     Returns:
         The path of the page to open, `index.html`.
 
     Raises:
         StoreError: A path holds no results or no planned run, or `target` cannot be written.
+        BenchError: `baseline` names no machine of the results, or more than one.
     """
     loaded = load_results(*paths)
     frame = loaded[loaded["planned"]].reset_index(drop=True)
     if frame.empty:
         raise StoreError(f"{', '.join(map(str, paths))}: no runs, and none planned; run bench sweep first")
     summary = summarise_cases(frame)
-    notes = [note.values for note in load_notes(*paths)]
-    contents = Contents(target.resolve().name, frame, summary, [*validity(frame), *earlier_plans(loaded)], notes)
+    noted = load_notes(*paths)
+    contents = Contents(
+        target.resolve().name, frame, summary, [*validity(frame), *earlier_plans(loaded)],
+        [note.values for note in noted], sources=list(_folders(noted)),
+        hardware=_hardware(frame, summary, noted, baseline),
+    )  # fmt: skip
     with theme.style():
         drawings = _draw(contents)
         images = {name: Image(theme.save(item.figure), theme.save(item.figure, dark=True)) for name, item in drawings}
-    contents = Contents(contents.name, frame, summary, contents.findings, notes, dict(drawings))
+    contents = dataclasses.replace(contents, drawings=dict(drawings))
     built = [(section.title, list(section.build(contents))) for section in all_sections()]
     built = [(title, blocks) for title, blocks in built if blocks]
     title = f"{contents.title}: memory and speed of training steps"
@@ -68,6 +79,28 @@ def all_figures() -> list[FigureKind]:
 def all_sections() -> list[Section]:
     """Every section of `sections/`, in its order."""
     return found(sections, "SECTION")
+
+
+def _hardware(
+    frame: pd.DataFrame, summary: pd.DataFrame, noted: Sequence[Notes], baseline: str | None
+) -> Hardware | None:
+    """The machines beside each other, where there are several or a baseline was asked for."""
+    names = dict(zip(summary["environment_key"], summary["machine"], strict=True))
+    machines = list(dict.fromkeys(map(str, summary["machine"])))
+    folders = {
+        name: [str(names[key]) for key in keys if key in names] for name, keys in _folders(noted).items()
+    }  # fmt: skip
+    chosen = find_baseline(baseline, machines, folders)
+    return compare_machines(frame, summary, chosen) if len(machines) > 1 else None
+
+
+def _folders(noted: Sequence[Notes]) -> dict[str, list[str]]:
+    """The environments of each results folder, by the folder's own name."""
+    folders: dict[str, list[str]] = {}
+    for note in noted:
+        place = note.folder.parent if note.folder.name == DATA_FOLDER else note.folder
+        folders.setdefault(place.resolve().name, []).append(note.environment_key)
+    return folders
 
 
 def _draw(contents: Contents) -> list[tuple[str, Drawing]]:

@@ -19,11 +19,14 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from PIL import Image
 
 from bench.report.escape import plain
 
 # Okabe and Ito, "Color Universal Design" (2008), without black and the yellow that is too pale on white
 HUES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+DIVERGING = ("#B35806", "#F5F3EE", "#2166AC")
+"""Below, equal to and above 1, the ends and the middle of a scale; no neutrals, so that dark paper keeps them."""
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 MAX_PANELS = 9
@@ -153,8 +156,14 @@ def log_ticks(low: float, high: float, base: int) -> list[float]:
     return found[::stride] if stride > 1 else found
 
 
+def luminance(colour: Sequence[float]) -> float:
+    """The relative luminance of an sRGB colour, 0 to 1 (IEC 61966-2-1, as WCAG 2 takes it)."""
+    parts = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour[:3]]
+    return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+
+
 def save(figure: Figure, *, dark: bool = False) -> bytes:
-    """The figure as PNG at 150 dpi; equal figures give equal bytes.
+    """The figure as PNG at 150 dpi in at most 256 colours (a third of the bytes); equal figures give equal bytes.
 
     With `dark` the neutral colours are exchanged in place: save the light one first.
     """
@@ -162,10 +171,27 @@ def save(figure: Figure, *, dark: bool = False) -> bytes:
         figure.set_layout_engine("none")
         _exchange(figure)
     figure.set_dpi(DPI)
-    buffer = io.BytesIO()
     canvas: Any = figure.canvas  # of FigureCanvasAgg, see panels
-    canvas.print_png(buffer, metadata={"Software": None})  # savefig would draw everything twice
+    canvas.draw()  # savefig would draw everything twice
+    full = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+    few = full.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    _keep_exactly(few, full, (DARK[PAPER], DARK[INK]) if dark else (PAPER, INK))
+    buffer = io.BytesIO()
+    few.save(buffer, "PNG", dpi=(DPI, DPI), compress_level=9)
     return buffer.getvalue()
+
+
+def _keep_exactly(few: Image.Image, full: Image.Image, colours: Sequence[str]) -> None:
+    """Give the palette's entries for these colours their exact values: a paper that is off by one shows on the page."""
+    palette = few.getpalette()
+    assert palette is not None
+    for colour in colours:
+        exact = [round(255 * part) for part in to_rgba(colour)[:3]]
+        found = np.flatnonzero((np.asarray(full) == exact).all(axis=2).ravel())
+        if len(found):
+            entry = int(np.asarray(few).ravel()[found[0]])
+            palette[3 * entry : 3 * entry + 3] = exact
+    few.putpalette(palette)
 
 
 def _exchange(figure: Figure) -> None:

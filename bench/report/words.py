@@ -47,6 +47,22 @@ def rate_cell(row: Mapping[Any, Any]) -> str:
     return f"{rate} ({format_rate(row['samples_per_s_low'])} to {format_rate(row['samples_per_s_high'])})"
 
 
+def times(ratio: float) -> str:
+    """A ratio with three significant digits: `2.13×`, `0.972×`, `135×`."""
+    if not known(ratio):
+        return MISSING
+    digits = 3 if ratio < 1 else 2 if ratio < 10 else 1 if ratio < 100 else 0
+    return f"{ratio:,.{digits}f}×"
+
+
+def ratio_words(ratio: float, low: float | None, high: float | None) -> str:
+    """A ratio with its interval: `2.13× (2.05 to 2.21)`; where there is none, it says so."""
+    if not known(low) or not known(high):
+        return f"{times(ratio)} (no interval)"
+    ends = [times(float(end)).removesuffix("×") for end in (low, high) if end is not None]
+    return f"{times(ratio)} ({' to '.join(ends)})"
+
+
 def listed(values: Iterable[object], limit: int) -> str:
     """`a, b and c`; from `limit` on, how many more there are."""
     words = [str(value) for value in values]

@@ -5,8 +5,8 @@ row a case and device) and `logs/` (what each run printed). The files are the jo
 part does.
 """
 
-from bench.store.folder import DATA_FOLDER, Store
+from bench.store.folder import DATA_FOLDER, Finished, Store
 from bench.store.load import Notes, load_notes, load_results
 from bench.store.schema import SCHEMA_VERSION
 
-__all__ = ["DATA_FOLDER", "SCHEMA_VERSION", "Notes", "Store", "load_notes", "load_results"]
+__all__ = ["DATA_FOLDER", "SCHEMA_VERSION", "Finished", "Notes", "Store", "load_notes", "load_results"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,27 @@ from bench.store import schema
 from bench.store.parts import Row, build_table, commit, parts, read, rows_hash, typed_errors
 
 DATA_FOLDER = "data"
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What the sweep needs to know of a run that exists.
+
+    Attributes:
+        status: How it ended.
+        samples_per_s: Over the measured window; `None` where there is none.
+        duration_s: Of the whole run.
+    """
+
+    status: Status
+    samples_per_s: float | None
+    duration_s: float
+
+    @classmethod
+    def of(cls, row: Row) -> Finished:
+        """From a row of a part."""
+        window_s, samples = row["wall_window_s"], row["batch_size"] * len(row["step_times_s"] or ())
+        return cls(Status(row["status"]), samples / window_s if window_s else None, row["duration_s"] or 0.0)
 
 
 class Store:
@@ -34,7 +55,12 @@ class Store:
                 folder.mkdir(parents=True, exist_ok=True)
 
     def write_plan(
-        self, planned: Sequence[Planned], protocol: Protocol, environment: Environment, notes: Mapping[str, Any]
+        self,
+        planned: Sequence[Planned],
+        protocol: Protocol,
+        environment: Environment,
+        notes: Mapping[str, Any],
+        target_frac: float | None = None,
     ) -> None:
         """Store what is going to be run, unless the newest plan for this environment already says the same.
 
@@ -43,10 +69,12 @@ class Store:
             protocol: How all of them measure.
             environment: The machine that runs them.
             notes: What else a reader needs: the configuration's text, its name.
+            target_frac: Half the width that the interval of a case's throughput was to have; `None` for none.
         """
         rows = [
             {"case_key": run.case.key, **run.case.axes, "repeat": run.repeat, "position": run.position,
-             "skip_reason": run.skip_reason, **asdict(group_of(run, protocol, environment))}
+             "skip_reason": run.skip_reason, **asdict(group_of(run, protocol, environment)),
+             "target_interval": target_frac}
             for run in planned
         ]  # fmt: skip
         earlier = parts(self.folder, "plan-*.parquet")
@@ -87,14 +115,18 @@ class Store:
             commit(table, self.estimates_folder / f"{estimate_key}-{rows_hash(rows)[:16]}.parquet")
 
     def run_statuses(self) -> dict[str, Status]:
-        """How every run that exists ended, by the name of its part (see `part_name`).
+        """How every run that exists ended, by the name of its part; see `finished_runs`."""
+        return {name: run.status for name, run in self.finished_runs().items()}
+
+    def finished_runs(self) -> dict[str, Finished]:
+        """What every run that exists came to, by the name of its part (see `part_name`).
 
         A damaged part is set aside under the ending `.damaged`, with a warning, so that its run is missing again.
         """
         found = {}
         for path in parts(self.runs_folder):
             try:
-                found[path.stem] = Status(read(path, "run")["status"][0].as_py())
+                found[path.stem] = Finished.of(read(path, "run").slice(0, 1).to_pylist()[0])
             except StoreError as error:
                 if "newer version" in str(error):
                     raise

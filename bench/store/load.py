@@ -19,6 +19,9 @@ from bench.store.parts import notes_of, parts, read, version_of
 if TYPE_CHECKING:
     import pandas as pd
 
+MERGED_FROM = "merged_from"
+"""The note that keeps plans of one environment apart which come from several folders; see `bench.bundles.merging`."""
+
 _JOIN = ["case_key", "estimate_device"]
 _RUN_IDENTITY = ["case_key", "repeat", *columns(Group)]
 
@@ -57,9 +60,7 @@ def load_results(*paths: str | os.PathLike[str]) -> pd.DataFrame:
 def load_notes(*paths: str | os.PathLike[str]) -> list[Notes]:
     """The notes of the newest plan of every environment under `paths`. Raises StoreError as `load_results`."""
     return [
-        Notes(folder, key, notes_of(table))
-        for folder in results_folders(paths)
-        for key, table in _newest_plans(folder).items()
+        Notes(folder, key, notes_of(table)) for folder in results_folders(paths) for key, table in newest_plans(folder)
     ]
 
 
@@ -84,21 +85,25 @@ def _runs(folder: Path) -> list[pa.Table]:
     """The runs of one folder, and a table of what its newest plans name and no part holds."""
     tables = _read_all(parts(folder / "runs"), "run")
     known = {tuple(row.values()) for table in tables for row in table.select(_RUN_IDENTITY).to_pylist()}
-    missing, planned = [], set()
-    for plan in _newest_plans(folder).values():
+    missing: list[dict[str, Any]] = []
+    planned: dict[tuple[Any, ...], float | None] = {}  # runs that a newest plan names, with the width it asked for
+    for _, plan in newest_plans(folder):
         notes = notes_of(plan)
         for row in plan.to_pylist():
             skip_reason = row.pop("skip_reason")
-            planned.add(tuple(row[name] for name in _RUN_IDENTITY))
-            if tuple(row[name] for name in _RUN_IDENTITY) not in known:
+            run, target = tuple(row[name] for name in _RUN_IDENTITY), row.pop("target_interval", None)
+            if run not in known and run not in planned:  # merged plans may name the same run
                 missing.append(
                     {**notes["protocol"], **notes["environment"], **row, "attempt": 0, **_absent(skip_reason)}
                 )
+            planned[run] = target
     merged = pa.concat_tables([*tables, pa.Table.from_pylist(missing, schema=schema.RUN)], promote_options="default")
     version = pa.array([version_of(table) for table in tables for _ in range(table.num_rows)], pa.int64())
     padded = pa.concat_arrays([version, pa.array([schema.SCHEMA_VERSION] * len(missing), pa.int64())])
-    named = [tuple(row.values()) in planned for row in merged.select(_RUN_IDENTITY).to_pylist()]
+    runs = [tuple(row.values()) for row in merged.select(_RUN_IDENTITY).to_pylist()]
+    named, targets = [run in planned for run in runs], [planned.get(run) for run in runs]
     merged = merged.append_column("schema_version", padded).append_column("planned", pa.array(named, pa.bool_()))
+    merged = merged.append_column("target_interval", pa.array(targets, pa.float64()))
     merged = merged.combine_chunks()
     return [merged.sort_by([("position", "ascending"), ("case_key", "ascending"), ("repeat", "ascending"),
                             ("attempt", "ascending")])]  # fmt: skip
@@ -111,10 +116,14 @@ def _absent(skip_reason: str | None) -> dict[str, str]:
     return {"status": Status.INTERRUPTED, "reason": "planned and not finished; the same bench sweep goes on with it"}
 
 
-def _newest_plans(folder: Path) -> dict[str, pa.Table]:
-    """The newest plan of each environment."""
-    tables = _read_all(parts(folder, "plan-*.parquet"), "plan")
-    return {table["environment_key"][0].as_py(): table for table in tables if table.num_rows}
+def newest_plans(folder: Path) -> list[tuple[str, pa.Table]]:
+    """The newest plan of each environment, with its key; in a merged folder, of each source and environment."""
+    newest = {
+        (table["environment_key"][0].as_py(), str(notes_of(table).get(MERGED_FROM, ""))): table
+        for table in _read_all(parts(folder, "plan-*.parquet"), "plan")
+        if table.num_rows
+    }
+    return [(environment, table) for (environment, _), table in newest.items()]
 
 
 def _read_all(paths: Iterable[Path], kind: str) -> list[pa.Table]:

@@ -2,7 +2,10 @@
 
 History of the format (the number stands in each file's metadata as `bench.schema_version`):
 
-* 1 (0.1.0): plan, runs and estimates as below.
+* 1 (0.1.0): plan, runs and estimates as below. Columns came later that older parts do not have, and read as null:
+  `target_interval` in plans, `gradient_noise` and `gradient_noise_*` in runs,
+  `estimated_device_low_bytes`, `estimated_device_high_bytes`, `estimated_device_basis` and `estimated_speed_basis` in
+  estimates.
 """
 
 from __future__ import annotations
@@ -44,7 +47,9 @@ _CASE = [
 _GROUP = [pa.field(name, pa.string()) for name in columns(Group)]
 _TURN = [pa.field("repeat", pa.int64()), pa.field("position", pa.int64())]
 
-PLAN = pa.schema([*_CASE, *_TURN, pa.field("skip_reason", pa.string()), *_GROUP])
+PLAN = pa.schema(
+    [*_CASE, *_TURN, pa.field("skip_reason", pa.string()), *_GROUP, pa.field("target_interval", pa.float64())]
+)
 RUN = pa.schema(
     [pa.field("run_key", pa.string()), *_CASE, *_TURN, pa.field("attempt", pa.int64()), *_GROUP]
     + [*_fields(Measurement), *_fields(Protocol), *_fields(Environment)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ FIT_TIMEOUT_S = 600.0  # for one batch size
 def estimate_planned(session: Session) -> None:
     """Store the estimates that are missing; an estimator that fails leaves its columns null and says why."""
     versions = (session.environment.torch_version, session.environment.torchvision_version)
-    key = stable_hash([fingerprint.code_key(fingerprint.ESTIMATE_CODE), *versions])
+    key = stable_hash([fingerprint.code_key(fingerprint.ESTIMATE_CODE), *versions, counts_workspaces()])
     device = session.environment.estimate_device or session.environment.device
     known = session.store.estimated(key)
     planned = dict.fromkeys(run.case for run in session.plan if run.skip_reason is None)
@@ -40,27 +41,40 @@ def estimate_in_child(
     timeout_s: float,
     say: Callable[[str], None],
     log: Path | None = None,
+    workspaces: bool | None = None,
+    heard: Callable[[], None] = lambda: None,
 ) -> Iterator[Estimate]:
     """An estimate for each case; where a model hangs or kills the estimator, its cases get the reason instead.
 
+    A child makes them in parallel first; where that fails, one after the other, so that it is known who is to blame.
+
     Args:
         launcher: Makes the process.
-        cases: Estimates come in their order, but for the cases of a model that failed, which come when it does.
+        cases: Estimates come in an order of their own.
         device: Name or path of a device file.
-        timeout_s: For one case.
+        timeout_s: For one model's cases.
         say: Hears of models that failed.
         log: Where the process's output goes.
+        workspaces: Whether the trace counts cuDNN's workspaces; as the environment says where None.
+        heard: Called with every estimate that comes.
     """
-    todo = list(cases)
+    todo, workers = list(cases), os.cpu_count() or 1
+
+    def listen(news: dict[str, Any]) -> None:
+        made.append(Estimate(**news["estimate"]))
+        heard()
+
     while todo:
-        made: list[dict[str, Any]] = []
-        answer = launcher.run(
-            estimate_task, {"cases": todo, "device": device}, timeout_s=timeout_s, from_last_word=True, log=log,
-            listen=made.append,
-        )  # fmt: skip
-        yield from (Estimate(**news["estimate"]) for news in made)
-        todo = todo[len(made) :]
-        if todo:
+        made: list[Estimate] = []
+        counted = counts_workspaces() if workspaces is None else workspaces
+        argument = {"cases": todo, "device": device, "workers": workers, "workspaces": counted}
+        answer = launcher.run(estimate_task, argument, timeout_s=timeout_s, from_last_word=True, log=log, listen=listen)
+        yield from made
+        done = {estimate.case_key for estimate in made}
+        todo = [case for case in todo if case.key not in done]
+        if todo and workers > 1:
+            workers = 1
+        elif todo:
             culprit = todo[0].model
             say(f"no estimate for {culprit}: {answer.reason}")
             failed = [case for case in todo if case.model == culprit]
@@ -70,15 +84,20 @@ def estimate_in_child(
             )
 
 
+def counts_workspaces() -> bool:
+    """Whether estimates count cuDNN's workspaces: unless the environment's `BENCH_CUDNN_WORKSPACES` is `off`."""
+    return os.environ.get("BENCH_CUDNN_WORKSPACES", "on") != "off"
+
+
 def fit_in_child(
-    launcher: LocalLauncher, case: Case, device: str, fraction: float, say: Callable[[str], None]
+    launcher: LocalLauncher, case: Case, device: str, fraction: float, say: Callable[[str], None], *, workspaces: bool
 ) -> dict[str, Any]:
     """The fields of `estimators.fitting.Fit` as a JSON object. Raises BenchError where the case cannot be traced."""
 
     def listen(news: dict[str, Any]) -> None:
         say(f"tracing batch {news['batch_size']}")
 
-    argument = {"case": case, "device": device, "fraction": fraction}
+    argument = {"case": case, "device": device, "fraction": fraction, "workspaces": workspaces}
     answer = launcher.run(fit_task, argument, timeout_s=FIT_TIMEOUT_S, from_last_word=True, listen=listen)
     if answer.outcome is not Outcome.ANSWERED:
         raise BenchError(answer.reason)

@@ -3,66 +3,113 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 from bench.errors import InfrastructureError
 from bench.launchers import Answer, Outcome
 from bench.launchers.tasks import measure_task
 from bench.probes.host import available_memory_bytes
-from bench.records import MEASURED, Measurement, Planned, Status, run_key
-from bench.store.folder import group_of, part_name
+from bench.records import MEASURED, Measurement, Planned, Status
+from bench.sweep.journal import MAX_ATTEMPTS
 from bench.sweep.session import Session, gpu_of
-from bench.units import format_bytes, format_rate
+from bench.sweep.stopping import Round, next_round
+from bench.units import format_bytes, format_duration, format_rate
 
 HOST_MEMORY_SHARE = 0.9  # of what is free, for a worker on the CPU unless the configuration says
-MAX_ATTEMPTS = 2  # of a run that was throttled: once more, both kept
 
 
 def measure_missing(session: Session) -> None:
-    """Run what is missing, in the plan's order; what was throttled goes to the end of the queue once."""
-    queue = deque(_missing(session))
-    finished = sum(run.skip_reason is None for run in session.plan) - len(queue)
+    """Run what the plan names and is missing, then rounds of further repeats until no case is to have one.
+
+    What was finished in an earlier sweep and is to be tried again is tried once, before the rounds.
+    """
+    todo = session.journal.missing(session.plan, session.options.retry)
+    finished = sum(run.skip_reason is None for run in session.plan) - len(todo)
     if finished:
-        session.progress.say(f"{finished} runs are finished already, {len(queue)} to do")
-    session.progress.start(len(queue))
+        session.progress.say(f"{finished} runs are finished already, {len(todo)} to do")
+    _measure(session, todo)
+    while (found := extend_plan(session)).runs:
+        write_plan(session)
+        _say_round(session, found)
+        _measure(session, session.journal.missing(session.plan))
+    if found.wide:
+        _say_not_converged(session, found)
+
+
+def extend_plan(session: Session) -> Round:
+    """Plan rounds of further repeats until something is missing; returns the last, empty where none is to follow.
+
+    Rounds that an earlier sweep decided are decided again, from the same runs and to the same end.
+    """
+    found = Round([], 0, 0, 0.0)
+    while not session.journal.missing(session.plan):
+        found = next_round(session.plan, session.config, session.environment.device, session.journal)
+        if not found.runs:
+            break
+        session.rounds += 1
+        session.plan = [*session.plan, *found.runs]
+    return found
+
+
+def write_plan(session: Session) -> None:
+    """Store the plan as it stands."""
+    target_frac = session.config.measure.target_frac(session.environment.device)
+    session.store.write_plan(
+        session.plan, session.config.protocol, session.environment, session.notes, target_frac=target_frac
+    )
+
+
+def _say_round(session: Session, found: Round) -> None:
+    """Say how many cases a round repeats, and why."""
+    budget = session.config.measure.time_budget
+    spent = f"; {format_duration(found.spent_s)} of {format_duration(budget)} spent" if budget else ""
+    session.progress.say(
+        f"round {session.rounds}: one more run of {_cases(len(found.runs))}; {_cases(found.unsettled)} not settled "
+        f"within {_target(session)}{spent}"
+    )
+
+
+def _say_not_converged(session: Session, found: Round) -> None:
+    """Say what the repeats or the time allowed did not bring about."""
+    measure = session.config.measure
+    budget = f" or time_budget ({format_duration(measure.time_budget)})" if measure.time_budget else ""
+    session.progress.say(
+        f"not_converged: {_cases(found.wide)} did not come within {_target(session)}; max_repeats "
+        f"({measure.max_repeats}){budget} allows no more runs"
+    )
+
+
+def _target(session: Session) -> str:
+    return f"±{(session.config.measure.target_frac(session.environment.device) or 0.0) * 100:g} %"
+
+
+def _cases(count: int) -> str:
+    return f"{count} case{'' if count == 1 else 's'}"
+
+
+def _measure(session: Session, todo: Iterable[tuple[Planned, int]]) -> None:
+    """Run these in their order; what was throttled goes to the end of the queue once."""
+    queue = deque(todo)
+    session.progress.start(len(queue), f"round {session.rounds}" if session.rounds else "")
     while queue:
         run, attempt = queue.popleft()
         session.progress.begin(f"{run.case} (repeat {run.repeat + 1})")
         measurement = _measure_one(session, run, attempt)
-        session.store.write_run(run, attempt, session.config.protocol, measurement, session.environment)
+        session.journal.write(run, attempt, measurement)
         session.progress.finish(_line(run, measurement))
         if measurement.status is Status.THROTTLED and attempt + 1 < MAX_ATTEMPTS:
             queue.append((run, attempt + 1))
-
-
-def _missing(session: Session) -> list[tuple[Planned, int]]:
-    """Every run without a part, and those whose status is to be tried again, each with its attempt."""
-    statuses = session.store.run_statuses()
-    todo = []
-    for run in session.plan:
-        if run.skip_reason is not None:
-            continue
-        done: list[Status] = []
-        while (name := _part(session, run, len(done))) in statuses:
-            done.append(statuses[name])
-        throttled = done == [Status.THROTTLED]  # the sweep ended before its second attempt
-        if not done or throttled or done[-1] in session.options.retry:
-            todo.append((run, len(done)))
-    return todo
-
-
-def _part(session: Session, run: Planned, attempt: int) -> str:
-    group = group_of(run, session.config.protocol, session.environment)
-    return part_name(run, attempt, run_key(run.case.key, group, run.repeat, attempt))
 
 
 def _measure_one(session: Session, run: Planned, attempt: int) -> Measurement:
     """One run in a fresh process, whatever comes of it."""
     argument = {
         "case": run.case, "protocol": session.config.protocol, "device": session.environment.device,
+        "repeat": run.repeat,
         **gpu_of(session.choice), "host_memory_bytes": _host_memory(session),
     }  # fmt: skip
-    log = session.store.logs_folder / f"{_part(session, run, attempt)}.log"
+    log = session.store.logs_folder / f"{session.journal.part(run, attempt)}.log"
     while True:
         answer = session.launcher.run(measure_task, argument, timeout_s=session.config.limits.run_timeout, log=log)
         if answer.outcome is not Outcome.DIED or answer.phase not in (None, "start"):

@@ -14,6 +14,7 @@ from bench.launchers.tasks import device_facts_task, environment_task
 from bench.probes.selection import DeviceChoice
 from bench.records import Environment, Planned, Status
 from bench.store import Store
+from bench.sweep.journal import Journal
 from bench.terminal import Progress
 
 START_TIMEOUT_S = 120.0  # importing torch from a cold network disk
@@ -49,6 +50,13 @@ class Session:
     choice: DeviceChoice
     plan: list[Planned] = field(default_factory=list)
     starts_failed: int = 0  # in a row, for causes outside the cases
+    notes: dict[str, Any] = field(default_factory=dict)  # beside the plan, for readers
+    rounds: int = 0  # of repeats beyond those that every case takes
+    journal: Journal = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Open the journal; nothing is read yet."""
+        self.journal = Journal(self.store, self.config.protocol, self.environment)
 
 
 def read_environment(launcher: LocalLauncher, choice: DeviceChoice) -> Environment:

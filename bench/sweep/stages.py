@@ -8,9 +8,9 @@ from pathlib import Path
 
 from bench import catalog
 from bench.catalog.data_fetch import fetch_dataset
-from bench.catalog.data_files import default_data_root
 from bench.config import SweepConfig
 from bench.errors import ConfigError, DataError, UnknownNameError
+from bench.folders import data_folder
 from bench.launchers import LocalLauncher
 from bench.launchers.local import interrupt_on_terminate
 from bench.locks import device_lock_path, hold
@@ -19,7 +19,7 @@ from bench.probes.selection import usable_device
 from bench.records import Choice, Status, stable_hash
 from bench.store import DATA_FOLDER, Store
 from bench.sweep.estimates import estimate_planned
-from bench.sweep.runs import measure_missing
+from bench.sweep.runs import extend_plan, measure_missing, write_plan
 from bench.sweep.session import Session, SweepOptions, device_name, read_environment
 from bench.terminal import Progress
 
@@ -84,11 +84,12 @@ def _prepare(session: Session) -> None:
     if not session.plan:
         raise ConfigError(["the configuration plans no case"])
     _see_to_data(session)
-    notes = {
+    session.notes = {
         "name": session.config.name, "description": session.config.description,
         "config": session.config.as_json(), "device": session.options.device,
     }  # fmt: skip
-    session.store.write_plan(session.plan, session.config.protocol, session.environment, notes)
+    extend_plan(session)  # the rounds that a sweep before this one decided
+    write_plan(session)
     cases = len({run.case for run in session.plan})
     session.progress.say(
         f"{session.config.name}: {cases} cases, {len(session.plan)} runs on {device_name(session.environment)}"
@@ -99,14 +100,15 @@ def _see_to_data(session: Session) -> None:
     """Fetch what the grid reads from files and the disk does not have; say once where images will be synthetic.
 
     Runs that read images get what they read into their key, so that real and synthetic ones never pass for repeats.
+    All of them do where the gradient noise is measured.
     """
-    root = Path(session.config.data.root).expanduser() if session.config.data.root else default_data_root()
-    needed = {run.case.dataset for run in session.plan if run.case.input != "synthetic" and run.skip_reason is None}
+    every = session.config.measure.gradient_noise
+    reading = {run.case for run in session.plan if run.skip_reason is None and (every or run.case.input != "synthetic")}
+    root = Path(session.config.data.root).expanduser() if session.config.data.root else data_folder()
+    needed = {case.dataset for case in reading}
     sources = {dataset: "files" if _has_files(session, dataset, root) else "synthetic" for dataset in sorted(needed)}
     session.plan = [
-        replace(run, code_key=stable_hash([run.code_key, sources[run.case.dataset]]))
-        if run.case.input != "synthetic" and run.skip_reason is None
-        else run
+        replace(run, code_key=stable_hash([run.code_key, sources[run.case.dataset]])) if run.case in reading else run
         for run in session.plan
     ]
 

@@ -20,17 +20,15 @@ from bench.records import Case
 from bench.validation.rows import Loop, Measured
 
 if TYPE_CHECKING:
-    from bench.estimators.allocator import AllocatorConfig, Event
+    from bench.estimators.allocator import Event
     from bench.estimators.cudnn_plans import CudnnPlans
     from bench.estimators.temporaries import Machine
     from bench.estimators.trace import Recording
-    from bench.estimators.trace_events import TracePeaks
 
 STEPS = 3
 TAKEN_BYTES = 200 << 20
 """What the context is taken to hold where a device is nearly full and its file does not say; typical of torch 2."""
 
-MAX_WITHOUT = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +44,8 @@ class Estimated:
         measured_bytes: See line.
         estimated_bytes: None where the estimator refused. For a peak of the driver's: without the context.
         note: Why it refused, or what was left out.
+        formula_bytes: What the founding formula says, without the context; None where it cannot say.
+        published: See line.
     """
 
     line: int
@@ -56,6 +56,8 @@ class Estimated:
     measured_bytes: int
     estimated_bytes: int | None = None
     note: str | None = None
+    formula_bytes: int | None = None
+    published: tuple[tuple[str, int], ...] = ()
 
 
 def group_rows(rows: Sequence[Measured]) -> list[list[Measured]]:
@@ -80,7 +82,7 @@ def estimate_rows(rows: Sequence[Measured], workspaces: bool) -> Iterator[Estima
     for group in group_rows(rows):
         entries = _Entries(group)
         for row in group:
-            blank = describe(row)
+            blank = replace(describe(row), formula_bytes=_formula(row))
             try:
                 yield replace(blank, **_estimate(row, entries, plans, workspaces))
             except BenchError as error:
@@ -91,7 +93,22 @@ def describe(row: Measured) -> Estimated:
     """The row without its estimate."""
     side = f"{row.images.height}x{row.images.width}"
     case = f"{row.model}, {row.optimizer}, batch {row.batch_size}, {side}"
-    return Estimated(row.line, row.device, row.family, case, row.quantity, row.measured_bytes)
+    return Estimated(
+        row.line, row.device, row.family, case, row.quantity, row.measured_bytes, published=row.published
+    )  # fmt: skip
+
+
+def _formula(row: Measured) -> int | None:
+    """The formula's total, less the parameters where the measurement began after they were on the device."""
+    from bench.estimators.formula import estimate_formula
+
+    case = Case(row.dataset, row.model, row.optimizer, row.batch_size, row.precision, row.memory_format)
+    try:
+        parts = estimate_formula(case, row.images)
+    except BenchError:  # the trace says why in its note
+        return None
+    total, parameters = parts["formula_bytes"], parts["formula_parameters_bytes"]
+    return None if total is None else total - (parameters or 0) * row.after_setup
 
 
 def _estimate(row: Measured, entries: _Entries, plans: dict[str, CudnnPlans | str], workspaces: bool) -> dict[str, Any]:
@@ -130,25 +147,10 @@ def _bytes(row: Measured, device: Device, machine: Machine, events: list[Event])
     total = row.capacity_bytes or device.memory_bytes
     room = total - (device.context_bytes or TAKEN_BYTES) if total else None
     if room is not None and peaks.cold_reserved_bytes > room:
-        peaks = _replay_full(events, replace(config, capacity_bytes=room))
+        peaks = replay_trace(events, replace(config, capacity_bytes=room))
+        if peaks.replay.out_of_memory is not None:
+            raise BenchError(f"by the estimate the step does not fit into {room} B beside the context")
     return peaks.cold_reserved_bytes - (peaks.replay.marks[0].reserved if row.after_setup else 0)
-
-
-def _replay_full(events: list[Event], config: AllocatorConfig) -> TracePeaks:
-    """The peaks on a device of limited memory; raises BenchError where the step does not fit."""
-    from bench.estimators.allocator import Alloc, Free
-    from bench.estimators.conv_workspaces import FIRST_NUMBER
-    from bench.estimators.trace_events import replay_trace
-
-    for _ in range(MAX_WITHOUT):
-        peaks = replay_trace(events, config)
-        if peaks.replay.out_of_memory is None:
-            return peaks
-        failed = events[peaks.replay.out_of_memory.event_index]
-        if not isinstance(failed, Alloc) or failed.id < FIRST_NUMBER:
-            break
-        events = [event for event in events if not isinstance(event, (Alloc, Free)) or event.id != failed.id]
-    raise BenchError(f"by the estimate the step does not fit into {config.capacity_bytes} B beside the context")
 
 
 class _Entries:

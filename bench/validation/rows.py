@@ -61,6 +61,7 @@ class Measured:
         capacity_bytes: All of the device's memory where the file knows it.
         loop: None for the step of this harness.
         dataset: Whose images and classes the step of this harness takes; of no consequence to other loops.
+        published: What other estimators said of this row, by their names, in bytes; as they published it.
     """
 
     line: int
@@ -78,6 +79,7 @@ class Measured:
     capacity_bytes: int | None = None
     loop: Loop | None = None
     dataset: Choice = IMAGENET
+    published: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

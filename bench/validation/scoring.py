@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,7 +24,7 @@ class GroupScore:
         held_out: With the constant fitted on the other families' rows (other rows, where there is one family only);
             None where there are none.
         failures: Rows without an estimate.
-        below: Rows whose estimate lies below the measurement.
+        below: Rows whose estimate lies below the measurement: a run given that much memory would have failed.
     """
 
     device: str
@@ -34,6 +34,11 @@ class GroupScore:
     held_out: ErrorSummary | None
     failures: int
     below: int
+
+    @property
+    def exact(self) -> int:
+        """Rows whose estimate is the measurement, to the byte; a fitted constant makes one of its rows so by itself."""
+        return round(self.errors.share_exact * self.errors.n) if self.errors else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +65,28 @@ def fit_constant(rows: Sequence[Estimated]) -> int:
     return known[int(np.searchsorted(sums, sums[-1] / 2))][0]
 
 
-def score(rows: Iterable[Estimated]) -> Score:
-    """The table: each device's families, each device, and all; the constant is fitted to peaks of the driver's only."""
+FORMULA = "formula"
+
+
+def score_others(rows: Sequence[Estimated]) -> dict[str, Score]:
+    """The table of every other estimator on the same rows, by its name: the formula, then those that a file published.
+
+    The formula gets a constant a GPU as the trace does; what others published stands as it is.
+    """
+    found = {FORMULA: score([replace(row, estimated_bytes=row.formula_bytes) for row in rows])}
+    for name in dict.fromkeys(name for row in rows for name, _ in row.published):
+        theirs = [replace(row, estimated_bytes=dict(row.published).get(name)) for row in rows]
+        found[name] = score(theirs, with_constant=False)
+    return found
+
+
+def score(rows: Iterable[Estimated], *, with_constant: bool = True) -> Score:
+    """The table: each device's families, each device, and all; the constant is fitted to peaks of the driver's only.
+
+    Args:
+        rows: Of any devices.
+        with_constant: Whether to fit one; estimates are taken to hold context and modules otherwise.
+    """
     rows = sorted(rows, key=lambda row: (row.device, row.family, row.line))
     devices = list(dict.fromkeys(row.device for row in rows))
     constants: dict[str, int] = {}
@@ -70,15 +95,15 @@ def score(rows: Iterable[Estimated]) -> Score:
     for device in devices:
         mine = [row for row in rows if row.device == device]
         shown = [row for row in mine if row.quantity == "device" and row.estimated_bytes is not None]
-        if shown:
+        if shown and with_constant:
             constants[device] = fit_constant(shown)
         for row in mine:
             if row.estimated_bytes is None:
                 continue
-            constant = constants[device] if row.quantity == "device" else 0
+            constant = constants.get(device, 0) if row.quantity == "device" else 0
             fitted[row.line] = relative_error(row.estimated_bytes + constant, row.measured_bytes)
             others = _others(row, shown)
-            if row.quantity != "device":
+            if row.quantity != "device" or not with_constant:
                 held[row.line] = fitted[row.line]
             elif others:
                 held[row.line] = relative_error(row.estimated_bytes + fit_constant(others), row.measured_bytes)

@@ -34,6 +34,8 @@ _MODELS = {"MnasNet": "mnasnet1_0", "MobeNetV3Large": "mobilenet_v3_large", "Mob
 _TEN_CLASSES = ("mnasnet1_0", "mobilenet_v3_large", "mobilenet_v3_small")
 _MODES: dict[str, ZeroGrad] = {"": "before_batch", "0": "before_batch", "1": "before_backward"}
 _TORCH = (2, 6)
+_PUBLISHED = {"xmem_est_bytes": "xMem", "dnnmem_est_bytes": "DNNMem", "schedtune_est_bytes": "SchedTune",
+              "llmem_est_bytes": "LLMem"}  # fmt: skip
 
 
 def read(cells: Mapping[str, str], line: int, device: str | None) -> Measured | None:
@@ -53,7 +55,15 @@ def read(cells: Mapping[str, str], line: int, device: str | None) -> Measured | 
         whole(cells, "ground_nvml_bytes", LARGEST_BYTES), "device", after_setup=True,
         capacity_bytes=whole(cells, "gpu_total_bytes", LARGEST_BYTES),
         loop=Loop(_MODES.get(mode, "never"), keeps_maximum=True, workspaces="spatial", torch_version=_TORCH),
+        published=_published(cells),
     )  # fmt: skip
+
+
+def _published(cells: Mapping[str, str]) -> tuple[tuple[str, int], ...]:
+    """The estimates of xMem and of those it was compared with, where the row has them."""
+    filled = [name for name in _PUBLISHED if cells.get(name, "").strip()]
+    whole_bytes = {name: cells[name].partition(".")[0] for name in filled}  # some are fractions of a byte
+    return tuple((_PUBLISHED[name], whole(whole_bytes, name, LARGEST_BYTES)) for name in filled)
 
 
 def _model(text: str) -> Choice:

@@ -28,8 +28,8 @@ import torch
 from torch.utils.data import DataLoader, Sampler, default_collate
 
 from bench.catalog import DatasetInfo
-from bench.catalog.data_files import default_data_root
 from bench.errors import DataError
+from bench.folders import data_folder
 from bench.records import Case, Protocol
 from bench.workload.images import TransformedSamples, build_transform, image_shape, open_samples
 
@@ -102,7 +102,7 @@ def build_inputs(case: Case, info: DatasetInfo, protocol: Protocol, device: torc
     """
     if case.input == "synthetic":
         return _synthetic(case, info, protocol.seed, device)
-    root = Path(protocol.data_root).expanduser() if protocol.data_root else default_data_root()
+    root = Path(protocol.data_root).expanduser() if protocol.data_root else data_folder()
     samples, source, note = open_samples(case.dataset, info, root, train=True, seed=protocol.seed)
     transformed = TransformedSamples(samples, build_transform(info, case.image_size))
     build = _cached if case.input == "cached" else _loaded

@@ -56,7 +56,7 @@ class Workload:
 
     def _step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         self.optimizer.zero_grad(set_to_none=True)
-        with self._autocast():
+        with self.autocast():
             output = self.model(images)
             loss = functional.cross_entropy(output, labels)
         if self.scaler is None:
@@ -68,7 +68,8 @@ class Workload:
             self.scaler.update()
         return output, loss
 
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """What forward and loss run under: the case's precision."""
         if self.autocast_type is None:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.autocast_type)

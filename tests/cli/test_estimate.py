@@ -34,6 +34,9 @@ def test_estimates_carry_axes_and_columns_for_every_combination() -> None:
     assert rows[0]["trace_peak_allocated_bytes"] > rows[2]["trace_peak_allocated_bytes"]  # 9.x has the larger workspace
     assert all(row["estimated_samples_per_s"] > 0 for row in rows)
     assert {"precision", "memory_format", "image_size", "case_key", "estimated_device_bytes"} <= set(rows[0])
+    low, point, high = (rows[0][f"estimated_device{end}_bytes"] for end in ("_low", "", "_high"))
+    assert rows[0]["trace_peak_reserved_bytes"] < low < point < high
+    assert rows[0]["estimated_device_basis"] == "context taken from 4 GPUs measured elsewhere"
 
 
 def test_a_refusal_is_a_note_and_nulls_rather_than_a_number() -> None:
@@ -46,7 +49,8 @@ def test_a_refusal_is_a_note_and_nulls_rather_than_a_number() -> None:
 def test_the_table_says_where_memory_goes_and_whether_it_fits() -> None:
     done = plugins.bench("estimate", "--model", "mlp", "--dataset", "cifar10", "--device", "rtx3090")
     assert done.returncode == 0, done.stderr
-    for words in ("mlp on cifar10, sgd, batch 64, float32", "trace: reserved", "optimizer state", "fits: ", "roofline"):
+    for words in ("mlp on cifar10, sgd, batch 64, float32", "trace: reserved", "optimizer state", "fits: ", "roofline",
+                  "context taken from 4 GPUs measured elsewhere"):  # fmt: skip
         assert words in done.stdout
 
 
@@ -74,6 +78,10 @@ def test_fit_finds_the_batch_at_which_memory_ends() -> None:
     found = json.loads(done.stdout)
     ladder = {rung["batch_size"]: rung for rung in found["ladder"]}
     assert [rung["fits"] for rung in found["ladder"]] == [True] * (len(ladder) - 1) + [False]
+    low, largest, high = (found[f"largest_batch_size{end}"] for end in ("_low", "", "_high"))
+    assert 0 < low < largest < high  # a T4's context was not measured: the interval decides
+    assert all((rung["verdict"] == "fits") == (rung["batch_size"] <= low) for rung in found["ladder"])
+    assert found["context_low_bytes"] < found["context_bytes"] < found["context_high_bytes"]
     last_fit, first_not = sorted(ladder)[-2:]
     assert last_fit <= found["largest_batch_size"] < first_not
     assert found["recommended_batch_size"] <= found["largest_batch_size"]

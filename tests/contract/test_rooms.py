@@ -12,21 +12,21 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "bench"
 
 RANKS = {
-    "errors": 0, "units": 0,
+    "errors": 0, "folders": 0, "units": 0,
     "records": 1, "terminal": 1,
     "catalog": 2, "devices": 2, "stats": 2, "store": 2, "locks": 2, "fingerprint": 2,
-    "config": 3,
+    "bundles": 3, "config": 3, "recordings": 3,
     "plan": 4,
     "workload": 5,
     "estimators": 6, "probes": 6, "analysis": 6, "gallery": 6,
-    "worker": 7, "report": 7, "validation": 7,
-    "launchers": 8,
+    "compare": 7, "worker": 7, "recorder": 7, "validation": 7,
+    "launchers": 8, "report": 8,
     "sweep": 9,
     "cli": 10, "__main__": 11,
 }  # fmt: skip
 """docs/decisions/0001-ranks.md; `bench/__init__.py` is the door and stands outside."""
 
-TORCH_FREE = ["bench", "bench.cli", "bench.config", "bench.plan", "bench.store", "bench.stats", "bench.analysis", "bench.report",
+TORCH_FREE = ["bench", "bench.bundles", "bench.cli", "bench.config", "bench.plan", "bench.store", "bench.stats", "bench.analysis", "bench.compare", "bench.report",
               "bench.sweep", "bench.launchers", "bench.devices", "bench.catalog"]  # fmt: skip
 
 
@@ -61,7 +61,7 @@ def test_imports_point_to_a_lower_rank(path: Path) -> None:
 
 
 def test_torch_is_imported_at_the_head_of_worker_rooms_only() -> None:
-    allowed = {"workload", "worker", "estimators", "gallery", "launchers"}  # launchers: preload.py runs in the server
+    allowed = {"workload", "worker", "recorder", "estimators", "gallery", "launchers"}  # launchers: preload.py runs in the server
     lazily = {PACKAGE / "catalog" / "samples.py"}  # classes of torchvision; entries import it inside functions
     for path in PACKAGE.rglob("*.py"):
         heads = [
@@ -82,7 +82,15 @@ def test_the_parent_never_imports_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["sweep", "--help"], ["plan", "--help"], ["list", "--help"], ["report", "--help"]]
+    "arguments",
+    [
+        ["--help"],
+        ["sweep", "--help"],
+        ["plan", "--help"],
+        ["list", "--help"],
+        ["report", "--help"],
+        ["compare", "--help"],
+    ],
 )
 def test_help_needs_none_of_the_heavy_libraries(arguments: list[str]) -> None:
     heavy = ("torch", "pandas", "matplotlib", "pyarrow", "seaborn", "numpy", "pydantic", "scipy", "rich")

@@ -37,6 +37,9 @@ min_window = "1 ms"
 fetch = false
 """
 
+NO_WORKSPACES = {"BENCH_CUDNN_WORKSPACES": "off"}
+"""The stub's cuDNN asks for none."""
+
 pytestmark = pytest.mark.slow
 
 
@@ -45,7 +48,7 @@ def test_every_precision_layout_and_path_runs_and_too_large_a_batch_is_an_oom(
 ) -> None:
     config = tmp_path / "c.toml"
     config.write_text(CONFIG, encoding="utf-8")
-    env = {**os.environ, **stub_driver.environment("h200", memory_bytes=1 << 30)}
+    env = {**os.environ, **stub_driver.environment("h200", memory_bytes=1 << 30), **NO_WORKSPACES}
     env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), env.get("PYTHONPATH"))))
     done = plugins.bench("sweep", config, "--device", "cuda", "--out", tmp_path / "out", env=env)
     assert done.returncode == 1, done.stderr
@@ -72,7 +75,7 @@ def test_a_case_after_an_out_of_memory_starts_from_a_clean_device(stub_driver: S
     config = tmp_path / "c.toml"
     config.write_text(CONFIG.replace('["float32", "bf16", "fp16"]', '"float32"').replace(
         '["contiguous", "channels_last"]', '"contiguous"'), encoding="utf-8")  # fmt: skip
-    env = {**os.environ, **stub_driver.environment("h200", memory_bytes=1 << 30)}
+    env = {**os.environ, **stub_driver.environment("h200", memory_bytes=1 << 30), **NO_WORKSPACES}
     env["PYTHONPATH"] = str(Path(__file__).parents[2])
     arguments = (
         "sweep",
@@ -96,7 +99,7 @@ def test_a_case_after_an_out_of_memory_starts_from_a_clean_device(stub_driver: S
 def test_on_a_known_device_the_trace_beside_each_run_is_right(stub_driver: StubDriver, tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
     config.write_text(CONFIG.replace("[8, 4096]", "[8, 256]"), encoding="utf-8")
-    env = {**os.environ, **stub_driver.environment("h200")}
+    env = {**os.environ, **stub_driver.environment("h200"), **NO_WORKSPACES}
     env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), env.get("PYTHONPATH"))))
     arguments = ("--device", "cuda", "--out", tmp_path / "out", "--set", 'grid.precision=["float32", "bf16"]')
     done = plugins.bench("sweep", config, *arguments, env=env)

@@ -33,7 +33,7 @@ CASES: list[Case] = [
 ]
 
 
-def trace_peaks(cases: list[Case], device: str, folder: Path) -> list[dict[str, Any]]:
+def trace_peaks(cases: list[Case], device: str, folder: Path, workspaces: str | None = None) -> list[dict[str, Any]]:
     """The traces of the cases, in a process without the stub."""
     played = DEVICES[device]
     machine = [
@@ -42,7 +42,7 @@ def trace_peaks(cases: list[Case], device: str, folder: Path) -> list[dict[str, 
         [played["capability_major"], played["capability_minor"]],
     ]
     task = folder / "task.json"
-    task.write_text(json.dumps({"cases": cases, "device": machine}))
+    task.write_text(json.dumps({"cases": cases, "device": machine, "workspaces": workspaces}))
     environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, str(HERE / "trace_task.py"), str(task)],
@@ -62,3 +62,22 @@ def test_peaks_equal_the_real_allocators(stub_driver: StubDriver, tmp_path: Path
         last = truth.memory_stats[3]
         expected = {name: last[f"{name}_bytes.all.peak"] for name in ("requested", "allocated", "reserved")}
         assert found == {**expected, "initialised": False}, case
+
+
+CONVOLUTIONS: list[Case] = [
+    ("resnet18", IMAGENET, "sgd", {"momentum": 0.9}, 16, "float32", "contiguous"),
+    ("resnet18", IMAGENET, "adam", {}, 16, "bf16", "channels_last"),
+    ("vgg11", IMAGENET, "sgd", {}, 8, "float32", "contiguous"),
+    ("mobilenet_v2", IMAGENET, "sgd", {}, 8, "float32", "contiguous"),
+]
+
+
+def test_peaks_with_cudnns_own_workspaces_are_within_a_percent(stub_driver: StubDriver, tmp_path: Path) -> None:
+    without = trace_peaks(CONVOLUTIONS, "h200", tmp_path)
+    found = trace_peaks(CONVOLUTIONS, "h200", tmp_path, workspaces="h200")
+    truths = stub_driver.run_cases(CONVOLUTIONS, history=False, device="h200", cudnn_workspaces=True)
+    assert any(one["reserved"] > other["reserved"] for one, other in zip(found, without, strict=True))
+    for case, truth, mine in zip(CONVOLUTIONS, truths, found, strict=True):
+        last = truth.memory_stats[3]
+        for name in ("allocated", "reserved"):
+            assert mine[name] == pytest.approx(last[f"{name}_bytes.all.peak"], rel=0.01), (case, name)

@@ -1,6 +1,7 @@
 """The traces of some of the oracle's cases, in a process of its own: `python trace_task.py TASK.json`.
 
-Prints one JSON line a case: its peaks in bytes over all steps, or the reason why there is none.
+Prints one JSON line a case: its peaks in bytes over all steps, or the reason why there is none. With `workspaces`, the
+name of a device file, those of cuDNN are counted.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from bench.devices import load_device
 from bench.errors import BenchError
+from bench.estimators.conv_workspaces import add_workspaces
+from bench.estimators.cudnn_plans import CudnnPlans
 from bench.estimators.temporaries import Machine
 from bench.estimators.trace import record_training
-from bench.estimators.trace_case import allocator_of
+from bench.estimators.trace_case import STEPS, allocator_of
 from bench.estimators.trace_events import build_events, replay_trace
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -53,13 +57,14 @@ class Training:
         return output, loss
 
 
-def peaks(case: list[Any], machine: Machine) -> dict[str, Any]:
+def peaks(case: list[Any], machine: Machine, plans: CudnnPlans | None) -> dict[str, Any]:
     """The case's peaks over three steps."""
     try:
-        recording = record_training(lambda device: Training(case, device), 3, machine.compute_capability)
+        recording = record_training(lambda device: Training(case, device), STEPS, machine.compute_capability)
     except BenchError as error:
         return {"reason": str(error)}
-    found = replay_trace(build_events(recording.entries, recording.roles, machine), allocator_of(machine))
+    entries = recording.entries if plans is None else add_workspaces(recording.entries, plans)
+    found = replay_trace(build_events(entries, recording.roles, machine), allocator_of(machine), STEPS)
     return {
         "requested": found.cold_requested_bytes,
         "allocated": found.cold_allocated_bytes,
@@ -74,8 +79,9 @@ def main() -> None:
     major, minor = torch.__version__.split(".")[:2]
     multiprocessors, threads, capability = task["device"]
     machine = Machine(multiprocessors, threads, tuple(capability), (int(major), int(minor)))
+    plans = CudnnPlans(load_device(task["workspaces"])) if task.get("workspaces") else None
     for case in task["cases"]:
-        print(json.dumps(peaks(case, machine)))
+        print(json.dumps(peaks(case, machine, plans)))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.config import load_config
+from bench.config import check_config, load_config
+from bench.config.sections import Measure
 from bench.errors import ConfigError
 from bench.records import Choice
 
@@ -106,8 +107,9 @@ def test_every_fault_of_a_file_is_reported_at_once(tmp_path: Path) -> None:
         "exclude[0].reason: missing; it must be given",
         "measure.repeats: Input should be greater than or equal to 1; given 0",
         "measure.warmup_steps: Input should be a valid integer; given True",
-        'measure.measured_stepz: unknown key "measured_stepz". Nearest: measured_steps, warmup_steps. Allowed: repeats, order, '
-        "seed, warmup_steps, measured_steps, min_window, loader_workers, threads, cudnn_benchmark, deterministic, compiled",
+        'measure.measured_stepz: unknown key "measured_stepz". Nearest: measured_steps, warmup_steps. Allowed: repeats, '
+        "target_interval, max_repeats, time_budget, order, seed, warmup_steps, measured_steps, min_window, loader_workers, "
+        "threads, cudnn_benchmark, deterministic, compiled, gradient_noise",
         'limits.host_memory: "lots" is no amount of memory; write it like 512 MiB, 2 GiB or 4096',
         'colour: unknown key "colour". Allowed: name, description, grid, include, exclude, measure, limits, data',
     ]
@@ -220,3 +222,45 @@ def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
 def test_the_shipped_configurations_are_valid(name: str) -> None:
     folder = Path(__file__).parents[2] / "configs"
     assert load_config(folder / f"{name}.toml").name == name
+
+
+def test_a_target_for_intervals_raises_the_least_and_the_most_runs() -> None:
+    fixed, aimed = Measure(repeats=3), Measure(repeats=3, target_interval=0.02)
+    assert (fixed.least_repeats, fixed.most_repeats, fixed.target_frac("cuda")) == (3, 3, None)
+    assert (aimed.least_repeats, aimed.most_repeats, aimed.target_frac("cpu")) == (5, 20, 0.02)
+    assert Measure(repeats=7, target_interval=0.02).least_repeats == 7
+    automatic = Measure(target_interval="auto")
+    assert (automatic.target_frac("cuda"), automatic.target_frac("cpu")) == (0.01, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ('target_interval = "outo"', 'measure.target_interval: "outo" is no half-width of an interval. Nearest: auto. Write it '
+         'as a fraction above 0 and up to 0.5 (0.01 for ±1 %), or "auto"'),
+        ("target_interval = 1", "measure.target_interval: 1 is no half-width of an interval. Write it as a fraction above 0 and "
+         'up to 0.5 (0.01 for ±1 %), or "auto"'),
+        ("target_interval = true", "measure.target_interval: True is no half-width of an interval. Write it as a fraction above "
+         '0 and up to 0.5 (0.01 for ±1 %), or "auto"'),
+        ("target_interval = 0.01\nmax_repeats = 4",
+         "measure.max_repeats: 4 is less than the 5 runs that a case takes at least with a target_interval"),
+        ("target_interval = 0.01\nrepeats = 25",
+         "measure.max_repeats: 20 is less than the 25 runs that a case takes at least with a target_interval"),
+        ('time_budget = "2 h"',
+         "measure.time_budget: bounds the repeats that target_interval adds; give that too, or leave this out; given \"2 h\""),
+        ('target_interval = 0.01\ntime_budget = "soon"', 'measure.time_budget: "soon" is no duration; write it like 90 s, '
+         "2 min or 250 ms"),
+        ("target_intervall = 0.01", 'measure.target_intervall: unknown key "target_intervall". Nearest: target_interval. Allowed: '
+         "repeats, target_interval, max_repeats, time_budget, order, seed, warmup_steps, measured_steps, min_window, "
+         "loader_workers, threads, cudnn_benchmark, deterministic, compiled, gradient_noise"),
+    ],
+)  # fmt: skip
+def test_faults_of_stopping_are_reported_with_what_is_allowed(tmp_path: Path, line: str, fault: str) -> None:
+    assert faults(tmp_path, f'name = "n"\n{GRID}\n[measure]\n{line}\n') == [fault]
+
+
+def test_how_many_runs_there_are_is_no_part_of_what_one_does() -> None:
+    grid = {"dataset": "mnist", "model": "mlp", "optimizer": "sgd", "batch_size": 64}
+    aimed = {"target_interval": 0.02, "max_repeats": 9, "time_budget": "1 h", "repeats": 6}
+    keys = {check_config({"name": "n", "grid": grid, "measure": measure}, "t").protocol.key for measure in ({}, aimed)}
+    assert len(keys) == 1

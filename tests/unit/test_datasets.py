@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.catalog import describe_dataset, names, parse_choice
-from bench.catalog.data_files import default_data_root
+from bench.folders import data_folder
 from bench.errors import DataError
 from bench.records import Choice
 from bench.workload.images import build_transform
@@ -54,13 +54,13 @@ def test_every_data_set_of_the_documents_is_offered():
 
 def test_data_root_is_taken_from_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("BENCH_DATA", str(tmp_path))
-    assert default_data_root() == tmp_path
+    assert data_folder() == tmp_path
 
 
 def test_data_root_is_a_cache_folder_below_home(monkeypatch, tmp_path):
     monkeypatch.delenv("BENCH_DATA", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert default_data_root() == tmp_path / ".cache/bench/data"
+    assert data_folder() == tmp_path / ".cache/bench/data"
 
 
 def test_account_without_home_has_a_data_root_all_the_same(monkeypatch):
@@ -68,7 +68,7 @@ def test_account_without_home_has_a_data_root_all_the_same(monkeypatch):
     monkeypatch.setattr(
         Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("Could not determine home directory."))
     )
-    assert default_data_root().name.startswith("bench-data-")
+    assert data_folder().name.startswith("bench-data-")
 
 
 def test_folder_counts_classes_and_images_and_gives_rgb(tmp_path):

@@ -62,7 +62,8 @@ def test_every_value_has_a_source_and_every_source_a_value(name: str) -> None:
 
 @pytest.mark.parametrize("name", GPUS)
 def test_gpu_states_what_the_estimators_need(name: str) -> None:
-    optional = {"context_bytes", "launch_overhead_s", "aliases", "peak_tf32_flop_per_s", "peak_bf16_flop_per_s"}
+    optional = {"context_bytes", "context_low_bytes", "context_high_bytes", "launch_overhead_s", "aliases",
+                "peak_tf32_flop_per_s", "peak_bf16_flop_per_s"}  # fmt: skip
     assert set(CHECKS) - optional <= set(_known(load_device(name)))
 
 

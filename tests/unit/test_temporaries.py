@@ -117,3 +117,18 @@ def test_column_interpolates_shapes_and_bytes() -> None:
 def test_column_refuses_another_structure() -> None:
     with pytest.raises(Unsupported, match="takes another course"):
         join_column(16, Recorded([None]), 48, Recorded([None, 3]))
+
+
+@pytest.mark.parametrize(("dims", "expected"), [
+    ((-2,), [4, 138_412_032, 384, 0, 0]),  # seen from torch 2.15's allocator, in a step of Adafactor
+    ((-1,), [4]),
+    (None, [4, 2112, 4, 0, 0]),
+])  # fmt: skip
+def test_a_norm_is_a_reduction(dims: tuple[int, ...] | None, expected: list[int]) -> None:
+    weight = contiguous("float32", (4096, 12_288))
+    assert sizes(script_of("aten::linalg_vector_norm", (weight, 2, dims, True, None), [4], H200)) == expected
+
+
+def test_a_norm_over_a_single_value_is_none() -> None:
+    column = contiguous("float32", (1 << 20, 1))
+    assert sizes(script_of("aten::linalg_vector_norm", (column, 2, (-1,), True, None), [4], H200)) == [4]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from bench.errors import BenchError, DataError, UnknownNameError
 from bench.records import Choice
-from bench.validation import list_layouts, read_measurements, score
+from bench.validation import list_layouts, read_measurements, score, score_others
 from bench.validation.estimating import Estimated, group_rows
 from bench.validation.scoring import fit_constant
 from tests import plugins
@@ -199,6 +200,36 @@ def test_one_constant_a_gpu_is_fitted_and_held_out() -> None:
     assert first.held_out.worst == pytest.approx(200 / 1100)
 
 
+def test_rows_that_are_met_to_the_byte_are_counted() -> None:
+    (group,) = score(
+        [estimated(2, 900, 900, quantity="allocated"), estimated(3, 1000, 950, quantity="allocated")]
+    ).groups
+    assert (group.exact, group.below) == (1, 1)
+    assert score([estimated(2, 900, None)]).groups[0].exact == 0
+
+
+def test_the_formula_gets_a_constant_of_its_own_and_published_estimates_none() -> None:
+    rows = [
+        estimated(2, 1000, 1000, formula_bytes=700, published=(("xMem", 900),)),
+        estimated(3, 2000, 2000, formula_bytes=1700, published=(("xMem", 2100), ("LLMem", 3000))),
+    ]
+    others = score_others(rows)
+    assert list(others) == ["formula", "xMem", "LLMem"]
+    assert (others["formula"].constants, others["formula"].row_errors) == ({"rtx3090": 300}, {2: 0.0, 3: 0.0})
+    assert others["xMem"].constants == {}
+    assert others["xMem"].row_errors == {2: pytest.approx(-0.1), 3: pytest.approx(0.05)}
+    assert (others["xMem"].groups[0].below, others["LLMem"].groups[0].failures) == (1, 1)
+
+
+def test_estimates_that_a_file_publishes_are_read(tmp_path: Path) -> None:
+    theirs = {"xmem_est_bytes": "8176795648", "dnnmem_est_bytes": "5110759424.75", "llmem_est_bytes": ""}
+    (row,), _ = read_measurements(written(tmp_path, XMEM | theirs))
+    assert row.published == (("xMem", 8_176_795_648), ("DNNMem", 5_110_759_424))
+    assert 'dnnmem_est_bytes: "much" is no whole number' in refused(
+        written(tmp_path, XMEM | theirs | {"dnnmem_est_bytes": "much"})
+    )
+
+
 def test_torchs_own_peaks_get_no_constant() -> None:
     result = score([estimated(2, 1000, 900, quantity="allocated"), estimated(3, 1000, 950, quantity="reserved")])
     assert result.constants == {}
@@ -234,8 +265,13 @@ def test_the_command_compares_and_prints_a_table(tmp_path: Path) -> None:
     assert {group["device"]: group["failures"] for group in answer["groups"] if group["family"] == "all"} == {
         "cpu": 1, "h200": 0, "all": 1,
     }  # fmt: skip
+    # parameters, gradients, 64 images of 3,136 B and 64 times 128 activations, as the founding documents have them
+    assert [row["formula_bytes"] for row in answer["rows"][:2]] == [1_047_632, 1_281_104]
+    others = [(group["estimator"], group["device"]) for group in answer["other_estimators"]]
+    assert others == [("formula", "cpu"), ("formula", "h200"), ("formula", "all")]
     table = plugins.bench("validate", str(path), "--device", "h200")
     assert table.returncode == 0 and "left out: 1 rows" in table.stdout
+    assert re.search(r"^h200 +formula +2 .* 0/2 +2 +0 ", table.stdout, re.MULTILINE)
     assert "Traceback" not in table.stderr
 
 

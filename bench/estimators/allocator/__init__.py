@@ -34,6 +34,7 @@ from bench.estimators.allocator.replay import (
     replay,
 )
 from bench.estimators.allocator.settings import parse_allocator_config
+from bench.estimators.allocator.steady import replay_until_steady
 
 __all__ = [
     "Alloc",
@@ -54,5 +55,6 @@ __all__ = [
     "events_from_history",
     "parse_allocator_config",
     "replay",
+    "replay_until_steady",
     "tie_rule",
 ]

@@ -9,12 +9,16 @@ from typing import NamedTuple
 
 
 class Alloc(NamedTuple):
-    """`size` bytes are asked for and known as `id` from then on; 0 bytes allocate nothing."""
+    """`size` bytes are asked for and known as `id` from then on; 0 bytes allocate nothing.
+
+    What is `optional` is done without where there is no room for it: torch catches the failure and goes another way.
+    """
 
     id: int
     size: int
     stream: int = 0
     category: str | None = None
+    optional: bool = False
 
 
 class Free(NamedTuple):

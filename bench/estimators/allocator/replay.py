@@ -76,8 +76,9 @@ class ReplayResult:
     Attributes:
         final: Figures after the last event, peaks over everything.
         marks: Figures at each mark.
-        peak_event_index: Index of the event that first brought `allocated` to its highest, or None without allocations.
-        categories: Shares at that moment, the largest first; their `allocated_bytes` sum up to `peak_allocated`.
+        peak_event_index: Index of the event that first brought `allocated` to its highest since the peaks last started
+            anew, or None without allocations.
+        categories: Shares at that moment, the largest first; their `allocated_bytes` sum up to that peak.
         reserved_at_peak: Bytes of segments at that moment; the rest up to it is fragmentation and cache.
         segments: Segments at the end, by address.
         out_of_memory: Where the stream ended early, or None; the other figures are those at that point.
@@ -116,13 +117,14 @@ def replay(events: Iterable[Event], config: AllocatorConfig | None = None) -> Re
         config: Settings; torch's defaults on a device without limit unless given.
 
     Returns:
-        Figures, peaks, segments and shares. A request that cannot be met ends the replay; see `out_of_memory`.
+        Figures, peaks, segments and shares. A request that cannot be met ends the replay, unless it is optional; see
+        `out_of_memory`.
 
     Raises:
         ReplayError: An id is freed that is not live, or allocated twice.
     """
     stream = events if isinstance(events, Sequence) else list(events)
-    run = _Run(CachingAllocator(config))
+    run = Run(config)
     out_of_memory = None
     for index, event in enumerate(stream):
         try:
@@ -130,20 +132,11 @@ def replay(events: Iterable[Event], config: AllocatorConfig | None = None) -> Re
         except OutOfMemoryError as failure:
             out_of_memory = OutOfMemory(index, failure.requested_bytes, failure.segment_size_bytes)
             break
-    allocator = run.allocator
-    return ReplayResult(
-        final=run.final(),
-        marks=tuple(run.marks),
-        peak_event_index=run.peak_index,
-        categories=_shares(stream, run),
-        reserved_at_peak=run.reserved_at_peak,
-        segments=tuple(_view(allocator.segments[address]) for address in sorted(allocator.segments)),
-        out_of_memory=out_of_memory,
-    )
+    return run.result(stream, out_of_memory)
 
 
-class _Run:
-    """State of one replay."""
+class Run:
+    """State of one replay: what `replay` goes through, for callers that go on from there."""
 
     __slots__ = (
         "allocator",
@@ -157,8 +150,9 @@ class _Run:
         "waiting",
     )
 
-    def __init__(self, allocator: CachingAllocator) -> None:
-        self.allocator = allocator
+    def __init__(self, config: AllocatorConfig | None = None) -> None:
+        """Start with an empty allocator."""
+        self.allocator = CachingAllocator(config)
         self.live: dict[int, Block | None] = {}
         self.waiting: dict[int, Block] = {}
         self.granted: dict[int, int] = {}
@@ -168,6 +162,7 @@ class _Run:
         self.peak_index: int | None = None
 
     def apply(self, index: int, event: Event) -> None:
+        """Let the next event happen, the `index`-th; raises OutOfMemoryError and ReplayError."""
         kind = type(event)
         if kind is Alloc:
             self._allocate(index, event)  # type: ignore[arg-type]  # `kind is` narrows nothing, and is twice as fast
@@ -180,22 +175,27 @@ class _Run:
         elif isinstance(event, Mark):
             self.marks.append(_reading(self.allocator, event.label))
             if event.reset_peaks:
-                self._keep_tops()
-                self.allocator.reset_peaks()
+                self.reset_peaks(index)
         elif isinstance(event, EmptyCache):
             self.allocator.empty_cache()
         else:
             raise ReplayError(f"event {index}: {event!r} is none of Alloc, Free, Complete, Mark, EmptyCache")
 
     def _allocate(self, index: int, event: Alloc) -> None:
-        name, size, stream, _ = event
+        name, size, stream, _, optional = event
         if name in self.live:
             raise ReplayError(f"event {index}: id {name} is allocated while it is live")
         if size <= 0:
             self.live[name] = None
             return
         allocator = self.allocator
-        block = self.live[name] = allocator.allocate(size, stream)
+        try:
+            block = self.live[name] = allocator.allocate(size, stream)
+        except OutOfMemoryError:
+            if not optional:
+                raise
+            self.live[name] = None
+            return
         self.granted[index] = block.size
         if allocator.allocated > self.highest:
             self.highest, self.reserved_at_peak, self.peak_index = allocator.allocated, allocator.reserved, index
@@ -213,12 +213,32 @@ class _Run:
         else:
             self.allocator.free(block)
 
+    def reset_peaks(self, index: int) -> None:
+        """Let the peaks start anew behind the `index`-th event."""
+        self._keep_tops()
+        self.allocator.reset_peaks()
+        self.highest, self.reserved_at_peak = self.allocator.allocated, self.allocator.reserved
+        self.peak_index = index
+
     def _keep_tops(self) -> None:
         allocator = self.allocator
         peaks = allocator.peak_requested, allocator.peak_allocated, allocator.peak_active, allocator.peak_reserved
         self.tops = [max(pair) for pair in zip(self.tops, peaks, strict=True)]
 
-    def final(self) -> Reading:
+    def result(self, stream: Sequence[Event], out_of_memory: OutOfMemory | None) -> ReplayResult:
+        """What became of `stream`, all the events so far."""
+        segments = self.allocator.segments
+        return ReplayResult(
+            final=self._final(),
+            marks=tuple(self.marks),
+            peak_event_index=self.peak_index,
+            categories=_shares(stream, self),
+            reserved_at_peak=self.reserved_at_peak,
+            segments=tuple(_view(segments[address]) for address in sorted(segments)),
+            out_of_memory=out_of_memory,
+        )
+
+    def _final(self) -> Reading:
         self._keep_tops()
         allocator = self.allocator
         allocator.peak_requested, allocator.peak_allocated, allocator.peak_active, allocator.peak_reserved = self.tops
@@ -241,7 +261,7 @@ def _reading(allocator: CachingAllocator, label: str) -> Reading:
     )
 
 
-def _shares(events: Sequence[Event], run: _Run) -> tuple[CategoryShare, ...]:
+def _shares(events: Sequence[Event], run: Run) -> tuple[CategoryShare, ...]:
     """Who held the memory at the peak: a second pass over the events up to there."""
     if run.peak_index is None:
         return ()

@@ -71,7 +71,7 @@ class _MetaWorkload(Workload):
     recorder: _Recorder
 
     @contextlib.contextmanager
-    def _autocast(self) -> Iterator[None]:
+    def autocast(self) -> Iterator[None]:
         with CudaLike(self.autocast_type):
             yield
         self.recorder.phase = BACKWARD

@@ -12,7 +12,10 @@ from bench.estimators.tensors import Spec
 
 def sum_buffers(source: Spec, dims: Any, dtype: Any, machine: Machine) -> Script:
     """The buffers of a sum or mean (aten/src/ATen/native/cuda/ReduceSumProdKernel.cu, ReduceMomentKernel.cu)."""
-    vector = 8 if source.item_bytes == 2 else 4
+    return _buffers(source, dims, dtype, machine, 8 if source.item_bytes == 2 else 4)
+
+
+def _buffers(source: Spec, dims: Any, dtype: Any, machine: Machine, vector: int) -> Script:
     output = dtype or source.dtype
     script: Script = []
     for group in reduction_buffers(
@@ -31,4 +34,17 @@ def _sum_all(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) -
     return results(outputs) + sum_buffers(arguments[0], None, arguments[1], machine)
 
 
-RULES = {"aten::sum.dim_IntList": _sum, "aten::mean.dim": _sum, "aten::sum": _sum_all, "aten::mean": _sum_all}
+def _norm(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) -> Script:
+    """A reduction (ReduceNormKernel.cu), but over dimensions of size 1 absolute values (LinearAlgebra.cpp)."""
+    source, _, dims, _, dtype = arguments[:5]
+    ndim = len(source.shape)
+    reduced = {dim % ndim for dim in dims} if dims and ndim else range(ndim)
+    if all(source.shape[dim] == 1 for dim in reduced):
+        return results(outputs)
+    return results(outputs) + _buffers(source, dims, dtype, machine, 4)
+
+
+RULES = {
+    "aten::sum.dim_IntList": _sum, "aten::mean.dim": _sum, "aten::sum": _sum_all, "aten::mean": _sum_all,
+    "aten::linalg_vector_norm": _norm,
+}  # fmt: skip

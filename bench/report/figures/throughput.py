@@ -24,7 +24,9 @@ _COLUMNS = [
 
 
 def draw(contents: Contents) -> Drawing | None:
-    """A panel a model and data set, a line a combination of the other axes."""
+    """A panel a model and data set, a line a combination of the other axes; several machines have `curves` instead."""
+    if contents.hardware is not None:
+        return None
     summary = contents.summary
     known = summary[summary["samples_per_s"].notna() | (summary["status"] == Status.OOM)]
     if not known["samples_per_s"].notna().any():

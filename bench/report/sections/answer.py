@@ -13,8 +13,10 @@ from bench.analysis.labels import axis_words, varying_axes
 from bench.records import Status
 from bench.report.blocks import Answer, Block, Bullets, Notice, Strong, Table, Words
 from bench.report.contents import Contents
+from bench.report.hardware import SPEED
 from bench.report.kinds import Section
-from bench.report.words import error_words, integer, listed, rate_cell
+from bench.report.verdict import verdict_notice
+from bench.report.words import error_words, integer, listed, rate_cell, ratio_words
 from bench.units import MISSING, format_bytes
 
 _MAX_ROWS = 15
@@ -22,10 +24,24 @@ _MAX_ROWS = 15
 
 def build(contents: Contents) -> Sequence[Block]:
     """The sentence, the scope, and a small table."""
-    blocks: list[Block] = [Answer(headline(contents.summary)), _scope(contents)]
+    blocks: list[Block] = [Answer(_answer(contents)), *verdict_notice(contents), _scope(contents)]
     blocks += [Notice("note", finding.text) for finding in contents.findings if finding.code in _FIRST_PAGE]
     blocks += _best(contents)
     return blocks
+
+
+def _answer(contents: Contents) -> str:
+    """The speeds and the estimates' errors; of several machines, how fast they are against the baseline."""
+    hardware = contents.hardware
+    means = {} if hardware is None else {name: found.geomean.get(SPEED) for name, found in hardware.comparisons.items()}
+    parts = [
+        f"{name} trains at {ratio_words(mean.ratio, mean.low, mean.high)} its throughput, in the geometric mean of "
+        f"{mean.n} of {mean.n_planned} cases"
+        for name, mean in means.items() if mean is not None and mean.ratio is not None
+    ]  # fmt: skip
+    if hardware is None or not parts:
+        return headline(contents.summary)
+    return f"Against {hardware.baseline}: {'; '.join(parts)}. In brackets: 95 % intervals over the cases."
 
 
 _FIRST_PAGE = ("cpu_only", "synthetic_data")

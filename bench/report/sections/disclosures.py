@@ -8,12 +8,13 @@ import pandas as pd
 
 from bench.analysis import machine_labels
 from bench.records import Environment, Protocol, columns
-from bench.report.blocks import Block, Fold, Paragraph, Table
+from bench.report.blocks import Block, Fold, Paragraph, Strong, Table, Words
 from bench.report.contents import Contents
 from bench.report.kinds import Section
 from bench.report.words import field_title, field_words
 
-_MAX_MACHINES = 4
+_MAX_MACHINES = 6
+_MAX_COMMIT = 12
 _MAIN = (
     "gpu_name", "gpu_count", "gpu_total_bytes", "driver_version", "power_limit_w", "power_limit_default_w", "ecc",
     "mig", "cuda_version", "cudnn_version", "torch_version", "torchvision_version", "python_version",
@@ -57,16 +58,30 @@ def _table(
     head: Sequence[str], rows: pd.DataFrame, names: Sequence[str], caption: str, absent: str = "unknown"
 ) -> Table:
     """One row a field, one column an environment or protocol; a single one is set in two halves beside each other."""
-    cells = []
+    cells: list[list[str]] = []
     for name in names:
         values = [field_words(name, value) for value in rows[name]]
+        values = [value[:_MAX_COMMIT] for value in values] if name == "git_commit" else values
         cells.append([field_title(name), *(absent if value == "unknown" else value for value in values)])
-    if len(rows) > 1 or len(cells) < 6:
+    if len(rows) > 1:
+        return _side_by_side(head, cells, caption)
+    if len(cells) < 6:
         return Table(list(head), cells, caption=caption)
     half = (len(cells) + 1) // 2
     right = [*cells[half:], ["", ""]][:half]
     return Table([*head, "", ""], [[*one, *other] for one, other in zip(cells[:half], right, strict=True)],
                  caption=caption)  # fmt: skip
+
+
+def _side_by_side(head: Sequence[str], cells: Sequence[Sequence[str]], caption: str) -> Table:
+    """A column each; the fields that differ stand out, in words where there is no colour."""
+    differs = [len(set(values)) > 1 for _, *values in cells]
+    rows: list[list[Words]] = [
+        [(Strong(text),) for text in row] if apart else list(row) for row, apart in zip(cells, differs, strict=True)
+    ]
+    said = f"{sum(differs)} of {len(cells)} fields differ, in bold; unknown against a value differs too."
+    levels = ["differs" if apart else "" for apart in differs]
+    return Table(list(head), rows, caption=f"{caption} {said}".strip(), row_levels=levels)
 
 
 def _ranges(frame: pd.DataFrame) -> list[Block]:

@@ -22,7 +22,7 @@ def build(contents: Contents) -> Sequence[Block]:
     at = f" at commit {listed((commit[:12] for commit in commits), 3)}" if commits else ""
     blocks: list[Block] = [
         Paragraph(f"With {', '.join(versions) or 'versions unknown'}{at}:"),
-        Listing("\n".join([*_sweeps(contents), f"bench report {_folder(contents)}"]), "sh"),
+        Listing("\n".join([*_sweeps(contents), _report(contents)]), "sh"),
         Paragraph((
             Code("bench sweep"), " measures what is missing, on another machine everything; ", Code("bench report"),
             " makes this report again, to the byte, from the Parquet files in ", Code("data"), ". In Python, ",
@@ -43,6 +43,15 @@ def _place(contents: Contents) -> str:
 
 def _folder(contents: Contents) -> str:
     return shlex.quote(_place(contents))
+
+
+def _report(contents: Contents) -> str:
+    """The command that renders this report; one of several folders names them, and its baseline."""
+    if len(contents.sources) < 2:
+        return f"bench report {_folder(contents)}"
+    folders = " ".join(shlex.quote(f"reports/{name}") for name in contents.sources)
+    baseline = f" --baseline {shlex.quote(contents.hardware.baseline)}" if contents.hardware else ""
+    return f"bench report {folders} --out {_folder(contents)}{baseline}"
 
 
 def _sweeps(contents: Contents) -> list[str]:

@@ -71,6 +71,11 @@ def build(contents: Contents) -> Sequence[Block]:
     ]
 
 
+def column_titles() -> dict[str, str]:
+    """The headings of the columns of numbers, by their column of the summary."""
+    return {name: title for name, title, _ in _COLUMNS}
+
+
 def _outcome(row: Mapping[Any, Any]) -> str:
     """`ok 3/3`, or what happened instead: `oom 3/3`, `ok 2, failed 1`; skipped cases with their reason."""
     if row["status"] == Status.SKIPPED:

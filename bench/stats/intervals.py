@@ -1,9 +1,4 @@
-"""Statistics of runs: intervals over processes, percentiles of steps, and how far estimates are off.
-
-The process is the unit of replication: steps inside one process share its memory layout, clocks and neighbours, and are
-not independent. Every interval here is therefore taken over one number a process, never over steps;
-percentiles describe raw steps and claim nothing about other processes.
-"""
+"""Intervals over processes, and percentiles of raw steps."""
 
 from __future__ import annotations
 
@@ -61,7 +56,7 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> In
     Raises:
         ValueError: No values, or one that is not finite.
     """
-    numbers = _finite(values)
+    numbers = finite(values)
     n = len(numbers)
     middle = float(numbers.mean())
     if n == 1:
@@ -83,7 +78,7 @@ def geometric_interval(values: Sequence[float], confidence: float = CONFIDENCE) 
     Raises:
         ValueError: No values, or one that is not finite and positive.
     """
-    numbers = _finite(values)
+    numbers = finite(values)
     if (numbers <= 0).any():
         raise ValueError("a geometric mean takes positive values")
     on_logs = mean_interval(np.log(numbers).tolist(), confidence)
@@ -117,59 +112,17 @@ def percentiles(values: Sequence[float] | np.ndarray) -> Percentiles:
     Raises:
         ValueError: No values, or one that is not finite.
     """
-    numbers = _finite(values)
+    numbers = finite(values)
     p10, median, p90, p99 = (float(value) for value in np.quantile(numbers, (0.10, 0.50, 0.90, 0.99)))
     return Percentiles(median, p10, p90, p99, len(numbers))
 
 
-@dataclass(frozen=True, slots=True)
-class ErrorSummary:
-    """How far estimates lie from measurements; `(estimate - measured) / measured`, signed, one number a case.
-
-    Attributes:
-        median_abs: The median size of the error: half of the cases are nearer.
-        p90_abs: Nine in ten cases are nearer.
-        worst: The error of the largest size, with its sign.
-        bias: The mean of the signed errors: below 0, the estimates are too low on the whole.
-        share_exact: The share of cases without any error, from 0 to 1.
-        n: How many cases there are.
-    """
-
-    median_abs: float
-    p90_abs: float
-    worst: float
-    bias: float
-    share_exact: float
-    n: int
-
-
-def summarise_errors(errors: Sequence[float] | np.ndarray) -> ErrorSummary | None:
-    """Summarise signed relative errors; `None` where there are none (missing is not zero).
+def finite(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """The values as one row of floats.
 
     Raises:
-        ValueError: One that is not finite.
+        ValueError: No values, or one that is not finite.
     """
-    if len(errors) == 0:
-        return None
-    numbers = _finite(errors)
-    sizes = np.abs(numbers)
-    median_abs, p90_abs = (float(value) for value in np.quantile(sizes, (0.5, 0.9)))
-    return ErrorSummary(
-        median_abs=median_abs,
-        p90_abs=p90_abs,
-        worst=float(numbers[int(sizes.argmax())]),
-        bias=float(numbers.mean()),
-        share_exact=float((sizes == 0).mean()),
-        n=len(numbers),
-    )
-
-
-def relative_error(estimate: float, measured: float) -> float:
-    """`(estimate - measured) / measured`: -0.2 where the estimate is a fifth too low; NaN where either is unknown."""
-    return (estimate - measured) / measured if measured else math.nan
-
-
-def _finite(values: Sequence[float] | np.ndarray) -> np.ndarray:
     numbers = np.asarray(values, dtype=float)
     if numbers.ndim != 1 or not len(numbers):
         raise ValueError("needs at least one value")

@@ -1,0 +1,78 @@
+"""What goes into a bundle: the parts, the report that they make, the environments, and how to do it again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from bench.bundles.archive import BundleError
+from bench.bundles.writing import Content
+from bench.store import DATA_FOLDER, load_notes
+from bench.store.load import results_folders
+from bench.store.parts import parts, read
+
+_KINDS = {"": ("plan-*.parquet", "plan"), "runs": ("*.parquet", "run"), "estimates": ("*.parquet", "estimates")}
+
+REPRODUCE = """\
+# How to check these results and make them again
+
+This folder was written by `bench bundle` (stepbench {version}).
+
+- `bench verify .` (or the archive itself) holds every file against `manifest.json`, and names what changed.
+- `bench check .` says whether the numbers are fit to be published, and renders the report again to compare it.
+- `bench report . --out somewhere` makes the report anew from the Parquet files in `data`; with the same version of the
+  harness and of its libraries it is the same, to the byte.
+- `bench.load(".")` in Python gives one row a run, with every step's time.
+- `bench sweep config.toml --out mine` measures the same on your machine. `config.toml` is the configuration with the
+  defaults of its time filled in (several are numbered). `bench compare . mine` says what differs.
+
+`environment.json` has the machines and versions under these results, and how every run measured. What runs printed
+(`logs/`) is left out: it may hold paths and names of the machine.
+"""
+
+
+def default_target(results: Path) -> Path:
+    """Where the bundle of a results folder goes: beside it, `reports/mine.zip` for `reports/mine`."""
+    folder = results.resolve()
+    folder = folder.parent if folder.name == DATA_FOLDER else folder
+    return folder.with_name(f"{folder.name}.zip")
+
+
+def bundle_files(results: Path, report: Path, version: str) -> dict[str, Content]:
+    """Every file of a bundle by its path in it.
+
+    Args:
+        results: One results folder, or the folder that holds one.
+        report: A folder with nothing but the report that the results make.
+        version: Of the harness.
+
+    Raises:
+        BundleError: Several results folders lie there; merge them first.
+        StoreError: No results, or a part that is damaged.
+    """
+    folders = results_folders([results])
+    if len(folders) > 1:
+        raise BundleError(
+            f"{results}: holds {len(folders)} results folders, and a bundle holds one. Join them first: bench merge "
+            "reports/joined " + " ".join(str(folder) for folder in folders[:4])
+        )
+    files: dict[str, Content] = {
+        path.relative_to(report).as_posix(): path for path in sorted(report.rglob("*")) if path.is_file()
+    }
+    for name, (pattern, kind) in _KINDS.items():
+        for path in parts(folders[0] / name, pattern):
+            read(path, kind)  # a damaged part is named now, not by whoever opens the bundle
+            files[f"{DATA_FOLDER}/{name}/{path.name}" if name else f"{DATA_FOLDER}/{path.name}"] = path
+    files["environment.json"] = _environments(folders[0])
+    files["REPRODUCE.md"] = REPRODUCE.format(version=version).encode()
+    return files
+
+
+def _environments(folder: Path) -> bytes:
+    """The environments and protocols of the newest plans, one object each."""
+    found = [
+        {"environment_key": note.environment_key, "environment": note.values.get("environment"),
+         "protocol": note.values.get("protocol")}
+        for note in load_notes(folder)
+    ]  # fmt: skip
+    return (json.dumps(found, indent=1, sort_keys=True) + "\n").encode("ascii")

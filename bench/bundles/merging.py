@@ -1,0 +1,133 @@
+"""The results of many hosts as one folder that loads, reports and compares like any other."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.errors import StoreError
+from bench.store import DATA_FOLDER, schema
+from bench.store.load import MERGED_FROM, newest_plans, results_folders
+from bench.store.parts import build_table, commit, notes_of, parts, read, rows_hash, typed_errors
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What a merge made.
+
+    Attributes:
+        folder: The new folder; the data lie in `data` below it.
+        sources: How many results folders went into it.
+        plans: Plans, the newest of each source and environment.
+        runs: Parts of runs.
+        estimates: Parts of estimates.
+        duplicates: Parts that several sources held alike, kept once.
+    """
+
+    folder: Path
+    sources: int
+    plans: int
+    runs: int
+    estimates: int
+    duplicates: int
+
+
+@dataclass(slots=True)
+class _Union:
+    """Parts by what must be unique among them."""
+
+    places: dict[str, tuple[Path, str]] = field(default_factory=dict)  # by key: a part, and the hash of its rows
+    names: dict[str, str] = field(default_factory=dict)  # file names, with their key
+    duplicates: int = 0
+
+    def add(self, key: str, path: Path, digest: str, what: str) -> None:
+        """Take a part. Raises StoreError where another one with this key or name says otherwise."""
+        other = self.places.get(key)
+        if other is not None and other[1] != digest:
+            raise StoreError(
+                f"{path} and {other[0]}: two different {what} under one key ({key}); nothing was merged. One of them "
+                "was changed after it was written, or both hosts count as the same machine: merge without one of them"
+            )
+        if other is not None:
+            self.duplicates += 1
+            return
+        if self.names.setdefault(path.name, key) != key:
+            raise StoreError(f"{path}: another run has this name; nothing was merged. Merge without one of them")
+        self.places[key] = (path, digest)
+
+
+def merge_results(
+    target: Path, sources: Sequence[Path], progress: Callable[[int, int], None] = lambda done, of: None
+) -> Merged:
+    """Join results into the new folder `target`, which has its name once it is whole. The sources are only read.
+
+    A run is the same run where its key is: the same part in two sources is one, and two that differ are refused. Of
+    plans, the newest of each source and environment is taken, as loading the sources side by side does.
+
+    Args:
+        target: The new folder; it must not exist.
+        sources: Folders that `bench sweep` or a merge wrote, or folders that hold several.
+        progress: Told after each part how many are read, and of how many.
+
+    Raises:
+        StoreError: `target` exists or lies in a source, a part is damaged, two parts contradict each other, or the disk
+            refuses. Nothing is left behind.
+    """
+    if target.exists():
+        raise StoreError(f"{target}: exists; nothing was changed. Name a new folder")
+    folders = results_folders(sources)
+    for folder in folders:
+        if target.resolve().is_relative_to(folder.resolve()):
+            raise StoreError(f"{target}: lies in {folder}, which is only read; name a folder outside it")
+    runs, estimates = _unions(folders, progress)
+    plans = _plans(folders)
+    temporary = target.with_name(f".tmp-{uuid.uuid4().hex}")
+    with typed_errors(target):
+        try:
+            data = temporary / DATA_FOLDER
+            _copy(runs, data / "runs")
+            _copy(estimates, data / "estimates")
+            for number, (rows, notes) in enumerate(plans, 1):
+                commit(build_table(rows, schema.PLAN, "plan", notes), data / f"plan-{number:04d}.parquet")
+            temporary.rename(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    duplicates = runs.duplicates + estimates.duplicates
+    return Merged(target, len(folders), len(plans), len(runs.places), len(estimates.places), duplicates)
+
+
+def _unions(folders: Sequence[Path], progress: Callable[[int, int], None]) -> tuple[_Union, _Union]:
+    """Every run and every part of estimates, each read and checked once."""
+    runs, estimates = _Union(), _Union()
+    todo = [(folder, path) for folder in folders for path in parts(folder / "runs")]
+    for done, (_, path) in enumerate(todo, 1):
+        rows = read(path, "run").to_pylist()
+        for row in rows[:1]:
+            runs.add(str(row["run_key"]), path, rows_hash(rows), "runs")
+        progress(done, len(todo))
+    for folder in folders:
+        for path in parts(folder / "estimates"):
+            estimates.add(path.name, path, rows_hash(read(path, "estimates").to_pylist()), "parts of estimates")
+    return runs, estimates
+
+
+def _plans(folders: Sequence[Path]) -> list[tuple[list[dict[str, Any]], dict[str, Any]]]:
+    """Rows and notes of the newest plans, each once; the note `merged_from` keeps those of one machine apart."""
+    found: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {}
+    for folder in folders:
+        for _, table in newest_plans(folder):
+            rows = table.to_pylist()
+            notes = {**notes_of(table), MERGED_FROM: rows_hash(rows)[:16]}
+            found.setdefault(json.dumps(notes, sort_keys=True), (rows, notes))
+    return list(found.values())
+
+
+def _copy(union: _Union, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for path, _ in union.places.values():
+        shutil.copyfile(path, folder / path.name)

@@ -1,0 +1,72 @@
+"""The axes of cases as options of a command: what `bench estimate` and `bench fit` share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bench.cli.options import ChoiceType, read_config
+from bench.terminal import printable
+
+if TYPE_CHECKING:
+    from bench.records import Case
+
+_PRECISIONS = click.Choice(["float32", "tf32", "bf16", "fp16"])
+_FORMATS = click.Choice(["contiguous", "channels_last"])
+_MANY: dict[str, Any] = {"multiple": True}
+_axes = (
+    click.option("--dataset", "datasets", type=ChoiceType("dataset"), **_MANY, help="Data set [imagenet]."),
+    click.option("--model", "models", type=ChoiceType("model"), **_MANY, help="Model."),
+    click.option("--optimizer", "optimizers", type=ChoiceType("optimizer"), **_MANY, help="Optimizer [sgd]."),
+    click.option("--precision", "precisions", type=_PRECISIONS, **_MANY, help="[float32]."),
+    click.option("--memory-format", "memory_formats", type=_FORMATS, **_MANY, help="[contiguous]."),
+    click.option("--image-size", "image_sizes", type=click.IntRange(1), **_MANY, help="Side in pixels [the set's]."),
+)  # fmt: skip
+
+
+workspaces_option = click.option(
+    "--cudnn-workspaces", "workspaces", type=click.Choice(["on", "off"]), default="on", show_default=True,
+    envvar="BENCH_CUDNN_WORKSPACES", show_envvar=True,
+    help="Whether the trace counts what cuDNN's convolutions ask for.",
+)  # fmt: skip
+
+
+def with_axes(command: Any) -> Any:
+    """The options that name the axes of cases, added to a command (decorator)."""
+    for option in reversed(_axes):
+        command = option(command)
+    return command
+
+
+def read_cases(config: Path | None, overrides: tuple[str, ...], axes: dict[str, tuple[Any, ...]]) -> list[Case]:
+    """The cases of a configuration, or of the axes given. A case that cannot be is left out with a word."""
+    from bench.config import check_config
+    from bench.plan import build_cases
+
+    if config is not None and any(axes.values()):
+        raise click.UsageError(
+            "give a configuration or the axes of cases, not both (change a configuration with --set)"
+        )
+    if config is None and not axes["models"]:
+        raise click.UsageError("give --model, or a configuration")
+    if config is not None:
+        checked = read_config(config, overrides)
+    else:
+        grid = {
+            "dataset": [str(name) for name in axes["datasets"]] or ["imagenet"],
+            "model": [str(name) for name in axes["models"]],
+            "optimizer": [str(name) for name in axes["optimizers"]] or ["sgd"],
+            "batch_size": list(axes.get("batch_sizes", ())) or [64],
+        }
+        optional = {"precision": "precisions", "memory_format": "memory_formats", "image_size": "image_sizes"}
+        grid |= {axis: list(axes[name]) for axis, name in optional.items() if axes[name]}
+        checked = check_config({"name": "estimate", "grid": grid}, "command line")
+    found = []
+    for case, reason in build_cases(checked, "cuda").items():
+        if reason is None:
+            found.append(case)
+        else:
+            click.echo(printable(f"left out: {case}: {reason}"), err=True)
+    return found

@@ -1,0 +1,148 @@
+"""`bench check`: is it publishable?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bench.cli.options import json_option
+from bench.terminal import printable
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bench.analysis import Finding
+    from bench.analysis.publishable import Fitness
+
+_CASES_SHOWN = 10
+
+
+@click.command()
+@click.argument("results", type=click.Path(path_type=Path), metavar="RESULTS|REPORT")
+@click.option(
+    "--data",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="The results of a report that lies apart from them. Repeatable.",
+)
+@click.option("--baseline", metavar="NAME", help="The baseline that the report was rendered with, where one was given.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(0, 1, min_open=True),
+    metavar="FRACTION",
+    help="Half the width intervals may have: 0.01 is ±1 % [as the sweep asked, else ±1 % on a GPU, ±5 % on a CPU].",
+)
+@click.option("--all", "show_all", is_flag=True, help="Name every case, however many.")
+@json_option
+def check(
+    results: Path, data: tuple[Path, ...], baseline: str | None, interval: float | None, show_all: bool, as_json: bool
+) -> None:
+    """Say whether results, or a report with its results, are fit to be published.
+
+    Names every case that is noisy, throttled, shared its device, failed, has too few processes or did not converge;
+    numbers that cannot be true; what is not disclosed; and each figure and number of the report that is not what the
+    data make. RESULTS is a folder that bench sweep wrote, its report, or a bundle.
+
+    \b
+    Examples:
+      bench check reports/mine
+      bench check reports/mine/index.html --json
+      bench check reports/both --data reports/host-a --data reports/host-b
+      bench check mine.zip --interval 0.02
+
+    Exit code 0 when it is publishable, 4 when it is not, 2 when it cannot be read.
+    """  # fmt: skip
+    from bench.bundles import open_results
+    from bench.cli.root import echo_json
+    from bench.errors import EXIT_NOT_PUBLISHABLE
+
+    with open_results([_folder(results), *data]) as opened:
+        folder = _folder(opened[0])
+        frame, fitness = _judge(folder, opened[1:] or [folder], interval)
+        fitness = fitness.joined(_report_findings(folder, opened[1:] or [folder], baseline))
+    if as_json:
+        echo_json(_as_json(fitness, frame))
+    else:
+        _print(fitness, frame, results, show_all)
+    if not fitness.publishable:
+        raise SystemExit(EXIT_NOT_PUBLISHABLE)
+
+
+def _folder(path: Path) -> Path:
+    """The report's folder, whichever of it, its page or its data was named."""
+    from bench.store import DATA_FOLDER
+
+    return path.parent if path.name in (DATA_FOLDER, "report.md", "index.html", "table.csv") else path
+
+
+def _judge(folder: Path, data: Sequence[Path], interval: float | None) -> tuple[pd.DataFrame, Fitness]:
+    """The planned runs, and the verdict on them and on parts that cannot be read."""
+    import warnings
+
+    from bench.analysis import Finding, earlier_plans
+    from bench.analysis.publishable import judge
+    from bench.errors import StoreError
+    from bench.store import load_results
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        loaded = load_results(*data)
+    frame = loaded[loaded["planned"]].reset_index(drop=True)
+    if frame.empty:
+        raise StoreError(f"{folder}: no runs, and none planned; run bench sweep first")
+    damaged = [str(item.message) for item in caught if str(item.message).startswith("left out: ")]
+    parts = [Finding("damaged_part", True, f"A part was {text}.") for text in dict.fromkeys(damaged)]
+    return frame, judge(frame, interval).joined([*parts, *earlier_plans(loaded)])
+
+
+def _report_findings(folder: Path, data: Sequence[Path], baseline: str | None) -> list[Finding]:
+    """What of the report in the folder, where there is one, is not what its data make."""
+    import warnings
+
+    from bench.report.checking import REPORT_FILES, check_report
+
+    if not any((folder / name).is_file() for name in REPORT_FILES):
+        return []
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="left out: ")  # these parts are findings of their own
+        return check_report(folder, data, baseline)
+
+
+def _as_json(fitness: Fitness, frame: pd.DataFrame) -> dict[str, Any]:
+    from bench.analysis import summarise_cases
+    from bench.analysis.publishable import named_cases
+
+    summary = summarise_cases(frame)
+    findings = [
+        {"code": finding.code, "blocks": finding.grave, "text": finding.text, "run_keys": list(finding.run_keys),
+         "cases": named_cases(finding, frame, summary)}
+        for finding in fitness.findings
+    ]  # fmt: skip
+    return {"publishable": fitness.publishable, "cases": len(summary), "runs": len(frame), "findings": findings}
+
+
+def _print(fitness: Fitness, frame: pd.DataFrame, results: Path, show_all: bool) -> None:
+    """What forbids publishing with its cases, what a reader is told in any case, and the verdict last."""
+    from bench.analysis import summarise_cases
+    from bench.analysis.publishable import named_cases
+
+    summary = summarise_cases(frame)
+    for finding in fitness.findings:
+        colour, word = ("red", "no") if finding.grave else ("cyan", "note")
+        click.echo(f"{click.style(f'{word:<4}', fg=colour, bold=True)} {printable(f'{finding.code}: {finding.text}')}")
+        cases = named_cases(finding, frame, summary) if finding.grave else []
+        shown = cases if show_all else cases[:_CASES_SHOWN]
+        for case in shown:
+            keys = f"  runs {', '.join(case['run_keys'])}" if case["run_keys"] else ""
+            click.echo(printable(f"       {case['case']}{keys}"))
+        if len(cases) > len(shown):
+            click.echo(f"       and {len(cases) - len(shown)} more; --all names them")
+    count = len(fitness.objections)
+    against = f"not publishable: {count} finding{'s' if count > 1 else ''} against it"
+    click.echo(printable(f"{results}: {'publishable' if fitness.publishable else against}"))
+
+
+COMMANDS = (check,)

@@ -1,0 +1,203 @@
+"""`bench compare`: what changed between results, and whether it can be told from noise."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bench.cli.options import json_option
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bench.compare import Comparison
+
+
+class Share(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic since click 8.5 only
+    """A fraction, written `0.02` or `2%`."""
+
+    name = "fraction"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse; a percentage is divided by 100."""
+        text = str(value).strip()
+        try:
+            return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        except ValueError:
+            self.fail(f'"{value}" is no fraction; write it like 0.02 or 2%', param, ctx)
+
+
+@click.command()
+@click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="BASELINE CANDIDATE...")
+@click.option("--baseline", metavar="NAME", help="Which of the results the others are compared with [the first].")
+@click.option(
+    "--across",
+    multiple=True,
+    metavar="FIELD[=BASELINE,CANDIDATE]",
+    help="Compare two values of an axis (precision, model, ...) or of a flag (compiled, ...). Repeatable.",
+)
+@click.option("--only", multiple=True, metavar="FIELD=PATTERN", help="Only such runs: 'model=resnet*'. Repeatable.")
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    metavar="NAME",
+    help="samples_per_s, median_step_time_s, peak_allocated_bytes, peak_requested_bytes, peak_reserved_bytes, "
+    "cold_peak_allocated_bytes, device_used_bytes, host_rss_peak_bytes or joules_per_sample [throughput and peak "
+    "memory]. Repeatable.",
+)
+@click.option("--margin", type=Share(), default="1%", show_default=True, help="The smallest change that counts.")
+@click.option(
+    "--confidence",
+    type=Share(),
+    default="95%",
+    show_default=True,
+    help="Of intervals, and of having no false verdict among all cases.",
+)
+@click.option(
+    "--price", "prices", multiple=True, metavar="NAME=PER_HOUR", help="What an hour of results NAME costs. Repeatable."
+)
+@click.option("--worst-first", is_flag=True, help="Order cases by what got worse most.")
+@json_option
+def compare(
+    results: tuple[Path, ...],
+    baseline: str | None,
+    across: tuple[str, ...],
+    only: tuple[str, ...],
+    metrics: tuple[str, ...],
+    margin: float,
+    confidence: float,
+    prices: tuple[str, ...],
+    worst_first: bool,
+    as_json: bool,
+) -> None:
+    """Compare results case by case: first what differs beside them, then the ratio of each case with its interval.
+
+    A case is faster or slower only where its ratio passes the margin and chance is excluded over all cases; memory
+    is less or more by the same rule. One process a side never gives a verdict. docs/statistics.md explains each number.
+
+    \b
+    Examples:
+      bench compare reports/before reports/after
+      bench compare reports/a100 reports/h100 reports/l4 --baseline h100 --price h100=2.5 --price l4=0.7
+      bench compare reports/gpu --across precision=float32,bf16 --only 'model=resnet*'
+      bench compare reports/main reports/branch --margin 2% --worst-first --json
+
+    \b
+    Exit codes: 0 no regression, 2 usage, or sides that cannot be compared, 3 a regression: something is slower, takes
+    more memory, or does not run any more.
+    """  # fmt: skip
+    import bench
+    from bench.cli.comparison_json import as_value
+    from bench.cli.comparison_text import print_comparisons
+    from bench.cli.root import echo_json
+    from bench.compare import compare as compare_frames
+    from bench.compare import find_costs
+    from bench.errors import EXIT_REGRESSION
+
+    frames = {name: bench.load(path) for name, path in _named(results, across).items()}
+    first = _chosen(baseline or next(iter(frames)), frames, "--baseline")
+    hourly = _prices(prices, frames)
+    frames = _selected(frames, first, only, across)
+    fields = [item.partition("=")[0] for item in across]
+    made: dict[str, Comparison] = {}
+    for name, frame in frames.items():
+        if name != first:
+            with _naming(name, many=len(frames) > 2):
+                made[name] = compare_frames(
+                    frames[first], frame, margin=margin, confidence=confidence, across=fields, metrics=metrics or None
+                )
+    costs = find_costs(frames, hourly, fields)
+    if as_json:
+        echo_json(as_value(first, made, costs, worst_first=worst_first))
+    else:
+        print_comparisons(first, made, costs, worst_first=worst_first)
+    if any(len(comparison.regressions) for comparison in made.values()):
+        raise SystemExit(EXIT_REGRESSION)
+
+
+def _named(results: tuple[Path, ...], across: tuple[str, ...]) -> dict[str, Path]:
+    """The results by the names of their folders, or as they were given where those are equal.
+
+    One folder is both sides where the values to compare are given: the sides then go by these.
+    """
+    if len(results) == 1:
+        values = [item.partition("=")[2].split(",") for item in across if "=" in item]
+        if not values:
+            raise click.UsageError(
+                "give two results, or one with the values to compare: --across precision=float32,bf16"
+            )
+        return {", ".join(side): results[0] for side in zip(*values, strict=False)}
+    from bench.store import DATA_FOLDER
+
+    names = [path.parent.name if path.name == DATA_FOLDER else path.name for path in results]
+    told_apart = names if len(set(names)) == len(names) else [str(path) for path in results]
+    if len(set(told_apart)) < len(results):
+        raise click.UsageError(f"{results[0]} is given twice; compare it with something else")
+    return dict(zip(told_apart, results, strict=True))
+
+
+def _chosen(name: str, frames: dict[str, pd.DataFrame], option: str) -> str:
+    """A name of one of the results."""
+    from bench.errors import nearest, nearest_sentence
+
+    if name not in frames:
+        near = nearest_sentence(nearest(name, frames))
+        raise click.UsageError(f'{option}: no results are called "{name}". {near}There are: {", ".join(frames)}')
+    return name
+
+
+def _prices(given: tuple[str, ...], frames: dict[str, pd.DataFrame]) -> dict[str, float]:
+    """What an hour costs, by name."""
+    found = {}
+    for item in given:
+        name, equals, amount = item.rpartition("=")
+        try:
+            price = float(amount)
+        except ValueError:
+            price = -1.0
+        if not equals or not 0 < price < float("inf"):
+            raise click.UsageError(f'--price: "{item}" is no price; write NAME=PER_HOUR, as in h100=2.5')
+        found[_chosen(name, frames, "--price")] = price
+    return found
+
+
+def _selected(
+    frames: dict[str, pd.DataFrame], first: str, only: tuple[str, ...], across: tuple[str, ...]
+) -> dict[str, pd.DataFrame]:
+    """The runs that --only leaves, and on each side those with its value of an axis compared across."""
+    from bench.compare import select_runs
+
+    chosen = {name: [*only] for name in frames}
+    for item in across:
+        field, equals, values = item.partition("=")
+        if not equals:
+            continue
+        sides = values.split(",")
+        if len(sides) != 2 or len(frames) != 2:
+            raise click.UsageError(f'--across: "{item}" names the values of two sides: {field}=BASELINE,CANDIDATE')
+        for name in frames:
+            chosen[name].append(f"{field}={sides[0 if name == first else 1]}")
+    selected = {}
+    for name, frame in frames.items():
+        with _naming(name, many=True):
+            selected[name] = select_runs(frame, chosen[name])
+    return selected
+
+
+@contextlib.contextmanager
+def _naming(name: str, *, many: bool) -> Iterator[None]:
+    """Say in a refusal which of several results it is about."""
+    from bench.errors import BenchError
+
+    try:
+        yield
+    except BenchError as error:
+        raise BenchError(f"{name}: {error}") if many else error from error
+
+
+COMMANDS = (compare,)

@@ -1,0 +1,218 @@
+"""Comparisons as tables on a terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bench.terminal import printable
+from bench.units import MISSING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bench.compare import Comparison, Cost, Difference, GeoMean, Metric
+
+_COLOURS = {"faster": "green", "slower": "red", "unclear": "yellow"}
+_LONG = 60
+"""Values of differences are cut here: a list of architectures says nothing on a terminal."""
+
+
+def print_comparisons(
+    baseline: str, made: Mapping[str, Comparison], costs: Sequence[Cost], *, worst_first: bool
+) -> None:
+    """Print what differs, the cases of every metric, the whole, and what is missing.
+
+    Args:
+        baseline: The name of the baseline.
+        made: Comparisons by the name of their candidate.
+        costs: Of all sides.
+        worst_first: Whether cases are ordered by what got worse.
+    """
+    for name, comparison in made.items():
+        _print_differences(baseline, name, comparison.differences)
+    first = next(iter(made.values()))
+    _heading(f"Ratios are candidate over baseline ({baseline}). A change counts from {first.margin * 100:g} %; "
+             f"intervals hold with {first.confidence * 100:g} %")  # fmt: skip
+    for metric in dict.fromkeys(name for comparison in made.values() for name in comparison.geomean):
+        if len(made) == 1:
+            _print_cases(metric, first, worst_first)
+        else:
+            _print_candidates(metric, made)
+    _print_costs(costs)
+    for name, comparison in made.items():
+        _print_rest(name if len(made) > 1 else "", comparison)
+
+
+def ordered(cases: pd.DataFrame, worst_first: bool) -> pd.DataFrame:
+    """The rows as they are, or within each metric by how much worse the candidate is, unknown last."""
+    if not worst_first:
+        return cases
+    from bench.compare import METRICS
+
+    higher = cases["metric"].map(lambda name: METRICS[name].higher_is_better)
+    worse = cases["ratio"].where(higher, 1 / cases["ratio"])
+    ranked = cases.assign(
+        _metric=cases["metric"].map({name: place for place, name in enumerate(METRICS)}), _worse=worse
+    )
+    return cases.loc[ranked.sort_values(["_metric", "_worse"], kind="stable").index].reset_index(drop=True)
+
+
+def _print_differences(baseline: str, candidate: str, differences: Sequence[Difference]) -> None:
+    from bench.compare import words
+
+    _heading(f"What differs between {baseline} and {candidate}, beside the cases")
+    rows = [[item.kind, item.field, _cut(words(item.baseline)), _cut(words(item.candidate))] for item in differences]
+    if rows:
+        _print_table([["", "", baseline, candidate], *rows])
+    else:
+        click.echo("  nothing that is recorded")
+
+
+def _print_cases(metric: str, comparison: Comparison, worst_first: bool) -> None:
+    """One row a case, and the geometric mean."""
+    from bench.compare import METRICS, verdict_words
+
+    known = METRICS[metric]
+    cases = ordered(comparison.cases[comparison.cases["metric"] == metric], worst_first)
+    head = [
+        _title(known),
+        "baseline",
+        "candidate",
+        "ratio",
+        f"{comparison.confidence * 100:g} % interval",
+        "n",
+        "verdict",
+    ]
+    rows, colours = [head], list[str | None]([None])
+    for row in cases.to_dict("records"):
+        counts = (
+            str(row["n_baseline"])
+            if row["n_baseline"] == row["n_candidate"]
+            else f"{row['n_baseline']}/{row['n_candidate']}"
+        )
+        rows.append([row["label"], known.show(row["baseline"]), known.show(row["candidate"]), _ratio(row["ratio"]),
+                     _interval(row["low"], row["high"]), counts, verdict_words(metric, row["verdict"])])  # fmt: skip
+        colours.append(_COLOURS.get(row["verdict"]))
+    click.echo()
+    _print_table(rows, colours)
+    click.echo(f"  {_geomean_words(comparison.geomean[metric])}; {_tally(metric, cases['verdict'])}")
+    for reason, count in Counter(cases.loc[cases["verdict"] == "unclear", "reason"]).most_common():
+        click.echo(printable(f"  unclear ({count}): {reason}"))
+
+
+def _print_candidates(metric: str, made: Mapping[str, Comparison]) -> None:
+    """One row a case, one column a candidate."""
+    from bench.compare import METRICS, verdict_words
+
+    known = METRICS[metric]
+    cells: dict[str, dict[str, str]] = {}
+    labels: dict[str, list[str]] = {}
+    for name, comparison in made.items():
+        for row in comparison.cases[comparison.cases["metric"] == metric].to_dict("records"):
+            labels.setdefault(row["case_key"], [row["label"], known.show(row["baseline"])])
+            cells.setdefault(row["case_key"], {})[name] = (
+                f"{_ratio(row['ratio'])} {verdict_words(metric, row['verdict'])}"
+            )
+    rows = [[_title(known), "baseline", *made]]
+    rows += [[*labels[key], *(found.get(name, MISSING) for name in made)] for key, found in cells.items()]
+    click.echo()
+    _print_table(rows)
+    for name, comparison in made.items():
+        if metric in comparison.geomean:
+            verdicts = comparison.cases.loc[comparison.cases["metric"] == metric, "verdict"]
+            click.echo(printable(f"  {name}: {_geomean_words(comparison.geomean[metric])}; {_tally(metric, verdicts)}"))
+
+
+def _print_costs(costs: Sequence[Cost]) -> None:
+    if not costs:
+        return
+    from bench.compare import METRICS
+
+    names = list(dict.fromkeys(item.name for item in costs))
+    show = METRICS["joules_per_sample"].show
+    energy = {(item.label, item.name): show(item.joules_per_sample) for item in costs}
+    prices = {(item.label, item.name): _price(item) for item in costs}
+    for title, cells in (("energy a sample", energy), ("price of a million samples", prices)):
+        if set(cells.values()) == {MISSING}:
+            continue
+        labels = dict.fromkeys(item.label for item in costs)
+        click.echo()
+        _print_table(
+            [[title, *names], *([label, *(cells.get((label, name), MISSING) for name in names)] for label in labels)]
+        )
+
+
+def _print_rest(name: str, comparison: Comparison) -> None:
+    """What is missing, what should be known, and what got worse."""
+    of = f"{name}: " if name else ""
+    if comparison.missing:
+        click.echo()
+        _heading(f"{of}missing on one side or both")
+        for item in comparison.missing:
+            why = f": {item.reason}" if item.reason else ""
+            click.echo(printable(f"  {item.label}, {item.side}: {item.status}{why}"))
+    for note in comparison.notes:
+        click.echo(printable(f"note: {of}{note}"))
+    if len(comparison.regressions):
+        count = comparison.regressions["case_key"].nunique()
+        text = f"{of}regression in {count} case{'s' if count > 1 else ''}"
+        click.echo(click.style(printable(text), fg="red", bold=True))
+
+
+def _heading(text: str) -> None:
+    click.echo(click.style(printable(text), bold=True))
+
+
+def _print_table(rows: Sequence[Sequence[str]], colours: Iterable[str | None] = ()) -> None:
+    """Columns under a head: the first to the left, numbers to the right; the last cell of a row in its colour."""
+    from rich.cells import cell_len
+
+    safe = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(cell_len(row[place]) for row in safe) for place in range(len(safe[0]))]
+    tints = [*colours, *[None] * len(safe)]
+    for number, row in enumerate(safe):
+        padded = [cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)]
+        padded[-1] = click.style(row[-1], fg=tints[number]) if tints[number] else row[-1]
+        line = "  " + "  ".join(padded).rstrip()
+        click.echo(click.style(line, dim=True) if number == 0 else line)
+
+
+def _title(metric: Metric) -> str:
+    return f"{metric.label}, {'more' if metric.higher_is_better else 'less'} is better"
+
+
+def _geomean_words(mean: GeoMean) -> str:
+    if mean.ratio is None:
+        return f"no ratio in any of {mean.n_planned} cases"
+    over = f"over {mean.n} of {mean.n_planned} cases"
+    if mean.low is None or mean.high is None:
+        return f"geometric mean {_ratio(mean.ratio)} {over}"
+    return f"geometric mean {_ratio(mean.ratio)} (interval {_interval(mean.low, mean.high)}) {over}"
+
+
+def _tally(metric: str, verdicts: Iterable[str]) -> str:
+    from bench.compare import verdict_words
+
+    counts = Counter(verdicts)
+    known = [(name, counts[name]) for name in ("faster", "slower", "same", "unclear") if counts[name]]
+    return ", ".join(f"{count} {verdict_words(metric, name)}" for name, count in known)
+
+
+def _ratio(value: Any) -> str:
+    return MISSING if value != value else f"{value:.4f}"
+
+
+def _interval(low: float, high: float) -> str:
+    return MISSING if low != low else f"{low:.4f} to {high:.4f}"
+
+
+def _price(cost: Cost) -> str:
+    return MISSING if cost.price_per_million_samples is None else f"{cost.price_per_million_samples:.4g}"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONG else f"{text[: _LONG - 1]}…"

@@ -1,0 +1,177 @@
+"""`bench fit`: the largest batch that a GPU holds, and a recommended one."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bench.cli.axes import read_cases, with_axes, workspaces_option
+from bench.cli.options import json_option
+from bench.terminal import printable
+
+if TYPE_CHECKING:
+    from bench.records import Case, Estimate
+    from bench.sweep.verifying import PresentGpu, Verified
+
+_VERDICTS = {"fits": "", "may not fit": "may not fit", "does not fit": "out of memory"}
+
+
+@click.command()
+@with_axes
+@click.option(
+    "--device",
+    default="h200",
+    show_default=True,
+    help="Name or file of a device (bench list devices); auto is the GPU of this machine.",
+)
+@click.option(
+    "--fraction",
+    type=click.FloatRange(0.05, 1.0),
+    default=0.8,
+    show_default=True,
+    help="Share of the memory that the recommended batch may take.",
+)
+@click.option("--verify", is_flag=True, help="Run real steps around the answer on this machine's GPU.")
+@workspaces_option
+@json_option
+def fit(
+    device: str, fraction: float, verify: bool, workspaces: str, as_json: bool, **axes: tuple[Any, ...]
+) -> None:
+    """Find the largest batch that a GPU holds, a recommended one, and the ladder from 16 up.
+
+    Where the GPU's file does not say what a CUDA context takes, an interval stands for it, and batches between its ends
+    may not fit. --verify says how far off the estimate was: it runs a few steps in fresh processes, 12 at the most.
+
+    \b
+    Examples:
+      bench fit --model resnet50 --optimizer adam --device rtx4090
+      bench fit --model vit_b_16 --precision bf16 --device a100_40gb --fraction 0.9 --json
+      bench fit --model resnet50 --device auto --verify
+    """  # fmt: skip
+    from bench.devices import load_device
+    from bench.errors import BenchError
+    from bench.launchers import LocalLauncher
+    from bench.sweep.estimates import fit_in_child
+    from bench.sweep.verifying import present_gpu
+
+    if device != "auto":
+        load_device(device)
+    cases = read_cases(None, (), axes)
+    if len(cases) != 1:
+        raise BenchError(f"fit answers for one case at a time; these axes give {len(cases)}")
+
+    def say(line: str) -> None:
+        if not as_json:
+            click.echo(printable(line), err=True)
+
+    with present_gpu(device) if verify or device == "auto" else contextlib.nullcontext() as gpu:
+        name = gpu.device if gpu else device
+        launcher, counted = gpu.launcher if gpu else LocalLauncher(), workspaces == "on"
+        found = fit_in_child(launcher, cases[0], name, fraction, say, workspaces=counted)
+        checked = _verify(gpu, cases[0], found["largest_batch_size"], as_json) if gpu and verify else None
+    _print(cases[0], name, found, checked, as_json)
+
+
+def _verify(gpu: PresentGpu, case: Case, estimated: int | None, quiet: bool) -> tuple[Verified, Estimate | None]:
+    """What real runs say, and the estimate at the batch size that they end with."""
+    from dataclasses import replace
+
+    from bench.sweep.estimates import estimate_in_child
+    from bench.sweep.verifying import RUN_TIMEOUT_S, verify_largest
+    from bench.terminal import Progress
+
+    with Progress(quiet=quiet) as progress:
+        verified = verify_largest(gpu, case, estimated, progress)
+        if verified.largest_batch_size is None:
+            return verified, None
+        there = [replace(case, batch_size=verified.largest_batch_size)]
+        (made,) = estimate_in_child(gpu.launcher, there, gpu.device, timeout_s=RUN_TIMEOUT_S, say=progress.say)
+    return verified, made
+
+
+def _print(
+    case: Case,
+    device: str,
+    found: dict[str, Any],
+    checked: tuple[Verified, Estimate | None] | None,
+    as_json: bool,
+) -> None:
+    from bench.cli.root import echo_json
+
+    if not as_json:
+        _print_found(found)
+        if checked is not None:
+            _print_verified(found, *checked)
+        return
+    axes = {axis: value for axis, value in case.axes.items() if axis != "batch_size"}
+    more = _verified_fields(found, *checked) if checked is not None else {}
+    echo_json({**axes, "device": device, **found, **more})
+
+
+def _print_found(found: dict[str, Any]) -> None:
+    """The ladder, the answer and what it rests on."""
+    from bench.units import format_bytes
+
+    click.echo(f"{'batch':>8} {'reserved':>10} {'device':>10} {'share':>7}")
+    for rung in found["ladder"]:
+        share, verdict = f"{rung['share_frac'] * 100:.0f} %", _VERDICTS[rung["verdict"]]
+        sizes = f"{format_bytes(rung['reserved_bytes']):>10} {format_bytes(rung['device_bytes']):>10}"
+        click.echo(f"{rung['batch_size']:>8} {sizes} {share:>7}  {verdict}".rstrip())
+    low, high = (found[f"largest_batch_size_{end}"] or "none" for end in ("low", "high"))
+    largest = found["largest_batch_size"] or "none"
+    words = f"largest batch that fits in {format_bytes(found['memory_bytes'])}: {largest}"
+    click.echo(f"{words} (between {low} and {high})" if low != high else words)
+    click.echo(f"recommended at {found['fraction'] * 100:.0f} %: {found['recommended_batch_size'] or 'none'}")
+    ends = [found["context_low_bytes"], found["context_high_bytes"]]
+    spread = f" ({format_bytes(ends[0])} to {format_bytes(ends[1])})" if None not in ends else ""
+    click.echo(printable(f"CUDA context: {format_bytes(found['context_bytes'])}{spread}; {found['context_basis']}"))
+
+
+def _verified_fields(found: dict[str, Any], verified: Verified, estimate: Estimate | None) -> dict[str, Any]:
+    """What `--verify` adds to the JSON; errors are (estimate - measured) / measured, None where either is unknown."""
+    from bench.stats import relative_error
+
+    largest, run = verified.largest_batch_size, verified.largest_run or {}
+    names = {"peak_allocated_bytes": "trace_peak_allocated_bytes", "peak_reserved_bytes": "trace_peak_reserved_bytes",
+             "device_used_bytes": "estimated_device_bytes"}  # fmt: skip
+    pairs = {name: (getattr(estimate, column, None), run.get(name)) for name, column in names.items()}
+    return {
+        "verified_largest_batch_size": largest,
+        "verified_smallest_oom": verified.smallest_too_large,
+        "verified_exactly": verified.exact,
+        "verified_error_batches": (found["largest_batch_size"] or 0) - (largest or 0),
+        "verified_error_frac": relative_error(found["largest_batch_size"] or 0, largest) if largest else None,
+        "verified_at_largest": {
+            name: {"estimated_bytes": made, "measured_bytes": seen,
+                   "relative_error": relative_error(made, seen) if made and seen else None}
+            for name, (made, seen) in pairs.items()
+        },
+        "verify_runs": list(verified.runs),
+    }  # fmt: skip
+
+
+def _print_verified(found: dict[str, Any], verified: Verified, estimate: Estimate | None) -> None:
+    from bench.units import format_bytes, format_frac
+
+    fields = _verified_fields(found, verified, estimate)
+    largest, runs = verified.largest_batch_size, len(verified.runs)
+    words = f"verified: the largest batch that ran is {largest or 'none'}"
+    if not verified.exact:
+        too_large = verified.smallest_too_large
+        words += f", and {f'{too_large} did not fit' if too_large else 'none was too large'}"
+    off = fields["verified_error_batches"]
+    far = "the estimate is exact" if off == 0 else f"the estimate is off by {off:+d}"
+    far += f" ({format_frac(fields['verified_error_frac'])})" if off and largest else ""
+    click.echo(click.style(f"{words}; {far} ({runs} run{'s' if runs != 1 else ''})", bold=True))
+    for name, both in fields["verified_at_largest"].items():
+        if both["measured_bytes"] is None or both["estimated_bytes"] is None:
+            continue
+        made, seen = format_bytes(both["estimated_bytes"]), format_bytes(both["measured_bytes"])
+        error = "exact" if both["relative_error"] == 0 else format_frac(both["relative_error"])
+        title = name.removesuffix("_bytes").replace("_", " ")
+        click.echo(f"  {title} at batch {largest}: {made} estimated, {seen} measured ({error})")
+
+
+COMMANDS = (fit,)

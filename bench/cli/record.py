@@ -1,0 +1,92 @@
+"""`bench record`: what torch's allocator does in a few steps of each case, as files to compare with anywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bench.cli.axes import read_cases, with_axes
+from bench.cli.options import config_argument, json_option, set_option
+from bench.terminal import printable
+
+if TYPE_CHECKING:
+    from bench.sweep.record import Recorded
+
+
+def _check_gpu(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    from bench.probes.selection import check_request
+
+    return check_request(value)
+
+
+@click.command()
+@config_argument
+@set_option
+@with_axes
+@click.option(
+    "--batch-size", "batch_sizes", multiple=True, type=click.IntRange(1), help="Samples a step [64]. Repeatable."
+)
+@click.option(
+    "--device", default="auto", show_default=True, metavar="auto|cuda|cuda:N", callback=_check_gpu,
+    help="Which GPU; never a CPU.",
+)  # fmt: skip
+@click.option("--steps", type=click.IntRange(1, 20), default=3, show_default=True, help="Training steps a case.")
+@click.option("--stacks", is_flag=True, help="Keep what Python ran at each event; files become several times larger.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the files [recordings/GPU].")
+@json_option
+def record(
+    config: Path | None, overrides: tuple[str, ...], device: str, steps: int, stacks: bool, out: Path | None,
+    as_json: bool, **axes: tuple[Any, ...],
+) -> None:  # fmt: skip
+    """Record what torch's allocator does in a few steps of each case, on a GPU, one Parquet file a case.
+
+    Every case runs in a fresh process. What is recorded already is kept; the same command goes on where it stopped.
+    A case that runs out of memory is a recording too. Any machine can compare a recording with the trace:
+    bench estimate --explain-difference FILE.
+
+    \b
+    Examples:
+      bench record --model resnet50 --optimizer adam --batch-size 64
+      bench record configs/gpu.toml --device cuda:1 --out recordings/h200
+      bench record --model mlp --dataset mnist --stacks --json
+
+    \b
+    Exit codes: 0 all recorded, 1 some cases failed, 2 usage, configuration or no GPU, 130 interrupted.
+    """  # fmt: skip
+    from bench.errors import EXIT_FAILED_CASES
+    from bench.sweep.record import RecordOptions, choose_gpu, record_cases
+    from bench.terminal import Progress
+
+    if device == "cpu":
+        choose_gpu(device)
+    cases = read_cases(config, overrides, axes)
+    options = RecordOptions(out=out, device=device, steps=steps, stacks=stacks)
+    with Progress(quiet=as_json) as progress:
+        recorded = record_cases(cases, options, progress)
+    _print(recorded, as_json=as_json)
+    if recorded.failed:
+        raise SystemExit(EXIT_FAILED_CASES)
+
+
+def _print(recorded: Recorded, *, as_json: bool) -> None:
+    from bench.cli.root import echo_json
+
+    if not as_json:
+        counts = ", ".join(f"{count} {status}" for status, count in recorded.counts.items())
+        click.echo(printable(f"{counts or 'no case'}: {recorded.folder}"))
+        return
+    rows = [
+        {
+            **row["case"].axes,
+            "case_key": row["case"].key,
+            **{name: value for name, value in row.items() if name != "case"},
+            "file": str(row["file"]) if row["file"] else None,
+        }
+        for row in recorded.rows
+    ]
+    echo_json({"folder": str(recorded.folder), "counts": recorded.counts, "cases": rows})
+
+
+COMMANDS = (record,)

@@ -1,0 +1,17 @@
+"""Baseline against candidate: what differs, the ratio of each case with its interval and verdict, and the whole.
+
+Frames come from `bench.load`. Cases are joined on their axes; what would make the two sides do different work
+(precision, flags, data path, model) is refused unless the comparison is across it.
+"""
+
+from bench.compare.comparison import compare
+from bench.compare.cost import Cost, find_costs
+from bench.compare.differences import FLAGS, words
+from bench.compare.metrics import DEFAULT_METRICS, METRICS, Metric, verdict_words
+from bench.compare.result import Comparison, Difference, GeoMean, Missing
+from bench.compare.selecting import select_runs
+
+__all__ = [
+    "DEFAULT_METRICS", "FLAGS", "METRICS", "Comparison", "Cost", "Difference", "GeoMean", "Metric", "Missing",
+    "compare", "find_costs", "select_runs", "verdict_words", "words",
+]  # fmt: skip

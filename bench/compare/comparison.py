@@ -1,0 +1,169 @@
+"""Two frames of runs become a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bench.compare.differences import find_differences, refuse_flags
+from bench.compare.metrics import DEFAULT_METRICS, METRICS, Metric
+from bench.compare.pairing import Half, check_across, common_pairs, halve, label_of
+from bench.compare.result import Comparison, GeoMean, Missing
+from bench.errors import BenchError, UnknownNameError
+from bench.records import AXES, Status
+from bench.stats import CONFIDENCE, MARGIN, Judgement, Verdict, geometric_interval, judge_ratios
+
+_BROKEN = (Status.OOM, Status.TIMEOUT, Status.CRASHED, Status.FAILED, Status.NAN_LOSS)
+"""How a case ends that ran before and does not any more."""
+
+
+def compare(
+    baseline: pd.DataFrame,
+    candidate: pd.DataFrame,
+    *,
+    margin: float = MARGIN,
+    confidence: float = CONFIDENCE,
+    across: Sequence[str] = (),
+    metrics: Sequence[str] | None = None,
+) -> Comparison:
+    """Compare two frames of runs, case by case and on the whole.
+
+    Args:
+        baseline: From `bench.load`.
+        candidate: The same.
+        margin: The smallest change that counts, as a fraction.
+        confidence: Of every interval; and of there being no false verdict among all the cases of a metric.
+        across: Axes and flags that may differ between the sides; cases are joined on the other axes.
+        metrics: Names in `METRICS`; throughput and peak memory unless given.
+
+    Raises:
+        BenchError: The sides have no case in common, a flag differs that the comparison is not across, a side mixes
+            runs that are no repeats of each other, or neither side measured a metric that was asked for.
+    """
+    _check_numbers(margin, confidence)
+    across = check_across(across)
+    one, two = halve(baseline, "baseline", across), halve(candidate, "candidate", across)
+    pairs = common_pairs(one, two, across)
+    shared = [half.runs[half.runs["pair"].isin(set(pairs))] for half in (one, two)]
+    refuse_flags(shared[0], shared[1], across)
+    everything = [pair for pair in dict.fromkeys([*one.rows, *two.rows]) if _wanted(one, two, pair)]
+    chosen = _measured_metrics(one, two, metrics)
+    rows, geomean = list[dict[str, Any]](), dict[str, GeoMean]()
+    for metric in chosen:
+        judged = judge_ratios(
+            _values(one, pairs, metric), _values(two, pairs, metric),
+            margin=margin, confidence=confidence, higher_is_better=metric.higher_is_better,
+        )  # fmt: skip
+        rows += [_row(one, two, pair, metric, item, across) for pair, item in zip(pairs, judged, strict=True)]
+        ratios = [item.ratio for item in judged if item.ratio is not None]
+        geomean[metric.name] = GeoMean.of(geometric_interval(ratios, confidence) if ratios else None, len(everything))
+    cases = pd.DataFrame(rows)
+    missing = _missing(one, two, everything, across)
+    return Comparison(
+        differences=find_differences(*shared), cases=cases, geomean=geomean, missing=missing,
+        regressions=_regressions(cases, missing), notes=_notes(*shared), margin=margin, confidence=confidence,
+        across=across,
+    )  # fmt: skip
+
+
+def _check_numbers(margin: float, confidence: float) -> None:
+    if not 0 < margin < 1:
+        raise BenchError(f"margin {margin:g}: a fraction between 0 and 1 is needed; 0.01 is 1 %")
+    if not 0.5 <= confidence < 1:
+        raise BenchError(f"confidence {confidence:g}: a fraction from 0.5 to below 1 is needed; 0.95 is usual")
+
+
+def _measured_metrics(one: Half, two: Half, asked: Sequence[str] | None) -> list[Metric]:
+    """The metrics to compare; of the usual ones those that a side measured.
+
+    Raises:
+        UnknownNameError: There is no such metric.
+        BenchError: Neither side measured one that was asked for.
+    """
+    for name in asked or ():
+        if name not in METRICS:
+            raise UnknownNameError("metric", name, METRICS, list_command="compare --help")
+    found = []
+    for metric in (METRICS[name] for name in dict.fromkeys(asked or DEFAULT_METRICS)):
+        if any(np.isfinite(metric.values(half.runs)).any() for half in (one, two)):
+            found.append(metric)
+        elif asked:
+            raise BenchError(f"neither side measured {metric.name}; leave it out, or measure where it is known")
+    return found or [METRICS[DEFAULT_METRICS[0]]]
+
+
+def _values(half: Half, pairs: Sequence[Hashable], metric: Metric) -> list[list[float]]:
+    """One number a process of each case."""
+    values = metric.values(half.runs).tolist()
+    return [[value for row in half.rows[pair] if (value := values[row]) == value] for pair in pairs]
+
+
+def _row(
+    one: Half, two: Half, pair: Hashable, metric: Metric, judged: Judgement, across: Sequence[str]
+) -> dict[str, Any]:
+    """A row of `Comparison.cases`."""
+    first, second = one.firsts[pair], two.firsts[pair]
+    known = {
+        name: np.nan if (value := getattr(judged, name)) is None else value
+        for name in ("baseline", "candidate", "ratio", "low", "high", "p_value", "p_adjusted")
+    }
+    reason = judged.reason
+    if judged.ratio is None:
+        ends = [(half.side, *half.end(pair)) for half in (one, two)]
+        told = [f"{side}: {status}, {why}" if why else f"{side}: {status}" for side, status, why in ends]
+        told = [text for text, (_, status, _) in zip(told, ends, strict=True) if status != Status.OK]
+        reason = f"{reason} ({'; '.join(told)})" if told else reason
+    return {
+        "case_key": first["case_key"], "candidate_case_key": second["case_key"], "label": label_of(one, pair, across),
+        **{axis: first[axis] for axis in AXES},
+        **{f"{axis}_candidate": second[axis] for axis in across if axis in AXES},
+        "metric": metric.name, "baseline": known.pop("baseline"), "candidate": known.pop("candidate"),
+        "ratio": known.pop("ratio"), "low": known.pop("low"), "high": known.pop("high"), "verdict": str(judged.verdict),
+        "reason": reason, "n_baseline": judged.n_baseline, "n_candidate": judged.n_candidate, **known,
+    }  # fmt: skip
+
+
+def _wanted(one: Half, two: Half, pair: Hashable) -> bool:
+    """Whether any side meant to run a case: what each side that knows it skips was never planned."""
+    return any(half.end(pair)[0] not in (Status.SKIPPED, "not planned") for half in (one, two))
+
+
+def _missing(one: Half, two: Half, pairs: Sequence[Hashable], across: Sequence[str]) -> list[Missing]:
+    """Cases that a side did not measure, with how they ended there."""
+    found = []
+    for pair in pairs:
+        knows = one if pair in one.rows else two
+        before, after = one.end(pair), two.end(pair)
+        for half, (status, reason) in ((one, before), (two, after)):
+            if status != Status.OK:
+                broken = half is two and before[0] == Status.OK and status in _BROKEN
+                key = str(knows.firsts[pair]["case_key"])
+                found.append(Missing(key, label_of(knows, pair, across), half.side, status, reason, broken))
+    return found
+
+
+def _regressions(cases: pd.DataFrame, missing: Sequence[Missing]) -> pd.DataFrame:
+    """What got worse: rows called `slower`, and rows of cases that do not run any more."""
+    broken = {item.case_key for item in missing if item.broken}
+    return cases[(cases["verdict"] == Verdict.SLOWER) | cases["case_key"].isin(broken)].reset_index(drop=True)
+
+
+def _notes(one: pd.DataFrame, two: pd.DataFrame) -> list[str]:
+    """What a reader should know beside the numbers."""
+    measured = ["run_key", "wall_window_s"]  # the key alone is the same for the same turn of the same sweep, repeated
+    if len(one[measured].dropna().merge(two[measured].dropna())):
+        return ["The two sides hold the same runs."]
+    notes = []
+    hosts = set(one["host_hash"].dropna()) & set(two["host_hash"].dropna())
+    begun = [side["started_unix_s"].dropna().astype(float) for side in (one, two)]
+    if hosts and all(len(times) for times in begun):
+        first, second = sorted(begun, key=lambda times: float(times.min()))
+        if first.max() < second.min():
+            notes.append(
+                "The two sides were measured on one machine, one after the other: slow drift between them would look "
+                "like a difference. docs/statistics.md says how to interleave them."
+            )
+    return notes

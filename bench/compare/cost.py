@@ -1,0 +1,66 @@
+"""What samples cost: energy from the rows, and a price an hour where one is given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from bench.compare.metrics import METRICS
+from bench.compare.pairing import halve, in_order, label_of
+from bench.stats import geometric_interval
+
+SAMPLES = 1_000_000
+"""Prices are for so many samples: the price of one has too many zeros to read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one case costs on one machine.
+
+    Attributes:
+        case_key: Which case.
+        label: The case in words.
+        name: Of the results.
+        joules_per_sample: Energy of the measured window over its samples, geometric mean over processes; `None` where
+            the machine has no counter.
+        price_per_million_samples: In the unit of the price an hour; `None` where no price is given.
+    """
+
+    case_key: str
+    label: str
+    name: str
+    joules_per_sample: float | None
+    price_per_million_samples: float | None
+
+
+def find_costs(
+    sides: Mapping[str, pd.DataFrame], prices: Mapping[str, float], across: Sequence[str] = ()
+) -> list[Cost]:
+    """What each case costs on each side, sorted by the axes; only where energy or price is known.
+
+    Args:
+        sides: Frames of `bench.load` by name.
+        prices: An hour's price by the name of a side.
+        across: The fields that the sides are compared across; they are left out of the labels.
+    """
+    found = []
+    for name, frame in sides.items():
+        half = halve(frame, "baseline", across)
+        energy, speed = (METRICS[metric].values(half.runs) for metric in ("joules_per_sample", "samples_per_s"))
+        for pair in in_order(half, half.rows):
+            rows = half.rows[pair]
+            joules, rate = (_middle(values[rows].tolist()) for values in (energy, speed))
+            price = prices[name] / 3600 / rate * SAMPLES if name in prices and rate else None
+            if joules is not None or price is not None:
+                found.append(
+                    Cost(str(half.firsts[pair]["case_key"]), label_of(half, pair, across), name, joules, price)
+                )
+    return found
+
+
+def _middle(values: list[float]) -> float | None:
+    known = [value for value in values if not math.isnan(value)]
+    return geometric_interval(known).middle if known else None

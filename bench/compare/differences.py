@@ -1,0 +1,135 @@
+"""What differs between two sides beside their cases, and what must not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from bench.compare.result import Difference, Kind
+from bench.errors import BenchError
+from bench.records import Environment, Group, Protocol, columns
+
+FLAGS = (
+    "compiled", "cudnn_benchmark", "deterministic", "threads", "loader_workers", "data_source", "allocator_settings",
+    "speed_variables",
+)  # fmt: skip
+"""What changes the work of a step, or how it is done, without being an axis of the case."""
+
+_CODE = ("bench_version", "git_commit", "git_dirty", "code_key")
+_FIRST = (
+    "device", "gpu_name", "gpu_total_bytes", "driver_version", "power_limit_w", "power_limit_default_w",
+    "torch_version", "cuda_version", "cudnn_version", "cpu_model", *FLAGS, *_CODE,
+)  # fmt: skip
+_UNTELLING = ("estimate_device", "data_root")
+FIELDS = tuple(
+    dict.fromkeys(name for name in (*_FIRST, *columns(Environment), *columns(Protocol)) if name not in _UNTELLING)
+)
+"""Every field that is looked at, the most telling first."""
+
+
+def find_differences(baseline: pd.DataFrame, candidate: pd.DataFrame) -> list[Difference]:
+    """The fields in which two frames of runs differ, in the order of `FIELDS`.
+
+    What a side does not say is `None`: unknown against a value is a difference too, unknown on both sides none.
+    """
+    found = []
+    for field in FIELDS:
+        one, two = (_distinct(side, field) for side in (baseline, candidate))
+        if set(map(str, one)) != set(map(str, two)):
+            found.append(Difference(field, _single(one), _single(two), kind_of(field)))
+    return found
+
+
+def kind_of(field: str) -> Kind:
+    """What a field belongs to."""
+    if field in FLAGS:
+        return "flags"
+    if field in _CODE:
+        return "code"
+    return "protocol" if field in columns(Protocol) else "environment"
+
+
+def refuse_flags(baseline: pd.DataFrame, candidate: pd.DataFrame, across: Sequence[str]) -> None:
+    """Refuse sides whose cases do different work.
+
+    Args:
+        baseline: Runs of the common cases, `pair` naming the case.
+        candidate: The same of the candidate.
+        across: The fields that may differ.
+
+    Raises:
+        BenchError: A flag differs that the comparison is not across; all of them are named.
+    """
+    lines, fields = [], []
+    for field in FLAGS:
+        if field in across or field not in baseline or field not in candidate:
+            continue
+        found = _first_conflict(baseline, candidate, field)
+        if found is not None:
+            lines.append(f"{field} differs: {words(found[0])} in the baseline, {words(found[1])} in the candidate")
+            fields.append(field)
+    if lines:
+        options = " ".join(f"--across {field}" for field in fields)
+        lines.append("the same cases, but not the same work. Measure one side again, or say that this is what to "
+                     f"compare: {options}")  # fmt: skip
+        raise BenchError("\n".join(lines))
+
+
+def _first_conflict(baseline: pd.DataFrame, candidate: pd.DataFrame, field: str) -> tuple[Any, Any] | None:
+    """The values of a flag in the first case in which they differ."""
+    sides = []
+    for runs in (baseline, candidate):
+        if field == "loader_workers":  # without a loader there are none
+            runs = runs[runs["input"] == "loader"]
+        if field == "data_source":  # a run that failed early does not say where its images were from
+            runs = runs[runs["data_source"].notna()]
+        texts = runs[field].astype(object).where(runs[field].notna(), None).map(str)
+        sides.append(dict(zip(runs["pair"], zip(texts, runs[field], strict=True), strict=True)))
+    for pair, (text, value) in sides[0].items():
+        other = sides[1].get(pair)
+        if other is not None and other[0] != text:
+            return tuple(None if pd.isna(item) else item for item in (value, other[1]))  # type: ignore[return-value]
+    return None
+
+
+def refuse_mixed(runs: pd.DataFrame, side: str) -> None:
+    """Refuse a side on which runs of one case differ in environment, protocol or code: they are no repeats.
+
+    Raises:
+        BenchError: They do; the first field that sets them apart is named, and how to choose.
+    """
+    counts = runs.groupby("case_key", sort=False)[list(columns(Group))].nunique(dropna=False).max(axis=1)
+    mixed = counts[counts > 1]
+    if mixed.empty:
+        return
+    first = runs[runs["case_key"] == mixed.index[0]]
+    field = next((name for name in FIELDS if len(_distinct(first, name)) > 1), "code_key")
+    values = [words(value) for value in _distinct(first, field)]
+    raise BenchError(
+        f"the {side} holds runs of one case under different {field} ({', '.join(values)}), which are no repeats of "
+        f"each other. Choose: --only '{field}={values[-1]}'"
+    )
+
+
+def words(value: Any) -> str:
+    """A value as text; several joined, unknown spelled out."""
+    if isinstance(value, tuple):
+        named = [words(item) for item in value[:3]]
+        return " and ".join(named if len(value) <= 3 else [*named[:2], f"{len(value) - 2} more"])
+    if value is None:
+        return "unknown"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _distinct(runs: pd.DataFrame, field: str) -> list[Any]:
+    """The values of a column, each once, in order of appearance; unknown is `None`."""
+    if field not in runs:
+        return [None]
+    values = [None if pd.isna(value) else value for value in runs[field].drop_duplicates().tolist()]
+    return values
+
+
+def _single(values: list[Any]) -> Any:
+    return values[0] if len(values) == 1 else tuple(values)

@@ -1,0 +1,148 @@
+"""Which runs count, and which case of one side belongs to which of the other."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import pandas as pd
+
+from bench.analysis import case_label, last_attempts
+from bench.compare.differences import FLAGS, refuse_mixed, words
+from bench.compare.result import Side
+from bench.errors import BenchError, UnknownNameError
+from bench.records import AXES, InputPath, MemoryFormat, Precision, Status
+
+Row = dict[Hashable, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Half:
+    """One side of a comparison.
+
+    Rows of large frames are slow to take out one by one: what each case needs is read once.
+
+    Attributes:
+        side: Which.
+        runs: The runs that count, with `pair`: the case's axes beside those compared across.
+        rows: By pair, the positions of its runs in `runs`.
+        firsts: By pair, `case_key` and the axes of its first run.
+        ends: By pair, how it ended: `ok` where any run did, else the commonest status, and the first reason for it.
+    """
+
+    side: Side
+    runs: pd.DataFrame
+    rows: dict[Hashable, list[int]]
+    firsts: dict[Hashable, Row]
+    ends: dict[Hashable, tuple[str, str | None]]
+
+    def end(self, pair: Hashable) -> tuple[str, str | None]:
+        """How a case ended; `not planned` where the side does not have it."""
+        return self.ends.get(pair, ("not planned", None))
+
+
+def check_across(across: Sequence[str]) -> tuple[str, ...]:
+    """The fields that may differ, each once.
+
+    Raises:
+        UnknownNameError: A field that is neither an axis nor a flag.
+    """
+    for field in across:
+        if field not in (*AXES, *FLAGS):
+            raise UnknownNameError("field to compare across", field, (*AXES, *FLAGS), list_command="compare --help")
+    return tuple(dict.fromkeys(across))
+
+
+def halve(frame: pd.DataFrame, side: Side, across: Sequence[str]) -> Half:
+    """The runs of a side that count: planned still, the last attempt of each, grouped by case.
+
+    Raises:
+        BenchError: The runs of a case differ in more than their turn, or several cases meet in one.
+    """
+    planned = frame[frame["planned"].astype(bool)] if "planned" in frame else frame
+    runs = last_attempts(planned.reset_index(drop=True)).reset_index(drop=True)
+    refuse_mixed(runs, side)
+    joined = [axis for axis in AXES if axis not in across]
+    runs["pair"] = list(runs[joined].astype(object).itertuples(index=False, name=None))
+    _refuse_ambiguous(runs, side, across)
+    rows: dict[Hashable, list[int]] = {}
+    for position, pair in enumerate(runs["pair"]):
+        rows.setdefault(pair, []).append(position)
+    heads = runs.iloc[[found[0] for found in rows.values()]][["case_key", *AXES]].to_dict("records")
+    statuses, reasons = runs["status"].astype(str).tolist(), runs["reason"].tolist()
+    ends = {pair: _end([statuses[row] for row in found], [reasons[row] for row in found])
+            for pair, found in rows.items()}  # fmt: skip
+    return Half(side, runs, rows, dict(zip(rows, heads, strict=True)), ends)
+
+
+def common_pairs(baseline: Half, candidate: Half, across: Sequence[str]) -> list[Hashable]:
+    """The cases that both sides planned, in a reader's order.
+
+    Raises:
+        BenchError: There are none; the axes that stand between are named.
+    """
+    common = [pair for pair in baseline.rows if pair in candidate.rows]
+    if common:
+        return in_order(baseline, common)
+    if baseline.runs.empty or candidate.runs.empty:
+        empty = baseline if baseline.runs.empty else candidate
+        raise BenchError(f"the {empty.side} has no runs to compare; see --only, or run bench sweep first")
+    lines = [
+        f"{axis} differs: {_listed(baseline, axis)} in the baseline, {_listed(candidate, axis)} in the candidate"
+        for axis in AXES
+        if axis not in across and set(baseline.runs[axis]) != set(candidate.runs[axis])
+    ]
+    disjoint = [axis for axis in AXES if not set(baseline.runs[axis]) & set(candidate.runs[axis])]
+    advice = "choose sides that share cases (bench plan lists them)"
+    if disjoint and len(disjoint) <= 2:
+        advice += f", or compare across: {' '.join(f'--across {axis}' for axis in disjoint)}"
+    raise BenchError("\n".join(["no case is on both sides", *lines, advice]))
+
+
+def in_order(half: Half, pairs: Iterable[Hashable]) -> list[Hashable]:
+    """Cases of a side as a reader looks for them."""
+    return sorted(pairs, key=lambda pair: _reading_order(half.firsts[pair]))
+
+
+def label_of(half: Half, pair: Hashable, across: Sequence[str] = ()) -> str:
+    """A case in words; what the sides are compared across is left out where it can be."""
+    row = half.firsts[pair]
+    usual = {"precision": "float32", "memory_format": "contiguous", "input": "synthetic"}
+    axes = ["optimizer", *(axis for axis, value in usual.items() if row[axis] != value)]
+    axes = [axis for axis in axes if axis not in across]
+    return case_label(row, axes)
+
+
+def _end(statuses: list[str], reasons: list[Any]) -> tuple[str, str | None]:
+    if Status.OK in statuses:
+        return str(Status.OK), None
+    commonest = max(dict.fromkeys(statuses), key=statuses.count)
+    told = (reason for reason, status in zip(reasons, statuses, strict=True) if status == commonest)
+    return commonest, next((str(reason) for reason in told if reason is not None and not pd.isna(reason)), None)
+
+
+def _reading_order(row: Row) -> tuple[Any, ...]:
+    """Data set, model and optimizer by name, the other axes in their natural order, batch sizes last."""
+    closed = {"precision": Precision, "memory_format": MemoryFormat, "input": InputPath}
+    ranks = (get_args(kind).index(row[axis]) if row[axis] in get_args(kind) else 9 for axis, kind in closed.items())
+    names = (str(row[axis]) for axis in ("dataset", "model", "optimizer"))
+    return (*names, *ranks, row["image_size"], row["batch_size"])
+
+
+def _refuse_ambiguous(runs: pd.DataFrame, side: Side, across: Sequence[str]) -> None:
+    """Across an axis, each case may have one value of it only on a side."""
+    for axis in (axis for axis in across if axis in AXES):
+        counts = runs.groupby("pair", sort=False)[axis].nunique()
+        if len(counts) and counts.max() > 1:
+            values = ", ".join(words(value) for value in dict.fromkeys(runs[axis]))
+            raise BenchError(
+                f"across {axis}: the {side} has several of it for one case ({values}). Choose one a side: "
+                f"--across {axis}=BASELINE,CANDIDATE"
+            )
+
+
+def _listed(half: Half, axis: str, most: int = 4) -> str:
+    values = [words(value) for value in dict.fromkeys(half.runs[axis])]
+    more = f" and {len(values) - most} more" if len(values) > most else ""
+    return f"{', '.join(values[:most])}{more}"

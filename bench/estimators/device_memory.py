@@ -1,0 +1,61 @@
+"""What the driver will show of a step, as an interval: torch's reserved bytes, the CUDA context and loaded modules.
+
+Left out: what other processes hold on the device, and what libraries allocate past torch's allocator (NCCL, say). No
+torch here.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypedDict
+
+from bench.devices import Device
+from bench.devices.context import context_of
+
+Verdict = Literal["fits", "may not fit", "does not fit"]
+
+
+class DeviceFields(TypedDict):
+    """The fields of `Estimate` that speak of the device as a whole."""
+
+    estimated_device_bytes: int
+    estimated_device_low_bytes: int | None
+    estimated_device_high_bytes: int | None
+    estimated_device_basis: str
+
+
+def device_interval(reserved_bytes: int, device: Device) -> DeviceFields:
+    """What `nvidia-smi` will show of a process, in bytes, with the ends between which the context puts it.
+
+    Args:
+        reserved_bytes: Torch's peak, as estimated; an error of that estimate is not in the interval.
+        device: A GPU. Where its file states no context, that of other GPUs is taken, and the basis says so.
+
+    Returns:
+        The ends are None where the file states a context and not its spread.
+
+    Raises:
+        ValueError: The device is no GPU.
+    """
+    context = context_of(device)
+    return {
+        "estimated_device_bytes": reserved_bytes + context.point_bytes,
+        "estimated_device_low_bytes": None if context.low_bytes is None else reserved_bytes + context.low_bytes,
+        "estimated_device_high_bytes": None if context.high_bytes is None else reserved_bytes + context.high_bytes,
+        "estimated_device_basis": context.basis,
+    }
+
+
+def fit_verdict(memory_bytes: int, point_bytes: int, low_bytes: int | None, high_bytes: int | None) -> Verdict:
+    """Whether a need fits into a memory: `may not fit` where its interval lies across the limit.
+
+    Args:
+        memory_bytes: Of the device.
+        point_bytes: What is needed, as one figure.
+        low_bytes: It may be as little as this; the point where None.
+        high_bytes: It may be as much as this; the point where None.
+    """
+    low = point_bytes if low_bytes is None else low_bytes
+    high = point_bytes if high_bytes is None else high_bytes
+    if low > memory_bytes:
+        return "does not fit"
+    return "fits" if high <= memory_bytes else "may not fit"

@@ -1,0 +1,231 @@
+"""From a recording and the trace of its case to the operators at which they part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from bench.devices import Device, match_device
+from bench.errors import Unsupported
+from bench.estimators.allocator import Alloc, Event, ReplayError, replay
+from bench.estimators.difference.alignment import align, blocks_of
+from bench.estimators.difference.attribution import Places, attribute_events
+from bench.estimators.difference.exactness import (
+    ReplayCheck,
+    allocator_config,
+    check_replay,
+    recorded_events,
+    version_of,
+)
+from bench.estimators.difference.partings import Comparison, Difference, Kind, Parting, peaks_when_mended
+from bench.estimators.temporaries import Machine
+from bench.recordings import Facts, Recording, case_of
+
+if TYPE_CHECKING:
+    from bench.estimators.recording import Recording as Trace
+
+MOST = 10
+"""Operators named unless more are asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peaks:
+    """Peaks in bytes over setup and all steps."""
+
+    requested_bytes: int
+    allocated_bytes: int
+    reserved_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What the comparison came to.
+
+    Attributes:
+        case: In words.
+        case_key: Of the case.
+        gpu_name: The GPU.
+        status: `ok` or `oom`.
+        loop: Whose loop ran.
+        torch_version: Of the recording.
+        replay: Whether the recording's own replay is exact.
+        recorded: As torch reported at the end.
+        trace: Of the trace; None where there is none, and a note says why.
+        recorded_allocations: Of the recording, up to where memory ran out.
+        traced_allocations: Of the trace.
+        differences: Allocations that differ, over all steps; None without a trace.
+        partings: The first places at which they do, by operator.
+        notes: What a reader must know beside it.
+    """
+
+    case: str
+    case_key: str
+    gpu_name: str
+    status: str
+    loop: str
+    torch_version: str
+    replay: ReplayCheck
+    recorded: Peaks
+    trace: Peaks | None
+    recorded_allocations: int
+    traced_allocations: int | None
+    differences: int | None
+    partings: tuple[Parting, ...]
+    notes: tuple[str, ...]
+
+
+def explain_recording(
+    recording: Recording, where: str = "recording", *, most: int = MOST, workspaces: bool = True
+) -> Explanation:
+    """Check a recording's replay, trace its case and compare; in a process of its own.
+
+    Args:
+        recording: Of the case.
+        where: Its file, for messages.
+        most: How many operators to name.
+        workspaces: Whether to count cuDNN's workspaces in the trace.
+
+    Raises:
+        BenchError: The recording contradicts itself, or its allocator settings cannot be replayed.
+    """
+    from bench.estimators.difference.tracing import add_planned_workspaces, trace_of, version_notes
+    from bench.estimators.trace_case import machine_of
+
+    facts = recording.facts
+    device, case = device_of(facts), case_of(facts, where)
+    machine = machine_of(device, "{}.{}".format(*version_of(facts)))
+    try:
+        trace = trace_of(facts, case, machine)
+    except Unsupported as error:
+        return _blank(recording, where, f"no trace of this case: {error}")
+    notes = version_notes(facts)
+    if workspaces and (reason := add_planned_workspaces(trace, facts, device)):
+        notes.append(reason)
+    found = compare(recording, trace, machine, where, most=most)
+    return replace(found, notes=(*found.notes, *notes))
+
+
+def device_of(facts: Facts) -> Device:
+    """The recording's GPU: its device file, where there is one, with what the recording itself knows in its place."""
+    gpu = facts.gpu
+    major, minor = gpu.compute_capability
+    known = match_device(gpu.name, gpu.total_bytes) or Device(name=gpu.name, gpu_name=gpu.name, kind="cuda")
+    return replace(
+        known, multiprocessors=gpu.multiprocessors, compute_capability=(major, minor), memory_bytes=gpu.total_bytes,
+        max_threads_per_multiprocessor=gpu.threads_per_multiprocessor or known.max_threads_per_multiprocessor,
+    )  # fmt: skip
+
+
+def compare(
+    recording: Recording, trace: Trace, machine: Machine, where: str = "recording", *, most: int = MOST
+) -> Explanation:
+    """Compare a recording with a trace of the same case.
+
+    Raises:
+        BenchError: The recording contradicts itself.
+    """
+    facts = recording.facts
+    blank = _blank(recording, where)
+    events, origins = attribute_events(trace.entries, trace.roles, machine)
+    events, traced = _peaks_of(events, facts)
+    try:
+        recorded = recorded_events(recording)
+    except ReplayError:  # the check of the replay says so
+        return replace(blank, trace=traced)
+    one, other = blocks_of(events), blocks_of(_without_failures(recorded, facts))
+    comparison = Comparison(one, other, align(one, other), ends_early=facts.status == "oom")
+    naming = _Naming(comparison, Places(trace.entries), [origins[block.event] for block in one.blocks], recording)
+    return replace(
+        blank, trace=traced, traced_allocations=len(one.blocks), recorded_allocations=len(other.blocks),
+        differences=len(comparison.differences), partings=naming.partings(most),
+    )  # fmt: skip
+
+
+def _blank(recording: Recording, where: str, *notes: str) -> Explanation:
+    """All that can be said without a trace."""
+    facts = recording.facts
+    last = facts.last_stats
+    case = case_of(facts, where)
+    if case.input != "synthetic":
+        notes = (*notes, f"the case reads {case.input} batches; the trace takes one batch to lie on the device")
+    if facts.status == "oom" and facts.at_failure is None:
+        notes = (*notes, "what torch reported at the failure was not kept; recorded peaks are those of the last mark")
+    return Explanation(
+        case=str(case), case_key=facts.case_key, gpu_name=facts.gpu.name, status=facts.status, loop=facts.loop,
+        torch_version=facts.versions.get("torch") or "unknown", replay=check_replay(recording),
+        recorded=Peaks(*(last.get(f"{kind}_bytes.all.peak", 0) for kind in ("requested", "allocated", "reserved"))),
+        trace=None, recorded_allocations=sum(action == 0 for action in recording.actions), traced_allocations=None,
+        differences=None, partings=(), notes=notes,
+    )  # fmt: skip
+
+
+def _peaks_of(events: list[Event], facts: Facts) -> tuple[list[Event], Peaks]:
+    """The trace's events up to where its memory runs out, and its peaks there."""
+    result = replay(events, allocator_config(facts, limited=facts.status == "oom"))
+    if result.out_of_memory is not None:
+        events = events[: result.out_of_memory.event_index]
+    final = result.final
+    return events, Peaks(final.peak_requested, final.peak_allocated, final.peak_reserved)
+
+
+def _without_failures(events: list[Event], facts: Facts) -> list[Event]:
+    """Without requests that were never met; the last event of a recording that ran out of memory is one."""
+    met = [event for event in events if not (isinstance(event, Alloc) and event.optional)]
+    return met[:-1] if facts.status == "oom" and met and isinstance(met[-1], Alloc) else met
+
+
+class _Naming:
+    """Gives differences the names of their operators and groups them."""
+
+    def __init__(self, comparison: Comparison, places: Places, origins: Sequence[int], recording: Recording) -> None:
+        """`origins` holds the entry of each of the trace's allocations."""
+        self._comparison, self._places, self._origins, self._recording = comparison, places, origins, recording
+        self._config = replace(allocator_config(recording.facts, limited=False), capacity_bytes=None)
+        self._allocations = [
+            index for index, action in enumerate(recording.actions) if action == 0 and recording.sizes[index] > 0
+        ]
+        self._partners = {right: left for left, right in comparison.pairs}
+
+    def partings(self, most: int) -> tuple[Parting, ...]:
+        """The first groups of differences, each with what mending it would do."""
+        groups: dict[tuple[Kind, tuple[str, ...], str], list[Difference]] = {}
+        for difference in self._comparison.differences:
+            first, last = self._entries(difference)
+            key = (difference.kind, self._places.operators(first, last), self._places.phase(first))
+            groups.setdefault(key, []).append(difference)
+        plain = peaks_when_mended(self._comparison, (), self._config) if groups else (0, 0, 0)
+        return tuple(self._parting(group, plain) for group in list(groups.values())[:most])
+
+    def _parting(self, group: list[Difference], plain: tuple[int, int, int]) -> Parting:
+        difference = group[0]
+        first, last = self._entries(difference)
+        operators = self._places.operators(first, last) or ("the setup",)
+        mended = peaks_when_mended(self._comparison, group, self._config)
+        requested, allocated, reserved = (new - old for new, old in zip(mended, plain, strict=True))
+        trace, recorded = self._comparison.trace.blocks, self._comparison.recorded.blocks
+        return Parting(
+            difference.kind, operators[0], operators, self._places.phase(first), self._places.step(first), len(group),
+            None if difference.trace is None else trace[difference.trace].size,
+            None if difference.recorded is None else recorded[difference.recorded].size,
+            requested, allocated, reserved, self._stack(difference),
+        )  # fmt: skip
+
+    def _entries(self, difference: Difference) -> tuple[int, int]:
+        """First and last entry of the trace between which a difference lies."""
+        if difference.trace is not None:
+            origin = self._origins[difference.trace]
+            return origin, origin
+        assert difference.recorded is not None
+        before = difference.recorded - 1
+        while before >= 0 and before not in self._partners:
+            before -= 1
+        place = self._partners[before] if before >= 0 else -1
+        first = self._origins[place] if place >= 0 else 0
+        last = self._origins[place + 1] if place + 1 < len(self._origins) else first
+        return first, last
+
+    def _stack(self, difference: Difference) -> str | None:
+        if difference.recorded is None or not self._recording.stacks:
+            return None
+        return self._recording.stacks[self._allocations[difference.recorded]] or None

@@ -1,0 +1,223 @@
+"""Memory over one training step: live bytes by category after every event of the allocator, and the peak's tensors.
+
+`estimate_timeline` records a case as the trace does, with `timeline_names` listening, and needs a process of its own;
+`build_timeline` works on any recording and needs no torch.
+
+Left out: what the trace leaves out (`memory.py`), and time: a trace has none, so events are counted instead.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bench.estimators.allocator import Alloc, AllocatorConfig, CachingAllocator, Event, Free, Mark
+from bench.estimators.recording import Phase
+from bench.estimators.temporaries import Machine
+from bench.estimators.timeline_tensors import Asked, LiveTensor, biggest_tensors
+from bench.estimators.trace_events import build_events
+from bench.records import TRACE_PARTS
+
+if TYPE_CHECKING:
+    from bench.devices import Device
+    from bench.estimators.allocator.blocks import Block
+    from bench.estimators.timeline_names import Names
+    from bench.records import Case
+
+MAX_POINTS = 4000
+_PARTS = {part: place for place, part in enumerate(TRACE_PARTS)}
+_ROUNDING = _PARTS["rounding"]
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """One step of a training, as the allocator sees it. All sequences of bytes are parallel to `events`.
+
+    Attributes:
+        step: Which of the recorded steps, from 1: the one of the peak after the first, of equals the last.
+        event_count: Events of the step; 0 on the axis is the moment before the first.
+        events: The moments that are kept, rising; at most some `MAX_POINTS`, each category's highest among them.
+        categories: Live bytes of each of `TRACE_PARTS`, which sum up to `allocated`.
+        allocated: As `torch.cuda.memory_allocated`.
+        reserved: As `torch.cuda.memory_reserved`.
+        phases: Names with the moment at which each begins, in order.
+        peak_event: The moment of the first highest `allocated`.
+        peak_allocated_bytes: That of the trace estimate.
+        peak_reserved_bytes: The highest `reserved` in this step; a later one may still reserve more.
+        tensors: The biggest at the peak, the biggest first.
+    """
+
+    step: int
+    event_count: int
+    events: tuple[int, ...]
+    categories: Mapping[str, tuple[int, ...]]
+    allocated: tuple[int, ...]
+    reserved: tuple[int, ...]
+    phases: tuple[tuple[str, int], ...]
+    peak_event: int
+    peak_allocated_bytes: int
+    peak_reserved_bytes: int
+    tensors: tuple[LiveTensor, ...]
+
+
+def read_timeline(fields: Mapping[str, Any]) -> Timeline:
+    """A `Timeline` from its fields as JSON carries them."""
+    tensors = [LiveTensor(**{**item, "shape": item["shape"] and tuple(item["shape"])}) for item in fields["tensors"]]
+    return Timeline(
+        **{
+            **fields,
+            **{name: tuple(fields[name]) for name in ("events", "allocated", "reserved")},
+            "categories": {part: tuple(sizes) for part, sizes in fields["categories"].items()},
+            "phases": tuple((name, begin) for name, begin in fields["phases"]),
+            "tensors": tuple(tensors),
+        }
+    )
+
+
+def estimate_timeline(case: Case, device: Device, *, workspaces: bool = True) -> Timeline:
+    """The timeline of a case on a device file's GPU; in a process of its own.
+
+    Args:
+        case: Its input path makes no difference: the batch is taken to lie on the device.
+        device: From a device file.
+        workspaces: Whether to count cuDNN's workspaces, where the installed cuDNN can be asked.
+
+    Raises:
+        Unsupported: No GPU, or the step reads values from the device, or this torch does not allow the trace.
+        DeviceError: The device's file lacks what the allocator depends on.
+        UnknownNameError: No such data set, model or optimizer.
+    """
+    import torch
+
+    from bench.errors import Unsupported
+    from bench.estimators.conv_workspaces import add_workspaces
+    from bench.estimators.cudnn_plans import CudnnPlans
+    from bench.estimators.memory import allocator_config, cudnn_plans
+    from bench.estimators.timeline_names import watch_training
+    from bench.estimators.trace_case import machine_of, record_case
+
+    if device.kind != "cuda":
+        raise Unsupported(f"no timeline for {device.name}: it follows torch's CUDA allocator")
+    machine = machine_of(device, torch.__version__)
+    with watch_training() as names:
+        recording = record_case(replace(case, input="synthetic"), machine)
+    plans = cudnn_plans(device) if workspaces else None
+    entries: Sequence[Any] = recording.entries
+    if isinstance(plans, CudnnPlans):
+        entries = add_workspaces(entries, plans, tf32=case.precision == "tf32")
+    return build_timeline(entries, recording.roles, names, machine, allocator_config())
+
+
+class _Moment(NamedTuple):
+    """State after an event: live bytes by place in `TRACE_PARTS`, and the allocator's figures."""
+
+    parts: tuple[int, ...]
+    allocated: int
+    reserved: int
+
+
+def build_timeline(
+    entries: Sequence[Any], roles: dict[int, str], names: Names, machine: Machine, config: AllocatorConfig
+) -> Timeline:
+    """The timeline of the step with the highest peak after the first.
+
+    Args:
+        entries: Of a `Recording` of at least two steps.
+        roles: Of a `Recording`.
+        names: Of its storages.
+        machine: The GPU and torch.
+        config: The allocator's settings.
+    """
+    asked, bounds, begins = _ask(entries, roles, machine)
+    moments = list(_replay(asked, config))
+    peaks = [max(moment.allocated for moment in moments[first : last + 1]) for first, last in bounds]
+    step = max(range(1, len(bounds)), key=lambda index: (peaks[index], index))
+    first, last = bounds[step]
+    window = moments[first : last + 1]
+    peak = next(index for index, moment in enumerate(window) if moment.allocated == peaks[step])
+    kept = _thin(window)
+    return Timeline(
+        step=step + 1,
+        event_count=len(window) - 1,
+        events=tuple(kept),
+        categories={part: tuple(window[index].parts[place] for index in kept) for part, place in _PARTS.items()},
+        allocated=tuple(window[index].allocated for index in kept),
+        reserved=tuple(window[index].reserved for index in kept),
+        phases=tuple((phase.name.lower(), begin - first) for phase, begin in sorted(begins[step].items())),
+        peak_event=peak,
+        peak_allocated_bytes=peaks[step],
+        peak_reserved_bytes=max(moment.reserved for moment in window),
+        tensors=tuple(biggest_tensors(asked[: first + peak], entries, names)),
+    )
+
+
+def _ask(
+    entries: Sequence[Any], roles: dict[int, str], machine: Machine
+) -> tuple[list[Asked], list[tuple[int, int]], list[dict[Phase, int]]]:
+    """What the allocator is asked; of each step, the first and last moment, and the moments at which phases begin.
+
+    A mark is put behind every entry, so that the events of one are told from those of the next.
+    """
+    marked = [item for entry in entries for item in ((None,) if entry is None else (entry, None))]
+    asked: list[Asked] = []
+    starts: list[int] = []
+    begins: list[dict[Phase, int]] = []
+    call = -1
+    for place, group in enumerate(_between_marks(build_events(marked, roles, machine))):
+        entry = entries[place]
+        if entry is None:
+            starts.append(len(asked))
+            begins.append({Phase.ZERO_GRAD: len(asked)})
+        elif not isinstance(entry, int):
+            call = place
+            if begins:
+                begins[-1].setdefault(Phase(entry[3]), len(asked))
+        asked += [Asked(event, call) for event in group]
+    return asked, list(itertools.pairwise(starts)), begins
+
+
+def _between_marks(events: Iterable[Event]) -> Iterator[list[Event]]:
+    """The events before each mark."""
+    group: list[Event] = []
+    for event in events:
+        if isinstance(event, Mark):
+            yield group
+            group = []
+        else:
+            group.append(event)
+
+
+def _replay(asked: Iterable[Asked], config: AllocatorConfig) -> Iterator[_Moment]:
+    """The state before the first event and after each."""
+    allocator = CachingAllocator(config)
+    live: dict[int, tuple[Block, Alloc]] = {}
+    parts = [0] * len(TRACE_PARTS)
+    yield _Moment(tuple(parts), 0, 0)
+    for event, _ in asked:
+        if isinstance(event, Alloc) and event.size > 0:
+            live[event.id] = allocator.allocate(event.size, event.stream), event
+            parts[_PARTS[event.category or "temporaries"]] += event.size
+        elif isinstance(event, Free) and event.id in live:
+            block, before = live.pop(event.id)
+            allocator.free(block)
+            parts[_PARTS[before.category or "temporaries"]] -= before.size
+        parts[_ROUNDING] = allocator.allocated - allocator.requested
+        yield _Moment(tuple(parts), allocator.allocated, allocator.reserved)
+
+
+def _thin(window: Sequence[_Moment]) -> list[int]:
+    """The moments to keep: the ends, every highest, and where there are many the lowest and highest of each stretch."""
+    count = len(window)
+    if count <= MAX_POINTS:
+        return list(range(count))
+    figures = [[moment.allocated for moment in window], [moment.reserved for moment in window]]
+    figures += [[moment.parts[place] for moment in window] for place in range(len(TRACE_PARTS))]
+    kept = {0, count - 1, *(values.index(max(values)) for values in figures)}
+    stretches = (MAX_POINTS - len(kept)) // 2
+    allocated = figures[0]
+    for number in range(stretches):
+        stretch = range(number * count // stretches, (number + 1) * count // stretches)
+        kept |= {min(stretch, key=allocated.__getitem__), max(stretch, key=allocated.__getitem__)}
+    return sorted(kept)

@@ -1,0 +1,217 @@
+"""One case with the allocator's history on, in a process of its own: what `bench record` runs on the GPU.
+
+It is the very step of `bench.workload`, built in the same order as the worker builds it; nothing is timed. The history
+begins before anything is allocated, so that a replay of it starts from an empty allocator. Python's garbage collector
+rests meanwhile: it would free tensors in the middle of a step, at a place that no other process repeats.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.metadata
+import os
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench import catalog
+from bench.errors import Unsupported
+from bench.plan import image_spec
+from bench.probes.gpu_monitor import GpuMonitor
+from bench.probes.oom import is_out_of_memory
+from bench.probes.torch_memory import CudaMemory
+from bench.recordings import STATISTICS, Facts, GpuFacts, Recording, pack_history, write_recording
+from bench.recordings.facts import FORMAT
+from bench.records import Case, Environment, Protocol, Status
+from bench.workload import build_workload, numeric_modes
+from bench.workload.inputs import build_inputs
+
+Send = Callable[[dict[str, Any]], None]
+
+MAX_ENTRIES = 1_500_000  # of the history; the oldest would be dropped, and the file refuses more
+VARIABLES = ("PYTORCH_", "CUBLAS", "TORCH_CUBLAS", "CUDA_MODULE_LOADING", "CUDNN", "NVIDIA_TF32", "TORCH_ALLOW_TF32")
+"""Beginnings of the names of environment variables that move memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordTask:
+    """What is to be recorded.
+
+    Attributes:
+        case: The case.
+        environment: The machine, as the parent read it.
+        gpu_uuid: Which GPU, as NVML names it; None where there is no NVML.
+        steps: Training steps.
+        stacks: Whether to keep what Python ran at each event.
+        key: The recording's key.
+        target: Where the file goes.
+        protocol: Its seed and switches are taken.
+    """
+
+    case: Case
+    environment: Environment
+    gpu_uuid: str | None
+    steps: int
+    stacks: bool
+    key: str
+    target: str
+    protocol: Protocol = field(default_factory=Protocol)
+
+
+@dataclass(slots=True)
+class _Run:
+    """A recording under way."""
+
+    task: RecordTask
+    send: Send
+    stats: list[dict[str, int]] = field(default_factory=list)
+    marks: list[int] = field(default_factory=list)
+    at_failure: dict[str, int] | None = None
+    memory: dict[str, int | None] = field(default_factory=dict)
+    kept: Any = None  # what the case holds on the device, so that nothing is freed before the history is read
+
+    def mark(self) -> None:
+        """Note what torch reports, and how far the history has come."""
+        self.stats.append(_read_stats())
+        self.marks.append(len(_history()))
+
+
+def record_case(task: RecordTask, send: Send) -> dict[str, Any]:
+    """Run the case's steps with the history on and write the file.
+
+    Returns:
+        `status` and `reason`; where a file was written, also `events`, `peak_allocated_bytes`, `peak_reserved_bytes`.
+        There is one where the status is ok or oom: a step that the device has no room for is worth recording too.
+    """
+    run = _Run(task, send)
+    monitor = GpuMonitor(task.gpu_uuid) if task.gpu_uuid else None
+    _begin(run, monitor)
+    reason: str | None = None
+    try:
+        with numeric_modes(task.case, task.protocol):
+            switches = _switches()
+            _train(run)
+        status = Status.OK
+    except Unsupported as error:
+        return {"status": Status.SKIPPED, "reason": str(error)}
+    except Exception as error:  # noqa: BLE001 - whatever a model raises is this case's outcome, and its traceback is logged
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        if not is_out_of_memory(error):
+            traceback.print_exc()
+            return {"status": Status.FAILED, "reason": f"{type(error).__name__}: {reason}"}
+        status, run.at_failure = Status.OOM, _read_stats()
+    actions, addresses, sizes, stacks = pack_history(_history(), run.marks)
+    _end(run, monitor)
+    facts = _facts(run, status, reason, switches)
+    write_recording(Recording(facts, actions, addresses, sizes, stacks if task.stacks else []), Path(task.target))
+    last = facts.last_stats
+    return {
+        "status": status, "reason": reason, "events": len(actions),
+        "peak_allocated_bytes": last["allocated_bytes.all.peak"],
+        "peak_reserved_bytes": last["reserved_bytes.all.peak"],
+    }  # fmt: skip
+
+
+def _begin(run: _Run, monitor: GpuMonitor | None) -> None:
+    """Make the context, read the device on both sides of it, and switch the history on."""
+    run.send({"phase": "context"})
+    before = monitor.snapshot().used_total_bytes if monitor else None
+    torch.cuda.init()  # type: ignore[no-untyped-call]
+    free, _ = torch.cuda.mem_get_info()
+    after = monitor.snapshot().used_total_bytes if monitor else None
+    run.memory.update(nvml_before_context=before, nvml_after_context=after, free_after_context=free)
+    gc.collect()
+    gc.disable()
+    torch.cuda.memory._record_memory_history(
+        "all", context="all" if run.task.stacks else None, stacks="python", max_entries=MAX_ENTRIES
+    )
+
+
+def _train(run: _Run) -> None:
+    """Build what the worker builds, in its order, and take the steps."""
+    case, protocol, device = run.task.case, run.task.protocol, torch.device("cuda")
+    run.send({"phase": "build"})
+    workload = build_workload(case, image_spec(case.dataset, case.image_size), protocol, device)
+    run.kept = [workload]
+    with build_inputs(case, catalog.describe_dataset(case.dataset), protocol, device) as inputs:
+        batch = next(inputs)
+        run.kept.append(batch)
+        run.mark()
+        run.send({"phase": "steps"})
+        for number in range(run.task.steps):
+            if number and case.input != "synthetic":
+                batch = next(inputs)
+                run.kept[1] = batch
+            workload.step(*batch)
+            torch.cuda.synchronize()
+            run.mark()
+
+
+def _end(run: _Run, monitor: GpuMonitor | None) -> None:
+    """Read the device again; segments are given back only when memory runs out, so this is the peak."""
+    free, _ = torch.cuda.mem_get_info()
+    context = CudaMemory().device_fields(run.memory["nvml_before_context"])["context_bytes"]
+    used = monitor.snapshot().used_total_bytes if monitor else None
+    run.memory.update(free_after_steps=free, nvml_at_peak=used, context=context)
+
+
+def _read_stats() -> dict[str, int]:
+    figures = torch.cuda.memory_stats()
+    return {name: figures.get(name, 0) for name in STATISTICS}
+
+
+def _history() -> list[dict[str, Any]]:
+    traces: list[list[dict[str, Any]]] = torch.cuda.memory._snapshot()["device_traces"]
+    return traces[torch.cuda.current_device()]
+
+
+def _facts(run: _Run, status: Status, reason: str | None, switches: dict[str, bool | int | str | None]) -> Facts:
+    task, environment = run.task, run.task.environment
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    gpu = GpuFacts(
+        name=properties.name, multiprocessors=properties.multi_processor_count,
+        threads_per_multiprocessor=getattr(properties, "max_threads_per_multi_processor", None),
+        compute_capability=[properties.major, properties.minor], total_bytes=properties.total_memory,
+        driver_version=environment.driver_version,
+    )  # fmt: skip
+    versions = {
+        "torch": torch.__version__, "torchvision": environment.torchvision_version, "cuda": environment.cuda_version,
+        "cudnn": environment.cudnn_version, "cublas": _cublas_version(), "bench": environment.bench_version,
+    }  # fmt: skip
+    return Facts(
+        format=FORMAT, loop="bench", recording_key=task.key, case_key=task.case.key, axes=task.case.axes,
+        status="ok" if status is Status.OK else "oom", reason=reason, steps=max(len(run.stats) - 1, 0),
+        memory_stats=run.stats, at_failure=run.at_failure, gpu=gpu,
+        versions={name: str(value) if value else None for name, value in versions.items()}, switches=switches,
+        variables={name: value[:2000] for name, value in os.environ.items() if name.startswith(VARIABLES)},
+        memory=run.memory, seed=task.protocol.seed,
+    )  # fmt: skip
+
+
+def _switches() -> dict[str, bool | int | str | None]:
+    """What decides which kernels run, as it stands while the steps are taken."""
+    cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
+    attention = {
+        name: getattr(cuda, f"{name}_enabled")() if hasattr(cuda, f"{name}_enabled") else None
+        for name in ("flash_sdp", "mem_efficient_sdp", "math_sdp", "cudnn_sdp")
+    }
+    return {
+        "matmul_tf32": cuda.matmul.allow_tf32, "cudnn_tf32": cudnn.allow_tf32, "cudnn_enabled": bool(cudnn.enabled),
+        "cudnn_benchmark": cudnn.benchmark, "cudnn_deterministic": cudnn.deterministic,
+        "deterministic": torch.are_deterministic_algorithms_enabled(), **attention,
+    }  # fmt: skip
+
+
+def _cublas_version() -> str | None:
+    """Of NVIDIA's wheel; None where torch brings its own library."""
+    names = ("nvidia-cublas", "nvidia-cublas-cu13", "nvidia-cublas-cu12", "nvidia-cublas-cu11")
+    for name in names:
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None

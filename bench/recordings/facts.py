@@ -1,0 +1,128 @@
+"""What stands beside the events of a recording: case, GPU, versions, switches, what torch and the driver reported."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from bench import catalog
+from bench.errors import StoreError
+from bench.records import AXES, Case, InputPath, MemoryFormat, Precision
+
+FORMAT = 1
+MAX_STEPS = 1000
+
+_Text = Annotated[str, StringConstraints(max_length=2000)]
+_Name = Annotated[str, StringConstraints(max_length=300)]
+_Bytes = Annotated[int, Field(ge=0, lt=1 << 62)]
+_Values = dict[_Name, bool | int | _Text | None]
+
+
+class _Strict(BaseModel):
+    """Types are taken as they are; a key that this version does not know is left alone."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+
+class GpuFacts(_Strict):
+    """The GPU as CUDA and NVML describe it; None is unknown."""
+
+    name: _Name
+    multiprocessors: Annotated[int, Field(gt=0, le=100_000)]
+    threads_per_multiprocessor: Annotated[int, Field(gt=0, le=100_000)] | None = None
+    compute_capability: Annotated[list[Annotated[int, Field(ge=0, le=1000)]], Field(min_length=2, max_length=2)]
+    total_bytes: _Bytes
+    driver_version: _Name | None = None
+
+
+class Facts(_Strict):
+    """The metadata of a recording.
+
+    Attributes:
+        format: Of the file; this version writes `FORMAT`.
+        loop: Whose training loop ran: `bench` is the step of `bench.workload`, `gpu_capture` that of a bare script.
+        recording_key: What two recordings share that need no second run: case, code, environment, steps, stacks.
+        case_key: Of the case.
+        axes: Of the case, as flat columns.
+        status: `ok`, or `oom` where the device's memory ended the step after the last finished one.
+        reason: The error's first line, where it is `oom`.
+        steps: Finished steps.
+        memory_stats: `torch.cuda.memory_stats` at each mark, in bytes and counts (names of `STATISTICS`): before the
+            first step and after each; none where memory ran out before. Peaks are since the start of the process.
+        at_failure: The same where memory ran out; None where it did not, or where the recorder kept nothing.
+        gpu: The device.
+        versions: Of torch, torchvision, cuda, cudnn, cublas, bench.
+        switches: TF32, cuDNN's benchmark and determinism, the attention backends.
+        variables: Environment variables of the allocator and of workspaces that were set.
+        memory: In bytes: `free_after_context` and `free_after_steps` (cudaMemGetInfo), `nvml_before_context`,
+            `nvml_after_context` and `nvml_at_peak` (all processes of the device), `context`; None is unknown.
+        seed: Of weights and images.
+    """
+
+    format: Annotated[int, Field(ge=1)]
+    loop: Literal["bench", "gpu_capture"]
+    recording_key: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
+    case_key: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
+    axes: dict[_Name, int | _Text]
+    status: Literal["ok", "oom"]
+    reason: _Text | None = None
+    steps: Annotated[int, Field(ge=0, le=MAX_STEPS)]
+    memory_stats: Annotated[list[dict[_Name, _Bytes]], Field(max_length=MAX_STEPS + 1)]
+    at_failure: dict[_Name, _Bytes] | None = None
+    gpu: GpuFacts
+    versions: dict[_Name, _Name | None]
+    switches: _Values = {}
+    variables: dict[_Name, _Text] = {}
+    memory: dict[_Name, _Bytes | None] = {}
+    seed: int | None = None
+
+    @property
+    def allocator_settings(self) -> str:
+        """The allocator's settings as torch took them; empty for its defaults.
+
+        `PYTORCH_CUDA_ALLOC_CONF` goes first (c10/core/AllocatorConfig.cpp, torch 2.15).
+        """
+        return self.variables.get("PYTORCH_CUDA_ALLOC_CONF") or self.variables.get("PYTORCH_ALLOC_CONF") or ""
+
+    @property
+    def last_stats(self) -> dict[str, int]:
+        """The last figures that torch reported; empty where none were kept."""
+        return self.at_failure or (self.memory_stats[-1] if self.memory_stats else {})
+
+
+def parse_facts(text: bytes, where: str) -> Facts:
+    """Facts from the JSON of a file's metadata. Raises StoreError with every fault, each by its place."""
+    try:
+        facts = Facts.model_validate_json(text)
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, fault['loc']))[:80]}: {fault['msg']}" for fault in error.errors()[:5]]
+        raise StoreError(f"{where}: its metadata are not a recording's ({'; '.join(faults)})") from error
+    if facts.format > FORMAT:
+        raise StoreError(f"{where}: written by a newer version (format {facts.format}; this one reads up to {FORMAT})")
+    if case_of(facts, where).key != facts.case_key:
+        raise StoreError(f"{where}: its axes and its case_key contradict each other")
+    failed_in_setup = facts.status == "oom" and not facts.steps and not facts.memory_stats
+    if len(facts.memory_stats) != facts.steps + 1 and not failed_in_setup:
+        raise StoreError(
+            f"{where}: {len(facts.memory_stats)} readings of memory for {facts.steps} steps that ended {facts.status}"
+        )
+    return facts
+
+
+def case_of(facts: Facts, where: str) -> Case:
+    """The case of the axes. Raises StoreError where they name none; BenchError for a setting that is none."""
+    axes: dict[str, Any] = dict(facts.axes)
+    if missing := [axis for axis in AXES if axis not in axes]:
+        raise StoreError(f"{where}: its axes lack {', '.join(missing)}")
+    numbers = (axes["batch_size"], axes["image_size"])
+    if not all(isinstance(number, int) and 0 <= number <= 1 << 24 for number in numbers):
+        raise StoreError(f"{where}: its batch size and image size must be whole numbers, not {numbers!r:.80}")
+    for axis, allowed in (("precision", Precision), ("memory_format", MemoryFormat), ("input", InputPath)):
+        if axes[axis] not in get_args(allowed):
+            raise StoreError(f"{where}: {axis} {axes[axis]!r:.80} is none of {', '.join(get_args(allowed))}")
+    return Case(
+        catalog.parse_choice("dataset", str(axes["dataset"])), catalog.parse_choice("model", str(axes["model"])),
+        catalog.parse_choice("optimizer", str(axes["optimizer"])), axes["batch_size"], axes["precision"],
+        axes["memory_format"], axes["input"], axes["image_size"],
+    )  # fmt: skip

@@ -1,0 +1,60 @@
+"""A report held against its data: rendered again into a temporary folder, and compared byte by byte."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.analysis.findings import Finding
+from bench.report.render import render_report
+
+REPORT_FILES = ("report.md", "index.html", "table.csv")
+_FIGURE_ENDINGS = (".png", ".csv")
+
+
+def check_report(report: Path, results: Sequence[Path], baseline: str | None = None) -> list[Finding]:
+    """What of the report in the folder `report` is not what its data make; empty where all of it is.
+
+    Each figure's numbers are computed again from the store, and each picture drawn again: a number or a line that was
+    changed by hand, or that another version of the harness wrote, is named with its file.
+
+    Args:
+        report: The report's folder. A file that is absent there is named; files that no report has are left alone.
+        results: Where its data lie.
+        baseline: As it was given to `bench report`.
+
+    Raises:
+        StoreError: The data cannot be read.
+    """
+    with tempfile.TemporaryDirectory(prefix="bench-check-") as made:
+        fresh = Path(made) / report.resolve().name
+        render_report(results, fresh, baseline=baseline)
+        names = sorted({*_names(fresh), *_names(report)})
+        differing = [name for name in names if _bytes(fresh / name) != _bytes(report / name)]
+        missing = [name for name in differing if not (report / name).is_file()]
+        drawn = [name for name in differing if name.startswith("figures/") and name not in missing]
+        rest = [name for name in differing if name not in missing and name not in drawn]
+    remedy = "bench report renders it anew"
+    found = []
+    if drawn:
+        text = f"Figures or their numbers that are not what the data make: {', '.join(drawn)}; {remedy}."
+        found.append(Finding("figure_differs", True, text))
+    if rest:
+        text = f"Files of the report that are not what the data make: {', '.join(rest)}; {remedy}."
+        found.append(Finding("report_differs", True, text))
+    if missing:
+        found.append(Finding("report_incomplete", True, f"Missing from the report: {', '.join(missing)}; {remedy}."))
+    return found
+
+
+def _names(folder: Path) -> list[str]:
+    """The report's own files in a folder: the fixed ones, configurations and figures."""
+    figures = [path for path in (folder / "figures").glob("*") if path.suffix in _FIGURE_ENDINGS]
+    fixed = [folder / name for name in REPORT_FILES]
+    found = [path for path in (*fixed, *folder.glob("config*.toml"), *figures) if path.is_file()]
+    return [path.relative_to(folder).as_posix() for path in found]
+
+
+def _bytes(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None

@@ -1,0 +1,107 @@
+"""Energy per sample over batch size, one line a machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from bench.analysis import GROUP, last_attempts
+from bench.records import Status
+from bench.report import theme
+from bench.report.contents import Contents
+from bench.report.drawing import Drawing
+from bench.report.figures.throughput import legend
+from bench.report.kinds import FigureKind
+from bench.report.machines import Board, extreme, lay_out_machines, machine_handles
+from bench.stats import geometric_interval
+from bench.units import format_rate
+
+_VALUES = ["joules_per_sample", "joules_per_sample_low", "joules_per_sample_high"]
+_COLUMNS = ["panel", "detail", "drawn", "machine", "batch_size", "energy_processes", *_VALUES]
+
+
+def draw(contents: Contents) -> Drawing | None:
+    """A panel a model, data set and combination of the other axes; nothing where no run knows its energy."""
+    rows = _with_energy(contents.summary, contents.frame)
+    known = rows["joules_per_sample"].notna()
+    if not known.any():
+        return None
+    board = lay_out_machines(rows, contents.machines, known)
+    figure, panels = theme.panels(
+        len(board.pairs), "Energy per sample",
+        "lower is better · the GPU's own counter over the measured window · bars: 95 % interval over processes",
+    )  # fmt: skip
+    for axes, pair in zip(panels, board.pairs, strict=True):
+        _draw_panel(axes, board, pair)
+    legend(figure, machine_handles(board))
+    silent = [name for name in contents.machines if name not in set(rows.loc[known, "machine"])]
+    return Drawing(
+        name="energy",
+        title="Energy per sample",
+        caption=(
+            "Both axes are logarithmic. Joules of the GPU alone (its own counter, NVML) over the measured steps, "
+            "divided by their samples; the host is not in it. Points are geometric means of one number a process; bars "
+            f"are 95 % intervals (none where a case ran in one). {_silence(silent)}{board.left_out}"
+        ).strip(),
+        alt=_alt(rows[known]),
+        figure=figure,
+        numbers=board.frame[_COLUMNS].reset_index(drop=True),
+    )
+
+
+def _with_energy(summary: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
+    """The cases with their energy and its interval over the processes that ended well; unknown is NaN."""
+    runs = last_attempts(frame.reset_index(drop=True))
+    runs = runs[(runs["status"] == Status.OK) & (runs["energy_window_j"] > 0)]
+    steps = np.array([len(times) for times in runs["step_times_s"]], dtype=float)
+    each = runs["energy_window_j"].to_numpy(dtype=float) / (steps * runs["batch_size"].to_numpy(dtype=float))
+    found: dict[Any, list[float]] = {}
+    for key, value in zip(zip(*(runs[name] for name in GROUP), strict=True), each, strict=True):
+        found.setdefault(key, []).append(float(value))
+    keys = zip(*(summary[name] for name in GROUP), strict=True)
+    ends = [_ends(found[key]) if key in found else (np.nan, np.nan, np.nan, 0) for key in keys]
+    columns = [*_VALUES, "energy_processes"]
+    return summary.assign(**{name: [end[place] for end in ends] for place, name in enumerate(columns)})
+
+
+def _ends(values: list[float]) -> tuple[float, float, float, int]:
+    one = geometric_interval(values)
+    low, high = (np.nan if end is None else end for end in (one.low, one.high))
+    return one.middle, low, high, one.n
+
+
+def _draw_panel(axes: Axes, board: Board, pair: tuple[str, str]) -> None:
+    rows = board.rows(pair)
+    theme.batch_axis(axes, [int(size) for size in rows["batch_size"]])
+    ends = rows[_VALUES].to_numpy(dtype=float)
+    theme.log_axis(axes, "y", np.nanmin(ends), np.nanmax(ends), base=10, words=lambda value: f"{value:g}")
+    for machine, look in board.looks.items():
+        line = board.rows(pair, machine)
+        middle, low, high = (line[name].to_numpy(dtype=float) for name in _VALUES)
+        axes.errorbar(
+            line["batch_size"].to_numpy(dtype=float), middle, yerr=np.nan_to_num(np.vstack([middle - low,
+            high - middle])), color=look.colour, marker=look.marker, linestyle=look.dashes, capsize=2.5, elinewidth=1.0,
+            markeredgecolor=theme.PAPER, markeredgewidth=0.6,
+        )  # fmt: skip
+    theme.finish(axes, pair[0], "batch size", "J / sample", detail=pair[1])
+
+
+def _silence(machines: list[str]) -> str:
+    return f"Unknown, and not zero, on {' and '.join(machines)}. " if machines else ""
+
+
+def _alt(rows: pd.DataFrame) -> str:
+    """The most frugal case of each machine."""
+    best = [extreme(group, _VALUES[0], smallest=True) for _, group in rows.groupby("machine", sort=False)]
+    parts = [
+        f"{row['machine']} takes least with {format_rate(row['joules_per_sample'])} J for {row['model']} at batch "
+        f"{row['batch_size']}"
+        for row in best
+    ]
+    return f"Lines of joules per sample over batch size, one a machine. {'; '.join(parts)}."
+
+
+FIGURE = FigureKind(order=6, draw=draw)

@@ -1,0 +1,129 @@
+"""Several machines against one of them: the chosen baseline, every comparison, and what stands in each cell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from bench.compare import Comparison, compare
+from bench.errors import BenchError, nearest, nearest_sentence
+from bench.records import Status
+from bench.report.escape import plain
+
+SPEED, MEMORY, ENERGY = "samples_per_s", "peak_allocated_bytes", "joules_per_sample"
+
+_WORDS = {
+    Status.OOM: "out of memory", Status.TIMEOUT: "timed out", Status.NAN_LOSS: "loss not finite",
+    Status.INTERRUPTED: "not run yet",
+}  # fmt: skip
+NOT_PLANNED = "not planned"
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Machines beside each other.
+
+    Attributes:
+        baseline: The machine that the others are held against.
+        comparisons: By machine, in their order, without the baseline.
+        refused: Why a machine could not be compared, by machine.
+        cells: One row a case and machine beside the baseline: `case_key`, `machine`, `ratio` of throughput (machine
+            over baseline) with `low`, `high`, `verdict` and `reason`, null where either side has no number; `outcome`
+            then says why in a word or two.
+    """
+
+    baseline: str
+    comparisons: Mapping[str, Comparison]
+    refused: Mapping[str, str]
+    cells: pd.DataFrame
+
+
+def compare_machines(frame: pd.DataFrame, summary: pd.DataFrame, baseline: str) -> Hardware:
+    """Compare every machine of a report with the baseline.
+
+    Args:
+        frame: One row a run, from `bench.load`.
+        summary: One row a case, from `bench.analysis.summarise_cases`.
+        baseline: One of the machines of `summary`.
+    """
+    machines = [str(name) for name in dict.fromkeys(summary["machine"]) if name != baseline]
+    labels = frame["environment_key"].map(dict(zip(summary["environment_key"], summary["machine"], strict=True)))
+    comparisons, refused = {}, {}
+    one = frame[labels == baseline]
+    for machine in machines:
+        other = frame[labels == machine]
+        try:
+            comparisons[machine] = compare(one, other, metrics=_known_metrics(one, other))
+        except BenchError as error:
+            refused[machine] = str(error)
+    return Hardware(baseline, comparisons, refused, _cells(summary, baseline, comparisons))
+
+
+def _known_metrics(*sides: pd.DataFrame) -> list[str] | None:
+    """What either side measured, of the numbers that the report compares; `None` where it is nothing."""
+    columns = {SPEED: SPEED, MEMORY: MEMORY, ENERGY: "energy_window_j"}
+    known = [name for name, column in columns.items() if any(side[column].notna().any() for side in sides)]
+    return known or None
+
+
+def find_baseline(wanted: str | None, machines: Sequence[str], folders: Mapping[str, Sequence[str]]) -> str:
+    """The machine that is meant: by its name, by a part of it that only one has, or by its results folder.
+
+    Args:
+        wanted: As the user wrote it; the first machine where it is `None`.
+        machines: Names of the machines, in order.
+        folders: The machines of each results folder, by the folder's name.
+
+    Raises:
+        BenchError: No machine is meant, or more than one.
+    """
+    if wanted is None:
+        return machines[0]
+    asked = wanted.casefold()
+    exact = [name for name in machines if name.casefold() == asked]
+    found = exact or list(folders.get(wanted.rstrip("/").rsplit("/", 1)[-1], ()))
+    found = found or [name for name in machines if asked in name.casefold()]
+    if len(found) == 1:
+        return found[0]
+    said = "means more than one machine" if found else "is no machine of these results"
+    near = nearest_sentence([plain(name) for name in nearest(wanted, machines)]) if not found else ""
+    allowed = "; ".join(plain(name, 80) for name in found or machines)
+    raise BenchError(f'--baseline: "{plain(wanted, 80)}" {said}. {near}Allowed, or a part that only one has: {allowed}')
+
+
+def _cells(summary: pd.DataFrame, baseline: str, comparisons: Mapping[str, Comparison]) -> pd.DataFrame:
+    ends = {
+        (str(row["machine"]), str(row["case_key"])): str(row["status"])
+        for row in summary[["machine", "case_key", "status"]].to_dict("records")
+    }
+    ratios = {
+        (machine, str(row["case_key"])): row
+        for machine, found in comparisons.items()
+        for row in found.cases[found.cases["metric"] == SPEED].to_dict("records")
+    }
+    rows: list[dict[str, Any]] = []
+    for key in dict.fromkeys(map(str, summary["case_key"])):
+        for machine in comparisons:
+            row = ratios.get((machine, key), {})
+            ratio = row.get("ratio")
+            known = ratio is not None and not pd.isna(ratio)
+            values = {name: row.get(name) if known else None for name in ("ratio", "low", "high", "verdict", "reason")}
+            outcome = "" if known else _outcome(ends.get((baseline, key)), ends.get((machine, key)))
+            rows.append({"case_key": key, "machine": machine, **values, "outcome": outcome})
+    names = ["case_key", "machine", "ratio", "low", "high", "verdict", "reason", "outcome"]
+    cells = pd.DataFrame(rows, columns=names)
+    return cells.astype({"ratio": float, "low": float, "high": float})
+
+
+def _outcome(baseline: str | None, machine: str | None) -> str:
+    """Why there is no ratio: how the case ended on the machine, or on the baseline where the machine has its number."""
+    if machine != Status.OK and machine != Status.THROTTLED:
+        return _said(machine)
+    return f"baseline: {_said(baseline)}"
+
+
+def _said(status: str | None) -> str:
+    return NOT_PLANNED if status is None else _WORDS.get(Status(status), status)

@@ -1,0 +1,78 @@
+"""How far the estimates are off, what they foresaw of running out of memory, and the context that runs measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bench.analysis import estimator_errors
+from bench.analysis.estimates import measured_contexts, oom_predictions
+from bench.report.blocks import Block, Bullets, Code, Table, Words
+from bench.report.contents import Contents
+from bench.report.kinds import Section
+from bench.report.words import error_words, known
+from bench.units import MISSING, format_bytes
+
+
+def build(contents: Contents) -> Sequence[Block]:
+    """Two tables and a line a GPU; nothing where there is no estimate beside a measurement."""
+    return [*_errors(contents), *_predictions(contents), *_contexts(contents)]
+
+
+def _errors(contents: Contents) -> list[Block]:
+    """The error table: one row an estimator, over all cases that have both numbers."""
+    rows: list[list[Words]] = [
+        [row["title"], row["against"], str(row["n"]), _percent(row["median_abs"]), _percent(row["p90_abs"]),
+         error_words(row["worst"]), error_words(row["bias"]), f"{row['exact']}/{row['n']}"]
+        for row in estimator_errors(contents.summary).to_dict("records")
+    ]  # fmt: skip
+    if not rows:
+        return []
+    head = ["estimator", "of", "cases", "median error", "90th percentile", "worst", "bias", "exact"]
+    caption = (
+        "Errors are (estimate - measured) / measured; median and 90th percentile are of their size, worst and bias "
+        "(the mean) keep the sign: below zero, the estimate is too low. No estimate was made from these measurements."
+    )
+    return [Table(head, rows, frozenset(range(2, 8)), caption)]
+
+
+def _predictions(contents: Contents) -> list[Block]:
+    """Out of memory, foretold and not; counts beside the ratios, so that few cases show as few."""
+    found = oom_predictions(contents.summary).to_dict("records")
+    if not found:
+        return []
+    rows: list[list[Words]] = [
+        [row["title"], str(row["n"]), str(row["true_positive"]), str(row["false_positive"]), str(row["false_negative"]),
+         str(row["true_negative"]), _percent(row["precision"]), _percent(row["recall"])]
+        for row in found
+    ]  # fmt: skip
+    head = ["estimator", "cases", "ran out, foretold", "ran, foretold to run out", "ran out, unforeseen",
+            "ran, as foretold", "precision", "recall"]  # fmt: skip
+    caption = (
+        "Out of memory: an estimate above the device's memory foretells it. Precision is the share of those foretold "
+        "that ran out, recall the share of those that ran out that were foretold."
+    )
+    return [Table(head, rows, frozenset(range(1, 8)), caption)]
+
+
+def _contexts(contents: Contents) -> list[Block]:
+    """What to put into a device file."""
+    items: list[Words] = []
+    for found in measured_contexts(contents.frame):
+        runs = f"{found.n} run{'s' if found.n != 1 else ''}"
+        items.append((
+            f"On {found.machine} the CUDA context and loaded modules took {format_bytes(found.median_bytes)} in the "
+            f"median ({format_bytes(found.low_bytes)} to {format_bytes(found.high_bytes)}, {runs}). In its device "
+            "file: ",
+            Code(f"context_bytes = {found.median_bytes}"), ", ", Code(f"context_low_bytes = {found.low_bytes}"), ", ",
+            Code(f"context_high_bytes = {found.high_bytes}"), ".",
+        ))  # fmt: skip
+    return [Bullets(items)] if items else []
+
+
+def _percent(frac: Any) -> str:
+    """A share or a size without sign: `3.21 %`."""
+    return f"{float(frac) * 100:.3g} %" if known(frac) else MISSING
+
+
+SECTION = Section(order=35, title="Estimates against measurements", build=build)

@@ -1,0 +1,247 @@
+"""From a number in a report back to the runs and Parquet parts that it came from."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bench.analysis import GROUP, case_label, last_attempts, summarise_cases
+from bench.analysis.labels import varying_axes
+from bench.errors import BenchError, nearest, nearest_sentence
+from bench.records import Estimate, columns
+from bench.report.printed import Printed, parse_printed
+from bench.report.sections.table import column_titles
+from bench.store import load_results
+from bench.store.load import results_folders
+from bench.store.parts import parts, read
+
+MAX_FOUND = 50
+"""Places of one number; more say that it is too short to mean one."""
+
+_KEY = re.compile(r"[0-9a-f]{6,16}")
+_HOW = {
+    "samples_per_s": "geometric mean over the processes of batch size x steps / wall time of the measured window",
+    "median_step_time_s": "geometric mean over the processes of each one's median step",
+    "step_p10_s": "10th percentile of all measured steps of the processes",
+    "step_p50_s": "median of all measured steps of the processes",
+    "step_p90_s": "90th percentile of all measured steps of the processes",
+    "step_p99_s": "99th percentile of all measured steps of the processes",
+    "data_wait_frac": "time spent waiting for data / time of all measured steps",
+    "joules_per_sample": "energy of the measured windows / samples in them",
+}
+_RUN_COLUMN = {"joules_per_sample": "energy_window_j", "data_wait_frac": "median_step_time_s"} | {
+    f"step_p{share}_s": "median_step_time_s" for share in (10, 50, 90, 99)
+}
+_HEADLINE = ("samples_per_s", "peak_allocated_bytes")
+_ESTIMATED = {name for name in columns(Estimate) if name.startswith(("formula_", "trace_", "estimated_"))}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A run behind a number: its key, turn and status, its own value in the column's unit, and its part."""
+
+    run_key: str | None
+    repeat: int
+    attempt: int
+    status: str
+    counts: bool
+    value: float | None
+    part: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """One number of a report, or one case.
+
+    Attributes:
+        case_key: Of the case it stands in the row of.
+        case: The case in words.
+        column: Its column in `table.csv`; the speed's where a case was asked for.
+        value: In the column's unit; null where the case has none.
+        title: The column's heading in the report, or nothing where it stands in the CSV alone.
+        how: How it was computed.
+        sources: The runs of the case, those that count first.
+        estimate_parts: Parts of estimates that it came from.
+        places: Files of the report that hold it, with lines.
+    """
+
+    case_key: str
+    case: str
+    column: str
+    value: float | None
+    title: str
+    how: str
+    sources: Sequence[Source]
+    estimate_parts: Sequence[str] = ()
+    places: Sequence[str] = field(default_factory=tuple)
+
+
+def trace_back(text: str, results: Sequence[Path]) -> list[Traced]:
+    """Everything that `text` may mean in the report of `results`, in the order of its table.
+
+    Args:
+        text: A number as it is printed (`12,300`, `244 MiB`, `1.31 ms`) or as a CSV has it, a case key, a run key or
+            the name of a part (at least 6 digits of it), or words of a case.
+        results: Results folders, with or without their reports.
+
+    Raises:
+        BenchError: It means nothing there; the message has the nearest case.
+        StoreError: The results cannot be read.
+    """
+    frame = load_results(*results)
+    frame = frame[frame["planned"]].reset_index(drop=True)
+    book = _Book(frame, summarise_cases(frame), results_folders(results))
+    found = list(book.numbers(text)) or list(book.runs(text)) or list(book.cases(text))
+    if not found:
+        near = nearest_sentence(nearest(text, book.labels))
+        raise BenchError(
+            f'"{text}": no number, case or run of {", ".join(map(str, results))}. {near}Give a number as the report '
+            "prints it (12,300 or 244 MiB) or as table.csv has it, a case key, a run key, or words of a case"
+        )
+    return found
+
+
+class _Book:
+    """The results, by row and column."""
+
+    def __init__(self, frame: pd.DataFrame, summary: pd.DataFrame, folders: Sequence[Path]) -> None:
+        """Take a frame with its summary, and the folders that it was loaded from."""
+        self.frame, self.rows, self.folders = frame, summary.to_dict("records"), folders
+        axes = varying_axes(summary)
+        self.labels = [case_label(row, axes) for row in self.rows]
+        self.titles = column_titles()
+        counting = last_attempts(frame)
+        self._last = set(counting["run_key"].dropna())
+        self._runs = {key: part.to_dict("records") for key, part in frame.groupby(list(GROUP), dropna=False)}
+        self._parts = {path.stem.rpartition("-")[2]: path for folder in folders for path in parts(folder / "runs")}
+
+    def numbers(self, text: str) -> Iterator[Traced]:
+        """Cells of the summary that print as `text`; where there is none, runs with such a number of their own."""
+        wanted = parse_printed(text)
+        if wanted is None:
+            return
+        cells = [(place, str(name)) for place, row in enumerate(self.rows) for name in row
+                 if wanted.is_shown_by(str(name), row[name])]  # fmt: skip
+        shown = [(place, name) for place, name in cells if _base(name) in self.titles]
+        for place, name in (shown or cells)[:MAX_FOUND]:  # what the report shows was read there
+            yield self._traced(place, name, float(self.rows[place][name]))
+        if not cells:
+            yield from self._of_single_runs(wanted)
+
+    def runs(self, text: str) -> Iterator[Traced]:
+        """The case of a run key, or of a part's name."""
+        key = Path(text).name.removesuffix(".parquet").rpartition("-")[2]
+        if _KEY.fullmatch(key):
+            for place, row in enumerate(self.rows):
+                if any(str(run["run_key"]).startswith(key) for run in self._of(row)):
+                    yield self._traced(place, "samples_per_s", _known(row["samples_per_s"]))
+
+    def cases(self, text: str) -> Iterator[Traced]:
+        """The cases of a key, or those whose words hold all words of `text`."""
+        words = [word for word in re.split(r"[\s,]+", text.casefold()) if word]
+        for place, (row, label) in enumerate(zip(self.rows, self.labels, strict=True)):
+            its = re.split(r"[\s,]+", f"{label} {row['optimizer']} {row['precision']}".casefold())
+            key = _KEY.fullmatch(text) and str(row["case_key"]).startswith(text)
+            if key or (words and all(word in its for word in words)):
+                for column in _HEADLINE:
+                    yield self._traced(place, column, _known(row[column]))
+
+    def _of_single_runs(self, wanted: Printed) -> Iterator[Traced]:
+        for place, row in enumerate(self.rows):
+            for run in self._of(row):
+                for column in _RAW:
+                    if wanted.is_shown_by(column, run.get(column)):
+                        yield self._traced(place, column, float(run[column]), run["run_key"])
+
+    def _of(self, row: Mapping[Any, Any]) -> list[dict[Any, Any]]:
+        return self._runs.get(tuple(row[name] for name in GROUP), [])
+
+    def _traced(self, place: int, column: str, value: float | None, only: str | None = None) -> Traced:
+        row = self.rows[place]
+        base = _base(column)
+        runs = [run for run in self._of(row) if only is None or run["run_key"] == only]
+        sources = [self._source(run, _RUN_COLUMN.get(base, base)) for run in runs]
+        estimated = base in _ESTIMATED or base.endswith("_relative_error")
+        return Traced(
+            str(row["case_key"]), self.labels[place], column, value, self.titles.get(base, ""),
+            "one process's own number" if only else _how(column, base), sorted(sources, key=lambda one: not one.counts),
+            self._estimate_parts(row) if estimated else (), tuple(_places(self.folders, value)),
+        )  # fmt: skip
+
+    def _source(self, run: Mapping[Any, Any], column: str) -> Source:
+        part = self._parts.get(str(run["run_key"]))
+        return Source(
+            None if pd.isna(run["run_key"]) else str(run["run_key"]), int(run["repeat"]), int(run["attempt"]),
+            str(run["status"]), run["run_key"] in self._last, _known(run.get(column)), str(part) if part else None,
+        )  # fmt: skip
+
+    def _estimate_parts(self, row: Mapping[Any, Any]) -> tuple[str, ...]:
+        """The last part that holds the case's estimates for its device: the one that loading takes."""
+        held = [
+            path for folder in self.folders for path in parts(folder / "estimates")
+            if (row["case_key"], row["estimate_device"]) in _estimated_in(path)
+        ]  # fmt: skip
+        return tuple(map(str, held[-1:]))
+
+
+_RAW = ("samples_per_s", "median_step_time_s", "wall_window_s", "peak_allocated_bytes", "peak_reserved_bytes",
+        "peak_requested_bytes", "device_used_bytes", "host_rss_peak_bytes", "energy_window_j")  # fmt: skip
+
+
+def _estimated_in(path: Path) -> set[tuple[str, str]]:
+    table = read(path, "estimates")
+    return set(zip(table["case_key"].to_pylist(), table["estimate_device"].to_pylist(), strict=True))
+
+
+def _how(column: str, base: str) -> str:
+    """How the summary computes a column, in words."""
+    if column != base:
+        return f"end of the 95 % interval (Student's t on the logarithms of the processes): {_HOW.get(base, base)}"
+    if base.endswith("_relative_error"):
+        return "(estimate - measured) / measured"
+    if base in _ESTIMATED:
+        return "an estimate: nothing was run for it"
+    return _HOW.get(base, "the largest over the processes" if base.endswith("_bytes") else "the same in every run")
+
+
+def _base(column: str) -> str:
+    """The column that an interval's end belongs to."""
+    return column.removesuffix("_low").removesuffix("_high")
+
+
+def _known(value: Any) -> float | None:
+    return None if value is None or pd.isna(value) else float(value)
+
+
+def _places(folders: Sequence[Path], value: float | None) -> Iterator[str]:
+    """Lines of the reports' CSV files that hold the number to its last digit."""
+    for folder in folders if value is not None else ():
+        report = folder.parent
+        for path in (report / "table.csv", *sorted((report / "figures").glob("*.csv"))):
+            if path.is_file():
+                with contextlib.suppress(csv.Error, OSError):  # a file that is no CSV holds no line of it
+                    yield from _lines(path, path.relative_to(report).as_posix(), value)
+
+
+def _lines(path: Path, name: str, value: float | None) -> Iterator[str]:
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        rows = csv.reader(file)
+        head = next(rows, [])
+        for line, row in enumerate(rows, 2):
+            for title, cell in zip(head, row, strict=False):
+                if cell and cell[0] in "-0123456789" and _number(cell) == value:
+                    yield f"{name}, line {line}, column {title}"
+
+
+def _number(cell: str) -> float | None:
+    try:
+        return float(cell)
+    except ValueError:
+        return None

@@ -1,0 +1,23 @@
+"""Statistics of runs: intervals over processes, percentiles of steps, errors of estimates, and comparisons.
+
+The process is the unit of replication: steps inside one process share its memory layout, clocks and neighbours, and are
+not independent. Every interval here is therefore taken over one number a process, never over steps;
+percentiles describe raw steps and claim nothing about other processes. docs/statistics.md explains each number.
+"""
+
+from bench.stats.comparison import MARGIN, Judgement, Verdict, holm, judge_ratios
+from bench.stats.errors import ErrorSummary, relative_error, summarise_errors
+from bench.stats.intervals import (
+    CONFIDENCE,
+    PUBLISHED_PROCESSES,
+    Interval,
+    Percentiles,
+    geometric_interval,
+    mean_interval,
+    percentiles,
+)
+
+__all__ = [
+    "CONFIDENCE", "MARGIN", "PUBLISHED_PROCESSES", "ErrorSummary", "Interval", "Judgement", "Percentiles", "Verdict",
+    "geometric_interval", "holm", "judge_ratios", "mean_interval", "percentiles", "relative_error", "summarise_errors",
+]  # fmt: skip

@@ -1,0 +1,294 @@
+"""Two sides compared: ratios with intervals, a correction for many cases, and one of four verdicts.
+
+One number a process, positive, on each side of each case. Everything is computed on logarithms, where a ratio is a
+difference, and a rate and its inverse give the same answer.
+
+The interval of a ratio is Welch's (B. L. Welch, Biometrika 34, 1947); the correction is Holm's (S. Holm, Scandinavian
+Journal of Statistics 6, 1979); `same` is two one-sided tests (D. J. Schuirmann, Journal of Pharmacokinetics and
+Biopharmaceutics 15, 1987). scipy's t distribution is taken from `scipy.special`: `scipy.stats` takes seconds to import.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from scipy.special import comb, stdtr, stdtrit
+
+from bench.stats.intervals import CONFIDENCE, finite
+from bench.stats.permutation import permutation_p
+
+MARGIN = 0.01
+"""The smallest change that counts, as a fraction, unless a comparison says otherwise."""
+
+FLOOR_QUANTILE = 0.90
+"""Where processes are too few for a permutation test, no case's spread counts as less than this quantile of all."""
+
+
+class Verdict(StrEnum):
+    """What a comparison says of a case; the set is closed. Of memory and energy, `faster` is less and `slower` more."""
+
+    FASTER = "faster"  # better by more than the margin, and not by chance
+    SLOWER = "slower"  # worse by more than the margin, and not by chance
+    SAME = "same"  # within the margin, and not by chance
+    UNCLEAR = "unclear"  # neither can be said
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """One case compared.
+
+    Attributes:
+        baseline: Geometric mean of the baseline's processes, in the unit of the values; `None` where there are none.
+        candidate: The same of the candidate.
+        ratio: Candidate over baseline; `None` where one side has no values.
+        low: Lower end of the ratio's interval for this case alone; `None` where a side has fewer than two processes.
+        high: Upper end.
+        n_baseline: Processes of the baseline.
+        n_candidate: Processes of the candidate.
+        p_value: Of a ratio at least this far from 1 where nothing differs; `None` where there is no verdict to have.
+        p_adjusted: The same after Holm's correction over the cases compared.
+        p_same: Of looking this alike where the sides differ by the margin.
+        verdict: `unclear` wherever the sides have one process or unequal numbers.
+        reason: Why, in a sentence without a full stop.
+    """
+
+    baseline: float | None
+    candidate: float | None
+    ratio: float | None
+    low: float | None
+    high: float | None
+    n_baseline: int
+    n_candidate: int
+    p_value: float | None
+    p_adjusted: float | None
+    p_same: float | None
+    verdict: Verdict
+    reason: str
+
+
+def judge_ratios(
+    baseline: Sequence[Sequence[float]],
+    candidate: Sequence[Sequence[float]],
+    *,
+    margin: float = MARGIN,
+    confidence: float = CONFIDENCE,
+    higher_is_better: bool = True,
+) -> list[Judgement]:
+    """Judge the ratio candidate / baseline of each case, as one family.
+
+    A difference is called where Holm's correction over the cases leaves it significant and the ratio itself passes the
+    margin; `same` where the equivalence test puts the ratio inside the margin, or all values of both sides are equal.
+
+    Args:
+        baseline: For each case one positive number a process; none where the case was not measured.
+        candidate: The same cases in the same order.
+        margin: The smallest change that counts, as a fraction: a ratio of `1 + margin` or `1 / (1 + margin)`.
+        confidence: Of the intervals, and of there being no false `faster` or `slower` among all the cases.
+        higher_is_better: True for rates, false for memory, times and energy.
+
+    Returns:
+        One judgement a case, in order.
+
+    Raises:
+        ValueError: A value is not finite and positive, or the sides differ in length.
+    """
+    one, two = _Moments(baseline), _Moments(candidate)
+    if len(one.n) != len(two.n):
+        raise ValueError("both sides need the same cases")
+    test = _Test(one, two, margin, 1 - confidence)
+    return [_judgement(test, number, higher_is_better) for number in range(len(one.n))]
+
+
+def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """P-values corrected so that calling those below a level is wrong anywhere with at most that probability.
+
+    Returns:
+        As many values as given, in the same order, at most 1. The smallest is multiplied by their number, the next by
+        one less, and so on; none ends below a smaller one's.
+    """
+    numbers = np.asarray(p_values, dtype=float)
+    order = np.argsort(numbers, kind="stable")
+    stepped = np.maximum.accumulate(numbers[order] * np.arange(len(numbers), 0, -1))
+    adjusted = np.empty_like(numbers)
+    adjusted[order] = np.minimum(stepped, 1.0)
+    return adjusted
+
+
+class _Moments:
+    """Logarithms of each case's processes, and their number, mean and variance as arrays over the cases."""
+
+    def __init__(self, cases: Sequence[Sequence[float]]) -> None:
+        self.logs = [np.log(_positive(values)) if len(values) else np.array([]) for values in cases]
+        self.n = np.array([len(values) for values in cases], dtype=int)
+        self.mean = np.full(len(cases), np.nan)
+        self.variance = np.full(len(cases), np.nan)
+        for number, logs in enumerate(self.logs):
+            if len(logs) == 0:
+                continue
+            equal = bool((logs == logs[0]).all())  # the mean of equal logarithms may be off by a rounding
+            self.mean[number] = logs[0] if equal else logs.mean()
+            if len(logs) > 1:
+                self.variance[number] = 0.0 if equal else logs.var(ddof=1)
+
+
+class _Test:
+    """The tests of all cases at once; every array is over the cases."""
+
+    def __init__(self, one: _Moments, two: _Moments, margin: float, alpha: float) -> None:
+        self.one, self.two, self.margin, self.alpha = one, two, margin, alpha
+        self.reach = math.log1p(margin)
+        self.difference = two.mean - one.mean
+        self.testable = (one.n == two.n) & (one.n > 1)
+        self.size = int(self.testable.sum())
+        self.few = self.testable & (_least_p(one.n) * self.size > alpha / 2)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            self._spread()
+            self.low = self.difference - self.half
+            self.high = self.difference + self.half
+            self.p_alone = self._p_different(self.error, self.degrees)
+            self.p_same = self._p_same()
+            self.p_value = self._p_guarded()
+        self.p_welch = self._corrected(self.p_alone)
+        self.p_adjusted = self._corrected(self.p_value)
+
+    def _spread(self) -> None:
+        """Standard errors and degrees of freedom of the differences, and the half width of their intervals."""
+        share_one, share_two = self.one.variance / self.one.n, self.two.variance / self.two.n
+        self.error = np.sqrt(share_one + share_two)
+        weighted = share_one**2 / (self.one.n - 1) + share_two**2 / (self.two.n - 1)
+        degrees = (share_one + share_two) ** 2 / weighted
+        self.degrees = np.where(self.error == 0, self.one.n + self.two.n - 2, degrees)
+        self.half = stdtrit(self.degrees, 1 - self.alpha / 2) * self.error
+
+    def _p_different(self, error: np.ndarray, degrees: np.ndarray | int) -> np.ndarray:
+        p: np.ndarray = 2 * stdtr(degrees, -np.abs(self.difference) / error)
+        return np.where(self.difference == 0, 1.0, p)
+
+    def _p_same(self) -> np.ndarray:
+        """Two one-sided tests against a ratio at either end of the margin; the worse of both counts."""
+        inside = self.reach - np.abs(self.difference)
+        p: np.ndarray = stdtr(self.degrees, -inside / self.error)
+        return np.where((self.error == 0) & (inside == 0), 1.0, p)
+
+    def _p_guarded(self) -> np.ndarray:
+        """Welch's p-value, made larger where the processes of a case agree by luck.
+
+        Noise with two modes (clocks, memory layout) can put all processes of one side in one mode and all of the other
+        in the other; Welch's test, which sees no spread, is then certain of a difference that is not there. Where there
+        are enough processes, the permutation test says how likely that is, whatever the noise. Where
+        there are too few for it to reach the level of the correction, the spread of the noisier cases stands in.
+        """
+        guarded = np.where(self.few, np.maximum(self.p_alone, self._p_by_noisier_cases()), self.p_alone)
+        asked = self.testable & ~self.few & (guarded < self.alpha) & (np.abs(self.difference) >= self.reach)
+        for number in np.flatnonzero(asked):
+            guarded[number] = max(guarded[number], permutation_p(self.one.logs[number], self.two.logs[number]))
+        return guarded
+
+    def _corrected(self, p_values: np.ndarray) -> np.ndarray:
+        adjusted = np.full(len(p_values), np.nan)
+        adjusted[self.testable] = holm(p_values[self.testable])
+        return adjusted
+
+    def _p_by_noisier_cases(self) -> np.ndarray:
+        """P-values by the spread of the noisier cases, with the degrees of freedom of all of them together."""
+        if not self.size:
+            return np.zeros(len(self.one.n))
+        pooled = (self.one.variance + self.two.variance)[self.testable] / 2
+        error = np.sqrt(2 * float(np.quantile(pooled, FLOOR_QUANTILE)) / self.one.n)
+        return self._p_different(error, int(2 * (self.one.n[self.testable] - 1).sum()))
+
+    def verdict(self, number: int, higher_is_better: bool) -> Verdict:
+        """The verdict on one case."""
+        if not self.testable[number]:
+            return Verdict.UNCLEAR
+        if self.p_adjusted[number] < self.alpha and abs(self.difference[number]) >= self.reach:
+            return Verdict.FASTER if (self.difference[number] > 0) == higher_is_better else Verdict.SLOWER
+        return Verdict.SAME if self.p_same[number] < self.alpha else Verdict.UNCLEAR
+
+
+def _least_p(n: np.ndarray) -> np.ndarray:
+    """The smallest p-value that a permutation test of `n` processes a side can give: both tails of all dealings."""
+    p: np.ndarray = 2.0 / comb(2 * n, n)
+    return p
+
+
+def _positive(values: Sequence[float]) -> np.ndarray:
+    numbers = finite(values)
+    if (numbers <= 0).any():
+        raise ValueError("a ratio takes positive values")
+    return numbers
+
+
+def _judgement(test: _Test, number: int, higher_is_better: bool) -> Judgement:
+    verdict = test.verdict(number, higher_is_better)
+    testable = bool(test.testable[number])
+    p_value, p_adjusted, p_same = (
+        float(values[number]) if testable else None for values in (test.p_value, test.p_adjusted, test.p_same)
+    )
+    return Judgement(
+        baseline=_exp(test.one.mean[number]),
+        candidate=_exp(test.two.mean[number]),
+        ratio=_exp(test.difference[number]),
+        low=_exp(test.low[number]),
+        high=_exp(test.high[number]),
+        n_baseline=int(test.one.n[number]),
+        n_candidate=int(test.two.n[number]),
+        p_value=p_value,
+        p_adjusted=p_adjusted,
+        p_same=p_same,
+        verdict=verdict,
+        reason=_reason(test, number, verdict),
+    )
+
+
+def _reason(test: _Test, number: int, verdict: Verdict) -> str:
+    """Why the verdict is what it is."""
+    n, margin = int(test.one.n[number]), f"the margin of {test.margin * 100:g} %"
+    if not test.testable[number]:
+        return _why_untestable(n, int(test.two.n[number]))
+    passes = abs(test.difference[number]) >= test.reach
+    if verdict is Verdict.SAME:
+        equal = test.error[number] == 0 and test.difference[number] == 0
+        return "equal in every process" if equal else f"within {margin}, by an equivalence test"
+    if verdict is not Verdict.UNCLEAR:
+        corrected = f" after correction for {_counted(test.size)}" if test.size > 1 else ""
+        return f"the interval excludes 1{corrected}, and the ratio passes {margin}"
+    if test.p_alone[number] >= test.alpha:
+        return f"the interval includes 1 and is too wide to say that the ratio is within {margin}"
+    if not passes:
+        return f"smaller than {margin}, and not certain to be within it"
+    if test.p_welch[number] < test.alpha and test.few[number]:
+        few = f"{_counted(n, 'process')} a side are too few to exclude luck among {_counted(test.size)}"
+        return f"{few}: {_enough(test)} would do"
+    if test.p_welch[number] < test.alpha:
+        again = "dealing out the processes again does not exclude luck"
+        return f"the interval excludes 1, but {again} among {_counted(test.size)}"
+    return f"the interval excludes 1 for this case alone, not after correction for {_counted(test.size)}"
+
+
+def _enough(test: _Test) -> int:
+    """The fewest processes a side with which a permutation test can tell among so many cases."""
+    return next(n for n in itertools.count(2) if _least_p(np.array(n)) * test.size <= test.alpha / 2)
+
+
+def _why_untestable(n_baseline: int, n_candidate: int) -> str:
+    absent = [side for side, n in (("baseline", n_baseline), ("candidate", n_candidate)) if not n]
+    if absent:
+        return f"not measured in the {' and the '.join(absent)}"
+    if n_baseline == n_candidate:
+        return "one process a side says nothing about the next one"
+    return f"{_counted(n_baseline, 'process')} against {n_candidate}: unequal numbers give no verdict"
+
+
+def _counted(count: int, what: str = "case") -> str:
+    ending = "" if count == 1 else "es" if what.endswith("s") else "s"
+    return f"{count} {what}{ending}"
+
+
+def _exp(logarithm: float) -> float | None:
+    return None if math.isnan(logarithm) else math.exp(logarithm)

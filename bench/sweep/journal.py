@@ -1,0 +1,67 @@
+"""What a sweep knows of its runs: which are finished, what each came to, and which are missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from bench.records import Environment, Group, Measurement, Planned, Protocol, Status, run_key
+from bench.store import Finished, Store
+from bench.store.folder import group_of, part_name
+
+MAX_ATTEMPTS = 2  # of a run that was throttled: once more, both kept
+
+
+@dataclass(slots=True)
+class Journal:
+    """The parts of one results folder, for one protocol and environment; read once, then kept up to date.
+
+    Attributes:
+        store: The folder.
+        protocol: How runs measure.
+        environment: Where they run.
+    """
+
+    store: Store
+    protocol: Protocol
+    environment: Environment
+    _finished: dict[str, Finished] | None = None
+    _groups: dict[str, Group] = field(default_factory=dict)
+
+    def part(self, run: Planned, attempt: int) -> str:
+        """The name of the part that holds this attempt once it is finished."""
+        group = self._groups.get(run.code_key)
+        if group is None:
+            group = self._groups.setdefault(run.code_key, group_of(run, self.protocol, self.environment))
+        return part_name(run, attempt, run_key(run.case.key, group, run.repeat, attempt))
+
+    def attempts(self, run: Planned) -> list[Finished]:
+        """What the attempts at a run came to, in order; empty where it is missing."""
+        finished = self._known()
+        done: list[Finished] = []
+        while (found := finished.get(self.part(run, len(done)))) is not None:
+            done.append(found)
+        return done
+
+    def missing(self, plan: Iterable[Planned], retry: frozenset[Status] = frozenset()) -> list[tuple[Planned, int]]:
+        """Every run without a part, and those whose status is to be tried again, each with its attempt."""
+        todo = []
+        for run in plan:
+            if run.skip_reason is not None:
+                continue
+            done = [attempt.status for attempt in self.attempts(run)]
+            throttled = done == [Status.THROTTLED]  # the sweep ended before its second attempt
+            if not done or throttled or done[-1] in retry:
+                todo.append((run, len(done)))
+        return todo
+
+    def write(self, run: Planned, attempt: int, measurement: Measurement) -> None:
+        """Append one run. Raises what `Store.write_run` raises."""
+        finished = self._known()
+        row = self.store.write_run(run, attempt, self.protocol, measurement, self.environment)
+        finished[self.part(run, attempt)] = Finished.of(row)
+
+    def _known(self) -> dict[str, Finished]:
+        if self._finished is None:
+            self._finished = self.store.finished_runs()
+        return self._finished

@@ -1,0 +1,182 @@
+"""Recording cases one by one in fresh processes; what is recorded already is kept."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench import catalog, fingerprint
+from bench.errors import DeviceError, StoreError
+from bench.launchers import Answer, LocalLauncher, Outcome
+from bench.launchers.local import interrupt_on_terminate
+from bench.launchers.tasks import record_task
+from bench.locks import device_lock_path, hold
+from bench.probes.selection import DeviceChoice, usable_device
+from bench.recordings import read_recording
+from bench.records import Case, Environment, Status, stable_hash
+from bench.store.parts import typed_errors
+from bench.sweep.session import device_name, gpu_of, read_environment
+from bench.terminal import Progress
+from bench.units import format_bytes
+
+RECORD_TIMEOUT_S = 300.0  # for one case
+_CODE = ("recorder.py", "workload", "recordings")
+
+
+@dataclass(frozen=True, slots=True)
+class RecordOptions:
+    """What a recording needs beside its cases.
+
+    Attributes:
+        out: Folder of the files; None for one by the GPU's name below `recordings`.
+        device: `auto`, `cuda` or `cuda:N`.
+        steps: Training steps a case.
+        stacks: Whether to keep what Python ran at each event.
+    """
+
+    out: Path | None = None
+    device: str = "auto"
+    steps: int = 3
+    stacks: bool = False
+
+
+@dataclass(slots=True)
+class Recorded:
+    """What came of it.
+
+    Attributes:
+        folder: Of the files.
+        rows: One a case, with `case`, `status`, `reason`, `file` (None where there is none) and `kept` (from earlier).
+    """
+
+    folder: Path
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Cases by status."""
+        return dict(sorted(Counter(str(row["status"]) for row in self.rows).items()))
+
+    @property
+    def failed(self) -> bool:
+        """Whether any case neither was recorded nor is one that cannot run."""
+        return any(row["file"] is None and row["status"] != Status.SKIPPED for row in self.rows)
+
+
+def choose_gpu(requested: str) -> DeviceChoice:
+    """The GPU to record on. Raises DeviceError where there is none: the CPU has no such allocator."""
+    if requested == "cpu":
+        raise DeviceError("device: recordings are of torch's CUDA allocator; give cuda or cuda:N, where there is a GPU")
+    choice = usable_device("auto")
+    if choice.kind != "cuda":
+        raise DeviceError(
+            f"no GPU to record on: {choice.reason}. Recordings are of torch's CUDA allocator, made where a GPU is; "
+            "compare those of others here with: bench estimate --explain-difference FILE. See: bench env"
+        )
+    return choice if requested == "auto" else usable_device(requested)
+
+
+def record_cases(cases: Sequence[Case], options: RecordOptions, progress: Progress) -> Recorded:
+    """Record every case that the folder does not hold yet.
+
+    Raises:
+        BenchError: No GPU, or it or the folder cannot be used; finished files are kept.
+        KeyboardInterrupt: On Ctrl-C or SIGTERM; finished files are kept.
+    """
+    choice = choose_gpu(options.device)
+    launcher = LocalLauncher()
+    launcher.warm()
+    environment = read_environment(launcher, choice)
+    folder = options.out or Path("recordings") / _slug(environment.gpu_name or "gpu")
+    with typed_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    lock = device_lock_path(environment.gpu_uuid_hash or f"cuda-{choice.gpu_index or 0}")
+    with (
+        interrupt_on_terminate(),
+        hold(folder / ".lock", f"the folder {folder}"),
+        hold(lock, f"the device {device_name(environment)}"),
+    ):
+        return _record_missing(cases, options, progress, launcher, environment, choice, folder)
+
+
+def _record_missing(
+    cases: Sequence[Case], options: RecordOptions, progress: Progress, launcher: LocalLauncher,
+    environment: Environment, choice: DeviceChoice, folder: Path,
+) -> Recorded:  # fmt: skip
+    found = Recorded(folder)
+    todo = []
+    for case in cases:
+        key = recording_key(case, environment, options)
+        path = folder / f"{_slug(str(case))}-{key}.parquet"
+        if status := _status_of(path, key, progress):
+            found.rows.append({"case": case, "status": status, "reason": None, "file": path, "kept": True})
+        else:
+            todo.append((case, key, path))
+    if found.rows:
+        progress.say(f"{len(found.rows)} recordings are there already, {len(todo)} to do")
+    progress.start(len(todo))
+    for case, key, path in todo:
+        progress.begin(str(case))
+        argument = {
+            "case": case, "environment": environment, **gpu_of(choice), "steps": options.steps,
+            "stacks": options.stacks, "key": key, "target": str(path),
+        }  # fmt: skip
+        found.rows.append(row := _record_one(launcher, argument, path))
+        progress.finish(_line(row))
+    return found
+
+
+def _record_one(launcher: LocalLauncher, argument: dict[str, Any], path: Path) -> dict[str, Any]:
+    """One case in a fresh process; what it printed is kept beside its file where it went wrong."""
+    log = path.with_suffix(".log")
+    log.unlink(missing_ok=True)
+    answer = launcher.run(record_task, argument, timeout_s=RECORD_TIMEOUT_S, log=log)
+    row = {"case": argument["case"], **_outcome(answer), "file": path if path.exists() else None, "kept": False}
+    if row["file"] is not None or row["status"] == Status.SKIPPED or not log.stat().st_size:
+        log.unlink(missing_ok=True)
+    return row
+
+
+def recording_key(case: Case, environment: Environment, options: RecordOptions) -> str:
+    """The same for two recordings of which the second would only repeat the first."""
+    entries = (("model", case.model), ("dataset", case.dataset), ("optimizer", case.optimizer))
+    code = [fingerprint.code_key(_CODE), *(catalog.code_key(kind, choice.name) for kind, choice in entries)]
+    return stable_hash([case.key, code, environment.key, options.steps, options.stacks])
+
+
+def _status_of(path: Path, key: str, progress: Progress) -> str | None:
+    """How the recording at `path` ended; None where there is none. A damaged one is set aside."""
+    if not path.exists():
+        return None
+    try:
+        facts = read_recording(path).facts
+    except StoreError as error:
+        progress.say(f"set aside, to be recorded again: {error}")
+        path.rename(path.with_suffix(".damaged"))
+        return None
+    return facts.status if facts.recording_key == key else None
+
+
+def _outcome(answer: Answer) -> dict[str, Any]:
+    if answer.outcome is Outcome.ANSWERED:
+        return {"reason": None, **answer.value}
+    status = {Outcome.TIMED_OUT: Status.TIMEOUT, Outcome.DIED: Status.CRASHED, Outcome.REFUSED: Status.FAILED}
+    return {"status": status[answer.outcome], "reason": answer.reason}
+
+
+def _line(row: dict[str, Any]) -> str:
+    what = f"{row['case']}: {row['status']}"
+    if "events" not in row:
+        return f"{what}: {(row['reason'] or '')[:160]}"
+    allocated, reserved = (format_bytes(row[f"peak_{name}_bytes"]) for name in ("allocated", "reserved"))
+    peaks = f"allocated {allocated}, reserved {reserved}"
+    return f"{what}, {row['events']} events, {peaks}, file {format_bytes(row['file'].stat().st_size)}"
+
+
+def _slug(text: str) -> str:
+    """A name for files: small letters, digits, dots and dashes, 80 at most."""
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")[:80] or "case"

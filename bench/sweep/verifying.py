@@ -1,0 +1,158 @@
+"""Is a batch size that was found by estimate the largest that runs? Real steps around it, in fresh processes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bench.devices import describes, load_device
+from bench.errors import BenchError, DeviceError
+from bench.launchers import LocalLauncher, Outcome
+from bench.launchers.local import interrupt_on_terminate
+from bench.launchers.tasks import measure_task
+from bench.locks import device_lock_path, hold
+from bench.probes.selection import DeviceChoice, usable_device
+from bench.records import MEASURED, Case, Environment, Protocol, Status
+from bench.sweep.session import device_name, gpu_of, read_environment
+from bench.terminal import Progress
+
+MAX_RUNS = 12
+RUN_TIMEOUT_S = 600.0
+FIRST_STEP, WIDER = 1, 4
+"""How far from the estimate the second run goes, and how much farther each one after it: an estimate that is exact
+takes two runs, and one that is 64 off some ten."""
+
+PROTOCOL = Protocol(warmup_steps=2, measured_steps=3, min_window_s=0.0)
+"""The optimizer's state is there after the first step, and the allocator is at rest after the third."""
+
+_KEPT = ("status", "reason", "peak_allocated_bytes", "peak_requested_bytes", "peak_reserved_bytes", "device_used_bytes",
+         "context_bytes", "alloc_retries", "oom_requested_bytes")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class PresentGpu:
+    """The GPU that runs go to, and the name of the device file that describes it."""
+
+    launcher: LocalLauncher
+    choice: DeviceChoice
+    environment: Environment
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What real runs said.
+
+    Attributes:
+        largest_batch_size: The largest that ran; None where none did.
+        smallest_too_large: The smallest that ran out of memory; None where none did.
+        runs: Each with its `batch_size`, its status, and bytes as in `Measurement`, in order.
+    """
+
+    largest_batch_size: int | None
+    smallest_too_large: int | None
+    runs: tuple[dict[str, Any], ...]
+
+    @property
+    def exact(self) -> bool:
+        """Whether one more sample than the largest was tried and did not fit."""
+        return self.smallest_too_large is not None and self.smallest_too_large - (self.largest_batch_size or 0) == 1
+
+    @property
+    def largest_run(self) -> dict[str, Any] | None:
+        """The run at the largest batch size."""
+        found = [run for run in self.runs if run["batch_size"] == self.largest_batch_size]
+        return found[0] if found else None
+
+
+@contextlib.contextmanager
+def present_gpu(device: str) -> Iterator[PresentGpu]:
+    """Hold this machine's GPU, as a sweep does.
+
+    Args:
+        device: `auto` for whichever is here, or the name or file of a device that it must be.
+
+    Raises:
+        DeviceError: There is no GPU, no device file describes it, or it is another than asked for.
+        BusyError: A sweep has it.
+        UnknownNameError: No such device.
+    """
+    known = None if device == "auto" else load_device(device)
+    choice = usable_device("auto")
+    if choice.kind != "cuda":
+        raise DeviceError(
+            f"--verify and --device auto need a GPU, and there is none here to use ({choice.reason}). Name a device "
+            "and leave --verify out for the estimate alone; bench env says what this machine has"
+        )
+    launcher = LocalLauncher()
+    environment = read_environment(launcher, choice)
+    gpu, total = environment.gpu_name or "unknown", environment.gpu_total_bytes
+    if known is None and environment.estimate_device == gpu:
+        raise DeviceError(f"no device file describes {gpu}. Write one: bench env --device-file mine.toml; then name it")
+    if known is not None and not describes(known, gpu, total):
+        raise DeviceError(f"{device} describes another GPU than the {gpu} here. Take --device auto, or write its file: "
+                          "bench env --device-file mine.toml")  # fmt: skip
+    lock = device_lock_path(environment.gpu_uuid_hash or f"{environment.device}-{choice.gpu_index or 0}")
+    with interrupt_on_terminate(), hold(lock, f"the device {device_name(environment)}"):
+        yield PresentGpu(launcher, choice, environment, device if known else str(environment.estimate_device))
+
+
+def verify_largest(gpu: PresentGpu, case: Case, estimated: int | None, progress: Progress) -> Verified:
+    """Run real steps at the estimated largest batch size and around it, until the limit or `MAX_RUNS` is reached.
+
+    Raises:
+        BenchError: A run ended otherwise than well or out of memory: what it says of the limit is nothing.
+    """
+    runs: list[dict[str, Any]] = []
+    progress.start(MAX_RUNS)
+
+    def fits(batch_size: int) -> bool:
+        progress.begin(f"batch {batch_size}")
+        run = _run(gpu, replace(case, batch_size=batch_size, input="synthetic"))
+        runs.append(run)
+        progress.finish(f"batch {batch_size}: {run['status']}")
+        return bool(run["status"] != Status.OOM)
+
+    low, high = search_limit(estimated or 1, fits, MAX_RUNS)
+    return Verified(low, high, tuple(runs))
+
+
+def _run(gpu: PresentGpu, case: Case) -> dict[str, Any]:
+    argument = {"case": case, "protocol": PROTOCOL, "device": "cuda", **gpu_of(gpu.choice), "host_memory_bytes": None}
+    answer = gpu.launcher.run(measure_task, argument, timeout_s=RUN_TIMEOUT_S)
+    status = answer.value.get("status") if answer.outcome is Outcome.ANSWERED else None
+    if status not in (*MEASURED, Status.OOM):
+        reason = answer.value.get("reason") or answer.reason or "no reason given"
+        raise BenchError(f"batch {case.batch_size} neither ran nor ran out of memory: {reason}")
+    return {"batch_size": case.batch_size, **{name: answer.value.get(name) for name in _KEPT}}
+
+
+def search_limit(start: int, fits: Callable[[int], bool], budget: int) -> tuple[int | None, int | None]:
+    """The largest batch size that fits and the smallest that does not, as near as `budget` trials come.
+
+    Args:
+        start: The first to try, 1 or more.
+        fits: True below some limit and false above it.
+        budget: Trials, 1 or more.
+
+    Returns:
+        `(largest that fitted, smallest that did not)`, next to each other where the limit was reached; None where no
+        trial had that outcome.
+    """
+    low = high = None
+    at, step = start, FIRST_STEP
+    for _ in range(budget):
+        if fits(at):
+            low = at
+        else:
+            high = at
+        if high == 1 or (low is not None and high is not None and high - low == 1):
+            break
+        if low is None or high is None:
+            at = start + step if high is None else max(1, start - step)
+            step *= WIDER
+        else:
+            at = (low + high) // 2
+    return low, high

@@ -1,0 +1,87 @@
+"""`bench fit --verify` on a small device that the stub driver plays: real steps of torch's own allocator."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.devices import render_device_toml
+from bench.locks import device_lock_path, hold
+from tests import plugins
+from tests.oracle.stub import StubDriver
+
+MEMORY, CONTEXT = 1 << 30, 200 << 20
+CASE = ("fit", "--model", "resnet18", "--dataset", "cifar10", "--optimizer", "adam")
+
+pytestmark = pytest.mark.slow
+
+
+def device_file(folder: Path, **changes: Any) -> Path:
+    """A file for the device that the stub plays in these tests."""
+    values = {
+        "gpu_name": "NVIDIA H200", "kind": "cuda", "memory_bytes": MEMORY, "multiprocessors": 132,
+        "max_threads_per_multiprocessor": 2048, "compute_capability": [9, 0], "context_bytes": CONTEXT, **changes,
+    }  # fmt: skip
+    path = folder / "small.toml"
+    sources = dict.fromkeys(set(values) - {"gpu_name", "kind"}, "the stub")
+    path.write_text(render_device_toml(values, sources), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def small(stub_driver: StubDriver) -> dict[str, str]:
+    """The environment of a process that sees a GPU with little memory."""
+    env = {**os.environ, **stub_driver.environment("h200", memory_bytes=MEMORY, context_bytes=CONTEXT)}
+    env["BENCH_CUDNN_WORKSPACES"] = "off"  # the stub's cuDNN asks for none
+    env["PYTHONPATH"] = str(Path(__file__).parents[2])
+    return env
+
+
+def test_real_steps_end_where_the_estimate_says(small: dict[str, str], tmp_path: Path) -> None:
+    done = plugins.bench(*CASE, "--device", device_file(tmp_path), "--verify", "--json", env=small)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    runs = {run["batch_size"]: run["status"] for run in found["verify_runs"]}
+    largest = found["verified_largest_batch_size"]
+    assert (runs[largest], runs[largest + 1]) == ("ok", "oom")
+    assert found["verified_exactly"] and found["verified_smallest_oom"] == largest + 1
+    # 2.3 % too many in November 2026: the estimate is exact for three steps, and five break memory up further.
+    assert abs(found["verified_error_frac"]) <= 0.03
+    assert found["verified_error_batches"] == found["largest_batch_size"] - largest
+    assert abs(found["verified_at_largest"]["peak_allocated_bytes"]["relative_error"]) <= 0.01
+    assert len(runs) <= 12
+
+
+def test_a_context_that_is_wrong_in_the_file_shows_in_the_verdict(small: dict[str, str], tmp_path: Path) -> None:
+    path = device_file(tmp_path, context_bytes=CONTEXT // 2)
+    mlp = ("fit", "--model", "mlp", "--dataset", "cifar10", "--optimizer", "adam")  # thousands off: more than 12 runs
+    done = plugins.bench(*mlp, "--device", path, "--verify", env=small)
+    assert done.returncode == 0, done.stderr
+    assert re.search(
+        r"verified: the largest batch that ran is (\d+), and (\d+) did not fit; the estimate is off by \+\d+ "
+        r"\(\+\d+\.\d %\) \(12 runs\)", done.stdout,
+    ), done.stdout  # fmt: skip
+    assert "[12/12] batch" in done.stderr
+
+
+def test_another_gpu_than_the_one_here_is_refused(small: dict[str, str]) -> None:
+    done = plugins.bench(*CASE, "--device", "a100_40gb", "--verify", env=small)
+    assert done.returncode == 2
+    assert "a100_40gb describes another GPU than the NVIDIA H200 here" in done.stderr
+    assert "tracing" not in done.stderr
+    done = plugins.bench(*CASE, "--device", "auto", "--verify", env=small)  # a real one has more memory
+    assert done.returncode == 2
+    assert "no device file describes NVIDIA H200. Write one: bench env --device-file mine.toml" in done.stderr
+
+
+def test_a_gpu_that_a_sweep_holds_is_refused(small: dict[str, str], tmp_path: Path) -> None:
+    machine = json.loads(plugins.bench("env", "--json", env=small).stdout)["environment"]
+    with hold(device_lock_path(machine["gpu_uuid_hash"]), "the device"):
+        done = plugins.bench(*CASE, "--device", device_file(tmp_path), "--verify", env=small)
+    assert done.returncode == 2
+    assert "the device NVIDIA H200 is in use by process" in done.stderr

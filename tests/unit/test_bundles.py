@@ -1,0 +1,380 @@
+"""Bundles: the same bytes for the same files, every changed byte named, and nothing that a stranger put in one gets out."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import struct
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from bench.bundles import BundleError, open_bundle, safe_name, verify, write_bundle
+from bench.bundles import archive as archive_module
+from bench.bundles.archive import Entry, write_archive
+from bench.bundles.manifest import MANIFEST, Manifest
+from bench.bundles.names import clashes, fault_of
+
+FILES = {"report.md": b"# a report\n", "data/plan-0001.parquet": b"PAR1 plan", "data/runs/a-r0.parquet": bytes(range(256)) * 40,
+         "empty.csv": b""}  # fmt: skip
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    return write_bundle(tmp_path / "mine.zip", "mine", FILES).path
+
+
+def packed(path, contents, *, manifest=None):
+    """An archive as ours with these files, whatever they are called; a manifest that fits them unless given."""
+    import hashlib
+
+    sums = {name: (len(text), hashlib.sha256(text).hexdigest()) for name, text in contents.items()}
+    contents = {**contents, MANIFEST: Manifest("mine", "0", sums).text if manifest is None else manifest}
+    path.write_bytes(raw({f"mine/{name}": text for name, text in contents.items()}))
+    return path
+
+
+def raw(contents):
+    """The bytes of an archive, names unchecked."""
+    import zlib
+
+    out, entries = io.BytesIO(), []
+    for name in sorted(contents):
+        entry = Entry(name, len(contents[name]), zlib.crc32(contents[name]), out.tell())
+        out.write(entry.local + contents[name])
+        entries.append(entry)
+    directory = b"".join(entry.central for entry in entries)
+    start = out.tell()
+    out.write(directory + archive_module._end(len(entries), len(directory), start))
+    return out.getvalue()
+
+
+def refused(path, *words):
+    """Nothing of it opens, nothing is written beside, and verify names it."""
+    before = sorted(path.parent.rglob("*"))
+    with pytest.raises(BundleError) as error, open_bundle(path):
+        pass
+    assert sorted(path.parent.rglob("*")) == before
+    assert all(word in str(error.value) for word in words), str(error.value)
+    found = verify(path)
+    assert found.differences
+    return found
+
+
+def test_the_same_files_are_the_same_bytes_whatever_their_order(tmp_path, bundle):
+    again = write_bundle(tmp_path / "again.zip", "mine", dict(reversed(FILES.items()))).path
+    assert again.read_bytes() == bundle.read_bytes()
+    other = write_bundle(tmp_path / "other.zip", "mine", {**FILES, "report.md": b"# another\n"})
+    assert other.digest != verify(bundle).digest
+
+
+def test_any_unzip_program_opens_it(tmp_path, bundle):
+    with zipfile.ZipFile(bundle) as opened:
+        assert opened.testzip() is None
+        assert opened.namelist() == sorted(opened.namelist())
+        assert {info.filename.removeprefix("mine/"): opened.read(info) for info in opened.infolist()}.items() >= FILES.items()
+        assert {(info.external_attr >> 16, info.date_time) for info in opened.infolist()} == {(0o100644, (1980, 1, 1, 0, 0, 0))}
+
+
+def test_opening_gives_the_files_back_for_the_time_of_the_context(bundle):
+    with open_bundle(bundle) as folder:
+        assert folder.name == "mine"
+        found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        assert found.items() >= FILES.items()
+        assert verify(folder).differences == ()
+    assert not folder.exists()
+
+
+def test_an_archive_of_that_name_is_kept_unless_forced(tmp_path, bundle):
+    before = bundle.read_bytes()
+    with pytest.raises(BundleError, match="exists; nothing was changed"):
+        write_bundle(bundle, "mine", {"a.md": b"a"})
+    assert bundle.read_bytes() == before
+    write_bundle(bundle, "mine", {"a.md": b"a"}, force=True)
+    assert bundle.read_bytes() != before
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.zip"]
+
+
+def test_a_file_that_goes_away_leaves_nothing_behind(tmp_path):
+    with pytest.raises(BundleError, match=r"gone\.parquet: cannot be read"):
+        write_bundle(tmp_path / "new.zip", "mine", {"gone.parquet": tmp_path / "gone.parquet"})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_changes_meanwhile_is_refused(tmp_path):
+    source = tmp_path / "source.parquet"
+    source.write_bytes(b"one")
+
+    class Changing(type(source)):
+        def read_bytes(self):
+            text = source.read_bytes()
+            source.write_bytes(text + b"!")
+            return text
+
+    with pytest.raises(BundleError, match="changed while it was bundled"):
+        write_bundle(tmp_path / "new.zip", "mine", {"source.parquet": Changing(source)})
+    assert not (tmp_path / "new.zip").exists()
+
+
+def test_every_single_byte_of_a_bundle_is_held(tmp_path):
+    """Whatever byte changes, verify says so: in contents, headers, directory, manifest and end."""
+    small = write_bundle(tmp_path / "small.zip", "m", {"a.md": b"alpha", "b/c.csv": b"1,2\n"}).path
+    whole = small.read_bytes()
+    unseen = []
+    for place in range(len(whole)):
+        small.write_bytes(whole[:place] + bytes([whole[place] ^ 0x41]) + whole[place + 1 :])
+        if not verify(small).differences:
+            unseen.append(place)
+    assert unseen == []
+    for cut in (whole[:-1], whole + b"\0", b"\0" + whole, whole[: len(whole) // 2], b""):
+        small.write_bytes(cut)
+        assert verify(small).differences
+    small.write_bytes(whole)
+    assert verify(small).differences == ()
+
+
+def test_a_changed_content_is_named_by_its_file(bundle):
+    whole = bundle.read_bytes()
+    bundle.write_bytes(whole.replace(b"PAR1 plan", b"PAR1 plaN"))
+    found = refused(bundle, "data/plan-0001.parquet was changed")
+    assert ("data/plan-0001.parquet", "changed") in {(item.path, item.what) for item in found.differences}
+
+
+def test_a_changed_missing_and_added_file_of_a_folder_is_named(bundle, tmp_path):
+    with zipfile.ZipFile(bundle) as opened:
+        opened.extractall(tmp_path / "out")
+    folder = tmp_path / "out" / "mine"
+    assert verify(folder).differences == ()
+    (folder / "report.md").write_bytes(b"# A report\n")
+    (folder / "empty.csv").unlink()
+    (folder / "data" / "more.parquet").write_bytes(b"more")
+    assert [(item.path, item.what) for item in verify(folder).differences] == [
+        ("data/more.parquet", "added"), ("empty.csv", "missing"), ("report.md", "changed"),
+    ]  # fmt: skip
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
+def test_a_link_in_a_folder_is_named_and_not_followed(bundle, tmp_path):
+    with zipfile.ZipFile(bundle) as opened:
+        opened.extractall(tmp_path / "out")
+    folder = tmp_path / "out" / "mine"
+    (tmp_path / "elsewhere").write_bytes(FILES["report.md"])
+    (folder / "report.md").unlink()
+    (folder / "report.md").symlink_to(tmp_path / "elsewhere")
+    (folder / "loop").symlink_to(folder)
+    assert [(item.path, item.what) for item in verify(folder).differences] == [("loop", "added"), ("report.md", "changed")]
+
+
+def test_a_changed_manifest_is_named(bundle, tmp_path):
+    with zipfile.ZipFile(bundle) as opened:
+        opened.extractall(tmp_path / "out")
+    manifest = tmp_path / "out" / "mine" / MANIFEST
+    found = json.loads(manifest.read_text())
+    for change in ({"name": "other"}, {"digest": "0" * 64}, {"files": found["files"][1:]}, {"more": 1}, {"format": 2}):
+        manifest.write_text(json.dumps({**found, **change}, indent=1, sort_keys=True) + "\n")
+        assert [item.path for item in verify(manifest.parent).differences] == [MANIFEST], change
+    for text in ("", "[]", "null", '{"format": "1"}', "[" * 100_000, '{"format": 1e999, "files": []}', '{"format": 1, "files": 3}'):
+        manifest.write_text(text)
+        assert [item.path for item in verify(manifest.parent).differences] == [MANIFEST], text[:20]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../up.md", "/etc/passwd", "a/../../up.md", "a//b.md", "./a.md", "C:/a.md", "a\\b.md", ".hidden", "a/.b", "a\0b", "a b.md",
+        "a\nb.md", "ä.md", "\u202e.md", "con", "AUX.txt", "a.", "a/", "", "x" * 300, "a/" * 9 + "a", "-o", "~/a", "a:b",
+    ],
+)  # fmt: skip
+def test_a_name_that_could_lead_elsewhere_is_none_for_a_file(name):
+    assert fault_of(name)
+
+
+def test_names_of_real_results_are_allowed():
+    for name in ("report.md", "data/runs/f28011d15ecfb5d8-r0-a0-e3c973499e256177.parquet", "config-1.toml", "figures/a_b.png"):
+        assert fault_of(name) is None
+    assert clashes(["a", "A", "b/c", "b"]) == ["A", "b/c"]
+    assert clashes(["a/b", "a/c"]) == []
+
+
+@pytest.mark.parametrize("name", ["größe", "../..", "", "a b/c", "con", "x" * 400, "…", "mine"])
+def test_any_folder_s_name_becomes_one_that_is_allowed(name):
+    assert fault_of(safe_name(name)) is None
+    assert "/" not in safe_name(name)
+
+
+@pytest.mark.parametrize("name", ["../up.md", "a/../../../up.md", "a/.b", "con.md"])
+def test_an_archive_with_such_a_name_is_refused_before_anything_is_written(tmp_path, name):
+    path = packed(tmp_path / "bad.zip", {name: b"x"})
+    refused(path, "Nothing was unpacked")
+    assert not (tmp_path.parent / "up.md").exists()
+
+
+def test_an_absolute_name_is_refused(tmp_path):
+    (tmp_path / "bad.zip").write_bytes(raw({f"{tmp_path}/out.md": b"x"}))
+    refused(tmp_path / "bad.zip")
+    assert not (tmp_path / "out.md").exists()
+
+
+@pytest.mark.parametrize("mode", [0o120777, 0o060644, 0o020644, 0o010644, 0o140644, 0o040755, 0o104755, 0o100755])
+def test_links_devices_pipes_folders_and_programs_are_refused(tmp_path, bundle, mode):
+    """As zipfile writes them, with the mode of another kind of file."""
+    whole = bundle.read_bytes()
+    honest_mode = struct.pack("<L", 0o100644 << 16)
+    place = whole.index(b"PK\1\2") + 38
+    assert whole[place : place + 4] == honest_mode
+    bundle.write_bytes(whole[:place] + struct.pack("<L", mode << 16) + whole[place + 4 :])
+    refused(bundle, "its entry is not what bench bundle writes")
+
+
+def zipped(path, write, **settings):
+    with zipfile.ZipFile(path, "w", **settings) as out:
+        write(out)
+    return path
+
+
+def test_a_bomb_of_compressed_zeros_is_refused_unread(tmp_path):
+    path = zipped(tmp_path / "bomb.zip", lambda out: out.writestr("mine/manifest.json", b"\0" * (64 << 20)), compression=zipfile.ZIP_DEFLATED)
+    assert path.stat().st_size < 1 << 20
+    refused(path, "may be compressed", "unpack it and give the folder to bench verify")
+
+
+def test_a_header_that_claims_more_than_the_archive_has_is_refused(tmp_path):
+    whole = bytearray(raw({"mine/manifest.json": b"{}"}))
+    place = whole.index(b"PK\1\2")
+    for header, offset in ((0, 18), (place, 20)):
+        whole[header + offset : header + offset + 8] = struct.pack("<2L", 1 << 31, 1 << 31)
+    (tmp_path / "claims.zip").write_bytes(whole)
+    refused(tmp_path / "claims.zip", "reaches beyond")
+
+
+def test_entries_over_each_other_are_refused(tmp_path):
+    """Fifield's bomb: many directory entries for one content."""
+    whole = raw({"mine/a.md": b"x" * 1000, "mine/b.md": b"x" * 1000})
+    start = whole.index(b"PK\1\2")
+    entry = Entry("mine/a.md", 1000, struct.unpack_from("<L", whole, 14)[0], 0)
+    second = Entry("mine/b.md", 1000, entry.crc, 0)
+    directory = entry.central + second.central
+    (tmp_path / "over.zip").write_bytes(whole[:start] + directory + archive_module._end(2, len(directory), start))
+    refused(tmp_path / "over.zip", "misplaced")
+
+
+@pytest.mark.parametrize("count", [65_535, 3])
+def test_an_end_that_counts_more_files_than_there_are_is_refused(tmp_path, count):
+    whole = raw({"mine/manifest.json": b"{}"})
+    start = whole.index(b"PK\1\2")
+    (tmp_path / "count.zip").write_bytes(whole[:-22] + archive_module._end(count, len(whole) - 22 - start, start))
+    refused(tmp_path / "count.zip", "cut short")
+
+
+def test_a_bundle_of_too_many_files_or_bytes_is_not_written(monkeypatch):
+    with pytest.raises(BundleError, match="65,536 files"):
+        write_archive(io.BytesIO(), [f"a{n}" for n in range(65_536)], lambda name: b"")
+    monkeypatch.setattr(archive_module, "MAX_BYTES", 1000)
+    with pytest.raises(BundleError, match="more than"):
+        write_archive(io.BytesIO(), ["a", "b"], lambda name: b"x" * 600)
+
+
+def test_zip64_comments_and_bytes_in_front_are_refused(tmp_path):
+    def comment(out):
+        out.writestr("mine/manifest.json", b"{}")
+        out.comment = b"hello"
+
+    refused(zipped(tmp_path / "comment.zip", comment), "bytes behind its end")
+    path = zipped(tmp_path / "front.zip", lambda out: out.writestr("mine/manifest.json", b"{}"))
+    path.write_bytes(b"#!/bin/sh\n" + path.read_bytes())
+    refused(path, "not where a bundle has it")
+
+
+@pytest.mark.parametrize("gap", ["before", "behind"])
+def test_bytes_between_contents_and_end_that_belong_to_no_file_are_refused(tmp_path, gap):
+    whole = packed(tmp_path / "gap.zip", {"a.md": b"x"}).read_bytes()
+    start = whole.index(b"PK\1\2")
+    contents, directory = whole[:start], whole[start:-22]
+    if gap == "before":
+        end = archive_module._end(2, len(directory), start + 5)
+        (tmp_path / "gap.zip").write_bytes(contents + b"extra" + directory + end)
+    else:
+        end = archive_module._end(2, len(directory) + 5, start)
+        (tmp_path / "gap.zip").write_bytes(contents + directory + b"extra" + end)
+    refused(tmp_path / "gap.zip", "belong to no file")
+
+
+def test_names_twice_or_in_two_folders_are_refused(tmp_path):
+    refused(packed(tmp_path / "case.zip", {"a.md": b"x", "A.md": b"y"}), "the same twice")
+    (tmp_path / "two.zip").write_bytes(raw({"mine/manifest.json": b"{}", "other/a.md": b"x"}))
+    refused(tmp_path / "two.zip", "do not lie in one folder")
+    (tmp_path / "none.zip").write_bytes(raw({}))
+    refused(tmp_path / "none.zip")
+
+
+def test_a_file_that_the_manifest_does_not_name_and_one_that_is_not_there_are_refused(tmp_path):
+    import hashlib
+
+    sums = {"a.md": (1, hashlib.sha256(b"x").hexdigest())}
+    path = packed(tmp_path / "added.zip", {"a.md": b"x", "evil.md": b"y"}, manifest=Manifest("mine", "0", sums).text)
+    found = refused(path, "evil.md is not named in its manifest")
+    assert [(item.path, item.what) for item in found.differences] == [("evil.md", "added")]
+    path = packed(tmp_path / "missing.zip", {}, manifest=Manifest("mine", "0", sums).text)
+    found = refused(path, "a.md is missing")
+    assert [(item.path, item.what) for item in found.differences] == [("a.md", "missing")]
+
+
+def test_a_manifest_cannot_make_verify_read_outside_the_folder(tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / MANIFEST).write_bytes(Manifest("mine", "0", {"../secret": (1, "0" * 64)}).text)
+    (difference,) = verify(folder).differences
+    assert "names '../secret'" in difference.detail
+
+
+@pytest.mark.parametrize("name", ["mine/report.md", "mine/manifest.json"])
+def test_a_wrong_checksum_of_an_untouched_file_is_named(bundle, name):
+    whole = bytearray(bundle.read_bytes())
+    first, last = whole.index(name.encode()) - 30, whole.rindex(name.encode()) - 46
+    for place in (first + 14, last + 16):
+        whole[place] ^= 1
+    bundle.write_bytes(whole)
+    assert [(item.path, item.what) for item in verify(bundle).differences] == [(name.removeprefix("mine/"), "damaged")]
+
+
+def test_other_files_are_no_bundles(tmp_path):
+    for name, text in {"a.md": b"# text\n" * 10, "b.zip": b"", "c.parquet": b"PAR1" * 100}.items():
+        (tmp_path / name).write_bytes(text)
+        refused(tmp_path / name, "no bundle")
+    with pytest.raises(BundleError, match="does not exist"):
+        verify(tmp_path / "nowhere.zip")
+    with pytest.raises(BundleError, match="no manifest"):
+        verify(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes there")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.zip")
+    with pytest.raises(BundleError, match="not a regular file"), open_bundle(tmp_path / "pipe.zip"):
+        pass
+
+
+def test_noise_never_ends_otherwise_than_refused(bundle):
+    whole, generator = bundle.read_bytes(), random.Random(5)
+    for _ in range(300):
+        noisy = bytearray(whole)
+        for _ in range(generator.randint(1, 8)):
+            noisy[generator.randrange(len(noisy))] = generator.randrange(256)
+        if bytes(noisy) == whole:
+            continue
+        bundle.write_bytes(noisy[: generator.randint(0, len(noisy))] if generator.random() < 0.2 else noisy)
+        with pytest.raises(BundleError), open_bundle(bundle):
+            pass
+        assert verify(bundle).differences
+
+
+def test_the_bundle_s_own_folder_cannot_be_a_way_out(tmp_path):
+    for top in ("..", ".", "~", "-rf"):
+        path = tmp_path / "top.zip"
+        path.write_bytes(raw({f"{top}/manifest.json": b"{}"}))
+        refused(path)
+    assert not Path(tmp_path.parent / MANIFEST).exists()

@@ -1,0 +1,149 @@
+"""Names for what a recording holds, in processes of their own: the recording must not notice that it is watched."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bench.launchers import LocalLauncher, Outcome
+from bench.records import Case, Choice
+
+H200 = "h200"
+
+
+def in_child(task: Any, argument: Any) -> dict[str, Any]:
+    answer = LocalLauncher().run(task, argument, timeout_s=240)
+    assert answer.outcome is Outcome.ANSWERED, answer.reason
+    return answer.value
+
+
+def compare_task(case: Case, send: Any) -> dict[str, Any]:
+    """The recording with and without a watch, and what each does to the allocator."""
+    from bench.devices import load_device
+    from bench.estimators.timeline_names import watch_training
+    from bench.estimators.trace_case import machine_of, record_case
+    from bench.estimators.trace_events import build_events, replay_trace
+
+    machine = machine_of(load_device(H200), "2.15.0")
+    plain = record_case(case, machine)
+    with watch_training() as names:
+        watched = record_case(case, machine)
+    peaks = [replay_trace(build_events(made.entries, made.roles, machine)) for made in (plain, watched)]
+    made = {number for entry in watched.entries if isinstance(entry, tuple) for number, _ in entry[2]}
+    return {
+        "entries": plain.entries == watched.entries,
+        "roles": plain.roles == watched.roles,
+        "peaks": [[peak.allocated_bytes, peak.reserved_bytes, peak.requested_bytes] for peak in peaks],
+        "unnamed": len(made - set(names.births)),
+        "calls": len(made),
+    }
+
+
+@pytest.mark.parametrize(
+    ("model", "optimizer", "precision"),
+    [
+        ("resnet18", Choice("adam"), "float32"),
+        ("mlp", Choice("adam"), "float32"),
+        pytest.param("densenet121", Choice("sgd"), "bf16", marks=pytest.mark.slow),
+        pytest.param("vit_b_16", Choice("adamw"), "bf16", marks=pytest.mark.slow),
+    ],
+)
+def test_a_watched_recording_equals_an_unwatched_one(model: str, optimizer: Choice, precision: Any) -> None:
+    size = 0 if model == "vit_b_16" else 32
+    found = in_child(compare_task, Case(Choice("imagenet"), Choice(model), optimizer, 8, precision, image_size=size))
+    assert found["calls"] > 20
+    assert found["unnamed"] == 0
+    assert found["entries"]
+    assert found["roles"]
+    assert found["peaks"][0] == found["peaks"][1]
+
+
+def tiny_task(argument: Any, send: Any) -> dict[str, Any]:
+    """Who made what in a small model with a functional residual: `path operator` of every call with results."""
+    import gc
+
+    import torch
+
+    from bench.estimators.timeline_names import watch_training
+    from bench.estimators.trace import record_training
+
+    class Block(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 3, 3, padding=1)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.gelu(images + self.conv(images))
+
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = Block()
+            self.stages = torch.nn.Sequential(Block(), torch.nn.Flatten())
+            self.head = torch.nn.Linear(3 * 8 * 8, 5)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.head(torch.sigmoid(self.stages(self.stem(images))))
+
+    class Training:
+        def __init__(self, device: torch.device) -> None:
+            self.model = Model().to(device)
+            self.optimizer = torch.optim.Adam(self.model.parameters(), foreach=False)
+            self.batch = torch.empty(4, 3, 8, 8, device=device), torch.empty(4, device=device, dtype=torch.int64)
+
+        def step(self) -> None:
+            self.optimizer.zero_grad(set_to_none=True)
+            images, labels = self.batch
+            torch.nn.functional.cross_entropy(self.model(images), labels).backward()
+            self.optimizer.step()
+
+    with watch_training() as names:
+        recording = record_training(Training, steps=2)
+    last = [place for place, entry in enumerate(recording.entries) if entry is None][-2]
+    calls = [entry for entry in recording.entries[last:] if isinstance(entry, tuple) and entry.outputs]
+    gc.collect()
+    return {
+        "made": [
+            [entry.phase, str(names.births[entry.outputs[0][0]].path), entry.operator.removeprefix("aten::")]
+            for entry in calls
+        ],
+        "held": sorted(
+            [recording.roles[number], *names.holders[number]] for number in names.holders if number in recording.roles
+        ),
+        "hooks": len(torch.nn.modules.module._global_forward_hooks) + len(torch.nn.modules.module._global_forward_pre_hooks),
+        "backward": torch.autograd.backward.__module__,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tiny() -> dict[str, Any]:
+    return in_child(tiny_task, None)
+
+
+def test_modules_parameters_gradients_and_states_have_their_names(tiny: dict[str, Any]) -> None:
+    made = [tuple(item) for item in tiny["made"]]
+    forward = [(path, operator.partition(".")[0]) for phase, path, operator in made if phase == 2]
+    assert forward[:3] == [("stem.conv", "convolution"), ("stem", "add"), ("stem", "gelu")]
+    assert forward[3:6] == [("stages.0.conv", "convolution"), ("stages.0", "add"), ("stages.0", "gelu")]
+    assert ("Model", "sigmoid") in forward
+    assert ("head", "addmm") in forward
+    assert [path for path, operator in forward if operator in ("_log_softmax", "nll_loss_forward")] == ["None", "None"]
+    backward = [(path, operator.partition(".")[0]) for phase, path, operator in made if phase == 3]
+    for expected in (
+        ("head", "mm"), ("Model", "sigmoid_backward"), ("stages.0", "gelu_backward"), ("stem", "gelu_backward"),
+        ("stages.0.conv", "convolution_backward"), ("stem.conv", "convolution_backward"),
+        ("None", "_log_softmax_backward_data"),
+    ):  # fmt: skip
+        assert expected in backward, backward
+    held = {tuple(item) for item in tiny["held"]}
+    for expected_held in (
+        ("parameters", "stem.conv.weight", ""), ("gradients", "stages.0.conv.bias", ""),
+        ("optimizer_state", "head.weight", "exp_avg"), ("optimizer_state", "head.weight", "exp_avg_sq"),
+    ):  # fmt: skip
+        assert expected_held in held, sorted(held)
+
+
+def test_nothing_of_the_watch_stays_behind(tiny: dict[str, Any]) -> None:
+    assert tiny["hooks"] == 0
+    assert tiny["backward"] == "torch.autograd"

@@ -1,0 +1,119 @@
+"""Recordings on disk: kept, found again under the same key only, and refused where they are not sound."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import catalog
+from bench.catalog import parse_choice
+from bench.estimators import trace_cache
+from bench.estimators.recording import Call, Phase, Recording
+from bench.estimators.tensors import contiguous
+from bench.estimators.trace_column import TRACED_BATCHES, join_column
+from bench.records import Case
+
+CASE = Case(parse_choice("dataset", "mnist"), parse_choice("model", "mlp"), parse_choice("optimizer", "sgd"), 16)
+HOPPER = (9, 0)
+
+
+def recording(batch: int) -> Recording:
+    image = contiguous("float32", (batch, 4))
+    return Recording([None, Call("aten::relu", (image,), ((1, image.nbytes),), Phase.FORWARD), 1, None], {1: "batch"})
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("BENCH_TRACE_CACHE", str(tmp_path / "traces"))
+    return tmp_path / "traces"
+
+
+def test_what_is_kept_comes_back_equal(folder: Path) -> None:
+    first, second = TRACED_BATCHES
+    column = join_column(first, recording(first), second, recording(second))
+    trace_cache.keep("a", column)
+    trace_cache.keep("b", recording(3))
+    assert trace_cache.load("a") == column
+    assert trace_cache.load("b") == recording(3)
+    assert trace_cache.load("c") is None
+    found = trace_cache.load("a")
+    assert isinstance(found, type(column)) and found.at(5) == recording(5).entries
+
+
+def test_keys_tell_cases_batches_and_gpus_apart() -> None:
+    from dataclasses import replace
+
+    keys = [
+        trace_cache.cache_key(CASE, HOPPER, (16, 48)),
+        trace_cache.cache_key(CASE, HOPPER, (1,)),
+        trace_cache.cache_key(CASE, (8, 0), (16, 48)),
+        trace_cache.cache_key(replace(CASE, precision="bf16"), HOPPER, (16, 48)),
+        trace_cache.cache_key(replace(CASE, model=parse_choice("model", "mlp:hidden=[64]")), HOPPER, (16, 48)),
+        trace_cache.cache_key(replace(CASE, dataset=parse_choice("dataset", "cifar10")), HOPPER, (16, 48)),
+        trace_cache.cache_key(replace(CASE, optimizer=parse_choice("optimizer", "adam")), HOPPER, (16, 48)),
+    ]
+    assert len(set(keys)) == len(keys) and None not in keys
+    assert trace_cache.cache_key(replace(CASE, batch_size=99, input="loader"), HOPPER, (16, 48)) == keys[0]
+
+
+def test_code_of_an_outside_package_is_not_trusted_to_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "is_external", lambda kind, name: kind == "model")
+    assert trace_cache.cache_key(CASE, HOPPER, (16, 48)) is None
+    trace_cache.keep(None, recording(1))
+    assert trace_cache.load(None) is None
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("broken-in",)
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"nonsense", zlib.compress(b"nonsense"), zlib.compress(pickle.dumps({"entries": []})),
+    zlib.compress(pickle.dumps(Recording()))[:-3], zlib.compress(pickle.dumps(Evil())),
+])  # fmt: skip
+def test_what_is_damaged_or_foreign_counts_as_absent(
+    folder: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    (folder / "key").write_bytes(content)
+    assert trace_cache.load("key") is None
+    assert [path.name for path in folder.iterdir()] == ["key"]
+
+
+def test_every_flipped_byte_is_noticed(folder: Path) -> None:
+    trace_cache.keep("key", recording(3))
+    whole = (folder / "key").read_bytes()
+    for index in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[index] ^= 0x40
+        (folder / "key").write_bytes(bytes(damaged))
+        assert trace_cache.load("key") in (None, recording(3))
+
+
+def test_a_folder_that_cannot_be_written_costs_nothing(folder: Path) -> None:
+    folder.write_text("a file is in the way")
+    trace_cache.keep("key", recording(3))
+    assert trace_cache.load("key") is None
+
+
+def test_the_least_lately_used_go_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for age, name in enumerate(("new", "middle", "old")):
+        trace_cache.keep(name, recording(3))
+        os.utime(folder / name, (1000 - age, 1000 - age))
+    one = (folder / "new").stat().st_size
+    monkeypatch.setattr(trace_cache, "MOST_BYTES", 2 * one)
+    trace_cache.keep("newest", recording(3))
+    assert sorted(path.name for path in folder.iterdir()) == ["middle", "new", "newest"]
+
+
+def test_off_means_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCH_TRACE_CACHE", "off")
+    trace_cache.keep("key", recording(3))
+    assert trace_cache.load("key") is None

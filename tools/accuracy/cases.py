@@ -1,0 +1,153 @@
+"""The choice of cases: every model and every value of every axis in turn, combined at random from a stored seed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from bench import catalog
+from bench.plan import image_spec
+from bench.records import Case, Choice, MemoryFormat, Precision
+
+SEED = 20261121
+DEVICES = ("h200", "a100_80gb")
+TOO_LARGE = ("vit_h_14", "regnet_y_128gf")
+"""Models of 600 million parameters, which this machine's own memory would have to hold."""
+
+OPTIMIZERS = (
+    "sgd", "sgd:foreach=false", "sgd:fused=true",
+    "sgd_momentum", "sgd_momentum:foreach=false", "sgd_momentum:fused=true",
+    "adam", "adam:foreach=false", "adam:fused=true",
+    "adamw", "adamw:foreach=false", "adamw:fused=true",
+    "rmsprop", "rmsprop:foreach=false",
+    "adagrad", "adafactor",
+)  # fmt: skip
+"""The five of the goal, as torch chooses (many tensors a kernel), one by one, and fused; and two more."""
+
+PRECISIONS: tuple[Precision, ...] = ("float32", "bf16")
+FORMATS: tuple[MemoryFormat, ...] = ("contiguous", "channels_last")
+SMALL_BATCHES = (1, 2, 3, 4, 8, 16, 32, 64)
+LARGE_BATCHES = (128, 256, 512, 1024)
+BATCHES = (1, 1, 2, 2, 3, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 1024)
+MLP_BATCHES = (1, 2, 3, 7, 16, 64, 100, 256, 1000, 1024, 4096)
+MLP_DATASETS = (("mnist", 0), ("cifar10", 0), ("imagenet", 64))
+HIDDEN = (16, 128, 500, 1024, 4096)
+SMALL_IMAGES = (224, 224, 224, 160, 96, 299)
+LARGE_BATCH_IMAGES = (64, 96)
+MAX_PLANNED_BATCH = 256
+
+_CHOSEN: tuple[Literal["dataset", "model", "optimizer"], ...] = ("dataset", "model", "optimizer")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Point:
+    """A case on a device."""
+
+    case: Case
+    device: str
+
+    @property
+    def axes(self) -> dict[str, Any]:
+        """The case as JSON carries it."""
+        return self.case.axes
+
+    @property
+    def family(self) -> str:
+        """The file of torchvision that the model comes from; `mlp` for the founding family."""
+        return family_of(self.case.model.name)
+
+    @property
+    def way(self) -> str:
+        """How the optimizer goes through the parameters."""
+        options = self.case.optimizer.options
+        return "fused" if options.get("fused") else "for loop" if options.get("foreach") is False else "default"
+
+
+def family_of(model: str) -> str:
+    """The family of a model by the summary of its entry."""
+    summary = catalog.model(model).summary
+    return summary.removeprefix("torchvision, ").partition(";")[0] if summary.startswith("torchvision, ") else model
+
+
+def case_of(axes: dict[str, Any]) -> Case:
+    """The case that `Case.axes` describes."""
+    fields = dict(axes)
+    for kind in _CHOSEN:
+        fields[kind] = catalog.parse_choice(kind, axes[kind])
+    return Case(**fields)
+
+
+def torchvision_models() -> list[str]:
+    """Names of the models that are drawn from."""
+    names = [entry.name for entry in catalog.entries("model").values() if entry.summary.startswith("torchvision")]
+    return [name for name in names if name not in TOO_LARGE]
+
+
+def draw_vision(count: int, seed: int = SEED) -> list[Point]:
+    """`count` cases of torchvision's models, each model as often as any other, and so with each axis's values.
+
+    A smaller count gives the beginning of a larger one's list.
+    """
+    axes = zip(
+        in_turns(torchvision_models(), count, seed, "model"), in_turns(OPTIMIZERS, count, seed, "optimizer"),
+        in_turns(PRECISIONS, count, seed, "precision"), in_turns(FORMATS, count, seed, "format"),
+        in_turns(BATCHES, count, seed, "batch"), in_turns(DEVICES, count, seed, "device"), strict=True,
+    )  # fmt: skip
+    points = []
+    for index, (model, optimizer, precision, memory_format, batch, device) in enumerate(axes):
+        dataset, size, fitting = _images(model, batch, random.Random(f"{seed} images {index}"))
+        case = Case(
+            Choice(dataset), Choice(model), catalog.parse_choice("optimizer", optimizer), fitting, precision,
+            memory_format, image_size=size,
+        )  # fmt: skip
+        points.append(Point(case, device))
+    return list(dict.fromkeys(points))
+
+
+def draw_mlps(count: int, seed: int = SEED) -> list[Point]:
+    """`count` cases of the founding family at several widths, on grey and colour images; see `draw_vision`."""
+    axes = zip(
+        in_turns(HIDDEN, count, seed, "width"), in_turns(OPTIMIZERS, count, seed, "MLP optimizer"),
+        in_turns(PRECISIONS, count, seed, "MLP precision"), in_turns(MLP_BATCHES, count, seed, "MLP batch"),
+        in_turns(DEVICES, count, seed, "MLP device"), in_turns(MLP_DATASETS, count, seed, "MLP images"), strict=True,
+    )  # fmt: skip
+    points = []
+    for hidden, optimizer, precision, batch, device, (dataset, size) in axes:
+        model = Choice.of("mlp", {} if hidden == 128 else {"hidden": hidden})
+        chosen = catalog.parse_choice("optimizer", optimizer)
+        points.append(Point(Case(Choice(dataset), model, chosen, batch, precision, image_size=size), device))
+    return list(dict.fromkeys(points))
+
+
+def draw_convolutions(count: int, seed: int = SEED) -> list[Point]:
+    """`count` cases of models with convolutions, at batches whose plans cuDNN is asked for within seconds."""
+    points = draw_vision(4 * count, seed + 1)
+    chosen = [
+        point for point in points
+        if point.family not in ("swin_transformer", "vision_transformer") and point.case.batch_size <= MAX_PLANNED_BATCH
+    ]  # fmt: skip
+    return chosen[:count]
+
+
+def in_turns(values: Sequence[T], count: int, seed: int, axis: str) -> list[T]:
+    """`count` values, each as often as any other but for one, in a random order that the seed and the axis decide."""
+    chance = random.Random(f"{seed} {axis}")
+    drawn: list[T] = []
+    while len(drawn) < count:
+        drawn += chance.sample(list(values), len(values))
+    return drawn[:count]
+
+
+def _images(model: str, batch: int, chance: random.Random) -> tuple[str, int, int]:
+    """A data set and an image size that the model takes, and the batch; large batches get small images."""
+    if batch in LARGE_BATCHES:
+        tried = [("imagenet", chance.choice(LARGE_BATCH_IMAGES)), ("cifar10", 0)]
+    else:
+        tried = [("imagenet", chance.choice(SMALL_IMAGES)) if chance.random() < 0.8 else ("cifar10", 0)]
+    for dataset, size in tried:
+        if catalog.model(model).skip_reason(image_spec(Choice(dataset), size), {}) is None:
+            return dataset, size, batch
+    return "imagenet", 224, min(batch, SMALL_BATCHES[-1])
