@@ -26,7 +26,9 @@ FACTORS = {"h200": 1.0, "a100": 2.0, "rtx4090": 0.8}
 """How much longer a step takes than on the first."""
 
 
-def make_machine(folder: Path, environment: Environment, factor: float, seed: int, cases: list[Case], **settings) -> Path:
+def make_machine(
+    folder: Path, environment: Environment, factor: float, seed: int, cases: list[Case], **settings
+) -> Path:
     """One results folder whose steps take `factor` times as long as those of `tests.results`."""
 
     def change(measurement: Measurement, case: Case, repeat: int) -> Measurement:

@@ -46,7 +46,9 @@ def results(tmp_path_factory):
     return {"one": [root / "one"], "several": make_machines(root / "several", repeats=2)}
 
 
-def rendered(folders: list[Path], target: Path, environment: dict[str, str], python: str = sys.executable) -> dict[str, bytes]:
+def rendered(
+    folders: list[Path], target: Path, environment: dict[str, str], python: str = sys.executable
+) -> dict[str, bytes]:
     """Every file of a report that a process of its own renders."""
     given = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
     subprocess.run([python, "-c", RENDER, str(target), *map(str, folders)], check=True, cwd=ROOT,

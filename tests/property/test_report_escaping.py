@@ -112,11 +112,15 @@ def _written(cell: str) -> str:
 
 def _contents(root: Path, model: str, gpu: str, reason: str, note: str, setting: str, source: str) -> Contents:
     """What two machines measured, every text of theirs hostile."""
+
     def change(measurement, case, repeat):
         given = None if measurement.status == Status.OK else reason
         return dataclasses.replace(measurement, reason=given, flags=(reason,), data_source=source)
 
-    cases = [Case(Choice.of(f"d{source}"), Choice.of(f"m{model}"), Choice.of("sgd"), size, image_size=28) for size in (16, 64, 256)]
+    cases = [
+        Case(Choice.of(f"d{source}"), Choice.of(f"m{model}"), Choice.of("sgd"), size, image_size=28)
+        for size in (16, 64, 256)
+    ]
     one = dataclasses.replace(GPU, gpu_name=gpu, kernel=setting, torch_version=setting)
     two = dataclasses.replace(CPU, cpu_model=gpu, os_name=setting, git_commit=note)
     for name, environment in (("a", one), ("b", two)):
@@ -126,7 +130,9 @@ def _contents(root: Path, model: str, gpu: str, reason: str, note: str, setting:
     summary = summarise_cases(frame)
     hardware = compare_machines(frame, summary, str(summary["machine"].iloc[0]))
     notes = [note.values for note in bench.store.load_notes(root / "a", root / "b")]
-    return Contents("x", frame, summary, [*validity(frame), *earlier_plans(frame)], notes, sources=("a", note), hardware=hardware)
+    return Contents(
+        "x", frame, summary, [*validity(frame), *earlier_plans(frame)], notes, sources=("a", note), hardware=hardware
+    )
 
 
 def _hold_html(page: str) -> None:
@@ -136,7 +142,19 @@ def _hold_html(page: str) -> None:
         "html", "head", "meta", "title", "style", "body", "main", "h1", "h2", "h3", "p", "a", "nav", "ul", "li", "strong", "code", "span",
         "pre", "div", "table", "caption", "thead", "tbody", "tr", "th", "td", "details", "summary", "footer",
     }, tags.tags  # fmt: skip
-    assert tags.attributes <= {"lang", "charset", "name", "content", "http-equiv", "class", "id", "href", "tabindex", "scope", "aria-label"}
+    assert tags.attributes <= {
+        "lang",
+        "charset",
+        "name",
+        "content",
+        "http-equiv",
+        "class",
+        "id",
+        "href",
+        "tabindex",
+        "scope",
+        "aria-label",
+    }
     assert not UNSEEN.search(page)
 
 
@@ -153,7 +171,7 @@ def _hold_markdown(text: str) -> None:
             outside.append(line)
     assert fence == ""
     body = re.sub(r"(?<![\\`])(`+)(?!`).+?(?<!`)\1(?!`)", "", "\n".join(outside))
-    assert not {tag for tag in re.findall(r"(?<!\\)<(/?\w*)", body)} - OURS - {f"/{name}" for name in OURS}
+    assert not set(re.findall(r"(?<!\\)<(/?\w*)", body)) - OURS - {f"/{name}" for name in OURS}
     assert "http://" not in body
     for line in outside:
         if line.startswith("| "):

@@ -115,7 +115,9 @@ def test_colours_are_symmetric_around_one_on_a_log_scale():
     assert scale(np.log(1.0)) == 0.5
     assert scale(np.log(2.0)) + scale(np.log(0.5)) == pytest.approx(1.0)
     middle = speedup._SCALE(0.5)
-    assert [round(255 * part) for part in middle[:3]] == [int(theme.DIVERGING[1][start : start + 2], 16) for start in (1, 3, 5)]
+    assert [round(255 * part) for part in middle[:3]] == [
+        int(theme.DIVERGING[1][start : start + 2], 16) for start in (1, 3, 5)
+    ]
     assert float(speedup._scale(pd.Series([1.0001])).vmax) == pytest.approx(np.log(1.25))
 
 
@@ -168,7 +170,9 @@ def test_energy_is_that_of_each_process_with_an_interval(contents):
     numbers = drawn(energy, contents).numbers.dropna(subset=["joules_per_sample"])
     frame = contents.frame
     row = numbers[numbers["machine"] == "NVIDIA H200"].iloc[0]
-    runs = frame[(frame["gpu_name"] == "NVIDIA H200") & (frame["batch_size"] == row["batch_size"]) & (frame["status"] == "ok")]
+    runs = frame[
+        (frame["gpu_name"] == "NVIDIA H200") & (frame["batch_size"] == row["batch_size"]) & (frame["status"] == "ok")
+    ]
     runs = runs[(runs["model"] + " on " + runs["dataset"] == row["panel"]) & (runs["optimizer"] == row["detail"])]
     each = [run.energy_window_j / run.batch_size / len(run.step_times_s) for run in runs.itertuples()]
     interval = geometric_interval(each)
@@ -192,14 +196,19 @@ def test_the_front_is_beaten_by_no_case(contents):
     for _, rows in numbers.groupby("panel"):
         points = rows[["peak_allocated_bytes", "samples_per_s"]].to_numpy(dtype=float)
         for (memory, rate), on_front in zip(points, rows["on_front"], strict=True):
-            beaten = ((points[:, 0] <= memory) & (points[:, 1] > rate)) | ((points[:, 0] < memory) & (points[:, 1] >= rate))
+            beaten = ((points[:, 0] <= memory) & (points[:, 1] > rate)) | (
+                (points[:, 0] < memory) & (points[:, 1] >= rate)
+            )
             assert on_front == (not beaten.any())
 
 
 def test_the_answer_is_the_speed_up_with_its_interval(report):
     page = (report / "report.md").read_text().split("\n## ")[0]
     words = r"\d\.\d+× \(\d\.\d+ to \d\.\d+\)"
-    assert re.search(rf"Against NVIDIA A100-SXM4-80GB: NVIDIA H200 trains at {words} its throughput, in the geometric mean of \d+ of 12 cases", page)
+    assert re.search(
+        rf"Against NVIDIA A100-SXM4-80GB: NVIDIA H200 trains at {words} its throughput, in the geometric mean of \d+ of 12 cases",
+        page,
+    )
 
 
 def test_the_machines_are_held_side_by_side_and_what_differs_stands_out(report):
@@ -228,7 +237,9 @@ def test_one_machine_has_no_comparison(tmp_path):
 def test_work_that_is_not_the_same_is_named_and_not_compared(tmp_path):
     cases = make_cases(["imagenet"], ["resnet50"], ["adam"], [8, 32])
     make_machine(tmp_path / "a", GPU, 1.0, 1, cases)
-    make_machine(tmp_path / "b", A100, 2.0, 2, cases, protocol=Protocol(warmup_steps=3, measured_steps=8, compiled=True))
+    make_machine(
+        tmp_path / "b", A100, 2.0, 2, cases, protocol=Protocol(warmup_steps=3, measured_steps=8, compiled=True)
+    )
     render_report([tmp_path / "a", tmp_path / "b"], tmp_path / "both")
     text = (tmp_path / "both" / "report.md").read_text()
     assert re.search("NVIDIA A100-SXM4-80GB could not be held against NVIDIA H200: .*compiled", text)
@@ -264,14 +275,22 @@ def test_a_baseline_is_found_by_name_part_or_folder(wanted, expected):
 
 def test_a_baseline_that_is_none_or_several_is_refused_with_what_is_allowed():
     machines = ["NVIDIA H200", "NVIDIA H100"]
-    with pytest.raises(BenchError, match=r'^--baseline: "NVIDIA H20O" is no machine of these results. Nearest: NVIDIA H200'):
+    with pytest.raises(
+        BenchError, match=r'^--baseline: "NVIDIA H20O" is no machine of these results. Nearest: NVIDIA H200'
+    ):
         find_baseline("NVIDIA H20O", machines, {})
     with pytest.raises(BenchError, match=r'"nvidia" means more than one machine. .*: NVIDIA H200; NVIDIA H100$'):
         find_baseline("nvidia", machines, {})
 
 
 def test_ratios_print_three_digits():
-    assert [times(value) for value in (0.972, 2.128, 13.54, 135.4, 0.0123)] == ["0.972×", "2.13×", "13.5×", "135×", "0.012×"]
+    assert [times(value) for value in (0.972, 2.128, 13.54, 135.4, 0.0123)] == [
+        "0.972×",
+        "2.13×",
+        "13.5×",
+        "135×",
+        "0.012×",
+    ]
     assert ratio_words(2.0, 1.9, 2.1) == "2.00× (1.90 to 2.10)"
     assert ratio_words(2.0, float("nan"), float("nan")) == "2.00× (no interval)"
 
@@ -282,4 +301,6 @@ def test_sums_of_energy_do_not_depend_on_the_version_of_python(tmp_path):
                  change=lambda run, case, repeat: dataclasses.replace(run, energy_window_j=(0.1, 0.2, 0.3)[repeat]))  # fmt: skip
     frame = bench.load(tmp_path)
     steps = sum(len(times) for times in frame["step_times_s"])
-    assert summarise_cases(frame)["joules_per_sample"].tolist() == [0.6 / (8 * steps)]  # plain sum() gives 0.6000000000000001
+    assert summarise_cases(frame)["joules_per_sample"].tolist() == [
+        0.6 / (8 * steps)
+    ]  # plain sum() gives 0.6000000000000001

@@ -34,7 +34,9 @@ def tab(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"dark": True}, {"width": 400}, {"paper": True, "width": A4_LANDSCAPE}], ids=["light", "dark", "narrow", "paper"]
+    "settings",
+    [{}, {"dark": True}, {"width": 400}, {"paper": True, "width": A4_LANDSCAPE}],
+    ids=["light", "dark", "narrow", "paper"],
 )
 def test_the_page_asks_for_nothing_complains_of_nothing_and_fits(tab, pages, settings):
     for page in pages:
@@ -65,9 +67,13 @@ def test_paper_is_white_whatever_the_screen(tab, pages):
 
 def test_folds_are_open_on_paper(tab, pages):
     tab.open(pages[1], paper=True)
-    assert tab.value("[...document.querySelectorAll('details > :not(summary)')].every(inner => inner.checkVisibility())")
+    assert tab.value(
+        "[...document.querySelectorAll('details > :not(summary)')].every(inner => inner.checkVisibility())"
+    )
     tab.open(pages[1])
-    assert not tab.value("[...document.querySelectorAll('details > :not(summary)')].some(inner => inner.checkVisibility())")
+    assert not tab.value(
+        "[...document.querySelectorAll('details > :not(summary)')].some(inner => inner.checkVisibility())"
+    )
 
 
 def test_every_figure_speaks_to_those_who_do_not_see_it(tab, pages):
