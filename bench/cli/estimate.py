@@ -37,18 +37,29 @@ TIMEOUT_S = 600.0  # for the cases of one model
     "--device", "devices", multiple=True, help="Name or file of a device (bench list devices) [h200]. Repeatable."
 )
 @click.option(
-    "--explain-difference", "recording", type=click.Path(path_type=Path, dir_okay=False), metavar="RECORDING",
+    "--explain-difference",
+    "recording",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="RECORDING",
     help="Compare a file of bench record with the trace of its case, operator by operator.",
 )
 @click.option(
-    "--timeline", type=click.Path(path_type=Path), metavar="FILE.png",
+    "--timeline",
+    type=click.Path(path_type=Path),
+    metavar="FILE.png",
     help="Draw memory over the step of one case on one device (.png, .svg or .pdf); the numbers go to FILE.csv.",
 )
 @workspaces_option
 @json_option
 def estimate(
-    config: Path | None, overrides: tuple[str, ...], devices: tuple[str, ...], recording: Path | None,
-    timeline: Path | None, workspaces: str, as_json: bool, **axes: tuple[Any, ...],
+    config: Path | None,
+    overrides: tuple[str, ...],
+    devices: tuple[str, ...],
+    recording: Path | None,
+    timeline: Path | None,
+    workspaces: str,
+    as_json: bool,
+    **axes: tuple[Any, ...],
 ) -> None:
     """Estimate memory and speed of cases on a device, without the device; axes and devices may be given several times.
 

@@ -36,9 +36,7 @@ _VERDICTS = {"fits": "", "may not fit": "may not fit", "does not fit": "out of m
 @click.option("--verify", is_flag=True, help="Run real steps around the answer on this machine's GPU.")
 @workspaces_option
 @json_option
-def fit(
-    device: str, fraction: float, verify: bool, workspaces: str, as_json: bool, **axes: tuple[Any, ...]
-) -> None:
+def fit(device: str, fraction: float, verify: bool, workspaces: str, as_json: bool, **axes: tuple[Any, ...]) -> None:
     """Find the largest batch that a GPU holds, a recommended one, and the ladder from 16 up.
 
     Where the GPU's file does not say what a CUDA context takes, an interval stands for it, and batches between its ends

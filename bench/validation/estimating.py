@@ -30,7 +30,6 @@ TAKEN_BYTES = 200 << 20
 """What the context is taken to hold where a device is nearly full and its file does not say; typical of torch 2."""
 
 
-
 @dataclass(frozen=True, slots=True)
 class Estimated:
     """A row with its estimate.

@@ -15,7 +15,9 @@ from bench.records import Status
 from tests.altered import PROTOCOL, rewrite
 from tests.results import CPU, GPU, make_cases, make_results
 
-OTHER = dataclasses.replace(GPU, gpu_name="NVIDIA A100", gpu_uuid_hash="a" * 16, host_hash="b" * 16, estimate_device="a100")
+OTHER = dataclasses.replace(
+    GPU, gpu_name="NVIDIA A100", gpu_uuid_hash="a" * 16, host_hash="b" * 16, estimate_device="a100"
+)
 
 
 def run(*arguments):
@@ -73,7 +75,10 @@ def test_the_same_part_twice_is_one(hosts, tmp_path):
 
 
 def test_two_sweeps_of_one_machine_keep_both_plans(tmp_path):
-    one, other = results(tmp_path / "one"), results(tmp_path / "other", batches=(64, 256), outcomes={1: Status.INTERRUPTED}, repeats=3)
+    one, other = (
+        results(tmp_path / "one"),
+        results(tmp_path / "other", batches=(64, 256), outcomes={1: Status.INTERRUPTED}, repeats=3),
+    )
     shutil.rmtree(other / "data" / "runs")
     (other / "data" / "runs").mkdir()
     assert run("merge", tmp_path / "both", one, other).exit_code == 0

@@ -55,7 +55,11 @@ def row(folder, batch, optimizer):
 def test_a_rate_leads_to_the_parts_whose_mean_it_is(folder):
     case = row(folder, 64, "adam")
     (one,) = traced(folder, format_rate(case["samples_per_s"], "samples"))
-    assert (one["case_key"], one["column"], one["title"]) == (case["case_key"], "samples_per_s", "samples/s (95 % interval)")
+    assert (one["case_key"], one["column"], one["title"]) == (
+        case["case_key"],
+        "samples_per_s",
+        "samples/s (95 % interval)",
+    )
     values = []
     for source in one["sources"]:
         (run_row,) = read(Path(source["part"]), "run").to_pylist()
@@ -111,7 +115,9 @@ def test_a_run_that_does_not_count_is_said_not_to(folder):
     assert sorted(source["status"] for source in one["sources"]) == ["ok", "ok", "throttled"]
 
 
-@pytest.mark.parametrize("text", ["mlp on mnist, batch 64, adam", "MLP mnist 64 adam", "{case_key}", "{run_key}", "{part}"])
+@pytest.mark.parametrize(
+    "text", ["mlp on mnist, batch 64, adam", "MLP mnist 64 adam", "{case_key}", "{run_key}", "{part}"]
+)
 def test_a_case_is_found_by_its_words_its_key_a_run_s_key_and_a_part_s_name(folder, text):
     case = row(folder, 64, "adam")
     frame = bench.load(folder)
@@ -133,7 +139,7 @@ def test_what_means_nothing_is_answered_with_the_nearest_case(folder):
 
 def test_text_for_people_names_case_column_runs_and_parts(folder):
     output = run("trace", "mlp 64 adam", folder).output
-    assert 'samples_per_s = ' in output
+    assert "samples_per_s = " in output
     assert '(table "All cases", column "samples/s (95 % interval)")' in output
     assert output.count(".parquet") == 6  # three runs, for speed and for memory
 

@@ -61,7 +61,14 @@ def test_imports_point_to_a_lower_rank(path: Path) -> None:
 
 
 def test_torch_is_imported_at_the_head_of_worker_rooms_only() -> None:
-    allowed = {"workload", "worker", "recorder", "estimators", "gallery", "launchers"}  # launchers: preload.py runs in the server
+    allowed = {
+        "workload",
+        "worker",
+        "recorder",
+        "estimators",
+        "gallery",
+        "launchers",
+    }  # launchers: preload.py runs in the server
     lazily = {PACKAGE / "catalog" / "samples.py"}  # classes of torchvision; entries import it inside functions
     for path in PACKAGE.rglob("*.py"):
         heads = [

@@ -76,8 +76,12 @@ def test_any_unzip_program_opens_it(tmp_path, bundle):
     with zipfile.ZipFile(bundle) as opened:
         assert opened.testzip() is None
         assert opened.namelist() == sorted(opened.namelist())
-        assert {info.filename.removeprefix("mine/"): opened.read(info) for info in opened.infolist()}.items() >= FILES.items()
-        assert {(info.external_attr >> 16, info.date_time) for info in opened.infolist()} == {(0o100644, (1980, 1, 1, 0, 0, 0))}
+        assert {
+            info.filename.removeprefix("mine/"): opened.read(info) for info in opened.infolist()
+        }.items() >= FILES.items()
+        assert {(info.external_attr >> 16, info.date_time) for info in opened.infolist()} == {
+            (0o100644, (1980, 1, 1, 0, 0, 0))
+        }
 
 
 def test_opening_gives_the_files_back_for_the_time_of_the_context(bundle):
@@ -166,7 +170,10 @@ def test_a_link_in_a_folder_is_named_and_not_followed(bundle, tmp_path):
     (folder / "report.md").unlink()
     (folder / "report.md").symlink_to(tmp_path / "elsewhere")
     (folder / "loop").symlink_to(folder)
-    assert [(item.path, item.what) for item in verify(folder).differences] == [("loop", "added"), ("report.md", "changed")]
+    assert [(item.path, item.what) for item in verify(folder).differences] == [
+        ("loop", "added"),
+        ("report.md", "changed"),
+    ]
 
 
 def test_a_changed_manifest_is_named(bundle, tmp_path):
@@ -177,7 +184,15 @@ def test_a_changed_manifest_is_named(bundle, tmp_path):
     for change in ({"name": "other"}, {"digest": "0" * 64}, {"files": found["files"][1:]}, {"more": 1}, {"format": 2}):
         manifest.write_text(json.dumps({**found, **change}, indent=1, sort_keys=True) + "\n")
         assert [item.path for item in verify(manifest.parent).differences] == [MANIFEST], change
-    for text in ("", "[]", "null", '{"format": "1"}', "[" * 100_000, '{"format": 1e999, "files": []}', '{"format": 1, "files": 3}'):
+    for text in (
+        "",
+        "[]",
+        "null",
+        '{"format": "1"}',
+        "[" * 100_000,
+        '{"format": 1e999, "files": []}',
+        '{"format": 1, "files": 3}',
+    ):
         manifest.write_text(text)
         assert [item.path for item in verify(manifest.parent).differences] == [MANIFEST], text[:20]
 
@@ -194,7 +209,12 @@ def test_a_name_that_could_lead_elsewhere_is_none_for_a_file(name):
 
 
 def test_names_of_real_results_are_allowed():
-    for name in ("report.md", "data/runs/f28011d15ecfb5d8-r0-a0-e3c973499e256177.parquet", "config-1.toml", "figures/a_b.png"):
+    for name in (
+        "report.md",
+        "data/runs/f28011d15ecfb5d8-r0-a0-e3c973499e256177.parquet",
+        "config-1.toml",
+        "figures/a_b.png",
+    ):
         assert fault_of(name) is None
     assert clashes(["a", "A", "b/c", "b"]) == ["A", "b/c"]
     assert clashes(["a/b", "a/c"]) == []
@@ -237,7 +257,11 @@ def zipped(path, write, **settings):
 
 
 def test_a_bomb_of_compressed_zeros_is_refused_unread(tmp_path):
-    path = zipped(tmp_path / "bomb.zip", lambda out: out.writestr("mine/manifest.json", b"\0" * (64 << 20)), compression=zipfile.ZIP_DEFLATED)
+    path = zipped(
+        tmp_path / "bomb.zip",
+        lambda out: out.writestr("mine/manifest.json", b"\0" * (64 << 20)),
+        compression=zipfile.ZIP_DEFLATED,
+    )
     assert path.stat().st_size < 1 << 20
     refused(path, "may be compressed", "unpack it and give the folder to bench verify")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from bench.catalog import describe_dataset, names, parse_choice
-from bench.folders import data_folder
 from bench.errors import DataError
+from bench.folders import data_folder
 from bench.records import Choice
 from bench.workload.images import build_transform
 from tests.unit.written_files import (

@@ -45,7 +45,9 @@ def test_a_number_is_found_in_the_columns_of_its_unit_to_the_digits_read(text, c
     assert wanted.is_shown_by(column, value) is shown
 
 
-@pytest.mark.parametrize("text", ["", "resnet18 batch 64", "–", "12,300 apples", "1,23", "0x10", "--", "nan", "1" * 5000, "," * 5000, "mlp"])
+@pytest.mark.parametrize(
+    "text", ["", "resnet18 batch 64", "–", "12,300 apples", "1,23", "0x10", "--", "nan", "1" * 5000, "," * 5000, "mlp"]
+)
 def test_what_is_no_number_is_none(text):
     assert parse_printed(text) is None
 

@@ -114,7 +114,14 @@ def test_flags_of_the_run_itself_are_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("field", "forbids"),
-    [("driver_version", True), ("torch_version", True), ("power_limit_w", True), ("cpu_model", True), ("vbios", False), ("git_commit", False)],
+    [
+        ("driver_version", True),
+        ("torch_version", True),
+        ("power_limit_w", True),
+        ("cpu_model", True),
+        ("vbios", False),
+        ("git_commit", False),
+    ],
 )
 def test_what_is_not_disclosed_is_named(tmp_path, field, forbids):
     folder = honest(tmp_path, environment=dataclasses.replace(GPU, **{field: None}))
@@ -168,7 +175,10 @@ def test_steps_that_return_at_once_and_a_last_one_that_waits_for_all_are_found(t
 
 def test_a_window_that_never_waited_for_the_device_is_too_fast_to_be_true(tmp_path):
     folder = honest(tmp_path)
-    rewrite(folder, lambda row: {"step_times_s": [t / 30 for t in row["step_times_s"]], "wall_window_s": row["wall_window_s"] / 30})
+    rewrite(
+        folder,
+        lambda row: {"step_times_s": [t / 30 for t in row["step_times_s"]], "wall_window_s": row["wall_window_s"] / 30},
+    )
     assert "too_fast" in objections(folder)
 
 
@@ -198,7 +208,15 @@ def test_a_unit_off_by_a_thousand_is_found(tmp_path, change, code):
     assert set(objections(folder)[code].run_keys) == set(keys)
 
 
-@pytest.mark.parametrize(("field", "factor"), [("ram_bytes", 1 / 1024), ("gpu_total_bytes", 1 / 1024), ("power_limit_default_w", 1000), ("max_sm_clock_hz", 1e-6)])
+@pytest.mark.parametrize(
+    ("field", "factor"),
+    [
+        ("ram_bytes", 1 / 1024),
+        ("gpu_total_bytes", 1 / 1024),
+        ("power_limit_default_w", 1000),
+        ("max_sm_clock_hz", 1e-6),
+    ],
+)
 def test_a_machine_whose_figures_are_in_another_unit_is_found(tmp_path, field, factor):
     value = getattr(GPU, field)
     folder = honest(tmp_path, environment=dataclasses.replace(GPU, **{field: type(value)(value * factor)}))
@@ -226,8 +244,14 @@ def test_a_batch_size_that_was_changed_in_the_row_is_found(tmp_path):
 def test_a_batch_size_that_was_halved_while_measuring_is_found(tmp_path):
     honest_peaks = {}
     folder = honest(tmp_path)
-    rewrite(folder, lambda row: honest_peaks.setdefault((row["optimizer"], row["batch_size"]), row["peak_allocated_bytes"]) and {})
-    rewrite(folder, lambda row: {"peak_allocated_bytes": honest_peaks[row["optimizer"], 64]} if row["batch_size"] == 256 else {})
+    rewrite(
+        folder,
+        lambda row: honest_peaks.setdefault((row["optimizer"], row["batch_size"]), row["peak_allocated_bytes"]) and {},
+    )
+    rewrite(
+        folder,
+        lambda row: {"peak_allocated_bytes": honest_peaks[row["optimizer"], 64]} if row["batch_size"] == 256 else {},
+    )
     found = objections(folder)["batch_unseen"]
     assert "64, 256" in found.text
     assert set(found.run_keys) == set(planned(folder).query("batch_size in (64, 256)")["run_key"])
@@ -294,7 +318,9 @@ def test_a_foreign_process_that_holds_little_shows_against_the_emptiest_run(tmp_
 
 
 def test_findings_of_plain_validity_keep_their_weight(tmp_path):
-    folder = make_results(tmp_path, make_cases(["mnist"], ["mlp"], ["sgd"], [64]), protocol=PROTOCOL, repeats=5, data_source="synthetic")
+    folder = make_results(
+        tmp_path, make_cases(["mnist"], ["mlp"], ["sgd"], [64]), protocol=PROTOCOL, repeats=5, data_source="synthetic"
+    )
     fitness = judge(planned(folder), 0.05)
     assert {finding.code for finding in fitness.findings} == {"synthetic_data", "cpu_only"}
     assert fitness.publishable

@@ -50,7 +50,9 @@ def _early(rows: Sequence[Compared]) -> str:
     """How often the same estimate is exact for the first steps, while the allocator's blocks still settle."""
     scored = [row for row in rows if row.is_scored]
     counts = [f"{peak} {share(sum(row.is_early_equal(peak) for row in scored), len(scored))}" for peak in PEAKS]
-    return f"The same estimates against the second and third step, before the allocator has settled: {', '.join(counts)}."
+    return (
+        f"The same estimates against the second and third step, before the allocator has settled: {', '.join(counts)}."
+    )
 
 
 def _by_group(rows: Sequence[Compared], limit: float) -> list[str]:
