@@ -1,9 +1,11 @@
-"""cuDNN's workspaces in a recording: each convolution's calls are told apart and their workspaces put between them.
+"""cuDNN's workspaces in a recording: what each call of a convolution asks for is written behind its arguments.
 
-A workspace is allocated after the result of its call and freed when the call returns (aten/src/ATen/native/cudnn/
-Conv_v8.cpp: run_conv_plan). A backward makes two calls, for the image's gradient and the weight's, and sums up the
-bias's last, so that its entry becomes one entry a gradient. Depthwise convolutions in contiguous float32 run in
-torch's own kernel and need none. Convolutions over one or three dimensions and transposed ones are left out.
+A workspace is allocated after the result of its call and the copies that the call needs, and freed when the call
+returns (aten/src/ATen/native/cudnn/Conv_v8.cpp: run_conv_plan; `temporaries.convolutions` has the order). A backward
+makes two calls, for the image's gradient and the weight's. Depthwise convolutions in contiguous float32 run in torch's
+own kernel and need none. Convolutions over one or three dimensions and transposed ones are left out. So is what only a
+driver brings: without one, cuDNN leaves out the engines that it compiles at run time, which on GPUs it prefers for
+depthwise convolutions in channels-last bf16 and fp16, where another engine's workspace is counted.
 """
 
 from __future__ import annotations
@@ -13,17 +15,14 @@ from typing import Any
 
 from bench.estimators.cudnn_plans import Convolution, CudnnPlans, Direction
 from bench.estimators.temporaries.convolutions import is_depthwise
+from bench.estimators.temporaries.scripts import Workspaces
 from bench.estimators.tensors import Spec, suggests_channels_last
-from bench.estimators.trace_events import CONV_WORKSPACE
-
-FIRST_NUMBER = 1 << 40
-"""Of the storages that are added; a recording's own numbers are far below."""
 
 
 def add_workspaces(
     entries: Sequence[Any], plans: CudnnPlans, *, tf32: bool = True, pointwise: bool = True
 ) -> list[Any]:
-    """The entries of a `Recording` with a call and a death for each workspace that is not empty.
+    """The entries of a `Recording` with `Workspaces` behind the arguments of each convolution that asks for any.
 
     Args:
         entries: Of a `Recording`.
@@ -32,47 +31,26 @@ def add_workspaces(
         pointwise: Whether kernels of 1 x 1 have workspaces. The cuDNN 9.1 of torch 2.6 is taken to run them without:
             so said the peaks of RTX 3060 and 4060 that xMem measured (median error 1.0 % without, 1.6 % with).
     """
+
+    def asked_bytes(call: Any, direction: Direction) -> int:
+        question = convolution_of(direction, call, tf32)
+        if question is None or (not pointwise and set(question.weight[2:]) == {1}):
+            return 0
+        return plans.workspace_bytes(question) or 0
+
     found: list[Any] = []
-    number = FIRST_NUMBER
     for entry in entries:
-        if entry is None or isinstance(entry, int):
-            found.append(entry)
-            continue
-        for call, direction in _calls(entry):
-            found.append(call)
-            nbytes = _asked_bytes(direction, call, plans, tf32, pointwise) if direction else 0
-            if nbytes:
-                found += [(CONV_WORKSPACE, (), ((number, nbytes),), call[3]), number]
-                number += 1
+        operator = None if entry is None or isinstance(entry, int) else entry[0].partition(".")[0]
+        asked = Workspaces(0)
+        if operator == "aten::convolution":
+            asked = Workspaces(asked_bytes(entry, "forward"))
+        elif operator == "aten::convolution_backward":
+            image, weight, _ = entry[1][10]
+            asked = Workspaces(
+                asked_bytes(entry, "data") if image else 0, asked_bytes(entry, "filter") if weight else 0
+            )
+        found.append((entry[0], (*entry[1], asked), *entry[2:]) if any(asked) else entry)
     return found
-
-
-def _calls(entry: Any) -> list[tuple[Any, Direction | None]]:
-    """The calls of cuDNN that an entry makes, as entries."""
-    operator = entry[0].partition(".")[0]
-    if operator == "aten::convolution":
-        return [(entry, "forward")]
-    if operator != "aten::convolution_backward":
-        return [(entry, None)]
-    outputs = iter(entry[2])
-    directions: tuple[Direction | None, ...] = ("data", "filter", None)
-    made = zip(directions, [next(outputs) if wanted else None for wanted in entry[1][10]], strict=True)
-    return [
-        (_only(entry, index, output), direction) for index, (direction, output) in enumerate(made) if output is not None
-    ]
-
-
-def _only(entry: Any, index: int, output: Any) -> Any:
-    """The entry with one gradient wanted."""
-    wanted = tuple(place == index for place in range(3))
-    return (entry[0], (*entry[1][:10], wanted, *entry[1][11:]), (output,), entry[3])
-
-
-def _asked_bytes(direction: Direction, call: Any, plans: CudnnPlans, tf32: bool, pointwise: bool) -> int:
-    question = convolution_of(direction, call, tf32)
-    if question is None or (not pointwise and set(question.weight[2:]) == {1}):
-        return 0
-    return plans.workspace_bytes(question) or 0
 
 
 def convolution_of(direction: Direction, call: Any, tf32: bool) -> Convolution | None:
@@ -80,7 +58,7 @@ def convolution_of(direction: Direction, call: Any, tf32: bool) -> Convolution |
 
     Args:
         direction: Which of the three.
-        call: An entry of `aten::convolution`, or of `aten::convolution_backward` with one gradient wanted.
+        call: An entry of `aten::convolution` or `aten::convolution_backward`.
         tf32: See `add_workspaces`.
     """
     arguments = call[1]

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.estimators.allocator import Alloc, Event, Free
 from bench.estimators.recording import Phase
-from bench.estimators.trace_events import CONV_WORKSPACE
 
 if TYPE_CHECKING:
     from bench.estimators.timeline_names import Names
@@ -89,7 +88,6 @@ def _name(event: Alloc, entries: Sequence[Any], names: Names) -> LiveTensor:
     if event.id in names.holders and category in ("parameters", "gradients", "optimizer_state"):
         return LiveTensor(category, *names.holders[event.id], dtype, shape, event.size)
     calls = [entry for entry in reversed(entries) if entry is not None and not isinstance(entry, int)]
-    calls = calls[calls[0][0] == CONV_WORKSPACE :]  # the call that a workspace is for stands before it
     path = birth.path if birth else _nearest_path(calls, names)
     operator = calls[0][0].removeprefix("aten::").partition(".")[0]
     return LiveTensor(category, path or _OUTSIDE[calls[0][3]], operator, dtype, shape, event.size)

@@ -6,17 +6,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.estimators.allocator import Alloc, AllocatorConfig, Event, Free, Mark, ReplayResult, replay_until_steady
+from bench.estimators.allocator import Alloc, AllocatorConfig, Event, Free, Mark, ReplayResult, replay, replay_onward
 from bench.estimators.recording import Phase
 from bench.estimators.temporaries import Machine, products, script_of
-
-CONV_WORKSPACE = "cudnn::workspace"
-"""Name of the calls that stand for the workspace of a convolution: one storage, done without where there is no room."""
+from bench.estimators.temporaries.scripts import WORKSPACE
 
 
 @dataclass(frozen=True, slots=True)
 class TracePeaks:
-    """What torch will report, in bytes: over all steps, and over one in which the allocator has settled."""
+    """What torch will report, in bytes: over all steps, and over those that a sweep measures, after its warm-up."""
 
     cold_requested_bytes: int
     cold_allocated_bytes: int
@@ -68,11 +66,6 @@ class _Stream:
 
     def call(self, operator: str, arguments: tuple[Any, ...], outputs: tuple[tuple[int, int], ...], phase: int) -> None:
         """A kernel: its results, workspaces that it is the first to need, its temporaries."""
-        if operator == CONV_WORKSPACE:
-            ((number, size),) = outputs
-            self._live.add(number)
-            self.events.append(Alloc(number, size, category="workspaces", optional=True))
-            return
         script = script_of(operator, arguments, [nbytes for _, nbytes in outputs], self._machine)
         is_product = operator.partition(".")[0] in products.RULES
         kind = "workspaces" if is_product else "temporaries"
@@ -83,9 +76,12 @@ class _Stream:
                 number = outputs[slot][0]
                 self._live.add(number)
                 self.events.append(Alloc(number, size, category=self._categories.get(number, "temporaries")))
+            elif not size:
+                self.events.append(Free(self._temporary + slot))
+            elif slot == WORKSPACE:
+                self.events.append(Alloc(self._temporary + slot, size, category="workspaces", optional=True))
             else:
-                number = self._temporary + slot
-                self.events.append(Alloc(number, size, category=kind) if size else Free(number))
+                self.events.append(Alloc(self._temporary + slot, size, category=kind))
         if is_product:
             self._keep_workspaces(operator, phase)
         self._temporary -= 16
@@ -118,21 +114,24 @@ def _activations(entries: Iterable[Any]) -> dict[int, str]:
     return found
 
 
-MOST_STEPS = 24
-"""Steps after which a replay stops even where the allocator has not settled; it mostly has after 4."""
+UNMEASURED_STEPS, MEASURED_STEPS = 5, 2
+"""What the replay goes through: as many steps as a sweep warms up with, and two, since peaks may alternate."""
 
 
-def replay_trace(
-    events: Sequence[Event], config: AllocatorConfig | None = None, most_steps: int = MOST_STEPS
-) -> TracePeaks:
-    """Run the events through the allocator, and go on with the last step until it has settled.
+def replay_trace(events: Sequence[Event], config: AllocatorConfig | None = None, *, onward: bool = True) -> TracePeaks:
+    """Run the events through the allocator, and go on as the last step did to where a sweep measures.
 
     Args:
         events: Of `build_events`.
         config: The allocator's settings; torch's defaults on a device without limit unless given.
-        most_steps: Steps to go to at the most; nothing is added to the recorded ones where it is no more than they are.
+        onward: Whether to go on; else the peaks are those of the recorded steps after the first.
     """
-    result = replay_until_steady(events, config, most_steps)
+    if onward:
+        result = replay_onward(
+            events, config, unmeasured_steps=UNMEASURED_STEPS, measured_steps=MEASURED_STEPS
+        )  # fmt: skip
+    else:
+        result = replay(events, config)
     last = result.marks[-1] if result.marks else result.final
     return TracePeaks(
         result.final.peak_requested,

@@ -64,7 +64,7 @@ def peaks(case: list[Any], machine: Machine, plans: CudnnPlans | None) -> dict[s
     except BenchError as error:
         return {"reason": str(error)}
     entries = recording.entries if plans is None else add_workspaces(recording.entries, plans)
-    found = replay_trace(build_events(entries, recording.roles, machine), allocator_of(machine), STEPS)
+    found = replay_trace(build_events(entries, recording.roles, machine), allocator_of(machine), onward=False)
     return {
         "requested": found.cold_requested_bytes,
         "allocated": found.cold_allocated_bytes,

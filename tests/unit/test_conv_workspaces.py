@@ -8,9 +8,11 @@ import pytest
 
 from bench.devices import Device, load_device
 from bench.errors import Unsupported
-from bench.estimators.conv_workspaces import FIRST_NUMBER, add_workspaces, convolution_of
+from bench.estimators.conv_workspaces import add_workspaces, convolution_of
 from bench.estimators.cudnn_plans import Convolution, CudnnPlans, describe_device
-from bench.estimators.tensors import contiguous
+from bench.estimators.temporaries import Machine, script_of
+from bench.estimators.temporaries.scripts import WORKSPACE, Workspaces
+from bench.estimators.tensors import channels_last, contiguous
 
 IMAGE, WEIGHT = contiguous("float32", (2, 4, 9, 9)), contiguous("float32", (8, 4, 3, 3))
 POINTWISE, DEPTHWISE = contiguous("float32", (8, 4, 1, 1)), contiguous("float32", (4, 1, 3, 3))
@@ -39,41 +41,49 @@ def backward(mask: tuple[bool, bool, bool] = (True, True, True)) -> tuple[Any, .
     return ("aten::convolution_backward", arguments, outputs, 3)
 
 
-def test_a_workspace_lives_between_its_call_and_the_next() -> None:
+def test_what_a_forward_asks_for_stands_behind_its_arguments() -> None:
     plans: Any = Plans()
     other = ("aten::relu", (), ((9, 4),), 2)
     entries = add_workspaces([None, forward(), other, 7], plans)
-    workspace = ("cudnn::workspace", (), ((FIRST_NUMBER, 1),), 2)
-    assert entries == [None, forward(), workspace, FIRST_NUMBER, other, 7]
+    asking = (forward()[0], (*forward()[1], Workspaces(1)), *forward()[2:])
+    assert entries == [None, asking, other, 7]
     (asked,) = plans.asked
     assert (asked.result, asked.padding, asked.stride, asked.tf32) == ((2, 8, 5, 5), (1, 1), (2, 2), True)
 
 
-def test_a_backward_is_one_call_a_gradient_and_the_bias_comes_last() -> None:
-    entries = add_workspaces([backward()], Plans())  # type: ignore[arg-type]
-    assert [entry if isinstance(entry, int) else (entry[0], entry[2]) for entry in entries] == [
-        ("aten::convolution_backward", ((1, 64),)),
-        ("cudnn::workspace", ((FIRST_NUMBER, 2),)),
-        FIRST_NUMBER,
-        ("aten::convolution_backward", ((2, 64),)),
-        ("aten::convolution_backward", ((3, 64),)),
-    ]
-    masks = [entry[1][10] for entry in entries if not isinstance(entry, int) and entry[1]]
-    assert masks == [(True, False, False), (False, True, False), (False, False, True)]
-
-
-def test_a_bias_alone_asks_for_nothing() -> None:
+def test_a_backward_asks_once_for_each_gradient_that_is_wanted() -> None:
     plans: Any = Plans()
-    (entry,) = add_workspaces([backward((False, False, True))], plans)
-    assert (entry[1][10], entry[2], plans.asked) == ((False, False, True), ((3, 64),), [])
+    both, image, weight, bias = (
+        add_workspaces([backward(mask)], plans)[0][1][-1]
+        for mask in ((True, True, True), (True, False, False), (False, True, False), (False, False, True))
+    )
+    assert (both, image) == (Workspaces(2), Workspaces(2))
+    assert (weight, bias) == ((False, True, False), (False, False, True)), "what asks for nothing stays as it is"
+    assert [asked.direction for asked in plans.asked] == ["data", "filter", "data", "filter"]
+
+
+def test_a_workspace_lives_within_its_call_beside_the_copies() -> None:
+    machine = Machine(132, 2048, (9, 0), (2, 15))
+    turned = channels_last("float32", GRADIENT.shape)
+    arguments = (turned, IMAGE, WEIGHT, (8,), (2, 2), (1, 1), (1, 1), False, (0, 0), 1, (True, True, False))
+    bare = script_of("aten::convolution_backward", arguments, [64, 64], machine)
+    asking = script_of("aten::convolution_backward", (*arguments, Workspaces(10, 20)), [64, 64], machine)
+    assert [item for item in asking if item[0] != WORKSPACE] == bare
+    assert [nbytes for slot, nbytes in asking if slot == WORKSPACE] == [10, 0, 20, 0]
+    at = asking.index((WORKSPACE, 10))
+    live = [slot for slot, nbytes in asking[:at] if nbytes and (slot, 0) not in asking[:at]]
+    assert 0 in live and any(slot < 0 for slot in live), "the gradient's result and the copy of the turned operand"
+    forwards = script_of("aten::convolution", (*forward()[1], Workspaces(5)), [1600], machine)
+    assert forwards == [(0, 1600), (WORKSPACE, 5), (WORKSPACE, 0)]
 
 
 def test_depthwise_and_by_wish_pointwise_convolutions_have_none() -> None:
     plans: Any = Plans()
-    assert len(add_workspaces([forward(DEPTHWISE, groups=4)], plans)) == 1
-    assert len(add_workspaces([forward(POINTWISE)], plans, pointwise=False)) == 1
+    for entry in (forward(DEPTHWISE, groups=4),):
+        assert add_workspaces([entry], plans) == [entry]
+    assert add_workspaces([forward(POINTWISE)], plans, pointwise=False) == [forward(POINTWISE)]
     assert plans.asked == []
-    assert len(add_workspaces([forward(POINTWISE)], plans)) == 3
+    assert add_workspaces([forward(POINTWISE)], plans)[0][1][-1] == Workspaces(1)
 
 
 def test_transposed_convolutions_are_left_out() -> None:

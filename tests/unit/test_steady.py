@@ -7,15 +7,24 @@ import random
 
 import pytest
 
-from bench.estimators.allocator import Alloc, AllocatorConfig, Event, Free, Mark, replay, replay_until_steady
+from bench.estimators.allocator import (
+    Alloc,
+    AllocatorConfig,
+    Event,
+    Free,
+    Mark,
+    ReplayResult,
+    replay,
+    replay_onward,
+)
 
 MIB = 1 << 20
 
 
-def training(seed: int, steps: int, first: int = 0) -> list[Event]:
+def training(seed: int, steps: int, reset_after: int = 99) -> list[Event]:
     """A made-up training: state and gradients from the first step on, activations, an output that the next step frees.
 
-    `first` is asked for in the first step only. Peaks start anew before the fourth step and each one after it.
+    Peaks start anew after the step `reset_after`.
     """
     sizes = random.Random(seed).choices([300, 5000, MIB // 3, MIB + 512, 3 * MIB, 11 * MIB], k=24)
     numbers = itertools.count()
@@ -39,38 +48,37 @@ def training(seed: int, steps: int, first: int = 0) -> list[Event]:
             gradients.append(take(size // 2 + 512))
             events.append(Free(number))
         if step == 1:
-            take(first or 64)
+            take(64)
         events += [Free(output)] if output is not None else []
         output = new
-        events.append(Mark(str(step), reset_peaks=step >= 3))
+        events.append(Mark(str(step), reset_peaks=step == reset_after))
     return events
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_added_steps_are_those_of_a_longer_training(seed: int) -> None:
-    short = [event._replace(reset_peaks=False) if isinstance(event, Mark) else event for event in training(seed, 3)]
-    found = replay_until_steady(short, AllocatorConfig(), 16)
-    steps = len(found.marks) - 1
-    assert 5 <= steps <= 16
-    truth = replay(training(seed, steps), AllocatorConfig())
-    assert found.marks[4:] == truth.marks[4:]
+def onward(events: list[Event], config: AllocatorConfig | None = None, unmeasured: int = 5) -> ReplayResult:
+    return replay_onward(events, config, unmeasured_steps=unmeasured, measured_steps=2)
+
+
+@pytest.mark.parametrize("unmeasured", [3, 4, 5, 9])
+@pytest.mark.parametrize("seed", range(10))
+def test_added_steps_are_those_of_a_longer_training(seed: int, unmeasured: int) -> None:
+    found = onward(training(seed, 3), None, unmeasured)
+    truth = replay(training(seed, unmeasured + 2, reset_after=unmeasured))
+    assert found.marks[-1] == truth.marks[-1]
+    assert [mark.label for mark in found.marks[-2:]] == [str(unmeasured + 1), str(unmeasured + 2)]
     assert found.final.peak_reserved == truth.final.peak_reserved
     assert [(view.size, view.allocated) for view in found.segments] == [
         (view.size, view.allocated) for view in truth.segments
     ]
+    assert found.categories == truth.categories
     assert sum(share.allocated_bytes for share in found.categories) == found.marks[-1].peak_allocated
-
-
-def test_nothing_is_added_where_the_limit_says_so() -> None:
-    assert len(replay_until_steady(training(0, 3), None, 3).marks) == 4
-    assert len(replay_until_steady(training(0, 3), None, 4).marks) == 5
 
 
 def test_steps_that_differ_are_not_gone_on_with() -> None:
     events = training(0, 3)
     last = max(index for index, event in enumerate(events) if isinstance(event, Mark))
     other = [*events[:last], Alloc(10**6, 512), events[last]]
-    assert replay_until_steady(other, None, 16) == replay(other)
+    assert onward(other) == replay(other)
 
 
 def test_a_step_that_frees_what_an_older_one_made_is_not_gone_on_with() -> None:
@@ -78,7 +86,7 @@ def test_a_step_that_frees_what_an_older_one_made_is_not_gone_on_with() -> None:
     events: list[Event] = [Mark("0")]
     for index, step in enumerate(steps):
         events += [*step, Mark(str(index + 1))]
-    assert replay_until_steady(events, None, 16) == replay(events)
+    assert onward(events) == replay(events)
 
 
 def shuffled(seed: int, steps: int) -> list[Event]:
@@ -112,8 +120,8 @@ def test_memory_may_run_out_in_a_step_that_was_not_recorded() -> None:
         recorded = replay(events).final.peak_reserved
         config = AllocatorConfig(capacity_bytes=recorded)
         assert replay(events, config).out_of_memory is None
-        if replay_until_steady(events, None, 16).final.peak_reserved > recorded:
-            failure = replay_until_steady(events, config, 16).out_of_memory
+        if onward(events, None, 14).final.peak_reserved > recorded:
+            failure = onward(events, config, 14).out_of_memory
             grown += failure is not None and failure.event_index >= len(events)
             truth = replay(shuffled(seed, 16), config).out_of_memory
             assert (truth is None) == (failure is None)

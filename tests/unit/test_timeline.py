@@ -15,9 +15,10 @@ import pytest
 from bench.estimators.allocator import AllocatorConfig
 from bench.estimators.recording import Call, Phase
 from bench.estimators.temporaries import Machine
+from bench.estimators.temporaries.scripts import Workspaces
+from bench.estimators.tensors import contiguous
 from bench.estimators.timeline import MAX_POINTS, Timeline, build_timeline, read_timeline
 from bench.estimators.timeline_tensors import LiveTensor
-from bench.estimators.trace_events import CONV_WORKSPACE
 from bench.launchers import LocalLauncher, Outcome
 from bench.records import TRACE_PARTS, Case, Choice
 
@@ -43,6 +44,9 @@ class Spec:
         self.dtype, self.shape = dtype, shape
 
 
+IMAGE = contiguous("float32", (1, 1, 8, 8))
+
+
 def call(operator: str, phase: Phase, *outputs: tuple[int, int]) -> Call:
     return Call(f"aten::{operator}", (), outputs, phase)
 
@@ -55,9 +59,7 @@ def made_up(middle: int = 1) -> Timeline:
     for number in range(middle):
         entries += [call("add", Phase.FORWARD, (1000 + number, 3 * MIB)), 1000 + number]
     entries += [
-        call("max_pool_backward", Phase.BACKWARD, (6, 4 * MIB)),
-        (CONV_WORKSPACE, (), ((1 << 40, 12 * MIB + 5),), Phase.BACKWARD),
-        1 << 40,
+        Call("aten::convolution", (IMAGE, IMAGE, Workspaces(12 * MIB + 5)), ((6, 4 * MIB),), Phase.BACKWARD),
         5,
         call("sqrt", Phase.OPTIMIZER, (8, MIB + 1)),
         8,
@@ -97,7 +99,7 @@ def test_categories_and_rounding_sum_up_to_allocated_at_every_moment() -> None:
 def test_the_peaks_tensors_are_named() -> None:
     labels = [(tensor.category, tensor.label, tensor.size_bytes) for tensor in made_up().tensors]
     assert labels == [
-        ("workspaces", "layers.0.conv max_pool_backward workspace", 12 * MIB + 5),
+        ("workspaces", "layers.0.conv convolution workspace", 12 * MIB + 5),
         ("activations", "layers.0 relu (4, 1024) bfloat16", 8 * MIB),
         ("parameters", "layers.0.weight (1024, 1024) float32", 4 * MIB),
         ("gradients", "layers.0.weight (1024, 1024) float32", 4 * MIB),
@@ -171,7 +173,7 @@ def test_the_drawing_carries_its_numbers_and_says_what_it_shows() -> None:
     assert list(parts.sum(axis=1)) == list(timeline.allocated) == list(drawing.numbers["allocated_bytes"])
     assert list(drawing.numbers["phase"]) == ["zero_grad"] * 2 + ["forward"] * 3 + ["backward"] * 4 + ["optimizer"] * 2
     assert "30.0 MiB allocated in the backward" in drawing.alt
-    assert "layers.0.conv max_pool_backward workspace, 12.0 MiB" in drawing.alt
+    assert "layers.0.conv convolution workspace, 12.0 MiB" in drawing.alt
     texts = [text.get_text() for text in drawing.figure.findobj() if hasattr(text, "get_text")]
     for words in ("forward", "backward", "optimizer", "peak 30.0 MiB allocated", "layers.0 relu (4, 1024) bfloat16"):
         assert words in texts

@@ -34,7 +34,7 @@ from bench.estimators.allocator.replay import (
     replay,
 )
 from bench.estimators.allocator.settings import parse_allocator_config
-from bench.estimators.allocator.steady import replay_until_steady
+from bench.estimators.allocator.steady import replay_onward
 
 __all__ = [
     "Alloc",
@@ -55,6 +55,6 @@ __all__ = [
     "events_from_history",
     "parse_allocator_config",
     "replay",
-    "replay_until_steady",
+    "replay_onward",
     "tie_rule",
 ]

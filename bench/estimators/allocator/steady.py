@@ -1,8 +1,9 @@
-"""A training that goes on: its last recorded step, repeated until the allocator's figures have settled.
+"""A training that goes on: its last recorded step, repeated as often as a run does before it measures.
 
 Steps that are alike ask for the same blocks in the same order, but not of the same free memory: what is cached breaks
-up further for a step or two, which moves `allocated` by what is not split off and `reserved` by whole segments, and
-near capacity decides whether a step fits.
+up further in the next steps, which moves `allocated` by what is not split off and `reserved` by whole segments, and
+near capacity decides whether a step fits. And blocks that outlive a step change places, so that peaks may differ from
+one step to the next and be back after two.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from bench.estimators.allocator.blocks import Block
 from bench.estimators.allocator.caching import OutOfMemoryError
 from bench.estimators.allocator.config import AllocatorConfig
 from bench.estimators.allocator.events import Alloc, Event, Free, Mark
@@ -19,26 +21,38 @@ _FIRST_ID = 1 << 50
 """Of the blocks that are added; a recording's own are far below."""
 
 
-def replay_until_steady(events: Sequence[Event], config: AllocatorConfig | None, most_steps: int) -> ReplayResult:
-    """Replay events whose marks stand between steps, then go on as the last step did until two in a row peak alike.
+def replay_onward(
+    events: Sequence[Event], config: AllocatorConfig | None, *, unmeasured_steps: int, measured_steps: int
+) -> ReplayResult:
+    """Replay events whose marks stand between steps, then go on as the last step did.
 
-    Peaks start anew before each step that is added, so that those of the last mark are those of a settled step. Where
-    the last two steps differ in what they ask for, or the last one frees something older, nothing is added.
+    Peaks start anew before the measured steps, so that those of the last mark are theirs. Where the last two steps
+    differ in what they ask for, or the last one frees something older, nothing is added.
 
     Args:
         events: As for `replay`, with a mark before the first step and after each.
         config: As for `replay`.
-        most_steps: Steps after which to stop in any case.
+        unmeasured_steps: Steps before the measured ones, those of `events` included; there are as many as these at
+            least.
+        measured_steps: Steps after which to stop.
     """
     stream, run = list(events), Run(config)
     failed = _apply(run, stream, 0)
-    step = _last_step(stream)
-    added, done = 0, sum(type(event) is Mark for event in stream) - 1
-    while step is not None and failed is None and done < most_steps and not (added > 1 and _is_settled(run)):
-        run.reset_peaks(len(stream) - 1)
-        added, done, start = added + 1, done + 1, len(stream)
-        stream += [*step.at(added), Mark(str(done))]
-        failed = _apply(run, stream, start)
+    step = None if failed else _last_step(stream)
+    if step is None:
+        return run.result(stream, failed)
+    done = sum(type(event) is Mark for event in stream) - 1
+    added = 0
+    if unmeasured_steps > done:
+        added, failed = 1, _skip(run, stream, step, unmeasured_steps - done)
+        stream.append(Mark(str(unmeasured_steps)))
+        failed = failed or _apply(run, stream, len(stream) - 1)
+    run.reset_peaks(len(stream) - 1)
+    for number in range(1, measured_steps + 1):
+        if failed is None:
+            start = len(stream)
+            stream += [*step.at(added + number), Mark(str(max(done, unmeasured_steps) + number))]
+            failed = _apply(run, stream, start)
     return run.result(stream, failed)
 
 
@@ -51,9 +65,43 @@ def _apply(run: Run, stream: Sequence[Event], start: int) -> OutOfMemory | None:
     return None
 
 
-def _is_settled(run: Run) -> bool:
-    one, other = run.marks[-2:]
-    return (one.peak_allocated, one.peak_reserved) == (other.peak_allocated, other.peak_reserved)
+def _skip(run: Run, stream: list[Event], step: _Step, count: int) -> OutOfMemory | None:
+    """Let the allocator go through `count` steps of which nothing is noted; the stream gets the last of them only."""
+    blocks = [run.live.pop(number, None) for number in step.ids]
+    for _ in range(count):
+        try:
+            blocks = _go(run, step, blocks)
+        except OutOfMemoryError as failure:
+            return OutOfMemory(len(stream), failure.requested_bytes, failure.segment_size_bytes)
+    first, left = step.first(1), set(step.left.values())
+    for event in step.at(1):
+        if isinstance(event, Alloc) and event.id - first in left:
+            block = run.live[event.id] = blocks[event.id - first]
+            if block is not None:
+                run.granted[len(stream)] = block.size
+        stream.append(event)
+    return None
+
+
+def _go(run: Run, step: _Step, older: Sequence[Block | None]) -> list[Block | None]:
+    """One step, straight through the allocator; what lives on, by the places of its births."""
+    allocator = run.allocator
+    blocks: list[Block | None] = []
+    for event in step.events:
+        if isinstance(event, Alloc):
+            try:
+                blocks.append(allocator.allocate(event.size, event.stream) if event.size > 0 else None)
+            except OutOfMemoryError:
+                if not event.optional:
+                    raise
+                blocks.append(None)
+            continue
+        block = older[~event.id] if event.id < 0 else blocks[event.id]
+        if block is not None:
+            allocator.free(block)
+        if event.id >= 0:
+            blocks[event.id] = None
+    return blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +125,14 @@ class _Step:
         """Bytes and stream of its allocations."""
         return [(event.size, event.stream) for event in self.events if isinstance(event, Alloc)]
 
+    def first(self, added: int) -> int:
+        """The first id of the step that is the `added`-th after the recorded ones, from 1."""
+        return _FIRST_ID + added * len(self.ids)
+
     def at(self, added: int) -> list[Event]:
-        """The events of the step that is the `added`-th after the recorded ones, from 1."""
-        count = len(self.ids)
-        start = _FIRST_ID + added * count
-        older = self.ids if added == 1 else range(start - count, start)
+        """The events of that step."""
+        start = self.first(added)
+        older = self.ids if added == 1 else range(self.first(added - 1), start)
         return [event._replace(id=start + event.id if event.id >= 0 else older[~event.id]) for event in self.events]
 
 

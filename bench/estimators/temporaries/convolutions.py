@@ -2,7 +2,8 @@
 
 Sources: aten/src/ATen/native/Convolution.cpp (convolution, convolution_backward, select_conv_backend),
 aten/src/ATen/native/cudnn/ConvShared.cpp (cudnn_convolution, cudnn_convolution_backward),
-aten/src/ATen/native/cuda/DepthwiseConv2d.cu. Left out: cuDNN's workspaces.
+aten/src/ATen/native/cuda/DepthwiseConv2d.cu. cuDNN's workspaces are innermost (Conv_v8.cpp: run_conv_plan); their
+sizes stand behind the call's own arguments where `conv_workspaces` put them there.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from bench.estimators.temporaries.machine import Machine
-from bench.estimators.temporaries.scripts import Script, around
+from bench.estimators.temporaries.scripts import Script, Workspaces, around, workspace, workspaces_of
 from bench.estimators.temporaries.sums import sum_buffers
 from bench.estimators.tensors import (
     Spec,
@@ -51,8 +52,7 @@ def _forward(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) -
     last = _works_in_channels_last(image, weight)
     before, after = _copy_bytes(image, last), _copy_bytes(weight, last)
     script: Script = [(-1, before)] if before else []
-    script += [(0, outputs[0])]
-    script += [(-2, after), (-2, 0)] if after else []
+    script += [(0, outputs[0]), *around(after, first=-2, within=workspace(workspaces_of(arguments).image))]
     return [*script, (-1, 0)] if before else script
 
 
@@ -63,14 +63,19 @@ def _backward(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) 
     sizes = iter(enumerate(outputs))
     made = [next(sizes) if wanted else None for wanted in mask]
     by_cudnn = not is_depthwise(image, weight, groups, transposed) or _works_in_channels_last(image, weight)
-    script = (_by_cudnn if by_cudnn else _by_depthwise)(gradient, image, weight, made[0], made[1])
+    if by_cudnn:
+        script = _by_cudnn(gradient, image, weight, made[0], made[1], workspaces_of(arguments))
+    else:
+        script = _by_depthwise(gradient, image, weight, made[0], made[1])
     if made[2] is not None:
         dims = tuple(dim for dim in range(len(gradient.shape)) if dim != 1)
         script += [made[2], *sum_buffers(gradient, dims, None, machine)]
     return script
 
 
-def _by_cudnn(gradient: Spec, image: Spec, weight: Spec, for_image: Result, for_weight: Result) -> Script:
+def _by_cudnn(
+    gradient: Spec, image: Spec, weight: Spec, for_image: Result, for_weight: Result, asked: Workspaces
+) -> Script:
     """The gradient takes the image's format first where it has the other; each half then copies what is not packed."""
     script: Script = []
     last = suggests_channels_last(image)
@@ -80,11 +85,12 @@ def _by_cudnn(gradient: Spec, image: Spec, weight: Spec, for_image: Result, for_
         script.append((-1, gradient.nbytes))
     if for_image:
         format_ = suggests_channels_last(gradient) or suggests_channels_last(weight)
-        script += [for_image, *around(_copy_bytes(weight, format_), _copy_bytes(gradient, format_), first=-2)]
+        copies = _copy_bytes(weight, format_), _copy_bytes(gradient, format_)
+        script += [for_image, *around(*copies, first=-2, within=workspace(asked.image))]
     if for_weight:
-        script += _copied(
-            [gradient, image], suggests_channels_last(image) or suggests_channels_last(gradient), for_weight
-        )
+        format_ = suggests_channels_last(image) or suggests_channels_last(gradient)
+        copies = _copy_bytes(gradient, format_), _copy_bytes(image, format_)
+        script += around(*copies, first=-2, within=[for_weight, *workspace(asked.weight)])
     return [*script, (-1, 0)] if converted else script
 
 
@@ -96,13 +102,6 @@ def _by_depthwise(gradient: Spec, image: Spec, weight: Spec, for_image: Result, 
             [(-4, _copy_bytes(gradient, False)), for_image, (-4, 0)] if _copy_bytes(gradient, False) else [for_image]
         )
     return script
-
-
-def _copied(operands: list[Spec], last: bool, result: tuple[int, int]) -> Script:
-    """Copies of what is not packed, the result, and the copies' ends."""
-    copies = [(-2 - index, _copy_bytes(spec, last)) for index, spec in enumerate(operands)]
-    copies = [copy for copy in copies if copy[1]]
-    return [*copies, result, *((slot, 0) for slot, _ in reversed(copies))]
 
 
 RULES = {"aten::convolution": _forward, "aten::convolution_backward": _backward}
