@@ -7,6 +7,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from bench.errors import BenchError
+
 OFF = "off"
 
 
@@ -23,8 +25,7 @@ def account_folder(name: str) -> Path:
 
 def data_folder() -> Path:
     """The folder that holds the data sets: the environment's `BENCH_DATA`, else `~/.cache/bench/data`."""
-    given = os.environ.get("BENCH_DATA")
-    return Path(given).expanduser() if given else account_folder("data")
+    return _given("BENCH_DATA") or account_folder("data")
 
 
 def trace_cache_folder() -> Path | None:
@@ -32,10 +33,18 @@ def trace_cache_folder() -> Path | None:
 
     None where `BENCH_TRACE_CACHE` is `off`.
     """
-    given = os.environ.get("BENCH_TRACE_CACHE")
-    if given == OFF:
+    if os.environ.get("BENCH_TRACE_CACHE") == OFF:
         return None
-    return Path(given).expanduser() if given else account_folder("traces")
+    return _given("BENCH_TRACE_CACHE") or account_folder("traces")
+
+
+def _given(variable: str) -> Path | None:
+    """The folder that a variable of the environment names; raises BenchError where it names no account's home."""
+    given = os.environ.get(variable)
+    try:
+        return Path(given).expanduser() if given else None
+    except RuntimeError as error:
+        raise BenchError(f"the environment's {variable}={given}: {error}. Give the whole path") from error
 
 
 def _account() -> str:

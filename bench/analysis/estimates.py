@@ -86,20 +86,21 @@ class _Forecaster:
     name: str
     estimate: str
     title: str
+    verdict: str | None = None  # column of the estimator's own word on it, which goes first
 
 
 _FORECASTERS = (
     _Forecaster("formula", "formula_bytes", "formula"),
-    _Forecaster("trace", "estimated_device_bytes", "trace, with the context"),
+    _Forecaster("trace", "estimated_device_bytes", "trace, with the context", "estimated_fit"),
 )
 
 
 def oom_predictions(summary: pd.DataFrame) -> pd.DataFrame:
     """How well each estimator foresaw which cases run out of a GPU's memory.
 
-    Foretold is an estimate above the memory of the device: the formula's total as it stands, and for the trace its
-    reserved bytes with context and modules. What happened is the case's status; cases that ended neither well nor out
-    of memory, and those of a CPU, do not count.
+    Foretold is an estimate above the memory of the device: the formula's total as it stands, and for the trace `does
+    not fit` (in results of older versions: reserved bytes with context and modules). What happened is the case's
+    status; cases that ended neither well nor out of memory, and those of a CPU, do not count.
 
     Args:
         summary: From `summarise_cases`.
@@ -119,6 +120,9 @@ def oom_predictions(summary: pd.DataFrame) -> pd.DataFrame:
         estimate = summary[forecaster.estimate].to_numpy(dtype=float, na_value=np.nan)
         counts = ended & on_gpu & ~np.isnan(estimate) & ~np.isnan(memory)
         foretold = np.greater(estimate, memory, where=counts, out=np.zeros(len(counts), dtype=bool))
+        if forecaster.verdict in summary:
+            said = summary[forecaster.verdict].notna().to_numpy(dtype=bool)
+            foretold = np.where(said, (summary[forecaster.verdict] == "does not fit").to_numpy(dtype=bool), foretold)
         if counts.any():
             rows.append(_confusion(forecaster, foretold[counts], ran_out[counts]))
     names = ["name", "title", "n", "true_positive", "false_positive", "false_negative", "true_negative", "precision",

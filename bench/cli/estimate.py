@@ -12,6 +12,7 @@ from bench.cli.axes import read_cases, with_axes, workspaces_option
 from bench.cli.explaining import explain_difference
 from bench.cli.options import config_argument, json_option, set_option
 from bench.cli.timeline import check_single, check_target, print_timeline, write_timeline
+from bench.errors import EXIT_FAILED_CASES
 from bench.terminal import printable
 
 if TYPE_CHECKING:
@@ -89,11 +90,19 @@ def estimate(
         rows[0]["timeline"] = write_timeline(cases[0], devices[0], timeline, workspaces=workspaces == "on")
     if as_json:
         echo_json(rows)
-        return
-    for row in rows:
+    for row in rows if not as_json else ():
         _print_estimate(row)
         if "timeline" in row:
             print_timeline(row["timeline"])
+    if any(_is_refused(row) for row in rows):
+        click.get_current_context().exit(EXIT_FAILED_CASES)
+
+
+def _is_refused(row: dict[str, Any]) -> bool:
+    """Whether a GPU was asked for and the trace has nothing to say of the case."""
+    from bench.devices import load_device
+
+    return row["trace_peak_allocated_bytes"] is None and load_device(row["device"]).kind == "cuda"
 
 
 def _rows(cases: list[Case], devices: Sequence[str], workspaces: bool) -> list[dict[str, Any]]:
@@ -132,6 +141,9 @@ def _print_estimate(row: dict[str, Any]) -> None:
 
     words = [f"{row['model']} on {row['dataset']}", row["optimizer"], f"batch {row['batch_size']}", row["precision"]]
     click.echo(click.style(printable(f"{', '.join(words)}, {row['memory_format']} on {row['device']}"), bold=True))
+    if _is_refused(row):
+        click.echo(printable(f"  no estimate: {row['estimate_note']}"))
+        return
     for label, column in _MEMORY:
         click.echo(f"  {label:<20} {format_bytes(row[column]):>10}")
     parts = [(name, row[f"formula_{name}_bytes"] if name in FORMULA_PARTS else None, row[f"trace_{name}_bytes"])
@@ -145,6 +157,8 @@ def _print_estimate(row: dict[str, Any]) -> None:
     click.echo(f"  speed                {speed} ({format_seconds(row['estimated_step_time_s'])} a step)")
     if row["estimated_speed_basis"]:
         click.echo(printable(f"    {row['estimated_speed_basis']}"))
+    if row["trace_peak_allocated_bytes"] is None:
+        click.echo("  note: the trace and the speed are for GPUs; see bench list devices")
     if row["estimate_note"]:
         click.echo(printable(f"  note: {row['estimate_note']}"))
 
@@ -152,13 +166,12 @@ def _print_estimate(row: dict[str, Any]) -> None:
 def _print_verdict(row: dict[str, Any]) -> None:
     """What the driver will show, between which ends, on what basis, and whether the device holds it."""
     from bench.devices import load_device
-    from bench.estimators.device_memory import fit_verdict
     from bench.units import format_bytes
 
     names = ("estimated_device_bytes", "estimated_device_low_bytes", "estimated_device_high_bytes")
     point, low, high = (row[name] for name in names)
     memory = load_device(row["device"]).memory_bytes
-    words = f"{fit_verdict(memory, point, low, high)}: " if memory else "device: "
+    words = f"{row['estimated_fit'] or 'device'}: "
     words += format_bytes(point) + (f" ({format_bytes(low)} to {format_bytes(high)})" if low is not None else "")
     words += f" of {format_bytes(memory)}" if memory else ""
     click.echo(printable(f"  {words}; {row['estimated_device_basis']}"))

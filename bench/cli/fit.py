@@ -54,8 +54,10 @@ def fit(device: str, fraction: float, verify: bool, workspaces: str, as_json: bo
     from bench.sweep.estimates import fit_in_child
     from bench.sweep.verifying import present_gpu
 
-    if device != "auto":
-        load_device(device)
+    if device != "auto" and load_device(device).kind != "cuda":
+        raise BenchError(f"{device}: fit follows torch's CUDA allocator and answers for GPUs. See bench list devices")
+    if not axes["models"]:
+        raise click.UsageError("give --model NAME (bench list models)")
     cases = read_cases(None, (), axes)
     if len(cases) != 1:
         raise BenchError(f"fit answers for one case at a time; these axes give {len(cases)}")
@@ -68,11 +70,14 @@ def fit(device: str, fraction: float, verify: bool, workspaces: str, as_json: bo
         name = gpu.device if gpu else device
         launcher, counted = gpu.launcher if gpu else LocalLauncher(), workspaces == "on"
         found = fit_in_child(launcher, cases[0], name, fraction, say, workspaces=counted)
-        checked = _verify(gpu, cases[0], found["largest_batch_size"], as_json) if gpu and verify else None
+        largest = found["largest_batch_size"]
+        checked = _verify(gpu, cases[0], largest, workspaces=counted, quiet=as_json) if gpu and verify else None
     _print(cases[0], name, found, checked, as_json)
 
 
-def _verify(gpu: PresentGpu, case: Case, estimated: int | None, quiet: bool) -> tuple[Verified, Estimate | None]:
+def _verify(
+    gpu: PresentGpu, case: Case, estimated: int | None, *, workspaces: bool, quiet: bool
+) -> tuple[Verified, Estimate | None]:
     """What real runs say, and the estimate at the batch size that they end with."""
     from dataclasses import replace
 
@@ -85,7 +90,9 @@ def _verify(gpu: PresentGpu, case: Case, estimated: int | None, quiet: bool) -> 
         if verified.largest_batch_size is None:
             return verified, None
         there = [replace(case, batch_size=verified.largest_batch_size)]
-        (made,) = estimate_in_child(gpu.launcher, there, gpu.device, timeout_s=RUN_TIMEOUT_S, say=progress.say)
+        (made,) = estimate_in_child(
+            gpu.launcher, there, gpu.device, timeout_s=RUN_TIMEOUT_S, say=progress.say, workspaces=workspaces
+        )
     return verified, made
 
 

@@ -20,7 +20,7 @@ from bench.estimators.roofline import estimate_speed
 from bench.plan import image_spec
 from bench.records import Case, Estimate, ImageSpec
 
-SHARED_FROM = 2
+SHARED_FROM = 3
 """Batch sizes of one column from which two recordings for all of them are cheaper than one for each."""
 
 
@@ -86,7 +86,7 @@ def estimate_cases(cases: Sequence[Case], device: str, *, workspaces: bool = Tru
         notes += [plans] if isinstance(plans, str) else []
     columns = Counter(_column_key(case) for case in cases)
     for case in cases:
-        shared = columns[_column_key(case)] > SHARED_FROM
+        shared = columns[_column_key(case)] >= SHARED_FROM
         with collector_off():
             estimate = _estimate(case, device, known, notes, shared=shared, workspaces=workspaces)
         yield estimate

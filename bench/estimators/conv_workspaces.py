@@ -19,15 +19,13 @@ from bench.estimators.temporaries.scripts import Workspaces
 from bench.estimators.tensors import Spec, suggests_channels_last
 
 
-def add_workspaces(
-    entries: Sequence[Any], plans: CudnnPlans, *, tf32: bool = True, pointwise: bool = True
-) -> list[Any]:
+def add_workspaces(entries: Sequence[Any], plans: CudnnPlans, *, tf32: bool, pointwise: bool = True) -> list[Any]:
     """The entries of a `Recording` with `Workspaces` behind the arguments of each convolution that asks for any.
 
     Args:
         entries: Of a `Recording`.
         plans: What cuDNN would run.
-        tf32: Whether convolutions of float32 may round their operands; torch's default.
+        tf32: Whether convolutions of float32 may round their operands: torch's default, but off in the project's step.
         pointwise: Whether kernels of 1 x 1 have workspaces. The cuDNN 9.1 of torch 2.6 is taken to run them without:
             so said the peaks of RTX 3060 and 4060 that xMem measured (median error 1.0 % without, 1.6 % with).
     """

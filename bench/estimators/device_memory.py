@@ -6,10 +6,11 @@ torch here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, TypedDict
 
 from bench.devices import Device
-from bench.devices.context import context_of
+from bench.devices.context import Context, context_of
 
 Verdict = Literal["fits", "may not fit", "does not fit"]
 
@@ -45,17 +46,13 @@ def device_interval(reserved_bytes: int, device: Device) -> DeviceFields:
     }
 
 
-def fit_verdict(memory_bytes: int, point_bytes: int, low_bytes: int | None, high_bytes: int | None) -> Verdict:
-    """Whether a need fits into a memory: `may not fit` where its interval lies across the limit.
+def judge_fit(fits: Callable[[int], bool], context: Context) -> Verdict:
+    """Whether a step fits beside a context: `may not fit` where the ends of the context's interval disagree.
 
     Args:
-        memory_bytes: Of the device.
-        point_bytes: What is needed, as one figure.
-        low_bytes: It may be as little as this; the point where None.
-        high_bytes: It may be as much as this; the point where None.
+        fits: Whether it does beside a context of so many bytes; what fits beside one fits beside a smaller one.
+        context: Of the device.
     """
-    low = point_bytes if low_bytes is None else low_bytes
-    high = point_bytes if high_bytes is None else high_bytes
-    if low > memory_bytes:
-        return "does not fit"
-    return "fits" if high <= memory_bytes else "may not fit"
+    if fits(context.point_bytes):
+        return "fits" if context.high_bytes is None or fits(context.high_bytes) else "may not fit"
+    return "may not fit" if context.low_bytes is not None and fits(context.low_bytes) else "does not fit"

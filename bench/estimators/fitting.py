@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from bench.devices import Device
 from bench.devices.context import context_of
 from bench.errors import Unsupported
-from bench.estimators.device_memory import Verdict, device_interval
+from bench.estimators.device_memory import Verdict, device_interval, judge_fit
 from bench.estimators.memory import trace_peaks
 from bench.estimators.trace_events import TracePeaks
 from bench.records import Case
@@ -162,13 +162,11 @@ class _Trial:
     def rung(self, batch_size: int) -> Rung:
         """All that is said of a batch size."""
         context = context_of(self._device)
-        fits = self.fits(batch_size, context.point_bytes)
-        surely = fits and (context.high_bytes is None or self.fits(batch_size, context.high_bytes))
-        perhaps = fits or (context.low_bytes is not None and self.fits(batch_size, context.low_bytes))
+        verdict = judge_fit(functools.partial(self.fits, batch_size), context)
         reserved = self.free(batch_size).reserved_bytes
         shown = device_interval(reserved, self._device)
         return Rung(
-            batch_size, fits, "fits" if surely else "may not fit" if perhaps else "does not fit", reserved,
+            batch_size, self.fits(batch_size, context.point_bytes), verdict, reserved,
             shown["estimated_device_bytes"], shown["estimated_device_low_bytes"], shown["estimated_device_high_bytes"],
             self.share_frac(batch_size),
         )  # fmt: skip

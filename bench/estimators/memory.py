@@ -2,11 +2,14 @@
 
 What it says, in bytes: the peaks that torch will report of a step once the allocator has settled, as after a warm-up
 (`max_memory_allocated`, `_reserved` and the requested sum), where the allocated peak goes, and, with the context, what
-the driver shows. The first steps may allocate some thousandths more or less.
+the driver shows. The first steps may allocate some thousandths more or less. On a device that is nearly full the
+allocator gives back what it caches: then the peaks are those with that done, or, where the step does not fit even so,
+those that it would need.
 
 cuDNN's workspaces are those of the plans that the installed cuDNN would choose on that GPU (`cudnn_plans`); where it
 cannot be asked they are left out, and the estimate says so. Left out always: the reserves of cuDNN's batch norm, other
-processes on the device, fragmentation by earlier work of the same process, and all that `torch.compile` changes.
+processes on the device, fragmentation by earlier work of the same process, and all that `torch.compile`,
+`cudnn.benchmark` and deterministic mode change. A warm-up of another length than the usual may settle elsewhere.
 """
 
 from __future__ import annotations
@@ -18,12 +21,13 @@ from typing import Any
 import torch
 
 from bench.devices import Device
+from bench.devices.context import context_of
 from bench.errors import Unsupported
 from bench.estimators.allocator import AllocatorConfig, Event, parse_allocator_config, tie_rule
 from bench.estimators.collector import collector_off
 from bench.estimators.conv_workspaces import add_workspaces
 from bench.estimators.cudnn_plans import CudnnPlans
-from bench.estimators.device_memory import device_interval
+from bench.estimators.device_memory import Verdict, device_interval, judge_fit
 from bench.estimators.trace_case import case_entries, machine_of, trace_columns
 from bench.estimators.trace_events import TracePeaks, build_events, replay_trace
 from bench.records import Case
@@ -44,8 +48,29 @@ def estimate_trace(case: Case, device: Device, *, shared: bool = False, workspac
         DeviceError: The device's file lacks what the allocator depends on.
         UnknownNameError: No such data set, model or optimizer.
     """
-    peaks = trace_peaks(case, device, shared=shared, workspaces=workspaces)
-    return {**trace_columns(peaks), **device_interval(peaks.reserved_bytes, device)}
+    with collector_off():
+        events = trace_events(case, device, shared=shared, workspaces=workspaces)
+        peaks, verdict = _peaks_on(device, events)
+    return {**trace_columns(peaks), **device_interval(peaks.reserved_bytes, device), "estimated_fit": verdict}
+
+
+def _peaks_on(device: Device, events: list[Event]) -> tuple[TracePeaks, Verdict | None]:
+    """The peaks on a device of that memory, and whether the step fits; where it does not, what it would need."""
+    free, memory, context = replay_trace(events, allocator_config()), device.memory_bytes, context_of(device)
+    if memory is None:
+        return free, None
+    squeezed: dict[int, TracePeaks] = {}
+
+    def fits(context_bytes: int) -> bool:
+        capacity = memory - context_bytes
+        if free.replay.peak_reserved_bytes <= capacity or capacity <= 0:
+            return capacity > 0
+        squeezed[context_bytes] = replay_trace(events, allocator_config(capacity))
+        return squeezed[context_bytes].replay.out_of_memory is None
+
+    verdict = judge_fit(fits, context)
+    near = squeezed.get(context.point_bytes)
+    return (free if near is None or near.replay.out_of_memory else near), verdict
 
 
 def trace_peaks(

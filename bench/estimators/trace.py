@@ -1,8 +1,9 @@
 """The trace estimator's first half: the very training step, run over memory that does not exist, as a list of calls.
 
-`record_case` runs the step of `bench.workload` under `FakeCuda` and notes every kernel with what it was given and every
-storage with its birth and death. `build_events` turns that into what the allocator is asked, adding what kernels' host
-code allocates for itself (`temporaries`), which depends on the GPU. It needs a process of its own: see `fake_cuda`.
+`record_training` runs a step under `FakeCuda` and notes every kernel with what it was given and every storage with its
+birth and death; `trace_case` does so for a case. `trace_events` turns that into what the allocator is asked, adding
+what kernels' host code allocates for itself (`temporaries`), which depends on the GPU. It needs a process of its own:
+see `fake_cuda`.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ def record_training(
 
     Args:
         build: Makes model, optimizer and batch on the device, in the order in which a run does.
-        steps: How many; 2 suffice for the peak of any later step.
+        steps: How many. The second is the first with the optimizer's state; the third shows whether they stay alike.
         compute_capability: Of the GPU; attention chooses its kernel by it.
 
     Raises:

@@ -27,7 +27,11 @@ from bench.folders import trace_cache_folder
 from bench.plan import image_spec
 from bench.records import Case, stable_hash
 
+SUFFIX = ".trace"
 MOST_BYTES = 1 << 29
+MOST_HELD_BYTES = 1 << 27
+"""Of one file when expanded; the largest seen is 2 MB."""
+
 LEVEL = 1
 """Of zlib's: 0.5 MB of a ResNet-50 become 50 KB within 10 ms."""
 
@@ -65,13 +69,32 @@ def load(key: str | None) -> Held | None:
     folder = trace_cache_folder()
     if key is None or folder is None:
         return None
-    path = folder / key
+    path = folder / f"{key}{SUFFIX}"
     try:
-        held = _Reader(io.BytesIO(zlib.decompress(path.read_bytes()))).load()
+        if path.stat().st_uid != os.getuid():
+            return None
+        unpacking = zlib.decompressobj()
+        content = unpacking.decompress(path.read_bytes(), MOST_HELD_BYTES)
+        held = _Reader(io.BytesIO(content)).load() if unpacking.eof else None
         os.utime(path)
-    except (OSError, zlib.error, pickle.UnpicklingError, EOFError, ValueError, TypeError, IndexError, AttributeError):
+    except _UNSOUND:
         return None
-    return held if isinstance(held, Column | Recording) else None
+    return held if _is_whole(held) else None
+
+
+_UNSOUND = (
+    OSError, zlib.error, pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError,
+    OverflowError, MemoryError, ImportError, RecursionError,
+)  # fmt: skip
+"""What reading a file that nobody wrote so may raise; `pickle` promises no one kind."""
+
+
+def _is_whole(held: object) -> bool:
+    if not isinstance(held, Column | Recording):
+        return False
+    names = ("entries", "roles", *(("first", "varying") if isinstance(held, Column) else ()))
+    kinds = {"entries": list, "roles": dict, "first": int, "varying": list}
+    return all(isinstance(getattr(held, name, None), kinds[name]) for name in names)
 
 
 def keep(key: str | None, held: Held) -> None:
@@ -80,18 +103,24 @@ def keep(key: str | None, held: Held) -> None:
     if key is None or folder is None:
         return
     with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         _make_room(folder)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".", delete=False) as file:
-            file.write(zlib.compress(pickle.dumps(held, protocol=5), LEVEL))
-        Path(file.name).replace(folder / key)
+        content = zlib.compress(pickle.dumps(held, protocol=5), LEVEL)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as place:
+            new = Path(place, key)
+            new.write_bytes(content)
+            new.replace(folder / f"{key}{SUFFIX}")
 
 
 def _make_room(folder: Path) -> None:
-    """Drop the oldest files where all together are too large."""
-    files = sorted((path.stat().st_mtime, path.stat().st_size, path) for path in folder.iterdir() if path.is_file())
+    """Drop what was used least lately where all together is too large; only what this module wrote."""
+    files: list[tuple[float, int, Path]] = []
+    for path in folder.glob(f"{'[0-9a-f]' * 16}{SUFFIX}"):
+        with contextlib.suppress(FileNotFoundError):  # another process makes room too
+            found = path.stat()
+            files.append((found.st_mtime, found.st_size, path))
     total = sum(size for _, size, _ in files)
-    for _, size, path in files:
+    for _, size, path in sorted(files):
         if total <= MOST_BYTES:
             return
         path.unlink(missing_ok=True)

@@ -29,7 +29,7 @@ Entries = tuple[list[Any], dict[int, str]]
 
 
 STEPS = 3
-"""Steps recorded: the second is the first with the optimizer's state; the allocator may grow once more in the third."""
+"""Steps recorded: the second is the first with the optimizer's state; `replay_trace` goes on from the third."""
 
 
 def machine_of(device: Device, torch_version: str) -> Machine:

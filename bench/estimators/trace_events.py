@@ -28,7 +28,7 @@ class TracePeaks:
 def build_events(entries: Sequence[Any], roles: dict[int, str], machine: Machine) -> list[Event]:
     """What the allocator is asked, in order; marks are labelled `0` before the first step and `n` after the n-th.
 
-    Peaks start anew after the first step, which allocates the optimizer's state and is not the one that counts.
+    Peaks start anew after the first step, which allocates the optimizer's state.
 
     Args:
         entries: Of a `Recording`.

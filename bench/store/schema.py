@@ -4,8 +4,8 @@ History of the format (the number stands in each file's metadata as `bench.schem
 
 * 1 (0.1.0): plan, runs and estimates as below. Columns came later that older parts do not have, and read as null:
   `target_interval` in plans, `gradient_noise` and `gradient_noise_*` in runs,
-  `estimated_device_low_bytes`, `estimated_device_high_bytes`, `estimated_device_basis` and `estimated_speed_basis` in
-  estimates.
+  `estimated_device_low_bytes`, `estimated_device_high_bytes`, `estimated_device_basis`, `estimated_fit` and
+  `estimated_speed_basis` in estimates.
 """
 
 from __future__ import annotations

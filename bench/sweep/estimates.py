@@ -20,8 +20,10 @@ FIT_TIMEOUT_S = 600.0  # for one batch size
 def estimate_planned(session: Session) -> None:
     """Store the estimates that are missing; an estimator that fails leaves its columns null and says why."""
     versions = (session.environment.torch_version, session.environment.torchvision_version)
-    key = stable_hash([fingerprint.code_key(fingerprint.ESTIMATE_CODE), *versions, counts_workspaces()])
     device = session.environment.estimate_device or session.environment.device
+    settings = [os.environ.get(name) for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")]
+    settings += [str(session.environment.cudnn_version), str(counts_workspaces())]
+    key = stable_hash([fingerprint.code_key(fingerprint.ESTIMATE_CODE), *versions, *settings])
     known = session.store.estimated(key)
     planned = dict.fromkeys(run.case for run in session.plan if run.skip_reason is None)
     cases = [case for case in planned if (case.key, device) not in known]

@@ -63,7 +63,7 @@ def peaks(case: list[Any], machine: Machine, plans: CudnnPlans | None) -> dict[s
         recording = record_training(lambda device: Training(case, device), STEPS, machine.compute_capability)
     except BenchError as error:
         return {"reason": str(error)}
-    entries = recording.entries if plans is None else add_workspaces(recording.entries, plans)
+    entries = recording.entries if plans is None else add_workspaces(recording.entries, plans, tf32=True)
     found = replay_trace(build_events(entries, recording.roles, machine), allocator_of(machine), onward=False)
     return {
         "requested": found.cold_requested_bytes,

@@ -44,7 +44,7 @@ def backward(mask: tuple[bool, bool, bool] = (True, True, True)) -> tuple[Any, .
 def test_what_a_forward_asks_for_stands_behind_its_arguments() -> None:
     plans: Any = Plans()
     other = ("aten::relu", (), ((9, 4),), 2)
-    entries = add_workspaces([None, forward(), other, 7], plans)
+    entries = add_workspaces([None, forward(), other, 7], plans, tf32=True)
     asking = (forward()[0], (*forward()[1], Workspaces(1)), *forward()[2:])
     assert entries == [None, asking, other, 7]
     (asked,) = plans.asked
@@ -54,7 +54,7 @@ def test_what_a_forward_asks_for_stands_behind_its_arguments() -> None:
 def test_a_backward_asks_once_for_each_gradient_that_is_wanted() -> None:
     plans: Any = Plans()
     both, image, weight, bias = (
-        add_workspaces([backward(mask)], plans)[0][1][-1]
+        add_workspaces([backward(mask)], plans, tf32=True)[0][1][-1]
         for mask in ((True, True, True), (True, False, False), (False, True, False), (False, False, True))
     )
     assert (both, image) == (Workspaces(2), Workspaces(2))
@@ -80,10 +80,10 @@ def test_a_workspace_lives_within_its_call_beside_the_copies() -> None:
 def test_depthwise_and_by_wish_pointwise_convolutions_have_none() -> None:
     plans: Any = Plans()
     for entry in (forward(DEPTHWISE, groups=4),):
-        assert add_workspaces([entry], plans) == [entry]
-    assert add_workspaces([forward(POINTWISE)], plans, pointwise=False) == [forward(POINTWISE)]
+        assert add_workspaces([entry], plans, tf32=True) == [entry]
+    assert add_workspaces([forward(POINTWISE)], plans, tf32=True, pointwise=False) == [forward(POINTWISE)]
     assert plans.asked == []
-    assert add_workspaces([forward(POINTWISE)], plans)[0][1][-1] == Workspaces(1)
+    assert add_workspaces([forward(POINTWISE)], plans, tf32=True)[0][1][-1] == Workspaces(1)
 
 
 def test_transposed_convolutions_are_left_out() -> None:

@@ -8,9 +8,9 @@ import statistics
 import pytest
 
 from bench.devices import load_device, parse_device_toml, render_device_toml
-from bench.devices.context import ELSEWHERE_BASIS, MEASURED_ELSEWHERE, context_of
+from bench.devices.context import ELSEWHERE_BASIS, MEASURED_ELSEWHERE, Context, context_of
 from bench.errors import ConfigError
-from bench.estimators.device_memory import device_interval, fit_verdict
+from bench.estimators.device_memory import device_interval, judge_fit
 
 GIB = 1 << 30
 H200 = load_device("h200")
@@ -46,18 +46,17 @@ def test_a_cpu_has_no_context() -> None:
 
 
 @pytest.mark.parametrize(
-    ("needs", "verdict"),
+    ("room", "ends", "verdict"),
     [
-        ((90, 80, 100), "fits"),
-        ((90, 80, 101), "may not fit"),
-        ((110, 100, 120), "may not fit"),
-        ((110, 101, 120), "does not fit"),
-        ((100, None, None), "fits"),
-        ((101, None, None), "does not fit"),
+        (30, (10, 30), "fits"), (29, (10, 30), "may not fit"), (20, (10, 30), "may not fit"),
+        (19, (10, 30), "may not fit"), (9, (10, 30), "does not fit"), (20, (None, None), "fits"),
+        (19, (None, None), "does not fit"),
     ],
-)
-def test_the_verdict_is_open_where_the_interval_lies_across_the_limit(needs: tuple, verdict: str) -> None:
-    assert fit_verdict(100, *needs) == verdict
+)  # fmt: skip
+def test_the_verdict_is_open_where_the_interval_lies_across_the_limit(
+    room: int, ends: tuple[int | None, int | None], verdict: str
+) -> None:
+    assert judge_fit(lambda taken: taken <= room, Context(20, *ends, "made up")) == verdict
 
 
 @pytest.mark.parametrize(

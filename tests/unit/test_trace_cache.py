@@ -82,18 +82,18 @@ def test_what_is_damaged_or_foreign_counts_as_absent(
 ) -> None:
     folder.mkdir()
     monkeypatch.chdir(folder)
-    (folder / "key").write_bytes(content)
+    (folder / "key.trace").write_bytes(content)
     assert trace_cache.load("key") is None
-    assert [path.name for path in folder.iterdir()] == ["key"]
+    assert [path.name for path in folder.iterdir()] == ["key.trace"]
 
 
 def test_every_flipped_byte_is_noticed(folder: Path) -> None:
     trace_cache.keep("key", recording(3))
-    whole = (folder / "key").read_bytes()
+    whole = (folder / "key.trace").read_bytes()
     for index in range(len(whole)):
         damaged = bytearray(whole)
         damaged[index] ^= 0x40
-        (folder / "key").write_bytes(bytes(damaged))
+        (folder / "key.trace").write_bytes(bytes(damaged))
         assert trace_cache.load("key") in (None, recording(3))
 
 
@@ -103,14 +103,29 @@ def test_a_folder_that_cannot_be_written_costs_nothing(folder: Path) -> None:
     assert trace_cache.load("key") is None
 
 
-def test_the_least_lately_used_go_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for age, name in enumerate(("new", "middle", "old")):
-        trace_cache.keep(name, recording(3))
-        os.utime(folder / name, (1000 - age, 1000 - age))
-    one = (folder / "new").stat().st_size
+def test_the_least_lately_used_go_first_and_nobody_elses_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = ["a" * 16, "b" * 16, "c" * 16, "d" * 16]
+    for age, key in enumerate(keys[:3]):
+        trace_cache.keep(key, recording(3))
+        os.utime(folder / f"{key}.trace", (1000 - age, 1000 - age))
+    one = (folder / f"{keys[0]}.trace").stat().st_size
+    (folder / "thesis.bin").write_bytes(b"x" * 10 * one)
     monkeypatch.setattr(trace_cache, "MOST_BYTES", 2 * one)
-    trace_cache.keep("newest", recording(3))
-    assert sorted(path.name for path in folder.iterdir()) == ["middle", "new", "newest"]
+    trace_cache.keep(keys[3], recording(3))
+    left = sorted(path.name for path in folder.iterdir())
+    assert left == [f"{keys[0]}.trace", f"{keys[1]}.trace", f"{keys[3]}.trace", "thesis.bin"]
+
+
+def test_a_bomb_and_half_a_record_count_as_absent(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trace_cache, "MOST_HELD_BYTES", 1000)
+    trace_cache.keep("bomb", Recording([None] * 100_000))
+    assert trace_cache.load("bomb") is None
+    monkeypatch.undo()
+    monkeypatch.setenv("BENCH_TRACE_CACHE", str(folder))
+    broken: Any = Recording()
+    broken.entries = 5
+    trace_cache.keep("half", broken)
+    assert trace_cache.load("half") is None
 
 
 def test_off_means_off(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,97 @@
+"""What the trace refuses, in words, rather than give a number."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from bench import folders
+from bench.devices import load_device
+from bench.errors import BenchError, Unsupported
+from bench.estimators.memory import trace_peaks
+from bench.estimators.trace import record_training
+from bench.records import Case, Choice
+
+CASE = Case(Choice("mnist"), Choice("mlp"), Choice("sgd"), 16)
+
+
+class Branching(nn.Module):
+    """Takes another way by what it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.layer(images)
+        return found * 2 if found.sum().item() > 0 else found
+
+
+class Training:
+    """A step of a model."""
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        self.model = model.to(device)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
+        self.batch = (torch.zeros(3, 4).to(device),)
+
+    def step(self) -> None:
+        self.optimizer.zero_grad()
+        self.model(self.batch[0]).sum().backward()
+        self.optimizer.step()
+
+
+def test_a_model_that_reads_its_values() -> None:
+    with pytest.raises(Unsupported, match=r"reads values from the device .*; a trace without data cannot follow it"):
+        record_training(lambda device: Training(Branching(), device))
+    plain = record_training(lambda device: Training(nn.Linear(4, 2), device))
+    assert sum(entry is None for entry in plain.entries) == 4
+
+
+def test_a_torch_without_the_private_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch._C, "_from_dlpack")
+    with pytest.raises(Unsupported, match=r"cannot run on torch .*: torch\._C\._from_dlpack is missing.*torch 2\.6"):
+        record_training(lambda device: Training(nn.Linear(4, 2), device))
+
+
+def test_a_device_that_is_no_gpu() -> None:
+    with pytest.raises(Unsupported, match="no trace for cpu"):
+        trace_peaks(CASE, load_device("cpu"))
+
+
+def test_a_folder_of_an_account_that_there_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCH_TRACE_CACHE", "~nobody-of-this-name/traces")
+    with pytest.raises(BenchError, match="BENCH_TRACE_CACHE=~nobody-of-this-name/traces"):
+        folders.trace_cache_folder()
+
+
+def test_what_fits_by_fit_fits_by_estimate_and_one_more_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Near the limit the allocator gives back what it caches: both commands must know."""
+    from dataclasses import replace
+
+    from bench.estimators.fitting import fit_batch
+    from bench.estimators.memory import estimate_trace
+
+    small: Any = replace(
+        load_device("rtx4090"), memory_bytes=1 << 30, context_bytes=100 << 20, context_low_bytes=None,
+        context_high_bytes=None,
+    )  # fmt: skip
+    case = Case(Choice("cifar10"), Choice("resnet18"), Choice("adam"), 16)
+    largest = fit_batch(case, small, workspaces=False).largest_batch_size
+    assert largest is not None
+    found, more = (
+        estimate_trace(replace(case, batch_size=size), small, shared=True, workspaces=False)
+        for size in (largest, largest + 1)
+    )
+    assert (found["estimated_fit"], more["estimated_fit"]) == ("fits", "does not fit")
+    assert found["estimated_device_bytes"] <= 1 << 30 < more["estimated_device_bytes"]
+
+
+def test_the_cache_of_traces_is_in_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("BENCH_TRACE_CACHE")
+    assert folders.trace_cache_folder() == tmp_path / ".cache" / "bench" / "traces"
