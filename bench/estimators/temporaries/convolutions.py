@@ -76,8 +76,15 @@ def _backward(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) 
 def _by_cudnn(
     gradient: Spec, image: Spec, weight: Spec, for_image: Result, for_weight: Result, asked: Workspaces
 ) -> Script:
-    """The gradient takes the image's format first where it has the other; each half then copies what is not packed."""
-    script: Script = []
+    """The image is packed first where the weight's gradient needs it, then the gradient takes the image's format.
+
+    Each half then copies what is not packed.
+    """
+    format_ = _works_in_channels_last(image, weight)
+    packed = _copy_bytes(image, format_) if for_weight else 0
+    if packed:
+        image = (channels_last if format_ else contiguous)(image.dtype, image.shape)
+    script: Script = [(-5, packed)] if packed else []
     last = suggests_channels_last(image)
     converted = suggests_channels_last(gradient) != last and (for_image or for_weight)
     if converted:
@@ -91,7 +98,8 @@ def _by_cudnn(
         format_ = suggests_channels_last(image) or suggests_channels_last(gradient)
         copies = _copy_bytes(gradient, format_), _copy_bytes(image, format_)
         script += around(*copies, first=-2, within=[for_weight, *workspace(asked.weight)])
-    return [*script, (-1, 0)] if converted else script
+    script += [(-1, 0)] if converted else []
+    return [*script, (-5, 0)] if packed else script
 
 
 def _by_depthwise(gradient: Spec, image: Spec, weight: Spec, for_image: Result, for_weight: Result) -> Script:
