@@ -119,6 +119,20 @@ def speed(session: nox.Session) -> None:
 
 
 @nox.session
+def chaos(session: nox.Session) -> None:
+    """Kill, refuse, damage and crowd, for so many minutes; see docs/reliability.md (nox -s chaos -- --minutes 10)."""
+    prepare(session, "test", needs=RUNTIME + TEST)
+    python(session, "-m", "tests.chaos", *session.posargs)
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Fuzz the readers of foreign files, guided by coverage where atheris is (nox -s fuzz -- --minutes 10)."""
+    prepare(session, "test", "fuzz", needs=RUNTIME + TEST)
+    python(session, "-m", "tests.fuzz", *session.posargs)
+
+
+@nox.session
 def accuracy(session: nox.Session) -> None:
     """Compare every estimate with its ground truth and write docs/accuracy.md (nox -s accuracy -- --quick)."""
     prepare(session, "test", needs=RUNTIME + TEST)

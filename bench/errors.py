@@ -8,7 +8,8 @@ keeps its traceback.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 EXIT_OK = 0
 EXIT_FAILED_CASES = 1
@@ -75,6 +76,33 @@ class InfrastructureError(BenchError):
 
 class Unsupported(BenchError):  # noqa: N818 - a verdict on a case, not a fault
     """A case that cannot run, with the reason; it becomes a row with the status `skipped`."""
+
+
+_PHRASES = {
+    "int_type": "must be a whole number", "int_from_float": "must be a whole number", "float_type": "must be a number",
+    "bool_type": "must be true or false", "string_type": "must be a text", "string_too_short": "must not be empty",
+    "list_type": "must be a list", "tuple_type": "must be a list", "none_required": "must be left out",
+    "greater_than_equal": "must be {ge} or more", "less_than_equal": "must be {le} or less",
+    "greater_than": "must be above {gt}", "less_than": "must be below {lt}", "literal_error": "must be {expected}",
+    "too_short": "must not be empty", "too_long": "must have at most {max_length} values",
+    "finite_number": "must be finite",
+    "string_pattern_mismatch": "must match {pattern}", "string_too_long": "must have at most {max_length} characters",
+    "model_type": "must be a table", "dict_type": "must be a table", "missing": "is missing",
+}  # fmt: skip
+
+
+def phrase(kind: str, context: Mapping[str, Any], otherwise: str) -> str:
+    """What a value must be, in the words of a configuration rather than Python's.
+
+    Args:
+        kind: The type of a fault as pydantic names it.
+        context: What pydantic says beside it.
+        otherwise: What it says of a fault that has no words here.
+    """
+    try:
+        return _PHRASES[kind].format_map(context)
+    except KeyError:
+        return otherwise.removeprefix("Value error, ")
 
 
 def nearest(given: str, allowed: Iterable[str], count: int = 3) -> list[str]:

@@ -11,16 +11,27 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 from filelock import FileLock, Timeout
 
 from bench.errors import BusyError
 
 
 def device_lock_path(device_id: str) -> Path:
-    """The lock of a device, shared by all users of the machine. `BENCH_LOCK_DIR` moves it."""
+    """The lock of a device, shared by all users of the machine. `BENCH_LOCK_DIR` moves it.
+
+    Raises:
+        BusyError: The folder of the locks cannot be made.
+    """
     root = Path(os.environ.get("BENCH_LOCK_DIR") or Path(tempfile.gettempdir()) / "bench-locks")
-    root.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(PermissionError):  # another user made it, with this mode
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BusyError(
+            f"{root}: the folder of the devices' locks cannot be made ({error.strerror or error}). Name another, the "
+            "same for all users of this machine, in the environment's BENCH_LOCK_DIR"
+        ) from error
+    with contextlib.suppress(OSError):  # another user made it, with this mode, or the disk takes no changes
         root.chmod(0o1777)
     return root / f"{device_id}.lock"
 
@@ -42,8 +53,9 @@ def hold(path: Path, what: str) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise BusyError(f"{what} is in use by {_who(holder)}. Wait for it, or end it; nothing was changed") from error
-    except OSError as error:
-        raise BusyError(f"{what} cannot be locked ({path}: {error.strerror or error})") from error
+    except (OSError, NotImplementedError) as error:  # the latter where the file system knows no locks
+        said = getattr(error, "strerror", None) or error
+        raise BusyError(f"{what} cannot be locked ({path}: {said}); nothing was changed") from error
     try:
         me = {"pid": os.getpid(), "host": socket.gethostname(), "command": " ".join(sys.argv)[:200]}
         with contextlib.suppress(OSError):  # naming the holder is a courtesy; the lock itself stands
@@ -58,6 +70,9 @@ def hold(path: Path, what: str) -> Iterator[None]:
 def _who(holder: Path) -> str:
     try:
         me = json.loads(holder.read_text(encoding="utf-8"))
-        return f"process {int(me['pid'])} on {me['host']!s:.60} ({me['command']!s:.200})"
-    except (OSError, ValueError, KeyError, TypeError):
+        pid = int(me["pid"])
+        if me["host"] == socket.gethostname() and not psutil.pid_exists(pid):
+            return "another process"  # what stands there is of a holder who was killed, before this one
+        return f"process {pid} on {me['host']!s:.60} ({me['command']!s:.200})"
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return "another process"

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import pandas as pd
+
+from bench.records import Group, columns
+
+_GROUP = ("case_key", *columns(Group))  # `bench.analysis.cases.GROUP`: cases are summarised with findings
+GroupKey: TypeAlias = tuple[str | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,20 +22,28 @@ class Finding:
         grave: Whether it weakens the numbers themselves; otherwise it bounds what they speak about.
         text: A sentence; may hold text from results, so it is escaped where it is printed.
         run_keys: The runs it is about, or nothing where it is about all of them.
-        case_keys: Their cases; a planned run that never happened has a case and no run key.
+        groups: Of those of them that never happened, and so have no run key: what `group_keys` says, each once.
     """
 
     code: str
     grave: bool
     text: str
     run_keys: tuple[str, ...] = ()
-    case_keys: tuple[str, ...] = ()
+    groups: tuple[GroupKey, ...] = ()
 
 
 def finding_of(code: str, grave: bool, text: str, runs: pd.DataFrame) -> Finding:
     """A finding about these runs."""
     keys = tuple(str(key) for key in runs["run_key"] if pd.notna(key))
-    return Finding(code, grave, text, keys, tuple(dict.fromkeys(runs["case_key"])))
+    return Finding(code, grave, text, keys, tuple(dict.fromkeys(group_keys(runs[runs["run_key"].isna()]))))
+
+
+def group_keys(runs: pd.DataFrame) -> list[GroupKey]:
+    """Of each run, its case, environment, protocol and code; what is unknown is `None`, which equals itself."""
+    return [
+        tuple(None if pd.isna(value) else str(value) for value in row)
+        for row in runs[list(_GROUP)].itertuples(index=False, name=None)
+    ]
 
 
 def counted(count: int, of: int, what: str) -> str:

@@ -27,6 +27,10 @@ SPEED_FACTOR = 10.0
 SHORT_WINDOW_FRAC = 0.02
 """Of the window asked for, below which its length is not in seconds: steps are counted so as to fill it."""
 
+_WARMUPS_COMPARED = 3
+"""Steps of warm-up from which their times are held against the measured ones: on a busy host the first is cold and
+another may be stalled, so that two may both say nothing."""
+
 _RANGES: Mapping[str, tuple[float, float]] = {
     "wall_window_s": (1e-6, 1e6), "duration_s": (1e-4, 1e6), "ram_bytes": (128 * MIB, 256 * TIB),
     "gpu_total_bytes": (256 * MIB, 4 * TIB), "power_limit_w": (5, 5000), "power_limit_default_w": (5, 5000),
@@ -95,6 +99,7 @@ def _units(runs: pd.DataFrame) -> Finding | None:
     quickest = np.array(
         [min(value) if _count(value) else np.nan for value in runs["warmup_times_s"]]
     )  # others are cold
+    warmups = np.array([_count(value) for value in runs["warmup_times_s"]])
     step = np.array([_median(value) for value in runs["step_times_s"]])
     steps = np.array([_count(value) for value in runs["step_times_s"]])
     watts = _numbers(runs, "energy_window_j") / wall
@@ -103,8 +108,8 @@ def _units(runs: pd.DataFrame) -> Finding | None:
         "wall_window_s is longer than the whole run": wall > 1.05 * duration,
         "wall_window_s is far below the window asked for": (wall < SHORT_WINDOW_FRAC * _numbers(runs, "min_window_s"))
         & (steps < 10_000),
-        "step_times_s and warmup_times_s are of different magnitude": (quickest > 300 * step)
-        | (warm < step / 300),
+        "step_times_s and warmup_times_s are of different magnitude, or a stalled warm-up":
+            (warmups >= _WARMUPS_COMPARED) & ((quickest > 300 * step) | (warm < step / 300)),
         "energy_window_j is not the power of this device": (watts > 5 * limit) | (watts < 0.001 * limit),
     }  # fmt: skip
     suspects |= {

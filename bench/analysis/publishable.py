@@ -16,7 +16,7 @@ import pandas as pd
 
 from bench.analysis.cases import GROUP, last_attempts, summarise_cases
 from bench.analysis.disclosed import missing_disclosures
-from bench.analysis.findings import Finding, counted, finding_of, tally
+from bench.analysis.findings import Finding, counted, finding_of, group_keys, tally
 from bench.analysis.labels import case_label, varying_axes
 from bench.analysis.plausible import implausible
 from bench.analysis.validity import validity
@@ -102,8 +102,10 @@ def named_cases(finding: Finding, frame: pd.DataFrame, summary: pd.DataFrame | N
     Returns:
         `case_key`, `case` in words and `run_keys` of each; empty where the finding is about all of them.
     """
-    keys, cases = set(finding.run_keys), set(finding.case_keys)
-    rows = frame[frame["run_key"].isin(keys) | (frame["run_key"].isna() & frame["case_key"].isin(cases))]
+    never = frame["run_key"].isna()
+    meant = set(finding.groups)
+    unrun = pd.Series([key in meant for key in group_keys(frame[never])], index=frame.index[never], dtype=bool)
+    rows = frame[frame["run_key"].isin(set(finding.run_keys)) | unrun.reindex(frame.index, fill_value=False)]
     if rows.empty:
         return []
     summary = summarise_cases(frame) if summary is None else summary

@@ -31,6 +31,7 @@ _LOCAL, _CENTRAL, _END = "<4s5H3L2H", "<4s6H3L5H2L", "<4s4H2LH"
 _VERSION, _UNIX, _DATE = 20, 3 << 8, 1 << 5 | 1  # 2.0: plain files; attributes of Unix; 1980-01-01 00:00
 _MODE = (stat.S_IFREG | 0o644) << 16
 _CHUNK = 1 << 20
+_MAX_COMMENT = 0xFFFF  # behind the end record of other programs' zips
 
 
 class BundleError(StoreError):
@@ -120,8 +121,22 @@ def open_plain(path: Path) -> BinaryIO:
         raise BundleError(f"{path}: cannot be read ({error.strerror or error})") from error
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise BundleError(f"{path}: not a regular file")
+        raise BundleError(f"{path}: no bundle: not a regular file; bench bundle writes one")
     return os.fdopen(handle, "rb")
+
+
+def require_zip(file: BinaryIO, path: Path) -> None:
+    """Tell a file that never was a zip from one that was changed: it has neither a first header nor an end record.
+
+    Raises:
+        BundleError: It has neither.
+    """
+    total, size = os.fstat(file.fileno()).st_size, struct.calcsize(_END)
+    file.seek(0)
+    first = file.read(4)
+    file.seek(max(0, total - size - _MAX_COMMENT))
+    if first != b"PK\3\4" and b"PK\5\6" not in file.read(size + _MAX_COMMENT):
+        raise BundleError(f"{path}: no bundle: another kind of file ({total:,} bytes); bench bundle writes one")
 
 
 def read_index(file: BinaryIO, path: Path) -> list[Entry]:

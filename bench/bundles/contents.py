@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from bench.bundles.archive import BundleError
 from bench.bundles.writing import Content
@@ -24,11 +27,20 @@ This folder was written by `bench bundle` (stepbench {version}).
   harness and of its libraries it is the same, to the byte.
 - `bench.load(".")` in Python gives one row a run, with every step's time.
 - `bench sweep config.toml --out mine` measures the same on your machine. `config.toml` is the configuration with the
-  defaults of its time filled in (several are numbered). `bench compare . mine` says what differs.
+  defaults of its time filled in (several are numbered). `bench compare . mine` says what differs.{several}
 
 `environment.json` has the machines and versions under these results, and how every run measured. What runs printed
 (`logs/`) is left out: it may hold paths and names of the machine.
 """
+
+
+_SEVERAL = """ These results
+  are of several machines, and a comparison is with one of them. Say which, and what yours is called in that field;
+  where yours is one of these, name only that one:
+
+{commands}"""
+
+_TELLING = ("gpu_name", "cpu_model", "gpu_uuid_hash", "host_hash")
 
 
 def default_target(results: Path) -> Path:
@@ -63,16 +75,37 @@ def bundle_files(results: Path, report: Path, version: str) -> dict[str, Content
         for path in parts(folders[0] / name, pattern):
             read(path, kind)  # a damaged part is named now, not by whoever opens the bundle
             files[f"{DATA_FOLDER}/{name}/{path.name}" if name else f"{DATA_FOLDER}/{path.name}"] = path
-    files["environment.json"] = _environments(folders[0])
-    files["REPRODUCE.md"] = REPRODUCE.format(version=version).encode()
+    environments = _environments(folders[0])
+    files["environment.json"] = (json.dumps(environments, indent=1, sort_keys=True) + "\n").encode("ascii")
+    several = _choices([item["environment"] or {} for item in environments])
+    files["REPRODUCE.md"] = REPRODUCE.format(version=version, several=several).encode()
     return files
 
 
-def _environments(folder: Path) -> bytes:
+def _environments(folder: Path) -> list[dict[str, Any]]:
     """The environments and protocols of the newest plans, one object each."""
-    found = [
+    return [
         {"environment_key": note.environment_key, "environment": note.values.get("environment"),
          "protocol": note.values.get("protocol")}
         for note in load_notes(folder)
     ]  # fmt: skip
-    return (json.dumps(found, indent=1, sort_keys=True) + "\n").encode("ascii")
+
+
+def _choices(environments: Sequence[Mapping[str, Any]]) -> str:
+    """How to compare with one of several machines: a command for each; nothing where there is one machine.
+
+    Machines go by the first field that tells all of them apart, or by the first in which any differ.
+    """
+    values = {name: [str(item.get(name) or "unknown") for item in environments] for name in _TELLING}
+    usable = {
+        name: found for name, found in values.items()
+        if len(set(found)) > 1 and all(text.isprintable() and not set(text) & set("*?[") for text in found)
+    }  # fmt: skip
+    if not usable:
+        return ""
+    field = next((name for name, found in usable.items() if len(set(found)) == len(found)), next(iter(usable)))
+    commands = [
+        f"      bench compare . mine --only {shlex.quote(f'{field}={value}')} --only {field}=YOURS"
+        for value in dict.fromkeys(usable[field])
+    ]
+    return _SEVERAL.format(commands="\n".join(commands))

@@ -27,6 +27,7 @@ class Merged:
         runs: Parts of runs.
         estimates: Parts of estimates.
         duplicates: Parts that several sources held alike, kept once.
+        duplicate_estimates: How many of these are of estimates; the others are runs.
     """
 
     folder: Path
@@ -35,6 +36,7 @@ class Merged:
     runs: int
     estimates: int
     duplicates: int
+    duplicate_estimates: int
 
 
 @dataclass(slots=True)
@@ -81,7 +83,7 @@ def merge_results(
     if target.exists():
         raise StoreError(f"{target}: exists; nothing was changed. Name a new folder")
     folders = results_folders(sources)
-    for folder in folders:
+    for folder in (*sources, *folders):
         if target.resolve().is_relative_to(folder.resolve()):
             raise StoreError(f"{target}: lies in {folder}, which is only read; name a folder outside it")
     runs, estimates = _unions(folders, progress)
@@ -98,7 +100,8 @@ def merge_results(
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     duplicates = runs.duplicates + estimates.duplicates
-    return Merged(target, len(folders), len(plans), len(runs.places), len(estimates.places), duplicates)
+    counts = (len(plans), len(runs.places), len(estimates.places), duplicates, estimates.duplicates)
+    return Merged(target, len(folders), *counts)
 
 
 def _unions(folders: Sequence[Path], progress: Callable[[int, int], None]) -> tuple[_Union, _Union]:

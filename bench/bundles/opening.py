@@ -13,6 +13,7 @@ from typing import BinaryIO
 from bench.bundles.archive import BundleError, Entry, chunks, open_plain, read_index
 from bench.bundles.manifest import MANIFEST
 from bench.bundles.verifying import manifest_of, top_folder
+from bench.errors import StoreError
 from bench.store.parts import typed_errors
 
 
@@ -42,7 +43,10 @@ def open_bundle(path: Path) -> Iterator[Path]:
                 digest = _unpack(file, entry, folder / name)
                 if name != MANIFEST and (entry.size, digest) != files[name]:
                     raise BundleError(f"{path}: {name} was changed since it was bundled; see bench verify {path}")
-        yield folder
+        try:
+            yield folder
+        except StoreError as error:  # of the bundle the user knows its name only
+            raise type(error)(str(error).replace(str(folder), str(path))) from error
 
 
 @contextlib.contextmanager

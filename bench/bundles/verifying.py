@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from bench.bundles.archive import MAX_FILES, BundleError, Entry, chunks, open_plain, read_index
+from bench.bundles.archive import MAX_FILES, BundleError, Entry, chunks, open_plain, read_index, require_zip
 from bench.bundles.manifest import MANIFEST, MAX_MANIFEST_BYTES, Manifest, parse_manifest
 
 _CHUNK = 1 << 20
@@ -52,12 +52,14 @@ def verify(path: Path) -> Verified:
     """Hold a bundle, or the folder that one was unpacked to, against its manifest.
 
     Raises:
-        BundleError: `path` does not exist, or is a folder without a manifest.
+        BundleError: `path` does not exist, is a folder without a manifest, or is another kind of file.
     """
     if path.is_dir():
         return _verify_folder(path)
     if not path.exists():
         raise BundleError(f"{path}: does not exist; give a bundle, or the folder that one was unpacked to")
+    with open_plain(path) as file:
+        require_zip(file, path)
     try:
         with open_plain(path) as file:
             entries = read_index(file, path)

@@ -198,6 +198,6 @@ def _split_settings(text: str) -> Iterable[str]:
 def _parse_value(text: str) -> SettingValue:
     try:
         value: Any = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # no TOML, a number of thousands of digits, a deep nest
         return text
     return tuple(value) if isinstance(value, list) else value if isinstance(value, bool | int | float | str) else text

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
+from bench.errors import phrase
 from bench.records import Choice, ImageSpec, SettingValue
 
 if TYPE_CHECKING:
@@ -33,7 +34,9 @@ class Setting:
         try:
             TypeAdapter(self.kind).validate_python(value, strict=True)
         except ValidationError as error:
-            return f"{value!r} is not allowed: {error.errors()[0]['msg']} (default {self.default!r})"
+            said = [phrase(fault["type"], fault.get("ctx", {}), fault["msg"]) for fault in error.errors()[:5]]
+            words = [words.removeprefix("must ") for words in said]
+            return f"{value!r} is not allowed: it must {' or '.join(dict.fromkeys(words))} (default {self.default!r})"
         return None
 
 

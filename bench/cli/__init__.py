@@ -4,11 +4,32 @@ One file a command, each with a light head: `bench --help` starts without torch,
 what they need when they run.
 """
 
-from bench.cli.root import cli
+from __future__ import annotations
 
-__all__ = ["cli", "main"]
+import warnings
+from typing import TextIO
+
+import click
+
+from bench.cli.root import cli
+from bench.terminal import printable
+
+__all__ = ["cli", "main", "show_warnings"]
+
+
+def show_warnings() -> None:
+    """Print warnings as lines for people from now on: no file of the harness, no line of its code."""
+
+    def show(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:  # fmt: skip
+        click.echo(f"{click.style('warning: ', fg='yellow')}{printable(str(message))}", err=True)
+
+    warnings.showwarning = show
 
 
 def main() -> None:
     """Run the command line; leaves with the exit code of what happened."""
+    show_warnings()
     cli(prog_name="bench")

@@ -40,7 +40,12 @@ class Share(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic
     metavar="FIELD[=BASELINE,CANDIDATE]",
     help="Compare two values of an axis (precision, model, ...) or of a flag (compiled, ...). Repeatable.",
 )
-@click.option("--only", multiple=True, metavar="FIELD=PATTERN", help="Only such runs: 'model=resnet*'. Repeatable.")
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="FIELD=PATTERN",
+    help="Only such runs: 'model=resnet*'. An axis, or a field of machine, versions or protocol. Repeatable.",
+)
 @click.option(
     "--metric",
     "metrics",
@@ -49,6 +54,13 @@ class Share(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic
     help="samples_per_s, median_step_time_s, peak_allocated_bytes, peak_requested_bytes, peak_reserved_bytes, "
     "cold_peak_allocated_bytes, device_used_bytes, host_rss_peak_bytes or joules_per_sample [throughput and peak "
     "memory]. Repeatable.",
+)
+@click.option(
+    "--processes",
+    type=int,
+    metavar="N",
+    help="Count the first N processes of each case only, for sweeps with measure.target_interval: give the fewest that "
+    "every case had (5 unless measure.repeats is more), chosen before looking. A failed one is not made up for.",
 )
 @click.option("--margin", type=Share(), default="1%", show_default=True, help="The smallest change that counts.")
 @click.option(
@@ -69,6 +81,7 @@ def compare(
     across: tuple[str, ...],
     only: tuple[str, ...],
     metrics: tuple[str, ...],
+    processes: int | None,
     margin: float,
     confidence: float,
     prices: tuple[str, ...],
@@ -86,6 +99,7 @@ def compare(
       bench compare reports/a100 reports/h100 reports/l4 --baseline h100 --price h100=2.5 --price l4=0.7
       bench compare reports/gpu --across precision=float32,bf16 --only 'model=resnet*'
       bench compare reports/main reports/branch --margin 2% --worst-first --json
+      bench compare reports/adaptive-a reports/adaptive-b --processes 5
 
     \b
     Exit codes: 0 no regression, 2 usage, or sides that cannot be compared, 3 a regression: something is slower, takes
@@ -96,21 +110,24 @@ def compare(
     from bench.cli.comparison_text import print_comparisons
     from bench.cli.root import echo_json
     from bench.compare import compare as compare_frames
-    from bench.compare import find_costs
+    from bench.compare import find_costs, first_processes
     from bench.errors import EXIT_REGRESSION
 
-    frames = {name: bench.load(path) for name, path in _named(results, across).items()}
+    loaded = [first_processes(bench.load(path), processes) for path in results]
+    sides = _sides(across, loaded)
+    frames = dict(zip(names := _named(results, sides), loaded * (len(names) // len(loaded)), strict=True))
     first = _chosen(baseline or next(iter(frames)), frames, "--baseline")
     hourly = _prices(prices, frames)
-    frames = _selected(frames, first, only, across)
+    frames = _selected(frames, first, only, sides)
     fields = [item.partition("=")[0] for item in across]
     made: dict[str, Comparison] = {}
     for name, frame in frames.items():
         if name != first:
             with _naming(name, many=len(frames) > 2):
                 made[name] = compare_frames(
-                    frames[first], frame, margin=margin, confidence=confidence, across=fields, metrics=metrics or None
-                )
+                    frames[first], frame, margin=margin, confidence=confidence, across=fields,
+                    metrics=metrics or None, processes=processes,
+                )  # fmt: skip
     costs = find_costs(frames, hourly, fields)
     if as_json:
         echo_json(as_value(first, made, costs, worst_first=worst_first))
@@ -120,25 +137,41 @@ def compare(
         raise SystemExit(EXIT_REGRESSION)
 
 
-def _named(results: tuple[Path, ...], across: tuple[str, ...]) -> dict[str, Path]:
+def _sides(across: tuple[str, ...], loaded: list[pd.DataFrame]) -> list[tuple[str, str, str]]:
+    """Field, baseline's value and candidate's value of each `--across` that gives values."""
+    from bench.compare import split_values
+
+    found = []
+    for item in across:
+        field, equals, values = item.partition("=")
+        if not equals:
+            continue
+        halves = split_values(loaded, field, values)
+        if halves is None:
+            raise click.UsageError(f'--across: "{item}" names the values of two sides: {field}=BASELINE,CANDIDATE')
+        found.append((field, *halves))
+    return found
+
+
+def _named(results: tuple[Path, ...], sides: list[tuple[str, str, str]]) -> list[str]:
     """The results by the names of their folders, or as they were given where those are equal.
 
     One folder is both sides where the values to compare are given: the sides then go by these.
     """
     if len(results) == 1:
-        values = [item.partition("=")[2].split(",") for item in across if "=" in item]
-        if not values:
+        if not sides:
             raise click.UsageError(
                 "give two results, or one with the values to compare: --across precision=float32,bf16"
             )
-        return {", ".join(side): results[0] for side in zip(*values, strict=False)}
+        _, *values = zip(*sides, strict=True)
+        return [", ".join(side) for side in values]
     from bench.store import DATA_FOLDER
 
     names = [path.parent.name if path.name == DATA_FOLDER else path.name for path in results]
     told_apart = names if len(set(names)) == len(names) else [str(path) for path in results]
     if len(set(told_apart)) < len(results):
         raise click.UsageError(f"{results[0]} is given twice; compare it with something else")
-    return dict(zip(told_apart, results, strict=True))
+    return told_apart
 
 
 def _chosen(name: str, frames: dict[str, pd.DataFrame], option: str) -> str:
@@ -167,21 +200,17 @@ def _prices(given: tuple[str, ...], frames: dict[str, pd.DataFrame]) -> dict[str
 
 
 def _selected(
-    frames: dict[str, pd.DataFrame], first: str, only: tuple[str, ...], across: tuple[str, ...]
+    frames: dict[str, pd.DataFrame], first: str, only: tuple[str, ...], sides: list[tuple[str, str, str]]
 ) -> dict[str, pd.DataFrame]:
     """The runs that --only leaves, and on each side those with its value of an axis compared across."""
     from bench.compare import select_runs
 
     chosen = {name: [*only] for name in frames}
-    for item in across:
-        field, equals, values = item.partition("=")
-        if not equals:
-            continue
-        sides = values.split(",")
-        if len(sides) != 2 or len(frames) != 2:
-            raise click.UsageError(f'--across: "{item}" names the values of two sides: {field}=BASELINE,CANDIDATE')
+    for field, *values in sides:
+        if len(frames) != 2:
+            raise click.UsageError(f"--across {field}={','.join(values)}: names the values of two sides; compare two")
         for name in frames:
-            chosen[name].append(f"{field}={sides[0 if name == first else 1]}")
+            chosen[name].append(f"{field}={values[0 if name == first else 1]}")
     selected = {}
     for name, frame in frames.items():
         with _naming(name, many=True):

@@ -36,6 +36,7 @@ def as_value(
 def _value(comparison: Comparison, worst_first: bool) -> dict[str, Any]:
     return {
         "margin": comparison.margin, "confidence": comparison.confidence, "across": list(comparison.across),
+        "processes": comparison.processes,
         "differences": [item._asdict() for item in comparison.differences],
         "cases": [_known(row) for row in ordered(comparison.cases, worst_first).to_dict("records")],
         "geomean": {name: asdict(item) for name, item in comparison.geomean.items()},

@@ -35,13 +35,14 @@ def print_comparisons(
     for name, comparison in made.items():
         _print_differences(baseline, name, comparison.differences)
     first = next(iter(made.values()))
+    first_only = "" if first.processes is None else f". Of each case the first {first.processes} processes count"
     _heading(f"Ratios are candidate over baseline ({baseline}). A change counts from {first.margin * 100:g} %; "
-             f"intervals hold with {first.confidence * 100:g} %")  # fmt: skip
+             f"intervals hold with {first.confidence * 100:g} %{first_only}")  # fmt: skip
     for metric in dict.fromkeys(name for comparison in made.values() for name in comparison.geomean):
         if len(made) == 1:
             _print_cases(metric, first, worst_first)
         else:
-            _print_candidates(metric, made)
+            _print_candidates(metric, made, worst_first)
     _print_costs(costs)
     for name, comparison in made.items():
         _print_rest(name if len(made) > 1 else "", comparison)
@@ -62,10 +63,13 @@ def ordered(cases: pd.DataFrame, worst_first: bool) -> pd.DataFrame:
 
 
 def _print_differences(baseline: str, candidate: str, differences: Sequence[Difference]) -> None:
-    from bench.compare import words
+    from bench.compare import field_words
 
     _heading(f"What differs between {baseline} and {candidate}, beside the cases")
-    rows = [[item.kind, item.field, _cut(words(item.baseline)), _cut(words(item.candidate))] for item in differences]
+    rows = [
+        [item.kind, item.field, *(_cut(field_words(item.field, value)) for value in (item.baseline, item.candidate))]
+        for item in differences
+    ]
     if rows:
         _print_table([["", "", baseline, candidate], *rows])
     else:
@@ -100,31 +104,45 @@ def _print_cases(metric: str, comparison: Comparison, worst_first: bool) -> None
     click.echo()
     _print_table(rows, colours)
     click.echo(f"  {_geomean_words(comparison.geomean[metric])}; {_tally(metric, cases['verdict'])}")
+    _print_unclear(cases)
+
+
+def _print_unclear(cases: pd.DataFrame, of: str = "") -> None:
+    """Why cases are unclear, and how many for each reason."""
     for reason, count in Counter(cases.loc[cases["verdict"] == "unclear", "reason"]).most_common():
-        click.echo(printable(f"  unclear ({count}): {reason}"))
+        click.echo(printable(f"  {of}unclear ({count}): {reason}"))
 
 
-def _print_candidates(metric: str, made: Mapping[str, Comparison]) -> None:
-    """One row a case, one column a candidate."""
-    from bench.compare import METRICS, verdict_words
+def _print_candidates(metric: str, made: Mapping[str, Comparison], worst_first: bool) -> None:
+    """One row a case, by its worst candidate where the worst come first; one column a candidate."""
+    import pandas as pd
+
+    from bench.compare import METRICS
 
     known = METRICS[metric]
+    of = {name: item.cases[item.cases["metric"] == metric] for name, item in made.items() if metric in item.geomean}
     cells: dict[str, dict[str, str]] = {}
     labels: dict[str, list[str]] = {}
-    for name, comparison in made.items():
-        for row in comparison.cases[comparison.cases["metric"] == metric].to_dict("records"):
-            labels.setdefault(row["case_key"], [row["label"], known.show(row["baseline"])])
-            cells.setdefault(row["case_key"], {})[name] = (
-                f"{_ratio(row['ratio'])} {verdict_words(metric, row['verdict'])}"
-            )
+    every = pd.concat([cases.assign(name=name) for name, cases in of.items()], ignore_index=True)
+    for row in ordered(every, worst_first).to_dict("records"):
+        labels.setdefault(row["case_key"], [row["label"], known.show(row["baseline"])])
+        cells.setdefault(row["case_key"], {})[row["name"]] = _cell(metric, row)
     rows = [[_title(known), "baseline", *made]]
     rows += [[*labels[key], *(found.get(name, MISSING) for name in made)] for key, found in cells.items()]
     click.echo()
     _print_table(rows)
-    for name, comparison in made.items():
-        if metric in comparison.geomean:
-            verdicts = comparison.cases.loc[comparison.cases["metric"] == metric, "verdict"]
-            click.echo(printable(f"  {name}: {_geomean_words(comparison.geomean[metric])}; {_tally(metric, verdicts)}"))
+    for name, cases in of.items():
+        whole = _geomean_words(made[name].geomean[metric])
+        click.echo(printable(f"  {name}: {whole}; {_tally(metric, cases['verdict'])}"))
+        _print_unclear(cases, f"{name}: ")
+
+
+def _cell(metric: str, row: Mapping[Any, Any]) -> str:
+    """Ratio, interval and verdict of one case of one candidate."""
+    from bench.compare import verdict_words
+
+    interval = f" ({_interval(row['low'], row['high'])})" if row["low"] == row["low"] else ""
+    return f"{_ratio(row['ratio'])}{interval} {verdict_words(metric, row['verdict'])}"
 
 
 def _print_costs(costs: Sequence[Cost]) -> None:

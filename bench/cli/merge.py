@@ -37,7 +37,9 @@ def merge(out: Path, results: tuple[Path, ...], as_json: bool) -> None:
     if as_json:
         echo_json({**asdict(merged), "folder": str(merged.folder)})
         return
-    twice = f", {merged.duplicates} of them in several" if merged.duplicates else ""
+    again = {"runs": merged.duplicates - merged.duplicate_estimates, "parts of estimates": merged.duplicate_estimates}
+    named = " and ".join(f"{count} {what}" for what, count in again.items() if count)
+    twice = f" ({named} in several of them, kept once)" if named else ""
     click.echo(printable(
         f"{merged.folder}: {merged.runs} runs and {merged.plans} plans from {merged.sources} results folders{twice}. "
         f"Next: bench report {merged.folder}"

@@ -6,12 +6,12 @@ Frames come from `bench.load`. Cases are joined on their axes; what would make t
 
 from bench.compare.comparison import compare
 from bench.compare.cost import Cost, find_costs
-from bench.compare.differences import FLAGS, words
+from bench.compare.differences import FLAGS, field_words, words
 from bench.compare.metrics import DEFAULT_METRICS, METRICS, Metric, verdict_words
 from bench.compare.result import Comparison, Difference, GeoMean, Missing
-from bench.compare.selecting import select_runs
+from bench.compare.selecting import first_processes, select_runs, split_values
 
 __all__ = [
     "DEFAULT_METRICS", "FLAGS", "METRICS", "Comparison", "Cost", "Difference", "GeoMean", "Metric", "Missing",
-    "compare", "find_costs", "select_runs", "verdict_words", "words",
+    "compare", "field_words", "find_costs", "first_processes", "select_runs", "split_values", "verdict_words", "words",
 ]  # fmt: skip

@@ -10,8 +10,9 @@ import pandas as pd
 
 from bench.compare.differences import find_differences, refuse_flags
 from bench.compare.metrics import DEFAULT_METRICS, METRICS, Metric
-from bench.compare.pairing import Half, check_across, common_pairs, halve, label_of
+from bench.compare.pairing import Half, all_pairs, check_across, common_pairs, halve, label_of
 from bench.compare.result import Comparison, GeoMean, Missing
+from bench.compare.selecting import first_processes
 from bench.errors import BenchError, UnknownNameError
 from bench.records import AXES, Status
 from bench.stats import CONFIDENCE, MARGIN, Judgement, Verdict, geometric_interval, judge_ratios
@@ -28,6 +29,7 @@ def compare(
     confidence: float = CONFIDENCE,
     across: Sequence[str] = (),
     metrics: Sequence[str] | None = None,
+    processes: int | None = None,
 ) -> Comparison:
     """Compare two frames of runs, case by case and on the whole.
 
@@ -38,6 +40,8 @@ def compare(
         confidence: Of every interval; and of there being no false verdict among all the cases of a metric.
         across: Axes and flags that may differ between the sides; cases are joined on the other axes.
         metrics: Names in `METRICS`; throughput and peak memory unless given.
+        processes: Only the first so many processes of each case count, on both sides; a case that lacks any of them is
+            `unclear`. After adaptive stopping, the number that every case had before the first look.
 
     Raises:
         BenchError: The sides have no case in common, a flag differs that the comparison is not across, a side mixes
@@ -45,17 +49,19 @@ def compare(
     """
     _check_numbers(margin, confidence)
     across = check_across(across)
-    one, two = halve(baseline, "baseline", across), halve(candidate, "candidate", across)
+    one = halve(first_processes(baseline, processes), "baseline", across)
+    two = halve(first_processes(candidate, processes), "candidate", across)
     pairs = common_pairs(one, two, across)
     shared = [half.runs[half.runs["pair"].isin(set(pairs))] for half in (one, two)]
     refuse_flags(shared[0], shared[1], across)
-    everything = [pair for pair in dict.fromkeys([*one.rows, *two.rows]) if _wanted(one, two, pair)]
+    everything = [pair for pair in all_pairs(one, two) if _wanted(one, two, pair)]
     chosen = _measured_metrics(one, two, metrics)
     rows, geomean = list[dict[str, Any]](), dict[str, GeoMean]()
     for metric in chosen:
         judged = judge_ratios(
             _values(one, pairs, metric), _values(two, pairs, metric),
             margin=margin, confidence=confidence, higher_is_better=metric.higher_is_better,
+            processes=processes,
         )  # fmt: skip
         rows += [_row(one, two, pair, metric, item, across) for pair, item in zip(pairs, judged, strict=True)]
         ratios = [item.ratio for item in judged if item.ratio is not None]
@@ -65,7 +71,7 @@ def compare(
     return Comparison(
         differences=find_differences(*shared), cases=cases, geomean=geomean, missing=missing,
         regressions=_regressions(cases, missing), notes=_notes(*shared), margin=margin, confidence=confidence,
-        across=across,
+        across=across, processes=processes,
     )  # fmt: skip
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
 
 from bench.compare.result import Difference, Kind
-from bench.errors import BenchError
+from bench.errors import BenchError, nearest, nearest_sentence
 from bench.records import Environment, Group, Protocol, columns
 
 FLAGS = (
@@ -28,15 +28,23 @@ FIELDS = tuple(
 )
 """Every field that is looked at, the most telling first."""
 
+_UNSET = ("allocator_settings", "speed_variables")
+"""Environment variables: where there is no value, none was set."""
+
 
 def find_differences(baseline: pd.DataFrame, candidate: pd.DataFrame) -> list[Difference]:
     """The fields in which two frames of runs differ, in the order of `FIELDS`.
 
-    What a side does not say is `None`: unknown against a value is a difference too, unknown on both sides none.
+    What a side does not say is `None`: unknown against a value is a difference too, unknown on both sides none. Only of
+    `data_source` is unknown no value: a run that failed early does not say where its images were from.
     """
     found = []
     for field in FIELDS:
         one, two = (_distinct(side, field) for side in (baseline, candidate))
+        if field == "data_source":
+            one, two = ([value for value in values if value is not None] for values in (one, two))
+            if not one or not two:
+                continue
         if set(map(str, one)) != set(map(str, two)):
             found.append(Difference(field, _single(one), _single(two), kind_of(field)))
     return found
@@ -68,7 +76,8 @@ def refuse_flags(baseline: pd.DataFrame, candidate: pd.DataFrame, across: Sequen
             continue
         found = _first_conflict(baseline, candidate, field)
         if found is not None:
-            lines.append(f"{field} differs: {words(found[0])} in the baseline, {words(found[1])} in the candidate")
+            one, two = (field_words(field, value) for value in found)
+            lines.append(f"{field} differs: {one} in the baseline, {two} in the candidate")
             fields.append(field)
     if lines:
         options = " ".join(f"--across {field}" for field in fields)
@@ -106,20 +115,33 @@ def refuse_mixed(runs: pd.DataFrame, side: str) -> None:
         return
     first = runs[runs["case_key"] == mixed.index[0]]
     field = next((name for name in FIELDS if len(_distinct(first, name)) > 1), "code_key")
-    values = [words(value) for value in _distinct(first, field)]
+    values = [field_words(field, value) for value in _distinct(first, field)]
     raise BenchError(
         f"the {side} holds runs of one case under different {field} ({', '.join(values)}), which are no repeats of "
         f"each other. Choose: --only '{field}={values[-1]}'"
     )
 
 
-def words(value: Any) -> str:
-    """A value as text; several joined, unknown spelled out."""
+def unknown_field(what: str, given: str, allowed: Iterable[str]) -> BenchError:
+    """The refusal of a field that there is not, with the nearest ones and all that there are."""
+    names = list(allowed)
+    return BenchError(
+        f'unknown {what} "{given}". {nearest_sentence(nearest(given, names))}There are: {", ".join(names)}'
+    )
+
+
+def field_words(field: str, value: Any) -> str:
+    """A value of a field as text; of environment variables, none is what was set and not unknown."""
+    return words(value, "none set" if field in _UNSET else "unknown")
+
+
+def words(value: Any, nothing: str = "unknown") -> str:
+    """A value as text; several joined, `nothing` for what is `None`."""
     if isinstance(value, tuple):
-        named = [words(item) for item in value[:3]]
+        named = [words(item, nothing) for item in value[:3]]
         return " and ".join(named if len(value) <= 3 else [*named[:2], f"{len(value) - 2} more"])
     if value is None:
-        return "unknown"
+        return nothing
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -9,9 +9,9 @@ from typing import Any, get_args
 import pandas as pd
 
 from bench.analysis import case_label, last_attempts
-from bench.compare.differences import FLAGS, refuse_mixed, words
+from bench.compare.differences import FLAGS, field_words, refuse_mixed, unknown_field
 from bench.compare.result import Side
-from bench.errors import BenchError, UnknownNameError
+from bench.errors import BenchError
 from bench.records import AXES, InputPath, MemoryFormat, Precision, Status
 
 Row = dict[Hashable, Any]
@@ -46,11 +46,11 @@ def check_across(across: Sequence[str]) -> tuple[str, ...]:
     """The fields that may differ, each once.
 
     Raises:
-        UnknownNameError: A field that is neither an axis nor a flag.
+        BenchError: A field that is neither an axis nor a flag.
     """
     for field in across:
         if field not in (*AXES, *FLAGS):
-            raise UnknownNameError("field to compare across", field, (*AXES, *FLAGS), list_command="compare --help")
+            raise unknown_field("field to compare across", field, (*AXES, *FLAGS))
     return tuple(dict.fromkeys(across))
 
 
@@ -105,6 +105,12 @@ def in_order(half: Half, pairs: Iterable[Hashable]) -> list[Hashable]:
     return sorted(pairs, key=lambda pair: _reading_order(half.firsts[pair]))
 
 
+def all_pairs(one: Half, two: Half) -> list[Hashable]:
+    """The cases that either side planned, in a reader's order: runs are in the shuffled order of their execution."""
+    firsts = {**two.firsts, **one.firsts}
+    return sorted(firsts, key=lambda pair: _reading_order(firsts[pair]))
+
+
 def label_of(half: Half, pair: Hashable, across: Sequence[str] = ()) -> str:
     """A case in words; what the sides are compared across is left out where it can be."""
     row = half.firsts[pair]
@@ -135,7 +141,7 @@ def _refuse_ambiguous(runs: pd.DataFrame, side: Side, across: Sequence[str]) -> 
     for axis in (axis for axis in across if axis in AXES):
         counts = runs.groupby("pair", sort=False)[axis].nunique()
         if len(counts) and counts.max() > 1:
-            values = ", ".join(words(value) for value in dict.fromkeys(runs[axis]))
+            values = ", ".join(field_words(axis, value) for value in dict.fromkeys(runs[axis]))
             raise BenchError(
                 f"across {axis}: the {side} has several of it for one case ({values}). Choose one a side: "
                 f"--across {axis}=BASELINE,CANDIDATE"
@@ -143,6 +149,6 @@ def _refuse_ambiguous(runs: pd.DataFrame, side: Side, across: Sequence[str]) -> 
 
 
 def _listed(half: Half, axis: str, most: int = 4) -> str:
-    values = [words(value) for value in dict.fromkeys(half.runs[axis])]
+    values = [field_words(axis, value) for value in dict.fromkeys(half.runs[axis])]
     more = f" and {len(values) - most} more" if len(values) > most else ""
     return f"{', '.join(values[:most])}{more}"

@@ -97,6 +97,7 @@ class Comparison:
         margin: The smallest change that counts, as a fraction.
         confidence: Of every interval and of the whole set of verdicts of a metric.
         across: The fields that the two sides were compared across.
+        processes: Only the first so many processes of each case were counted; `None` where all were.
     """
 
     differences: list[Difference]
@@ -108,3 +109,4 @@ class Comparison:
     margin: float
     confidence: float
     across: tuple[str, ...]
+    processes: int | None = None

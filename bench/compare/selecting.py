@@ -1,15 +1,34 @@
-"""Choosing runs by patterns on their axes and fields."""
+"""Choosing runs: by patterns on their axes and fields, or the first processes of each case."""
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from bench.compare.differences import FIELDS, words
-from bench.errors import BenchError, UnknownNameError
+from bench.compare.differences import FIELDS, field_words, unknown_field
+from bench.errors import BenchError
 from bench.records import AXES
+
+LEAST_PROCESSES = 2
+"""One process says nothing about the next one."""
+
+
+def first_processes(frame: pd.DataFrame, processes: int | None) -> pd.DataFrame:
+    """The runs of the first processes of each case, all of them where `processes` is `None`.
+
+    A run that failed or is missing among them is replaced by no later one: which runs count follows from their number
+    alone, never from what they measured.
+
+    Raises:
+        BenchError: `processes` is below `LEAST_PROCESSES`.
+    """
+    if processes is None:
+        return frame
+    if processes < LEAST_PROCESSES:
+        raise BenchError(f"processes {processes}: at least {LEAST_PROCESSES} a case are needed for a verdict")
+    return frame[frame["repeat"] < processes].reset_index(drop=True)
 
 
 def select_runs(frame: pd.DataFrame, patterns: Sequence[str]) -> pd.DataFrame:
@@ -17,7 +36,8 @@ def select_runs(frame: pd.DataFrame, patterns: Sequence[str]) -> pd.DataFrame:
 
     Args:
         frame: From `bench.load`.
-        patterns: `FIELD=PATTERN`, with the wildcards of file names. Of several for one field any may match; those of
+        patterns: `FIELD=PATTERN`, with the wildcards of file names; a value that is the pattern to the letter is meant
+            before any other (`mlp:hidden=[256,128]` is no wildcard). Of several for one field any may match; those of
             different fields must all match.
 
     Raises:
@@ -28,15 +48,51 @@ def select_runs(frame: pd.DataFrame, patterns: Sequence[str]) -> pd.DataFrame:
         field, equals, value = pattern.partition("=")
         if not equals:
             raise BenchError(f'"{pattern}": write FIELD=PATTERN, as in model=resnet*')
-        if field not in (*AXES, *FIELDS):
-            raise UnknownNameError("field", field, (*AXES, *FIELDS), list_command="compare --help")
+        _known_field(field)
         wanted.setdefault(field, []).append(value)
     chosen = frame
     for field, values in wanted.items():
-        texts = {value: words(None if pd.isna(value) else value) for value in chosen[field].drop_duplicates()}
-        kept = [value for value, text in texts.items() if any(fnmatch.fnmatchcase(text, item) for item in values)]
+        texts = _texts(chosen, field)
+        meant = {text for value in values for text in _matching(texts.values(), value)}
+        kept = [value for value, text in texts.items() if text in meant]
         if not kept:
             there = ", ".join(list(texts.values())[:6])
             raise BenchError(f"no run has {field} like {' or '.join(values)}; there are: {there}")
         chosen = chosen[chosen[field].isin(kept)]
     return chosen.reset_index(drop=True)
+
+
+def split_values(frames: Iterable[pd.DataFrame], field: str, text: str) -> tuple[str, str] | None:
+    """The two values of a field in `BASELINE,CANDIDATE`; `None` where no comma stands between two known ones.
+
+    Values with settings hold commas themselves (`mlp:hidden=[256,128],mlp`), so a comma counts only between two values
+    that runs have, or patterns that match some. A text with one comma is split there whatever its halves are.
+
+    Raises:
+        BenchError: The field is not known.
+    """
+    _known_field(field)
+    known = {name for frame in frames for name in _texts(frame, field).values()}
+    parts = text.split(",")
+    splits = [(",".join(parts[:place]), ",".join(parts[place:])) for place in range(1, len(parts))]
+    if len(splits) == 1:
+        return splits[0]
+    exact = [halves for halves in splits if known.issuperset(halves)]
+    matching = [halves for halves in splits if all(_matching(known, half) for half in halves)]
+    return next(iter([*exact, *matching]), None)
+
+
+def _known_field(field: str) -> None:
+    if field not in (*AXES, *FIELDS):
+        raise unknown_field("field", field, (*AXES, *FIELDS))
+
+
+def _texts(frame: pd.DataFrame, field: str) -> dict[object, str]:
+    """The values of a column, each once, as text."""
+    return {value: field_words(field, None if pd.isna(value) else value) for value in frame[field].drop_duplicates()}
+
+
+def _matching(texts: Iterable[str], pattern: str) -> list[str]:
+    """The texts that a pattern means: the one that it spells, else those that it matches."""
+    found = list(texts)
+    return [pattern] if pattern in found else [text for text in found if fnmatch.fnmatchcase(text, pattern)]

@@ -12,7 +12,9 @@ from pydantic_core import ErrorDetails
 
 from bench.config.sections import Data, Exclude, Grid, Include, Limits, Measure, SweepConfig
 from bench.config.values import shown
-from bench.errors import ConfigError, nearest, nearest_sentence
+from bench.errors import ConfigError, nearest, nearest_sentence, phrase
+
+MAX_FILE_BYTES = 1 << 20
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
@@ -27,15 +29,39 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
     """
     place = str(path)
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        values = _parse(_read(path))
     except OSError as error:
         raise ConfigError([f"{place}: {error.strerror}. {_configs_nearby(path)}"]) from error
-    except (ValueError, RecursionError) as error:  # TOML, its encoding, a number of thousands of digits, a deep nest
-        raise ConfigError([f"{place}: not valid TOML: {error}"]) from error
+    except ConfigError as error:
+        raise ConfigError([f"{place}: {fault}" for fault in error.faults]) from error
     faults = [fault for override in overrides if (fault := _override(values, override))]
     if faults:
         raise ConfigError(faults)
     return check_config(values, place, [override.partition("=")[0].strip() for override in overrides])
+
+
+def _read(path: Path) -> str:
+    """The text of a file. Raises OSError or ConfigError."""
+    with path.open("rb") as file:
+        data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise ConfigError([f"larger than {MAX_FILE_BYTES >> 20} MiB; no configuration is"])
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"byte {error.start} is no text in UTF-8; save the file as UTF-8"]) from error
+
+
+def _parse(text: str) -> dict[str, Any]:
+    """The values of TOML. Raises ConfigError."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError([f"not valid TOML: {error}"]) from error
+    except RecursionError as error:
+        raise ConfigError(["not valid TOML: nested too deeply"]) from error
+    except ValueError as error:  # Python refuses to read such numbers
+        raise ConfigError(["not valid TOML: a number of thousands of digits"]) from error
 
 
 def check_config(values: Mapping[str, Any], place: str, overridden: Sequence[str] = ()) -> SweepConfig:
@@ -60,10 +86,10 @@ def _override(values: dict[str, Any], override: str) -> str | None:
         if not isinstance(target, dict):
             return f"--set {override}: {section} is no section"
     try:
-        target[last] = tomllib.loads(f"value = {text.strip()}")["value"]
-    except (ValueError, RecursionError) as error:
+        target[last] = _parse(f"value = {text.strip()}")["value"]
+    except ConfigError as error:
         if text.strip()[:1] in ("[", "{", '"', "'"):
-            return f"--set {override[:200]}: not valid TOML: {error}"
+            return f"--set {override[:200]}: {error}"
         target[last] = text.strip()
     return None
 
@@ -72,17 +98,23 @@ def _fault(place: str, overridden: Sequence[str], details: ErrorDetails) -> str:
     """One line about one fault."""
     parts = [part for part in details["loc"] if isinstance(part, int) or _is_key(part)]
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
-    if any(where == key or where.startswith((f"{key}.", f"{key}[")) for key in overridden):
+    unknown = details["type"] == "extra_forbidden"  # of --set a.b=1 it is a that is unknown
+    if any(where == key or where.startswith((f"{key}.", f"{key}[")) or (unknown and key.startswith(f"{where}."))
+           for key in overridden):  # fmt: skip
         place = "--set"
     prefix = f"{place}: {where}: " if where else f"{place}: "
     given = shown(details["input"])
-    if details["type"] == "extra_forbidden":
-        key, allowed = str(parts[-1]), _keys_beside(parts)
+    if unknown:
+        key, allowed = str(details["loc"][-1]), _keys_beside([*details["loc"]])
         return f'{prefix}unknown key "{key}". {nearest_sentence(nearest(key, allowed))}Allowed: {", ".join(allowed)}'
     if details["type"] == "missing":
         return f"{prefix}missing; it must be given"
-    message = details["msg"].removeprefix("Value error, ")
-    return f"{prefix}{message}" if given in message else f"{prefix}{message}; given {given}"
+    message = phrase(details["type"], details.get("ctx", {}), details["msg"]).rstrip(".")
+    if details["type"] in ("list_type", "model_type"):  # a section: its head says which of the two it is
+        section = f"[{details['loc'][-1]}]"
+        message += f", written under {f'[{section}]' if details['type'] == 'list_type' else section}"
+    is_said = message.startswith(given) or (given[0] == '"' and given in message)
+    return f"{prefix}{message}" if is_said else f"{prefix}{message}; given {given}"
 
 
 def _is_key(part: str | int) -> bool:

@@ -27,10 +27,22 @@ AUTO = "auto"
 def shown(value: Any) -> str:
     """A value as it stands in a message: text in quotes, long ones cut."""
     try:
-        text = f'"{value}"' if isinstance(value, str) else repr(value)
-    except ValueError:  # Python refuses to print numbers of thousands of digits
+        text = _as_toml(value)
+    except (ValueError, RecursionError):  # Python refuses to print numbers of thousands of digits
         return "a number of thousands of digits"
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _as_toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_as_toml, value))}]"
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{key} = {_as_toml(item)}' for key, item in value.items())} }}" if value else "{}"
+    return str(value)
 
 
 def _as_list(value: Any) -> Any:
@@ -45,7 +57,8 @@ def _choice(kind: Kind, value: Any) -> Choice:
         except BenchError as error:
             raise ValueError(str(error)) from error
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        raise ValueError(f'write a {kind} as "name" or {{ name = "name", setting = value }}')
+        one = f"an {kind}" if kind == "optimizer" else f"a {kind}"
+        raise ValueError(f'write {one} as "name" or {{ name = "name", setting = value }}')
     choice = Choice.of(value["name"], {key: item for key, item in value.items() if key != "name"})
     if faults := check_choice(kind, choice):
         raise ValueError("; ".join(faults))
@@ -70,6 +83,13 @@ def _whole(value: Any, low: int, high: int) -> int:
     return value
 
 
+def _named_whole(value: Mapping[str, Any], name: str, low: int, high: int) -> int:
+    try:
+        return _whole(value[name], low, high)
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from error
+
+
 def _expand_range(value: Mapping[str, Any], low: int, high: int) -> list[int]:
     """The numbers of `{ pow2 = [a, b] }` or `{ from, to, step }`, both ends included."""
     if set(value) == {"pow2"} and isinstance(value["pow2"], list) and len(value["pow2"]) == 2:
@@ -78,7 +98,7 @@ def _expand_range(value: Mapping[str, Any], low: int, high: int) -> list[int]:
             raise ValueError("pow2 takes two powers of two, the smaller first: { pow2 = [16, 4096] }")
         return [1 << exponent for exponent in range(first.bit_length() - 1, last.bit_length())]
     if set(value) == {"from", "to", "step"}:
-        first, last, step = (_whole(value[name], low, high) for name in ("from", "to", "step"))
+        first, last, step = (_named_whole(value, name, low, high) for name in ("from", "to", "step"))
         if first > last:
             raise ValueError("from must not be larger than to")
         if (last - first) // step >= MAX_AXIS_VALUES:

@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 SUFFIX = ".toml"
+MAX_FILE_BYTES = 1 << 20
 MEMORY_TOLERANCE_FRAC = 0.15
 """How far the memory found may be from a file's: CUDA's and NVML's totals differ by 3 %, ECC switched by 9 %."""
 
@@ -95,11 +96,15 @@ def _load_packaged(name: str) -> Device:
 
 def _load_file(path: Path) -> Device:
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+        text = data.decode("utf-8")
     except FileNotFoundError:
         raise DeviceError(f"{path}: no such device file. Write one: bench env --device-file {path}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DeviceError(f"{path}: cannot be read as a device file: {error}") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise DeviceError(f"{path}: larger than {MAX_FILE_BYTES >> 20} MiB; no device file is")
     return parse_device_toml(path.name.removesuffix(SUFFIX), text, str(path))
 
 

@@ -8,7 +8,6 @@ is no 0 that stands for unknown. `gpu_name`, `aliases` and `kind` identify the d
 from __future__ import annotations
 
 import json
-import math
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -120,15 +119,16 @@ def _texts(value: object) -> tuple[str, ...]:
 
 
 def _count(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 63:
         raise ValueError("a whole number above 0")
     return value
 
 
 def _rate(value: object) -> float:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value) or value <= 0:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not 0 < value <= _LARGEST:  # type: ignore[operator]  # a number, as the line above says
         raise ValueError("a number above 0")
-    return float(value)
+    return float(value)  # type: ignore[arg-type]
 
 
 def _capability(value: object) -> tuple[int, int]:
@@ -137,6 +137,9 @@ def _capability(value: object) -> tuple[int, int]:
         raise ValueError("two whole numbers like [9, 0]")
     return value[0], value[1]
 
+
+_LARGEST = 1e30
+"""Of rates: far above any, and what is computed from them stays finite."""
 
 _Check = Callable[[object], Any]
 _SPECIAL: dict[str, _Check] = {
@@ -179,12 +182,20 @@ def device_from_mapping(name: str, content: Mapping[str, object], where: str) ->
         try:
             values[key] = CHECKS[key](value)
         except ValueError as error:
-            faults.append(f"{key}: must be {error}, not {value!r}")
+            faults.append(f"{key}: must be {error}, not {_shown(value)}")
     sources, source_faults = _read_sources(content)
     faults += _spread_faults(values)
     if faults or source_faults:
         raise ConfigError([f"{where}: {fault}" for fault in faults + source_faults])
     return Device(name=name, sources=sources, **values)
+
+
+def _shown(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to print numbers of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _spread_faults(values: Mapping[str, Any]) -> list[str]:
@@ -202,7 +213,7 @@ def _read_sources(content: Mapping[str, object]) -> tuple[tuple[tuple[str, str],
     """The sources in the order of `CHECKS`, and what is wrong with them."""
     table = content.get(SOURCES, {})
     if not isinstance(table, Mapping):
-        return (), [f"{SOURCES}: must be a table, not {table!r}"]
+        return (), [f"{SOURCES}: must be a table, not {_shown(table)}"]
     faults = []
     for key in content:
         if key in CHECKS and key not in UNSOURCED and key not in table:
@@ -211,7 +222,7 @@ def _read_sources(content: Mapping[str, object]) -> tuple[tuple[tuple[str, str],
         if key not in content or key not in CHECKS:
             faults.append(f"{SOURCES}.{key}: the file has no such value")
         elif not isinstance(text, str) or not text.strip():
-            faults.append(f"{SOURCES}.{key}: must be a text that is not empty, not {text!r}")
+            faults.append(f"{SOURCES}.{key}: must be a text that is not empty, not {_shown(text)}")
     return tuple((key, str(table[key])) for key in CHECKS if key in table), faults
 
 
@@ -225,6 +236,10 @@ def parse_device_toml(name: str, text: str, where: str) -> Device:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([f"{where}: no valid TOML: {error}"]) from error
+    except RecursionError as error:
+        raise ConfigError([f"{where}: no valid TOML: nested too deeply"]) from error
+    except ValueError as error:  # Python refuses to read such numbers
+        raise ConfigError([f"{where}: no valid TOML: a number of thousands of digits"]) from error
     return device_from_mapping(name, content, where)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing.connection
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Any
 
 GRACE_S = 2.0  # between asking a process to end and killing it
 _LOG_TAIL_BYTES = 4096
+_PIECE_BYTES = 1 << 20
 
 
 class Outcome(Enum):
@@ -35,7 +37,8 @@ class Answer:
         outcome: How it ended.
         value: What the task returned; empty unless answered.
         reason: One line on what happened; empty where it answered.
-        phase: The last phase that the child announced.
+        phase: The last phase that the child announced; None as well where the server died under it, which says nothing
+            of the task.
         news: Everything the child announced beside its phases, merged, newest last.
         start_s: From asking for the process to its first word, in seconds.
         duration_s: From asking for the process to its end, in seconds.
@@ -61,38 +64,59 @@ class Conversation:
         self.phase: str | None = None
         self.news: dict[str, Any] = {}
         self.final: dict[str, Any] | None = None
+        self._unread = b""
+        self._outside = ""
 
     def follow(self, receiver: Connection, process: BaseProcess, timeout_s: float, from_last_word: bool) -> bool:
-        """Listen until the final answer, the child's death or the deadline; returns whether the deadline passed."""
+        """Listen until the final answer, the child's death or the deadline; returns whether the deadline passed.
+
+        What the child said in time counts, even where this process was stopped meanwhile and hears it late.
+        """
+        overdue: float | None = None
         while self.final is None:
-            left = (self.last_word if from_last_word else self.started) + timeout_s - time.monotonic()
-            if left <= 0:
+            now = time.monotonic()
+            left = (self.last_word if from_last_word else self.started) + timeout_s - now
+            overdue = None if left > 0 else overdue or now
+            if overdue is not None and now - overdue > GRACE_S:  # it talks and talks
                 return True
-            ready = multiprocessing.connection.wait([receiver, process.sentinel], timeout=left)
+            ready = multiprocessing.connection.wait([receiver, process.sentinel], timeout=max(0.0, left))
             if receiver in ready or receiver.poll():
                 if not self._listen(receiver):
                     process.join(timeout=GRACE_S)
                     return False
             elif process.sentinel in ready:
                 return False
+            elif left <= 0:
+                return True
         return False
 
     def _listen(self, receiver: Connection) -> bool:
+        """Take what is there, which may end in the middle of a message: nothing here waits for a child."""
         try:
-            message = json.loads(receiver.recv_bytes())
-        except (EOFError, OSError):
+            piece = os.read(receiver.fileno(), _PIECE_BYTES)
+            *lines, self._unread = (self._unread + piece).split(b"\n")
+            messages = [json.loads(line) for line in lines]
+        except (OSError, ValueError):
             return False
         self.last_word = time.monotonic()
         if self.first_word is None:
             self.first_word = self.last_word
+        for message in messages:
+            self._hear(message)
+        return bool(piece)
+
+    def _hear(self, message: dict[str, Any]) -> None:
         if "outcome" in message:
             self.final = message
-        else:
-            self.phase = message.pop("phase", self.phase)
-            if message:
-                self.news.update(message)
-                self.tell(message)
-        return True
+            return
+        self.phase = message.pop("phase", self.phase)
+        if message:
+            self.news.update(message)
+            self.tell(message)
+
+    def forget(self, reason: str) -> None:
+        """Take the child's phase back: it was ended for `reason`, which lies outside the task."""
+        self.phase, self._outside = None, reason
 
     def answer(self, timed_out: bool, exit_code: int | None, log: Path | None) -> Answer:
         """The conversation as an answer."""
@@ -100,7 +124,7 @@ class Conversation:
         if timed_out:
             outcome, reason = Outcome.TIMED_OUT, f"no answer in time; it was in the phase {self.phase or 'start'}"
         elif self.final is None:
-            reason = f"{_death(exit_code)} in the phase {self.phase or 'start'}{_last_words(log)}"
+            reason = self._outside or f"{_death(exit_code)} in the phase {self.phase or 'start'}{_last_words(log)}"
         else:
             outcome, value = Outcome(self.final["outcome"]), self.final.get("value", {})
             reason = self.final.get("reason", "")

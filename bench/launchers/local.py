@@ -31,6 +31,7 @@ from bench.launchers.conversation import GRACE_S, Answer, Conversation, Outcome
 
 START_ATTEMPTS = 3
 _PR_SET_PDEATHSIG = 1
+_EXIT_UNKNOWN = 255  # what multiprocessing says of a child whose server died
 
 Send = Callable[[dict[str, Any]], None]
 Task = Callable[[Any, Send], dict[str, Any]]
@@ -83,6 +84,8 @@ class LocalLauncher:
         finally:
             _end_group(process)
             receiver.close()
+        if not timed_out and conversation.final is None and process.exitcode == _EXIT_UNKNOWN and _server_died():
+            conversation.forget("the fork server was killed, and the run with it")
         return conversation.answer(timed_out, process.exitcode, log)
 
     def _start(self, task: Task, argument: Any, log: str) -> tuple[BaseProcess, Connection]:
@@ -122,10 +125,13 @@ def _child(task: Task, argument: Any, sender: Connection, log: str) -> None:
     os.setsid()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     _die_with_parent()
+    _let_server_go()
     _redirect(log)
 
     def send(message: dict[str, Any]) -> None:
-        sender.send_bytes(json.dumps(message).encode())
+        left = json.dumps(message).encode() + b"\n"
+        while left:
+            left = left[os.write(sender.fileno(), left) :]
 
     send({"phase": "start"})
     try:
@@ -148,6 +154,20 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def _let_server_go() -> None:
+    """Close this child's end of the pipe by which the server knows that its owner lives.
+
+    Multiprocessing gives every child a copy, for children of its own: with it a run that hangs would keep the server,
+    and so itself, alive after the sweep was killed. (CPython, Lib/multiprocessing/forkserver.py, `_serve_one`.)
+    """
+    from multiprocessing import forkserver
+
+    handle = getattr(forkserver._forkserver, "_forkserver_alive_fd", None)  # there is no public name
+    if handle is not None:
+        os.close(handle)
+        forkserver._forkserver._forkserver_alive_fd = None  # type: ignore[attr-defined]
+
+
 def _redirect(log: str) -> None:
     """Send standard output and error, of C code too, to the log."""
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -168,6 +188,23 @@ def _end_group(process: BaseProcess) -> None:
     if process.is_alive():
         process.kill()  # it had not made its own group yet
         process.join(timeout=GRACE_S)
+
+
+def _server_died() -> bool:
+    """Whether the fork server is dead, or dies within a second: its pipes close before it is gone."""
+    from multiprocessing import forkserver
+
+    pid = getattr(forkserver._forkserver, "_forkserver_pid", None)  # there is no public name
+    if pid is None:
+        return True
+    for _ in range(20):
+        try:
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                return True
+        except ChildProcessError:  # multiprocessing has seen its end already
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def _signal_group(group: int, number: int) -> None:

@@ -7,8 +7,10 @@ millisecond rather than most of a second, and leave the pages that children shar
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 
+import psutil
 import torch._dynamo
 
 import bench.worker
@@ -16,8 +18,20 @@ from bench import catalog
 
 __all__ = ["bench", "torch"]  # torch._dynamo: the first optimizer of a process would import it, for seconds
 
+
+def _end_descendants() -> None:
+    """Kill all that still runs below the server: it leaves early only where the sweep was killed.
+
+    The kernel ends a run with its server, but not what that run started (workers of a DataLoader).
+    """
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+
+
 for kind in catalog.KINDS:
     catalog.entries(kind)
 gc.collect()
 gc.freeze()
 atexit.register(gc.unfreeze)  # the server's own end is to be as tidy as if nothing had been put aside
+atexit.register(_end_descendants)

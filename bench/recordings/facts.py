@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic_core import ErrorDetails
 
 from bench import catalog
-from bench.errors import StoreError
+from bench.errors import BenchError, StoreError, phrase
 from bench.records import AXES, Case, InputPath, MemoryFormat, Precision
 
 FORMAT = 1
@@ -96,7 +97,7 @@ def parse_facts(text: bytes, where: str) -> Facts:
     try:
         facts = Facts.model_validate_json(text)
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, fault['loc']))[:80]}: {fault['msg']}" for fault in error.errors()[:5]]
+        faults = [_fault(details) for details in error.errors()[:5]]
         raise StoreError(f"{where}: its metadata are not a recording's ({'; '.join(faults)})") from error
     if facts.format > FORMAT:
         raise StoreError(f"{where}: written by a newer version (format {facts.format}; this one reads up to {FORMAT})")
@@ -110,6 +111,11 @@ def parse_facts(text: bytes, where: str) -> Facts:
     return facts
 
 
+def _fault(details: ErrorDetails) -> str:
+    words = phrase(details["type"], details.get("ctx", {}), details["msg"])
+    return f"{'.'.join(map(str, details['loc']))[:80]}: {words}"
+
+
 def case_of(facts: Facts, where: str) -> Case:
     """The case of the axes. Raises StoreError where they name none; BenchError for a setting that is none."""
     axes: dict[str, Any] = dict(facts.axes)
@@ -121,8 +127,19 @@ def case_of(facts: Facts, where: str) -> Case:
     for axis, allowed in (("precision", Precision), ("memory_format", MemoryFormat), ("input", InputPath)):
         if axes[axis] not in get_args(allowed):
             raise StoreError(f"{where}: {axis} {axes[axis]!r:.80} is none of {', '.join(get_args(allowed))}")
+    try:
+        dataset = catalog.parse_choice("dataset", str(axes["dataset"]))
+        model = catalog.parse_choice("model", str(axes["model"]))
+        optimizer = catalog.parse_choice("optimizer", str(axes["optimizer"]))
+    except BenchError as error:
+        raise BenchError(f"{where}: {error}") from error
     return Case(
-        catalog.parse_choice("dataset", str(axes["dataset"])), catalog.parse_choice("model", str(axes["model"])),
-        catalog.parse_choice("optimizer", str(axes["optimizer"])), axes["batch_size"], axes["precision"],
-        axes["memory_format"], axes["input"], axes["image_size"],
-    )  # fmt: skip
+        dataset,
+        model,
+        optimizer,
+        axes["batch_size"],
+        axes["precision"],
+        axes["memory_format"],
+        axes["input"],
+        axes["image_size"],
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 
 from bench.errors import StoreError
 from bench.recordings.facts import Facts, parse_facts
+from bench.store.pages import unpacked
 from bench.store.parts import commit
 
 FREE_COMPLETED, MARK, OOM, OTHER = 2, 5, 6, 9
@@ -78,13 +80,17 @@ def read_recording(path: Path) -> Recording:
         BenchError: Its case names a setting that this version does not know.
     """
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise StoreError(f"{path}: not a regular file")
+        if status.st_size > MAX_FILE_BYTES:
             raise StoreError(f"{path}: larger than {MAX_FILE_BYTES >> 20} MiB; no recording is")
-        with pq.ParquetFile(path) as file:
-            stacked = [name for name in file.schema_arrow.names if name == "stack"]
-        with pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=stacked) as file:
+        data = path.read_bytes()
+        with pq.ParquetFile(pa.BufferReader(data)) as file:
             metadata = file.schema_arrow.metadata or file.metadata.metadata or {}
-            _check_shape(path, file, metadata)
+            _check_shape(path, data, file, metadata)
+            stacked = [name for name in file.schema_arrow.names if name == "stack"]
+        with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True, read_dictionary=stacked) as file:
             table = file.read(use_threads=False)
         columns = [table.column(name).to_pylist() for name, _ in _COLUMNS]
         stacks = _stacks_of(table)
@@ -99,20 +105,21 @@ def read_recording(path: Path) -> Recording:
     return Recording(parse_facts(metadata[_FACTS], str(path)), columns[0], columns[1], columns[2], stacks)
 
 
-def _check_shape(path: Path, file: pq.ParquetFile, metadata: dict[bytes, bytes]) -> None:
+def _check_shape(path: Path, data: bytes, file: pq.ParquetFile, metadata: dict[bytes, bytes]) -> None:
     """Refuse what is no recording, or would not fit into memory, before any of it is decoded."""
     if _FACTS not in metadata:
         raise StoreError(f"{path}: a Parquet file, but no recording of bench record")
     if len(metadata[_FACTS]) > MAX_METADATA_BYTES:
         raise StoreError(f"{path}: its metadata are larger than {MAX_METADATA_BYTES >> 20} MiB; no recording's are")
     rows = file.metadata.num_rows
-    unpacked = sum(file.metadata.row_group(index).total_byte_size for index in range(file.metadata.num_row_groups))
-    if rows > MAX_EVENTS or unpacked > MAX_DATA_BYTES:
-        raise StoreError(f"{path}: {rows:,} events in {unpacked >> 20} MiB; recordings have up to {MAX_EVENTS:,}")
+    size, _ = unpacked(data, ())
+    if rows > MAX_EVENTS or size > MAX_DATA_BYTES:
+        raise StoreError(f"{path}: {rows:,} events in {size >> 20} MiB; recordings have up to {MAX_EVENTS:,}")
     types = {field.name: field.type for field in file.schema_arrow}
+    is_twice = len(types) < len(file.schema_arrow)
     stack = types.pop("stack", _STACK)
-    is_stack = pa.types.is_dictionary(stack) and pa.types.is_string(stack.value_type)
-    if types != dict(_COLUMNS) or not is_stack:
+    is_stack = pa.types.is_string(stack.value_type if pa.types.is_dictionary(stack) else stack)
+    if is_twice or types != dict(_COLUMNS) or not is_stack:
         raise StoreError(f"{path}: its columns are not a recording's (action, address, bytes, stack)")
 
 

@@ -19,6 +19,7 @@ from enum import StrEnum
 import numpy as np
 from scipy.special import comb, stdtr, stdtrit
 
+from bench.stats.correction import holm
 from bench.stats.intervals import CONFIDENCE, finite
 from bench.stats.permutation import permutation_p
 
@@ -78,6 +79,7 @@ def judge_ratios(
     margin: float = MARGIN,
     confidence: float = CONFIDENCE,
     higher_is_better: bool = True,
+    processes: int | None = None,
 ) -> list[Judgement]:
     """Judge the ratio candidate / baseline of each case, as one family.
 
@@ -90,6 +92,7 @@ def judge_ratios(
         margin: The smallest change that counts, as a fraction: a ratio of `1 + margin` or `1 / (1 + margin)`.
         confidence: Of the intervals, and of there being no false `faster` or `slower` among all the cases.
         higher_is_better: True for rates, false for memory, times and energy.
+        processes: How many each case was to have on each side: one with fewer is `unclear`, equal numbers or not.
 
     Returns:
         One judgement a case, in order.
@@ -100,23 +103,8 @@ def judge_ratios(
     one, two = _Moments(baseline), _Moments(candidate)
     if len(one.n) != len(two.n):
         raise ValueError("both sides need the same cases")
-    test = _Test(one, two, margin, 1 - confidence)
+    test = _Test(one, two, margin, 1 - confidence, processes)
     return [_judgement(test, number, higher_is_better) for number in range(len(one.n))]
-
-
-def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """P-values corrected so that calling those below a level is wrong anywhere with at most that probability.
-
-    Returns:
-        As many values as given, in the same order, at most 1. The smallest is multiplied by their number, the next by
-        one less, and so on; none ends below a smaller one's.
-    """
-    numbers = np.asarray(p_values, dtype=float)
-    order = np.argsort(numbers, kind="stable")
-    stepped = np.maximum.accumulate(numbers[order] * np.arange(len(numbers), 0, -1))
-    adjusted = np.empty_like(numbers)
-    adjusted[order] = np.minimum(stepped, 1.0)
-    return adjusted
 
 
 class _Moments:
@@ -139,11 +127,12 @@ class _Moments:
 class _Test:
     """The tests of all cases at once; every array is over the cases."""
 
-    def __init__(self, one: _Moments, two: _Moments, margin: float, alpha: float) -> None:
-        self.one, self.two, self.margin, self.alpha = one, two, margin, alpha
+    def __init__(self, one: _Moments, two: _Moments, margin: float, alpha: float, processes: int | None = None) -> None:
+        self.one, self.two, self.margin, self.alpha, self.processes = one, two, margin, alpha, processes
         self.reach = math.log1p(margin)
         self.difference = two.mean - one.mean
-        self.testable = (one.n == two.n) & (one.n > 1)
+        self.passes = np.abs(self.difference) >= self.reach
+        self.testable = (one.n == two.n) & (one.n > 1) & ((one.n == processes) if processes else True)
         self.size = int(self.testable.sum())
         self.few = self.testable & (_least_p(one.n) * self.size > alpha / 2)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -184,14 +173,15 @@ class _Test:
         there are too few for it to reach the level of the correction, the spread of the noisier cases stands in.
         """
         guarded = np.where(self.few, np.maximum(self.p_alone, self._p_by_noisier_cases()), self.p_alone)
-        asked = self.testable & ~self.few & (guarded < self.alpha) & (np.abs(self.difference) >= self.reach)
+        asked = self.testable & ~self.few & (guarded < self.alpha) & self.passes
         for number in np.flatnonzero(asked):
             guarded[number] = max(guarded[number], permutation_p(self.one.logs[number], self.two.logs[number]))
         return guarded
 
     def _corrected(self, p_values: np.ndarray) -> np.ndarray:
+        """Holm's correction; p-values of ratios within the margin, which nothing guards, come last."""
         adjusted = np.full(len(p_values), np.nan)
-        adjusted[self.testable] = holm(p_values[self.testable])
+        adjusted[self.testable] = holm(p_values[self.testable], last=~self.passes[self.testable])
         return adjusted
 
     def _p_by_noisier_cases(self) -> np.ndarray:
@@ -206,7 +196,7 @@ class _Test:
         """The verdict on one case."""
         if not self.testable[number]:
             return Verdict.UNCLEAR
-        if self.p_adjusted[number] < self.alpha and abs(self.difference[number]) >= self.reach:
+        if self.p_adjusted[number] < self.alpha and self.passes[number]:
             return Verdict.FASTER if (self.difference[number] > 0) == higher_is_better else Verdict.SLOWER
         return Verdict.SAME if self.p_same[number] < self.alpha else Verdict.UNCLEAR
 
@@ -250,8 +240,7 @@ def _reason(test: _Test, number: int, verdict: Verdict) -> str:
     """Why the verdict is what it is."""
     n, margin = int(test.one.n[number]), f"the margin of {test.margin * 100:g} %"
     if not test.testable[number]:
-        return _why_untestable(n, int(test.two.n[number]))
-    passes = abs(test.difference[number]) >= test.reach
+        return _why_untestable(n, int(test.two.n[number]), test.processes)
     if verdict is Verdict.SAME:
         equal = test.error[number] == 0 and test.difference[number] == 0
         return "equal in every process" if equal else f"within {margin}, by an equivalence test"
@@ -260,7 +249,7 @@ def _reason(test: _Test, number: int, verdict: Verdict) -> str:
         return f"the interval excludes 1{corrected}, and the ratio passes {margin}"
     if test.p_alone[number] >= test.alpha:
         return f"the interval includes 1 and is too wide to say that the ratio is within {margin}"
-    if not passes:
+    if not test.passes[number]:
         return f"smaller than {margin}, and not certain to be within it"
     if test.p_welch[number] < test.alpha and test.few[number]:
         few = f"{_counted(n, 'process')} a side are too few to exclude luck among {_counted(test.size)}"
@@ -276,13 +265,18 @@ def _enough(test: _Test) -> int:
     return next(n for n in itertools.count(2) if _least_p(np.array(n)) * test.size <= test.alpha / 2)
 
 
-def _why_untestable(n_baseline: int, n_candidate: int) -> str:
+def _why_untestable(n_baseline: int, n_candidate: int, processes: int | None) -> str:
     absent = [side for side, n in (("baseline", n_baseline), ("candidate", n_candidate)) if not n]
     if absent:
         return f"not measured in the {' and the '.join(absent)}"
+    if processes:
+        return (
+            f"of the first {processes} processes {n_baseline} against {n_candidate} measured; later ones do not fill in"
+        )
     if n_baseline == n_candidate:
         return "one process a side says nothing about the next one"
-    return f"{_counted(n_baseline, 'process')} against {n_candidate}: unequal numbers give no verdict"
+    unequal = f"{_counted(n_baseline, 'process')} against {n_candidate}: unequal numbers give no verdict"
+    return f"{unequal}; after adaptive stopping, bench compare --processes N takes the first N of every case"
 
 
 def _counted(count: int, what: str = "case") -> str:

@@ -6,13 +6,27 @@ import contextlib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import count, repeat
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from bench.errors import StoreError
 from bench.records import Environment, Estimate, Group, Measurement, Planned, Protocol, Status, run_key
 from bench.store import schema
-from bench.store.parts import Row, build_table, commit, parts, read, rows_hash, typed_errors
+from bench.store.parts import (
+    NewerFormatError,
+    Row,
+    UnreadableError,
+    build_table,
+    clear_leftovers,
+    commit,
+    parts,
+    read,
+    rows_hash,
+    typed_errors,
+)
 
 DATA_FOLDER = "data"
 
@@ -54,6 +68,11 @@ class Store:
             with typed_errors(folder):
                 folder.mkdir(parents=True, exist_ok=True)
 
+    def clear_leftovers(self) -> None:
+        """Delete the unfinished files of writers who were killed."""
+        for folder in (self.folder, self.runs_folder, self.estimates_folder):
+            clear_leftovers(folder)
+
     def write_plan(
         self,
         planned: Sequence[Planned],
@@ -78,16 +97,18 @@ class Store:
             for run in planned
         ]  # fmt: skip
         earlier = parts(self.folder, "plan-*.parquet")
-        for path in reversed(earlier):
-            table = read(path, "plan")
-            if table.num_rows and table["environment_key"][0].as_py() == environment.key:
+        for table in map(_read_or_set_aside, reversed(earlier), repeat("plan")):
+            if table is not None and table.num_rows and table["environment_key"][0].as_py() == environment.key:
                 if table.to_pylist() == rows:
                     return
                 break
-        number = int(earlier[-1].stem.removeprefix("plan-")) + 1 if earlier else 1
         notes = {**notes, "environment": asdict(environment), "protocol": asdict(protocol)}
         notes["protocol"].pop("data_root")
-        commit(build_table(rows, schema.PLAN, "plan", notes), self.folder / f"plan-{number:04d}.parquet")
+        table = build_table(rows, schema.PLAN, "plan", notes)
+        for number in count(int(earlier[-1].stem.removeprefix("plan-")) + 1 if earlier else 1):
+            with contextlib.suppress(FileExistsError):  # another host that writes into this folder was faster
+                commit(table, self.folder / f"plan-{number:04d}.parquet")
+                return
 
     def write_run(
         self, run: Planned, attempt: int, protocol: Protocol, measurement: Measurement, environment: Environment
@@ -122,25 +143,41 @@ class Store:
         """What every run that exists came to, by the name of its part (see `part_name`).
 
         A damaged part is set aside under the ending `.damaged`, with a warning, so that its run is missing again.
+
+        Raises:
+            StoreError: A part cannot be read, was written by a newer version, or cannot be set aside.
         """
         found = {}
         for path in parts(self.runs_folder):
-            try:
-                found[path.stem] = Finished.of(read(path, "run").slice(0, 1).to_pylist()[0])
-            except StoreError as error:
-                if "newer version" in str(error):
-                    raise
-                warnings.warn(f"set aside, to be run again: {error}", stacklevel=2)
-                path.rename(path.with_suffix(".damaged"))
+            table = _read_or_set_aside(path, "run")
+            if table is not None:
+                found[path.stem] = Finished.of(table.slice(0, 1).to_pylist()[0])
         return found
 
     def estimated(self, estimate_key: str) -> set[tuple[str, str]]:
         """`(case_key, estimate_device)` of the estimates that this code has already made."""
         known: set[tuple[str, str]] = set()
         for path in parts(self.estimates_folder, f"{estimate_key}-*.parquet"):
-            table = read(path, "estimates")
-            known.update(zip(table["case_key"].to_pylist(), table["estimate_device"].to_pylist(), strict=True))
+            table = _read_or_set_aside(path, "estimates")
+            if table is not None:
+                known.update(zip(table["case_key"].to_pylist(), table["estimate_device"].to_pylist(), strict=True))
         return known
+
+
+def _read_or_set_aside(path: Path, kind: str) -> pa.Table | None:
+    """A part's rows; None where it is damaged, which then no longer stands in the way of a whole one."""
+    try:
+        table = read(path, kind)
+        if kind == "run" and not table.num_rows:
+            raise StoreError(f"{path}: holds no run")
+        return table
+    except (NewerFormatError, UnreadableError):
+        raise
+    except StoreError as error:
+        warnings.warn(f"set aside, to be {'run' if kind == 'run' else 'made'} again: {error}", stacklevel=3)
+        with typed_errors(path):
+            path.rename(path.with_suffix(".damaged"))
+        return None
 
 
 def group_of(run: Planned, protocol: Protocol, environment: Environment) -> Group:

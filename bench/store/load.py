@@ -14,7 +14,7 @@ import pyarrow as pa
 from bench.errors import StoreError
 from bench.records import Group, Status, columns
 from bench.store import schema
-from bench.store.parts import notes_of, parts, read, version_of
+from bench.store.parts import NewerFormatError, notes_of, parts, read, version_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,14 +46,12 @@ def load_results(*paths: str | os.PathLike[str]) -> pd.DataFrame:
     Raises:
         StoreError: A path holds no results, or a part was written by a newer version.
     """
-    import pandas as pd
-
     folders = results_folders(paths)
-    frames = [_to_pandas(pa.concat_tables(_runs(folder), promote_options="default")) for folder in folders]
-    frame = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
+    frame = _to_pandas(_joined([table for folder in folders for table in _runs(folder)]))
     tables = [table for folder in folders for table in _read_all(parts(folder / "estimates"), "estimates")]
-    estimates = _to_pandas(pa.concat_tables([*tables, schema.ESTIMATE.empty_table()], promote_options="default"))
+    estimates = _to_pandas(_joined([schema.ESTIMATE.empty_table(), *tables]))
     newest = estimates.drop_duplicates(_JOIN, keep="last")
+    newest = newest.drop(columns=[name for name in newest if name in frame and name not in _JOIN])
     return _with_rates(frame.merge(newest, on=_JOIN, how="left", validate="many_to_one"))
 
 
@@ -97,7 +95,7 @@ def _runs(folder: Path) -> list[pa.Table]:
                     {**notes["protocol"], **notes["environment"], **row, "attempt": 0, **_absent(skip_reason)}
                 )
             planned[run] = target
-    merged = pa.concat_tables([*tables, pa.Table.from_pylist(missing, schema=schema.RUN)], promote_options="default")
+    merged = _joined([*tables, pa.Table.from_pylist(missing, schema=schema.RUN)])
     version = pa.array([version_of(table) for table in tables for _ in range(table.num_rows)], pa.int64())
     padded = pa.concat_arrays([version, pa.array([schema.SCHEMA_VERSION] * len(missing), pa.int64())])
     runs = [tuple(row.values()) for row in merged.select(_RUN_IDENTITY).to_pylist()]
@@ -131,11 +129,20 @@ def _read_all(paths: Iterable[Path], kind: str) -> list[pa.Table]:
     for path in paths:
         try:
             tables.append(read(path, kind))
+        except NewerFormatError:
+            raise
         except StoreError as error:
-            if "newer version" in str(error):
-                raise
             warnings.warn(f"left out: {error}", stacklevel=2)
     return tables
+
+
+def _joined(tables: list[pa.Table]) -> pa.Table:
+    """Tables below each other; of a column that two later versions gave different types, the first one's rows."""
+    types: dict[str, pa.DataType] = {}
+    for number, table in enumerate(tables):
+        odd = [item.name for item in table.schema if types.setdefault(item.name, item.type) != item.type]
+        tables[number] = table.drop_columns(odd) if odd else table
+    return pa.concat_tables(tables, promote_options="default")
 
 
 def _to_pandas(table: pa.Table) -> pd.DataFrame:

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,14 +17,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bench.errors import StoreError
+from bench.store.checking import check_columns, check_file, check_rows, parse_notes, plain, texts
 from bench.store.schema import SCHEMA_VERSION
 
 Row = dict[str, Any]
 
-_VERSION, _KIND, _HASH, _NOTES = (f"bench.{name}".encode() for name in ("schema_version", "kind", "sha256", "notes"))
+_VERSION, _KIND, _HASH, _NOTES, _NOTES_HASH = (
+    f"bench.{name}".encode() for name in ("schema_version", "kind", "sha256", "notes", "notes_sha256")
+)
 _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 _TEMPORARY = ".tmp-"
-MAX_PART_BYTES = 256 << 20
+_LEFTOVER_AGE_S = 3600.0  # no commit takes so long: whoever wrote the file is dead
+
+
+class UnreadableError(StoreError):
+    """The disk does not give a part: what it holds is unknown, and it stays where it is."""
+
+
+class NewerFormatError(StoreError):
+    """A part of a format that this version does not know; it is whole, and a newer version reads it."""
 
 
 def parts(folder: Path, pattern: str = "*.parquet") -> list[Path]:
@@ -44,11 +56,13 @@ def build_table(
 ) -> pa.Table:
     """Rows as a table whose metadata says the format's version, the kind of part, the rows' hash and `notes`."""
     table = pa.Table.from_pylist(list(rows), schema=schema)
+    noted = json.dumps(notes or {}, sort_keys=True)
     metadata = {
         _VERSION: str(SCHEMA_VERSION),
         _KIND: kind,
         _HASH: rows_hash(table.to_pylist()),
-        _NOTES: json.dumps(notes or {}, sort_keys=True),
+        _NOTES: noted,
+        _NOTES_HASH: hashlib.sha256(noted.encode()).hexdigest(),
     }
     return table.replace_schema_metadata(metadata)
 
@@ -82,23 +96,44 @@ def commit(table: pa.Table, target: Path) -> None:
 
 
 def read(path: Path, kind: str) -> pa.Table:
-    """One part's rows, checked against their hash.
+    """One part's rows, checked against their hash, as are its notes; see `checking` for what else must hold.
 
     Raises:
-        StoreError: Not a part of this kind, damaged, or written by a newer version; the message names the file.
+        UnreadableError: The disk refuses.
+        NewerFormatError: Written by a newer version.
+        StoreError: Not a part of this kind, or not as it was written. All three name the file.
     """
     try:
-        if path.stat().st_size > MAX_PART_BYTES:
-            raise StoreError(f"{path}: larger than {MAX_PART_BYTES >> 20} MiB; no part is")
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        check_file(path)
+        data = path.read_bytes()
+        with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
             metadata = file.schema_arrow.metadata or file.metadata.metadata or {}
             _check_header(path, metadata, kind)
-            table = file.read(use_threads=False)
+            check_columns(path, data, file, kind)
+            folded = texts(file)
+            table = None if folded else file.read(use_threads=False)
+        if table is None:
+            with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True, read_dictionary=folded) as file:
+                table = plain(path, file.read(use_threads=False))
+        rows = table.to_pylist()
+        check_rows(path, rows, kind)
+        found = rows_hash(rows).encode()
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise StoreError(f"{path}: damaged or no Parquet file ({str(error).splitlines()[0]})") from error
-    if rows_hash(table.to_pylist()).encode() != metadata.get(_HASH):
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        if isinstance(error, OSError) and error.errno:  # of damage Arrow says that it is an OSError too, but no number
+            raise UnreadableError(f"{path}: cannot be read ({error.strerror or said}); nothing was changed") from error
+        raise StoreError(f"{path}: damaged or no Parquet file ({said})") from error
+    if found != metadata.get(_HASH):
         raise StoreError(f"{path}: its rows differ from the hash they were written with; restore or delete it")
-    return table
+    return table.replace_schema_metadata(metadata)  # the one that was checked; a file can hold two
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Delete what writers who were killed left behind in `folder`; one that may still be at work keeps its file."""
+    for path in folder.glob(f"{_TEMPORARY}*"):
+        with contextlib.suppress(OSError):  # it costs space, no more
+            if time.time() - path.stat().st_mtime > _LEFTOVER_AGE_S:
+                path.unlink()
 
 
 def notes_of(table: pa.Table) -> dict[str, Any]:
@@ -118,9 +153,13 @@ def _check_header(path: Path, metadata: Mapping[bytes, bytes], kind: str) -> Non
         raise StoreError(f"{path}: not a part of kind {kind} (it says {found or 'nothing'})")
     version = int(metadata.get(_VERSION, b"0"))
     if version > SCHEMA_VERSION:
-        raise StoreError(
+        raise NewerFormatError(
             f"{path}: written by a newer version (format {version}; this one reads up to {SCHEMA_VERSION})"
         )
+    noted = metadata.get(_NOTES_HASH)  # parts of before have none
+    if noted is not None and hashlib.sha256(metadata.get(_NOTES, b"")).hexdigest().encode() != noted:
+        raise StoreError(f"{path}: its notes differ from the hash they were written with; restore or delete it")
+    parse_notes(path, metadata.get(_NOTES, b"{}"), kind)
 
 
 def _link(temporary: Path, target: Path) -> None:

@@ -6,6 +6,7 @@ History of the format (the number stands in each file's metadata as `bench.schem
   `target_interval` in plans, `gradient_noise` and `gradient_noise_*` in runs,
   `estimated_device_low_bytes`, `estimated_device_high_bytes`, `estimated_device_basis`, `estimated_fit` and
   `estimated_speed_basis` in estimates.
+  A hash of a part's notes (`bench.notes_sha256` in its metadata) came later as well; without it they are not checked.
 """
 
 from __future__ import annotations

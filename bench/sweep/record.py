@@ -14,12 +14,12 @@ from bench.errors import DeviceError, StoreError
 from bench.launchers import Answer, LocalLauncher, Outcome
 from bench.launchers.local import interrupt_on_terminate
 from bench.launchers.tasks import record_task
-from bench.locks import device_lock_path, hold
+from bench.locks import hold
 from bench.probes.selection import DeviceChoice, usable_device
 from bench.recordings import read_recording
 from bench.records import Case, Environment, Status, stable_hash
 from bench.store.parts import typed_errors
-from bench.sweep.session import device_name, gpu_of, read_environment
+from bench.sweep.session import gpu_of, hold_device, read_environment
 from bench.terminal import Progress
 from bench.units import format_bytes
 
@@ -94,11 +94,10 @@ def record_cases(cases: Sequence[Case], options: RecordOptions, progress: Progre
     folder = options.out or Path("recordings") / _slug(environment.gpu_name or "gpu")
     with typed_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    lock = device_lock_path(environment.gpu_uuid_hash or f"cuda-{choice.gpu_index or 0}")
     with (
         interrupt_on_terminate(),
         hold(folder / ".lock", f"the folder {folder}"),
-        hold(lock, f"the device {device_name(environment)}"),
+        hold_device(choice),
     ):
         return _record_missing(cases, options, progress, launcher, environment, choice, folder)
 

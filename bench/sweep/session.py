@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from bench.devices import match_device, render_device_toml
 from bench.errors import BenchError, DeviceError, InfrastructureError
 from bench.launchers import Answer, LocalLauncher, Outcome
 from bench.launchers.tasks import device_facts_task, environment_task
+from bench.locks import device_lock_path, hold
+from bench.probes.nvml import hash_uuid
 from bench.probes.selection import DeviceChoice
 from bench.records import Environment, Planned, Status
 from bench.store import Store
@@ -99,6 +102,18 @@ def _value(answer: Answer) -> dict[str, Any]:
 def gpu_of(choice: DeviceChoice) -> dict[str, Any]:
     """Which GPU a child is to see: its UUID where NVML knows it, its place among those visible otherwise."""
     return {"gpu_uuid": choice.gpu.uuid if choice.gpu else None, "gpu_index": choice.gpu_index}
+
+
+def hold_device(choice: DeviceChoice) -> AbstractContextManager[None]:
+    """Hold the device chosen, by what NVML calls it: known before torch is started, so a second sweep leaves at once.
+
+    Raises:
+        BusyError: Another process holds it; raised on entering.
+    """
+    gpu = choice.gpu
+    key = hash_uuid(gpu.uuid) if gpu is not None else f"{choice.kind}-{choice.gpu_index or 0}"
+    name = gpu.name if gpu is not None and gpu.name else choice.kind
+    return hold(device_lock_path(key), f"the device {name}")
 
 
 def device_name(environment: Environment) -> str:

@@ -13,14 +13,14 @@ from bench.errors import ConfigError, DataError, UnknownNameError
 from bench.folders import data_folder
 from bench.launchers import LocalLauncher
 from bench.launchers.local import interrupt_on_terminate
-from bench.locks import device_lock_path, hold
+from bench.locks import hold
 from bench.plan import build_plan
 from bench.probes.selection import usable_device
 from bench.records import Choice, Status, stable_hash
 from bench.store import DATA_FOLDER, Store
 from bench.sweep.estimates import estimate_planned
 from bench.sweep.runs import extend_plan, measure_missing, write_plan
-from bench.sweep.session import Session, SweepOptions, device_name, read_environment
+from bench.sweep.session import Session, SweepOptions, device_name, hold_device, read_environment
 from bench.terminal import Progress
 
 GOOD = (Status.OK, Status.SKIPPED)
@@ -62,15 +62,15 @@ def run_sweep(config: SweepConfig, options: SweepOptions, progress: Progress) ->
         BenchError: Device, folder or data are not usable; nothing of what was finished is lost.
         KeyboardInterrupt: On Ctrl-C or SIGTERM, within about two seconds; nothing of what was finished is lost.
     """
-    launcher = LocalLauncher()
-    launcher.warm()
     store = Store(options.out / DATA_FOLDER)
     store.create()
     with interrupt_on_terminate(), hold(options.out / ".lock", f"the folder {options.out}"):
+        store.clear_leftovers()
+        launcher = LocalLauncher()
+        launcher.warm()
         choice = usable_device(options.device)
-        environment = read_environment(launcher, choice)
-        lock = device_lock_path(environment.gpu_uuid_hash or f"{environment.device}-{choice.gpu_index or 0}")
-        with hold(lock, f"the device {device_name(environment)}"):
+        with hold_device(choice):
+            environment = read_environment(launcher, choice)
             session = Session(config, options, progress, launcher, store, environment, choice)
             _prepare(session)
             estimate_planned(session)

@@ -12,10 +12,9 @@ from bench.errors import BenchError, DeviceError
 from bench.launchers import LocalLauncher, Outcome
 from bench.launchers.local import interrupt_on_terminate
 from bench.launchers.tasks import measure_task
-from bench.locks import device_lock_path, hold
 from bench.probes.selection import DeviceChoice, usable_device
 from bench.records import MEASURED, Case, Environment, Protocol, Status
-from bench.sweep.session import device_name, gpu_of, read_environment
+from bench.sweep.session import gpu_of, hold_device, read_environment
 from bench.terminal import Progress
 
 MAX_RUNS = 12
@@ -94,8 +93,7 @@ def present_gpu(device: str) -> Iterator[PresentGpu]:
     if known is not None and not describes(known, gpu, total):
         raise DeviceError(f"{device} describes another GPU than the {gpu} here. Take --device auto, or write its file: "
                           "bench env --device-file mine.toml")  # fmt: skip
-    lock = device_lock_path(environment.gpu_uuid_hash or f"{environment.device}-{choice.gpu_index or 0}")
-    with interrupt_on_terminate(), hold(lock, f"the device {device_name(environment)}"):
+    with interrupt_on_terminate(), hold_device(choice):
         yield PresentGpu(launcher, choice, environment, device if known else str(environment.estimate_device))
 
 

@@ -60,7 +60,7 @@ def read_measurements(path: Path, device: str | None = None) -> tuple[list[Measu
     if faults:
         raise DataError("\n".join(faults))
     if not count:
-        raise DataError(f"{path}: no rows")
+        raise DataError(f"{path}: no rows below the line of column names")
     if not rows:
         where = f" on {asked}" if asked else ""
         raise DataError(f"{path}: none of its {count} rows is a case that can be estimated{where}")
@@ -71,7 +71,8 @@ def _lines(path: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
     """Line numbers and cells by column; cells that a short row lacks are empty."""
     try:
         if not path.is_file():
-            raise DataError(f"{path}: no such file")
+            state = "a folder" if path.is_dir() else "not a file" if path.exists() else "no such file"
+            raise DataError(f"{path}: {state}; give a CSV of measurements (bench validate --help says its columns)")
         if path.stat().st_size > MAX_BYTES:
             raise DataError(f"{path}: larger than {MAX_BYTES >> 20} MiB; split the file")
         with path.open(newline="", encoding="utf-8-sig") as stream:
@@ -97,7 +98,7 @@ def _layout_of(path: Path, columns: list[str]) -> Layout:
     for layout in layouts:
         if not _missing(layout, columns):
             return layout
-    closest = min(layouts, key=lambda layout: len(_missing(layout, columns)) / len(layout.columns))
+    closest = min(layouts, key=lambda layout: (_missing_frac(layout, columns), len(layout.columns)))
     missing = _missing(closest, columns)
     near = nearest_sentence(nearest(missing[0].split(" ")[0], columns))
     known = "; ".join(f"{layout.name}: {', '.join(layout.columns)}" for layout in layouts)
@@ -105,6 +106,10 @@ def _layout_of(path: Path, columns: list[str]) -> Layout:
         f"{path}: columns of no layout that is known. Closest: {closest.name}, without {', '.join(missing)}. {near}"
         f"Layouts: {known}"
     )
+
+
+def _missing_frac(layout: Layout, columns: list[str]) -> float:
+    return len(_missing(layout, columns)) / (len(layout.columns) + len(layout.alternatives))
 
 
 def _missing(layout: Layout, columns: list[str]) -> list[str]:

@@ -11,7 +11,7 @@ import click.testing
 import pytest
 
 from bench.cli import cli
-from bench.records import Protocol, Status
+from bench.records import Choice, Measurement, Protocol, Status
 from tests.results import CPU, GPU, make_cases, make_results
 
 CASES = make_cases(datasets=["mnist"], optimizers=("sgd", "adam"), batch_sizes=(16, 64, 256))
@@ -211,13 +211,15 @@ def test_only_narrows_both_sides(base, after):
     done = compare(base, results, "--only", "model=resnet*")
     assert done.exit_code == 2
     assert "error: before: no run has model like resnet*; there are: mlp" in done.stderr
-    assert 'unknown field "modle". Nearest: model' in compare(base, results, "--only", "modle=x").stderr
+    wrong = compare(base, results, "--only", "modle=x").stderr
+    assert 'unknown field "modle". Nearest: model' in wrong and "There are: " in wrong and "gpu_name" in wrong
 
 
 def test_a_single_process_or_unequal_numbers_are_unclear_with_the_reason(base, after, tmp_path):
     found = read(base, after("four", repeats=4, change=times(0.5)))
     assert {row["verdict"] for row in found["cases"]} == {"unclear"}
-    assert {row["reason"] for row in found["cases"]} == {"5 processes against 4: unequal numbers give no verdict"}
+    (reason,) = {row["reason"] for row in found["cases"]}
+    assert reason.startswith("5 processes against 4: unequal numbers give no verdict; ") and "--processes N" in reason
     alone = [
         make_results(tmp_path / name, CASES, repeats=1, change=change)
         for name, change in (("one", None), ("two", times(0.5)))
@@ -226,6 +228,63 @@ def test_a_single_process_or_unequal_numbers_are_unclear_with_the_reason(base, a
     assert {row["verdict"] for row in found["cases"]} == {"unclear"}
     assert {row["low"] for row in found["cases"]} == {None}
     assert {row["reason"] for row in found["cases"]} == {"one process a side says nothing about the next one"}
+
+
+def test_the_first_processes_alone_are_counted_and_later_ones_never_fill_in(base, after):
+    def failing(measurement, case, repeat):
+        late = times(0.5)(measurement, case, repeat) if repeat >= 5 else measurement
+        failed = case.batch_size == 64 and repeat == 2
+        return Measurement(status=Status.CRASHED, reason="made up") if failed else late
+
+    grown = after(repeats=8, change=failing)
+    found = read(base, grown, "--processes", "5", "--margin", "10%")
+    assert found["processes"] == 5
+    verdicts = {(row["batch_size"], row["verdict"]) for row in found["cases"]}
+    assert verdicts == {(16, "same"), (64, "unclear"), (256, "same")}
+    assert {row["reason"] for row in found["cases"] if row["batch_size"] == 64} == {
+        "of the first 5 processes 5 against 4 measured; later ones do not fill in"
+    }
+    assert {row["verdict"] for row in read(base, grown, "--margin", "10%")["cases"]} == {"unclear"}
+    assert "Of each case the first 5 processes count" in compare(base, grown, "--processes", "5").stdout
+    assert "processes 1: at least 2 a case" in compare(base, grown, "--processes", "1").stderr
+
+
+def test_missing_cases_come_in_a_readers_order(base, after):
+    one = after(cases=CASES[:1])
+    sizes = [(item["label"].rsplit(", ", 1)[1], item["label"]) for item in read(base, one)["missing"]]
+    labels = [label for _, label in sizes]
+    assert labels == [
+        *(f"mlp on mnist, batch {size}, adam" for size in (16, 64, 256)),
+        *(f"mlp on mnist, batch {size}, sgd" for size in (64, 256)),
+    ]
+
+
+def test_where_images_were_from_is_no_difference_for_a_run_that_failed_before_it_knew(base, after):
+    def failing(measurement, case, repeat):
+        failed = case.batch_size == 64 and repeat == 2
+        return Measurement(status=Status.CRASHED, reason="made up") if failed else measurement
+
+    assert read(base, after(change=failing), "--margin", "10%")["differences"] == []
+
+
+def test_variables_that_are_not_set_read_so(base, after):
+    results = after(environment=dataclasses.replace(GPU, speed_variables="NVIDIA_TF32_OVERRIDE=1"))
+    assert "speed_variables differs: none set in the baseline, NVIDIA" in compare(base, results).stderr
+    text = compare(base, results, "--across", "speed_variables", "--margin", "10%").stdout
+    (line,) = [line for line in text.splitlines() if "speed_variables" in line]
+    assert "none set" in line and "unknown" not in line
+
+
+def test_values_with_commas_and_brackets_are_told_apart(tmp_path):
+    settings = [Choice.of("mlp", {"hidden": sizes}) for sizes in ((256, 128), (512, 2))]
+    cases = [dataclasses.replace(case, model=model) for model in settings for case in CASES[:1]]
+    folder = make_results(tmp_path / "both", cases, environment=GPU, repeats=5)
+    values = "mlp:hidden=[256,128]", "mlp:hidden=[512,2]"
+    found = read(folder, "--across", f"model={','.join(values)}", "--margin", "10%")
+    assert (found["baseline"], found["candidate"]) == values
+    assert {(row["model"], row["model_candidate"]) for row in found["cases"]} == {values}
+    done = compare(folder, "--across", f"model={values[0]},nothing")
+    assert "names the values of two sides" in done.stderr
 
 
 def test_missing_is_listed_and_is_not_zero(base, after):
@@ -281,8 +340,17 @@ def test_more_than_two_are_compared_with_the_chosen_baseline(base, after):
     assert "throughput, more is better" in text and re.search(
         r"^  slow: geometric mean 0\.(49|50)\d\d \(interval .*\) over 6 of 6 cases; 6 slower$", text, re.MULTILINE
     )
+    assert re.search(r"^  mlp on mnist, batch 16, .*  0\.\d{4} \(0\.\d{4} to 0\.\d{4}\) slower ", text, re.MULTILINE)
     assert read(base, slow, fast, code=3)["baseline"] == "before"
     assert 'no results are called "befor". Nearest: before' in compare(slow, base, "--baseline", "befor").stderr
+
+
+def test_several_candidates_are_ordered_by_the_worst_and_say_why_they_are_unclear(base, after):
+    bad, few = after("bad", change=times(0.5, batch_size=256)), after("few", repeats=4)
+    text = compare(base, bad, few, "--worst-first", "--metric", "samples_per_s", "--margin", "10%").stdout
+    rows = re.findall(r"^  mlp on mnist, batch (\d+),", text, re.MULTILINE)
+    assert rows[:2] == ["256", "256"]
+    assert "  few: unclear (6): 5 processes against 4" in text
 
 
 def test_prices_and_energy_are_given_per_sample(base, after):

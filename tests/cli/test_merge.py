@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import shutil
+import zipfile
 
 import pytest
 from click.testing import CliRunner
@@ -62,6 +64,15 @@ def test_a_merged_folder_reports_bundles_and_merges_again(hosts, tmp_path):
     assert run("report", tmp_path / "both").exit_code == 0
     assert "NVIDIA A100" in (tmp_path / "both" / "report.md").read_text()
     assert run("bundle", tmp_path / "both").exit_code == 0
+    with zipfile.ZipFile(tmp_path / "both.zip") as opened:
+        text = opened.read("both/REPRODUCE.md").decode()
+    commands = [shlex.split(line)[4:] for line in text.splitlines() if line.startswith("      bench compare . mine ")]
+    assert len(commands) == 2
+    mine = results(tmp_path / "mine", environment=dataclasses.replace(GPU, gpu_name="NVIDIA L4"))
+    assert run("compare", tmp_path / "both.zip", mine).exit_code == 2
+    for command in commands:  # each chooses one machine of the bundle, and yours by its own name
+        found = run("compare", tmp_path / "both.zip", mine, *(word.replace("YOURS", "NVIDIA L4") for word in command))
+        assert found.exit_code in (0, 3), found.output
     third = results(tmp_path / "c", environment=CPU)
     assert run("merge", tmp_path / "all", tmp_path / "both.zip", third, hosts[0]).exit_code == 0
     assert rows(bench.load(tmp_path / "all")) == rows(bench.load(*hosts, third))
@@ -70,7 +81,9 @@ def test_a_merged_folder_reports_bundles_and_merges_again(hosts, tmp_path):
 def test_the_same_part_twice_is_one(hosts, tmp_path):
     shutil.copytree(hosts[0], tmp_path / "copy")
     merged = json.loads(run("merge", tmp_path / "both", hosts[0], tmp_path / "copy", "--json").stdout)
-    assert (merged["runs"], merged["plans"], merged["duplicates"]) == (4, 1, 5)
+    assert (merged["runs"], merged["plans"], merged["duplicates"], merged["duplicate_estimates"]) == (4, 1, 5, 1)
+    said = run("merge", tmp_path / "again", hosts[0], tmp_path / "copy").stdout
+    assert "from 2 results folders (4 runs and 1 parts of estimates in several of them, kept once)" in said
     assert rows(bench.load(tmp_path / "both")) == rows(bench.load(hosts[0]))
 
 

@@ -52,3 +52,14 @@ def test_the_two_commands_of_the_readme_are_marked_for_ci_and_say_what_they_run(
         done = subprocess.run(["bash", "-c", script % name], capture_output=True, text=True, check=True, cwd=ROOT)
         assert done.stdout.strip().endswith(f".venv/bin/nox -s {name}")
         assert len(done.stdout.strip().splitlines()) == 1
+
+
+def test_the_readmes_figures_of_exactness_are_those_of_the_page() -> None:
+    page = (ROOT / "docs" / "accuracy.md").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    start, end = readme.index("<!-- from docs/accuracy.md -->"), readme.index("<!-- end -->")
+    rows = [line for line in readme[start:end].splitlines() if line.startswith("| ") and "held against" not in line]
+    assert len(rows) > 10
+    for row in rows:
+        assert row in page, row
+    assert "@@" not in readme

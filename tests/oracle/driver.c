@@ -10,11 +10,13 @@
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <driver_types.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define EXPORT __attribute__((visibility("default")))
 #define RANGE_LOW ((uint64_t)1 << 44) /* 64 TiB of addresses that neither the program nor its libraries use */
@@ -53,6 +55,48 @@ static void read_settings(void) {
 }
 
 static void settings(void) { pthread_once(&once, read_settings); }
+
+/* ---- faults: BENCH_STUB_FAULT_AT names a launch of this process, counted from 1 ----------------------------------- *
+ * From that launch on the context is lost, as CUDA's is: whatever waits for the device, copies or allocates answers with
+ * BENCH_STUB_FAULT_CODE (a cudaError) until the process ends. Code 0 is a kernel without an end: waiting never returns.
+ * The code may be a list, `710,-,0`: one for each process that comes so far, `-` for none, the end of the list for none;
+ * which one a process has is kept by files that it makes, BENCH_STUB_FAULT_MARK.0 and so on. */
+
+static volatile int lost; /* the cudaError of the context from now on; ENDLESS for a kernel without an end */
+#define ENDLESS (-1)
+
+/* The number of this process among those that came as far as the fault, from 0. */
+static int turn(void) {
+    const char *mark = getenv("BENCH_STUB_FAULT_MARK");
+    char path[4096];
+    for (int number = 0; mark && *mark && number < 1000; number++) {
+        snprintf(path, sizeof path, "%s.%d", mark, number);
+        int handle = open(path, O_CREAT | O_EXCL | O_WRONLY, 0644);
+        if (handle >= 0) return close(handle), number;
+    }
+    return 0;
+}
+
+static void lose_device(void) {
+    const char *code = getenv("BENCH_STUB_FAULT_CODE");
+    for (int left = turn(); code && left > 0; left--) {
+        code = strchr(code, ',');
+        code = code ? code + 1 : NULL;
+    }
+    if (code && *code && *code != '-') lost = atoi(code) ? atoi(code) : ENDLESS;
+}
+
+static void count_launch(void) {
+    static uint64_t at, count;
+    if (!count) at = number("BENCH_STUB_FAULT_AT", 0);
+    if (__sync_add_and_fetch(&count, 1) == at) lose_device();
+}
+
+static int state(void) { return lost == ENDLESS ? 0 : lost; }
+static int wait_for_device(void) {
+    while (lost == ENDLESS) sleep(1);
+    return lost;
+}
 
 /* ---- device memory: a sorted list of address ranges ------------------------------------------------------------- */
 
@@ -101,6 +145,7 @@ static int take_bytes(uint64_t size) {
 
 static int allocate(uint64_t *address, uint64_t size) {
     settings();
+    if (state()) return state();
     size = whole_granules(size);
     pthread_mutex_lock(&lock);
     int status = take_bytes(size);
@@ -186,6 +231,7 @@ EXPORT int cuMemGetAllocationGranularity(size_t *granule, const void *properties
 /* ---- copies ----------------------------------------------------------------------------------------------------- */
 
 static int copy(void *to, const void *from, size_t size) {
+    if (wait_for_device()) return lost;
     if (on_device(to) || !size) return 0;
     if (on_device(from)) memset(to, 0, size); else memmove(to, from, size);
     return 0;
@@ -207,7 +253,19 @@ EXPORT int cudaGetDeviceCount(int *n) { *n = 1; return 0; }
 EXPORT int cudaGetDevice(int *d) { *d = 0; return 0; }
 EXPORT int cudaDriverGetVersion(int *v) { settings(); *v = device.cuda_version; return 0; }
 EXPORT int cudaRuntimeGetVersion(int *v) { settings(); *v = device.cuda_version; return 0; }
-EXPORT const char *cudaGetErrorString(int e) { return e == OUT_OF_MEMORY ? "out of memory" : e ? "stub driver error" : "no error"; }
+EXPORT const char *cudaGetErrorString(int e) { /* as CUDA 13's */
+    switch (e) {
+        case 0: return "no error";
+        case OUT_OF_MEMORY: return "out of memory";
+        case 46: return "CUDA-capable device(s) is/are busy or unavailable";
+        case 214: return "uncorrectable ECC error encountered";
+        case 700: return "an illegal memory access was encountered";
+        case 702: return "the launch timed out and was terminated";
+        case 710: return "device-side assert triggered";
+        case 719: return "unspecified launch failure";
+        default: return "stub driver error";
+    }
+}
 EXPORT const char *cudaGetErrorName(int e) { return e == OUT_OF_MEMORY ? "cudaErrorMemoryAllocation" : "cudaSuccess"; }
 EXPORT int cudaDeviceGetPCIBusId(char *text, int length, int d) { snprintf(text, (size_t)length, "0000:01:00.0"); return 0; }
 EXPORT int cudaDeviceGetStreamPriorityRange(int *least, int *greatest) {
@@ -326,6 +384,18 @@ EXPORT int cudaEventCreate(uint64_t *e) { *e = new_handle(); return 0; }
 EXPORT int cudaEventCreateWithFlags(uint64_t *e, unsigned flags) { *e = new_handle(); return 0; }
 EXPORT int cudaEventElapsedTime(float *ms, void *a, void *b) { *ms = 1.0f; return 0; }
 EXPORT int cudaEventElapsedTime_v2(float *ms, void *a, void *b) { *ms = 1.0f; return 0; }
+
+/* The arguments are left alone; nvcc of CUDA 13 calls the first, of CUDA 12 the second. */
+EXPORT int __cudaLaunchKernel(void) { count_launch(); return 0; }
+EXPORT int cudaLaunchKernel(void) { count_launch(); return 0; }
+EXPORT int cudaLaunchKernelExC(const void *configuration, const void *f, void **a) { count_launch(); return 0; }
+EXPORT int cudaDeviceSynchronize(void) { return wait_for_device(); }
+EXPORT int cudaStreamSynchronize(void *s) { return wait_for_device(); }
+EXPORT int cudaEventSynchronize(void *e) { return wait_for_device(); }
+EXPORT int cudaEventQuery(void *e) { return state(); }
+EXPORT int cudaStreamQuery(void *s) { return state(); }
+EXPORT int cudaGetLastError(void) { return state(); }
+EXPORT int cudaPeekAtLastError(void) { return state(); }
 
 EXPORT int cudaFuncGetAttributes(struct cudaFuncAttributes *a, const void *function) {
     settings();

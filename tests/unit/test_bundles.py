@@ -134,7 +134,7 @@ def test_every_single_byte_of_a_bundle_is_held(tmp_path):
         if not verify(small).differences:
             unseen.append(place)
     assert unseen == []
-    for cut in (whole[:-1], whole + b"\0", b"\0" + whole, whole[: len(whole) // 2], b""):
+    for cut in (whole[:-1], whole + b"\0", b"\0" + whole, whole[: len(whole) // 2], whole[:4]):
         small.write_bytes(cut)
         assert verify(small).differences
     small.write_bytes(whole)
@@ -366,9 +366,16 @@ def test_a_wrong_checksum_of_an_untouched_file_is_named(bundle, name):
 
 
 def test_other_files_are_no_bundles(tmp_path):
-    for name, text in {"a.md": b"# text\n" * 10, "b.zip": b"", "c.parquet": b"PAR1" * 100}.items():
+    for name, text in {
+        "a.md": b"# text\n" * 10,
+        "b.zip": b"",
+        "c.parquet": b"PAR1" * 100,
+        "d.toml": b"a = 1\n" * 9,
+    }.items():
         (tmp_path / name).write_bytes(text)
-        refused(tmp_path / name, "no bundle")
+        for read in (verify, lambda path: open_bundle(path).__enter__()):
+            with pytest.raises(BundleError, match="no bundle"):
+                read(tmp_path / name)
     with pytest.raises(BundleError, match="does not exist"):
         verify(tmp_path / "nowhere.zip")
     with pytest.raises(BundleError, match="no manifest"):
@@ -380,6 +387,16 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.zip")
     with pytest.raises(BundleError, match="not a regular file"), open_bundle(tmp_path / "pipe.zip"):
         pass
+    for path in (tmp_path / "pipe.zip", Path(os.devnull)):
+        with pytest.raises(BundleError, match="no bundle: not a regular file"):
+            verify(path)
+
+
+def test_a_bundle_that_lost_its_beginning_or_its_end_is_damaged_and_no_other_file(bundle):
+    whole = bundle.read_bytes()
+    for changed in (whole[:-40], b"\0\0\0\0" + whole[4:], whole[:100]):
+        bundle.write_bytes(changed)
+        assert [item.what for item in verify(bundle).differences] == ["damaged"]
 
 
 def test_noise_never_ends_otherwise_than_refused(bundle):
@@ -390,7 +407,9 @@ def test_noise_never_ends_otherwise_than_refused(bundle):
             noisy[generator.randrange(len(noisy))] = generator.randrange(256)
         if bytes(noisy) == whole:
             continue
-        bundle.write_bytes(noisy[: generator.randint(0, len(noisy))] if generator.random() < 0.2 else noisy)
+        bundle.write_bytes(
+            noisy[: generator.randint(len(noisy) // 9, len(noisy))] if generator.random() < 0.2 else noisy
+        )
         with pytest.raises(BundleError), open_bundle(bundle):
             pass
         assert verify(bundle).differences

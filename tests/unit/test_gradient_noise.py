@@ -12,11 +12,14 @@ import torch
 from torch import Tensor
 
 import bench
-from bench.analysis import summarise_cases
+from bench.analysis import summarise_cases, validity
 from bench.analysis.gradient_noise import gradient_noise, ratio_interval
 from bench.errors import Unsupported
 from bench.records import Case, Choice, ImageSpec, Measurement, Protocol, Status
 from bench.report import render_report
+from bench.report.blocks import Table
+from bench.report.contents import Contents
+from bench.report.sections import gradient_noise as section
 from bench.worker import MeasureTask, measure_case
 from bench.workload import build_workload
 from bench.workload.gradient_noise import (
@@ -282,6 +285,24 @@ def test_the_report_has_the_section_where_it_was_measured_and_only_there(tmp_pat
     assert "24 %" in rows[1]  # 64 of 200 samples: 1 / (1 + 200 / 64)
     assert "<b>" not in section
     assert "drowned" in section
+
+
+def test_the_best_batch_is_of_all_cases_and_not_of_those_that_the_table_has_room_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame = bench.load(make_results(tmp_path, CASES, change=made_up))
+    contents = Contents("x", frame, summarise_cases(frame), validity(frame))
+    whole, short = (text_of(contents, rows, monkeypatch) for rows in (60, 1))
+    said = "gives the most useful samples a second"
+    assert said in whole
+    assert said in short  # batch 16, the one row of that table, has no scale
+
+
+def text_of(contents: Contents, rows: int, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(section, "MAX_ROWS", rows)
+    blocks = section.build(contents)
+    assert [len(block.rows) for block in blocks if isinstance(block, Table)] == [min(rows, len(CASES))]
+    return str(blocks)
 
 
 def test_older_parts_without_the_columns_read_as_null(tmp_path: Path) -> None:

@@ -7,11 +7,15 @@ import dataclasses
 import pytest
 
 import bench
+from bench.analysis.findings import finding_of
 from bench.analysis.publishable import judge, named_cases
 from bench.records import Status
 from bench.stats import PUBLISHED_PROCESSES
 from tests.altered import PROTOCOL, honest, rewrite
+from tests.machines import A100
 from tests.results import CPU, GIB, GPU, MIB, make_cases, make_results
+
+CASES = make_cases(["mnist"], ["mlp"], ["sgd"], [16, 64])
 
 
 def planned(folder):
@@ -324,3 +328,29 @@ def test_findings_of_plain_validity_keep_their_weight(tmp_path):
     fitness = judge(planned(folder), 0.05)
     assert {finding.code for finding in fitness.findings} == {"synthetic_data", "cpu_only"}
     assert fitness.publishable
+
+
+def test_a_stalled_warm_up_of_two_steps_says_nothing_of_units_and_one_of_three_does(tmp_path):
+    for count, codes in ((2, set()), (3, {"wrong_unit"})):
+        folder = honest(tmp_path / str(count))
+        rewrite(folder, lambda row, count=count: {"warmup_times_s": [500 * max(row["step_times_s"])] * count})
+        found = objections(folder)
+        assert set(found) & {"wrong_unit"} == codes
+        assert all("or a stalled warm-up" in found[code].text for code in codes)
+
+
+def test_a_case_that_one_machine_skipped_is_not_named_for_another_machine_s(tmp_path):
+    """The A100 measured two processes and was to measure five; the other machine never ran the same cases."""
+    skipped = make_results(tmp_path / "skipped", environment=GPU, cases=CASES, repeats=5, protocol=PROTOCOL,
+                           outcomes=dict.fromkeys(range(len(CASES)), Status.SKIPPED))  # fmt: skip
+    short = make_results(tmp_path / "short", environment=A100, cases=CASES, repeats=2, protocol=PROTOCOL)
+    frame = bench.load(skipped, short)
+    frame = frame[frame["planned"]].reset_index(drop=True)
+    assert frame["run_key"].isna().any()
+    finding = next(item for item in judge(frame, 0.5).objections if item.code == "short_of_repeats")
+    named = named_cases(finding, frame)
+    assert sorted(case["case_key"] for case in named) == sorted(set(frame["case_key"]))
+    assert all(len(case["run_keys"]) == 2 for case in named)
+    rows = frame[frame["run_key"].isna()]
+    (there,) = {case["case_key"] for case in named_cases(finding_of("x", True, "x", rows.head(1)), frame)}
+    assert there == rows["case_key"].iloc[0]

@@ -185,6 +185,6 @@ def test_facts_that_are_none_are_refused_by_their_places(tmp_path: Path) -> None
 
     with pytest.raises(StoreError) as caught:
         parse_facts(b'{"format": 1, "loop": "pickle", "steps": "3"}', "f.parquet")
-    assert "f.parquet: its metadata are not a recording's (loop: Input should be" in str(caught.value)
+    assert "f.parquet: its metadata are not a recording's (loop: must be '" in str(caught.value)
     with pytest.raises(StoreError):
         parse_facts(b"[" * 100_000, "f.parquet")

@@ -110,6 +110,18 @@ def test_unclear_cells_are_hatched_and_no_others(contents):
     assert len(empty) == int(shown["ratio"].isna().sum()) > 0
 
 
+def test_the_mean_is_hatched_where_every_case_under_it_is_unclear(contents):
+    cells = contents.hardware.cells
+    for verdicts, hatched in ((["unclear"], True), (["faster", "unclear"], False)):
+        known = cells.index[cells["ratio"].notna()]
+        cells.loc[known, "verdict"] = [verdicts[place % len(verdicts)] for place in range(len(known))]
+        figure = drawn(speedup, contents).figure
+        patches = [patch for patch in figure.axes[0].patches if isinstance(patch, Rectangle)]
+        lowest = max(patch.get_y() for patch in patches)
+        means = [patch for patch in patches if patch.get_y() == lowest]
+        assert any(patch.get_hatch() for patch in means) is hatched
+
+
 def test_colours_are_symmetric_around_one_on_a_log_scale():
     scale = speedup._scale(pd.Series([0.5, 3.0]))
     assert scale(np.log(1.0)) == 0.5
@@ -205,10 +217,14 @@ def test_the_front_is_beaten_by_no_case(contents):
 def test_the_answer_is_the_speed_up_with_its_interval(report):
     page = (report / "report.md").read_text().split("\n## ")[0]
     words = r"\d\.\d+× \(\d\.\d+ to \d\.\d+\)"
-    assert re.search(
-        rf"Against NVIDIA A100-SXM4-80GB: NVIDIA H200 trains at {words} its throughput, in the geometric mean of \d+ of 12 cases",
+    found = re.search(
+        rf"Against NVIDIA A100-SXM4-80GB: NVIDIA H200 trains at {words} its throughput, in the geometric mean of (\d+) of "
+        r"12 cases \((\d+) of \1 called different\)",
         page,
     )
+    verdicts = csv_of(report, "speedup").query("machine == 'NVIDIA H200'")["verdict"]
+    assert found
+    assert int(found[2]) == verdicts.isin(["faster", "slower"]).sum() > 0
 
 
 def test_the_machines_are_held_side_by_side_and_what_differs_stands_out(report):

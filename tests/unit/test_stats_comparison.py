@@ -12,6 +12,7 @@ from bench.stats.permutation import permutation_p
 
 FAST = [103.0, 103.4, 102.8, 103.1, 103.2]
 SLOW = [100.0, 100.3, 99.8, 100.1, 99.9]
+HINT = "; after adaptive stopping, bench compare --processes N takes the first N of every case"
 
 
 def judge(one, two, **settings):
@@ -70,8 +71,8 @@ def test_noise_that_hides_the_margin_is_unclear():
     ("one", "two", "reason"),
     [
         ([100.0], [200.0], "one process a side says nothing about the next one"),
-        ([100.0], [200.0, 201.0], "1 process against 2: unequal numbers give no verdict"),
-        (SLOW, [200.0, 201.0, 202.0], "5 processes against 3: unequal numbers give no verdict"),
+        ([100.0], [200.0, 201.0], "1 process against 2: unequal numbers give no verdict" + HINT),
+        (SLOW, [200.0, 201.0, 202.0], "5 processes against 3: unequal numbers give no verdict" + HINT),
         ([], FAST, "not measured in the baseline"),
         ([], [], "not measured in the baseline and the candidate"),
     ],
@@ -110,6 +111,27 @@ def test_holm_steps_down_and_keeps_the_order():
     assert holm([0.04, 0.01, 0.03]).tolist() == pytest.approx([0.06, 0.03, 0.06])
     assert holm([0.9, 0.8]).tolist() == [1.0, 1.0]
     assert holm([]).tolist() == []
+
+
+def test_holm_ranks_those_that_will_not_be_called_last_and_counts_them():
+    assert holm([0.0, 0.01, 0.02], last=[True, False, False]).tolist() == pytest.approx([0.04, 0.03, 0.04])
+    assert holm([0.01, 0.02], last=[False, False]).tolist() == holm([0.01, 0.02]).tolist()
+
+
+def test_certain_differences_within_the_margin_make_no_other_case_easier_to_call():
+    one, two = [100.0, 101.4, 99.0, 100.6, 100.2, 99.5], [101.7, 101.4, 100.2, 103.0, 101.6, 100.9]
+    steady = [100.0, 100.01, 99.99, 100.02, 99.98, 100.0]
+    assert 0.05 > judge(one, two).p_value > 0.05 / 4  # called alone, or with the mildest ranks of four
+    found = judge_ratios([one] + [steady] * 3, [two] + [[value * 1.005 for value in steady]] * 3)
+    assert [item.verdict for item in found[1:]] == ["same"] * 3
+    assert found[0].p_adjusted >= 4 * found[0].p_value * (1 - 1e-9)
+    assert found[0].verdict == "unclear"
+
+
+def test_a_case_that_lacks_one_of_the_processes_asked_for_is_unclear_even_where_both_sides_lack_it():
+    short, full = judge_ratios([SLOW[:4], SLOW], [FAST[:4], FAST], processes=5)
+    assert (short.verdict, full.verdict) == ("unclear", "faster")
+    assert short.reason == "of the first 5 processes 4 against 4 measured; later ones do not fill in"
 
 
 def test_holm_is_what_scipys_bonferroni_is_for_the_smallest():

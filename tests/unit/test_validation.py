@@ -167,8 +167,10 @@ def test_a_broken_file_is_refused(tmp_path: Path, content: bytes, message: str) 
 
 
 def test_what_is_no_file_or_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert refused(tmp_path / "absent.csv").endswith("absent.csv: no such file")
-    assert "no such file" in refused(tmp_path)
+    assert refused(tmp_path / "absent.csv").endswith(
+        "absent.csv: no such file; give a CSV of measurements (bench validate --help says its columns)"
+    )
+    assert ": a folder; give a CSV" in refused(tmp_path)
     path = written(tmp_path, OWN, OWN, OWN)
     monkeypatch.setattr("bench.validation.reading.MAX_ROWS", 2)
     assert "more than 2 rows; split the file" in refused(path)

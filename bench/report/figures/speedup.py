@@ -57,7 +57,8 @@ def draw(contents: Contents) -> Drawing | None:
             f"Throughput over that of {hardware.baseline}, with its 95 % interval (Welch, over processes); colour is "
             "logarithmic around 1. Hatched cells are unclear: the interval does not settle whether there is a "
             "difference, for the reason in the CSV. An empty cell has no ratio, which is not zero; it says what "
-            "happened instead. The last row is the geometric mean over the cases that both machines measured."
+            "happened instead. The last row is the geometric mean over the cases that both machines measured, "
+            "hatched where every one of them is unclear."
             + (f" {left} more cells did not fit and stand in the CSV (drawn is false)." if left else "")
         ),
         alt=_alt(hardware),
@@ -153,8 +154,10 @@ def _draw_means(axes: Axes, hardware: Hardware, machines: list[str], scale: Norm
             _draw_empty(axes, x, rows + 0.35, "no common case")
             continue
         low, high = (math.nan if end is None else end for end in (mean.low, mean.high))
+        verdicts = hardware.cells.loc[hardware.cells["machine"] == machine].dropna(subset=["ratio"])["verdict"]
+        called = bool((verdicts != _UNCLEAR).any())
         words = f"{ratio_words(mean.ratio, low, high)} · {mean.n} of {mean.n_planned} cases"
-        _draw_cell(axes, x, rows + 0.35, words, mean.ratio, scale, unclear=False, bold=True)
+        _draw_cell(axes, x, rows + 0.35, words, mean.ratio, scale, unclear=not called, bold=True)
 
 
 def _finish(figure: Figure, axes: Axes, shown: pd.DataFrame, machines: list[str], scale: Normalize) -> None:

@@ -10,6 +10,7 @@ import pandas as pd
 from bench.analysis import best_cases, estimator_errors, headline
 from bench.analysis.headline import error_summary_words
 from bench.analysis.labels import axis_words, varying_axes
+from bench.compare import Comparison
 from bench.records import Status
 from bench.report.blocks import Answer, Block, Bullets, Notice, Strong, Table, Words
 from bench.report.contents import Contents
@@ -33,15 +34,21 @@ def build(contents: Contents) -> Sequence[Block]:
 def _answer(contents: Contents) -> str:
     """The speeds and the estimates' errors; of several machines, how fast they are against the baseline."""
     hardware = contents.hardware
-    means = {} if hardware is None else {name: found.geomean.get(SPEED) for name, found in hardware.comparisons.items()}
+    compared = {} if hardware is None else hardware.comparisons
+    means = {name: (found, found.geomean.get(SPEED)) for name, found in compared.items()}
     parts = [
         f"{name} trains at {ratio_words(mean.ratio, mean.low, mean.high)} its throughput, in the geometric mean of "
-        f"{mean.n} of {mean.n_planned} cases"
-        for name, mean in means.items() if mean is not None and mean.ratio is not None
+        f"{mean.n} of {mean.n_planned} cases ({_called(found)} of {mean.n} called different)"
+        for name, (found, mean) in means.items() if mean is not None and mean.ratio is not None
     ]  # fmt: skip
     if hardware is None or not parts:
         return headline(contents.summary)
     return f"Against {hardware.baseline}: {'; '.join(parts)}. In brackets: 95 % intervals over the cases."
+
+
+def _called(found: Comparison) -> int:
+    """How many cases are faster or slower than the baseline's, beyond chance and margin."""
+    return int(found.cases.loc[found.cases["metric"] == SPEED, "verdict"].isin(["faster", "slower"]).sum())
 
 
 _FIRST_PAGE = ("cpu_only", "synthetic_data")

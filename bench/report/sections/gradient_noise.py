@@ -23,7 +23,7 @@ def build(contents: Contents) -> Sequence[Block]:
     if found.empty:
         return []
     axes = varying_axes(contents.summary)
-    records = found.head(MAX_ROWS).to_dict("records")
+    records = found.to_dict("records")
     head = ["model", "data set", *(axis.replace("_", " ") for axis in axes), "batch", "samples/s (95 % interval)",
             "noise scale, samples (95 % interval)", "interval over", "a step's worth", "useful samples/s", "images",
             "cost of a pass"]  # fmt: skip
@@ -31,12 +31,12 @@ def build(contents: Contents) -> Sequence[Block]:
         [str(row["model"]), str(row["dataset"]), *(axis_words(axis, row[axis]) for axis in axes),
          integer(row["batch_size"]), rate_cell(row), _scale(row), _basis(row), _worth(row),
          format_rate(row["useful_samples_per_s"]), row["images"] or MISSING, seconds_cell(row["cost_s"])]
-        for row in records
+        for row in records[:MAX_ROWS]
     ]  # fmt: skip
     texts = {0, 1, *range(2, 2 + len(axes)), 5 + len(axes), 8 + len(axes)}
     more = f" The first {MAX_ROWS} of {len(found)} cases." if len(found) > MAX_ROWS else ""
     table = Table(head, rows, frozenset(range(len(head))) - texts, f"Speed beside the gradient noise scale.{more}")
-    return [Paragraph(_MEANING), *_warnings(found.to_dict("records")), *_answers(records, axes), table]
+    return [Paragraph(_MEANING), *_warnings(records), *_answers(records, axes), table]
 
 
 _MEANING = (

@@ -1,0 +1,89 @@
+"""`python -m tests.chaos`: one campaign, or all of them within a budget of minutes."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.chaos import shim
+from tests.chaos.fake_sweep import BRIEF, quiet_places
+
+Campaign = Callable[[int, int, Path], Counter[str]]
+
+UNDER_SHIM = ("boundaries", "refusals")
+CAMPAIGNS = {
+    "kills": ("tests.chaos.kills:kill_at_random", 100),
+    "command": ("tests.chaos.commands:kill_command", 10),
+    "devices": ("tests.chaos.commands:share_devices", 1),
+    "boundaries": ("tests.chaos.boundaries:kill_at_every_call", 10_000),
+    "refusals": ("tests.chaos.boundaries:refuse_every_call", 10_000),
+    "processes": ("tests.chaos.processes:kill_each_in_turn", 3),
+    "folder": ("tests.chaos.crowd:crowd_one_folder", 50),
+    "device": ("tests.chaos.crowd:crowd_one_device", 50),
+    "hosts": ("tests.chaos.sharing:share_folder", 20),
+    "host": ("tests.chaos.host:trouble_host", 1),
+    "model": ("tests.chaos.model:explore", 50),
+    "scale": ("tests.chaos.scale:sweep_many_cases", 10_000),
+    "damage": ("tests.chaos.damage:damage_parts", 3_000),
+}
+"""By name: the function, and how much of it is one round. It raises AssertionError where a promise is broken."""
+
+
+def main() -> int:
+    """Run what was asked for; 1 where a promise was broken."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("campaign", nargs="?", choices=[*CAMPAIGNS, "all"], default="all")
+    parser.add_argument("--seed", type=int, default=1, help="of everything random [1]")
+    parser.add_argument("--minutes", type=float, default=10.0, help="of all campaigns together [10]; each has a round")
+    parser.add_argument("--count", type=int, help="of one campaign, instead of a budget")
+    parser.add_argument("--brief", action="store_true", help="leave reports out, which take seconds each")
+    given = parser.parse_args()
+    if given.brief:
+        os.environ[BRIEF] = "1"
+    if given.campaign != "all" and given.count is not None:
+        print(json.dumps(run_campaign(given.campaign, given.seed, given.count)))
+        return 0
+    chosen = list(CAMPAIGNS) if given.campaign == "all" else [given.campaign]
+    broken = [name for name in chosen if not repeat_within(name, given.seed, given.minutes * 60 / len(chosen))]
+    print(f"broken: {', '.join(broken)}" if broken else "all promises kept")
+    return bool(broken)
+
+
+def run_campaign(name: str, seed: int, count: int) -> dict[str, int]:
+    """One campaign in this process, in a folder of its own that goes afterwards; returns what it did."""
+    if name in UNDER_SHIM:
+        shim.preload()
+    module, _, function = CAMPAIGNS[name][0].partition(":")
+    with tempfile.TemporaryDirectory(prefix=f"chaos-{name}-") as folder:
+        quiet_places(Path(folder))
+        campaign: Campaign = getattr(importlib.import_module(module), function)
+        return dict(campaign(seed, count, Path(folder)))
+
+
+def repeat_within(name: str, seed: int, budget_s: float) -> bool:
+    """Rounds of a campaign, each with the next seed, until its time is spent; at least one. Says what was done."""
+    started, total, rounds = time.monotonic(), Counter[str](), 0
+    while not rounds or time.monotonic() - started < budget_s:
+        command = [sys.executable, "-m", "tests.chaos", name, "--seed", str(seed + rounds)]
+        done = subprocess.run([*command, "--count", str(CAMPAIGNS[name][1])], stdout=subprocess.PIPE, check=False)
+        if done.returncode:
+            print(f"{name}: broken with --seed {seed + rounds}; see above", flush=True)
+            return False
+        total.update(json.loads(done.stdout))
+        rounds += 1
+    figures = ", ".join(f"{count:,} {what}" for what, count in sorted(total.items()))
+    print(f"{name}: {rounds} rounds in {time.monotonic() - started:.0f} s: {figures}", flush=True)
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""Fifty sweeps on one device and one folder, and how soon those leave that come too late."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+LEAVE_WITHIN_S = 2.0  # from the moment that a process is ready to sweep
+
+SWEEP = """
+import sys, time
+from pathlib import Path
+from bench.errors import BusyError
+from tests.chaos.fake_sweep import FakeLauncher, fake_config, run_fake_sweep
+class Slow(FakeLauncher):
+    def run(self, task, argument, **named):
+        if self.asked:
+            print("holds", flush=True)
+            time.sleep(600)
+        return super().run(task, argument, **named)
+out, ends = Path(sys.argv[1]), sys.argv[2] == "ends"
+config = fake_config(cases=2, repeats=1)
+print("ready", flush=True)
+sys.stdin.readline()
+start = time.monotonic()
+try:
+    run_fake_sweep(out, config, FakeLauncher() if ends else Slow(), conclude=False)
+    print("ran", flush=True)
+except BusyError as error:
+    print(f"left {time.monotonic() - start:.3f} {error}", flush=True)
+"""
+
+
+def crowd_one_folder(seed: int, count: int, folder: Path) -> Counter[str]:
+    """`count` sweeps at once on one folder: one holds it, the others leave in time naming it; killed, it is free."""
+    return _crowd([folder / "out"] * count)
+
+
+def crowd_one_device(seed: int, count: int, folder: Path) -> Counter[str]:
+    """The same with a folder for each sweep, so that the device is what they meet at."""
+    return _crowd([folder / f"out-{number}" for number in range(count)])
+
+
+def _crowd(places: list[Path]) -> Counter[str]:
+    sweeps = [_start(place, "stays") for place in places]
+    try:
+        for sweep in sweeps:
+            if _line(sweep) != "ready":
+                raise AssertionError("a sweep did not start")
+        _go(sweeps)
+        said = [_line(sweep) for sweep in sweeps]
+        holders = [sweep for sweep, line in zip(sweeps, said, strict=True) if line == "holds"]
+        if len(holders) != 1:
+            raise AssertionError(f"{len(holders)} sweeps at once: {said}")
+        left = [line for line in said if line != "holds"]
+        slowest_s = max(_check_leaver(line, holders[0].pid) for line in left)
+        os.kill(holders[0].pid, signal.SIGKILL)
+        holders[0].wait()
+    finally:
+        for sweep in sweeps:
+            sweep.kill()
+            sweep.communicate()
+    free_after_s = _run_after(places[0])
+    return Counter({
+        "sweeps at once": len(sweeps), "left": len(left), "slowest to leave, in ms": round(slowest_s * 1000),
+        "the next ran after a kill, in ms": round(free_after_s * 1000),
+    })  # fmt: skip
+
+
+def _start(place: Path, how: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", SWEEP, str(place), how]
+    return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def _line(sweep: subprocess.Popen[str]) -> str:
+    assert sweep.stdout is not None
+    return sweep.stdout.readline().strip()
+
+
+def _go(sweeps: list[subprocess.Popen[str]]) -> None:
+    for sweep in sweeps:
+        assert sweep.stdin is not None
+        sweep.stdin.write("\n")
+        sweep.stdin.flush()
+
+
+def _check_leaver(line: str, holder: int) -> float:
+    """How long it took to leave, in seconds. Raises AssertionError where it left late, or named nobody."""
+    found = re.match(r"left ([\d.]+) the (folder|device) .* is in use by (another process|process (\d+) on )", line)
+    if found is None:
+        raise AssertionError(f"a sweep that came too late said: {line!r}")
+    if found[4] is not None and int(found[4]) != holder:  # "another process": the holder was about to write its name
+        raise AssertionError(f"named {found[4]}, held by {holder}")
+    if float(found[1]) > LEAVE_WITHIN_S:
+        raise AssertionError(f"left after {found[1]} s")
+    return float(found[1])
+
+
+def _run_after(place: Path) -> float:
+    """Seconds that a sweep takes where the last one was killed. Raises AssertionError where it is refused."""
+    sweep = _start(place, "ends")
+    _line(sweep)
+    started = time.monotonic()
+    _go([sweep])
+    said = _line(sweep)
+    sweep.communicate()
+    if said != "ran":
+        raise AssertionError(f"after the holder was killed: {said}")
+    return time.monotonic() - started

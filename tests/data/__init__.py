@@ -1,0 +1,1 @@
+"""Files that must stay as they are: what earlier versions wrote."""
