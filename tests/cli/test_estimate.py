@@ -62,7 +62,10 @@ def test_the_table_says_where_memory_goes_and_whether_it_fits() -> None:
         (["estimate", "--model", "mlp", "--device", "/nowhere.toml"], "/nowhere.toml"),
         (["estimate", "configs/gpu.toml", "--model", "mlp"], "give a configuration or the axes of cases, not both"),
         (["fit", "--model", "mlp", "--model", "resnet18"], "fit answers for one case at a time; these axes give 2"),
-        (["fit", "--model", "resnet18", "--device", "cpu"], "cpu: fit follows torch's CUDA allocator and answers for GPUs"),
+        (
+            ["fit", "--model", "resnet18", "--device", "cpu"],
+            "cpu: fit follows torch's CUDA allocator and answers for GPUs",
+        ),
     ],
 )
 def test_wrong_use_is_refused_with_a_sentence(arguments: list[str], message: str) -> None:
