@@ -26,6 +26,9 @@ _axes = (
 )  # fmt: skip
 
 
+batch_size_option = click.option(
+    "--batch-size", "batch_sizes", multiple=True, type=click.IntRange(1), help="Samples a step [64]. Repeatable."
+)
 workspaces_option = click.option(
     "--cudnn-workspaces", "workspaces", type=click.Choice(["on", "off"]), default="on", show_default=True,
     envvar="BENCH_CUDNN_WORKSPACES", show_envvar=True,

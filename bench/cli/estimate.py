@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.axes import read_cases, with_axes, workspaces_option
+from bench.cli.axes import batch_size_option, read_cases, with_axes, workspaces_option
 from bench.cli.explaining import explain_difference
 from bench.cli.options import config_argument, json_option, set_option
 from bench.cli.timeline import check_single, check_target, print_timeline, write_timeline
@@ -31,9 +31,7 @@ TIMEOUT_S = 600.0  # for the cases of one model
 @config_argument
 @set_option
 @with_axes
-@click.option(
-    "--batch-size", "batch_sizes", multiple=True, type=click.IntRange(1), help="Samples a step [64]. Repeatable."
-)
+@batch_size_option
 @click.option(
     "--device", "devices", multiple=True, help="Name or file of a device (bench list devices) [h200]. Repeatable."
 )

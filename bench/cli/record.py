@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.axes import read_cases, with_axes
+from bench.cli.axes import batch_size_option, read_cases, with_axes
 from bench.cli.options import config_argument, json_option, set_option
 from bench.terminal import printable
 
@@ -25,9 +25,7 @@ def _check_gpu(context: click.Context, parameter: click.Parameter, value: str) -
 @config_argument
 @set_option
 @with_axes
-@click.option(
-    "--batch-size", "batch_sizes", multiple=True, type=click.IntRange(1), help="Samples a step [64]. Repeatable."
-)
+@batch_size_option
 @click.option(
     "--device", default="auto", show_default=True, metavar="auto|cuda|cuda:N", callback=_check_gpu,
     help="Which GPU; never a CPU.",
