@@ -21,9 +21,9 @@ import torch
 from bench import catalog
 from bench.errors import Unsupported
 from bench.plan import image_spec
-from bench.probes.gpu_monitor import GpuMonitor
 from bench.probes.oom import is_out_of_memory
-from bench.probes.torch_memory import CudaMemory
+from bench.probes.readings import Readings
+from bench.probes.torch_memory import CudaMemory, start_gpu
 from bench.recordings import STATISTICS, Facts, GpuFacts, Recording, pack_history, write_recording
 from bench.recordings.facts import FORMAT
 from bench.records import Case, Environment, Protocol, Status
@@ -86,10 +86,13 @@ def record_case(task: RecordTask, send: Send) -> dict[str, Any]:
     Returns:
         `status` and `reason`; where a file was written, also `events`, `peak_allocated_bytes`, `peak_reserved_bytes`.
         There is one where the status is ok or oom: a step that the device has no room for is worth recording too.
+
+    Raises:
+        DeviceError: The GPU does not start.
     """
     run = _Run(task, send)
-    monitor = GpuMonitor(task.gpu_uuid) if task.gpu_uuid else None
-    _begin(run, monitor)
+    readings = Readings(task.gpu_uuid)
+    _begin(run, readings)
     reason: str | None = None
     try:
         with numeric_modes(task.case, task.protocol):
@@ -105,7 +108,7 @@ def record_case(task: RecordTask, send: Send) -> dict[str, Any]:
             return {"status": Status.FAILED, "reason": f"{type(error).__name__}: {reason}"}
         status, run.at_failure = Status.OOM, _read_stats()
     actions, addresses, sizes, stacks = pack_history(_history(), run.marks)
-    _end(run, monitor)
+    _end(run, readings)
     facts = _facts(run, status, reason, switches)
     write_recording(Recording(facts, actions, addresses, sizes, stacks if task.stacks else []), Path(task.target))
     last = facts.last_stats
@@ -116,13 +119,13 @@ def record_case(task: RecordTask, send: Send) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _begin(run: _Run, monitor: GpuMonitor | None) -> None:
+def _begin(run: _Run, readings: Readings) -> None:
     """Make the context, read the device on both sides of it, and switch the history on."""
     run.send({"phase": "context"})
-    before = monitor.snapshot().used_total_bytes if monitor else None
-    torch.cuda.init()  # type: ignore[no-untyped-call]
+    before = readings.used_bytes()
+    start_gpu(before)
     free, _ = torch.cuda.mem_get_info()
-    after = monitor.snapshot().used_total_bytes if monitor else None
+    after = readings.used_bytes()
     run.memory.update(nvml_before_context=before, nvml_after_context=after, free_after_context=free)
     gc.collect()
     gc.disable()
@@ -151,11 +154,11 @@ def _train(run: _Run) -> None:
             run.mark()
 
 
-def _end(run: _Run, monitor: GpuMonitor | None) -> None:
+def _end(run: _Run, readings: Readings) -> None:
     """Read the device again; segments are given back only when memory runs out, so this is the peak."""
     free, _ = torch.cuda.mem_get_info()
     context = CudaMemory().device_fields(run.memory["nvml_before_context"])["context_bytes"]
-    used = monitor.snapshot().used_total_bytes if monitor else None
+    used = readings.used_bytes()
     run.memory.update(free_after_steps=free, nvml_at_peak=used, context=context)
 
 

@@ -25,16 +25,17 @@ from bench import catalog
 from bench.catalog import DatasetInfo
 from bench.errors import Unsupported
 from bench.plan import image_spec
-from bench.probes.gpu_monitor import GpuMonitor, difference, window_fields
 from bench.probes.oom import is_out_of_memory, limit_host_memory, parse_out_of_memory
+from bench.probes.readings import SILENT, Readings
 from bench.probes.rss import reset_rss_peak, rss_peak_bytes
 from bench.probes.step_timing import plan_step_count, time_steps
 from bench.probes.throttling import throttled_by
-from bench.probes.torch_memory import CudaMemory, measure_cpu_peak
+from bench.probes.torch_memory import CudaMemory, measure_cpu_peak, start_gpu
 from bench.records import Case, ImageSpec, Measurement, Protocol, Status
 from bench.workload import Workload, build_workload, numeric_modes
 from bench.workload.gradient_noise import has_batch_norm, measure_gradient_noise, microbatch_count
 from bench.workload.inputs import Inputs, build_inputs
+from bench.workload.shared_memory import shared_memory_hint
 
 Send = Callable[[dict[str, Any]], None]
 
@@ -71,8 +72,8 @@ class _Run:
 
     task: MeasureTask
     send: Send
+    readings: Readings
     found: dict[str, Any] = field(default_factory=dict)
-    monitor: GpuMonitor | None = None
     memory: CudaMemory | None = None
 
     @property
@@ -94,13 +95,19 @@ class _Run:
 
 
 def measure_case(task: MeasureTask, send: Send) -> dict[str, Any]:
-    """Measure one case in this process; returns the fields of a `Measurement` as a JSON object."""
-    run = _Run(task, send, {"started_unix_s": time.time()})
+    """Measure one case in this process; returns the fields of a `Measurement` as a JSON object.
+
+    Raises:
+        DeviceError: The GPU does not start, before the case has begun: no fault of the case.
+    """
+    run = _Run(task, send, Readings(task.gpu_uuid), {"started_unix_s": time.time()})
     if task.protocol.threads is not None:
         torch.set_num_threads(task.protocol.threads)
     if task.device == "cpu" and task.host_memory_bytes is not None:
         limit_host_memory(task.host_memory_bytes)
         run.found["host_memory_limit_bytes"] = task.host_memory_bytes
+    if task.device == "cuda":
+        _start_gpu(run)
     try:
         with numeric_modes(task.case, task.protocol):
             _measure(run)
@@ -110,19 +117,22 @@ def measure_case(task: MeasureTask, send: Send) -> dict[str, Any]:
         traceback.print_exc()
         run.found.update(_failure(error))
         run.found["host_rss_peak_bytes"] = rss_peak_bytes()
+        run.readings.used_bytes()  # a GPU that is lost is called so by NVML
         if run.memory is not None and run.found["status"] is Status.OOM:  # the peak so far; a sticky error has no word
             run.found.update(run.memory.peaks())
             run.found.update(run.memory.device_fields(run.found.get("device_used_before_bytes")))
-    return asdict(Measurement(**run.found))
+    return asdict(Measurement(**{**run.found, "nvml_error": run.readings.error}))
+
+
+def _start_gpu(run: _Run) -> None:
+    """Read what others hold of the device, then make the context."""
+    run.found["device_used_before_bytes"] = run.readings.used_bytes()
+    start_gpu(run.found["device_used_before_bytes"])
+    run.memory = CudaMemory()
 
 
 def _measure(run: _Run) -> None:
     reset_rss_peak()
-    if run.task.gpu_uuid:
-        run.monitor = GpuMonitor(run.task.gpu_uuid)
-        run.found["device_used_before_bytes"] = run.monitor.snapshot().used_total_bytes
-    if run.task.device == "cuda":
-        run.memory = CudaMemory()
     run.enter("build")
     workload = build_workload(run.task.case, run.images, run.task.protocol, run.device)
     with _inputs(run) as inputs:
@@ -168,24 +178,22 @@ def _time(run: _Run, workload: Workload, inputs: Inputs) -> None:
         run.found.update({f"cold_{name}": value for name, value in run.memory.peaks().items()})
         run.memory.reset()
     count = plan_step_count(warm.step_times_s, protocol.measured_steps, protocol.min_window_s)
-    start = None
-    if run.monitor is not None:
+    if run.readings.open:
         step()  # in flight while the device is read: an idle one drops its clocks within milliseconds
-        start = run.monitor.snapshot()
+        run.readings.start()
     run.enter("measure")
     waits.clear()
     if run.memory is not None:
         torch.cuda.synchronize()
-    energy_j = run.monitor.energy_j() if run.monitor is not None else None
+    run.readings.open_window()
     timed = time_steps(step, count, run.task.device)
     run.found.update(step_times_s=timed.step_times_s, wall_window_s=timed.wall_window_s, data_wait_times_s=tuple(waits))
-    run.found["flags"] = _flags(timed.step_times_s, timed.wall_window_s)
-    run.found["status"] = Status.OK
-    if run.monitor is not None and start is not None:
-        energy_end_j = run.monitor.energy_j()
-        run.found.update(window_fields(start, run.monitor.snapshot()))
-        run.found["energy_window_j"] = difference(energy_j, energy_end_j)
+    read = run.readings.close_window()
+    run.found.update(read, status=Status.OK)
+    if read:
         _mark_throttled(run.found)
+    silent = (SILENT,) if run.readings.error else ()
+    run.found["flags"] = (*_flags(timed.step_times_s, timed.wall_window_s), *silent)
 
 
 def _mark_throttled(found: dict[str, Any]) -> None:
@@ -260,7 +268,8 @@ def _failure(error: Exception) -> dict[str, Any]:
         return {"status": Status.OOM, "reason": _first_line(error), "oom_requested_bytes": parse_out_of_memory(error)}
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return {"status": Status.FAILED, "reason": f"{type(error).__name__}: {_first_line(error)}{place}"}
+    said = f"{type(error).__name__}: {_first_line(error)}{place}{shared_memory_hint(error)}"
+    return {"status": Status.FAILED, "reason": said}
 
 
 def _first_line(error: Exception) -> str:

@@ -106,6 +106,7 @@ def _throttled(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
 _FLAGS = {
     "host_bound": "step times and the wall clock differ by more than 2 %: the host or the data path held the device up",
     "not_steady": "step times still drifted over the measured window",
+    "nvml_silent": "NVML did not answer, at least in part: whether the GPU slowed itself down or was shared is unknown",
 }
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.bundles.unfinished import unfinished_folder
 from bench.errors import StoreError
 from bench.store import DATA_FOLDER, schema
 from bench.store.load import MERGED_FROM, newest_plans, results_folders
@@ -78,7 +78,7 @@ def merge_results(
 
     Raises:
         StoreError: `target` exists or lies in a source, a part is damaged, two parts contradict each other, or the disk
-            refuses. Nothing is left behind.
+            refuses. Nothing is left behind; what a killed merge left beside `target` goes with the next one.
     """
     if target.exists():
         raise StoreError(f"{target}: exists; nothing was changed. Name a new folder")
@@ -88,17 +88,13 @@ def merge_results(
             raise StoreError(f"{target}: lies in {folder}, which is only read; name a folder outside it")
     runs, estimates = _unions(folders, progress)
     plans = _plans(folders)
-    temporary = target.with_name(f".tmp-{uuid.uuid4().hex}")
-    with typed_errors(target):
-        try:
-            data = temporary / DATA_FOLDER
-            _copy(runs, data / "runs")
-            _copy(estimates, data / "estimates")
-            for number, (rows, notes) in enumerate(plans, 1):
-                commit(build_table(rows, schema.PLAN, "plan", notes), data / f"plan-{number:04d}.parquet")
-            temporary.rename(target)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with typed_errors(target), unfinished_folder(target) as unfinished:
+        data = unfinished / DATA_FOLDER
+        _copy(runs, data / "runs")
+        _copy(estimates, data / "estimates")
+        for number, (rows, notes) in enumerate(plans, 1):
+            commit(build_table(rows, schema.PLAN, "plan", notes), data / f"plan-{number:04d}.parquet")
+        unfinished.rename(target)
     duplicates = runs.duplicates + estimates.duplicates
     counts = (len(plans), len(runs.places), len(estimates.places), duplicates, estimates.duplicates)
     return Merged(target, len(folders), *counts)
@@ -123,6 +119,8 @@ def _plans(folders: Sequence[Path]) -> list[tuple[list[dict[str, Any]], dict[str
     """Rows and notes of the newest plans, each once; the note `merged_from` keeps those of one machine apart."""
     found: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {}
     for folder in folders:
+        for path in parts(folder, "plan-*.parquet"):
+            read(path, "plan")  # a damaged one is refused as a damaged run is: without it the runs would not count
         for _, table in newest_plans(folder):
             rows = table.to_pylist()
             notes = {**notes_of(table), MERGED_FROM: rows_hash(rows)[:16]}

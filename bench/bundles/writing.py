@@ -12,7 +12,9 @@ from pathlib import Path
 from bench import __version__
 from bench.bundles.archive import BundleError, write_archive
 from bench.bundles.manifest import MANIFEST, Manifest
-from bench.store.parts import typed_errors
+from bench.store.parts import TEMPORARY, clear_leftovers, typed_errors
+
+_PREFIX = f"{TEMPORARY}bench-bundle-"  # the folder around is the user's: no other program calls its files so
 
 Content = bytes | Path
 """A file's bytes, or where they lie."""
@@ -45,7 +47,8 @@ def write_bundle(target: Path, name: str, files: Mapping[str, Content], *, force
         raise BundleError(f"{target}: exists; nothing was changed. Replace it with --force, or name another with -o")
     sums = {path: _sum(content) for path, content in files.items()}
     manifest = Manifest(name, __version__, sums)
-    temporary = target.with_name(f".tmp-{uuid.uuid4().hex}")
+    clear_leftovers(target.parent, _PREFIX)
+    temporary = target.with_name(f"{_PREFIX}{uuid.uuid4().hex}")
 
     def read(path: str) -> bytes:
         inner = path.removeprefix(f"{name}/")

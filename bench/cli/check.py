@@ -61,7 +61,7 @@ def check(
 
     with open_results([_folder(results), *data]) as opened:
         folder = _folder(opened[0])
-        frame, fitness = _judge(folder, opened[1:] or [folder], interval)
+        frame, fitness = _judge(opened[1:] or [folder], interval)
         fitness = fitness.joined(_report_findings(folder, opened[1:] or [folder], baseline))
     if as_json:
         echo_json(_as_json(fitness, frame))
@@ -78,21 +78,18 @@ def _folder(path: Path) -> Path:
     return path.parent if path.name in (DATA_FOLDER, "report.md", "index.html", "table.csv") else path
 
 
-def _judge(folder: Path, data: Sequence[Path], interval: float | None) -> tuple[pd.DataFrame, Fitness]:
+def _judge(data: Sequence[Path], interval: float | None) -> tuple[pd.DataFrame, Fitness]:
     """The planned runs, and the verdict on them and on parts that cannot be read."""
     import warnings
 
     from bench.analysis import Finding, earlier_plans
     from bench.analysis.publishable import judge
-    from bench.errors import StoreError
-    from bench.store import load_results
+    from bench.store import load_results, planned_runs
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         loaded = load_results(*data)
-    frame = loaded[loaded["planned"]].reset_index(drop=True)
-    if frame.empty:
-        raise StoreError(f"{folder}: no runs, and none planned; run bench sweep first")
+    frame = planned_runs(loaded, data)
     damaged = [str(item.message) for item in caught if str(item.message).startswith("left out: ")]
     parts = [Finding("damaged_part", True, f"A part was {text}.") for text in dict.fromkeys(damaged)]
     return frame, judge(frame, interval).joined([*parts, *earlier_plans(loaded)])

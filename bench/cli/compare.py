@@ -105,7 +105,6 @@ def compare(
     Exit codes: 0 no regression, 2 usage, or sides that cannot be compared, 3 a regression: something is slower, takes
     more memory, or does not run any more.
     """  # fmt: skip
-    import bench
     from bench.cli.comparison_json import as_value
     from bench.cli.comparison_text import print_comparisons
     from bench.cli.root import echo_json
@@ -113,7 +112,7 @@ def compare(
     from bench.compare import find_costs, first_processes
     from bench.errors import EXIT_REGRESSION
 
-    loaded = [first_processes(bench.load(path), processes) for path in results]
+    loaded = [first_processes(_load(path), processes) for path in results]
     sides = _sides(across, loaded)
     frames = dict(zip(names := _named(results, sides), loaded * (len(names) // len(loaded)), strict=True))
     first = _chosen(baseline or next(iter(frames)), frames, "--baseline")
@@ -137,6 +136,17 @@ def compare(
         raise SystemExit(EXIT_REGRESSION)
 
 
+def _load(path: Path) -> pd.DataFrame:
+    """The runs of one of the results. Raises StoreError where none counts."""
+    from bench.bundles import open_results
+    from bench.store import load_results, planned_runs
+
+    with open_results([path]) as folders:
+        loaded = load_results(*folders)
+        planned_runs(loaded, folders)
+    return loaded
+
+
 def _sides(across: tuple[str, ...], loaded: list[pd.DataFrame]) -> list[tuple[str, str, str]]:
     """Field, baseline's value and candidate's value of each `--across` that gives values."""
     from bench.compare import split_values
@@ -154,7 +164,7 @@ def _sides(across: tuple[str, ...], loaded: list[pd.DataFrame]) -> list[tuple[st
 
 
 def _named(results: tuple[Path, ...], sides: list[tuple[str, str, str]]) -> list[str]:
-    """The results by the names of their folders, or as they were given where those are equal.
+    """The results by the names of their folders (`.` and `..` too), or as they were given where those are equal.
 
     One folder is both sides where the values to compare are given: the sides then go by these.
     """
@@ -167,7 +177,8 @@ def _named(results: tuple[Path, ...], sides: list[tuple[str, str, str]]) -> list
         return [", ".join(side) for side in values]
     from bench.store import DATA_FOLDER
 
-    names = [path.parent.name if path.name == DATA_FOLDER else path.name for path in results]
+    places = [path if path.name not in ("", "..", DATA_FOLDER) else path.resolve() for path in results]
+    names = [place.parent.name if place.name == DATA_FOLDER else place.name for place in places]
     told_apart = names if len(set(names)) == len(names) else [str(path) for path in results]
     if len(set(told_apart)) < len(results):
         raise click.UsageError(f"{results[0]} is given twice; compare it with something else")

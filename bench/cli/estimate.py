@@ -10,7 +10,7 @@ import click
 
 from bench.cli.axes import batch_size_option, read_cases, with_axes, workspaces_option
 from bench.cli.explaining import explain_difference
-from bench.cli.options import config_argument, json_option, set_option
+from bench.cli.options import config_argument, json_option, read_config, set_option
 from bench.cli.timeline import check_single, check_target, print_timeline, write_timeline
 from bench.errors import EXIT_FAILED_CASES
 from bench.terminal import printable
@@ -83,7 +83,7 @@ def estimate(
     cases = read_cases(config, overrides, axes)
     if timeline is not None:
         check_single(cases, devices)
-    rows = _rows(cases, devices, workspaces == "on")
+    rows = _rows(cases, devices, workspaces == "on", _switches(config, overrides))
     if timeline is not None:
         rows[0]["timeline"] = write_timeline(cases[0], devices[0], timeline, workspaces=workspaces == "on")
     if as_json:
@@ -103,14 +103,26 @@ def _is_refused(row: dict[str, Any]) -> bool:
     return row["trace_peak_allocated_bytes"] is None and load_device(row["device"]).kind == "cuda"
 
 
-def _rows(cases: list[Case], devices: Sequence[str], workspaces: bool) -> list[dict[str, Any]]:
+def _switches(config: Path | None, overrides: tuple[str, ...]) -> list[str]:
+    """What a configuration's protocol has on that no estimator follows."""
+    from bench.records import UNMODELLED
+
+    protocol = None if config is None else read_config(config, overrides).protocol
+    return [name for name in UNMODELLED if getattr(protocol, name, False)]
+
+
+def _rows(cases: list[Case], devices: Sequence[str], workspaces: bool, switches: Sequence[str]) -> list[dict[str, Any]]:
     """What is printed of each case on each device: its axes, the device, and the fields of its `Estimate`."""
     from dataclasses import asdict
+
+    from bench.records import join_notes, left_out
 
     rows: list[dict[str, Any]] = []
     for device in devices:
         for case, made in zip(cases, _estimates(cases, device, workspaces), strict=True):
             fields = {name: value for name, value in asdict(made).items() if name != "case_key"}
+            traced = made.trace_peak_allocated_bytes is not None
+            fields["estimate_note"] = join_notes(made.estimate_note, *left_out(switches, traced=traced))
             rows.append({**case.axes, "device": device, "case_key": case.key, **fields})
     return rows
 

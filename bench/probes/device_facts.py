@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bench.errors import DeviceError
 from bench.probes.gpu_monitor import GpuMonitor
 
 _CORES_PER_MULTIPROCESSOR = {
@@ -20,7 +21,7 @@ def measure_device_facts(gpu_uuid: str | None) -> tuple[dict[str, Any], dict[str
     The context is measured, so the process must have touched CUDA in no other way before.
 
     Args:
-        gpu_uuid: For NVML's part; without it clocks and limits stay out.
+        gpu_uuid: For NVML's part; without it, or where NVML gives no answer, clocks and limits stay out.
     """
     import torch
 
@@ -62,8 +63,11 @@ def measure_device_facts(gpu_uuid: str | None) -> tuple[dict[str, Any], dict[str
 def _note_nvml(note: Any, gpu_uuid: str | None) -> None:
     if gpu_uuid is None:
         return
-    with GpuMonitor(gpu_uuid) as monitor:
-        static = monitor.static()
+    try:
+        with GpuMonitor(gpu_uuid) as monitor:
+            static = monitor.static()
+    except DeviceError:
+        return
     note("nvml_memory_bytes", static.total_bytes, "measured: NVML")
     note("boost_clock_hz", static.max_sm_clock_hz, "measured: NVML, maximum clock of the multiprocessors")
     note("power_limit_w", static.power_limit_default_w, "measured: NVML, default limit")

@@ -94,7 +94,9 @@ def _check_torch_build(facts: MachineFacts) -> Iterator[Finding]:
     torch = facts.torch
     if torch is None:
         return
-    if torch.error:
+    if torch.error and facts.listing.error and not facts.listing.absent:
+        yield Finding("error", "torch_unusable", torch.error, "Mend the driver first: torch waits for it.")
+    elif torch.error:
         yield Finding("error", "torch_unusable", torch.error, f"Reinstall it. {_advice(facts)}")
     elif facts.visible and torch.cuda_version is None and torch.hip_version is None:
         what = f"the driver shows {_names(facts)}, and torch {torch.version} is a build for the CPU only"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import DeviceError
-from bench.probes.nvml_session import DEFAULT_TIMEOUT_S, NvmlSession, NvmlUnavailable
+from bench.probes.nvml_session import NvmlSession, NvmlUnavailable
 from bench.probes.throttling import reason_names
 
 _TEMPERATURE_GPU, _CLOCK_SM, _CLOCK_MEMORY = 0, 1, 2  # nvml.h: nvmlTemperatureSensors_t, nvmlClockType_t
@@ -65,26 +65,27 @@ class GpuSnapshot:
 class GpuMonitor:
     """NVML's view of one GPU, by UUID. Power and energy of a MIG slice are None: the board's cover every slice."""
 
-    def __init__(self, uuid: str, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+    def __init__(self, uuid: str, timeout_s: float | None = None) -> None:
         """Open the GPU.
 
         Args:
             uuid: As NVML or torch write it, with or without `GPU-` or `MIG-`.
-            timeout_s: The longest wait for any one reading, in seconds. After a reading that took longer, every later
-                one is empty at once, with the reason in `error`.
+            timeout_s: The longest wait for any one reading, in seconds; NvmlSession's where None. After a reading that
+                took longer, every later one is empty at once, with the reason in `error`.
 
         Raises:
-            DeviceError: NVML does not start, or knows no such GPU.
+            DeviceError: NVML does not start, or knows no such GPU; the message does not name it, as UUIDs stay out of
+                results.
         """
         try:
             self._session = NvmlSession(timeout_s)
         except NvmlUnavailable as error:
-            raise DeviceError(f"GPU {uuid}: {error}") from error
+            raise DeviceError(str(error)) from error
         try:
             self._session.call(lambda: self._open(uuid), "opening the GPU")
         except NvmlUnavailable as error:
             self._session.close()
-            raise DeviceError(f"GPU {uuid}: {error}") from error
+            raise DeviceError(str(error)) from error
 
     def _open(self, uuid: str) -> None:
         self._device: Any

@@ -27,12 +27,12 @@ class MachineFacts:
     open_files_limit: int | None = None
 
 
-def read_machine_facts(*, ask_torch: bool = True, nvml_timeout_s: float = 10.0) -> MachineFacts:
+def read_machine_facts(*, ask_torch: bool = True, nvml_timeout_s: float | None = None) -> MachineFacts:
     """Read the machine.
 
     Args:
         ask_torch: Start a process that imports torch and tries the GPU, 3 to 10 s; leave `torch` None otherwise.
-        nvml_timeout_s: The longest wait for the driver, in seconds.
+        nvml_timeout_s: The longest wait for the driver, in seconds; NvmlSession's where None.
     """
     listing = read_gpu_listing(nvml_timeout_s)
     return MachineFacts(

@@ -15,7 +15,7 @@ from typing import Any
 
 from bench.errors import DeviceError
 from bench.probes.gpu_monitor import GpuMonitor, GpuSnapshot, GpuStatic, window_fields
-from bench.probes.nvml_session import DEFAULT_TIMEOUT_S, NvmlSession, NvmlUnavailable
+from bench.probes.nvml_session import NvmlSession, NvmlUnavailable
 
 __all__ = [
     "Gpu",
@@ -62,13 +62,13 @@ def hash_uuid(uuid: str) -> str:
     return hashlib.sha256(_bare(uuid).encode()).hexdigest()[:12]
 
 
-def list_gpus(*, visible_only: bool = True, timeout_s: float = DEFAULT_TIMEOUT_S) -> tuple[Gpu, ...]:
+def list_gpus(*, visible_only: bool = True, timeout_s: float | None = None) -> tuple[Gpu, ...]:
     """The GPUs of this machine; empty where there is no NVIDIA driver, or no `nvidia-ml-py` to ask it with.
 
     Args:
         visible_only: Leave out what `CUDA_VISIBLE_DEVICES` hides. The position in the tuple is then torch's index, as
             long as that variable or `CUDA_DEVICE_ORDER=PCI_BUS_ID` fixes the order.
-        timeout_s: The longest wait for a driver that does not answer, in seconds.
+        timeout_s: The longest wait for a driver that does not answer, in seconds; NvmlSession's where None.
 
     Raises:
         DeviceError: There is a driver and it gives no listing: it hangs, or its library and kernel module differ.
@@ -82,7 +82,7 @@ def list_gpus(*, visible_only: bool = True, timeout_s: float = DEFAULT_TIMEOUT_S
     return visible_gpus(listing.gpus) if visible_only else listing.gpus
 
 
-def read_gpu_listing(timeout_s: float = DEFAULT_TIMEOUT_S) -> GpuListing:
+def read_gpu_listing(timeout_s: float | None = None) -> GpuListing:
     """Every GPU and MIG slice, hidden ones too, with the driver's versions; never raises, `error` says what failed."""
     try:
         session = NvmlSession(timeout_s)

@@ -10,16 +10,21 @@ Open a session in the process that uses it, never before a fork: neither NVML's 
 from __future__ import annotations
 
 import importlib
+import math
+import os
 import queue
 import threading
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, TypeVar
 
+from bench.errors import DeviceError
+
 Answer = TypeVar("Answer")
 
-DEFAULT_TIMEOUT_S = 10.0
-"""An `nvmlInit` without persistence mode initialises the GPU, which takes 1 to 3 s a card on large machines."""
+TIMEOUT_VARIABLE = "BENCH_NVML_TIMEOUT"
+DEFAULT_TIMEOUT_S = 30.0
+"""An `nvmlInit` without persistence mode initialises every GPU, which takes 1 to 3 s a card, on up to 16 cards."""
 
 NO_DRIVER_CODES = (9, 12)
 """NVML_ERROR_DRIVER_NOT_LOADED and NVML_ERROR_LIBRARY_NOT_FOUND (nvml.h, `nvmlReturn_enum`): no GPU to speak of."""
@@ -41,16 +46,17 @@ class NvmlUnavailable(Exception):  # noqa: N818 - reads as the state it reports
 class NvmlSession:
     """An initialised NVML. `call` runs a function on the session's thread; `read` is for use inside such a function."""
 
-    def __init__(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+    def __init__(self, timeout_s: float | None = None) -> None:
         """Load and initialise NVML.
 
         Args:
-            timeout_s: The longest wait for any one call, in seconds.
+            timeout_s: The longest wait for any one call, in seconds; what `BENCH_NVML_TIMEOUT` says, or 30, where None.
 
         Raises:
             NvmlUnavailable: No driver, no `nvidia-ml-py`, an error of the driver, or no answer in time.
+            DeviceError: The variable holds no number of seconds.
         """
-        self.timeout_s = timeout_s
+        self.timeout_s = _timeout_s() if timeout_s is None else timeout_s
         self.last_error: str | None = None
         self._hung_in: str | None = None
         self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], queue.SimpleQueue[Any]] | None] = queue.SimpleQueue()
@@ -113,6 +119,17 @@ class NvmlSession:
                 reply.put((function(), None))
             except BaseException as error:  # noqa: BLE001 - handed to the caller, who raises it
                 reply.put((None, error))
+
+
+def _timeout_s() -> float:
+    given = os.environ.get(TIMEOUT_VARIABLE, "")
+    try:
+        seconds = float(given or DEFAULT_TIMEOUT_S)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise DeviceError(f'{TIMEOUT_VARIABLE}: "{given}" is no number of seconds above 0. For example: 30')
+    return seconds
 
 
 def _initialise() -> ModuleType:

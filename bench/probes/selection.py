@@ -21,12 +21,23 @@ _CARD_CODES = ("card_not_in_arch_list",)
 
 @dataclass(frozen=True, slots=True)
 class DeviceChoice:
-    """Where to run. `gpu_index` counts what torch sees; `gpu` is None where only torch knows the GPU (ROCm)."""
+    """Where to run.
+
+    Attributes:
+        kind: `cpu` or `cuda`.
+        reason: Why.
+        gpu_index: Counts what torch sees.
+        gpu: None where only torch knows the GPU: ROCm, or NVML that is missing or gives no answer.
+        uuid: Of the GPU, by NVML or else by torch, with or without prefix; None where neither tells.
+        warning: What will be missing from every run there; None where nothing will.
+    """
 
     kind: Literal["cpu", "cuda"]
     reason: str
     gpu_index: int | None = None
     gpu: Gpu | None = None
+    uuid: str | None = None
+    warning: str | None = None
 
 
 def usable_device(requested: str = "auto", facts: MachineFacts | None = None) -> DeviceChoice:
@@ -83,7 +94,16 @@ def _gpu_choice(requested: str, facts: MachineFacts, torch: TorchFacts) -> Devic
     if faults:  # the first GPU works; this one would fail at its first kernel
         raise DeviceError(_refusal(faults))
     reason = "asked for" if requested != "auto" else "the first GPU that torch can use"
-    return DeviceChoice("cuda", reason, index, gpu)
+    told = torch.uuids[index] if len(torch.uuids) == count else None
+    return DeviceChoice("cuda", reason, index, gpu, gpu.uuid if gpu else told, None if gpu else _silence(facts, torch))
+
+
+def _silence(facts: MachineFacts, torch: TorchFacts) -> str | None:
+    """What a sweep on a GPU that NVML does not tell of will lack; None on ROCm, which has no NVML."""
+    if torch.hip_version:
+        return None
+    why = (facts.listing.error or "it lists other GPUs than torch sees").rstrip(".")
+    return f"no readings from NVML ({why}): clocks, power, throttling and other processes on the GPU stay unknown"
 
 
 def _has_sign_of_gpu(facts: MachineFacts) -> bool:

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ class TorchFacts:
     device_count: int = 0
     device_names: tuple[str, ...] = ()
     capabilities: tuple[tuple[int, int], ...] = ()
+    uuids: tuple[str, ...] = ()  # bare, as CUDA writes them; empty where this torch or ROCm does not tell
     warning: str | None = None  # what torch warned of while it was asked, where CUDA is not available
     trial_error: str | None = None  # why a small addition on the first GPU failed
 
@@ -63,6 +65,7 @@ def parse_facts(text: str) -> TorchFacts:
     fields: dict[str, Any] = json.loads(text)
     fields["arch_list"] = tuple(fields["arch_list"])
     fields["device_names"] = tuple(fields["device_names"])
+    fields["uuids"] = tuple(fields["uuids"])
     fields["capabilities"] = tuple((int(major), int(minor)) for major, minor in fields["capabilities"])
     return TorchFacts(**fields)
 
@@ -98,10 +101,19 @@ def _measure_devices() -> dict[str, Any]:
             warnings.simplefilter("ignore")  # on architectures: `diagnosis` says it better
             found["device_names"] = tuple(torch.cuda.get_device_name(index) for index in indices)
             found["capabilities"] = tuple(torch.cuda.get_device_capability(index) for index in indices)
+            found["uuids"] = _uuids([torch.cuda.get_device_properties(index) for index in indices])
             (torch.ones(8, device="cuda") + 1).sum().item()
     except (RuntimeError, AssertionError) as error:
         found["trial_error"] = _first_line(str(error))
     return found
+
+
+def _uuids(properties: Sequence[Any]) -> tuple[str, ...]:
+    """The UUIDs where every device has one of its own: torch 2.5 and newer, with CUDA."""
+    import torch
+
+    found = [str(getattr(each, "uuid", "")) for each in properties] if torch.version.cuda is not None else []
+    return tuple(found) if all(set(uuid) - set("0-") for uuid in found) and len(set(found)) == len(found) else ()
 
 
 def _first_line(text: str) -> str:

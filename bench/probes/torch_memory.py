@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bench.errors import DeviceError
+from bench.units import format_bytes
+
 _MARK = "bench.memory.mark"
 
 
@@ -22,6 +25,24 @@ class TorchPeaks:
     allocated_bytes: int | None = None
     requested_bytes: int | None = None
     reserved_bytes: int | None = None
+
+
+def start_gpu(used_bytes: int | None = None) -> None:
+    """Make this process's context on the current GPU, before anything of a case is there.
+
+    Args:
+        used_bytes: What others hold of the device, for the message.
+
+    Raises:
+        DeviceError: The GPU is lost, held exclusively by another process, full, or broken.
+    """
+    import torch
+
+    try:
+        torch.cuda.synchronize()
+    except (RuntimeError, AssertionError) as error:  # AssertionError: a torch without CUDA
+        held = f" ({format_bytes(used_bytes)} of it are in use already)" if used_bytes else ""
+        raise DeviceError(f"the GPU does not start{held}: {str(error).strip().partition(chr(10))[0]}") from error
 
 
 class CudaMemory:

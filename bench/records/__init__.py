@@ -23,13 +23,13 @@ from bench.records.case import (
     stable_hash,
 )
 from bench.records.environment import Environment
-from bench.records.estimate import FORMULA_PARTS, TRACE_PARTS, Estimate
+from bench.records.estimate import FORMULA_PARTS, TRACE_PARTS, UNMODELLED, Estimate, join_notes, left_out
 from bench.records.measurement import MEASURED, Measurement, Status
 
 __all__ = [
-    "AXES", "FORMULA_PARTS", "MEASURED", "TRACE_PARTS", "Case", "Choice", "Environment", "Estimate", "Group",
-    "ImageSpec", "InputPath", "Measurement", "MemoryFormat", "Planned", "Precision", "Protocol", "SettingValue",
-    "Status", "columns", "run_key", "stable_hash",
+    "AXES", "FORMULA_PARTS", "MEASURED", "TRACE_PARTS", "UNMODELLED", "Case", "Choice", "Environment", "Estimate",
+    "Group", "ImageSpec", "InputPath", "Measurement", "MemoryFormat", "Planned", "Precision", "Protocol",
+    "SettingValue", "Status", "columns", "join_notes", "left_out", "run_key", "stable_hash",
 ]  # fmt: skip
 
 

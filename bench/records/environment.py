@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bench.records.case import stable_hash
@@ -63,6 +64,15 @@ class Environment:
     def key(self) -> str:
         """The `environment_key`: what must be equal for two runs to be repeats of each other."""
         return stable_hash({name: getattr(self, name) for name in _COMPARED})
+
+    def changes_since(self, before: Mapping[str, object]) -> list[str]:
+        """Why the key is not that of an environment with the fields `before`: `torch_version 2.6 -> 2.7`."""
+        pairs = {name: (before.get(name), getattr(self, name)) for name in _COMPARED}
+        return [
+            f"{name} {'unknown' if old is None else old} -> {'unknown' if new is None else new}"
+            for name, (old, new) in pairs.items()
+            if old != new
+        ]
 
 
 _COMPARED = (

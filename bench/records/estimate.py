@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 FORMULA_PARTS = ("parameters", "gradients", "optimizer_state", "batch", "activations")
@@ -9,6 +10,30 @@ FORMULA_PARTS = ("parameters", "gradients", "optimizer_state", "batch", "activat
 
 TRACE_PARTS = (*FORMULA_PARTS, "temporaries", "workspaces", "rounding")
 """What the trace's peak of `allocated` is made of: its columns `trace_<part>_bytes`."""
+
+_LEFT_OUT_OF_ALL = {"compiled": "compiled is on, and torch.compile is left out"}
+_LEFT_OUT_OF_THE_TRACE = {
+    "cudnn_benchmark": "cudnn_benchmark is on, and what cuDNN's trials take and choose is left out",
+    "deterministic": "deterministic is on, and the kernels that it changes are left out",
+}
+UNMODELLED = (*_LEFT_OUT_OF_ALL, *_LEFT_OUT_OF_THE_TRACE)
+"""The switches of a `Protocol` that change what a step takes, and that no estimator follows."""
+
+
+def left_out(switches: Collection[str], *, traced: bool) -> list[str]:
+    """What estimates leave out of runs with these `switches` on, in words for `estimate_note`.
+
+    Args:
+        switches: Names of `UNMODELLED`.
+        traced: Whether the trace speaks: the formula knows no kernels, whichever they are.
+    """
+    known = _LEFT_OUT_OF_ALL | (_LEFT_OUT_OF_THE_TRACE if traced else {})
+    return [words for switch, words in known.items() if switch in switches]
+
+
+def join_notes(*notes: str | None) -> str | None:
+    """Notes as one, each once; None where there is none."""
+    return "; ".join(dict.fromkeys(note for note in notes if note)) or None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -86,3 +86,4 @@ class Measurement:
     pcie_generation: int | None = None
     pcie_width: int | None = None
     other_process_count: int | None = None  # other processes on the device at the end of the window
+    nvml_error: str | None = None  # why readings of the device are missing, where it was to be read

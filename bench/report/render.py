@@ -20,7 +20,7 @@ from bench.report.kinds import FigureKind, Section
 from bench.report.markdown import render_markdown
 from bench.report.numbers import to_csv
 from bench.report.seam import found
-from bench.store import DATA_FOLDER, Notes, load_notes, load_results
+from bench.store import DATA_FOLDER, Notes, load_notes, load_results, planned_runs
 
 
 def render_report(paths: Sequence[Path], target: Path, *, baseline: str | None = None) -> Path:
@@ -44,9 +44,7 @@ def render_report(paths: Sequence[Path], target: Path, *, baseline: str | None =
         BenchError: `baseline` names no machine of the results, or more than one.
     """
     loaded = load_results(*paths)
-    frame = loaded[loaded["planned"]].reset_index(drop=True)
-    if frame.empty:
-        raise StoreError(f"{', '.join(map(str, paths))}: no runs, and none planned; run bench sweep first")
+    frame = planned_runs(loaded, paths)
     summary = summarise_cases(frame)
     noted = load_notes(*paths)
     contents = Contents(

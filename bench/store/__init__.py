@@ -6,7 +6,9 @@ part does.
 """
 
 from bench.store.folder import DATA_FOLDER, Finished, Store
-from bench.store.load import Notes, load_notes, load_results
+from bench.store.load import Notes, load_notes, load_results, planned_runs
 from bench.store.schema import SCHEMA_VERSION
 
-__all__ = ["DATA_FOLDER", "SCHEMA_VERSION", "Finished", "Notes", "Store", "load_notes", "load_results"]
+__all__ = [
+    "DATA_FOLDER", "SCHEMA_VERSION", "Finished", "Notes", "Store", "load_notes", "load_results", "planned_runs",
+]  # fmt: skip

@@ -22,6 +22,7 @@ from bench.store.parts import (
     build_table,
     clear_leftovers,
     commit,
+    notes_of,
     parts,
     read,
     rows_hash,
@@ -63,7 +64,17 @@ class Store:
         self.logs_folder = folder / "logs"
 
     def create(self) -> None:
-        """Make the folders. Raises StoreError where they cannot be made."""
+        """Make the folders, where no newer version has been at work.
+
+        Runs are not looked at: all of them are read before a sweep begins (`finished_runs`).
+
+        Raises:
+            StoreError: The folders cannot be made, or a plan or estimates were written by a newer version.
+        """
+        for path in parts(self.folder, "plan-*.parquet"):
+            _refuse_newer(path, "plan")
+        for path in parts(self.estimates_folder):
+            _refuse_newer(path, "estimates")
         for folder in (self.runs_folder, self.estimates_folder, self.logs_folder):
             with typed_errors(folder):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +91,7 @@ class Store:
         environment: Environment,
         notes: Mapping[str, Any],
         target_frac: float | None = None,
-    ) -> None:
+    ) -> dict[str, Any] | None:
         """Store what is going to be run, unless the newest plan for this environment already says the same.
 
         Args:
@@ -89,6 +100,9 @@ class Store:
             environment: The machine that runs them.
             notes: What else a reader needs: the configuration's text, its name.
             target_frac: Half the width that the interval of a case's throughput was to have; `None` for none.
+
+        Returns:
+            The fields of the environment of the newest plan before, where no plan before is for this one.
         """
         rows = [
             {"case_key": run.case.key, **run.case.axes, "repeat": run.repeat, "position": run.position,
@@ -97,18 +111,24 @@ class Store:
             for run in planned
         ]  # fmt: skip
         earlier = parts(self.folder, "plan-*.parquet")
+        before: dict[str, Any] | None = None
         for table in map(_read_or_set_aside, reversed(earlier), repeat("plan")):
-            if table is not None and table.num_rows and table["environment_key"][0].as_py() == environment.key:
+            if table is None or not table.num_rows:
+                continue
+            if table["environment_key"][0].as_py() == environment.key:
                 if table.to_pylist() == rows:
-                    return
+                    return None
+                before = None
                 break
+            before = before or notes_of(table)["environment"]
         notes = {**notes, "environment": asdict(environment), "protocol": asdict(protocol)}
         notes["protocol"].pop("data_root")
         table = build_table(rows, schema.PLAN, "plan", notes)
         for number in count(int(earlier[-1].stem.removeprefix("plan-")) + 1 if earlier else 1):
             with contextlib.suppress(FileExistsError):  # another host that writes into this folder was faster
                 commit(table, self.folder / f"plan-{number:04d}.parquet")
-                return
+                return before
+        raise AssertionError("unreachable")
 
     def write_run(
         self, run: Planned, attempt: int, protocol: Protocol, measurement: Measurement, environment: Environment
@@ -162,6 +182,16 @@ class Store:
             if table is not None:
                 known.update(zip(table["case_key"].to_pylist(), table["estimate_device"].to_pylist(), strict=True))
         return known
+
+
+def _refuse_newer(path: Path, kind: str) -> None:
+    """Raise NewerFormatError where a newer version wrote the part; other faults wait until its rows are needed."""
+    try:
+        read(path, kind)
+    except NewerFormatError:
+        raise
+    except StoreError:
+        pass
 
 
 def _read_or_set_aside(path: Path, kind: str) -> pa.Table | None:

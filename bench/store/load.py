@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from bench.errors import StoreError
-from bench.records import Group, Status, columns
+from bench.records import UNMODELLED, Group, Status, columns, join_notes, left_out
 from bench.store import schema
-from bench.store.parts import NewerFormatError, notes_of, parts, read, version_of
+from bench.store.parts import TEMPORARY, NewerFormatError, UnreadableError, notes_of, parts, read, version_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,7 +52,43 @@ def load_results(*paths: str | os.PathLike[str]) -> pd.DataFrame:
     estimates = _to_pandas(_joined([schema.ESTIMATE.empty_table(), *tables]))
     newest = estimates.drop_duplicates(_JOIN, keep="last")
     newest = newest.drop(columns=[name for name in newest if name in frame and name not in _JOIN])
-    return _with_rates(frame.merge(newest, on=_JOIN, how="left", validate="many_to_one"))
+    return _with_notes(_with_rates(frame.merge(newest, on=_JOIN, how="left", validate="many_to_one")))
+
+
+def planned_runs(loaded: pd.DataFrame, paths: Sequence[Path]) -> pd.DataFrame:
+    """The runs that count: those that a newest plan names.
+
+    Args:
+        loaded: From `load_results(*paths)`.
+        paths: Where it was loaded from.
+
+    Raises:
+        StoreError: There are none; the message names the plans that are damaged, and says what to do.
+    """
+    planned = loaded[loaded["planned"]].reset_index(drop=True)
+    if planned.empty:
+        raise StoreError(f"{', '.join(map(str, paths))}: {_why_nothing_counts(len(loaded), results_folders(paths))}")
+    return planned
+
+
+def _why_nothing_counts(runs: int, folders: Iterable[Path]) -> str:
+    """What keeps `runs` runs, or none, from counting, and what to do about it."""
+    faults: dict[bool, list[str]] = {True: [], False: []}  # by whether the disk refuses
+    for path in (path for folder in folders for path in parts(folder, "plan-*.parquet")):
+        try:
+            read(path, "plan")
+        except StoreError as error:
+            faults[isinstance(error, UnreadableError)].append(str(path))
+    what = f"none of {runs} runs counts without its plan" if runs else "no runs"
+    if faults[True]:
+        return f"{what}, and the disk does not give {', '.join(faults[True])}; mend that, and try again"
+    if faults[False]:
+        return (
+            f"{what}, and {', '.join(faults[False])} {'is' if len(faults[False]) == 1 else 'are'} damaged. Restore "
+            "from a copy, or run the same bench sweep again on its machine: it plans anew and keeps the runs that are "
+            "whole"
+        )
+    return "no runs, and none planned; run bench sweep first"
 
 
 def load_notes(*paths: str | os.PathLike[str]) -> list[Notes]:
@@ -71,12 +107,17 @@ def results_folders(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     found: dict[Path, None] = {}
     for given in paths:
         path = Path(given)
-        here = sorted({plan.parent for plan in path.rglob("plan-*.parquet")})
+        here = sorted({plan.parent for plan in path.rglob("plan-*.parquet") if not _is_unfinished(plan, path)})
         if not here:
             state = "holds no results" if path.exists() else "does not exist"
             raise StoreError(f"{path}: {state}; give a folder that `bench sweep` wrote (reports/NAME)")
         found.update(dict.fromkeys(here))
     return list(found)
+
+
+def _is_unfinished(plan: Path, given: Path) -> bool:
+    """Whether a plan lies in what a merge has not finished, or never will."""
+    return any(name.startswith(TEMPORARY) for name in plan.relative_to(given).parts)
 
 
 def _runs(folder: Path) -> list[pa.Table]:
@@ -151,6 +192,17 @@ def _to_pandas(table: pa.Table) -> pd.DataFrame:
 
     exact = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
     frame: pd.DataFrame = table.replace_schema_metadata(None).to_pandas(types_mapper=exact.get)
+    return frame
+
+
+def _with_notes(frame: pd.DataFrame) -> pd.DataFrame:
+    """Add to each run's `estimate_note` what the estimates leave out of its protocol: they are kept by case alone."""
+    switches = frame[list(UNMODELLED)].fillna(False).astype(bool)
+    traced = frame["trace_peak_allocated_bytes"].notna()
+    for row in frame.index[switches.any(axis=1) & (traced | frame["formula_bytes"].notna())]:
+        on, note = [name for name in UNMODELLED if switches.at[row, name]], frame.at[row, "estimate_note"]
+        known = note if isinstance(note, str) else None
+        frame.at[row, "estimate_note"] = join_notes(known, *left_out(on, traced=bool(traced[row])))
     return frame
 
 

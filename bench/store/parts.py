@@ -26,8 +26,11 @@ _VERSION, _KIND, _HASH, _NOTES, _NOTES_HASH = (
     f"bench.{name}".encode() for name in ("schema_version", "kind", "sha256", "notes", "notes_sha256")
 )
 _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
-_TEMPORARY = ".tmp-"
-_LEFTOVER_AGE_S = 3600.0  # no commit takes so long: whoever wrote the file is dead
+TEMPORARY = ".tmp-"
+"""What begins so is unfinished: nobody reads it."""
+
+LEFTOVER_AGE_S = 3600.0
+"""No commit takes so long: whoever left a file unfinished for longer is dead."""
 
 
 class UnreadableError(StoreError):
@@ -40,7 +43,7 @@ class NewerFormatError(StoreError):
 
 def parts(folder: Path, pattern: str = "*.parquet") -> list[Path]:
     """The finished parts of a folder, by name."""
-    return sorted(path for path in folder.glob(pattern) if not path.name.startswith(_TEMPORARY))
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith(TEMPORARY))
 
 
 def rows_hash(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -74,7 +77,7 @@ def commit(table: pa.Table, target: Path) -> None:
         FileExistsError: `target` exists; it is left as it is.
         StoreError: The disk refuses (full, read-only, gone).
     """
-    temporary = target.parent / f"{_TEMPORARY}{uuid.uuid4().hex}"
+    temporary = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
     with typed_errors(target):
         try:
             with temporary.open("xb") as file:
@@ -128,11 +131,11 @@ def read(path: Path, kind: str) -> pa.Table:
     return table.replace_schema_metadata(metadata)  # the one that was checked; a file can hold two
 
 
-def clear_leftovers(folder: Path) -> None:
+def clear_leftovers(folder: Path, prefix: str = TEMPORARY) -> None:
     """Delete what writers who were killed left behind in `folder`; one that may still be at work keeps its file."""
-    for path in folder.glob(f"{_TEMPORARY}*"):
+    for path in folder.glob(f"{prefix}*"):
         with contextlib.suppress(OSError):  # it costs space, no more
-            if time.time() - path.stat().st_mtime > _LEFTOVER_AGE_S:
+            if time.time() - path.stat().st_mtime > LEFTOVER_AGE_S:
                 path.unlink()
 
 

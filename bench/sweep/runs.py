@@ -53,11 +53,17 @@ def extend_plan(session: Session) -> Round:
 
 
 def write_plan(session: Session) -> None:
-    """Store the plan as it stands."""
+    """Store the plan as it stands; say so where what is in the folder was measured in another environment."""
     target_frac = session.config.measure.target_frac(session.environment.device)
-    session.store.write_plan(
+    before = session.store.write_plan(
         session.plan, session.config.protocol, session.environment, session.notes, target_frac=target_frac
     )
+    if before is not None:
+        changes = session.environment.changes_since(before)
+        session.progress.say(
+            f"what is in {session.options.out} was measured in another environment and is kept apart from what is "
+            f"measured now: {', '.join(changes)}"
+        )
 
 
 def _say_round(session: Session, found: Round) -> None:
@@ -112,18 +118,23 @@ def _measure_one(session: Session, run: Planned, attempt: int) -> Measurement:
     log = session.store.logs_folder / f"{session.journal.part(run, attempt)}.log"
     while True:
         answer = session.launcher.run(measure_task, argument, timeout_s=session.config.limits.run_timeout, log=log)
-        if answer.outcome is not Outcome.DIED or answer.phase not in (None, "start"):
+        if not _ended_before_its_case(answer):
             session.starts_failed = 0
             break
-        session.starts_failed += 1  # it never came as far as the case: the cause lies outside
+        session.starts_failed += 1
         if session.starts_failed >= session.config.limits.infrastructure_failures:
             raise InfrastructureError(
-                f"{session.starts_failed} worker processes in a row died before their case began: {answer.reason}. "
+                f"{session.starts_failed} worker processes in a row ended before their case began: {answer.reason}. "
                 f"What is finished is kept; see {log} and bench env, then run the same command again"
             )
     if log.exists() and not log.stat().st_size:
         log.unlink()
     return _measurement(answer)
+
+
+def _ended_before_its_case(answer: Answer) -> bool:
+    """Whether a run never came as far as its case, by its death or because the device does not start: no row is due."""
+    return answer.outcome in (Outcome.DIED, Outcome.REFUSED) and answer.phase in (None, "start")
 
 
 def _host_memory(session: Session) -> int | None:

@@ -105,13 +105,13 @@ def gpu_of(choice: DeviceChoice) -> dict[str, Any]:
 
 
 def hold_device(choice: DeviceChoice) -> AbstractContextManager[None]:
-    """Hold the device chosen, by what NVML calls it: known before torch is started, so a second sweep leaves at once.
+    """Hold the device chosen, by its UUID: NVML knows it before torch is started, so a second sweep leaves at once.
 
     Raises:
         BusyError: Another process holds it; raised on entering.
     """
     gpu = choice.gpu
-    key = hash_uuid(gpu.uuid) if gpu is not None else f"{choice.kind}-{choice.gpu_index or 0}"
+    key = hash_uuid(choice.uuid) if choice.uuid else f"{choice.kind}-{choice.gpu_index or 0}"
     name = gpu.name if gpu is not None and gpu.name else choice.kind
     return hold(device_lock_path(key), f"the device {name}")
 

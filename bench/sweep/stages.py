@@ -72,6 +72,8 @@ def run_sweep(config: SweepConfig, options: SweepOptions, progress: Progress) ->
         with hold_device(choice):
             environment = read_environment(launcher, choice)
             session = Session(config, options, progress, launcher, store, environment, choice)
+            if choice.warning:
+                progress.say(choice.warning)
             _prepare(session)
             estimate_planned(session)
             measure_missing(session)

@@ -32,6 +32,7 @@ from bench.errors import DataError
 from bench.folders import data_folder
 from bench.records import Case, Protocol
 from bench.workload.images import TransformedSamples, build_transform, image_shape, open_samples
+from bench.workload.shared_memory import is_shared_memory_full, shared_memory_advice
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -230,11 +231,8 @@ def _next_batch(iterator: Iterator[Any], workers: int) -> Batch:
         message = str(error).rstrip().rpartition(f"{DataError.__module__}.{DataError.__qualname__}: ")[2]
         raise DataError(message) from None
     except RuntimeError as error:
-        if "shared memory" in str(error) or "Bus error" in str(error):
-            raise DataError(
-                f"the loader's {workers} workers have no shared memory left (/dev/shm): give the container more "
-                "(docker run --shm-size=8g), or set loader_workers = 0"
-            ) from error
+        if is_shared_memory_full(error):
+            raise DataError(f"the loader's {workers} workers: {shared_memory_advice()}") from error
         raise
     return images, labels
 

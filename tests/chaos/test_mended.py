@@ -6,6 +6,7 @@ import errno
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,15 +20,19 @@ from unittest import mock
 import pyarrow.parquet as pq
 import pytest
 
+from bench.bundles import merge_results, write_bundle
 from bench.errors import BusyError, StoreError
 from bench.launchers import LocalLauncher, Outcome
 from bench.launchers.conversation import Conversation
 from bench.locks import device_lock_path, hold
 from bench.records import Case, Choice, Estimate, Measurement, Planned, Protocol, Status
-from bench.store import Store, parts
+from bench.store import Store, load_results, parts
+from bench.store.load import results_folders
 from tests.chaos import work
-from tests.chaos.fake_sweep import CPU, fake_config, run_fake_sweep
+from tests.chaos.fake_sweep import CPU, FakeLauncher, bytes_of, fake_config, run_fake_sweep
 from tests.chaos.processes import PARENT, check_gone, run_and_signal
+from tests.chaos.programs import write_newer
+from tests.results import make_cases, make_results
 
 CASE = Case(Choice("mnist"), Choice("mlp"), Choice("sgd"), 16, image_size=28)
 RUN = Planned(CASE, 0, 0)
@@ -103,6 +108,26 @@ def test_a_changed_note_is_noticed(store: Store) -> None:
         parts.read(plan, "plan")
 
 
+@pytest.mark.parametrize("kind", ["plan", "estimates"])
+def test_a_sweep_into_a_folder_that_a_newer_version_wrote_into_changes_nothing(tmp_path: Path, kind: str) -> None:
+    run_fake_sweep(tmp_path, fake_config(1, 1), conclude=False)
+    (tmp_path / "data" / "estimates" / "of-other-code.parquet").touch()  # damaged: that alone stops nothing
+    model = next(
+        (tmp_path / "data").rglob("plan-*.parquet" if kind == "plan" else "estimates/*-????????????????.parquet")
+    )
+    newer = model.with_name("plan-0000.parquet" if kind == "plan" else "newer.parquet")
+    write_newer(model, kind, newer, 2)
+    before = bytes_of(tmp_path)
+    launcher = FakeLauncher()
+    with pytest.raises(StoreError) as caught:
+        run_fake_sweep(tmp_path, fake_config(2, 1), launcher, conclude=False)
+    assert str(caught.value) == f"{newer}: written by a newer version (format 2; this one reads up to 1)"
+    assert (bytes_of(tmp_path), launcher.asked) == (before, [])
+    newer.unlink()
+    run_fake_sweep(tmp_path, fake_config(2, 1), launcher, conclude=False)
+    assert len(launcher.asked) == 1
+
+
 def test_two_hosts_that_plan_at_once_both_have_their_plan(store: Store) -> None:
     other = replace(CPU, host_hash="1" * 16)
     with mock.patch("bench.store.folder.parts", return_value=[]):  # it looked before the first plan was there
@@ -121,6 +146,89 @@ def test_what_killed_writers_left_goes_and_a_writer_at_work_keeps_its_file(tmp_p
         os.utime(path, (time.time() - age_s,) * 2)
     run_fake_sweep(tmp_path, config, conclude=False)
     assert (old.exists(), new.exists()) == (False, True)
+
+
+MERGE = """
+import shutil, sys
+from pathlib import Path
+from bench.bundles import merge_results, write_bundle
+target, source = map(Path, sys.argv[1:])
+whole, copied = shutil.copyfile, []
+def copy(*names):
+    copied.append(whole(*names))
+    if len(copied) == 2:
+        print("in the middle", flush=True)
+        sys.stdin.readline()
+shutil.copyfile = copy
+merge_results(target, [source])
+"""
+
+
+def merge_half(target: Path, source: Path) -> subprocess.Popen[str]:
+    """A merge in a process of its own that stops in the middle until it is given a line."""
+    command = [sys.executable, "-c", MERGE, str(target), str(source)]
+    started = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert started.stdout is not None and started.stdout.readline() == "in the middle\n"
+    return started
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return make_results(tmp_path / "source", make_cases(["mnist"], ["mlp"], ["sgd"], [16, 64]), repeats=2)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("target", ["both", "another"])
+def test_what_a_killed_merge_left_goes_with_the_next_one(tmp_path: Path, source: Path, target: str) -> None:
+    with merge_half(tmp_path / "both", source) as merge:
+        merge.kill()
+    left = [name for name in names(tmp_path) if name.startswith(".tmp-")]
+    assert merge.returncode == -signal.SIGKILL and len(left) == 1
+    shutil.copy(source / "plan-0001.parquet", tmp_path / left[0] / "merged" / "data")  # as if killed a moment later
+    assert results_folders([tmp_path]) == [source]  # nobody takes it for results
+    merge_results(tmp_path / target, [source])
+    assert names(tmp_path) == sorted([target, "source"])
+    assert len(load_results(tmp_path / target)) == 4
+
+
+def test_a_merge_does_not_delete_what_another_one_is_writing(tmp_path: Path, source: Path) -> None:
+    with merge_half(tmp_path / "slow", source) as slow:
+        for path in [tmp_path, *tmp_path.rglob("*")]:
+            os.utime(path, (time.time() - 7200,) * 2)  # as after a night in which the machine slept
+        merge_results(tmp_path / "fast", [source])
+        slow.communicate("go on\n", timeout=60)
+    assert slow.returncode == 0
+    assert names(tmp_path) == ["fast", "slow", "source"]
+    assert len(load_results(tmp_path / "slow")) == 4
+
+
+@pytest.mark.parametrize(("age_s", "stays"), [(7200, False), (60, True)])
+def test_without_locks_the_age_tells_which_merge_is_dead(
+    tmp_path: Path, source: Path, age_s: float, stays: bool
+) -> None:
+    place = tmp_path / f".tmp-bench-merge-{'0' * 32}"
+    (place / "merged").mkdir(parents=True)
+    (place / "merged" / "part").touch()
+    for path in (place, place / "merged"):
+        os.utime(path, (time.time() - 7200,) * 2)
+    os.utime(place / "merged" / "part", (time.time() - age_s,) * 2)  # what was written last counts
+    with mock.patch("bench.locks.FileLock.acquire", side_effect=NotImplementedError("no flock here")):
+        merge_results(tmp_path / "both", [source])
+    assert place.exists() is stays
+    assert len(load_results(tmp_path / "both")) == 4
+
+
+def test_what_only_looks_like_an_unfinished_merge_stays(tmp_path: Path, source: Path) -> None:
+    (tmp_path / ".tmp-of-another-program").mkdir()
+    (tmp_path / ".tmp-bench-merge-0").symlink_to(source)
+    for path in (tmp_path / ".tmp-of-another-program", source):
+        os.utime(path, (time.time() - 7200,) * 2)
+    merge_results(tmp_path / "both", [source])
+    assert names(tmp_path) == [".tmp-bench-merge-0", ".tmp-of-another-program", "both", "source"]
+    assert load_results(source)["planned"].all()
 
 
 def test_a_holder_that_was_killed_is_not_named_for_the_one_after_it(tmp_path: Path) -> None:
@@ -218,3 +326,13 @@ def test_nothing_that_a_run_started_outlives_a_parent_that_was_killed() -> None:
         told = json.loads(parent.stdout.readline())
         parent.send_signal(signal.SIGKILL)
     check_gone(*told.values())
+
+
+def test_what_a_killed_bundling_left_is_deleted_by_the_next_and_nobody_elses_file(tmp_path: Path) -> None:
+    left, fresh, foreign = (tmp_path / name for name in (".tmp-bench-bundle-1", ".tmp-bench-bundle-2", ".tmp-mine"))
+    for path in (left, fresh, foreign):
+        path.touch()
+    for path in (left, foreign):
+        os.utime(path, (time.time() - 7200,) * 2)
+    write_bundle(tmp_path / "results.zip", "results", {"a.txt": b"a"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == [fresh.name, foreign.name, "results.zip"]

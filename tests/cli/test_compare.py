@@ -62,6 +62,24 @@ def after(tmp_path):
     return make
 
 
+@pytest.mark.parametrize(("given", "name"), [(".", "before"), ("..", "before"), ("{base}/", "before"),
+                                             ("{base}/sub/..", "before"), ("latest", "latest")])  # fmt: skip
+def test_a_side_has_a_name_however_its_folder_is_written(base, after, tmp_path, monkeypatch, given, name):
+    (base / "sub").mkdir(exist_ok=True)
+    (tmp_path / "latest").symlink_to(base)
+    monkeypatch.chdir({".": base, "..": base / "sub"}.get(given, tmp_path))
+    other = after(change=times(0.5))
+    done = compare(given.format(base=base), other, "--price", f"{name}=1")
+    assert done.exit_code == 3, done.stderr
+    assert f"Ratios are candidate over baseline ({name})." in done.stdout
+
+
+def test_data_named_by_itself_goes_by_the_folder_around_it(base, after, tmp_path, monkeypatch):
+    after("inner/data")
+    monkeypatch.chdir(tmp_path / "inner")
+    assert "What differs between before and inner," in compare(base, "data").stdout
+
+
 def test_the_same_code_twice_has_no_difference_and_leaves_with_zero(base, after):
     found = read(base, after(), "--margin", "5%")
     assert found["differences"] == []

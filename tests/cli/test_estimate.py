@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,6 +45,29 @@ def test_a_refusal_is_a_note_and_nulls_rather_than_a_number() -> None:
     assert row["trace_peak_allocated_bytes"] > 0
     assert row["estimated_samples_per_s"] is None
     assert "bf16" in row["estimate_note"]
+
+
+def test_what_a_configuration_has_on_and_no_estimator_follows_is_a_note(tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text('name = "c"\n[grid]\ndataset = "mnist"\nmodel = "mlp"\noptimizer = "sgd"\nbatch_size = 64\n')
+    given = (
+        "--set",
+        "measure.compiled=true",
+        "--set",
+        "measure.cudnn_benchmark=true",
+        "--device",
+        "h200",
+        "--device",
+        "cpu",
+    )
+    gpu, cpu = estimates(str(config), *given)
+    compiled = "compiled is on, and torch.compile is left out"
+    assert gpu["estimate_note"].endswith(
+        f"{compiled}; cudnn_benchmark is on, and what cuDNN's trials take and choose is left out"
+    )
+    assert cpu["estimate_note"] == compiled
+    (plain,) = estimates(str(config), "--device", "cpu")
+    assert plain["estimate_note"] is None
 
 
 def test_the_table_says_where_memory_goes_and_whether_it_fits() -> None:

@@ -166,12 +166,15 @@ def bomb_of_bytes(path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("bomb", "message"), [
-    (bomb_of_values, "20,000,136 values in 0 MiB"), (bomb_of_bytes, "144 values in 400 MiB"),
-])  # fmt: skip
-def test_a_bomb_is_refused_before_it_goes_off(results: Path, bomb: Callable[[Path], None], message: str) -> None:
+@pytest.mark.parametrize(("bomb", "size_mib"), [(bomb_of_values, 0), (bomb_of_bytes, 400)])
+def test_a_bomb_is_refused_before_it_goes_off(results: Path, bomb: Callable[[Path], None], size_mib: int) -> None:
     path = part(results, "run")
     bomb(path)
+    group = pq.read_metadata(path).row_group(0)
+    listed = sum(
+        column.num_values for column in map(group.column, range(group.num_columns)) if "." in column.path_in_schema
+    )
+    message = f"{listed + group.num_columns:,} values in {size_mib} MiB"
     guard.install(limit_memory=False)
     with guard.watch(results) as broken, pytest.raises(StoreError) as caught:
         read(path, "run")

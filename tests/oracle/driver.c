@@ -29,7 +29,7 @@
 static struct {
     char name[256];
     int multiprocessors, major, minor, threads_per_multiprocessor, shared_optin, l2_bytes, cuda_version;
-    uint64_t memory_bytes, context_bytes;
+    uint64_t memory_bytes, context_bytes, others_bytes; /* others: what processes that are not ours hold */
     char addresses; /* 'a'scending, 'd'escending, 'l'owest free */
 } device;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -51,6 +51,7 @@ static void read_settings(void) {
     device.cuda_version = (int)number("BENCH_STUB_CUDA_VERSION", 12040);
     device.memory_bytes = number("BENCH_STUB_MEMORY_BYTES", 150754820096ull);
     device.context_bytes = number("BENCH_STUB_CONTEXT_BYTES", 0);
+    device.others_bytes = number("BENCH_STUB_OTHERS_BYTES", 0);
     device.addresses = addresses && *addresses ? *addresses : 'a';
 }
 
@@ -60,7 +61,9 @@ static void settings(void) { pthread_once(&once, read_settings); }
  * From that launch on the context is lost, as CUDA's is: whatever waits for the device, copies or allocates answers with
  * BENCH_STUB_FAULT_CODE (a cudaError) until the process ends. Code 0 is a kernel without an end: waiting never returns.
  * The code may be a list, `710,-,0`: one for each process that comes so far, `-` for none, the end of the list for none;
- * which one a process has is kept by files that it makes, BENCH_STUB_FAULT_MARK.0 and so on. */
+ * which one a process has is kept by files that it makes, BENCH_STUB_FAULT_MARK.0 and so on.
+ * With BENCH_STUB_LOST_FILE, the GPU falls off the bus at the fault: the file is made, and while it is there a process
+ * that starts finds no device, and NVML (nvml.c) calls it lost. */
 
 static volatile int lost; /* the cudaError of the context from now on; ENDLESS for a kernel without an end */
 #define ENDLESS (-1)
@@ -83,7 +86,15 @@ static void lose_device(void) {
         code = strchr(code, ',');
         code = code ? code + 1 : NULL;
     }
-    if (code && *code && *code != '-') lost = atoi(code) ? atoi(code) : ENDLESS;
+    if (!code || !*code || *code == '-') return;
+    lost = atoi(code) ? atoi(code) : ENDLESS;
+    const char *file = getenv("BENCH_STUB_LOST_FILE");
+    if (file && *file) close(open(file, O_CREAT | O_WRONLY, 0644));
+}
+
+__attribute__((visibility("hidden"))) int stub_is_lost(void) {
+    const char *file = getenv("BENCH_STUB_LOST_FILE");
+    return file && *file && !access(file, F_OK);
 }
 
 static void count_launch(void) {
@@ -138,7 +149,7 @@ static uint64_t place(uint64_t size) {
 static uint64_t whole_granules(uint64_t size) { return (size + GRANULE - 1) / GRANULE * GRANULE; }
 
 static int take_bytes(uint64_t size) {
-    if (used_bytes + size + device.context_bytes > device.memory_bytes) return OUT_OF_MEMORY;
+    if (used_bytes + size + device.context_bytes + device.others_bytes > device.memory_bytes) return OUT_OF_MEMORY;
     used_bytes += size;
     return 0;
 }
@@ -188,8 +199,16 @@ EXPORT int cudaFreeHost(void *p) { free(p); return 0; }
 EXPORT int cudaMemGetInfo(size_t *free_bytes, size_t *total) {
     settings();
     *total = device.memory_bytes;
-    *free_bytes = device.memory_bytes - device.context_bytes - used_bytes;
+    *free_bytes = device.memory_bytes - device.context_bytes - device.others_bytes - used_bytes;
     return 0;
+}
+
+/* For nvml.c: the device's memory, what this process holds with its context, and what others hold; bytes. */
+__attribute__((visibility("hidden"))) void stub_memory(uint64_t *total, uint64_t *own, uint64_t *others) {
+    settings();
+    *total = device.memory_bytes;
+    *own = used_bytes ? used_bytes + device.context_bytes : 0;
+    *others = device.others_bytes;
 }
 
 /* Virtual memory management, for expandable segments: a range of addresses, and handles that hold the bytes. */
@@ -249,7 +268,10 @@ EXPORT int cudaPointerGetAttributes(struct cudaPointerAttributes *a, const void 
 
 /* ---- the device ------------------------------------------------------------------------------------------------- */
 
-EXPORT int cudaGetDeviceCount(int *n) { *n = 1; return 0; }
+EXPORT int cudaGetDeviceCount(int *n) { /* 100: cudaErrorNoDevice */
+    *n = !lost && stub_is_lost() ? 0 : 1;
+    return *n ? 0 : 100;
+}
 EXPORT int cudaGetDevice(int *d) { *d = 0; return 0; }
 EXPORT int cudaDriverGetVersion(int *v) { settings(); *v = device.cuda_version; return 0; }
 EXPORT int cudaRuntimeGetVersion(int *v) { settings(); *v = device.cuda_version; return 0; }
@@ -258,6 +280,7 @@ EXPORT const char *cudaGetErrorString(int e) { /* as CUDA 13's */
         case 0: return "no error";
         case OUT_OF_MEMORY: return "out of memory";
         case 46: return "CUDA-capable device(s) is/are busy or unavailable";
+        case 100: return "no CUDA-capable device is detected";
         case 214: return "uncorrectable ECC error encountered";
         case 700: return "an illegal memory access was encountered";
         case 702: return "the launch timed out and was terminated";
@@ -272,6 +295,19 @@ EXPORT int cudaDeviceGetStreamPriorityRange(int *least, int *greatest) {
     if (least) *least = 0;
     if (greatest) *greatest = -5;
     return 0;
+}
+
+/* The 16 bytes of BENCH_STUB_UUID, `GPU-` and hexadecimal digits with hyphens between; zeros where it is not set. */
+static void read_uuid(char *bytes) {
+    const char *text = getenv("BENCH_STUB_UUID");
+    if (!text || strncmp(text, "GPU-", 4)) return;
+    for (int at = 0, read = 4; at < 16 && text[read]; at++) {
+        unsigned value = 0;
+        if (text[read] == '-') read++;
+        sscanf(text + read, "%2x", &value);
+        bytes[at] = (char)value;
+        read += 2;
+    }
 }
 
 static int fill_properties(struct cudaDeviceProp *p) {
@@ -302,6 +338,7 @@ static int fill_properties(struct cudaDeviceProp *p) {
     p->memoryBusWidth = 5120;
     p->canMapHostMemory = p->concurrentKernels = p->unifiedAddressing = p->cooperativeLaunch = p->managedMemory = 1;
     p->asyncEngineCount = 3;
+    read_uuid(p->uuid.bytes);
     p->pciBusID = 1;
     return 0;
 }
@@ -355,18 +392,6 @@ EXPORT int cuGetExportTable(const void **table, const void *id) { /* 500: CUDA_E
 }
 EXPORT int cuGetErrorString(int e, const char **text) { *text = cudaGetErrorString(e); return 0; }
 EXPORT int cuGetErrorName(int e, const char **text) { *text = cudaGetErrorName(e); return 0; }
-
-/* The driver's management library, loaded by name: one device, no processes, no fabric (3: NVML_ERROR_NOT_SUPPORTED). */
-EXPORT int nvmlInit_v2(void) { return 0; }
-EXPORT int nvmlShutdown(void) { return 0; }
-EXPORT int nvmlDeviceGetCount_v2(unsigned *n) { *n = 1; return 0; }
-EXPORT int nvmlSystemGetCudaDriverVersion_v2(int *v) { return cudaDriverGetVersion(v); }
-EXPORT int nvmlDeviceGetHandleByPciBusId_v2(const char *bus, void **d) { *d = (void *)1; return 0; }
-EXPORT int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **d) { *d = (void *)1; return 0; }
-EXPORT int nvmlDeviceGetComputeRunningProcesses(void *d, unsigned *count, void *processes) { *count = 0; return 0; }
-EXPORT int nvmlDeviceGetGpuFabricInfoV(void *d, void *information) { return 3; }
-EXPORT int nvmlDeviceGetNvLinkRemoteDeviceType(void *d, unsigned link, int *type) { return 3; }
-EXPORT int nvmlDeviceGetNvLinkRemotePciInfo_v2(void *d, unsigned link, void *information) { return 3; }
 
 /* ---- streams, events, kernels ----------------------------------------------------------------------------------- */
 

@@ -19,9 +19,9 @@ way), time, cuDNN's and cuBLAS's choice of algorithms: cuDNN workspaces and batc
 `cudnn_workspaces=True` the wheel's own cuDNN chooses plans for convolutions and attention, and workspaces are true to
 its heuristics.
 
-The driver is `driver.c` plus one generated function returning 0 for each further symbol of NVIDIA's that torch's
-libraries import (`nm -D --undefined-only`). Nothing of NVIDIA's is shipped: types come from the headers of the wheels
-that torch itself depends on.
+The driver is `driver.c`, its management library `nvml.c` (its head says how to let it start and which faults it plays),
+plus one generated function returning 0 for each further symbol of NVIDIA's that torch's libraries import (`nm -D
+--undefined-only`). Nothing of NVIDIA's is shipped: types come from the headers of the wheels that torch depends on.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ import numpy.typing as npt
 from .devices import DEVICES, describe_to_cudnn
 
 HERE = Path(__file__).parent
+SOURCES = ("driver.c", "nvml.c")
 ACTIONS = {"alloc": 0, "free_requested": 1, "free_completed": 2, "segment_alloc": 3, "segment_free": 4, "mark": 5}
 """Codes of `CaseRun.events["action"]`; 9 is any other. A mark's `bytes` is the step's number."""
 
@@ -115,7 +116,8 @@ class StubDriver:
             allocator: Value of PYTORCH_CUDA_ALLOC_CONF; empty for torch's defaults.
             cudnn_workspaces: Let the wheel's own cuDNN (9.8 or newer) choose plans and say what workspaces they need.
             **settings: Replace the device's settings, e.g. `memory_bytes`, `context_bytes` (taken by the context),
-                `addresses` (`ascending`, `descending`, `lowest`: the lowest free one, reused).
+                `others_bytes` (taken by other processes), `addresses` (`ascending`, `descending`, `lowest`: the lowest
+                free one, reused); or plan faults, as the heads of `driver.c` and `nvml.c` say.
 
         Raises:
             KeyError: `device` is not played here.
@@ -201,13 +203,14 @@ def build_stub(cache_dir: Path | str) -> StubDriver:
     """
     compiler, lister = _tool("gcc"), _tool("nm")
     libraries, cuda_version = _torch_libraries()
-    source = (HERE / "driver.c").read_text()
-    generated = _generate(_imported_symbols(lister, libraries), source)
-    parts = "\0".join((source, generated, str(cuda_version), compiler, torch_version()))
+    sources = {name: (HERE / name).read_text() for name in SOURCES}
+    written = "\n".join(sources.values())
+    sources["symbols.c"] = _generate(_imported_symbols(lister, libraries), written)
+    parts = "\0".join((*sources.values(), str(cuda_version), compiler, torch_version()))
     folder = Path(cache_dir).resolve() / hashlib.sha256(parts.encode()).hexdigest()[:16]
     library = folder / "libcuda.so.1"
     if not library.exists():
-        _compile(compiler, source, generated, library)
+        _compile(compiler, sources, library)
     return StubDriver(library, cuda_version)
 
 
@@ -264,7 +267,7 @@ def _include_folders() -> Iterator[Path]:
                     yield Path(str(file.locate())).parent
 
 
-def _compile(compiler: str, source: str, generated: str, library: Path) -> None:
+def _compile(compiler: str, sources: Mapping[str, str], library: Path) -> None:
     include = next(_include_folders(), None)
     if include is None:
         raise StubUnavailable(
@@ -275,8 +278,8 @@ def _compile(compiler: str, source: str, generated: str, library: Path) -> None:
         folder = Path(name)
         (folder / "crt").mkdir()
         (folder / "crt" / "host_defines.h").write_text(_HOST_DEFINES)  # the CUDA 13 wheels come without it
-        (folder / "driver.c").write_text(source)
-        (folder / "symbols.c").write_text(generated)
+        for name, text in sources.items():
+            (folder / name).write_text(text)
         command = [
             compiler,
             "-shared",
@@ -287,8 +290,7 @@ def _compile(compiler: str, source: str, generated: str, library: Path) -> None:
             "-Wl,-soname,libcuda.so.1",
             f"-I{folder}",
             f"-I{include}",
-            f"{folder}/driver.c",
-            f"{folder}/symbols.c",
+            *(f"{folder}/{name}" for name in sources),
             "-o",
             f"{folder}/{library.name}",
             "-ldl",

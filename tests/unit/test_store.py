@@ -15,7 +15,7 @@ import pytest
 import bench
 from bench.errors import StoreError
 from bench.records import Case, Choice, Environment, Estimate, Measurement, Planned, Protocol, Status
-from bench.store import SCHEMA_VERSION, Store, load_notes, parts
+from bench.store import SCHEMA_VERSION, Store, load_notes, parts, planned_runs
 
 CPU = Environment(device="cpu", estimate_device="cpu", cpu_model="test", torch_version="2.15.0")
 PROTOCOL = Protocol()
@@ -134,6 +134,34 @@ def test_estimates_join_their_case_and_device_and_the_newest_wins(store: Store) 
     assert store.estimated("b" * 16) == set()
 
 
+@pytest.mark.parametrize(
+    ("switches", "trace", "note"),
+    [
+        ({}, 9, "x"),
+        ({"compiled": True}, None, "x; compiled is on, and torch.compile is left out"),
+        ({"cudnn_benchmark": True, "deterministic": True}, None, "x"),
+        ({"cudnn_benchmark": True, "deterministic": True}, 9,
+         "x; cudnn_benchmark is on, and what cuDNN's trials take and choose is left out; "
+         "deterministic is on, and the kernels that it changes are left out"),
+    ],
+)  # fmt: skip
+def test_estimates_say_what_of_their_runs_protocol_they_leave_out(
+    tmp_path: Path, switches: dict[str, bool], trace: int | None, note: str
+) -> None:
+    store = Store(tmp_path / "data")
+    store.create()
+    first, second = CASES
+    estimate = Estimate(case_key=first.key, estimate_device="cpu", formula_bytes=7, trace_peak_allocated_bytes=trace)
+    store.write_estimates([replace(estimate, estimate_note="x")], "a" * 16)
+    store.write_plan(PLAN, PROTOCOL, CPU, {})
+    store.write_run(PLAN[0], 0, PROTOCOL, OK, CPU)  # of another protocol, which the note must not reach
+    store.write_plan(PLAN, replace(PROTOCOL, **switches), CPU, {})
+    frame = bench.load(tmp_path)
+    assert set(frame[frame["planned"] & (frame["case_key"] == first.key)]["estimate_note"]) == {note}
+    assert set(frame[~frame["planned"]]["estimate_note"]) <= {"x"}
+    assert frame[frame["case_key"] == second.key]["estimate_note"].isna().all()  # no estimate, nothing left out
+
+
 def test_folders_of_two_hosts_load_together(tmp_path: Path, store: Store) -> None:
     write_all(store)
     other = Store(tmp_path / "other" / "data")
@@ -201,6 +229,29 @@ def test_a_part_of_a_newer_version_is_refused_with_a_sentence(store: Store, monk
     monkeypatch.undo()
     with pytest.raises(StoreError, match=r"written by a newer version \(format 2; this one reads up to 1\)"):
         bench.load(store.folder)
+
+
+def test_without_a_plan_nothing_counts_and_every_damaged_one_is_named(store: Store) -> None:
+    store.write_plan(PLAN[:1], PROTOCOL, CPU, {"name": "test"})
+    plans = parts.parts(store.folder, "plan-*.parquet")
+    for path in plans:
+        path.write_bytes(path.read_bytes()[:-9])
+    with pytest.warns(UserWarning, match="left out"), pytest.raises(StoreError) as caught:
+        planned_runs(bench.load(store.folder), [store.folder])
+    assert str(caught.value).startswith(f"{store.folder}: no runs, and {plans[0]}, {plans[1]} are damaged. Restore ")
+    write_all(store)
+    plans[1].unlink()
+    with pytest.warns(UserWarning, match="left out"), pytest.raises(StoreError) as caught:
+        planned_runs(bench.load(store.folder), [store.folder])
+    assert f"none of 4 runs counts without its plan, and {plans[0]} is damaged. Restore " in str(caught.value)
+
+
+def test_a_plan_of_nothing_sends_to_the_sweep(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.create()
+    store.write_plan([], PROTOCOL, CPU, {"name": "test"})
+    with pytest.raises(StoreError, match=r"no runs, and none planned; run bench sweep first$"):
+        planned_runs(bench.load(tmp_path), [tmp_path])
 
 
 @pytest.mark.parametrize(("name", "state"), [("nothing", "does not exist"), ("", "holds no results")])

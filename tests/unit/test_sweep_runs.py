@@ -121,7 +121,7 @@ def test_a_death_before_the_case_begins_is_tried_again_and_no_row(tmp_path: Path
 
 def test_three_such_deaths_in_a_row_stop_the_sweep_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(
-        InfrastructureError, match=r"^3 worker processes in a row died before their case began: gone\. "
+        InfrastructureError, match=r"^3 worker processes in a row ended before their case began: gone\. "
     ):
         measure_missing(session(tmp_path, Scripted([died("start")] * 3)))
     assert list(bench.load(tmp_path)["status"]) == ["interrupted"] * 2

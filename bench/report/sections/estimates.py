@@ -7,16 +7,19 @@ from typing import Any
 
 from bench.analysis import estimator_errors
 from bench.analysis.estimates import measured_contexts, oom_predictions
-from bench.report.blocks import Block, Bullets, Code, Table, Words
+from bench.report.blocks import Block, Bullets, Code, Notice, Table, Words
 from bench.report.contents import Contents
 from bench.report.kinds import Section
 from bench.report.words import error_words, known
 from bench.units import MISSING, format_bytes
 
+_NOTES = 6
+
 
 def build(contents: Contents) -> Sequence[Block]:
-    """Two tables and a line a GPU; nothing where there is no estimate beside a measurement."""
-    return [*_errors(contents), *_predictions(contents), *_contexts(contents)]
+    """What they leave out, two tables and a line a GPU; nothing where there is no estimate beside a measurement."""
+    tables = [*_errors(contents), *_predictions(contents)]
+    return [*(_notes(contents) if tables else ()), *tables, *_contexts(contents)]
 
 
 def _errors(contents: Contents) -> list[Block]:
@@ -34,6 +37,13 @@ def _errors(contents: Contents) -> list[Block]:
         "(the mean) keep the sign: below zero, the estimate is too low. No estimate was made from these measurements."
     )
     return [Table(head, rows, frozenset(range(2, 8)), caption)]
+
+
+def _notes(contents: Contents) -> list[Block]:
+    """What the estimates are not: every distinct note of the cases."""
+    notes = sorted({note for text in contents.summary["estimate_note"].dropna() for note in str(text).split("; ")})
+    more = [f"{len(notes) - _NOTES} more in table.csv"] if len(notes) > _NOTES else []
+    return [Notice("note", f"Of the estimates: {'; '.join([*notes[:_NOTES], *more])}.")] if notes else []
 
 
 def _predictions(contents: Contents) -> list[Block]:

@@ -1,0 +1,159 @@
+/* The management library of a device that does not exist (NVML), beside driver.c in the stub driver's one library.
+ *
+ * BENCH_STUB_NVML=1 lets it start; without, it answers as a library too old to be asked (13), and torch, which asks under
+ * older names, finds one device. Readings are of a board under load and never change, but for the energy counter, which
+ * adds a joule a call, and memory, which is what this process, its context and BENCH_STUB_OTHERS_BYTES hold.
+ *
+ * BENCH_STUB_OTHERS_PID: another process on the device, which holds BENCH_STUB_OTHERS_BYTES.
+ * BENCH_STUB_NVML_FAULT=function:code or function:code:n: from its n-th call in a process on, that function answers with
+ * code (nvml.h, nvmlReturn_enum), or never where code is `hang`. `*` is every function.
+ * Where the file BENCH_STUB_LOST_FILE is there, the GPU is lost and all but the start answers 15.
+ *
+ * Layouts are those of nvml.h as nvidia-ml-py declares them.
+ */
+#include <stdio.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define EXPORT __attribute__((visibility("default")))
+#define NOT_SUPPORTED 3
+#define NOT_FOUND 6
+#define INSUFFICIENT_SIZE 7
+#define FUNCTION_NOT_FOUND 13
+#define GPU_IS_LOST 15
+#define HANDLE ((void *)1)
+
+extern __attribute__((visibility("hidden"))) void stub_memory(uint64_t *total, uint64_t *own, uint64_t *others);
+extern __attribute__((visibility("hidden"))) int stub_is_lost(void);
+extern int cudaDriverGetVersion(int *v);
+
+/* The planned fault of `function`, 0 where it is well; does not return where it is to hang. */
+static int fault(const char *function, int *calls) {
+    char name[128] = "", code[32] = "";
+    int from = 1;
+    const char *plan = getenv("BENCH_STUB_NVML_FAULT");
+    int count = __sync_add_and_fetch(calls, 1);
+    if (!plan || sscanf(plan, "%127[^:]:%31[^:]:%d", name, code, &from) < 2) return 0;
+    if ((strcmp(name, "*") && strcmp(name, function)) || count < from) return 0;
+    while (!strcmp(code, "hang")) sleep(1);
+    return atoi(code);
+}
+
+#define ANSWER(...)                                                                                                    \
+    static int calls;                                                                                                  \
+    int code = fault(__func__, &calls);                                                                                \
+    if (code) return code;                                                                                             \
+    if (stub_is_lost()) return GPU_IS_LOST;                                                                            \
+    __VA_ARGS__;                                                                                                       \
+    return 0
+#define START(...)                                                                                                     \
+    static int calls;                                                                                                  \
+    int code = fault(__func__, &calls);                                                                                \
+    if (code) return code;                                                                                             \
+    __VA_ARGS__;                                                                                                       \
+    return 0
+
+static int text(char *to, unsigned length, const char *from) {
+    snprintf(to, length, "%s", from);
+    return 0;
+}
+static const char *setting(const char *key, const char *otherwise) {
+    const char *value = getenv(key);
+    return value && *value ? value : otherwise;
+}
+
+EXPORT int nvmlInitWithFlags(unsigned flags) {
+    static int calls;
+    int code = fault(__func__, &calls);
+    return code ? code : *setting("BENCH_STUB_NVML", "0") == '1' ? 0 : FUNCTION_NOT_FOUND;
+}
+EXPORT int nvmlInit(void) { START(); }
+EXPORT int nvmlInit_v2(void) { START(); }
+EXPORT int nvmlShutdown(void) { START(); }
+EXPORT const char *nvmlErrorString(int code) {
+    switch (code) { /* as the driver's */
+        case 3: return "Not Supported";
+        case 6: return "Not Found";
+        case 9: return "Driver Not Loaded";
+        case 12: return "NVML Shared Library Not Found";
+        case 13: return "Function Not Found";
+        case 15: return "GPU is lost";
+        case 18: return "Driver/library version mismatch";
+        case 999: return "Unknown Error";
+        default: return "an error of the stub's";
+    }
+}
+EXPORT int nvmlSystemGetDriverVersion(char *to, unsigned length) { START(text(to, length, "580.95.05")); }
+EXPORT int nvmlSystemGetCudaDriverVersion_v2(int *v) { return cudaDriverGetVersion(v); }
+
+/* Which devices there are */
+EXPORT int nvmlDeviceGetCount_v2(unsigned *n) { START(*n = 1); }
+EXPORT int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **d) { ANSWER(*d = HANDLE); }
+EXPORT int nvmlDeviceGetHandleByPciBusId_v2(const char *bus, void **d) { ANSWER(*d = HANDLE); }
+EXPORT int nvmlDeviceGetHandleByUUID(const char *uuid, void **d) {
+    ANSWER(if (strcmp(uuid, setting("BENCH_STUB_UUID", ""))) return NOT_FOUND; *d = HANDLE);
+}
+EXPORT int nvmlDeviceGetUUID(void *d, char *to, unsigned length) { ANSWER(text(to, length, setting("BENCH_STUB_UUID", ""))); }
+EXPORT int nvmlDeviceGetName(void *d, char *to, unsigned length) { ANSWER(text(to, length, setting("BENCH_STUB_NAME", ""))); }
+EXPORT int nvmlDeviceGetCudaComputeCapability(void *d, int *major, int *minor) {
+    ANSWER(*major = atoi(setting("BENCH_STUB_CAPABILITY_MAJOR", "9")); *minor = atoi(setting("BENCH_STUB_CAPABILITY_MINOR", "0")));
+}
+EXPORT int nvmlDeviceGetMigMode(void *d, unsigned *now, unsigned *later) { ANSWER(*now = *later = 0); }
+EXPORT int nvmlDeviceIsMigDeviceHandle(void *d, unsigned *is) { ANSWER(*is = 0); }
+
+/* Settings */
+EXPORT int nvmlDeviceGetEccMode(void *d, unsigned *now, unsigned *later) { ANSWER(*now = *later = 1); }
+EXPORT int nvmlDeviceGetPersistenceMode(void *d, unsigned *mode) { ANSWER(*mode = 1); }
+EXPORT int nvmlDeviceGetVbiosVersion(void *d, char *to, unsigned length) { ANSWER(text(to, length, "96.00.89.00.01")); }
+EXPORT int nvmlDeviceGetEnforcedPowerLimit(void *d, unsigned *milliwatt) { ANSWER(*milliwatt = 700000); }
+EXPORT int nvmlDeviceGetPowerManagementDefaultLimit(void *d, unsigned *milliwatt) { ANSWER(*milliwatt = 700000); }
+EXPORT int nvmlDeviceGetMaxClockInfo(void *d, int which, unsigned *mhz) { ANSWER(*mhz = which == 2 ? 3201 : 1980); }
+EXPORT int nvmlDeviceGetMaxPcieLinkGeneration(void *d, unsigned *value) { ANSWER(*value = 5); }
+EXPORT int nvmlDeviceGetMaxPcieLinkWidth(void *d, unsigned *value) { ANSWER(*value = 16); }
+
+/* Readings */
+EXPORT int nvmlDeviceGetClockInfo(void *d, int which, unsigned *mhz) { ANSWER(*mhz = which == 2 ? 3201 : 1755); }
+EXPORT int nvmlDeviceGetTemperature(void *d, int sensor, unsigned *celsius) { ANSWER(*celsius = 55); }
+EXPORT int nvmlDeviceGetPowerUsage(void *d, unsigned *milliwatt) { ANSWER(*milliwatt = 512000); }
+EXPORT int nvmlDeviceGetTotalEnergyConsumption(void *d, unsigned long long *millijoule) {
+    static unsigned long long counter = 5000000;
+    ANSWER(*millijoule = __sync_add_and_fetch(&counter, 1000));
+}
+EXPORT int nvmlDeviceGetCurrentClocksEventReasons(void *d, unsigned long long *mask) { ANSWER(*mask = 0); }
+EXPORT int nvmlDeviceGetViolationStatus(void *d, int policy, unsigned long long *times) { ANSWER(times[0] = 1; times[1] = 0); }
+EXPORT int nvmlDeviceGetCurrPcieLinkGeneration(void *d, unsigned *value) { ANSWER(*value = 5); }
+EXPORT int nvmlDeviceGetCurrPcieLinkWidth(void *d, unsigned *value) { ANSWER(*value = 16); }
+
+struct memory { unsigned long long total, free, used; };
+struct memory_v2 { unsigned version; unsigned long long total, reserved, free, used; };
+EXPORT int nvmlDeviceGetMemoryInfo(void *d, struct memory *m) {
+    uint64_t total, own, others;
+    stub_memory(&total, &own, &others);
+    ANSWER(*m = ((struct memory){total, total - own - others, own + others}));
+}
+EXPORT int nvmlDeviceGetMemoryInfo_v2(void *d, struct memory_v2 *m) {
+    uint64_t total, own, others;
+    stub_memory(&total, &own, &others);
+    ANSWER(*m = ((struct memory_v2){m->version, total, 0, total - own - others, own + others}));
+}
+
+struct process { unsigned pid; unsigned long long used; unsigned gpu_instance, compute_instance; };
+EXPORT int nvmlDeviceGetComputeRunningProcesses_v3(void *d, unsigned *count, struct process *list) {
+    uint64_t total, own, others;
+    stub_memory(&total, &own, &others);
+    struct process all[2];
+    unsigned found = 0;
+    if (own) all[found++] = (struct process){(unsigned)getpid(), own, ~0u, ~0u};
+    if (others) all[found++] = (struct process){(unsigned)atoi(setting("BENCH_STUB_OTHERS_PID", "1")), others, ~0u, ~0u};
+    unsigned room = *count;
+    ANSWER(*count = found; if (room < found) return INSUFFICIENT_SIZE; memcpy(list, all, found * sizeof *all));
+}
+EXPORT int nvmlDeviceGetGraphicsRunningProcesses_v3(void *d, unsigned *count, void *list) { ANSWER(*count = 0); }
+
+/* Asked by torch alone */
+EXPORT int nvmlDeviceGetComputeRunningProcesses(void *d, unsigned *count, void *list) { *count = 0; return 0; }
+EXPORT int nvmlDeviceGetGpuFabricInfoV(void *d, void *information) { return NOT_SUPPORTED; }
+EXPORT int nvmlDeviceGetNvLinkRemoteDeviceType(void *d, unsigned link, int *type) { return NOT_SUPPORTED; }
+EXPORT int nvmlDeviceGetNvLinkRemotePciInfo_v2(void *d, unsigned link, void *information) { return NOT_SUPPORTED; }
