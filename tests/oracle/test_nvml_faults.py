@@ -45,9 +45,11 @@ def sweep(stub_driver: StubDriver, tmp_path: Path) -> Any:
     config = tmp_path / "c.toml"
     config.write_text(CONFIG, encoding="utf-8")
 
-    def run(*arguments: str, **settings: int | str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, missing: bool = False, **settings: int | str) -> subprocess.CompletedProcess[str]:
         env = {**os.environ, **stub_driver.environment("h200", uuid=UUID, nvml=1, context_bytes=CONTEXT, **settings),
                "BENCH_CUDNN_WORKSPACES": "off", "BENCH_NVML_TIMEOUT": "2", "PYTHONPATH": str(Path(__file__).parents[2])}  # fmt: skip
+        if missing:
+            del env["LD_LIBRARY_PATH"]
         done = plugins.bench("sweep", config, "--no-report", "--out", tmp_path / "out", *arguments, env=env)
         assert "Traceback" not in done.stdout + done.stderr
         assert not [path for path in tmp_path.rglob("*.*") if path.is_file() and UUID.encode() in path.read_bytes()]
@@ -97,6 +99,17 @@ def test_a_driver_whose_nvml_does_not_start_is_said_once_and_costs_the_readings_
     frame = rows(tmp_path)
     assert list(frame["status"]) == ["ok", "ok"]
     assert frame["environment_key"].nunique() == 2
+
+
+def test_without_the_library_of_nvml_a_gpu_that_is_asked_for_is_measured(sweep: Any, tmp_path: Path) -> None:
+    done = sweep("--device", "cuda", missing=True)
+    assert done.returncode == 0
+    assert "no readings from NVML (NVML does not start: NVML Shared Library Not Found): clocks" in done.stderr
+    (row,) = rows(tmp_path).to_dict("records")
+    assert (row["status"], row["gpu_uuid_hash"]) == ("ok", hash_uuid(UUID))
+    assert pd.isna(row["nvml_error"])  # nothing was to be read
+    assert row["flags"].tolist() in ([], ["host_bound"])
+    assert row["peak_allocated_bytes"] == row["trace_peak_allocated_bytes"]
 
 
 @pytest.mark.parametrize(
