@@ -182,11 +182,9 @@ class _Book:
         )  # fmt: skip
 
     def _estimate_parts(self, row: Mapping[Any, Any]) -> tuple[str, ...]:
-        """The last part that holds the case's estimates for its device: the one that loading takes."""
-        held = [
-            path for folder in self.folders for path in parts(folder / "estimates")
-            if (row["case_key"], row["estimate_device"]) in _estimated_in(path)
-        ]  # fmt: skip
+        """The last part that holds the estimates beside the case's runs: the one that loading takes."""
+        wanted = {(run["case_key"], run["estimate_device"], run["estimate_key"]) for run in self._of(row)}
+        held = [path for folder in self.folders for path in parts(folder / "estimates") if wanted & _estimated_in(path)]
         return tuple(map(str, held[-1:]))
 
 
@@ -194,9 +192,9 @@ _RAW = ("samples_per_s", "median_step_time_s", "wall_window_s", "peak_allocated_
         "peak_requested_bytes", "device_used_bytes", "host_rss_peak_bytes", "energy_window_j")  # fmt: skip
 
 
-def _estimated_in(path: Path) -> set[tuple[str, str]]:
+def _estimated_in(path: Path) -> set[tuple[str, str, str]]:
     table = read(path, "estimates")
-    return set(zip(table["case_key"].to_pylist(), table["estimate_device"].to_pylist(), strict=True))
+    return set(zip(*(table[name].to_pylist() for name in ("case_key", "estimate_device", "estimate_key")), strict=True))
 
 
 def _how(column: str, base: str) -> str:

@@ -91,6 +91,7 @@ class Store:
         environment: Environment,
         notes: Mapping[str, Any],
         target_frac: float | None = None,
+        estimate_key: str | None = None,
     ) -> dict[str, Any] | None:
         """Store what is going to be run, unless the newest plan for this environment already says the same.
 
@@ -100,6 +101,7 @@ class Store:
             environment: The machine that runs them.
             notes: What else a reader needs: the configuration's text, its name.
             target_frac: Half the width that the interval of a case's throughput was to have; `None` for none.
+            estimate_key: Of the estimates that stand beside these runs (`write_estimates`); `None` for the last ones.
 
         Returns:
             The fields of the environment of the newest plan before, where no plan before is for this one.
@@ -107,7 +109,7 @@ class Store:
         rows = [
             {"case_key": run.case.key, **run.case.axes, "repeat": run.repeat, "position": run.position,
              "skip_reason": run.skip_reason, **asdict(group_of(run, protocol, environment)),
-             "target_interval": target_frac}
+             "target_interval": target_frac, "estimate_key": estimate_key}
             for run in planned
         ]  # fmt: skip
         earlier = parts(self.folder, "plan-*.parquet")

@@ -24,6 +24,8 @@ MERGED_FROM = "merged_from"
 
 _JOIN = ["case_key", "estimate_device"]
 _RUN_IDENTITY = ["case_key", "repeat", *columns(Group)]
+_WANTED = ["target_interval", "estimate_key"]
+"""Columns of a plan that each of its runs gets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +52,7 @@ def load_results(*paths: str | os.PathLike[str]) -> pd.DataFrame:
     frame = _to_pandas(_joined([table for folder in folders for table in _runs(folder)]))
     tables = [table for folder in folders for table in _read_all(parts(folder / "estimates"), "estimates")]
     estimates = _to_pandas(_joined([schema.ESTIMATE.empty_table(), *tables]))
-    newest = estimates.drop_duplicates(_JOIN, keep="last")
-    newest = newest.drop(columns=[name for name in newest if name in frame and name not in _JOIN])
-    return _with_notes(_with_rates(frame.merge(newest, on=_JOIN, how="left", validate="many_to_one")))
+    return _with_notes(_with_rates(_with_estimates(frame, estimates)))
 
 
 def planned_runs(loaded: pd.DataFrame, paths: Sequence[Path]) -> pd.DataFrame:
@@ -125,24 +125,26 @@ def _runs(folder: Path) -> list[pa.Table]:
     tables = _read_all(parts(folder / "runs"), "run")
     known = {tuple(row.values()) for table in tables for row in table.select(_RUN_IDENTITY).to_pylist()}
     missing: list[dict[str, Any]] = []
-    planned: dict[tuple[Any, ...], float | None] = {}  # runs that a newest plan names, with the width it asked for
+    planned: dict[tuple[Any, ...], dict[str, Any]] = {}  # runs that a newest plan names, with what it wants of them
     for _, plan in newest_plans(folder):
         notes = notes_of(plan)
         for row in plan.to_pylist():
             skip_reason = row.pop("skip_reason")
-            run, target = tuple(row[name] for name in _RUN_IDENTITY), row.pop("target_interval", None)
+            run, wanted = tuple(row[name] for name in _RUN_IDENTITY), {name: row.pop(name, None) for name in _WANTED}
             if run not in known and run not in planned:  # merged plans may name the same run
                 missing.append(
                     {**notes["protocol"], **notes["environment"], **row, "attempt": 0, **_absent(skip_reason)}
                 )
-            planned[run] = target
+            planned[run] = wanted
     merged = _joined([*tables, pa.Table.from_pylist(missing, schema=schema.RUN)])
     version = pa.array([version_of(table) for table in tables for _ in range(table.num_rows)], pa.int64())
     padded = pa.concat_arrays([version, pa.array([schema.SCHEMA_VERSION] * len(missing), pa.int64())])
     runs = [tuple(row.values()) for row in merged.select(_RUN_IDENTITY).to_pylist()]
-    named, targets = [run in planned for run in runs], [planned.get(run) for run in runs]
-    merged = merged.append_column("schema_version", padded).append_column("planned", pa.array(named, pa.bool_()))
-    merged = merged.append_column("target_interval", pa.array(targets, pa.float64()))
+    named = pa.array([run in planned for run in runs], pa.bool_())
+    merged = merged.append_column("schema_version", padded).append_column("planned", named)
+    for name in _WANTED:
+        values = [planned[run][name] if run in planned else None for run in runs]
+        merged = merged.append_column(name, pa.array(values, schema.PLAN.field(name).type))
     merged = merged.combine_chunks()
     return [merged.sort_by([("position", "ascending"), ("case_key", "ascending"), ("repeat", "ascending"),
                             ("attempt", "ascending")])]  # fmt: skip
@@ -193,6 +195,23 @@ def _to_pandas(table: pa.Table) -> pd.DataFrame:
     exact = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
     frame: pd.DataFrame = table.replace_schema_metadata(None).to_pandas(types_mapper=exact.get)
     return frame
+
+
+def _with_estimates(frame: pd.DataFrame, estimates: pd.DataFrame) -> pd.DataFrame:
+    """Beside each run, the estimates that its plan names: made with its code and versions, not with those of others.
+
+    Runs whose plan names none that there are (older plans, runs of an earlier configuration) get the last ones.
+    """
+    import pandas as pd
+
+    exact = [*_JOIN, "estimate_key"]
+    made = estimates.drop_duplicates(exact, keep="last")
+    last = made.drop_duplicates(_JOIN, keep="last")[exact].rename(columns={"estimate_key": "_last"})
+    frame = frame.merge(last, on=_JOIN, how="left", validate="many_to_one")
+    there = pd.MultiIndex.from_frame(frame[exact]).isin(pd.MultiIndex.from_frame(made[exact]))
+    frame["estimate_key"] = frame["estimate_key"].where(there, frame.pop("_last"))
+    made = made.drop(columns=[name for name in made if name in frame and name not in exact])
+    return frame.merge(made, on=exact, how="left", validate="many_to_one")
 
 
 def _with_notes(frame: pd.DataFrame) -> pd.DataFrame:

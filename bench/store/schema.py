@@ -3,7 +3,7 @@
 History of the format (the number stands in each file's metadata as `bench.schema_version`):
 
 * 1 (0.1.0): plan, runs and estimates as below. Columns came later that older parts do not have, and read as null:
-  `target_interval` in plans, `gradient_noise` and `gradient_noise_*` in runs,
+  `target_interval` and `estimate_key` in plans, `gradient_noise`, `gradient_noise_*` and `nvml_error` in runs,
   `estimated_device_low_bytes`, `estimated_device_high_bytes`, `estimated_device_basis`, `estimated_fit` and
   `estimated_speed_basis` in estimates.
   A hash of a part's notes (`bench.notes_sha256` in its metadata) came later as well; without it they are not checked.
@@ -50,6 +50,7 @@ _TURN = [pa.field("repeat", pa.int64()), pa.field("position", pa.int64())]
 
 PLAN = pa.schema(
     [*_CASE, *_TURN, pa.field("skip_reason", pa.string()), *_GROUP, pa.field("target_interval", pa.float64())]
+    + [pa.field("estimate_key", pa.string())]
 )
 RUN = pa.schema(
     [pa.field("run_key", pa.string()), *_CASE, *_TURN, pa.field("attempt", pa.int64()), *_GROUP]

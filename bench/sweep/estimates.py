@@ -11,7 +11,7 @@ from bench import fingerprint
 from bench.errors import BenchError
 from bench.launchers import LocalLauncher, Outcome
 from bench.launchers.tasks import estimate_task, fit_task
-from bench.records import Case, Estimate, stable_hash
+from bench.records import Case, Environment, Estimate, stable_hash
 from bench.sweep.session import Session
 
 FIT_TIMEOUT_S = 600.0  # for one batch size
@@ -19,11 +19,8 @@ FIT_TIMEOUT_S = 600.0  # for one batch size
 
 def estimate_planned(session: Session) -> None:
     """Store the estimates that are missing; an estimator that fails leaves its columns null and says why."""
-    versions = (session.environment.torch_version, session.environment.torchvision_version)
     device = session.environment.estimate_device or session.environment.device
-    settings = [os.environ.get(name) for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")]
-    settings += [str(session.environment.cudnn_version), str(counts_workspaces())]
-    key = stable_hash([fingerprint.code_key(fingerprint.ESTIMATE_CODE), *versions, *settings])
+    key = estimate_key(session.environment)
     known = session.store.estimated(key)
     planned = dict.fromkeys(run.case for run in session.plan if run.skip_reason is None)
     cases = [case for case in planned if (case.key, device) not in known]
@@ -33,6 +30,14 @@ def estimate_planned(session: Session) -> None:
     limit_s = session.config.limits.run_timeout
     made = estimate_in_child(session.launcher, cases, device, timeout_s=limit_s, say=session.progress.say, log=log)
     session.store.write_estimates(list(made), key)
+
+
+def estimate_key(environment: Environment) -> str:
+    """What makes two estimates of a case on a device the same: the estimators' code, the versions and the settings."""
+    versions = (environment.torch_version, environment.torchvision_version)
+    settings = [os.environ.get(name) for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")]
+    settings += [str(environment.cudnn_version), str(counts_workspaces())]
+    return stable_hash([fingerprint.code_key(fingerprint.ESTIMATE_CODE), *versions, *settings])
 
 
 def estimate_in_child(

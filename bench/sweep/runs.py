@@ -11,6 +11,7 @@ from bench.launchers import Answer, Outcome
 from bench.launchers.tasks import measure_task
 from bench.probes.host import available_memory_bytes
 from bench.records import MEASURED, Measurement, Planned, Status
+from bench.sweep.estimates import estimate_key
 from bench.sweep.journal import MAX_ATTEMPTS
 from bench.sweep.session import Session, gpu_of
 from bench.sweep.stopping import Round, next_round
@@ -56,8 +57,9 @@ def write_plan(session: Session) -> None:
     """Store the plan as it stands; say so where what is in the folder was measured in another environment."""
     target_frac = session.config.measure.target_frac(session.environment.device)
     before = session.store.write_plan(
-        session.plan, session.config.protocol, session.environment, session.notes, target_frac=target_frac
-    )
+        session.plan, session.config.protocol, session.environment, session.notes, target_frac=target_frac,
+        estimate_key=estimate_key(session.environment),
+    )  # fmt: skip
     if before is not None:
         changes = session.environment.changes_since(before)
         session.progress.say(

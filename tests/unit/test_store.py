@@ -122,7 +122,27 @@ def test_skipped_cases_carry_their_reason(tmp_path: Path) -> None:
     assert (row["status"], row["reason"]) == ("skipped", "too small")
 
 
-def test_estimates_join_their_case_and_device_and_the_newest_wins(store: Store) -> None:
+def test_each_run_has_the_estimates_of_its_own_sweep_beside_it(tmp_path: Path) -> None:
+    """Whatever the parts are called: keys are hashes, and their order says nothing of what is newer."""
+    store, upgraded = Store(tmp_path), replace(CPU, torch_version="2.16.0")
+    store.create()
+    estimate = Estimate(case_key=CASES[0].key, estimate_device="cpu", formula_bytes=1)
+    for number, key in enumerate(("c" * 16, "a" * 16, "b" * 16)):
+        store.write_estimates([replace(estimate, formula_bytes=number)], key)
+    store.write_plan(PLAN, PROTOCOL, CPU, {}, estimate_key="b" * 16)
+    store.write_plan(PLAN, PROTOCOL, CPU, {}, estimate_key="a" * 16)  # the estimators changed: the runs stay
+    store.write_plan(PLAN, PROTOCOL, upgraded, {}, estimate_key="b" * 16)
+    store.write_plan(PLAN, PROTOCOL, replace(CPU, torch_version="2.6.0"), {})  # by a harness that did not note it
+    for environment in (CPU, upgraded):
+        store.write_run(PLAN[0], 0, PROTOCOL, OK, environment)
+    frame = bench.load(tmp_path)
+    beside = frame[frame["case_key"] == CASES[0].key].groupby("torch_version")["formula_bytes"].agg(set).to_dict()
+    assert beside == {"2.15.0": {1}, "2.16.0": {2}, "2.6.0": {0}}
+    keys = frame[frame["case_key"] == CASES[0].key].groupby("torch_version")["estimate_key"].agg(set).to_dict()
+    assert keys == {"2.15.0": {"a" * 16}, "2.16.0": {"b" * 16}, "2.6.0": {"c" * 16}}
+
+
+def test_estimates_join_their_case_and_device(store: Store) -> None:
     write_all(store)
     store.write_estimates([Estimate(case_key=CASES[0].key, estimate_device="cpu", formula_bytes=7)], "a" * 16)
     store.write_estimates([Estimate(case_key=CASES[0].key, estimate_device="h200", formula_bytes=9)], "a" * 16)
