@@ -27,7 +27,7 @@ measured_steps = 4
 min_window = "1 ms"
 order = "sequential"
 [limits]
-run_timeout = "60 s"
+run_timeout = "25 s"
 [data]
 fetch = false
 """

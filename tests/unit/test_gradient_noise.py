@@ -134,7 +134,7 @@ def test_microbatches_have_two_samples_where_there_are_four(batch_size: int, cou
 
 CASE = Case(Choice("mnist"), Choice("mlp"), Choice("sgd"), 8, image_size=28)
 PROTOCOL = Protocol(
-    warmup_steps=1, measured_steps=2, min_window_s=0.001, loader_workers=0, threads=1, gradient_noise=True
+    warmup_steps=1, measured_steps=2, min_window_s=1e-9, loader_workers=0, threads=1, gradient_noise=True
 )
 
 
