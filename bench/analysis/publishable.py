@@ -110,7 +110,7 @@ def named_cases(finding: Finding, frame: pd.DataFrame, summary: pd.DataFrame | N
         return []
     summary = summarise_cases(frame) if summary is None else summary
     axes = varying_axes(summary)
-    groups = {key: part["run_key"].dropna().tolist() for key, part in rows.groupby(list(GROUP), dropna=False)}
+    groups = {key: keys.dropna().tolist() for key, keys in rows.groupby(list(GROUP), dropna=False)["run_key"]}
     return [
         {"case_key": row["case_key"], "case": case_label(row, axes), "run_keys": groups[key]}
         for row in summary.to_dict("records") if (key := tuple(row[name] for name in GROUP)) in groups

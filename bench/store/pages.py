@@ -10,14 +10,17 @@ apache/thrift, doc/specs/thrift-compact-protocol.md.)
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Container
 from typing import Any
 
 _MAX_DEPTH = 10
 _WIDTHS = {1: 0, 2: 0, 3: 1, 7: 8}  # bytes of true, false, a byte and a double
-_GROUPS, _CHUNKS, _META = 4, 1, 3  # of FileMetaData, RowGroup and ColumnChunk
+_SCHEMA, _GROUPS, _CHUNKS, _META = 2, 4, 1, 3  # of FileMetaData, RowGroup and ColumnChunk
 _CODEC, _COMPRESSED, _DATA_AT, _DICTIONARY_AT = 4, 7, 9, 11  # of ColumnMetaData
 _PAGE_UNPACKED, _PAGE_PACKED, _PAGE_DATA, _PAGE_DATA_2 = 2, 3, 5, 8  # of PageHeader
+
+_SCHEMAS: deque[bytes] = deque(maxlen=8)
 
 
 def unpacked(data: bytes, nested: Container[int]) -> tuple[int, int]:
@@ -86,9 +89,21 @@ def _struct(data: bytes, at: int, depth: int = 0) -> tuple[dict[int, Any], int]:
             found[number], at = (byte >> 1) ^ -(byte & 1), at + 1
         elif byte < 0x80 and kind == 8:
             at += byte + 1
+        elif depth == 0 and kind == 9 and number == _SCHEMA:
+            at = _past_schema(data, at)
         else:
             found[number], at = _value(data, at, kind, depth)
     return found, at + 1
+
+
+def _past_schema(data: bytes, at: int) -> int:
+    """Where the footer's list of columns ends. One writer's files all have the same, which is walked once."""
+    for known in _SCHEMAS:
+        if data.startswith(known, at):  # a list says itself where it ends
+            return at + len(known)
+    end = _items(data, at, 1)[1]
+    _SCHEMAS.appendleft(data[at:end])
+    return end
 
 
 def _value(data: bytes, at: int, kind: int, depth: int) -> tuple[Any, int]:
@@ -109,8 +124,12 @@ def _items(data: bytes, at: int, depth: int) -> tuple[list[Any], int]:
     count, at = (head >> 4, at + 1) if head >> 4 < 15 else _varint(data, at + 1)
     if count > len(data) or depth > _MAX_DEPTH:
         raise ValueError("a list longer than the file, or nested too deeply")
-    items = []
+    items: list[Any] = []
     for _ in range(count):
+        byte = data[at]
+        if byte < 0x80 and head & 15 == 5:  # encodings and the like, all small
+            at += 1
+            continue
         # a truth value in a list takes a byte, unlike one in a struct
         item, at = (None, at + 1) if head & 15 < 3 else _value(data, at, head & 15, depth)
         items.append(item)
