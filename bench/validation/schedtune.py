@@ -23,8 +23,7 @@ _OPTIMIZER = Choice.of("sgd_momentum", {"foreach": False})
 
 def read(cells: Mapping[str, str], line: int, device: str | None) -> Measured:
     """A row; see `Layout.read`."""
-    side = re.match(r"(\d+)", cells["image_size"].strip())
-    if side is None or int(side[1]) != _SIDE:
+    if not re.match(rf"{_SIDE}(?!\d)", cells["image_size"].strip()):
         raise BenchError(f'image_size: "{cells["image_size"][:40]}" is not {_SIDE}')
     model = choice(cells, "model")
     return Measured(

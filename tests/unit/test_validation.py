@@ -93,6 +93,12 @@ def test_schedtune_rows_become_cases(tmp_path: Path) -> None:
     assert row.loop is not None and row.loop.keeps_gradients and row.loop.workspaces == "none"
 
 
+@pytest.mark.parametrize("size", ["9" * 5000, "2240x224", "22", "x224"], ids=["digits", "longer", "shorter", "later"])
+def test_schedtune_rows_of_another_image_size_are_refused(tmp_path: Path, size: str) -> None:
+    said = refused(written(tmp_path, SCHEDTUNE | {"image_size": size}))
+    assert f'image_size: "{size[:40]}" is not 224' in said
+
+
 def test_a_device_selects_its_rows_and_serves_those_that_name_none(tmp_path: Path) -> None:
     path = written(tmp_path, OWN, OWN | {"device": "h200"}, OWN | {"device": ""})
     rows, left_out = read_measurements(path, "NVIDIA H200")
