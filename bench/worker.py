@@ -56,6 +56,7 @@ class MeasureTask:
         gpu_uuid: Which GPU, as NVML names it; `None` on a CPU, or where there is no NVML.
         host_memory_bytes: The most that the process may take of the host's memory; `None` for no limit.
         repeat: Which of the case's fresh processes this is; what is drawn at random for training differs by it.
+        nvml_error: Why NVML is not to be asked; `None` where it is.
     """
 
     case: Case
@@ -64,6 +65,7 @@ class MeasureTask:
     gpu_uuid: str | None = None
     host_memory_bytes: int | None = None
     repeat: int = 0
+    nvml_error: str | None = None
 
 
 @dataclass(slots=True)
@@ -100,7 +102,7 @@ def measure_case(task: MeasureTask, send: Send) -> dict[str, Any]:
     Raises:
         DeviceError: The GPU does not start, before the case has begun: no fault of the case.
     """
-    run = _Run(task, send, Readings(task.gpu_uuid), {"started_unix_s": time.time()})
+    run = _Run(task, send, Readings(task.gpu_uuid, task.nvml_error), {"started_unix_s": time.time()})
     if task.protocol.threads is not None:
         torch.set_num_threads(task.protocol.threads)
     if task.device == "cpu" and task.host_memory_bytes is not None:
@@ -117,7 +119,8 @@ def measure_case(task: MeasureTask, send: Send) -> dict[str, Any]:
         traceback.print_exc()
         run.found.update(_failure(error))
         run.found["host_rss_peak_bytes"] = rss_peak_bytes()
-        run.readings.used_bytes()  # a GPU that is lost is called so by NVML
+        if run.found["status"] is Status.FAILED:
+            run.readings.used_bytes()  # a GPU that is lost is called so by NVML
         if run.memory is not None and run.found["status"] is Status.OOM:  # the peak so far; a sticky error has no word
             run.found.update(run.memory.peaks())
             run.found.update(run.memory.device_fields(run.found.get("device_used_before_bytes")))
@@ -199,7 +202,7 @@ def _time(run: _Run, workload: Workload, inputs: Inputs) -> None:
 def _mark_throttled(found: dict[str, Any]) -> None:
     """Give a run its status where the device slowed itself down meanwhile."""
     causes = throttled_by(
-        (*found["throttle_reasons_start"], *found["throttle_reasons_end"]),
+        (*(found["throttle_reasons_start"] or ()), *(found["throttle_reasons_end"] or ())),
         thermal_slowdown_s=found["thermal_slowdown_window_s"], window_s=found["wall_window_s"],
     )  # fmt: skip
     if causes:

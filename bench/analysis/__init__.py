@@ -1,11 +1,12 @@
-"""From runs to statements: pure functions from frames to frames, findings and sentences; no torch, no files.
+"""From runs to statements: pure functions from frames to frames, findings and sentences; no torch, no files' contents.
 
 `summarise_cases` makes one row a case; `estimator_errors` says how far each estimator is off; `validity` lists what was
-not kept; `headline` is the answer in a sentence.
+not kept; `headline` is the answer in a sentence; `damaged_parts` listens for what loading leaves out.
 """
 
 from bench.analysis.cases import GROUP, last_attempts, summarise_cases
 from bench.analysis.completeness import earlier_plans
+from bench.analysis.damaged import damaged_parts
 from bench.analysis.estimates import COMPARISONS, Comparison, estimator_errors
 from bench.analysis.findings import Finding
 from bench.analysis.headline import best_cases, headline
@@ -13,6 +14,7 @@ from bench.analysis.labels import case_label, machine_labels, unit_label
 from bench.analysis.validity import CONSISTENCY_WINDOW, validity
 
 __all__ = [
-    "COMPARISONS", "CONSISTENCY_WINDOW", "GROUP", "Comparison", "Finding", "best_cases", "case_label", "earlier_plans",
-    "estimator_errors", "headline", "last_attempts", "machine_labels", "summarise_cases", "unit_label", "validity",
+    "COMPARISONS", "CONSISTENCY_WINDOW", "GROUP", "Comparison", "Finding", "best_cases", "case_label",
+    "damaged_parts", "earlier_plans", "estimator_errors", "headline", "last_attempts", "machine_labels",
+    "summarise_cases", "unit_label", "validity",
 ]  # fmt: skip

@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from bench.records import absent_word
+
 Row = Mapping[Any, Any]
 """A row of a summary, as `to_dict("records")` gives it."""
 
@@ -15,7 +17,8 @@ SERIES_AXES = ("machine", "optimizer", "precision", "memory_format", "input", "i
 
 _MACHINE_FIELDS = (
     "torch_version", "driver_version", "cuda_version", "cudnn_version", "power_limit_w", "torchvision_version",
-    "python_version", "allocator_settings", "cpu_cores_usable", "ram_bytes", "mig", "gpu_uuid_hash", "host_hash",
+    "python_version", "allocator_settings", "speed_variables", "cpu_cores_usable", "ram_bytes", "mig", "gpu_uuid_hash",
+    "host_hash",
 )  # fmt: skip
 _PROTOCOL_FIELDS = (
     "warmup_steps", "measured_steps", "min_window_s", "seed", "loader_workers", "threads", "cudnn_benchmark",
@@ -97,7 +100,8 @@ def _told_apart(rows: pd.DataFrame, names: dict[str, str], fields: Sequence[str]
             field = next((item for item in fields if rows.loc[twins, item].nunique(dropna=False) == len(twins)), None)
             told = f"no. {twins.index(key) + 1}"
             if field:
-                told = f"{field.removesuffix('_version')} {rows[field].to_dict()[key]}"
+                value = rows[field].to_dict()[key]
+                told = f"{field.removesuffix('_version')} {value if pd.notna(value) else absent_word(field)}"
             label = f"{name}, {told}" if name else str(told)
         labels[key] = label
     return labels

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.bundles.archive import BundleError
+from bench.bundles.reading import read_whole
 from bench.bundles.writing import Content
 from bench.store import DATA_FOLDER, load_notes
 from bench.store.load import results_folders
-from bench.store.parts import parts, read
+from bench.store.parts import parts
 
 _KINDS = {"": ("plan-*.parquet", "plan"), "runs": ("*.parquet", "run"), "estimates": ("*.parquet", "estimates")}
 
@@ -73,7 +74,7 @@ def bundle_files(results: Path, report: Path, version: str) -> dict[str, Content
     }
     for name, (pattern, kind) in _KINDS.items():
         for path in parts(folders[0] / name, pattern):
-            read(path, kind)  # a damaged part is named now, not by whoever opens the bundle
+            read_whole(path, kind)  # a damaged part is named now, not by whoever opens the bundle
             files[f"{DATA_FOLDER}/{name}/{path.name}" if name else f"{DATA_FOLDER}/{path.name}"] = path
     environments = _environments(folders[0])
     files["environment.json"] = (json.dumps(environments, indent=1, sort_keys=True) + "\n").encode("ascii")

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.bundles.reading import read_whole
 from bench.bundles.unfinished import unfinished_folder
 from bench.errors import StoreError
 from bench.store import DATA_FOLDER, schema
 from bench.store.load import MERGED_FROM, newest_plans, results_folders
-from bench.store.parts import build_table, commit, notes_of, parts, read, rows_hash, typed_errors
+from bench.store.parts import build_table, commit, notes_of, parts, rows_hash, typed_errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +106,13 @@ def _unions(folders: Sequence[Path], progress: Callable[[int, int], None]) -> tu
     runs, estimates = _Union(), _Union()
     todo = [(folder, path) for folder in folders for path in parts(folder / "runs")]
     for done, (_, path) in enumerate(todo, 1):
-        rows = read(path, "run").to_pylist()
+        rows = read_whole(path, "run").to_pylist()
         for row in rows[:1]:
             runs.add(str(row["run_key"]), path, rows_hash(rows), "runs")
         progress(done, len(todo))
     for folder in folders:
         for path in parts(folder / "estimates"):
-            estimates.add(path.name, path, rows_hash(read(path, "estimates").to_pylist()), "parts of estimates")
+            estimates.add(path.name, path, rows_hash(read_whole(path, "estimates").to_pylist()), "parts of estimates")
     return runs, estimates
 
 
@@ -120,7 +121,7 @@ def _plans(folders: Sequence[Path]) -> list[tuple[list[dict[str, Any]], dict[str
     found: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {}
     for folder in folders:
         for path in parts(folder, "plan-*.parquet"):
-            read(path, "plan")  # a damaged one is refused as a damaged run is: without it the runs would not count
+            read_whole(path, "plan")  # a damaged one is refused as a damaged run is: without it no run would count
         for _, table in newest_plans(folder):
             rows = table.to_pylist()
             notes = {**notes_of(table), MERGED_FROM: rows_hash(rows)[:16]}

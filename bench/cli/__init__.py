@@ -18,13 +18,16 @@ __all__ = ["cli", "main", "show_warnings"]
 
 
 def show_warnings() -> None:
-    """Print warnings as lines for people from now on: no file of the harness, no line of its code."""
+    """Print warnings as lines for people from now on, each once: no file of the harness, no line of its code."""
+    said: set[str] = set()
 
     def show(
         message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None,
         line: str | None = None,
     ) -> None:  # fmt: skip
-        click.echo(f"{click.style('warning: ', fg='yellow')}{printable(str(message))}", err=True)
+        if str(message) not in said:
+            click.echo(f"{click.style('warning: ', fg='yellow')}{printable(str(message))}", err=True)
+        said.add(str(message))
 
     warnings.showwarning = show
 

@@ -80,19 +80,14 @@ def _folder(path: Path) -> Path:
 
 def _judge(data: Sequence[Path], interval: float | None) -> tuple[pd.DataFrame, Fitness]:
     """The planned runs, and the verdict on them and on parts that cannot be read."""
-    import warnings
-
-    from bench.analysis import Finding, earlier_plans
+    from bench.analysis import damaged_parts, earlier_plans
     from bench.analysis.publishable import judge
     from bench.store import load_results, planned_runs
 
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with damaged_parts(data, warn=False) as damaged:
         loaded = load_results(*data)
     frame = planned_runs(loaded, data)
-    damaged = [str(item.message) for item in caught if str(item.message).startswith("left out: ")]
-    parts = [Finding("damaged_part", True, f"A part was {text}.") for text in dict.fromkeys(damaged)]
-    return frame, judge(frame, interval).joined([*parts, *earlier_plans(loaded)])
+    return frame, judge(frame, interval).joined([*damaged, *earlier_plans(loaded)])
 
 
 def _report_findings(folder: Path, data: Sequence[Path], baseline: str | None) -> list[Finding]:

@@ -54,11 +54,10 @@ def record(
     Exit codes: 0 all recorded, 1 some cases failed, 2 usage, configuration or no GPU, 130 interrupted.
     """  # fmt: skip
     from bench.errors import EXIT_FAILED_CASES
-    from bench.sweep.record import RecordOptions, choose_gpu, record_cases
+    from bench.sweep.record import RecordOptions, record_cases, refuse_cpu
     from bench.terminal import Progress
 
-    if device == "cpu":
-        choose_gpu(device)
+    refuse_cpu(device)
     cases = read_cases(config, overrides, axes)
     options = RecordOptions(out=out, device=device, steps=steps, stacks=stacks)
     with Progress(quiet=as_json) as progress:

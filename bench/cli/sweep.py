@@ -19,8 +19,10 @@ from bench.terminal import printable
 )
 @click.option("--repeats", type=click.IntRange(1), help="Fresh processes a case; overrides the configuration.")
 @click.option(
-    "--retry", metavar="STATUS,...", help="Run finished cases with these statuses once more: timeout,crashed."
-)
+    "--retry", metavar="STATUS,...",
+    help="Run finished cases with these statuses once more: any of ok, oom, timeout, crashed, failed, nan_loss, "
+    "throttled, joined by commas.",
+)  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Only say what would run (the same as bench plan).")
 @click.option("--no-report", is_flag=True, help="Leave the report to a later bench report.")
 @json_option

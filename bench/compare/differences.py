@@ -9,7 +9,7 @@ import pandas as pd
 
 from bench.compare.result import Difference, Kind
 from bench.errors import BenchError, nearest, nearest_sentence
-from bench.records import Environment, Group, Protocol, columns
+from bench.records import Environment, Group, Protocol, absent_word, columns
 
 FLAGS = (
     "compiled", "cudnn_benchmark", "deterministic", "threads", "loader_workers", "data_source", "allocator_settings",
@@ -27,9 +27,6 @@ FIELDS = tuple(
     dict.fromkeys(name for name in (*_FIRST, *columns(Environment), *columns(Protocol)) if name not in _UNTELLING)
 )
 """Every field that is looked at, the most telling first."""
-
-_UNSET = ("allocator_settings", "speed_variables")
-"""Environment variables: where there is no value, none was set."""
 
 
 def find_differences(baseline: pd.DataFrame, candidate: pd.DataFrame) -> list[Difference]:
@@ -132,7 +129,7 @@ def unknown_field(what: str, given: str, allowed: Iterable[str]) -> BenchError:
 
 def field_words(field: str, value: Any) -> str:
     """A value of a field as text; of environment variables, none is what was set and not unknown."""
-    return words(value, "none set" if field in _UNSET else "unknown")
+    return words(value, absent_word(field))
 
 
 def words(value: Any, nothing: str = "unknown") -> str:

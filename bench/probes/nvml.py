@@ -83,7 +83,11 @@ def list_gpus(*, visible_only: bool = True, timeout_s: float | None = None) -> t
 
 
 def read_gpu_listing(timeout_s: float | None = None) -> GpuListing:
-    """Every GPU and MIG slice, hidden ones too, with the driver's versions; never raises, `error` says what failed."""
+    """Every GPU and MIG slice, hidden ones too, with the driver's versions; `error` says what failed.
+
+    Raises:
+        DeviceError: `BENCH_NVML_TIMEOUT` holds no number of seconds. A driver that fails raises nothing.
+    """
     try:
         session = NvmlSession(timeout_s)
     except NvmlUnavailable as error:

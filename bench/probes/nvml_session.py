@@ -26,6 +26,10 @@ TIMEOUT_VARIABLE = "BENCH_NVML_TIMEOUT"
 DEFAULT_TIMEOUT_S = 30.0
 """An `nvmlInit` without persistence mode initialises every GPU, which takes 1 to 3 s a card, on up to 16 cards."""
 
+MOST_S = 3600.0
+NO_ANSWER = "NVML gave no answer"
+"""So begins what is said of a driver that hangs; of one that answers with an error, the error is."""
+
 NO_DRIVER_CODES = (9, 12)
 """NVML_ERROR_DRIVER_NOT_LOADED and NVML_ERROR_LIBRARY_NOT_FOUND (nvml.h, `nvmlReturn_enum`): no GPU to speak of."""
 
@@ -74,14 +78,14 @@ class NvmlSession:
             NvmlUnavailable: No answer within `timeout_s`, now or in an earlier call.
         """
         if self._hung_in:
-            raise NvmlUnavailable(f"NVML stopped answering in {self._hung_in}")
+            raise NvmlUnavailable(f"{NO_ANSWER} to {self._hung_in}, and is not asked again")
         reply: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._jobs.put((function, reply))
         try:
             answer, error = reply.get(timeout=self.timeout_s)
         except queue.Empty:
             self._hung_in = what
-            raise NvmlUnavailable(f"NVML gave no answer to {what} within {self.timeout_s:g} s") from None
+            raise NvmlUnavailable(f"{NO_ANSWER} to {what} within {self.timeout_s:g} s") from None
         if error is not None:
             raise error
         return answer  # type: ignore[no-any-return]
@@ -127,8 +131,10 @@ def _timeout_s() -> float:
         seconds = float(given or DEFAULT_TIMEOUT_S)
     except ValueError:
         seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise DeviceError(f'{TIMEOUT_VARIABLE}: "{given}" is no number of seconds above 0. For example: 30')
+    if not 0 < seconds <= MOST_S:
+        raise DeviceError(
+            f'{TIMEOUT_VARIABLE}: "{given[:40]}" is no number of seconds above 0 and up to {MOST_S:g}. For example: 30'
+        )
     return seconds
 
 

@@ -14,17 +14,18 @@ SILENT = "nvml_silent"
 class Readings:
     """What NVML says of a GPU before, at the start of and at the end of a measured window; never raises."""
 
-    def __init__(self, gpu_uuid: str | None) -> None:
+    def __init__(self, gpu_uuid: str | None, error: str | None = None) -> None:
         """Open NVML.
 
         Args:
             gpu_uuid: Which GPU, as NVML names it; None on a CPU, or where NVML is not there: nothing is read then.
+            error: Why it is not to be asked, where it is known not to answer.
         """
-        self.error: str | None = None
+        self.error = error
         self._monitor: GpuMonitor | None = None
         self._start = GpuSnapshot()
         self._energy_j: float | None = None
-        if gpu_uuid is not None:
+        if gpu_uuid is not None and error is None:
             try:
                 self._monitor = GpuMonitor(gpu_uuid)
             except DeviceError as error:

@@ -45,8 +45,9 @@ def usable_device(requested: str = "auto", facts: MachineFacts | None = None) ->
 
     Args:
         requested: `auto`, `cpu`, `cuda` or `cuda:N`.
-        facts: What is known of the machine. Read where None: NVML first, and torch, in a process of its own, only where
-            there is any sign of a GPU or one is asked for, so that a machine without one answers in milliseconds.
+        facts: What is known of the machine, read where None. Torch, where these do not hold what it says, is asked in
+            a process of its own, and only where there is any sign of a GPU or one is asked for, so that a machine
+            without one answers in milliseconds.
 
     Raises:
         DeviceError: The driver shows a GPU that torch cannot use and the CPU was not asked for; or a GPU was asked for
@@ -56,9 +57,26 @@ def usable_device(requested: str = "auto", facts: MachineFacts | None = None) ->
     if requested == "cpu":
         return DeviceChoice("cpu", "asked for")
     known = facts if facts is not None else read_machine_facts(ask_torch=False)
-    if facts is None and (requested != "auto" or _has_sign_of_gpu(known)):
+    if known.torch is None and (requested != "auto" or _has_sign_of_gpu(known)):
         known = replace(known, torch=read_torch_facts())
     return decide(requested, known)
+
+
+def expected_device(requested: str, facts: MachineFacts) -> DeviceChoice | None:
+    """What `requested` will come to if torch can use it, from NVML alone; None where only torch knows.
+
+    Raises:
+        DeviceError: The request is none of the four forms.
+    """
+    check_request(requested)
+    auto = requested == "auto"
+    if requested == "cpu" or (auto and (hides_on_purpose(facts.cuda_visible_devices) or not _has_sign_of_gpu(facts))):
+        return DeviceChoice("cpu", "expected")
+    index = int(requested.partition(":")[2] or 0)
+    if index >= len(facts.visible):
+        return None
+    gpu = facts.visible[index]
+    return DeviceChoice("cuda", "expected", index, gpu, gpu.uuid)
 
 
 def check_request(requested: str) -> str:

@@ -22,14 +22,14 @@ from bench.records.case import (
     run_key,
     stable_hash,
 )
-from bench.records.environment import Environment
+from bench.records.environment import Environment, absent_word
 from bench.records.estimate import FORMULA_PARTS, TRACE_PARTS, UNMODELLED, Estimate, join_notes, left_out
 from bench.records.measurement import MEASURED, Measurement, Status
 
 __all__ = [
     "AXES", "FORMULA_PARTS", "MEASURED", "TRACE_PARTS", "UNMODELLED", "Case", "Choice", "Environment", "Estimate",
     "Group", "ImageSpec", "InputPath", "Measurement", "MemoryFormat", "Planned", "Precision", "Protocol",
-    "SettingValue", "Status", "columns", "join_notes", "left_out", "run_key", "stable_hash",
+    "SettingValue", "Status", "absent_word", "columns", "join_notes", "left_out", "run_key", "stable_hash",
 ]  # fmt: skip
 
 

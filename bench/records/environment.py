@@ -69,7 +69,7 @@ class Environment:
         """Why the key is not that of an environment with the fields `before`: `torch_version 2.6 -> 2.7`."""
         pairs = {name: (before.get(name), getattr(self, name)) for name in _COMPARED}
         return [
-            f"{name} {'unknown' if old is None else old} -> {'unknown' if new is None else new}"
+            f"{name} {absent_word(name) if old is None else old} -> {absent_word(name) if new is None else new}"
             for name, (old, new) in pairs.items()
             if old != new
         ]
@@ -80,3 +80,13 @@ _COMPARED = (
     "cudnn_version", "torch_version", "torchvision_version", "python_version", "allocator_settings", "speed_variables",
     "cpu_model", "cpu_cores_usable", "ram_bytes", "host_hash",
 )  # fmt: skip
+_VARIABLES = ("allocator_settings", "speed_variables")
+
+
+def absent_word(field: str) -> str:
+    """What a field of machine, versions or protocol says that has no value.
+
+    Returns:
+        `none set` of those that hold environment variables, `unknown` of all others.
+    """
+    return "none set" if field in _VARIABLES else "unknown"

@@ -31,7 +31,7 @@ class Measurement:
     status: Status
     reason: str | None = None
     phase: str | None = None  # where a run that did not end well was: build, warm-up, measure, memory, gradient noise
-    flags: tuple[str, ...] = ()  # what was not kept: host_bound, not_steady, throttled
+    flags: tuple[str, ...] = ()  # what was not kept: host_bound, not_steady, throttled, nvml_silent
     data_source: str | None = None  # files, or synthetic
     started_unix_s: float | None = None
     duration_s: float | None = None  # of the whole run, as the parent saw it
@@ -79,8 +79,8 @@ class Measurement:
     temperature_end_c: float | None = None
     power_end_w: float | None = None
     energy_window_j: float | None = None
-    throttle_reasons_start: tuple[str, ...] = ()
-    throttle_reasons_end: tuple[str, ...] = ()
+    throttle_reasons_start: tuple[str, ...] | None = None  # empty: none active (in early parts also: unknown)
+    throttle_reasons_end: tuple[str, ...] | None = None
     thermal_slowdown_window_s: float | None = None  # of the window, by the driver's own counter
     power_slowdown_window_s: float | None = None  # of the window, held below its clocks by the power limit
     pcie_generation: int | None = None

@@ -24,11 +24,12 @@ class Contents:
         name: Of the report's folder.
         frame: One row a run, from `bench.load`.
         summary: One row a case, from `bench.analysis.summarise_cases`.
-        findings: From `bench.analysis.validity`.
+        findings: What Validity says: parts that are damaged, `bench.analysis.validity`, runs of earlier plans.
         notes: What the sweeps noted, one a folder and environment, without paths.
         drawings: The figures, by name, in their order.
         sources: The folders that the results were read from, without the path to them.
         hardware: The machines held against one of them; `None` where there is only one.
+        damaged: Those of the findings that are about damaged parts: they stand against publishing as well.
     """
 
     name: str
@@ -39,11 +40,12 @@ class Contents:
     drawings: Mapping[str, Drawing] = field(default_factory=dict)
     sources: Sequence[str] = ()
     hardware: Hardware | None = None
+    damaged: Sequence[Finding] = ()
 
     @functools.cached_property
     def fitness(self) -> Fitness:
-        """Whether the runs are fit to be published; judged once."""
-        return judge(self.frame)
+        """Whether the runs, and the parts that they lie in, are fit to be published; judged once."""
+        return judge(self.frame).joined(self.damaged)
 
     @property
     def machines(self) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from bench import __version__
-from bench.analysis import earlier_plans, summarise_cases, validity
+from bench.analysis import damaged_parts, earlier_plans, summarise_cases, validity
 from bench.errors import StoreError
 from bench.report import figures, sections, theme
 from bench.report.contents import Contents
@@ -43,15 +43,7 @@ def render_report(paths: Sequence[Path], target: Path, *, baseline: str | None =
         StoreError: A path holds no results or no planned run, or `target` cannot be written.
         BenchError: `baseline` names no machine of the results, or more than one.
     """
-    loaded = load_results(*paths)
-    frame = planned_runs(loaded, paths)
-    summary = summarise_cases(frame)
-    noted = load_notes(*paths)
-    contents = Contents(
-        target.resolve().name, frame, summary, [*validity(frame), *earlier_plans(loaded)],
-        [note.values for note in noted], sources=list(_folders(noted)),
-        hardware=_hardware(frame, summary, noted, baseline),
-    )  # fmt: skip
+    contents = _load(paths, target.resolve().name, baseline)
     with theme.style():
         drawings = _draw(contents)
         images = {name: Image(theme.save(item.figure), theme.save(item.figure, dark=True)) for name, item in drawings}
@@ -62,7 +54,7 @@ def render_report(paths: Sequence[Path], target: Path, *, baseline: str | None =
     files = {f"figures/{name}.png": image.light for name, image in images.items()}
     files |= {f"figures/{name}.csv": to_csv(item.numbers).encode() for name, item in drawings}
     files |= {name: text.encode() for name, text in contents.configs.items()}
-    files["table.csv"] = to_csv(summary).encode()
+    files["table.csv"] = to_csv(contents.summary).encode()
     files["report.md"] = render_markdown(title, built).encode()
     files["index.html"] = render_html(title, built, images, __version__).encode()
     _write(target, files)
@@ -77,6 +69,20 @@ def all_figures() -> list[FigureKind]:
 def all_sections() -> list[Section]:
     """Every section of `sections/`, in its order."""
     return found(sections, "SECTION")
+
+
+def _load(paths: Sequence[Path], name: str, baseline: str | None) -> Contents:
+    """What the report `name` is made of, before anything is drawn."""
+    with damaged_parts(paths) as damaged:
+        loaded = load_results(*paths)
+        frame = planned_runs(loaded, paths)
+        noted = load_notes(*paths)
+    summary = summarise_cases(frame)
+    return Contents(
+        name, frame, summary, [*damaged, *validity(frame), *earlier_plans(loaded)],
+        [note.values for note in noted], sources=list(_folders(noted)),
+        hardware=_hardware(frame, summary, noted, baseline), damaged=damaged,
+    )  # fmt: skip
 
 
 def _hardware(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from bench.records import absent_word
 from bench.units import MISSING, format_bytes, format_frac, format_rate, format_seconds
 
 
@@ -72,9 +73,9 @@ def listed(values: Iterable[object], limit: int) -> str:
 
 
 def field_words(name: str, value: Any) -> str:
-    """A field of a record for people, by the unit in its name; absent reads `unknown`."""
+    """A field of a record for people, by the unit in its name; absent reads `unknown`, or `none set`."""
     if not known(value):
-        return "unknown"
+        return absent_word(name)
     if isinstance(value, bool) or str(value) in ("True", "False"):
         return "yes" if str(value) == "True" else "no"
     for ending, words in _UNITS.items():

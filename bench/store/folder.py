@@ -6,7 +6,7 @@ import contextlib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import count, repeat
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -112,25 +112,37 @@ class Store:
              "target_interval": target_frac, "estimate_key": estimate_key}
             for run in planned
         ]  # fmt: skip
-        earlier = parts(self.folder, "plan-*.parquet")
-        before: dict[str, Any] | None = None
-        for table in map(_read_or_set_aside, reversed(earlier), repeat("plan")):
-            if table is None or not table.num_rows:
-                continue
-            if table["environment_key"][0].as_py() == environment.key:
-                if table.to_pylist() == rows:
-                    return None
-                before = None
-                break
-            before = before or notes_of(table)["environment"]
+        same, before = self._plans_before(environment.key)
+        if same is not None and same.to_pylist() == rows:
+            return None
         notes = {**notes, "environment": asdict(environment), "protocol": asdict(protocol)}
         notes["protocol"].pop("data_root")
-        table = build_table(rows, schema.PLAN, "plan", notes)
+        table, earlier = build_table(rows, schema.PLAN, "plan", notes), parts(self.folder, "plan-*.parquet")
         for number in count(int(earlier[-1].stem.removeprefix("plan-")) + 1 if earlier else 1):
             with contextlib.suppress(FileExistsError):  # another host that writes into this folder was faster
                 commit(table, self.folder / f"plan-{number:04d}.parquet")
                 return before
         raise AssertionError("unreachable")
+
+    def _plans_before(self, environment_key: str) -> tuple[pa.Table | None, dict[str, Any] | None]:
+        """The newest plan for this environment; or, without one, the environment of the newest plan.
+
+        A damaged plan is named in a warning and stays: whose it is, nobody can tell.
+        """
+        newest: dict[str, Any] | None = None
+        for path in reversed(parts(self.folder, "plan-*.parquet")):
+            try:
+                table = read(path, "plan")
+            except (NewerFormatError, UnreadableError):
+                raise
+            except StoreError as error:
+                warnings.warn(f"left out: {error}", stacklevel=3)
+                continue
+            if table.num_rows and table["environment_key"][0].as_py() == environment_key:
+                return table, None
+            if table.num_rows:
+                newest = newest or notes_of(table)["environment"]
+        return None, newest
 
     def write_run(
         self, run: Planned, attempt: int, protocol: Protocol, measurement: Measurement, environment: Environment

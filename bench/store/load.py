@@ -200,16 +200,14 @@ def _to_pandas(table: pa.Table) -> pd.DataFrame:
 def _with_estimates(frame: pd.DataFrame, estimates: pd.DataFrame) -> pd.DataFrame:
     """Beside each run, the estimates that its plan names: made with its code and versions, not with those of others.
 
-    Runs whose plan names none that there are (older plans, runs of an earlier configuration) get the last ones.
+    Where those are missing or damaged there are none. A run whose plan names none gets the last ones: the plan is
+    older than the naming, or gone, or of a later configuration.
     """
-    import pandas as pd
-
     exact = [*_JOIN, "estimate_key"]
     made = estimates.drop_duplicates(exact, keep="last")
     last = made.drop_duplicates(_JOIN, keep="last")[exact].rename(columns={"estimate_key": "_last"})
     frame = frame.merge(last, on=_JOIN, how="left", validate="many_to_one")
-    there = pd.MultiIndex.from_frame(frame[exact]).isin(pd.MultiIndex.from_frame(made[exact]))
-    frame["estimate_key"] = frame["estimate_key"].where(there, frame.pop("_last"))
+    frame["estimate_key"] = frame["estimate_key"].fillna(frame.pop("_last"))
     made = made.drop(columns=[name for name in made if name in frame and name not in exact])
     return frame.merge(made, on=exact, how="left", validate="many_to_one")
 

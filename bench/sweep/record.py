@@ -15,11 +15,12 @@ from bench.launchers import Answer, LocalLauncher, Outcome
 from bench.launchers.local import interrupt_on_terminate
 from bench.launchers.tasks import record_task
 from bench.locks import hold
+from bench.probes.machine_facts import MachineFacts
 from bench.probes.selection import DeviceChoice, usable_device
 from bench.recordings import read_recording
 from bench.records import Case, Environment, Status, stable_hash
 from bench.store.parts import typed_errors
-from bench.sweep.session import gpu_of, hold_device, read_environment
+from bench.sweep.session import gpu_of, held_device, read_environment
 from bench.terminal import Progress
 from bench.units import format_bytes
 
@@ -67,17 +68,21 @@ class Recorded:
         return any(row["file"] is None and row["status"] != Status.SKIPPED for row in self.rows)
 
 
-def choose_gpu(requested: str) -> DeviceChoice:
-    """The GPU to record on. Raises DeviceError where there is none: the CPU has no such allocator."""
+def refuse_cpu(requested: str) -> None:
+    """Raise DeviceError for `cpu`, which has no such allocator."""
     if requested == "cpu":
         raise DeviceError("device: recordings are of torch's CUDA allocator; give cuda or cuda:N, where there is a GPU")
-    choice = usable_device("auto")
+
+
+def choose_gpu(requested: str, facts: MachineFacts) -> DeviceChoice:
+    """The GPU to record on. Raises DeviceError where there is none."""
+    choice = usable_device("auto", facts)
     if choice.kind != "cuda":
         raise DeviceError(
             f"no GPU to record on: {choice.reason}. Recordings are of torch's CUDA allocator, made where a GPU is; "
             "compare those of others here with: bench estimate --explain-difference FILE. See: bench env"
         )
-    return choice if requested == "auto" else usable_device(requested)
+    return choice if requested == "auto" else usable_device(requested, facts)
 
 
 def record_cases(cases: Sequence[Case], options: RecordOptions, progress: Progress) -> Recorded:
@@ -87,19 +92,15 @@ def record_cases(cases: Sequence[Case], options: RecordOptions, progress: Progre
         BenchError: No GPU, or it or the folder cannot be used; finished files are kept.
         KeyboardInterrupt: On Ctrl-C or SIGTERM; finished files are kept.
     """
-    choice = choose_gpu(options.device)
+    refuse_cpu(options.device)
     launcher = LocalLauncher()
-    launcher.warm()
-    environment = read_environment(launcher, choice)
-    folder = options.out or Path("recordings") / _slug(environment.gpu_name or "gpu")
-    with typed_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with (
-        interrupt_on_terminate(),
-        hold(folder / ".lock", f"the folder {folder}"),
-        hold_device(choice),
-    ):
-        return _record_missing(cases, options, progress, launcher, environment, choice, folder)
+    with interrupt_on_terminate(), held_device(options.device, choose_gpu, launcher.warm) as choice:
+        environment = read_environment(launcher, choice)
+        folder = options.out or Path("recordings") / _slug(environment.gpu_name or "gpu")
+        with typed_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        with hold(folder / ".lock", f"the folder {folder}"):
+            return _record_missing(cases, options, progress, launcher, environment, choice, folder)
 
 
 def _record_missing(

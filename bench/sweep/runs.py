@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from bench.errors import InfrastructureError
 from bench.launchers import Answer, Outcome
 from bench.launchers.tasks import measure_task
 from bench.probes.host import available_memory_bytes
+from bench.probes.nvml_session import NO_ANSWER
 from bench.records import MEASURED, Measurement, Planned, Status
 from bench.sweep.estimates import estimate_key
 from bench.sweep.journal import MAX_ATTEMPTS
@@ -17,6 +19,7 @@ from bench.sweep.session import Session, gpu_of
 from bench.sweep.stopping import Round, next_round
 from bench.units import format_bytes, format_duration, format_rate
 
+SILENT_RUNS = 2  # in a row, after which NVML is not asked any more
 HOST_MEMORY_SHARE = 0.9  # of what is free, for a worker on the CPU unless the configuration says
 
 
@@ -63,8 +66,8 @@ def write_plan(session: Session) -> None:
     if before is not None:
         changes = session.environment.changes_since(before)
         session.progress.say(
-            f"what is in {session.options.out} was measured in another environment and is kept apart from what is "
-            f"measured now: {', '.join(changes)}"
+            f"{session.options.out} was begun in another environment, whose runs are kept apart from those made now: "
+            f"{', '.join(changes)}. To go on with those, undo the change; to keep this apart, name another --out"
         )
 
 
@@ -105,6 +108,7 @@ def _measure(session: Session, todo: Iterable[tuple[Planned, int]]) -> None:
         session.progress.begin(f"{run.case} (repeat {run.repeat + 1})")
         measurement = _measure_one(session, run, attempt)
         session.journal.write(run, attempt, measurement)
+        _note_silence(session, measurement)
         session.progress.finish(_line(run, measurement))
         if measurement.status is Status.THROTTLED and attempt + 1 < MAX_ATTEMPTS:
             queue.append((run, attempt + 1))
@@ -114,7 +118,7 @@ def _measure_one(session: Session, run: Planned, attempt: int) -> Measurement:
     """One run in a fresh process, whatever comes of it."""
     argument = {
         "case": run.case, "protocol": session.config.protocol, "device": session.environment.device,
-        "repeat": run.repeat,
+        "repeat": run.repeat, "nvml_error": session.silence,
         **gpu_of(session.choice), "host_memory_bytes": _host_memory(session),
     }  # fmt: skip
     log = session.store.logs_folder / f"{session.journal.part(run, attempt)}.log"
@@ -125,18 +129,38 @@ def _measure_one(session: Session, run: Planned, attempt: int) -> Measurement:
             break
         session.starts_failed += 1
         if session.starts_failed >= session.config.limits.infrastructure_failures:
+            told = f"{log} and " if _is_written(log) else ""
             raise InfrastructureError(
                 f"{session.starts_failed} worker processes in a row ended before their case began: {answer.reason}. "
-                f"What is finished is kept; see {log} and bench env, then run the same command again"
+                f"What is finished is kept; see {told}bench env, then run the same command again, with --retry failed "
+                "where runs failed for the same reason"
             )
-    if log.exists() and not log.stat().st_size:
-        log.unlink()
+    _is_written(log)
     return _measurement(answer)
 
 
+def _is_written(log: Path) -> bool:
+    """Whether a run left anything in its log; an empty one is deleted."""
+    if log.exists() and not log.stat().st_size:
+        log.unlink()
+    return log.exists()
+
+
 def _ended_before_its_case(answer: Answer) -> bool:
-    """Whether a run never came as far as its case, by its death or because the device does not start: no row is due."""
-    return answer.outcome in (Outcome.DIED, Outcome.REFUSED) and answer.phase in (None, "start")
+    """Whether a run never came as far as its case: it died, or the device does not start, or never answers."""
+    return answer.outcome is not Outcome.ANSWERED and answer.phase in (None, "start")
+
+
+def _note_silence(session: Session, measurement: Measurement) -> None:
+    """Stop asking a driver that let two runs in a row wait: each would wait as long."""
+    gone = measurement.nvml_error is not None and measurement.nvml_error.startswith(NO_ANSWER)
+    session.silent_runs = session.silent_runs + 1 if gone else 0
+    if session.silent_runs == SILENT_RUNS and session.silence is None:
+        session.silence = measurement.nvml_error
+        session.progress.say(
+            f"{measurement.nvml_error}, {SILENT_RUNS} runs in a row: the runs from here on go without its readings, "
+            "flagged nvml_silent"
+        )
 
 
 def _host_memory(session: Session) -> int | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,8 +15,9 @@ from bench.errors import BenchError, DeviceError, InfrastructureError
 from bench.launchers import Answer, LocalLauncher, Outcome
 from bench.launchers.tasks import device_facts_task, environment_task
 from bench.locks import device_lock_path, hold
+from bench.probes.machine_facts import MachineFacts, read_machine_facts
 from bench.probes.nvml import hash_uuid
-from bench.probes.selection import DeviceChoice
+from bench.probes.selection import DeviceChoice, expected_device, usable_device
 from bench.records import Environment, Planned, Status
 from bench.store import Store
 from bench.sweep.journal import Journal
@@ -53,6 +56,8 @@ class Session:
     choice: DeviceChoice
     plan: list[Planned] = field(default_factory=list)
     starts_failed: int = 0  # in a row, for causes outside the cases
+    silent_runs: int = 0  # in a row, that NVML let wait
+    silence: str | None = None  # why NVML is not asked any more
     notes: dict[str, Any] = field(default_factory=dict)  # beside the plan, for readers
     rounds: int = 0  # of repeats beyond those that every case takes
     journal: Journal = field(init=False)
@@ -104,16 +109,45 @@ def gpu_of(choice: DeviceChoice) -> dict[str, Any]:
     return {"gpu_uuid": choice.gpu.uuid if choice.gpu else None, "gpu_index": choice.gpu_index}
 
 
-def hold_device(choice: DeviceChoice) -> AbstractContextManager[None]:
-    """Hold the device chosen, by its UUID: NVML knows it before torch is started, so a second sweep leaves at once.
+@contextlib.contextmanager
+def held_device(
+    requested: str,
+    choose: Callable[[str, MachineFacts], DeviceChoice] = usable_device,
+    ready: Callable[[], None] = lambda: None,
+) -> Iterator[DeviceChoice]:
+    """Choose a device and hold it.
+
+    NVML names it before torch is asked, which would touch it: who comes second leaves the run under way in peace, and
+    at once. Where NVML does not, torch comes first.
+
+    Args:
+        requested: `auto`, `cpu`, `cuda` or `cuda:N`.
+        choose: Decides, and asks torch.
+        ready: Called between holding and asking: what starts processes.
 
     Raises:
-        BusyError: Another process holds it; raised on entering.
+        DeviceError: As `choose` does.
+        BusyError: Another process holds the device.
     """
-    gpu = choice.gpu
-    key = hash_uuid(choice.uuid) if choice.uuid else f"{choice.kind}-{choice.gpu_index or 0}"
-    name = gpu.name if gpu is not None and gpu.name else choice.kind
-    return hold(device_lock_path(key), f"the device {name}")
+    facts = read_machine_facts(ask_torch=False)
+    with contextlib.ExitStack() as held:
+        expected = expected_device(requested, facts)
+        if expected is not None:
+            held.enter_context(_hold(expected))
+        ready()
+        choice = choose(requested, facts)
+        if expected is None or _lock_key(choice) != _lock_key(expected):
+            held.enter_context(_hold(choice))
+        yield choice
+
+
+def _hold(choice: DeviceChoice) -> AbstractContextManager[None]:
+    name = choice.gpu.name if choice.gpu is not None and choice.gpu.name else choice.kind
+    return hold(device_lock_path(_lock_key(choice)), f"the device {name}")
+
+
+def _lock_key(choice: DeviceChoice) -> str:
+    return hash_uuid(choice.uuid) if choice.uuid else f"{choice.kind}-{choice.gpu_index or 0}"
 
 
 def device_name(environment: Environment) -> str:

@@ -9,21 +9,25 @@ from pathlib import Path
 from bench import catalog
 from bench.catalog.data_fetch import fetch_dataset
 from bench.config import SweepConfig
-from bench.errors import ConfigError, DataError, UnknownNameError
+from bench.errors import BenchError, ConfigError, DataError, nearest, nearest_sentence
 from bench.folders import data_folder
 from bench.launchers import LocalLauncher
 from bench.launchers.local import interrupt_on_terminate
 from bench.locks import hold
 from bench.plan import build_plan
-from bench.probes.selection import usable_device
 from bench.records import Choice, Status, stable_hash
 from bench.store import DATA_FOLDER, Store
 from bench.sweep.estimates import estimate_planned
 from bench.sweep.runs import extend_plan, measure_missing, write_plan
-from bench.sweep.session import Session, SweepOptions, device_name, hold_device, read_environment
+from bench.sweep.session import Session, SweepOptions, device_name, held_device, read_environment
 from bench.terminal import Progress
 
 GOOD = (Status.OK, Status.SKIPPED)
+
+_NEVER_FINISHED = {
+    Status.SKIPPED: "cannot be retried: such a case never ran, because a rule excludes it or it cannot run",
+    Status.INTERRUPTED: "need not be retried: what is not finished runs anyway by the same command",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +50,15 @@ class SweepOutcome:
 
 
 def parse_statuses(text: str | None) -> frozenset[Status]:
-    """Statuses from `timeout,crashed`. Raises UnknownNameError."""
+    """Statuses from `timeout,crashed`. Raises BenchError for what is none, or has nothing to run once more."""
     names = [name.strip() for name in (text or "").split(",") if name.strip()]
-    allowed = [status.value for status in Status]
+    allowed = [status.value for status in Status if status not in _NEVER_FINISHED]
     for name in names:
+        if name in _NEVER_FINISHED:
+            raise BenchError(f"--retry: {name} {_NEVER_FINISHED[Status(name)]}. There are: {', '.join(allowed)}")
         if name not in allowed:
-            raise UnknownNameError("status", name, allowed, list_command="sweep --help")
+            near = nearest_sentence(nearest(name, allowed))
+            raise BenchError(f'--retry: unknown status "{name}". {near}There are: {", ".join(allowed)}')
     return frozenset(Status(name) for name in names)
 
 
@@ -62,14 +69,11 @@ def run_sweep(config: SweepConfig, options: SweepOptions, progress: Progress) ->
         BenchError: Device, folder or data are not usable; nothing of what was finished is lost.
         KeyboardInterrupt: On Ctrl-C or SIGTERM, within about two seconds; nothing of what was finished is lost.
     """
-    store = Store(options.out / DATA_FOLDER)
+    store, launcher = Store(options.out / DATA_FOLDER), LocalLauncher()
     store.create()
     with interrupt_on_terminate(), hold(options.out / ".lock", f"the folder {options.out}"):
         store.clear_leftovers()
-        launcher = LocalLauncher()
-        launcher.warm()
-        choice = usable_device(options.device)
-        with hold_device(choice):
+        with held_device(options.device, ready=launcher.warm) as choice:
             environment = read_environment(launcher, choice)
             session = Session(config, options, progress, launcher, store, environment, choice)
             if choice.warning:

@@ -12,9 +12,10 @@ from bench.errors import BenchError, DeviceError
 from bench.launchers import LocalLauncher, Outcome
 from bench.launchers.local import interrupt_on_terminate
 from bench.launchers.tasks import measure_task
+from bench.probes.machine_facts import MachineFacts
 from bench.probes.selection import DeviceChoice, usable_device
 from bench.records import MEASURED, Case, Environment, Protocol, Status
-from bench.sweep.session import gpu_of, hold_device, read_environment
+from bench.sweep.session import gpu_of, held_device, read_environment
 from bench.terminal import Progress
 
 MAX_RUNS = 12
@@ -79,22 +80,30 @@ def present_gpu(device: str) -> Iterator[PresentGpu]:
         UnknownNameError: No such device.
     """
     known = None if device == "auto" else load_device(device)
-    choice = usable_device("auto")
+    with interrupt_on_terminate(), held_device("auto", _choose_gpu) as choice:
+        launcher = LocalLauncher()
+        environment = read_environment(launcher, choice)
+        gpu, total = environment.gpu_name or "unknown", environment.gpu_total_bytes
+        if known is None and environment.estimate_device == gpu:
+            raise DeviceError(
+                f"no device file describes {gpu}. Write one: bench env --device-file mine.toml; then name it"
+            )
+        if known is not None and not describes(known, gpu, total):
+            raise DeviceError(
+                f"{device} describes another GPU than the {gpu} here. Take --device auto, or write its file: bench env "
+                "--device-file mine.toml"
+            )
+        yield PresentGpu(launcher, choice, environment, device if known else str(environment.estimate_device))
+
+
+def _choose_gpu(requested: str, facts: MachineFacts) -> DeviceChoice:
+    choice = usable_device(requested, facts)
     if choice.kind != "cuda":
         raise DeviceError(
             f"--verify and --device auto need a GPU, and there is none here to use ({choice.reason}). Name a device "
             "and leave --verify out for the estimate alone; bench env says what this machine has"
         )
-    launcher = LocalLauncher()
-    environment = read_environment(launcher, choice)
-    gpu, total = environment.gpu_name or "unknown", environment.gpu_total_bytes
-    if known is None and environment.estimate_device == gpu:
-        raise DeviceError(f"no device file describes {gpu}. Write one: bench env --device-file mine.toml; then name it")
-    if known is not None and not describes(known, gpu, total):
-        raise DeviceError(f"{device} describes another GPU than the {gpu} here. Take --device auto, or write its file: "
-                          "bench env --device-file mine.toml")  # fmt: skip
-    with interrupt_on_terminate(), hold_device(choice):
-        yield PresentGpu(launcher, choice, environment, device if known else str(environment.estimate_device))
+    return choice
 
 
 def verify_largest(gpu: PresentGpu, case: Case, estimated: int | None, progress: Progress) -> Verified:

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tests.chaos import shim
@@ -20,6 +20,9 @@ from tests.chaos.fake_sweep import BRIEF, quiet_places
 Campaign = Callable[[int, int, Path], Counter[str]]
 
 UNDER_SHIM = ("boundaries", "refusals")
+LEFT_OUT = "left out: "
+"""So begins what a campaign counts that it could not try here, and why."""
+
 CAMPAIGNS = {
     "kills": ("tests.chaos.kills:kill_at_random", 20),
     "command": ("tests.chaos.commands:kill_command", 2),
@@ -53,14 +56,31 @@ def main() -> int:
         print(json.dumps(run_campaign(given.campaign, given.seed, given.count)))
         return 0
     chosen = list(CAMPAIGNS) if given.campaign == "all" else [given.campaign]
-    broken = [name for name in chosen if not repeat_within(name, given.seed, given.minutes * 60 / len(chosen))]
-    print(f"broken: {', '.join(broken)}" if broken else "all promises kept")
-    return bool(broken)
+    done = {name: repeat_within(name, given.seed, given.minutes * 60 / len(chosen)) for name in chosen}
+    print(verdict(done))
+    return None in done.values()
+
+
+def verdict(done: Mapping[str, Counter[str] | None]) -> str:
+    """The last line: which promises were broken, and what could not be tried and why.
+
+    Args:
+        done: What each campaign did; None where it broke a promise.
+    """
+    broken = [name for name, total in done.items() if total is None]
+    left = [
+        f"{name}: {what.removeprefix(LEFT_OUT)}"
+        for name, total in done.items() for what in total or () if what.startswith(LEFT_OUT)
+    ]  # fmt: skip
+    said = f"broken: {', '.join(broken)}" if broken else "all promises kept"
+    return f"{said}; {LEFT_OUT}{'; '.join(left)}" if left else said
 
 
 def run_campaign(name: str, seed: int, count: int) -> dict[str, int]:
     """One campaign in this process, in a folder of its own that goes afterwards; returns what it did."""
     if name in UNDER_SHIM:
+        if shim.compiler() is None:
+            return {f"{LEFT_OUT}faults of the operating system need Linux and a C compiler (cc)": 1}
         shim.preload()
     module, _, function = CAMPAIGNS[name][0].partition(":")
     with tempfile.TemporaryDirectory(prefix=f"chaos-{name}-") as folder:
@@ -69,20 +89,24 @@ def run_campaign(name: str, seed: int, count: int) -> dict[str, int]:
         return dict(campaign(seed, count, Path(folder)))
 
 
-def repeat_within(name: str, seed: int, budget_s: float) -> bool:
-    """Rounds of a campaign, each with the next seed, as long as another fits its time; at least one. Says what was done."""
+def repeat_within(name: str, seed: int, budget_s: float) -> Counter[str] | None:
+    """Rounds of a campaign, each with the next seed, as long as another fits its time; at least one. Says what was done.
+
+    Returns:
+        What all rounds together did; None where one of them broke a promise.
+    """
     started, total, rounds = time.monotonic(), Counter[str](), 0
     while not rounds or (time.monotonic() - started) * (rounds + 1) / rounds < budget_s:
         command = [sys.executable, "-m", "tests.chaos", name, "--seed", str(seed + rounds)]
         done = subprocess.run([*command, "--count", str(CAMPAIGNS[name][1])], stdout=subprocess.PIPE, check=False)
         if done.returncode:
             print(f"{name}: broken with --seed {seed + rounds}; see above", flush=True)
-            return False
+            return None
         total.update(json.loads(done.stdout))
         rounds += 1
     figures = ", ".join(f"{count:,} {what}" for what, count in sorted(total.items()))
     print(f"{name}: {rounds} rounds in {time.monotonic() - started:.0f} s: {figures}", flush=True)
-    return True
+    return total
 
 
 if __name__ == "__main__":

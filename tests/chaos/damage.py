@@ -60,17 +60,20 @@ def _outcome(path: Path, kind: str, good: tuple[list[dict[str, Any]], dict[str, 
 
 
 def _resume(folder: Path, kind: str, path: Path, done: Counter[str]) -> None:
-    """A sweep over a folder with a damaged part sets it aside, makes it anew, and loads whole."""
+    """A sweep over a folder with a damaged part makes it anew, and loads whole; what it knows to be its own is set aside."""
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         run_fake_sweep(folder / OUT, fake_config(cases=2, repeats=1), conclude=False)
     if not any(str(path) in str(warning.message) for warning in caught):
-        raise AssertionError(f"{path}: set aside without a word")
+        raise AssertionError(f"{path}: made anew without a word")
     again = parts(path.parent, "plan-*.parquet")[-1] if kind == "plan" else path  # a plan is given the next number
-    if again.read_bytes() != whole or not path.with_suffix(".damaged").exists():
+    aside = path if kind == "plan" else path.with_suffix(".damaged")
+    if again.read_bytes() != whole or not aside.exists():
         raise AssertionError(f"{path}: not made anew as it was")
+    if kind == "plan":
+        aside.unlink()
     if len(load_notes(folder / OUT)) != 1 or len(Store(folder / OUT / "data").finished_runs()) != 2:
         raise AssertionError(f"{folder}: does not load whole")
     for aside in (folder / OUT).rglob("*.damaged"):

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from bench import fingerprint
 from bench.config import SweepConfig, check_config
 from bench.launchers import Answer, Outcome
 from bench.launchers.tasks import environment_task, estimate_task, measure_task
-from bench.records import Case, Environment, Estimate, Measurement, Status
+from bench.records import Case, Environment, Estimate, Measurement, Status, stable_hash
 from bench.sweep import SweepOptions, SweepOutcome, stages
 from bench.terminal import Progress
 
@@ -28,8 +29,12 @@ CPU = Environment(
     bench_version="0", python_version="3.11.9", ram_bytes=1 << 34, cpu_cores_usable=4,
 )  # fmt: skip
 
+CODE_KEY = fingerprint.code_key
 BRIEF = "BENCH_CHAOS_BRIEF"
 """Set in the environment: compare parts, and render no reports."""
+
+ESTIMATORS = ""
+"""The version of the estimators at work; `programs` has several. Their code, and what they estimate, follow from it."""
 
 Tell = Callable[[str], None]
 
@@ -72,13 +77,24 @@ class FakeLauncher:
             value = asdict(self.environment)
         elif task is estimate_task:
             for case in argument["cases"]:
-                made = Estimate(case_key=case.key, estimate_device=argument["device"], formula_bytes=case.batch_size)
-                listen({"estimate": asdict(made)})
+                listen({"estimate": asdict(estimate_of(case, argument["device"], self.environment))})
         elif task is measure_task:
             self.asked.append(log.stem)
             self.tell(f"begin {log.stem}")
             value = asdict(measurement_of(argument["case"], argument["repeat"], log.stem, failing=self.failing))
         return Answer(Outcome.ANSWERED, value, "", None, {}, 0.1, value.get("duration_s") or 0.5)
+
+
+def estimate_of(case: Case, device: str, environment: Environment) -> Estimate:
+    """What the estimators at work say: other bytes for each version of them and of torch, as for each key."""
+    made_by = int(stable_hash([environment.torch_version, ESTIMATORS])[:6], 16)
+    return Estimate(case_key=case.key, estimate_device=device, formula_bytes=(made_by << 20) + case.batch_size)
+
+
+def _code_key(places: tuple[str, ...]) -> str:
+    """The key of the harness's code, which for the estimators says their version too."""
+    key = CODE_KEY(places)
+    return stable_hash([key, ESTIMATORS]) if places == fingerprint.ESTIMATE_CODE and ESTIMATORS else key
 
 
 def measurement_of(case: Case, repeat: int, part: str, *, failing: bool = True) -> Measurement:
@@ -122,6 +138,7 @@ def run_fake_sweep(
     with contextlib.ExitStack() as stack:
         for name, value in changed.items():
             stack.enter_context(mock.patch.object(stages, name, value))
+        stack.enter_context(mock.patch.object(fingerprint, "code_key", _code_key))
         return stages.run_sweep(config, SweepOptions(out, "cpu", report=report, **options), _Telling(tell))
 
 

@@ -1,10 +1,11 @@
 """What a host does to a sweep: stopped, out of memory, out of shared memory, read-only, without a home, a jumping clock.
 
-What needs rights that this account does not have (a mount, a control group) is counted as left out.
+What needs rights that this account does not have (a mount, a control group) is counted as left out, with the reason.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
@@ -12,18 +13,20 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from unittest import mock
 
 import bench
 from bench.launchers import LocalLauncher, Outcome
 from tests import plugins
 from tests.chaos import work
-from tests.chaos.fake_sweep import bytes_of, fake_config, run_fake_sweep
+from tests.chaos.clock import jump_below_deadline, jump_below_sweep, jump_below_writer, jumping_everywhere
 from tests.chaos.processes import is_gone, run_and_signal
 
 ROOT = Path(__file__).parents[2]
+OWN_MOUNTS = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-rm"]
+"""Starts a command with mounts of its own; who is not root becomes it in there, where the kernel lets users do so."""
+
 CONFIG = """
 name = "host"
 [grid]
@@ -42,7 +45,7 @@ fetch = false
 
 
 class NotPermittedError(Exception):
-    """This account may not do what the check needs."""
+    """This account may not do what the check needs; the message says what."""
 
 
 def trouble_host(seed: int, count: int, folder: Path) -> Counter[str]:
@@ -54,8 +57,8 @@ def trouble_host(seed: int, count: int, folder: Path) -> Counter[str]:
         try:
             check(place)
             done[name] += 1
-        except NotPermittedError:
-            done[f"left out, not permitted: {name}"] += 1
+        except NotPermittedError as error:
+            done[f"left out: {name} ({error})"] += 1
     return done
 
 
@@ -94,14 +97,14 @@ def _stopped_parent(folder: Path) -> None:
         raise AssertionError(f"an answer given while the parent was stopped is called {said!r}")
 
 
-def _clock_jump(folder: Path) -> None:
-    """The wall clock jumps by years with every look; the sweep is the same to the byte."""
-    times = (1.7e9 + 1e8 * (-1) ** number * number for number in itertools.count())
-    with mock.patch.object(time, "time", lambda: next(times)):
-        run_fake_sweep(folder / "jumping", fake_config(cases=2), conclude=False)
-    run_fake_sweep(folder / "steady", fake_config(cases=2), conclude=False)
-    if bytes_of(folder / "jumping") != bytes_of(folder / "steady"):
-        raise AssertionError("the wall clock changes results")
+def _clock_jump_in_command(folder: Path) -> None:
+    """The real command, each of whose processes sees the clock jump by years."""
+    done = _sweep(folder, [], env=jumping_everywhere(folder))
+    frame = bench.load(folder / "out")
+    if done.returncode or not frame["status"].eq("ok").all() or not frame["duration_s"].between(0, 300).all():
+        raise AssertionError(f"{done.returncode}: {frame[['status', 'reason', 'duration_s']]}\n{done.stderr}")
+    if not frame["process_start_s"].between(0, 300).all() or not frame["wall_window_s"].between(0, 300).all():
+        raise AssertionError(f"a jumping clock is in {frame[['process_start_s', 'wall_window_s']]}")
 
 
 def _full_shared_memory(folder: Path) -> None:
@@ -142,28 +145,80 @@ def _no_home(folder: Path) -> None:
 
 def _host_out_of_memory(folder: Path) -> None:
     """A control group's limit: the kernel kills the worker, which is a row; the other case is measured."""
-    group = Path("/sys/fs/cgroup/memory") / f"bench-chaos-{os.getpid()}"
-    try:
-        group.mkdir()
-        (group / "memory.limit_in_bytes").write_text(str(3 << 30))
-    except OSError as error:
-        raise NotPermittedError from error
-    try:
+    with _control_group(3 << 30) as joins:
         env = plugins.install(folder / "site")
         arguments = ["--set", "grid.model=['bad_eats','good']", "--set", "limits.host_memory='64 GiB'"]
-        done = _sweep(folder, arguments, env=env, around=f"echo $$ > {group}/tasks && exec ")
+        done = _sweep(folder, arguments, env=env, around=f"echo $$ > {joins} && exec ")
         frame = bench.load(folder / "out").set_index("model")
         if done.returncode != 1 or frame["status"].to_dict() != {"bad_eats": "crashed", "good": "ok"}:
             raise AssertionError(f"{done.returncode}: {frame[['status', 'reason']]}\n{done.stderr}")
         if "SIGKILL (the host's out-of-memory killer does this)" not in frame.loc["bad_eats", "reason"]:
             raise AssertionError(frame.loc["bad_eats", "reason"])
+
+
+@contextlib.contextmanager
+def _control_group(limit_bytes: int) -> Iterator[Path]:
+    """A control group of so much memory, and no swap; gives the file that takes the process which is to be in it.
+
+    Raises:
+        NotPermittedError: This account may make none; the message says why.
+    """
+    parent, limit, joins = memory_groups()
+    group = parent / f"bench-chaos-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / limit).write_text(str(limit_bytes))
+        with contextlib.suppress(OSError):  # not every kernel counts swap; version 1 is without it here
+            (group / "memory.swap.max").write_text("0")
+        subprocess.run(["sh", "-c", f"echo $$ > {group / joins}"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        _remove(group)
+        raise NotPermittedError(f"no control group in {parent}: {_why(error)}") from error
+    try:
+        yield group / joins
     finally:
-        for _ in range(100):
-            try:
-                group.rmdir()
+        _remove(group)
+
+
+def memory_groups(
+    mounted: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+) -> tuple[Path, str, str]:
+    """Where control groups with a limit on memory can be made; the names of the limit's and of the processes' file.
+
+    Version 1 has a tree of its own for memory. In version 2 the controller must have been handed down: the nearest group
+    above this process's is taken that gives it to the groups below.
+
+    Args:
+        mounted: Where the kernel's control groups are mounted.
+        own: The kernel's list of the groups that this process is in.
+
+    Raises:
+        NotPermittedError: There is no such place.
+    """
+    if (mounted / "memory" / "memory.limit_in_bytes").exists():
+        return mounted / "memory", "memory.limit_in_bytes", "tasks"
+    try:
+        (path,) = [line.removeprefix("0::/") for line in own.read_text().splitlines() if line.startswith("0::/")]
+        here = mounted / path
+        for group in (here, *here.parents):
+            if "memory" in (group / "cgroup.subtree_control").read_text().split():
+                return group, "memory.max", "cgroup.procs"
+            if group == mounted:
                 break
-            except OSError:
-                time.sleep(0.1)
+    except (OSError, ValueError) as error:
+        raise NotPermittedError(f"no control groups in {mounted}: {_why(error)}") from error
+    raise NotPermittedError(f"no control group from {here} up hands the memory controller down (version 2)")
+
+
+def _remove(group: Path) -> None:
+    """Delete a control group once its processes have ended."""
+    for _ in range(100):
+        try:
+            return group.rmdir()
+        except FileNotFoundError:
+            return None
+        except OSError:
+            time.sleep(0.1)
 
 
 def _half_a_word(folder: Path) -> None:
@@ -182,7 +237,7 @@ def _sweep(
     config.write_text(CONFIG, encoding="utf-8")
     command = [sys.executable, "-m", "bench", "sweep", str(config), "--out", str(out or folder / "out")]
     shell = ["sh", "-c", f'{around}"$0" "$@"', *command, "--device", "cpu", *arguments]
-    isolated = ["unshare", "-m"] if "mount" in around else []
+    isolated = OWN_MOUNTS if "mount" in around else []
     environment = {"PYTHONPATH": str(ROOT), **(env if env is not None else os.environ)}
     return subprocess.run([*isolated, *shell], capture_output=True, text=True, env=environment, check=False, cwd=folder)
 
@@ -190,9 +245,15 @@ def _sweep(
 def _permitted(*command: str) -> None:
     """Raise NotPermittedError where a process with mounts of its own may not do this."""
     try:
-        subprocess.run(["unshare", "-m", *command], check=True, capture_output=True)
+        subprocess.run([*OWN_MOUNTS, *command], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        raise NotPermittedError from error
+        raise NotPermittedError(_why(error)) from error
+
+
+def _why(error: Exception) -> str:
+    """An error in a line; of a command, what it said."""
+    said = error.stderr.decode(errors="replace") if isinstance(error, subprocess.CalledProcessError) else ""
+    return (said or str(error)).strip().splitlines()[-1]
 
 
 def _refused(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
@@ -202,6 +263,7 @@ def _refused(done: subprocess.CompletedProcess[str], code: int, *words: str) -> 
 
 CHECKS = {
     "stopped worker": _stopped_worker, "stopped parent": _stopped_parent, "half a word": _half_a_word,
-    "clock jump": _clock_jump, "full /dev/shm": _full_shared_memory, "read-only folder": _read_only_folder,
+    "clock jump in a sweep": jump_below_sweep, "clock jump beside a writer": jump_below_writer,
+    "clock jump in a deadline": jump_below_deadline, "clock jump in the command": _clock_jump_in_command, "full /dev/shm": _full_shared_memory, "read-only folder": _read_only_folder,
     "no home": _no_home, "host out of memory": _host_out_of_memory,
 }  # fmt: skip

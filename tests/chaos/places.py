@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ class Place:
         self.rows: dict[str, dict[str, Any]] = {}
         self.versions: dict[Path, int] = {}
         self._estimates: dict[Path, list[dict[str, Any]]] = {}
+        self._plans: dict[Path, tuple[str, list[dict[str, Any]]]] = {}  # with the source of a merge that it came from
         self._seen: dict[Path, bytes] = {}
 
     def __repr__(self) -> str:
@@ -121,6 +123,9 @@ class Place:
         self.versions[path] = int(raw_metadata(path)[b"bench.schema_version"])
         if path.parent.name == "runs":
             (self.rows[path.stem],) = pq.ParquetFile(path).read().to_pylist()
+        elif path.name.startswith("plan-"):
+            source = json.loads(raw_metadata(path)[b"bench.notes"]).get("merged_from", "")
+            self._plans[path] = (source, pq.ParquetFile(path).read().to_pylist())
         elif path.parent.name == "estimates":
             self._estimates[path] = pq.ParquetFile(path).read().to_pylist()
 
@@ -157,27 +162,56 @@ class Place:
         if kind == "run":
             assert [row["schema_version"] for row in rows if row.get("from_the_future") == 0.5] == [program.version]
 
+    def _by_key(self) -> tuple[dict[tuple[str, str], dict[str, Any]], dict[str, dict[str, Any]]]:
+        """Estimates by case and key; and of each case those of the part whose name comes last."""
+        exact, last = {}, {}
+        for path in sorted(self._estimates):
+            for row in map(plain, self._estimates[path]):
+                case = row.pop("case_key")
+                del row["estimate_device"]
+                exact[case, row["estimate_key"]] = last[case] = row
+        return exact, last
+
+    def _named_estimates(self) -> dict[tuple[Any, ...], set[str | None]]:
+        """By run, the keys of the estimates that the newest plans name for it: one, but for plans that were merged."""
+        newest = {}
+        for path in sorted(self._plans):
+            source, rows = self._plans[path]
+            newest[source, rows[0]["environment_key"]] = rows
+        named = defaultdict(set)
+        for row in (row for rows in newest.values() for row in rows):
+            named[_identity(row)].add(row.get("estimate_key"))
+        return named
+
     def _check_values(self, frame: Any) -> None:
-        """Each run reads as it was written, and what its writer did not know is unknown."""
-        estimated = defaultdict(list)
-        for row in (row for rows in self._estimates.values() for row in rows):
-            estimated[row["case_key"]].append(plain({**row, "estimate_key": None}))
+        """Each run reads as it was written, beside the estimates of its plan; what its writer did not know is unknown."""
+        exact, last = self._by_key()
+        named = self._named_estimates()
         written = {row["run_key"]: plain(row) for row in self.rows.values()}
         versions = {path.stem: version for path, version in self.versions.items()}
         by_key = {row["run_key"]: versions[stem] for stem, row in self.rows.items()}
         columns = {name for row in written.values() for name in row}
         assert columns <= {*frame.columns}, f"columns that are gone: {columns - {*frame.columns}}"
         known = columns | {name for name in frame.columns if name.startswith("gradient_noise_") or name == "novelty"}
-        made = {name for rows in estimated.values() for row in rows for name in row} - {"case_key", "estimate_device"}
+        made = {name for row in exact.values() for name in row} | {"estimate_key"}
         for row in frame.to_dict("records"):
             found = plain(row)
-            if row["case_key"] in estimated:
-                one = {name: value for name, value in found.items() if name in made}
-                assert any(one == {name: item[name] for name in made & {*item}} for item in estimated[row["case_key"]])
+            beside = {name: value for name, value in found.items() if name in made}
+            case = row["case_key"]
+            allowed = [
+                exact.get((case, key), {"estimate_key": key}) if key else last.get(case, {})
+                for key in named.get(_identity(row), {None})
+            ]
+            assert beside in allowed, f"estimates of another key: {beside}, not {allowed}"
             if "run_key" in found:
                 expected = written[found["run_key"]]
                 assert {name: value for name, value in found.items() if name in known} == expected
                 assert found["schema_version"] == by_key[found["run_key"]]
+
+
+def _identity(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a plan and a run of it agree in."""
+    return tuple(row[name] for name in ("case_key", "repeat", "code_key", "protocol_key", "environment_key"))
 
 
 def plain(row: dict[str, Any]) -> dict[str, Any]:

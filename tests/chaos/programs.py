@@ -19,7 +19,7 @@ from bench.launchers import Answer
 from bench.launchers.tasks import estimate_task, measure_task
 from bench.store import checking, folder, parts, schema
 from bench.store.parts import rows_hash
-from tests.chaos import attempts
+from tests.chaos import attempts, fake_sweep
 from tests.chaos.fake_sweep import FakeLauncher
 from tests.data.make_schema_1 import HERE as OLD_FILES
 from tests.data.make_schema_1 import write
@@ -68,6 +68,7 @@ class Program:
                 stack.enter_context(mock.patch.object(module, "SCHEMA_VERSION", self.version))
             stack.enter_context(mock.patch.object(folder, "build_table", self._build_table))
             stack.enter_context(mock.patch.object(attempts, "FakeLauncher", self._launcher))
+            stack.enter_context(mock.patch.object(fake_sweep, "ESTIMATORS", self.name))
             yield
 
     def become(self) -> None:

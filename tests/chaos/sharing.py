@@ -14,7 +14,7 @@ from pathlib import Path
 from unittest import mock
 
 from bench.store import load_notes, load_results
-from bench.sweep import stages
+from bench.sweep import session, stages
 from tests.chaos.attempts import prepare
 from tests.chaos.fake_sweep import CPU, FakeLauncher, fake_config, run_fake_sweep
 
@@ -55,7 +55,7 @@ def _sweep(place: Path, host: int) -> int:
     try:
         with (
             mock.patch.object(stages, "hold", lambda *arguments: contextlib.nullcontext()),
-            mock.patch.object(stages, "hold_device", lambda *arguments: contextlib.nullcontext()),
+            mock.patch.object(session, "hold", lambda *arguments: contextlib.nullcontext()),
         ):
             run_fake_sweep(place, fake_config(cases=3, repeats=2), FakeLauncher(HOSTS[host]), conclude=False)
         code = 0

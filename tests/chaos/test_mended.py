@@ -79,12 +79,14 @@ def test_damaged_estimates_are_made_again_and_not_taken_for_written(store: Store
     assert store.estimated("e" * 16) == {(CASE.key, "cpu")}
 
 
-def test_a_damaged_plan_does_not_stop_the_sweep(store: Store) -> None:
+def test_a_damaged_plan_does_not_stop_the_sweep_and_stays_as_it_may_be_another_machines(store: Store) -> None:
     (plan,) = store.folder.glob("plan-*.parquet")
     plan.write_bytes(plan.read_bytes()[:-9])
-    with pytest.warns(UserWarning, match="set aside"):
-        store.write_plan([RUN], Protocol(), CPU, {"name": "t"})
+    with pytest.warns(UserWarning, match=r"^left out: .*plan-0001\.parquet: damaged"):
+        store.write_plan([RUN], Protocol(), replace(CPU, torch_version="2.16.0"), {"name": "t"})
     assert parts.read(store.folder / "plan-0002.parquet", "plan").num_rows == 1
+    with pytest.warns(UserWarning, match=r"^left out: .*plan-0001\.parquet: damaged"):
+        load_results(store.folder)
 
 
 def test_a_damaged_part_in_a_folder_that_takes_no_changes_is_a_typed_error(store: Store) -> None:
@@ -262,7 +264,8 @@ def test_a_folder_of_locks_that_cannot_be_made_is_a_typed_error(
 
 def test_a_busy_device_is_said_before_anything_is_started(tmp_path: Path) -> None:
     class Never:
-        def warm(self) -> None: ...
+        def warm(self) -> None:
+            raise AssertionError("a server was started")
 
         def run(self, *arguments: Any, **named: Any) -> Any:
             raise AssertionError("a process was started")

@@ -58,7 +58,12 @@ def test_plan_without_a_configuration_plans_the_default_sweep() -> None:
         (["show", "model", "alexnet", "--dataset", "mnist"], "alexnet needs images of at least 63"),
         (["show", "dataset", "cifra10"], 'unknown dataset "cifra10". Nearest: cifar10'),
         (["list", "gpus"], "'gpus' is not one of 'models', 'datasets', 'optimizers', 'devices'"),
-        (["sweep", "--retry", "never", "--dry-run"], 'unknown status "never"'),
+        (
+            ["sweep", "--retry", "never", "--dry-run"],
+            'unknown status "never". There are: ok, oom, timeout, crashed, failed, nan_loss, throttled',
+        ),
+        (["sweep", "--retry", "skipped", "--dry-run"], "skipped cannot be retried: such a case never ran"),
+        (["sweep", "--retry", "oom,interrupted", "--dry-run"], "interrupted need not be retried: what is not finished"),
         (["sweep", "--device", "tpu"], 'unknown "tpu". Allowed: auto, cpu, cuda, cuda:0'),
         (["plan", "--device", "tpu"], 'unknown "tpu". Allowed: auto, cpu, cuda, cuda:0'),
         (["report", "/nowhere/at/all"], "/nowhere/at/all: does not exist; give a folder that `bench sweep` wrote"),

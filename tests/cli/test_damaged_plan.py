@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from bench.cli import cli
 from tests.chaos.fake_sweep import FakeLauncher, fake_config, run_fake_sweep
-from tests.results import make_cases, make_results
+from tests.results import CPU, make_cases, make_results
 
 PLAN = "bad/data/plan-0001.parquet"
 
@@ -49,7 +52,74 @@ def test_a_merge_refuses_a_damaged_plan_as_it_refuses_a_damaged_run(here: Path) 
     done = run("merge", "both", "good", "bad")
     assert done.exit_code == 2
     assert done.stderr.startswith(f"error: {PLAN}: damaged or no Parquet file (")
+    assert "no copy of it to restore, delete it and run the same bench sweep again on its machine" in done.stderr
     assert sorted(path.name for path in here.iterdir()) == ["bad", "good"]
+
+
+@pytest.mark.filterwarnings("ignore:left out")
+@pytest.mark.parametrize(("kind", "remedy"), [
+    ("plan-0001", "delete it and run the same bench sweep again on its machine: it plans anew"),
+    ("runs", "run the same bench sweep again on its machine: it sets the part aside and runs it again"),
+    ("estimates", "run the same bench sweep again on its machine: it sets the part aside and makes it again"),
+])  # fmt: skip
+def test_a_bundle_and_a_merge_of_results_with_one_damaged_part_say_what_to_do(
+    here: Path, kind: str, remedy: str
+) -> None:
+    part = damage(here, kind)
+    for command in ("bundle mended -o new", "merge new mended good"):
+        done = run(*command.split())
+        assert done.exit_code == 2
+        assert f"error: {part.relative_to(here)}: damaged or no Parquet file (" in done.stderr
+        assert done.stderr.endswith(f"). Where there is no copy of it to restore, {remedy}"
+                                    f"{' and keeps the runs that are whole' if kind == 'plan-0001' else ''}\n")  # fmt: skip
+        assert not (here / "new").exists()
+
+
+@pytest.mark.filterwarnings("ignore:left out")
+@pytest.mark.parametrize("kind", ["plan-0001", "runs", "estimates"])
+def test_a_report_names_a_damaged_part_among_several_once_and_cannot_be_published(here: Path, kind: str) -> None:
+    part = damage(here, kind)
+    named = part.relative_to(here / "mended" / "data").as_posix()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert run("report", "mended").exit_code == 0
+    assert [str(item.message).split(": damaged")[0] for item in caught] == [f"left out: mended/data/{named}"]
+    text = (here / "mended" / "report.md").read_text()
+    first, validity = text.split("\n## ")[0], text.split("\n## Validity\n")[1].split("\n## ")[0]
+    assert "Nothing was found against the numbers" not in validity
+    assert validity.count("A part was left out: ") == 1
+    assert f"A part was left out: {named}: damaged or no Parquet file (" in validity.replace("\\", "")
+    assert "damaged part" in first.split("Not publishable: ")[1].split(". `bench check`")[0]
+    assert run("report", "mended", "good", "--out", "both").exit_code == 0
+    both = (here / "both" / "report.md").read_text().replace("\\", "")
+    assert f"A part was left out: mended/{named}: damaged" in both
+    findings = json.loads(run("check", "mended", "--json").stdout)["findings"]
+    assert [item["text"].split(": damaged")[0] for item in findings if item["code"] == "damaged_part"] == [
+        f"A part was left out: {named}"
+    ]
+    assert not [item for item in findings if item["code"].startswith(("report", "figure"))]  # wherever it is rendered
+
+
+def test_a_part_that_a_sweep_has_set_aside_is_no_finding(here: Path) -> None:
+    def files(folder: str) -> dict[str, bytes]:
+        run("report", "good", "--out", folder)
+        return {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+    before = files("one/out")
+    part = next((here / "good" / "data" / "runs").iterdir())
+    part.with_suffix(".damaged").write_bytes(part.read_bytes()[:-100])
+    assert files("two/out") == before
+
+
+def damage(here: Path, kind: str) -> Path:
+    """Cut short one of several parts of a kind in the folder `mended`; returns where it lies."""
+    data = here / "mended" / "data"
+    make_results(data, make_cases(["mnist"], ["mlp"], ["sgd"], [16, 64]), repeats=2)
+    other = dataclasses.replace(CPU, torch_version="2.14.0+cpu")
+    make_results(data, make_cases(["mnist"], ["mlp"], ["sgd"], [16]), repeats=2, environment=other, seed=2)
+    part = sorted(data.glob(f"{kind}*/*.parquet"))[0] if kind != "plan-0001" else data / f"{kind}.parquet"
+    part.write_bytes(part.read_bytes()[:-100])
+    return part
 
 
 @pytest.mark.filterwarnings("ignore:left out")

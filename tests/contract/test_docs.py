@@ -39,6 +39,21 @@ def test_every_key_of_the_configuration_is_documented_and_no_other() -> None:
         assert documented == set(model.model_fields), section
 
 
+def test_every_variable_of_the_environment_is_documented_and_no_other() -> None:
+    text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "bench").rglob("*.py"))
+    assert set(re.findall(r"^\| `(BENCH_[A-Z_]+)` \|", text, re.MULTILINE)) == set(re.findall(r"\bBENCH_[A-Z_]+", code))
+
+
+def test_every_flag_of_a_run_is_documented() -> None:
+    from bench.analysis.validity import _FLAGS
+    from bench.probes.readings import SILENT
+
+    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    table = text.split("| flag | meaning |")[1].split("\n\n")[0]
+    assert set(re.findall(r"^\| `([a-z_]+)` \|", table, re.MULTILINE)) == {*_FLAGS, SILENT, "throttled"}
+
+
 def test_every_status_is_documented() -> None:
     from bench.records import Status
 

@@ -34,6 +34,7 @@ def main() -> int:
         return _fuzz_one(options)
     from tests.fuzz.targets import TARGETS
 
+    _put_aside(Path(options.findings))
     names = options.targets or list(TARGETS)
     end = time.monotonic() + options.minutes * 60
     turn = failed = 0
@@ -49,6 +50,14 @@ def main() -> int:
         print(f"finding {path.stem}: {path.read_text(errors='replace').splitlines()[0]}")
     print(f"{len(found)} findings in {options.findings}" if found or failed else "no finding")
     return 1 if found or failed else 0
+
+
+def _put_aside(findings: Path) -> None:
+    """Move what earlier runs found to `earlier`: what is not mended is found again."""
+    earlier = findings / "earlier"
+    for path in sorted(findings.glob("*-*.*")):
+        earlier.mkdir(exist_ok=True)
+        path.replace(earlier / path.name)
 
 
 def _options() -> argparse.Namespace:

@@ -26,6 +26,7 @@
 #define HANDLE ((void *)1)
 
 extern __attribute__((visibility("hidden"))) void stub_memory(uint64_t *total, uint64_t *own, uint64_t *others);
+extern __attribute__((visibility("hidden"))) uint64_t stub_left(uint64_t taken);
 extern __attribute__((visibility("hidden"))) int stub_is_lost(void);
 extern int cudaDriverGetVersion(int *v);
 
@@ -131,12 +132,14 @@ struct memory_v2 { unsigned version; unsigned long long total, reserved, free, u
 EXPORT int nvmlDeviceGetMemoryInfo(void *d, struct memory *m) {
     uint64_t total, own, others;
     stub_memory(&total, &own, &others);
-    ANSWER(*m = ((struct memory){total, total - own - others, own + others}));
+    uint64_t left = stub_left(own + others);
+    ANSWER(*m = ((struct memory){total, left, total - left}));
 }
 EXPORT int nvmlDeviceGetMemoryInfo_v2(void *d, struct memory_v2 *m) {
     uint64_t total, own, others;
     stub_memory(&total, &own, &others);
-    ANSWER(*m = ((struct memory_v2){m->version, total, 0, total - own - others, own + others}));
+    uint64_t left = stub_left(own + others);
+    ANSWER(*m = ((struct memory_v2){m->version, total, 0, left, total - left}));
 }
 
 struct process { unsigned pid; unsigned long long used; unsigned gpu_instance, compute_instance; };

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 import bench
@@ -43,6 +48,22 @@ FAULTS = (
 LAUNCH = 20
 """Of a kernel, in a run: after the model is on the device."""
 
+ENDED_WITHIN_S = 10.0
+"""The fork server and what it started end when they see that the sweep has, which is a moment later."""
+
+FREE_BYTES = """
+import ctypes
+total, free, memory = ctypes.c_size_t(), ctypes.c_size_t(), (ctypes.c_ulonglong * 6)()
+driver = ctypes.CDLL("libcuda.so.1")
+driver.cudaMemGetInfo(ctypes.byref(free), ctypes.byref(total))
+found = [free.value, total.value]
+driver.nvmlInitWithFlags(0)
+for name, at in (("nvmlDeviceGetMemoryInfo", 0), ("nvmlDeviceGetMemoryInfo_v2", 2)):  # total first, then free and used
+    getattr(driver, name)(ctypes.c_void_p(1), memory)
+    found += [memory[at + 1], memory[at + 2]]
+print(*found)
+"""
+
 
 def test_each_fault_of_the_device_is_one_row_and_the_next_run_starts_clean(
     stub_driver: StubDriver, tmp_path: Path
@@ -52,10 +73,13 @@ def test_each_fault_of_the_device_is_one_row_and_the_next_run_starts_clean(
     config.write_text(CONFIG, encoding="utf-8")
     codes = ",-,".join(str(code) for code, *_ in FAULTS)
     env = {**os.environ, **stub_driver.environment("h200", fault_at=LAUNCH, fault_code=codes, fault_mark=str(tmp_path / "mark")),
-           "BENCH_CUDNN_WORKSPACES": "off", "PYTHONPATH": str(Path(__file__).parents[2])}  # fmt: skip
+           "BENCH_STUB_ALONE": str(tmp_path / "alone"), "BENCH_CUDNN_WORKSPACES": "off", "PYTHONPATH": str(Path(__file__).parents[2])}  # fmt: skip
     done = plugins.bench(
         "sweep", config, "--device", "cuda", "--no-report", "--out", tmp_path / "out", env=env, timeout=900
     )
+    assert not _still_there(tmp_path), "something of the sweep lives on"
+    assert (tmp_path / "alone").exists()
+    assert not (tmp_path / "alone.met").exists(), "two processes had memory of the device at once"
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     frame = bench.load(tmp_path / "out").sort_values("position").reset_index(drop=True)
@@ -70,3 +94,30 @@ def test_each_fault_of_the_device_is_one_row_and_the_next_run_starts_clean(
         assert (clean[column] == clean[f"trace_{column}"]).all(), column
     assert clean["cold_peak_allocated_bytes"].nunique() == 1
     assert (clean["alloc_retries"] == 0).all()
+
+
+def test_a_device_that_others_hold_whole_has_nothing_free(stub_driver: StubDriver) -> None:
+    total = 8 << 30
+    settings = {"memory_bytes": total, "context_bytes": 1 << 20, "nvml": 1}
+    for others, free in ((total - (1 << 30), 1 << 30), (total, 0), (2 * total, 0)):
+        env = stub_driver.environment("h200", others_bytes=others, **settings)
+        done = subprocess.run([sys.executable, "-c", FREE_BYTES], env=env, capture_output=True, text=True, check=True)
+        left = max(0, free - (1 << 20))  # to CUDA; NVML counts the context of a process that holds memory
+        assert [int(value) for value in done.stdout.split()] == [left, total, *([free, total - free] * 2)]
+
+
+def _still_there(folder: Path) -> list[str]:
+    """What was started with the sweep's marks in its environment, which all its descendants have, and does not end."""
+    deadline = time.monotonic() + ENDED_WITHIN_S
+    while (found := _marked(str(folder / "mark"))) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return found
+
+
+def _marked(mark: str) -> list[str]:
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("BENCH_STUB_FAULT_MARK") == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(f"{process.pid} {' '.join(process.cmdline())}")
+    return found

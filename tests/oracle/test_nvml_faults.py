@@ -93,7 +93,7 @@ def test_a_driver_whose_nvml_does_not_start_is_said_once_and_costs_the_readings_
     assert pd.isna(row["device_used_total_bytes"])
     again = sweep()  # mended: what was measured without is kept apart, and the sweep says so
     assert again.returncode == 0
-    assert "was measured in another environment and is kept apart" in again.stderr
+    assert "was begun in another environment, whose runs are kept apart from those made now" in again.stderr
     assert "driver_version unknown -> 580.95.05" in again.stderr
     assert "power_limit_w unknown -> 700.0" in again.stderr
     frame = rows(tmp_path)
@@ -115,7 +115,7 @@ def test_without_the_library_of_nvml_a_gpu_that_is_asked_for_is_measured(sweep: 
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        ("nvmlDeviceGetTotalEnergyConsumption:hang:3", "NVML stopped answering in reading the energy counter"),
+        ("nvmlDeviceGetTotalEnergyConsumption:hang:3", "NVML gave no answer to reading the energy counter, and is not asked again"),
         ("nvmlDeviceGetHandleByUUID:hang", "NVML gave no answer to opening the GPU within 2 s"),
         ("nvmlDeviceGetClockInfo:999", "nvmlDeviceGetClockInfo: Unknown Error"),
     ],

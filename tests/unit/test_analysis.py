@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 
 import bench
-from bench.analysis import best_cases, estimator_errors, headline, summarise_cases, validity
+from bench.analysis import best_cases, estimator_errors, headline, machine_labels, summarise_cases, validity
+from bench.compare import field_words
+from bench.compare.differences import find_differences
 from bench.records import Measurement, Planned, Protocol, Status
 from bench.stats import geometric_interval
 from bench.store import Store
@@ -260,3 +262,24 @@ def test_summaries_do_not_change_the_frame(tmp_path):
     summarise_cases(frame)
     validity(frame)
     pd.testing.assert_frame_equal(frame, before)
+
+
+@pytest.mark.parametrize(("field", "values", "said"), [
+    ("allocator_settings", (None, "backend:native"), ["none set", "backend:native"]),
+    ("speed_variables", (None, "OMP_NUM_THREADS=2"), ["none set", "OMP_NUM_THREADS=2"]),
+    ("cpu_cores_usable", (None, 4), ["unknown", "4"]),
+    ("mig", (None, True), ["unknown", "True"]),
+])  # fmt: skip
+def test_machines_told_apart_by_what_only_one_has_say_what_the_other_means(tmp_path, field, values, said):
+    for number, value in enumerate(values):
+        machine = dataclasses.replace(CPU, **{field: value})
+        make_results(tmp_path / str(number), one(), environment=machine, repeats=1)
+    frame = bench.load(tmp_path)
+    assert list(machine_labels(frame).values()) == [f"Example Eight 3.0 GHz (CPU), {field} {word}" for word in said]
+    assert f"{field} {said[0]}; " in codes(frame)["mixed_environments"].text
+    sides = [frame[frame[field].isna()], frame[frame[field].notna()]]
+    (difference,) = [item for item in find_differences(*sides) if item.field == field]
+    assert field_words(field, difference.baseline) == said[0]  # one word, wherever it is said
+    assert dataclasses.replace(CPU, **{field: values[1]}).changes_since(dataclasses.asdict(CPU) | {field: None}) == [
+        f"{field} {said[0]} -> {said[1]}"
+    ]

@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from bench.errors import DeviceError
+from bench.errors import BusyError, DeviceError
+from bench.locks import device_lock_path, hold
 from bench.probes import machine_facts, selection
 from bench.probes.diagnosis import diagnose
 from bench.probes.machine_facts import MachineFacts, read_machine_facts
-from bench.probes.nvml import Gpu, GpuListing
+from bench.probes.nvml import Gpu, GpuListing, hash_uuid
 from bench.probes.selection import decide, usable_device
 from bench.probes.torch_builds import choose_build, install_advice, parse_cuda_version, runs_on
 from bench.probes.torch_facts import TorchFacts, measure_torch_facts, parse_facts, read_torch_facts
+from bench.sweep import session
 
 A100 = Gpu("GPU-a", "NVIDIA A100", 0, 80 << 30, "550.54.15", (8, 0), False)
 V100 = Gpu("GPU-v", "Tesla V100", 0, 16 << 30, "550.54.15", (7, 0))
@@ -270,6 +272,42 @@ def test_machine_without_a_sign_of_a_gpu_is_decided_without_starting_torch(monke
     monkeypatch.setattr(selection, "read_machine_facts", lambda ask_torch: bare)
     monkeypatch.setattr(selection, "read_torch_facts", refuse)
     assert usable_device("auto").kind == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("requested", "facts", "key"),
+    [("auto", GOOD, hash_uuid("GPU-a")), ("cuda:0", GOOD, hash_uuid("GPU-a")), ("cpu", GOOD, "cpu-0"),
+     ("auto", MachineFacts(), "cpu-0")],
+)  # fmt: skip
+def test_a_device_that_is_held_is_said_before_torch_touches_it(
+    monkeypatch: pytest.MonkeyPatch, requested: str, facts: MachineFacts, key: str
+) -> None:
+    monkeypatch.setattr(session, "read_machine_facts", lambda ask_torch: replace(facts, torch=None))
+    with (
+        hold(device_lock_path(key), "it"),
+        pytest.raises(BusyError),
+        session.held_device(requested, lambda *_: pytest.fail("asked"), lambda: pytest.fail("ready")),
+    ):
+        pytest.fail("held twice")
+
+
+def test_a_gpu_that_only_torch_knows_is_held_once_torch_has_been_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    silent = MachineFacts(listing=GpuListing(error="NVML gave no answer"), torch=replace(GOOD_TORCH, uuids=("a",)))
+    monkeypatch.setattr(session, "read_machine_facts", lambda ask_torch: silent)
+    with session.held_device("auto") as choice:
+        assert (choice.kind, choice.gpu, choice.uuid) == ("cuda", None, "a")
+        assert (choice.warning or "").startswith("no readings from NVML (NVML gave no answer): ")
+        with pytest.raises(BusyError), hold(device_lock_path(hash_uuid("GPU-a")), "it"):
+            pass
+
+
+def test_another_gpu_than_nvml_let_expect_is_held_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "read_machine_facts", lambda ask_torch: replace(GOOD, torch=None))
+    other = selection.DeviceChoice("cuda", "told", 0, V100, V100.uuid)
+    with session.held_device("auto", lambda *_: other):
+        for uuid in (A100.uuid, V100.uuid):
+            with pytest.raises(BusyError), hold(device_lock_path(hash_uuid(uuid)), "it"):
+                pass
 
 
 def test_machine_with_a_gpu_asks_torch(monkeypatch: pytest.MonkeyPatch) -> None:

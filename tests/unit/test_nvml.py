@@ -16,8 +16,10 @@ from bench.errors import DeviceError
 from bench.probes import gpu_monitor
 from bench.probes.gpu_monitor import GpuMonitor, GpuSnapshot, window_fields
 from bench.probes.nvml import Gpu, find_gpu, hash_uuid, list_gpus, read_gpu_listing, visible_gpus
+from bench.probes.nvml_session import DEFAULT_TIMEOUT_S
+from bench.probes.readings import Readings
 from bench.probes.throttling import is_power_capped, reason_names, throttled_by
-from bench.records import Measurement, columns
+from bench.records import Measurement, Status, columns
 from tests.unit.fake_nvml import (
     DRIVER_NOT_LOADED,
     GPU_IS_LOST,
@@ -223,6 +225,32 @@ def test_a_driver_that_hangs_at_the_start_is_given_up(monkeypatch: pytest.Monkey
     assert not listing.absent
 
 
+@pytest.mark.parametrize("given", ["abc", "nan", "0", "-1", "1e300", "99999999999", "3601"])
+def test_a_wait_that_is_no_number_of_seconds_is_refused(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    install(monkeypatch, FakeNvml(a100()))
+    monkeypatch.setenv("BENCH_NVML_TIMEOUT", given)
+    with pytest.raises(
+        DeviceError, match=f'^BENCH_NVML_TIMEOUT: "{given}" is no number of seconds above 0 and up to 36'
+    ):
+        GpuMonitor(UUID)
+
+
+def test_the_wait_for_a_driver_is_30_seconds_or_what_the_variable_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = install(monkeypatch, FakeNvml(a100(), hang="nvmlInit"))
+    assert DEFAULT_TIMEOUT_S == 30
+    monkeypatch.setenv("BENCH_NVML_TIMEOUT", "0.05")
+    assert read_gpu_listing().error == "NVML gave no answer to nvmlInit within 0.05 s"
+    fake.released.set()
+
+
+def test_readings_of_a_driver_known_not_to_answer_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = install(monkeypatch, FakeNvml(a100()))
+    readings = Readings(UUID, "NVML gave no answer before")
+    assert (readings.open, readings.used_bytes(), readings.close_window()) == (False, None, {})
+    assert readings.error == "NVML gave no answer before"
+    assert fake.calls == []
+
+
 def test_after_one_hang_every_reading_is_empty_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = install(monkeypatch, FakeNvml(a100(), hang="nvmlDeviceGetPowerUsage"))
     monitor = GpuMonitor(UUID, timeout_s=0.3)
@@ -233,7 +261,7 @@ def test_after_one_hang_every_reading_is_empty_at_once(monkeypatch: pytest.Monke
     monitor.close()
     fake.released.set()
     assert first == GpuSnapshot(error="NVML gave no answer to reading the GPU within 0.3 s")
-    assert {each.error for each in second} == {"NVML stopped answering in reading the GPU"}
+    assert {each.error for each in second} == {"NVML gave no answer to reading the GPU, and is not asked again"}
     assert waited_s < 0.3 * 20  # twenty waits would take that long
 
 
@@ -265,6 +293,21 @@ def test_window_fields_are_columns_and_differences_of_counters() -> None:
     assert found["pcie_generation"] == 5  # under load, not after it
     assert (found["sm_clock_start_hz"], found["sm_clock_end_hz"], found["device_used_total_bytes"]) == (1.0, 2.0, 7)
     assert found["power_slowdown_window_s"] is None
+
+
+def test_reasons_that_nvml_did_not_say_are_unknown_and_not_none_active() -> None:
+    found = window_fields(GpuSnapshot(throttle_reasons=()), GpuSnapshot())
+    assert (found["throttle_reasons_start"], found["throttle_reasons_end"]) == ((), None)
+    assert Measurement(status=Status.OK).throttle_reasons_end is None
+
+
+def test_a_run_without_reasons_is_judged_by_the_counter_of_heat() -> None:
+    from bench.worker import _mark_throttled
+
+    for slowed_s, status in ((None, Status.OK), (0.05, Status.THROTTLED)):
+        found = {**window_fields(GpuSnapshot(), GpuSnapshot()), "status": Status.OK, "wall_window_s": 1.0}
+        _mark_throttled(found := {**found, "thermal_slowdown_window_s": slowed_s})
+        assert found["status"] is status
 
 
 def test_counter_that_went_backwards_is_unknown() -> None:

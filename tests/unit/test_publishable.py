@@ -299,6 +299,16 @@ def test_a_power_cap_is_no_throttling(tmp_path):
     assert not objections(folder)
 
 
+@pytest.mark.parametrize("said", [None, []], ids=["unknown", "as parts of before say it"])
+def test_reasons_that_the_driver_did_not_say_are_no_throttling(tmp_path, said):
+    folder = honest(tmp_path)
+    rewrite(folder, lambda row: {"throttle_reasons_start": said, "throttle_reasons_end": said})
+    assert {None if value is None else len(value) for value in bench.load(folder)["throttle_reasons_end"]} == {
+        None if said is None else 0
+    }
+    assert not objections(folder)
+
+
 @pytest.mark.parametrize(
     "seen",
     [

@@ -142,6 +142,18 @@ def test_each_run_has_the_estimates_of_its_own_sweep_beside_it(tmp_path: Path) -
     assert keys == {"2.15.0": {"a" * 16}, "2.16.0": {"b" * 16}, "2.6.0": {"c" * 16}}
 
 
+def test_estimates_that_a_plan_names_and_that_are_damaged_are_unknown_and_not_anothers(store: Store) -> None:
+    estimate = Estimate(case_key=CASES[0].key, estimate_device="cpu", formula_bytes=111)
+    store.write_estimates([estimate], "a" * 16)
+    store.write_estimates([replace(estimate, formula_bytes=222)], "b" * 16)
+    store.write_plan(PLAN, PROTOCOL, CPU, {}, estimate_key="b" * 16)
+    (part,) = store.estimates_folder.glob("b*.parquet")
+    part.write_bytes(part.read_bytes()[:-9])
+    with pytest.warns(UserWarning, match="left out"):
+        frame = bench.load(store.folder)
+    assert frame["formula_bytes"].isna().all()
+
+
 def test_estimates_join_their_case_and_device(store: Store) -> None:
     write_all(store)
     store.write_estimates([Estimate(case_key=CASES[0].key, estimate_device="cpu", formula_bytes=7)], "a" * 16)

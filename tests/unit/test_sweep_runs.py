@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -117,6 +117,51 @@ def test_a_death_before_the_case_begins_is_tried_again_and_no_row(tmp_path: Path
     measure_missing(session(tmp_path, launcher))
     assert len(launcher.asked) == 4
     assert list(bench.load(tmp_path)["status"]) == ["ok", "ok"]
+
+
+@pytest.mark.parametrize("outcome", [Outcome.REFUSED, Outcome.TIMED_OUT])
+def test_a_device_that_does_not_start_or_never_answers_is_not_held_against_the_case(
+    tmp_path: Path, outcome: Outcome
+) -> None:
+    launcher = Scripted([Answer(outcome, {}, "the GPU does not start", "start", {}, 0.1, 0.5)])
+    measure_missing(session(tmp_path, launcher))
+    assert len(launcher.asked) == 3
+    assert list(bench.load(tmp_path)["status"]) == ["ok", "ok"]
+
+
+def test_a_stop_names_the_log_only_where_something_stands_in_it(tmp_path: Path) -> None:
+    class Logging(Scripted):
+        said = ""
+
+        def run(self, task: Any, argument: dict[str, Any], **named: Any) -> Answer:
+            named["log"].write_text(self.said)
+            return super().run(task, argument, **named)
+
+    launcher = Logging([died("start")] * 6)
+    with pytest.raises(InfrastructureError, match=r"What is finished is kept; see bench env, then"):
+        measure_missing(session(tmp_path, launcher))
+    assert not list((tmp_path / "data" / "logs").iterdir())
+    launcher.said = "last words"
+    with pytest.raises(InfrastructureError, match=r"see \S+\.log and bench env, then"):
+        measure_missing(session(tmp_path, launcher))
+
+
+@pytest.mark.parametrize(
+    ("errors", "asked_without"),
+    [
+        (["NVML gave no answer to x within 30 s"] * 2, [False, False, True, True]),
+        (["NVML gave no answer to x within 30 s", None, "NVML gave no answer to x within 30 s"], [False] * 4),
+        (["nvmlDeviceGetClockInfo: Unknown Error"] * 4, [False] * 4),  # it answers: asking costs nothing
+    ],
+)
+def test_a_driver_that_let_two_runs_in_a_row_wait_is_not_asked_again(
+    tmp_path: Path, errors: list[str | None], asked_without: list[bool]
+) -> None:
+    launcher = Scripted([answered(Status.OK, nvml_error=error) for error in errors])
+    made = session(tmp_path, launcher)
+    made.plan = [replace(run, repeat=repeat) for repeat in range(2) for run in made.plan]
+    measure_missing(made)
+    assert [argument["nvml_error"] is not None for argument in launcher.asked] == asked_without
 
 
 def test_three_such_deaths_in_a_row_stop_the_sweep_with_the_reason(tmp_path: Path) -> None:

@@ -11,8 +11,18 @@ from typing import Any
 import pytest
 import torch
 
+from bench.errors import DeviceError
 from bench.probes.rss import reset_rss_peak, rss_peak_bytes
-from bench.probes.torch_memory import Allocation, CpuPeak, CudaMemory, Mark, TorchPeaks, measure_cpu_peak, replay
+from bench.probes.torch_memory import (
+    Allocation,
+    CpuPeak,
+    CudaMemory,
+    Mark,
+    TorchPeaks,
+    measure_cpu_peak,
+    replay,
+    start_gpu,
+)
 
 Run = Callable[[Callable[[], None]], None]
 MLP_PARAMETERS_BYTES = 101_770 * 4
@@ -231,3 +241,16 @@ def test_resident_peak_without_proc_comes_from_rusage(tmp_path: Path) -> None:
 
 def test_reset_that_the_kernel_refuses_is_said(tmp_path: Path) -> None:
     assert not reset_rss_peak(tmp_path / "no" / "clear_refs")
+
+
+@pytest.mark.parametrize(("used", "said"), [(5 << 30, " (5.00 GiB of it are in use already)"), (None, ""), (0, "")])
+def test_a_gpu_that_does_not_start_is_said_with_what_others_hold_of_it(
+    monkeypatch: pytest.MonkeyPatch, used: int | None, said: str
+) -> None:
+    def refuse() -> None:
+        raise RuntimeError("CUDA error: out of memory\nCompile with TORCH_USE_CUDA_DSA")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", refuse)
+    with pytest.raises(DeviceError) as caught:
+        start_gpu(used)
+    assert str(caught.value) == f"the GPU does not start{said}: CUDA error: out of memory"
