@@ -126,7 +126,7 @@ def _plans(folders: Sequence[Path]) -> list[tuple[list[dict[str, Any]], dict[str
             rows = table.to_pylist()
             notes = {**notes_of(table), MERGED_FROM: rows_hash(rows)[:16]}
             found.setdefault(json.dumps(notes, sort_keys=True), (rows, notes))
-    return list(found.values())
+    return [found[key] for key in sorted(found)]  # where two name one run the last counts: not the order of sources
 
 
 def _copy(union: _Union, folder: Path) -> None:

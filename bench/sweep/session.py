@@ -129,7 +129,7 @@ def held_device(
         DeviceError: As `choose` does.
         BusyError: Another process holds the device.
     """
-    facts = read_machine_facts(ask_torch=False)
+    facts = MachineFacts() if requested == "cpu" else read_machine_facts(ask_torch=False)
     with contextlib.ExitStack() as held:
         expected = expected_device(requested, facts)
         if expected is not None:

@@ -62,8 +62,10 @@ def _crowd(places: list[Path]) -> Counter[str]:
         pid = holders[0].pid
         left = [_check_leaver(line, pid, known=False) for line in said if line != "holds"]
         late = [sweep for sweep in sweeps if sweep is not holders[0]]
-        _go(late)  # the holder has said that it holds, so each of these finds its name
-        again = [_check_leaver(_line(sweep), pid, known=True) for sweep in late]
+        again = []
+        for sweep in late:  # the holder has said that it holds, so each of these finds its name
+            _go([sweep])
+            again.append(_check_leaver(_line(sweep), pid, known=True))
         os.kill(holders[0].pid, signal.SIGKILL)
         holders[0].wait()
     finally:

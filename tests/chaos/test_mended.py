@@ -339,3 +339,17 @@ def test_what_a_killed_bundling_left_is_deleted_by_the_next_and_nobody_elses_fil
         os.utime(path, (time.time() - 7200,) * 2)
     write_bundle(tmp_path / "results.zip", "results", {"a.txt": b"a"})
     assert sorted(path.name for path in tmp_path.iterdir()) == [fresh.name, foreign.name, "results.zip"]
+
+
+def test_estimates_beside_a_run_do_not_follow_the_order_of_merging(tmp_path: Path) -> None:
+    for number, name in enumerate("ab"):
+        store, key = Store(tmp_path / name / "data"), name * 16
+        store.create()
+        store.write_estimates([Estimate(case_key=CASE.key, estimate_device="cpu", formula_bytes=number)], key)
+        store.write_plan([RUN], Protocol(), CPU, {"name": "t"}, estimate_key=key)
+        store.write_run(RUN, 0, Protocol(), OK, CPU)
+    beside = set()
+    for order in ("ab", "ba"):
+        merge_results(tmp_path / order, [tmp_path / name for name in order])
+        beside.update(load_results(tmp_path / order)["formula_bytes"].tolist())
+    assert len(beside) == 1

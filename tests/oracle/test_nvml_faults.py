@@ -115,7 +115,10 @@ def test_without_the_library_of_nvml_a_gpu_that_is_asked_for_is_measured(sweep: 
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        ("nvmlDeviceGetTotalEnergyConsumption:hang:3", "NVML gave no answer to reading the energy counter, and is not asked again"),
+        (
+            "nvmlDeviceGetTotalEnergyConsumption:hang:3",
+            "NVML gave no answer to reading the energy counter, and is not asked again",
+        ),
         ("nvmlDeviceGetHandleByUUID:hang", "NVML gave no answer to opening the GPU within 2 s"),
         ("nvmlDeviceGetClockInfo:999", "nvmlDeviceGetClockInfo: Unknown Error"),
     ],
