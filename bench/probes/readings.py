@@ -28,8 +28,8 @@ class Readings:
         if gpu_uuid is not None and error is None:
             try:
                 self._monitor = GpuMonitor(gpu_uuid)
-            except DeviceError as error:
-                self.error = str(error)
+            except DeviceError as fault:
+                self.error = str(fault)
 
     @property
     def open(self) -> bool:
