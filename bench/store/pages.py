@@ -21,6 +21,7 @@ _CODEC, _COMPRESSED, _DATA_AT, _DICTIONARY_AT = 4, 7, 9, 11  # of ColumnMetaData
 _PAGE_UNPACKED, _PAGE_PACKED, _PAGE_DATA, _PAGE_DATA_2 = 2, 3, 5, 8  # of PageHeader
 
 _SCHEMAS: deque[bytes] = deque(maxlen=8)
+_KEPT_BYTES = 1 << 16  # of one: the list of a part's columns takes some KiB, a hostile one may take megabytes
 
 
 def unpacked(data: bytes, nested: Container[int]) -> tuple[int, int]:
@@ -102,7 +103,8 @@ def _past_schema(data: bytes, at: int) -> int:
         if data.startswith(known, at):  # a list says itself where it ends
             return at + len(known)
     end = _items(data, at, 1)[1]
-    _SCHEMAS.appendleft(data[at:end])
+    if end - at <= _KEPT_BYTES:
+        _SCHEMAS.appendleft(data[at:end])
     return end
 
 

@@ -89,7 +89,7 @@ def run_campaign(name: str, seed: int, count: int) -> dict[str, int]:
         return dict(campaign(seed, count, Path(folder)))
 
 
-UNITS = ("in ms", "in KiB", "in us", "us a run", "in percent", "in %")
+UNITS = ("in ms", "in KiB", "us a run", "of the first")
 """How a figure ends that is no count: of several rounds, the largest is told."""
 
 

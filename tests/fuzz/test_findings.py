@@ -20,7 +20,7 @@ from bench.config import load_config
 from bench.devices import load_device
 from bench.errors import BenchError, ConfigError, StoreError
 from bench.recordings import read_recording
-from bench.store import load_notes, load_results
+from bench.store import load_notes, load_results, pages
 from bench.store.checking import MAX_PART_BYTES, MAX_VALUES
 from bench.store.pages import unpacked
 from bench.store.parts import read, rows_hash
@@ -280,3 +280,12 @@ def test_a_pipe_among_the_parts_is_not_waited_for(results: Path) -> None:
 def test_the_limits_leave_room_for_the_largest_plan() -> None:
     assert MAX_VALUES > 17 * 200_000
     assert MAX_PART_BYTES == 256 << 20
+
+
+def test_a_huge_list_of_columns_is_not_kept_in_memory() -> None:
+    element = b"\x15\x0c\x48" + bytes([100]) + b"x" * 100 + b"\x00"  # of a column of text: its type and its name
+    count = 2000
+    listed = bytes([0xFC, count & 0x7F | 0x80, count >> 7]) + element * count
+    before = list(pages._SCHEMAS)
+    assert pages._past_schema(listed, 0) == len(listed) > 1 << 17
+    assert list(pages._SCHEMAS) == before
