@@ -1,7 +1,7 @@
 """From runs to statements: pure functions from frames to frames, findings and sentences; no torch, no files' contents.
 
 `summarise_cases` makes one row a case; `estimator_errors` says how far each estimator is off; `validity` lists what was
-not kept; `headline` is the answer in a sentence; `damaged_parts` listens for what loading leaves out.
+not kept; `headline` is the answer in a sentence; `damaged_parts` is what loading left out.
 """
 
 from bench.analysis.cases import GROUP, last_attempts, summarise_cases

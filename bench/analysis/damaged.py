@@ -2,64 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from bench.analysis.findings import Finding
-from bench.store import DATA_FOLDER
-from bench.store.load import results_folders
-
-_LEFT_OUT = "left out: "
-"""How `bench.load` begins its warning of a part that it cannot read; the rest is `PATH: WHY`."""
+from bench.store import DATA_FOLDER, Loaded
 
 
-@contextlib.contextmanager
-def damaged_parts(paths: Sequence[Path], *, warn: bool = True) -> Iterator[list[Finding]]:
-    """Turn what is loaded within the context and left out into findings, one a part; parts are loaded several times.
+def damaged_parts(loaded: Loaded) -> list[Finding]:
+    """A finding for each part that was left out.
 
-    Args:
-        paths: Where it is loaded from.
-        warn: Whether each part is also warned of, once, when the context ends. Other warnings always are.
-
-    Yields:
-        A list that holds the findings once the context has ended. Files are named below their results folder, and
-        that one too where there are several, so that no finding depends on where the results lie.
+    Files are named below their results folder, and that folder too where there are several, so that no finding depends
+    on where the results lie.
     """
-    found: list[Finding] = []
-    caught: list[warnings.WarningMessage] = []
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            yield found
-    finally:  # a refusal to load the rest does not swallow what was said before it
-        said = _pass_on(caught, warn)
-    if said:
-        found.extend(_findings(said, results_folders(paths)))
-
-
-def _pass_on(caught: Sequence[warnings.WarningMessage], warn: bool) -> list[str]:
-    """Give warnings to whoever else listens, those of parts once each or not at all; returns the texts of these."""
-    said: dict[str, None] = {}
-    for item in caught:
-        text = str(item.message)
-        of_part = text.startswith(_LEFT_OUT)
-        if not of_part or (warn and text not in said):
-            warnings.warn_explicit(item.message, item.category, item.filename, item.lineno)
-        if of_part:
-            said[text] = None
-    return list(said)
-
-
-def _findings(said: Iterable[str], folders: Sequence[Path]) -> list[Finding]:
-    names = {f"{folder}/": f"{_name(folder)}/" if len(folders) > 1 else "" for folder in folders}
+    many = len(loaded.folders) > 1
     found = []
-    for text in said:
-        part = text.removeprefix(_LEFT_OUT)
-        place = max((place for place in names if part.startswith(place)), key=len, default="")
-        named = names.get(place, "") + part.removeprefix(place)
-        found.append(Finding("damaged_part", True, f"A part was left out: {named}."))
+    for part in loaded.damaged:
+        folder = next(folder for folder in loaded.folders if part.path.is_relative_to(folder))
+        place = part.path.relative_to(folder).as_posix()
+        name = f"{_name(folder)}/{place}" if many else place
+        found.append(Finding("damaged_part", True, f"A part was left out: {name}: {part.reason}."))
     return found
 
 

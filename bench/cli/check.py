@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
 
     from bench.analysis import Finding
     from bench.analysis.publishable import Fitness
+    from bench.store import Loaded
 
 _CASES_SHOWN = 10
 
@@ -58,11 +58,13 @@ def check(
     from bench.bundles import open_results
     from bench.cli.root import echo_json
     from bench.errors import EXIT_NOT_PUBLISHABLE
+    from bench.store import read_results
 
     with open_results([_folder(results), *data]) as opened:
         folder = _folder(opened[0])
-        frame, fitness = _judge(opened[1:] or [folder], interval)
-        fitness = fitness.joined(_report_findings(folder, opened[1:] or [folder], baseline))
+        loaded = read_results(*(opened[1:] or [folder]))
+        frame, fitness = _judge(loaded, interval)
+        fitness = fitness.joined(_report_findings(folder, loaded, baseline))
     if as_json:
         echo_json(_as_json(fitness, frame))
     else:
@@ -78,29 +80,23 @@ def _folder(path: Path) -> Path:
     return path.parent if path.name in (DATA_FOLDER, "report.md", "index.html", "table.csv") else path
 
 
-def _judge(data: Sequence[Path], interval: float | None) -> tuple[pd.DataFrame, Fitness]:
+def _judge(loaded: Loaded, interval: float | None) -> tuple[pd.DataFrame, Fitness]:
     """The planned runs, and the verdict on them and on parts that cannot be read."""
     from bench.analysis import damaged_parts, earlier_plans
     from bench.analysis.publishable import judge
-    from bench.store import load_results, planned_runs
+    from bench.store import planned_runs
 
-    with damaged_parts(data, warn=False) as damaged:
-        loaded = load_results(*data)
-    frame = planned_runs(loaded, data)
-    return frame, judge(frame, interval).joined([*damaged, *earlier_plans(loaded)])
+    frame = planned_runs(loaded)
+    return frame, judge(frame, interval).joined([*damaged_parts(loaded), *earlier_plans(loaded.frame)])
 
 
-def _report_findings(folder: Path, data: Sequence[Path], baseline: str | None) -> list[Finding]:
+def _report_findings(folder: Path, loaded: Loaded, baseline: str | None) -> list[Finding]:
     """What of the report in the folder, where there is one, is not what its data make."""
-    import warnings
-
     from bench.report.checking import REPORT_FILES, check_report
 
     if not any((folder / name).is_file() for name in REPORT_FILES):
         return []
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="left out: ")  # these parts are findings of their own
-        return check_report(folder, data, baseline)
+    return check_report(folder, loaded, baseline)
 
 
 def _as_json(fitness: Fitness, frame: pd.DataFrame) -> dict[str, Any]:

@@ -139,12 +139,13 @@ def compare(
 def _load(path: Path) -> pd.DataFrame:
     """The runs of one of the results. Raises StoreError where none counts."""
     from bench.bundles import open_results
-    from bench.store import load_results, planned_runs
+    from bench.store import planned_runs, read_results
 
     with open_results([path]) as folders:
-        loaded = load_results(*folders)
-        planned_runs(loaded, folders)
-    return loaded
+        loaded = read_results(*folders)
+        loaded.warn()
+        planned_runs(loaded)
+    return loaded.frame
 
 
 def _sides(across: tuple[str, ...], loaded: list[pd.DataFrame]) -> list[tuple[str, str, str]]:

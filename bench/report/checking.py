@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 from bench.analysis.findings import Finding
-from bench.report.render import render_report
+from bench.report.render import render_loaded
+from bench.store import Loaded
 
 REPORT_FILES = ("report.md", "index.html", "table.csv")
 _FIGURE_ENDINGS = (".png", ".csv")
 
 
-def check_report(report: Path, results: Sequence[Path], baseline: str | None = None) -> list[Finding]:
+def check_report(report: Path, results: Loaded, baseline: str | None = None) -> list[Finding]:
     """What of the report in the folder `report` is not what its data make; empty where all of it is.
 
     Each figure's numbers are computed again from the store, and each picture drawn again: a number or a line that was
@@ -21,15 +21,15 @@ def check_report(report: Path, results: Sequence[Path], baseline: str | None = N
 
     Args:
         report: The report's folder. A file that is absent there is named; files that no report has are left alone.
-        results: Where its data lie.
+        results: Its data.
         baseline: As it was given to `bench report`.
 
     Raises:
-        StoreError: The data cannot be read.
+        StoreError: There is nothing to report.
     """
     with tempfile.TemporaryDirectory(prefix="bench-check-") as made:
         fresh = Path(made) / report.resolve().name
-        render_report(results, fresh, baseline=baseline)
+        render_loaded(results, fresh, baseline=baseline)
         names = sorted({*_names(fresh), *_names(report)})
         differing = [name for name in names if _bytes(fresh / name) != _bytes(report / name)]
         missing = [name for name in differing if not (report / name).is_file()]

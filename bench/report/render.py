@@ -20,7 +20,7 @@ from bench.report.kinds import FigureKind, Section
 from bench.report.markdown import render_markdown
 from bench.report.numbers import to_csv
 from bench.report.seam import found
-from bench.store import DATA_FOLDER, Notes, load_notes, load_results, planned_runs
+from bench.store import DATA_FOLDER, Loaded, Notes, consolidate, planned_runs, read_results
 
 
 def render_report(paths: Sequence[Path], target: Path, *, baseline: str | None = None) -> Path:
@@ -28,7 +28,7 @@ def render_report(paths: Sequence[Path], target: Path, *, baseline: str | None =
 
     Written are `report.md`, `index.html` (self-contained), `table.csv` (one row a case), `config.toml` where the sweep
     noted its configuration and, for every figure, `figures/<name>.png` with `figures/<name>.csv` beside it. Files of
-    an earlier rendering are replaced.
+    an earlier rendering are replaced. Results that lie below `target` get their consolidated file, if they need one.
 
     Args:
         paths: Folders that `bench sweep` wrote, or folders that hold several of them.
@@ -43,7 +43,18 @@ def render_report(paths: Sequence[Path], target: Path, *, baseline: str | None =
         StoreError: A path holds no results or no planned run, or `target` cannot be written.
         BenchError: `baseline` names no machine of the results, or more than one.
     """
-    contents = _load(paths, target.resolve().name, baseline)
+    loaded = read_results(*paths)
+    loaded.warn()
+    page = render_loaded(loaded, target, baseline=baseline)
+    for folder in loaded.folders:
+        if folder.resolve().is_relative_to(target.resolve()):  # one's own results; others' are only read
+            consolidate(folder)
+    return page
+
+
+def render_loaded(loaded: Loaded, target: Path, *, baseline: str | None = None) -> Path:
+    """Render results that were read already. Otherwise as `render_report`; nothing beside the report is written."""
+    contents = _contents(loaded, target.resolve().name, baseline)
     with theme.style():
         drawings = _draw(contents)
         images = {name: Image(theme.save(item.figure), theme.save(item.figure, dark=True)) for name, item in drawings}
@@ -71,15 +82,12 @@ def all_sections() -> list[Section]:
     return found(sections, "SECTION")
 
 
-def _load(paths: Sequence[Path], name: str, baseline: str | None) -> Contents:
+def _contents(loaded: Loaded, name: str, baseline: str | None) -> Contents:
     """What the report `name` is made of, before anything is drawn."""
-    with damaged_parts(paths) as damaged:
-        loaded = load_results(*paths)
-        frame = planned_runs(loaded, paths)
-        noted = load_notes(*paths)
+    frame, noted, damaged = planned_runs(loaded), loaded.notes, damaged_parts(loaded)
     summary = summarise_cases(frame)
     return Contents(
-        name, frame, summary, [*damaged, *validity(frame), *earlier_plans(loaded)],
+        name, frame, summary, [*damaged, *validity(frame), *earlier_plans(loaded.frame)],
         [note.values for note in noted], sources=list(_folders(noted)),
         hardware=_hardware(frame, summary, noted, baseline), damaged=damaged,
     )  # fmt: skip

@@ -18,8 +18,7 @@ from bench.errors import BenchError, nearest, nearest_sentence
 from bench.records import Estimate, columns
 from bench.report.printed import Printed, parse_printed
 from bench.report.sections.table import column_titles
-from bench.store import load_results, planned_runs
-from bench.store.load import results_folders
+from bench.store import planned_runs, read_results
 from bench.store.parts import parts, read
 
 MAX_FOUND = 50
@@ -95,8 +94,10 @@ def trace_back(text: str, results: Sequence[Path]) -> list[Traced]:
         BenchError: It means nothing there; the message has the nearest case.
         StoreError: The results cannot be read.
     """
-    frame = planned_runs(load_results(*results), results)
-    book = _Book(frame, summarise_cases(frame), results_folders(results))
+    loaded = read_results(*results)
+    loaded.warn()
+    frame = planned_runs(loaded)
+    book = _Book(frame, summarise_cases(frame), loaded.folders)
     found = list(book.numbers(text)) or list(book.runs(text)) or list(book.cases(text))
     if not found:
         near = nearest_sentence(nearest(text, book.labels))

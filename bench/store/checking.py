@@ -39,8 +39,8 @@ _SCALARS = (pa.bool_(), pa.int64(), pa.float64(), pa.string())
 _TYPES = (*_SCALARS, *(pa.list_(kind) for kind in _SCALARS))
 
 
-def check_file(path: Path) -> None:
-    """Refuse what is no plain file, or too large to be a part, before it is opened: a pipe would be waited for.
+def check_file(path: Path, limit: int = MAX_PART_BYTES) -> None:
+    """Refuse what is not a regular file, or larger than `limit` bytes, before it is opened: a pipe would block.
 
     Raises:
         StoreError: Saying which.
@@ -49,8 +49,8 @@ def check_file(path: Path) -> None:
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise StoreError(f"{path}: not a regular file")
-    if status.st_size > MAX_PART_BYTES:
-        raise StoreError(f"{path}: larger than {MAX_PART_BYTES >> 20} MiB; no part is")
+    if status.st_size > limit:
+        raise StoreError(f"{path}: larger than {limit >> 20} MiB; no part is")
 
 
 def check_columns(path: Path, data: bytes, file: pq.ParquetFile, kind: str) -> None:

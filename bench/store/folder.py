@@ -15,6 +15,7 @@ import pyarrow as pa
 from bench.errors import StoreError
 from bench.records import Environment, Estimate, Group, Measurement, Planned, Protocol, Status, run_key
 from bench.store import schema
+from bench.store.consolidated import PART, Damaged, read_runs
 from bench.store.parts import (
     NewerFormatError,
     Row,
@@ -169,10 +170,6 @@ class Store:
             table = build_table(rows, schema.ESTIMATE, "estimates")
             commit(table, self.estimates_folder / f"{estimate_key}-{rows_hash(rows)[:16]}.parquet")
 
-    def run_statuses(self) -> dict[str, Status]:
-        """How every run that exists ended, by the name of its part; see `finished_runs`."""
-        return {name: run.status for name, run in self.finished_runs().items()}
-
     def finished_runs(self) -> dict[str, Finished]:
         """What every run that exists came to, by the name of its part (see `part_name`).
 
@@ -181,20 +178,28 @@ class Store:
         Raises:
             StoreError: A part cannot be read, was written by a newer version, or cannot be set aside.
         """
-        found = {}
-        for path in parts(self.runs_folder):
-            table = _read_or_set_aside(path, "run")
-            if table is not None:
-                found[path.stem] = Finished.of(table.slice(0, 1).to_pylist()[0])
-        return found
+        runs = read_runs(self.folder)
+        for part in runs.damaged:
+            _set_aside(part, "run")
+        rows = runs.table.select([PART, "status", "wall_window_s", "batch_size", "step_times_s", "duration_s"])
+        return {
+            row[PART].removesuffix(".parquet"): Finished.of(row)
+            for batch in rows.to_batches(max_chunksize=1000)
+            for row in batch.to_pylist()
+        }
 
     def estimated(self, estimate_key: str) -> set[tuple[str, str]]:
         """`(case_key, estimate_device)` of the estimates that this code has already made."""
         known: set[tuple[str, str]] = set()
         for path in parts(self.estimates_folder, f"{estimate_key}-*.parquet"):
-            table = _read_or_set_aside(path, "estimates")
-            if table is not None:
-                known.update(zip(table["case_key"].to_pylist(), table["estimate_device"].to_pylist(), strict=True))
+            try:
+                table = read(path, "estimates")
+            except NewerFormatError:
+                raise
+            except StoreError as error:
+                _set_aside(Damaged(path, error), "made")
+                continue
+            known.update(zip(table["case_key"].to_pylist(), table["estimate_device"].to_pylist(), strict=True))
         return known
 
 
@@ -208,20 +213,13 @@ def _refuse_newer(path: Path, kind: str) -> None:
         pass
 
 
-def _read_or_set_aside(path: Path, kind: str) -> pa.Table | None:
-    """A part's rows; None where it is damaged, which then no longer stands in the way of a whole one."""
-    try:
-        table = read(path, kind)
-        if kind == "run" and not table.num_rows:
-            raise StoreError(f"{path}: holds no run")
-        return table
-    except (NewerFormatError, UnreadableError):
-        raise
-    except StoreError as error:
-        warnings.warn(f"set aside, to be {'run' if kind == 'run' else 'made'} again: {error}", stacklevel=3)
-        with typed_errors(path):
-            path.rename(path.with_suffix(".damaged"))
-        return None
+def _set_aside(part: Damaged, what: str) -> None:
+    """Rename a damaged part, so that it no longer stands in the way of a whole one. Raises where the disk refuses."""
+    if isinstance(part.error, UnreadableError):
+        raise part.error
+    warnings.warn(f"set aside, to be {what} again: {part.error}", stacklevel=4)
+    with typed_errors(part.path):
+        part.path.rename(part.path.with_suffix(".damaged"))
 
 
 def group_of(run: Planned, protocol: Protocol, environment: Environment) -> Group:

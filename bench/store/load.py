@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +14,16 @@ import pyarrow as pa
 from bench.errors import StoreError
 from bench.records import UNMODELLED, Group, Status, columns, join_notes, left_out
 from bench.store import schema
-from bench.store.parts import TEMPORARY, NewerFormatError, UnreadableError, notes_of, parts, read, version_of
+from bench.store.consolidated import PART, PART_HASH, Damaged, join_tables, read_runs
+from bench.store.parts import TEMPORARY, NewerFormatError, UnreadableError, notes_of, parts, read
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MERGED_FROM = "merged_from"
 """The note that keeps plans of one environment apart which come from several folders; see `bench.bundles.merging`."""
+
+Identity = tuple[Any, ...]
 
 _JOIN = ["case_key", "estimate_device"]
 _RUN_IDENTITY = ["case_key", "repeat", *columns(Group)]
@@ -37,62 +40,92 @@ class Notes:
     values: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What results folders hold.
+
+    Attributes:
+        frame: One row for each run, as `bench.load` returns it.
+        notes: Of the newest plan of every environment.
+        damaged: Parts that were left out, each once.
+        folders: The results folders, in the order of their runs.
+        paths: Where they were found, as they were given.
+    """
+
+    frame: pd.DataFrame
+    notes: tuple[Notes, ...]
+    damaged: tuple[Damaged, ...]
+    folders: tuple[Path, ...]
+    paths: tuple[str | os.PathLike[str], ...]
+
+    def warn(self) -> None:
+        """Name every damaged part in a warning."""
+        for part in self.damaged:
+            warnings.warn(f"left out: {part.error}", stacklevel=3)
+
+
 def load_results(*paths: str | os.PathLike[str]) -> pd.DataFrame:
-    """Every run under `paths` as one frame, one row a run (see `bench.load`).
+    """Every run under `paths` as one frame (see `bench.load`); damaged parts are named in warnings.
+
+    Raises:
+        StoreError: As `read_results`.
+    """
+    loaded = read_results(*paths)
+    loaded.warn()
+    return loaded.frame
+
+
+def read_results(*paths: str | os.PathLike[str]) -> Loaded:
+    """Every run under `paths`, one row a run, and what could not be read.
 
     The order is that of the folders, then of the plan. `planned` is false for runs that the newest plan of their
     environment no longer names: what an earlier configuration in the same folder ran. Parts that cannot be read, or
-    whose rows differ from their own hash, are named in a warning and left out: their runs read as `interrupted`, and
-    resume runs them again.
+    whose rows differ from their own hash, are left out: their runs read as `interrupted`, and resume runs them again.
 
     Raises:
         StoreError: A path holds no results, or a part was written by a newer version.
     """
-    folders = results_folders(paths)
-    frame = _to_pandas(_joined([table for folder in folders for table in _runs(folder)]))
-    tables = [table for folder in folders for table in _read_all(parts(folder / "estimates"), "estimates")]
-    estimates = _to_pandas(_joined([schema.ESTIMATE.empty_table(), *tables]))
-    return _with_notes(_with_rates(_with_estimates(frame, estimates)))
+    folders, damaged = results_folders(paths), list[Damaged]()
+    tables, notes, estimates = [], list[Notes](), [schema.ESTIMATE.empty_table()]
+    for folder in folders:
+        plans = _plans(folder, damaged)
+        tables.append(_runs(folder, plans, damaged))
+        notes += [Notes(folder, key, notes_of(plan)) for key, plan in plans]
+        estimates += _read_all(parts(folder / "estimates"), "estimates", damaged)
+    frame = _to_pandas(join_tables(tables))
+    frame = _with_notes(_with_rates(_with_estimates(frame, _to_pandas(join_tables(estimates)))))
+    return Loaded(frame, tuple(notes), tuple(damaged), tuple(folders), paths)
 
 
-def planned_runs(loaded: pd.DataFrame, paths: Sequence[Path]) -> pd.DataFrame:
+def planned_runs(loaded: Loaded) -> pd.DataFrame:
     """The runs that count: those that a newest plan names.
-
-    Args:
-        loaded: From `load_results(*paths)`.
-        paths: Where it was loaded from.
 
     Raises:
         StoreError: There are none; the message names the plans that are damaged, and says what to do.
     """
-    planned = loaded[loaded["planned"]].reset_index(drop=True)
+    planned = loaded.frame[loaded.frame["planned"]].reset_index(drop=True)
     if planned.empty:
-        raise StoreError(f"{', '.join(map(str, paths))}: {_why_nothing_counts(len(loaded), results_folders(paths))}")
+        raise StoreError(f"{', '.join(map(str, loaded.paths))}: {_why_nothing_counts(loaded)}")
     return planned
 
 
-def _why_nothing_counts(runs: int, folders: Iterable[Path]) -> str:
-    """What keeps `runs` runs, or none, from counting, and what to do about it."""
-    faults: dict[bool, list[str]] = {True: [], False: []}  # by whether the disk refuses
-    for path in (path for folder in folders for path in parts(folder, "plan-*.parquet")):
-        try:
-            read(path, "plan")
-        except StoreError as error:
-            faults[isinstance(error, UnreadableError)].append(str(path))
+def _why_nothing_counts(loaded: Loaded) -> str:
+    """What keeps the runs, or the lack of any, from counting, and what to do about it."""
+    runs, plans = len(loaded.frame), [part for part in loaded.damaged if part.path.name.startswith("plan-")]
     what = f"none of {runs} runs counts without its plan" if runs else "no runs"
-    if faults[True]:
-        return f"{what}, and the disk does not give {', '.join(faults[True])}; mend that, and try again"
-    if faults[False]:
+    if unreadable := [str(part.path) for part in plans if isinstance(part.error, UnreadableError)]:
+        return f"{what}, and the disk does not give {', '.join(unreadable)}; fix that, and try again"
+    if plans:
         return (
-            f"{what}, and {', '.join(faults[False])} {'is' if len(faults[False]) == 1 else 'are'} damaged. Restore "
-            "from a copy, or run the same bench sweep again on its machine: it plans anew and keeps the runs that are "
-            "whole"
+            f"{what}, and {', '.join(str(part.path) for part in plans)} {'is' if len(plans) == 1 else 'are'} damaged. "
+            "Restore from a copy, or run the same bench sweep again on its machine: it plans anew and keeps the runs "
+            "that are whole"
         )
     return "no runs, and none planned; run bench sweep first"
 
 
 def load_notes(*paths: str | os.PathLike[str]) -> list[Notes]:
-    """The notes of the newest plan of every environment under `paths`. Raises StoreError as `load_results`."""
+    """The notes of the newest plan of every environment under `paths`. Raises StoreError as `read_results`."""
     return [
         Notes(folder, key, notes_of(table)) for folder in results_folders(paths) for key, table in newest_plans(folder)
     ]
@@ -120,34 +153,41 @@ def _is_unfinished(plan: Path, given: Path) -> bool:
     return any(name.startswith(TEMPORARY) for name in plan.relative_to(given).parts)
 
 
-def _runs(folder: Path) -> list[pa.Table]:
-    """The runs of one folder, and a table of what its newest plans name and no part holds."""
-    tables = _read_all(parts(folder / "runs"), "run")
-    known = {tuple(row.values()) for table in tables for row in table.select(_RUN_IDENTITY).to_pylist()}
+def _runs(folder: Path, plans: Sequence[tuple[str, pa.Table]], damaged: list[Damaged]) -> pa.Table:
+    """The runs of one folder, and a row for each that its newest plans name and no part holds."""
+    read = read_runs(folder)
+    damaged += read.damaged
+    held = read.table.drop_columns([PART, PART_HASH])
+    known = set(_identities(held))
     missing: list[dict[str, Any]] = []
-    planned: dict[tuple[Any, ...], dict[str, Any]] = {}  # runs that a newest plan names, with what it wants of them
-    for _, plan in newest_plans(folder):
-        notes = notes_of(plan)
-        for row in plan.to_pylist():
-            skip_reason = row.pop("skip_reason")
-            run, wanted = tuple(row[name] for name in _RUN_IDENTITY), {name: row.pop(name, None) for name in _WANTED}
-            if run not in known and run not in planned:  # merged plans may name the same run
-                missing.append(
-                    {**notes["protocol"], **notes["environment"], **row, "attempt": 0, **_absent(skip_reason)}
-                )
-            planned[run] = wanted
-    merged = _joined([*tables, pa.Table.from_pylist(missing, schema=schema.RUN)])
-    version = pa.array([version_of(table) for table in tables for _ in range(table.num_rows)], pa.int64())
-    padded = pa.concat_arrays([version, pa.array([schema.SCHEMA_VERSION] * len(missing), pa.int64())])
-    runs = [tuple(row.values()) for row in merged.select(_RUN_IDENTITY).to_pylist()]
-    named = pa.array([run in planned for run in runs], pa.bool_())
-    merged = merged.append_column("schema_version", padded).append_column("planned", named)
-    for name in _WANTED:
-        values = [planned[run][name] if run in planned else None for run in runs]
+    planned: dict[Identity, tuple[Any, ...]] = {}  # runs that a newest plan names, with what it wants of them
+    for _, plan in plans:
+        notes, runs = notes_of(plan), _identities(plan)
+        absent = pa.array([run not in known and run not in planned for run in runs], pa.bool_())  # merged plans overlap
+        for row in plan.filter(absent).to_pylist():
+            status = _absent(row["skip_reason"])
+            missing.append({**notes["protocol"], **notes["environment"], **row, "attempt": 0, **status})
+        planned |= dict(zip(runs, _tuples(plan, _WANTED), strict=True))
+    absent_runs = pa.Table.from_pylist(missing, schema=schema.RUN)
+    version = pa.array([schema.SCHEMA_VERSION] * len(missing), pa.int64())
+    merged = join_tables([held, absent_runs.append_column("schema_version", version)])
+    runs, nothing = _identities(merged), (None,) * len(_WANTED)
+    merged = merged.append_column("planned", pa.array([run in planned for run in runs], pa.bool_()))
+    for index, name in enumerate(_WANTED):
+        values = [planned.get(run, nothing)[index] for run in runs]
         merged = merged.append_column(name, pa.array(values, schema.PLAN.field(name).type))
-    merged = merged.combine_chunks()
-    return [merged.sort_by([("position", "ascending"), ("case_key", "ascending"), ("repeat", "ascending"),
-                            ("attempt", "ascending")])]  # fmt: skip
+    return merged.sort_by([(name, "ascending") for name in ("position", "case_key", "repeat", "attempt")])
+
+
+def _identities(table: pa.Table) -> list[Identity]:
+    """What tells the runs of a table apart, attempts left aside."""
+    return list(_tuples(table, _RUN_IDENTITY))
+
+
+def _tuples(table: pa.Table, names: Sequence[str]) -> Iterator[Identity]:
+    """The rows of some columns; a column that is not there reads as null."""
+    columns = [table[name].to_pylist() if name in table.column_names else [None] * len(table) for name in names]
+    return zip(*columns, strict=True)
 
 
 def _absent(skip_reason: str | None) -> dict[str, str]:
@@ -158,16 +198,28 @@ def _absent(skip_reason: str | None) -> dict[str, str]:
 
 
 def newest_plans(folder: Path) -> list[tuple[str, pa.Table]]:
-    """The newest plan of each environment, with its key; in a merged folder, of each source and environment."""
+    """The newest plan of each environment, with its key; in a merged folder, of each source and environment.
+
+    Damaged plans are named in warnings.
+    """
+    damaged: list[Damaged] = []
+    plans = _plans(folder, damaged)
+    for part in damaged:
+        warnings.warn(f"left out: {part.error}", stacklevel=2)
+    return plans
+
+
+def _plans(folder: Path, damaged: list[Damaged]) -> list[tuple[str, pa.Table]]:
     newest = {
         (table["environment_key"][0].as_py(), str(notes_of(table).get(MERGED_FROM, ""))): table
-        for table in _read_all(parts(folder, "plan-*.parquet"), "plan")
+        for table in _read_all(parts(folder, "plan-*.parquet"), "plan", damaged)
         if table.num_rows
     }
     return [(environment, table) for (environment, _), table in newest.items()]
 
 
-def _read_all(paths: Iterable[Path], kind: str) -> list[pa.Table]:
+def _read_all(paths: Iterable[Path], kind: str, damaged: list[Damaged]) -> list[pa.Table]:
+    """The parts that can be read; the others are added to `damaged`."""
     tables = []
     for path in paths:
         try:
@@ -175,17 +227,8 @@ def _read_all(paths: Iterable[Path], kind: str) -> list[pa.Table]:
         except NewerFormatError:
             raise
         except StoreError as error:
-            warnings.warn(f"left out: {error}", stacklevel=2)
+            damaged.append(Damaged(path, error))
     return tables
-
-
-def _joined(tables: list[pa.Table]) -> pa.Table:
-    """Tables below each other; of a column that two later versions gave different types, the first one's rows."""
-    types: dict[str, pa.DataType] = {}
-    for number, table in enumerate(tables):
-        odd = [item.name for item in table.schema if types.setdefault(item.name, item.type) != item.type]
-        tables[number] = table.drop_columns(odd) if odd else table
-    return pa.concat_tables(tables, promote_options="default")
 
 
 def _to_pandas(table: pa.Table) -> pd.DataFrame:

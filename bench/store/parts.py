@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bench.errors import StoreError
-from bench.store.checking import check_columns, check_file, check_rows, parse_notes, plain, texts
+from bench.store.checking import MAX_PART_BYTES, check_columns, check_file, check_rows, parse_notes, plain, texts
 from bench.store.schema import SCHEMA_VERSION
 
 Row = dict[str, Any]
@@ -77,19 +77,31 @@ def commit(table: pa.Table, target: Path) -> None:
         FileExistsError: `target` exists; it is left as it is.
         StoreError: The disk refuses (full, read-only, gone).
     """
+    # Small parts are read by the thousand: no compression, statistics or dictionaries halves the time.
+    small = table.num_rows < 50
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(
+        sink,
+        table.schema,
+        compression="none" if small else "zstd",
+        use_dictionary=not small,
+        write_statistics=False,
+        store_schema=False,
+        write_page_checksum=True,
+    ) as writer:
+        writer.write_table(table)
+        # store_schema=False leaves the schema's metadata out as well: it is what says that this is a part
+        writer.add_key_value_metadata(table.schema.metadata or {})
+    commit_bytes(sink.getvalue(), target)
+
+
+def commit_bytes(data: pa.Buffer | bytes, target: Path) -> None:
+    """Write a file as `commit` does."""
     temporary = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
     with typed_errors(target):
         try:
             with temporary.open("xb") as file:
-                # Small parts are read by the thousand: no compression, statistics or dictionaries halves the time.
-                small = table.num_rows < 50
-                with pq.ParquetWriter(
-                    file, table.schema, compression="none" if small else "zstd", use_dictionary=not small,
-                    write_statistics=False, store_schema=False, write_page_checksum=True,
-                ) as writer:  # fmt: skip
-                    writer.write_table(table)
-                    # store_schema=False leaves the schema's metadata out as well: it is what says that this is a part
-                    writer.add_key_value_metadata(table.schema.metadata or {})
+                file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             _link(temporary, target)
@@ -106,9 +118,26 @@ def read(path: Path, kind: str) -> pa.Table:
         NewerFormatError: Written by a newer version.
         StoreError: Not a part of this kind, or not as it was written. All three name the file.
     """
+    return decode(path, read_bytes(path), kind)
+
+
+def read_bytes(path: Path, limit: int = MAX_PART_BYTES) -> bytes:
+    """A file's content.
+
+    Raises:
+        UnreadableError: The disk refuses.
+        StoreError: Not a regular file, or larger than `limit` bytes.
+    """
     try:
-        check_file(path)
-        data = path.read_bytes()
+        check_file(path, limit)
+        return path.read_bytes()
+    except OSError as error:
+        raise UnreadableError(f"{path}: cannot be read ({error.strerror or error}); nothing was changed") from error
+
+
+def decode(path: Path, data: bytes, kind: str) -> pa.Table:
+    """The rows of a part whose content is `data`. Raises as `read`; `path` is for messages."""
+    try:
         with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
             metadata = file.schema_arrow.metadata or file.metadata.metadata or {}
             _check_header(path, metadata, kind)
@@ -121,10 +150,8 @@ def read(path: Path, kind: str) -> pa.Table:
         rows = table.to_pylist()
         check_rows(path, rows, kind)
         found = rows_hash(rows).encode()
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # Arrow says of some damage that it is an OSError
         said = (str(error).splitlines() or [type(error).__name__])[0]
-        if isinstance(error, OSError) and error.errno:  # of damage Arrow says that it is an OSError too, but no number
-            raise UnreadableError(f"{path}: cannot be read ({error.strerror or said}); nothing was changed") from error
         raise StoreError(f"{path}: damaged or no Parquet file ({said})") from error
     if found != metadata.get(_HASH):
         raise StoreError(f"{path}: its rows differ from the hash they were written with; restore or delete it")

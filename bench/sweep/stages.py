@@ -141,8 +141,9 @@ def _conclude(session: Session) -> SweepOutcome:
     """Load everything back from the disk, render the report and count."""
     from bench.analysis import last_attempts
     from bench.report import render_report, summary_lines
-    from bench.store import load_results
+    from bench.store import consolidate, load_results
 
+    consolidate(session.store.folder)
     frame = load_results(session.store.folder)
     here = last_attempts(frame[frame["planned"] & (frame["environment_key"] == session.environment.key)])
     report = render_report([session.store.folder], session.options.out) if session.options.report else None

@@ -15,7 +15,7 @@ import pytest
 import bench
 from bench.errors import StoreError
 from bench.records import Case, Choice, Environment, Estimate, Measurement, Planned, Protocol, Status
-from bench.store import SCHEMA_VERSION, Store, load_notes, parts, planned_runs
+from bench.store import SCHEMA_VERSION, Loaded, Store, load_notes, parts, planned_runs, read_results
 
 CPU = Environment(device="cpu", estimate_device="cpu", cpu_model="test", torch_version="2.15.0")
 PROTOCOL = Protocol()
@@ -234,9 +234,9 @@ def test_resume_sets_a_damaged_part_aside_so_that_its_run_is_missing(store: Stor
     victim = sorted(store.runs_folder.iterdir())[0]
     victim.write_bytes(victim.read_bytes()[:-10])
     with pytest.warns(UserWarning, match="set aside, to be run again"):
-        assert victim.stem not in store.run_statuses()
+        assert victim.stem not in store.finished_runs()
     assert victim.with_suffix(".damaged").exists()
-    assert len(store.run_statuses()) == 3
+    assert len(store.finished_runs()) == 3
 
 
 def test_every_flipped_byte_is_noticed_or_harmless(store: Store) -> None:
@@ -263,18 +263,24 @@ def test_a_part_of_a_newer_version_is_refused_with_a_sentence(store: Store, monk
         bench.load(store.folder)
 
 
+def warned(folder: Path) -> Loaded:
+    loaded = read_results(folder)
+    loaded.warn()
+    return loaded
+
+
 def test_without_a_plan_nothing_counts_and_every_damaged_one_is_named(store: Store) -> None:
     store.write_plan(PLAN[:1], PROTOCOL, CPU, {"name": "test"})
     plans = parts.parts(store.folder, "plan-*.parquet")
     for path in plans:
         path.write_bytes(path.read_bytes()[:-9])
     with pytest.warns(UserWarning, match="left out"), pytest.raises(StoreError) as caught:
-        planned_runs(bench.load(store.folder), [store.folder])
+        planned_runs(warned(store.folder))
     assert str(caught.value).startswith(f"{store.folder}: no runs, and {plans[0]}, {plans[1]} are damaged. Restore ")
     write_all(store)
     plans[1].unlink()
     with pytest.warns(UserWarning, match="left out"), pytest.raises(StoreError) as caught:
-        planned_runs(bench.load(store.folder), [store.folder])
+        planned_runs(warned(store.folder))
     assert f"none of 4 runs counts without its plan, and {plans[0]} is damaged. Restore " in str(caught.value)
 
 
@@ -283,7 +289,7 @@ def test_a_plan_of_nothing_sends_to_the_sweep(tmp_path: Path) -> None:
     store.create()
     store.write_plan([], PROTOCOL, CPU, {"name": "test"})
     with pytest.raises(StoreError, match=r"no runs, and none planned; run bench sweep first$"):
-        planned_runs(bench.load(tmp_path), [tmp_path])
+        planned_runs(read_results(tmp_path))
 
 
 @pytest.mark.parametrize(("name", "state"), [("nothing", "does not exist"), ("", "holds no results")])
