@@ -173,24 +173,31 @@ def save(figure: Figure, *, dark: bool = False) -> bytes:
     figure.set_dpi(DPI)
     canvas: Any = figure.canvas  # of FigureCanvasAgg, see panels
     canvas.draw()  # savefig would draw everything twice
-    full = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
-    few = full.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-    _keep_exactly(few, full, (DARK[PAPER], DARK[INK]) if dark else (PAPER, INK))
+    pixels = np.asarray(canvas.buffer_rgba())
+    few = Image.fromarray(pixels[..., :3]).quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    _keep_exactly(few, pixels, (DARK[PAPER], DARK[INK]) if dark else (PAPER, INK))
     buffer = io.BytesIO()
     few.save(buffer, "PNG", dpi=(DPI, DPI), compress_level=9)
     return buffer.getvalue()
 
 
-def _keep_exactly(few: Image.Image, full: Image.Image, colours: Sequence[str]) -> None:
-    """Give the palette's entries for these colours their exact values: a paper that is off by one shows on the page."""
+def _keep_exactly(few: Image.Image, pixels: np.ndarray, colours: Sequence[str]) -> None:
+    """Give the palette's entries for these colours their exact values: a paper that is off by one shows on the page.
+
+    Args:
+        few: The picture in few colours.
+        pixels: In all colours, opaque, `(H, W, 4)` in bytes.
+        colours: What to keep.
+    """
     palette = few.getpalette()
     assert palette is not None
+    whole = np.ascontiguousarray(pixels).view(np.uint32).ravel()  # one number for each pixel compares fastest
     for colour in colours:
-        exact = [round(255 * part) for part in to_rgba(colour)[:3]]
-        found = np.flatnonzero((np.asarray(full) == exact).all(axis=2).ravel())
-        if len(found):
-            entry = int(np.asarray(few).ravel()[found[0]])
-            palette[3 * entry : 3 * entry + 3] = exact
+        exact = np.array([*(round(255 * part) for part in to_rgba(colour)[:3]), 255], np.uint8)
+        place = int((whole == exact.view(np.uint32)[0]).argmax())
+        if whole[place] == exact.view(np.uint32)[0]:
+            entry = int(few.getpixel((place % few.width, place // few.width)))  # type: ignore[arg-type]
+            palette[3 * entry : 3 * entry + 3] = exact[:3].tolist()
     few.putpalette(palette)
 
 
