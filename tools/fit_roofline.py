@@ -20,8 +20,9 @@ from scipy.optimize import minimize
 from scipy.stats import spearmanr
 
 from bench.devices import Device, load_device
-from bench.estimators.roofline import CONSTANTS, Constants, case_columns
-from bench.estimators.roofline.columns import NUMBERS, Columns
+from bench.estimators.kept import machine_of, recording_of, torch_version
+from bench.estimators.roofline import CONSTANTS, Constants, kernels_of
+from bench.estimators.roofline.kernels import NUMBERS, Kernels
 from bench.estimators.roofline.timing import kernel_times_s
 from bench.records import Case, Choice
 
@@ -48,18 +49,18 @@ def main(folder: Path) -> None:
     constants = fit_operators(load_operators(folder), CONSTANTS)
     steps = load_steps(folder)
     cases = [step_case(row) for row in steps.itertuples()]
-    columns = [case_columns(case) for case in cases]
+    kernels = load_kernels(cases)
     families = np.array([next(name for name in FAMILIES if str(case.model).startswith(name)) for case in cases])
     measured = (steps.train_batch_size / steps.train_samples_per_sec).to_numpy()
     every = np.ones(len(cases), dtype=bool)
-    fitted = fit_steps(cases, columns, measured, every, constants)
+    fitted = fit_steps(cases, kernels, measured, every, constants)
     click.echo(fitted)
-    report("in the sample", step_times(cases, columns, fitted), measured, cases)
+    report("in the sample", step_times(cases, kernels, fitted), measured, cases)
     left_out = np.zeros(len(cases))
     for family in sorted(set(families)):
         held = families == family
-        without = fit_steps(cases, columns, measured, ~held, constants)
-        left_out[held] = step_times(cases, columns, without)[held]
+        without = fit_steps(cases, kernels, measured, ~held, constants)
+        left_out[held] = step_times(cases, kernels, without)[held]
     report("family left out", left_out, measured, cases)
 
 
@@ -83,7 +84,7 @@ def load_operators(folder: Path) -> pd.DataFrame:
     )
     moved = np.where(image, pixels * (frame.c_in + frame.c_out) + window * frame.c_in * frame.c_out, product)
     frame["nbytes"] = 4 * np.where(frame.h.notna(), frame.op.map(TENSORS) * frame.batch * frame.h, moved)
-    return frame.assign(layout_bytes=0.0, window=np.where(image, window, 1.0)).fillna(
+    return frame.assign(layout_bytes=0.0, shared=0.0, launches=1.0, window=np.where(image, window, 1.0)).fillna(
         {"rows": 0.0, "columns": 0.0, "depth": 0.0}
     )
 
@@ -97,18 +98,13 @@ def operator_times(frame: pd.DataFrame, constants: Constants) -> np.ndarray:
             name=str(gpu), gpu_name=str(gpu), kind="cuda", memory_bandwidth_bytes_per_s=first.bandwidth_gb_per_s * 1e9,
             peak_float32_flop_per_s=first.fp32_gflops * 1e9, multiprocessors=int(first.sms),
         )  # fmt: skip
-        words = (np.full(count, word, dtype=object) for word in ("forward", "float32"))
-        phase, dtype = words
-        columns = Columns(
-            phase,
+        kernels = Kernels(
+            np.full(count, "forward", dtype=object),
             rows.kind.to_numpy(object),
-            dtype,
-            np.ones(count),
-            np.zeros(count),
-            rows.window.to_numpy(float),
+            np.full(count, "float32", dtype=object),
             rows[list(NUMBERS)].to_numpy(float),
         )
-        times[frame.index.get_indexer(rows.index)] = kernel_times_s(columns, device, "float32", "contiguous", constants)
+        times[frame.index.get_indexer(rows.index)] = kernel_times_s(kernels, device, "float32", "contiguous", constants)
     return times
 
 
@@ -148,35 +144,41 @@ def step_case(row: Any) -> Case:
     )  # fmt: skip
 
 
-def step_times(cases: Sequence[Case], columns: Sequence[Columns], constants: Constants) -> np.ndarray:
+def load_kernels(cases: Sequence[Case]) -> list[Kernels]:
+    """The kernels of each case's step, from recordings that are kept or made now."""
+    machine = machine_of(load_device("rtx3090"), torch_version())
+    return [kernels_of(recording_of(case, machine)) for case in cases]
+
+
+def step_times(cases: Sequence[Case], kernels: Sequence[Kernels], constants: Constants) -> np.ndarray:
     """Seconds of the device for each case."""
     device = load_device("rtx3090")
-    pairs = zip(cases, columns, strict=True)
+    pairs = zip(cases, kernels, strict=True)
     return np.array(
         [kernel_times_s(found, device, case.precision, case.memory_format, constants).sum() for case, found in pairs]
     )
 
 
 def fit_steps(
-    cases: Sequence[Case], columns: Sequence[Columns], measured: np.ndarray, used: np.ndarray, constants: Constants
+    cases: Sequence[Case], kernels: Sequence[Kernels], measured: np.ndarray, used: np.ndarray, constants: Constants
 ) -> Constants:
     """Depthwise and direct convolutions, and one factor a memory format, on the rows that are `used`."""
-    chosen = [(case, found) for case, found, use in zip(cases, columns, used, strict=True) if use]
-    chosen_cases, chosen_columns = [case for case, _ in chosen], [found for _, found in chosen]
+    chosen = [(case, found) for case, found, use in zip(cases, kernels, used, strict=True) if use]
+    chosen_cases, chosen_kernels = [case for case, _ in chosen], [found for _, found in chosen]
 
     def errors(tried: Constants) -> np.ndarray:
-        scaled = with_scales(tried, chosen_cases, chosen_columns, measured[used])
-        return np.log(step_times(chosen_cases, chosen_columns, scaled) / measured[used])
+        scaled = with_scales(tried, chosen_cases, chosen_kernels, measured[used])
+        return np.log(step_times(chosen_cases, chosen_kernels, scaled) / measured[used])
 
     fitted = fit(("depthwise_frac", "direct_frac"), constants, errors, tolerance=0.01)
-    return with_scales(fitted, chosen_cases, chosen_columns, measured[used])
+    return with_scales(fitted, chosen_cases, chosen_kernels, measured[used])
 
 
 def with_scales(
-    constants: Constants, cases: Sequence[Case], columns: Sequence[Columns], measured: np.ndarray
+    constants: Constants, cases: Sequence[Case], kernels: Sequence[Kernels], measured: np.ndarray
 ) -> Constants:
     """The factor of each memory format that makes its median error 0."""
-    ratios = measured / step_times(cases, columns, replace(constants, fp16_contiguous=1.0, fp16_channels_last=1.0))
+    ratios = measured / step_times(cases, kernels, replace(constants, fp16_contiguous=1.0, fp16_channels_last=1.0))
     formats = np.array([case.memory_format for case in cases])
     scales = {f"fp16_{name}": float(np.median(ratios[formats == name])) for name in ("contiguous", "channels_last")}
     return replace(constants, **scales)

@@ -15,10 +15,11 @@ from bench.devices import Device, load_device
 from bench.errors import BenchError
 from bench.estimators.collector import collector_off
 from bench.estimators.formula import estimate_formula
+from bench.estimators.kept import machine_of, recording_of, torch_version
 from bench.estimators.memory import cudnn_plans, estimate_trace
 from bench.estimators.roofline import estimate_speed
 from bench.plan import image_spec
-from bench.records import Case, Estimate, ImageSpec
+from bench.records import Case, Estimate
 
 SHARED_FROM = 3
 """Batch sizes of one column from which two recordings for all of them are cheaper than one for each."""
@@ -116,13 +117,13 @@ def _estimate(
     ask(lambda: estimate_formula(case, images))
     if device is not None and device.kind == "cuda":
         ask(lambda: estimate_trace(case, device, shared=shared, workspaces=workspaces))
-        ask(lambda: _speed(case, device, images))
+        ask(lambda: _speed(case, device, shared=shared))
     blank = Estimate(case_key=case.key, estimate_device=name)
     return replace(blank, estimate_note="; ".join(dict.fromkeys(said)) or None, **fields)
 
 
-def _speed(case: Case, device: Device, images: ImageSpec) -> dict[str, Any]:
-    speed = estimate_speed(case, device, images)
+def _speed(case: Case, device: Device, *, shared: bool) -> dict[str, Any]:
+    speed = estimate_speed(recording_of(case, machine_of(device, torch_version()), shared=shared), case, device)
     return {
         "estimated_step_time_s": speed.step_time_s,
         "estimated_samples_per_s": speed.samples_per_s,

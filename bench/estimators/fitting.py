@@ -10,8 +10,8 @@ from bench.devices import Device
 from bench.devices.context import context_of
 from bench.errors import Unsupported
 from bench.estimators.device_memory import Verdict, device_interval, judge_fit
+from bench.estimators.events import TracePeaks
 from bench.estimators.memory import trace_peaks
-from bench.estimators.trace_events import TracePeaks
 from bench.records import Case
 
 LADDER_START = 16

@@ -25,12 +25,13 @@ from bench.devices.context import context_of
 from bench.errors import Unsupported
 from bench.estimators.allocator import AllocatorConfig, Event, parse_allocator_config, tie_rule
 from bench.estimators.collector import collector_off
-from bench.estimators.conv_workspaces import add_workspaces
 from bench.estimators.cudnn_plans import CudnnPlans
 from bench.estimators.device_memory import Verdict, device_interval, judge_fit
-from bench.estimators.trace_case import case_entries, machine_of, trace_columns
-from bench.estimators.trace_events import TracePeaks, build_events, replay_trace
-from bench.records import Case
+from bench.estimators.events import TracePeaks, build_events, replay_trace
+from bench.estimators.kept import machine_of, recording_of
+from bench.estimators.temporaries import Machine
+from bench.estimators.workspaces import add_workspaces
+from bench.records import TRACE_PARTS, Case
 
 
 def estimate_trace(case: Case, device: Device, *, shared: bool = False, workspaces: bool = True) -> dict[str, Any]:
@@ -84,15 +85,15 @@ def trace_peaks(
 
 
 def trace_events(case: Case, device: Device, *, shared: bool = False, workspaces: bool = True) -> list[Event]:
-    """What the allocator is asked in `trace_case.STEPS` steps. Otherwise as `estimate_trace`."""
+    """What the allocator is asked in `record.STEPS` steps. Otherwise as `estimate_trace`."""
     if device.kind != "cuda":
         raise Unsupported(f"no trace for {device.name}: it follows torch's CUDA allocator")
     machine = machine_of(device, torch.__version__)
-    entries, roles = case_entries(case, machine, shared=shared)
+    recording = recording_of(case, machine, shared=shared)
     plans = cudnn_plans(device) if workspaces else None
     if isinstance(plans, CudnnPlans):
-        entries = add_workspaces(entries, plans, tf32=case.precision == "tf32")
-    return build_events(entries, roles, machine)
+        recording = add_workspaces(recording, plans, tf32=case.precision == "tf32")
+    return build_events(recording, machine)
 
 
 @functools.lru_cache(maxsize=64)
@@ -109,3 +110,22 @@ def allocator_config(capacity_bytes: int | None = None) -> AllocatorConfig:
     text = os.environ.get("PYTORCH_ALLOC_CONF") or os.environ.get("PYTORCH_CUDA_ALLOC_CONF") or ""
     base = AllocatorConfig(ties=tie_rule(torch.__version__), capacity_bytes=capacity_bytes)
     return parse_allocator_config(text, base)
+
+
+def allocator_of(machine: Machine) -> AllocatorConfig:
+    """Torch's default settings in that version."""
+    return AllocatorConfig(ties=tie_rule(f"{machine.torch_version[0]}.{machine.torch_version[1]}"))
+
+
+def trace_columns(peaks: TracePeaks) -> dict[str, int]:
+    """The fields of `Estimate`, in bytes: the peaks of a settled step, and the parts of the allocated one."""
+    shares = {share.category: share for share in peaks.replay.categories}
+    requested = {name: share.requested_bytes for name, share in shares.items()}
+    rounding = sum(share.allocated_bytes - share.requested_bytes for share in shares.values())
+    return {
+        "trace_peak_allocated_bytes": peaks.allocated_bytes,
+        "trace_peak_reserved_bytes": peaks.reserved_bytes,
+        "trace_peak_requested_bytes": peaks.requested_bytes,
+        **{f"trace_{part}_bytes": requested.get(part, 0) for part in TRACE_PARTS if part != "rounding"},
+        "trace_rounding_bytes": rounding,
+    }

@@ -1,10 +1,30 @@
-"""What a step did, as plain values: the calls of kernels, the births and deaths of storages. No torch here."""
+"""What a training step did, as plain values: kernels called, storages freed, ends of steps. No torch here.
+
+A recording is made once (`record`), kept once (`kept`) and read by everything that estimates: memory (`events`), speed
+(`speed`), the timeline, and the explanation of differences.
+
+Two recordings of one case at different batch sizes make a `Column`, which serves every other batch size: all that
+operators see is affine in the batch size. What kernels allocate for themselves is not, and is worked out from the
+operators' arguments afterwards (`temporaries`). Batches below `LEAST_BATCH` have a structure of their own, and each
+is recorded by itself.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, NamedTuple
+
+from bench.errors import Unsupported
+from bench.estimators.tensors import Spec
+
+LEAST_BATCH = 4
+"""Smallest batch that a column serves: operators take other paths where a dimension has size 1 or 2."""
+
+TRACED_BATCHES = (16, 48)
+"""Batches at which a column is recorded."""
 
 
 class Phase(IntEnum):
@@ -17,37 +37,208 @@ class Phase(IntEnum):
     OPTIMIZER = 4
 
 
+class Output(NamedTuple):
+    """A new storage: its number in the recording, its bytes, and the tensor that it was made for."""
+
+    storage: int
+    nbytes: int
+    spec: Spec
+
+
+class Workspaces(NamedTuple):
+    """Bytes that the calls of a convolution ask cuDNN for; zeros where none.
+
+    Attributes:
+        image: Of the forward's call, or of that for the image's gradient.
+        weight: Of the call for the weight's gradient.
+    """
+
+    image: int = 0
+    weight: int = 0
+
+
 class Call(NamedTuple):
-    """A kernel: its operator, arguments with tensors as `Spec`s, and the number and bytes of each new storage."""
+    """A kernel.
+
+    Attributes:
+        operator: Such as `aten::add.Tensor`.
+        arguments: In the order of its schema, with tensors as `Spec`s.
+        outputs: Its new storages, in order.
+        phase: The part of the step that ran.
+        written: Places of the arguments that it writes to.
+        module: Dotted path of the module that ran (for the outermost its class); None outside all modules.
+        workspaces: What it asks of cuDNN, where `workspaces.add_workspaces` has noted it.
+    """
 
     operator: str
     arguments: tuple[Any, ...]
-    outputs: tuple[tuple[int, int], ...]
+    outputs: tuple[Output, ...]
     phase: Phase
+    written: tuple[int, ...] = ()
+    module: str | None = None
+    workspaces: Workspaces = Workspaces()
+
+    @property
+    def sizes(self) -> list[int]:
+        """Bytes of its new storages."""
+        return [output.nbytes for output in self.outputs]
+
+    @property
+    def name(self) -> str:
+        """The operator without its namespace and overload, such as `add`."""
+        return self.operator.removeprefix("aten::").partition(".")[0]
 
 
-@dataclass
+class Freed(NamedTuple):
+    """A storage that died."""
+
+    storage: int
+
+
+class StepEnd(NamedTuple):
+    """The end of a step; step 0 is the setup."""
+
+    step: int
+
+
+Entry = Call | Freed | StepEnd
+
+
+@dataclass(frozen=True, slots=True)
 class Recording:
     """What happened, in order.
 
     Attributes:
-        entries: A `Call`, the number of a storage that died, or None before the first step and after each.
-        roles: What a storage is for, by its number, where it is none of a kernel's results that come and go.
+        entries: Calls, frees, and the end of the setup and of each step.
+        roles: What a storage is for (a parameter, a gradient, ...), by its number, where it is not one of a kernel's
+            results that come and go.
+        holders: The dotted name of the parameter or buffer that a storage holds, or whose gradient or state it is, and
+            the optimizer's word for a state (`exp_avg`), else an empty string.
     """
 
-    entries: list[Call | int | None] = field(default_factory=list)
-    roles: dict[int, str] = field(default_factory=dict)
+    entries: Sequence[Entry] = ()
+    roles: Mapping[int, str] = field(default_factory=dict)
+    holders: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+
+    def with_entries(self, entries: Sequence[Entry]) -> Recording:
+        """The same with other entries."""
+        return dataclasses.replace(self, entries=entries)
 
 
-def sorted_deaths(entries: list[Call | int | None]) -> list[Call | int | None]:
-    """Deaths in a row, ordered by number: torch's own order follows addresses, and the allocator does not mind."""
-    ordered: list[Call | int | None] = []
-    deaths: list[int] = []
+def sort_frees(entries: Sequence[Entry]) -> list[Entry]:
+    """Frees in a row, ordered by number: torch's own order follows addresses, and the allocator does not mind."""
+    ordered: list[Entry] = []
+    frees: list[Freed] = []
     for entry in entries:
-        if isinstance(entry, int):
-            deaths.append(entry)
+        if type(entry) is Freed:
+            frees.append(entry)
             continue
-        ordered += sorted(deaths)
-        deaths.clear()
+        ordered += sorted(frees)
+        frees.clear()
         ordered.append(entry)
-    return ordered + sorted(deaths)
+    return ordered + sorted(frees)
+
+
+class NotAffine(Unsupported):
+    """Two recordings that say nothing of other batch sizes: each of those needs one of its own."""
+
+
+class Affine(NamedTuple):
+    """`start + slope * (batch - first)`."""
+
+    start: int
+    slope: int
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """Two recordings as one, for every batch size.
+
+    Attributes:
+        first: The batch size that `start` values are of.
+        recording: With `Affine` where numbers grow with the batch.
+        varying: Places of the entries that hold any.
+    """
+
+    first: int
+    recording: Recording
+    varying: Sequence[int]
+
+    def at(self, batch_size: int) -> Recording:
+        """The recording at a batch size.
+
+        Raises:
+            Unsupported: The batch is smaller than a column serves.
+        """
+        if batch_size < LEAST_BATCH:
+            raise Unsupported(
+                f"a column of traces serves batches from {LEAST_BATCH} up; {batch_size} needs a trace of its own"
+            )
+        entries, distance = list(self.recording.entries), batch_size - self.first
+        known: dict[int, Any] = {}
+        for place in self.varying:
+            entries[place] = _evaluate(entries[place], distance, known)
+        return self.recording.with_entries(entries)
+
+
+def join_column(first: int, one: Recording, second: int, other: Recording) -> Column:
+    """Join two recordings of the same case.
+
+    Args:
+        first: Batch size of `one`.
+        one: A recording.
+        second: Batch size of `other`, larger.
+        other: Another recording.
+
+    Raises:
+        NotAffine: The two differ in structure, so that nothing can be said of other batch sizes.
+    """
+    if len(one.entries) != len(other.entries) or one.roles != other.roles:
+        raise NotAffine("the step takes another course at another batch size; each needs a trace of its own")
+    shared: dict[Any, Any] = {}
+    entries = [_join(a, b, second - first, shared) for a, b in zip(one.entries, other.entries, strict=True)]
+    varying = [place for place, (entry, old) in enumerate(zip(entries, one.entries, strict=True)) if entry is not old]
+    return Column(first, one.with_entries(entries), varying)
+
+
+def _join(one: Any, other: Any, distance: int, shared: dict[Any, Any]) -> Any:
+    """One value from two; equal parts become one object, so that each is evaluated once for a batch size."""
+    if one == other and type(one) is type(other):
+        return one
+    if isinstance(one, tuple) and type(one) is type(other) and len(one) == len(other):
+        joined: Any = _like(one, [_join(a, b, distance, shared) for a, b in zip(one, other, strict=True)])
+    elif type(one) is int and type(other) is int and (other - one) % distance == 0:
+        joined = Affine(one, (other - one) // distance)
+    else:
+        raise NotAffine(
+            f"the step is not affine in the batch size: {one!r} beside {other!r}; each needs a trace of its own"
+        )
+    return shared.setdefault((type(joined), joined), joined)
+
+
+def _evaluate(value: Any, distance: int, known: dict[int, Any]) -> Any:
+    """A value at a batch size; `known` holds what was evaluated, by identity."""
+    kind = type(value)
+    if kind is Affine:
+        return value.start + value.slope * distance
+    if kind is not tuple and kind is not Spec and not isinstance(value, tuple):
+        return value
+    found = known.get(id(value))
+    if found is None:
+        found = known[id(value)] = _like(value, [_evaluate(item, distance, known) for item in value])
+    return found
+
+
+def _like(value: tuple[Any, ...], items: Sequence[Any]) -> tuple[Any, ...]:
+    """A tuple of the kind of `value`."""
+    return tuple(items) if type(value) is tuple else type(value)(*items)
+
+
+def calls_of(recording: Recording, step: int) -> Iterator[Call]:
+    """The calls of one step; 0 is the setup."""
+    at = 0
+    for entry in recording.entries:
+        if type(entry) is StepEnd:
+            at = entry.step + 1
+        elif type(entry) is Call and at == step:
+            yield entry

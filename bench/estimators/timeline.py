@@ -1,7 +1,7 @@
 """Memory over one training step: live bytes by category after every event of the allocator, and the peak's tensors.
 
-`estimate_timeline` records a case as the trace does, with `timeline_names` listening, and needs a process of its own;
-`build_timeline` works on any recording and needs no torch.
+A reader of the recording, like every estimate: `estimate_timeline` finds or makes the case's, `build_timeline` works on
+any.
 
 Left out: what the trace leaves out (`memory.py`), and time: a trace has none, so events are counted instead.
 """
@@ -14,21 +14,59 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.estimators.allocator import Alloc, AllocatorConfig, CachingAllocator, Event, Free, Mark
-from bench.estimators.recording import Phase
+from bench.estimators.events import events_by_entry
+from bench.estimators.recording import Call, Phase, Recording, StepEnd
 from bench.estimators.temporaries import Machine
-from bench.estimators.timeline_tensors import Asked, LiveTensor, biggest_tensors
-from bench.estimators.trace_events import build_events
 from bench.records import TRACE_PARTS
 
 if TYPE_CHECKING:
     from bench.devices import Device
     from bench.estimators.allocator.blocks import Block
-    from bench.estimators.timeline_names import Names
     from bench.records import Case
 
 MAX_POINTS = 4000
 _PARTS = {part: place for place, part in enumerate(TRACE_PARTS)}
 _ROUNDING = _PARTS["rounding"]
+
+
+MOST_TENSORS = 8
+_OUTSIDE = {
+    Phase.SETUP: "setup",
+    Phase.ZERO_GRAD: "zero_grad",
+    Phase.FORWARD: "loss",
+    Phase.BACKWARD: "loss",
+    Phase.OPTIMIZER: "optimizer",
+}
+"""Who made what no module made."""
+
+
+@dataclass(frozen=True, slots=True)
+class LiveTensor:
+    """A storage that is alive at the peak.
+
+    Attributes:
+        category: One of `TRACE_PARTS` but rounding.
+        name: Dotted name of the parameter (also for its gradient and state) or of the module that made it, `images`,
+            `labels`, `loss` or `optimizer`.
+        made_by: The operator, or the optimizer's word for a state; empty for parameters, gradients and the batch.
+        dtype: Torch's name of the type; None where a kernel took bytes for itself.
+        shape: Of the tensor that it was made for; None as above.
+        size_bytes: What was asked for.
+    """
+
+    category: str
+    name: str
+    made_by: str
+    dtype: str | None
+    shape: tuple[int, ...] | None
+    size_bytes: int
+
+    @property
+    def label(self) -> str:
+        """`layer1.0.conv2 convolution (64, 64, 56, 56) float32`."""
+        shape = "" if self.shape is None else f"({', '.join(map(str, self.shape))})"
+        scratch = "workspace" if self.category == "workspaces" else "scratch"
+        return " ".join(filter(None, (self.name, self.made_by, shape, self.dtype or scratch)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,22 +130,19 @@ def estimate_timeline(case: Case, device: Device, *, workspaces: bool = True) ->
     import torch
 
     from bench.errors import Unsupported
-    from bench.estimators.conv_workspaces import add_workspaces
     from bench.estimators.cudnn_plans import CudnnPlans
+    from bench.estimators.kept import machine_of, recording_of
     from bench.estimators.memory import allocator_config, cudnn_plans
-    from bench.estimators.timeline_names import watch_training
-    from bench.estimators.trace_case import machine_of, record_case
+    from bench.estimators.workspaces import add_workspaces
 
     if device.kind != "cuda":
         raise Unsupported(f"no timeline for {device.name}: it follows torch's CUDA allocator")
     machine = machine_of(device, torch.__version__)
-    with watch_training() as names:
-        recording = record_case(replace(case, input="synthetic"), machine)
+    recording = recording_of(replace(case, input="synthetic"), machine)
     plans = cudnn_plans(device) if workspaces else None
-    entries: Sequence[Any] = recording.entries
     if isinstance(plans, CudnnPlans):
-        entries = add_workspaces(entries, plans, tf32=case.precision == "tf32")
-    return build_timeline(entries, recording.roles, names, machine, allocator_config())
+        recording = add_workspaces(recording, plans, tf32=case.precision == "tf32")
+    return build_timeline(recording, machine, allocator_config())
 
 
 class _Moment(NamedTuple):
@@ -118,19 +153,15 @@ class _Moment(NamedTuple):
     reserved: int
 
 
-def build_timeline(
-    entries: Sequence[Any], roles: dict[int, str], names: Names, machine: Machine, config: AllocatorConfig
-) -> Timeline:
+def build_timeline(recording: Recording, machine: Machine, config: AllocatorConfig) -> Timeline:
     """The timeline of the step with the highest peak after the first.
 
     Args:
-        entries: Of a `Recording` of at least two steps.
-        roles: Of a `Recording`.
-        names: Of its storages.
+        recording: Of at least two steps.
         machine: The GPU and torch.
         config: The allocator's settings.
     """
-    asked, bounds, begins = _ask(entries, roles, machine)
+    asked, bounds, begins = _ask(recording, machine)
     moments = list(_replay(asked, config))
     peaks = [max(moment.allocated for moment in moments[first : last + 1]) for first, last in bounds]
     step = max(range(1, len(bounds)), key=lambda index: (peaks[index], index))
@@ -149,44 +180,35 @@ def build_timeline(
         peak_event=peak,
         peak_allocated_bytes=peaks[step],
         peak_reserved_bytes=max(moment.reserved for moment in window),
-        tensors=tuple(biggest_tensors(asked[: first + peak], entries, names)),
+        tensors=tuple(_biggest_tensors(asked[: first + peak], recording)),
     )
 
 
-def _ask(
-    entries: Sequence[Any], roles: dict[int, str], machine: Machine
-) -> tuple[list[Asked], list[tuple[int, int]], list[dict[Phase, int]]]:
-    """What the allocator is asked; of each step, the first and last moment, and the moments at which phases begin.
+Asked = tuple[int, Event]
+"""The place in the recording of the call that an event belongs to, -1 before the first, and the event."""
 
-    A mark is put behind every entry, so that the events of one are told from those of the next.
-    """
-    marked = [item for entry in entries for item in ((None,) if entry is None else (entry, None))]
+
+def _ask(recording: Recording, machine: Machine) -> tuple[list[Asked], list[tuple[int, int]], list[dict[Phase, int]]]:
+    """What the allocator is asked; of each step, the first and last moment, and the moments at which phases begin."""
     asked: list[Asked] = []
     starts: list[int] = []
     begins: list[dict[Phase, int]] = []
     call = -1
-    for place, group in enumerate(_between_marks(build_events(marked, roles, machine))):
-        entry = entries[place]
-        if entry is None:
+    by_entry = events_by_entry(recording, machine)
+    place, event = next(by_entry, (-1, None))
+    for at, entry in enumerate(recording.entries):
+        if type(entry) is StepEnd:
             starts.append(len(asked))
             begins.append({Phase.ZERO_GRAD: len(asked)})
-        elif not isinstance(entry, int):
-            call = place
+        elif type(entry) is Call:
+            call = at
             if begins:
-                begins[-1].setdefault(Phase(entry[3]), len(asked))
-        asked += [Asked(event, call) for event in group]
+                begins[-1].setdefault(entry.phase, len(asked))
+        while event is not None and place == at:
+            if not isinstance(event, Mark):
+                asked.append((call, event))
+            place, event = next(by_entry, (-1, None))
     return asked, list(itertools.pairwise(starts)), begins
-
-
-def _between_marks(events: Iterable[Event]) -> Iterator[list[Event]]:
-    """The events before each mark."""
-    group: list[Event] = []
-    for event in events:
-        if isinstance(event, Mark):
-            yield group
-            group = []
-        else:
-            group.append(event)
 
 
 def _replay(asked: Iterable[Asked], config: AllocatorConfig) -> Iterator[_Moment]:
@@ -195,7 +217,7 @@ def _replay(asked: Iterable[Asked], config: AllocatorConfig) -> Iterator[_Moment
     live: dict[int, tuple[Block, Alloc]] = {}
     parts = [0] * len(TRACE_PARTS)
     yield _Moment(tuple(parts), 0, 0)
-    for event, _ in asked:
+    for _, event in asked:
         if isinstance(event, Alloc) and event.size > 0:
             live[event.id] = allocator.allocate(event.size, event.stream), event
             parts[_PARTS[event.category or "temporaries"]] += event.size
@@ -221,3 +243,32 @@ def _thin(window: Sequence[_Moment]) -> list[int]:
         stretch = range(number * count // stretches, (number + 1) * count // stretches)
         kept |= {min(stretch, key=allocated.__getitem__), max(stretch, key=allocated.__getitem__)}
     return sorted(kept)
+
+
+def _biggest_tensors(asked: Iterable[Asked], recording: Recording) -> Iterator[LiveTensor]:
+    """The biggest storages that are alive after some events from the very first on; of equals the first made."""
+    live: dict[int, tuple[Alloc, int]] = {}
+    for call, event in asked:
+        if isinstance(event, Alloc):
+            live[event.id] = event, call
+        elif isinstance(event, Free):
+            live.pop(event.id, None)
+    ordered = sorted(live.values(), key=lambda item: (-item[0].size, item[0].id))
+    for event, call in ordered[:MOST_TENSORS]:
+        yield _name(event, call, recording)
+
+
+def _name(event: Alloc, place: int, recording: Recording) -> LiveTensor:
+    """What is known of a storage that the call at `place` made."""
+    category = event.category or "temporaries"
+    call = recording.entries[place]
+    assert type(call) is Call
+    spec = next((output.spec for output in call.outputs if output.storage == event.id), None)
+    dtype, shape = (spec.dtype, spec.shape) if spec else (None, None)
+    if category == "batch":
+        return LiveTensor(
+            category, "labels" if spec and spec.dtype == "int64" else "images", "", dtype, shape, event.size
+        )
+    if event.id in recording.holders and category in ("parameters", "gradients", "optimizer_state"):
+        return LiveTensor(category, *recording.holders[event.id], dtype, shape, event.size)
+    return LiveTensor(category, call.module or _OUTSIDE[call.phase], call.name, dtype, shape, event.size)

@@ -22,8 +22,8 @@ from bench.validation.rows import Loop, Measured
 if TYPE_CHECKING:
     from bench.estimators.allocator import Event
     from bench.estimators.cudnn_plans import CudnnPlans
+    from bench.estimators.recording import Column, Recording
     from bench.estimators.temporaries import Machine
-    from bench.estimators.trace import Recording
 
 STEPS = 3
 TAKEN_BYTES = 200 << 20
@@ -111,14 +111,14 @@ def _formula(row: Measured) -> int | None:
 
 
 def _estimate(row: Measured, entries: _Entries, plans: dict[str, CudnnPlans | str], workspaces: bool) -> dict[str, Any]:
-    from bench.estimators.conv_workspaces import add_workspaces
-    from bench.estimators.trace_events import build_events
+    from bench.estimators.events import build_events
+    from bench.estimators.workspaces import add_workspaces
 
     device = _device(row)
     if device.kind != "cuda":
         raise Unsupported(f"no trace for {device.name}: it follows torch's CUDA allocator")
     machine = _machine(row)
-    found, roles = entries.at(row, machine)
+    found = entries.at(row, machine)
     note = None
     which = row.loop.workspaces if row.loop else "all"
     if workspaces and which != "none":
@@ -128,14 +128,13 @@ def _estimate(row: Measured, entries: _Entries, plans: dict[str, CudnnPlans | st
         else:
             tf32 = row.loop is not None or row.precision != "float32"
             found = add_workspaces(found, asked, tf32=tf32, pointwise=which == "all")
-    events = build_events(found, roles, machine)
+    events = build_events(found, machine)
     return {"estimated_bytes": _bytes(row, device, machine, events), "note": note}
 
 
 def _bytes(row: Measured, device: Device, machine: Machine, events: list[Event]) -> int:
-    from bench.estimators.memory import allocator_config
-    from bench.estimators.trace_case import allocator_of
-    from bench.estimators.trace_events import replay_trace
+    from bench.estimators.events import replay_trace
+    from bench.estimators.memory import allocator_config, allocator_of
 
     config = allocator_of(machine) if row.loop else allocator_config()
     peaks = replay_trace(events, config)
@@ -157,13 +156,13 @@ class _Entries:
 
     def __init__(self, group: Sequence[Measured]) -> None:
         self._batches = {row.batch_size for row in group}
-        self._column: Any = None
+        self._column: Column | None = None
         self._single: dict[int, Recording] = {}
         self._refused = False
 
-    def at(self, row: Measured, machine: Machine) -> tuple[list[Any], dict[int, str]]:
-        """Entries and roles of the row's batch size. Raises Unsupported."""
-        from bench.estimators.trace_column import LEAST_BATCH, TRACED_BATCHES, join_column
+    def at(self, row: Measured, machine: Machine) -> Recording:
+        """The recording at the row's batch size. Raises Unsupported."""
+        from bench.estimators.recording import LEAST_BATCH, TRACED_BATCHES, join_column
 
         shared = len(self._batches) > len(TRACED_BATCHES) and row.batch_size >= LEAST_BATCH
         if shared and self._column is None and not self._refused:
@@ -174,16 +173,14 @@ class _Entries:
             except BenchError:
                 self._refused = True
         if shared and self._column is not None:
-            return self._column.at(row.batch_size), self._column.roles
+            return self._column.at(row.batch_size)
         if row.batch_size not in self._single:
             self._single[row.batch_size] = _record(row, row.batch_size, machine)
-        recording = self._single[row.batch_size]
-        return list(recording.entries), recording.roles
+        return self._single[row.batch_size]
 
 
 def _record(row: Measured, batch_size: int, machine: Machine) -> Recording:
-    from bench.estimators.trace import record_training
-    from bench.estimators.trace_case import record_case
+    from bench.estimators.record import record_case, record_training
     from bench.validation.training import building
 
     if row.loop is not None:
@@ -202,7 +199,7 @@ def _device(row: Measured) -> Device:
 def _machine(row: Measured) -> Machine:
     import torch
 
-    from bench.estimators.trace_case import machine_of
+    from bench.estimators.kept import machine_of
 
     version = (row.loop or Loop()).torch_version
     return machine_of(_device(row), f"{version[0]}.{version[1]}" if version else torch.__version__)

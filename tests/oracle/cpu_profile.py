@@ -31,9 +31,9 @@ import torch
 
 from bench import catalog
 from bench.estimators import fake_cuda
+from bench.estimators.record import record_case
+from bench.estimators.recording import Call, Freed, Recording
 from bench.estimators.temporaries import Machine
-from bench.estimators.trace import Recording
-from bench.estimators.trace_case import record_case
 from bench.plan import image_spec
 from bench.records import Case, Protocol
 from bench.workload import build_workload
@@ -62,7 +62,7 @@ class Account:
 def compare_on_cpu(case: Case) -> tuple[Account, Account]:
     """The accounts of a real run on the CPU and of the trace."""
     recording = trace_as_on_cpu(case)
-    kernels = {entry[0].partition(".")[0] for entry in recording.entries if isinstance(entry, tuple)}
+    kernels = {entry.operator.partition(".")[0] for entry in recording.entries if isinstance(entry, Call)}
     return account_of_run(case, kernels), account_of_trace(recording)
 
 
@@ -113,12 +113,12 @@ def account_of_trace(recording: Recording) -> Account:
     """The account of a recording's results, without the temporaries of kernels."""
     changes: list[tuple[int, int] | None] = []
     for entry in recording.entries:
-        if entry is None:
-            changes.append(None)
-        elif isinstance(entry, int):
-            changes.append((entry, 0))
+        if isinstance(entry, Call):
+            changes += [(output.storage, output.nbytes) for output in entry.outputs]
+        elif isinstance(entry, Freed):
+            changes.append((entry.storage, 0))
         else:
-            changes += list(entry.outputs)
+            changes.append(None)
     return _account(changes)
 
 

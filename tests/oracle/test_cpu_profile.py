@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from bench.estimators.trace import Call, Phase, Recording
+from bench.estimators.recording import Call, Freed, Output, Phase, Recording, StepEnd
+from bench.estimators.tensors import contiguous
 from tests.oracle.cpu_profile import Account, Allocation, account_of_trace, results_of
 
 ROOT = Path(__file__).parents[2]
@@ -71,8 +72,10 @@ def test_an_address_that_is_used_again_is_another_result() -> None:
 
 
 def test_the_traces_account_takes_each_steps_highest_moment() -> None:
-    def call(*outputs: tuple[int, int]) -> Call:
-        return Call("aten::add", (), outputs, Phase.FORWARD)
+    def call(storage: int, nbytes: int) -> Call:
+        return Call("aten::add", (), (Output(storage, nbytes, contiguous("uint8", (nbytes,))),), Phase.FORWARD)
 
-    recording = Recording([call((1, 100)), None, call((2, 50)), 2, call((3, 10)), None, 3, None])
+    recording = Recording(
+        [call(1, 100), StepEnd(0), call(2, 50), Freed(2), call(3, 10), StepEnd(1), Freed(3), StepEnd(2)]
+    )
     assert account_of_trace(recording) == Account(alive=(100, 110, 100), peaks=(150, 110))

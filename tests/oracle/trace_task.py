@@ -17,12 +17,12 @@ import torch.nn.functional as F
 
 from bench.devices import load_device
 from bench.errors import BenchError
-from bench.estimators.conv_workspaces import add_workspaces
 from bench.estimators.cudnn_plans import CudnnPlans
+from bench.estimators.events import build_events, replay_trace
+from bench.estimators.memory import allocator_of
+from bench.estimators.record import STEPS, record_training
 from bench.estimators.temporaries import Machine
-from bench.estimators.trace import record_training
-from bench.estimators.trace_case import STEPS, allocator_of
-from bench.estimators.trace_events import build_events, replay_trace
+from bench.estimators.workspaces import add_workspaces
 
 sys.path.insert(0, str(Path(__file__).parent))
 from step import OPTIMIZERS, build_model  # type: ignore[import-not-found]
@@ -63,8 +63,9 @@ def peaks(case: list[Any], machine: Machine, plans: CudnnPlans | None) -> dict[s
         recording = record_training(lambda device: Training(case, device), STEPS, machine.compute_capability)
     except BenchError as error:
         return {"reason": str(error)}
-    entries = recording.entries if plans is None else add_workspaces(recording.entries, plans, tf32=True)
-    found = replay_trace(build_events(entries, recording.roles, machine), allocator_of(machine), onward=False)
+    if plans is not None:
+        recording = add_workspaces(recording, plans, tf32=True)
+    found = replay_trace(build_events(recording, machine), allocator_of(machine), onward=False)
     return {
         "requested": found.cold_requested_bytes,
         "allocated": found.cold_allocated_bytes,

@@ -16,11 +16,11 @@ from bench.estimators.allocator import Alloc, Event, Free, Mark, replay
 from bench.estimators.difference import Explanation, Kind, check_replay, compare
 from bench.estimators.difference.alignment import longest_match
 from bench.estimators.difference.attribution import attribute_events
-from bench.estimators.recording import Call, Phase
+from bench.estimators.events import build_events
+from bench.estimators.recording import Call, Entry, Freed, Output, Phase, StepEnd
 from bench.estimators.recording import Recording as Trace
 from bench.estimators.temporaries import Machine
 from bench.estimators.tensors import contiguous
-from bench.estimators.trace_events import build_events
 from bench.recordings import FREE_COMPLETED, Recording
 
 from .made_recordings import make_facts, make_recording, stats_of
@@ -32,24 +32,30 @@ MATRIX = contiguous("float32", (512, 512))
 
 
 def call(operator: str, number: int, nbytes: int, phase: Phase) -> Call:
-    return Call(operator, (MATRIX, MATRIX), ((number, nbytes),), phase)
+    return Call(operator, (MATRIX, MATRIX), (Output(number, nbytes, MATRIX),), phase)
 
 
-def one_step(start: int) -> list[Any]:
+def one_step(start: int, step: int) -> list[Entry]:
     """A product, an activation kept for the backward, another product; what it makes is dropped in two runs."""
     forward, backward = Phase.FORWARD, Phase.BACKWARD
     return [
-        call("aten::mm", start, MIB, forward), call("aten::relu", start + 1, 3 * MIB, forward), start,
-        call("aten::gelu", start + 2, 5 * MIB, forward), call("aten::mm", start + 3, 2 * MIB, backward),
-        start + 2, start + 1, start + 3, None,
-    ]  # fmt: skip
+        call("aten::mm", start, MIB, forward),
+        call("aten::relu", start + 1, 3 * MIB, forward),
+        Freed(start),
+        call("aten::gelu", start + 2, 5 * MIB, forward),
+        call("aten::mm", start + 3, 2 * MIB, backward),
+        *map(Freed, (start + 2, start + 1, start + 3)),
+        StepEnd(step),
+    ]
 
 
-TRACE = Trace([call("aten::copy_", 1, 7 * MIB, Phase.SETUP), None, *one_step(10), *one_step(20)], {1: "parameters"})
+TRACE = Trace(
+    [call("aten::copy_", 1, 7 * MIB, Phase.SETUP), StepEnd(0), *one_step(10, 1), *one_step(20, 2)], {1: "parameters"}
+)
 
 
 def recorded_events() -> list[Event]:
-    return attribute_events(TRACE.entries, TRACE.roles, MACHINE)[0]
+    return attribute_events(TRACE, MACHINE)[0]
 
 
 def explain(recording: Recording, trace: Trace = TRACE, **options: Any) -> Explanation:
@@ -61,8 +67,8 @@ def index_of(events: list[Event], size: int, nth: int = 0) -> int:
 
 
 def test_attributed_events_are_the_traces_own() -> None:
-    events, origins = attribute_events(TRACE.entries, TRACE.roles, MACHINE)
-    plain = build_events(TRACE.entries, TRACE.roles, MACHINE)
+    events, origins = attribute_events(TRACE, MACHINE)
+    plain = build_events(TRACE, MACHINE)
     assert [event for event in events if not isinstance(event, Mark)] == [
         event for event in plain if not isinstance(event, Mark)
     ]
@@ -70,11 +76,11 @@ def test_attributed_events_are_the_traces_own() -> None:
     for event, origin in zip(events, origins, strict=True):
         entry = TRACE.entries[origin]
         if isinstance(event, Alloc) and event.id >= 0:
-            assert isinstance(entry, Call) and event.id == entry.outputs[0][0]
+            assert isinstance(entry, Call) and event.id == entry.outputs[0].storage
         elif isinstance(event, Alloc):
             assert isinstance(entry, Call) and entry.operator == "aten::mm"
         elif isinstance(event, Mark):
-            assert entry is None
+            assert isinstance(entry, StepEnd)
 
 
 def test_a_recording_of_what_the_trace_says_has_no_difference() -> None:

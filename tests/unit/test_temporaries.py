@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 from bench.errors import Unsupported
+from bench.estimators.recording import Call, Freed, Output, Phase, Recording, StepEnd, join_column
 from bench.estimators.temporaries import Machine, script_of
 from bench.estimators.temporaries.reductions import reduction_buffers
 from bench.estimators.tensors import Spec, channels_last, contiguous
-from bench.estimators.trace_column import join_column
 
 H200 = Machine(132, 2048, (9, 0), (2, 15))
 A100 = Machine(108, 2048, (8, 0), (2, 15))
 OLD = Machine(132, 2048, (9, 0), (2, 6))
 
 
-@dataclass
-class Recorded:
-    """A recording as `join_column` reads it."""
+def script(
+    operator: str, arguments: tuple[Any, ...], outputs: list[int], machine: Machine = H200
+) -> list[tuple[int, int]]:
+    spec = contiguous("float32", ())
+    made = tuple(Output(number, nbytes, spec) for number, nbytes in enumerate(outputs))
+    return script_of(Call(operator, arguments, made, Phase.FORWARD), machine)
 
-    entries: list[Any]
-    roles: dict[int, str] = field(default_factory=dict)
 
-
-def sizes(script: list[tuple[int, int]]) -> list[int]:
-    return [nbytes for _, nbytes in script]
+def sizes(steps: list[tuple[int, int]]) -> list[int]:
+    return [nbytes for _, nbytes in steps]
 
 
 def test_short_reduction_needs_no_buffer() -> None:
@@ -51,72 +50,73 @@ def test_reduction_over_2_gib_is_split_in_parts() -> None:
 
 def test_channels_last_batch_norm_stages_as_seen() -> None:
     image = channels_last("bfloat16", (16, 64, 112, 112))
-    script = script_of("aten::native_batch_norm", (image,), [image.nbytes, 256, 256], H200)
-    assert sizes(script) == [image.nbytes, 256, 256, 131_072, 8, 0, 0]
+    found = script("aten::native_batch_norm", (image,), [image.nbytes, 256, 256], H200)
+    assert sizes(found) == [image.nbytes, 256, 256, 131_072, 8, 0, 0]
 
 
 def test_contiguous_batch_norm_stages_nothing() -> None:
     image = contiguous("bfloat16", (16, 64, 112, 112))
-    assert len(script_of("aten::native_batch_norm", (image,), [1, 2, 3], H200)) == 3
+    assert len(script("aten::native_batch_norm", (image,), [1, 2, 3], H200)) == 3
 
 
 def test_dropout_allocates_its_mask_first() -> None:
     source = contiguous("float32", (8, 1280))
-    assert script_of("aten::native_dropout", (source, 0.2, True), [40_960, 10_240], H200) == [(1, 10_240), (0, 40_960)]
+    assert script("aten::native_dropout", (source, 0.2, True), [40_960, 10_240], H200) == [(1, 10_240), (0, 40_960)]
 
 
 def test_roll_over_two_dimensions_makes_one_temporary() -> None:
     source = contiguous("float32", (4, 56, 56, 96))
-    script = script_of("aten::roll", (source, (-3, -3), (1, 2)), [source.nbytes], H200)
-    assert script == [(-1, source.nbytes), (0, source.nbytes), (-1, 0)]
+    found = script("aten::roll", (source, (-3, -3), (1, 2)), [source.nbytes], H200)
+    assert found == [(-1, source.nbytes), (0, source.nbytes), (-1, 0)]
 
 
 @pytest.mark.parametrize(("machine", "expected"), [(H200, 33_554_432), (A100, 8_519_680)])
 def test_product_takes_the_workspace_of_its_gpu(machine: Machine, expected: int) -> None:
-    assert sizes(script_of("aten::mm", (), [100], machine)) == [100, expected, 0]
+    assert sizes(script("aten::mm", (), [100], machine)) == [100, expected, 0]
 
 
 def test_kept_workspace_is_not_taken_at_each_product() -> None:
-    assert script_of("aten::mm", (), [100], OLD) == [(0, 100)]
+    assert script("aten::mm", (), [100], OLD) == [(0, 100)]
 
 
 def test_depthwise_backward_allocates_the_weight_first() -> None:
     image, weight = contiguous("float32", (8, 960, 7, 7)), contiguous("float32", (960, 1, 3, 3))
     arguments = (image, image, weight, None, (1, 1), (1, 1), (1, 1), False, (0, 0), 960, (True, True, False))
-    script = script_of("aten::convolution_backward", arguments, [image.nbytes, weight.nbytes], H200)
-    assert sizes(script) == [weight.nbytes, image.nbytes]
+    found = script("aten::convolution_backward", arguments, [image.nbytes, weight.nbytes], H200)
+    assert sizes(found) == [weight.nbytes, image.nbytes]
 
 
 def test_convolution_copies_an_expanded_gradient_for_each_half() -> None:
     image, weight = contiguous("float32", (4, 64, 8, 8)), contiguous("float32", (32, 64, 1, 1))
     gradient = Spec("float32", (4, 32, 8, 8), (32, 1, 0, 0))
     arguments = (gradient, image, weight, None, (1, 1), (0, 0), (1, 1), False, (0, 0), 1, (True, True, False))
-    script = script_of("aten::convolution_backward", arguments, [image.nbytes, weight.nbytes], H200)
-    assert sum(nbytes for slot, nbytes in script if slot < 0) >= 4 * 32 * 8 * 8 * 4
+    found = script("aten::convolution_backward", arguments, [image.nbytes, weight.nbytes], H200)
+    assert sum(nbytes for slot, nbytes in found if slot < 0) >= 4 * 32 * 8 * 8 * 4
 
 
 def test_every_temporary_is_freed_once() -> None:
     query = contiguous("float32", (4, 12, 197, 64))
-    script = script_of(
+    found = script(
         "aten::_scaled_dot_product_efficient_attention_backward", (query, query, query, query), [1, 1, 1], H200
     )
-    made = [slot for slot, nbytes in script if slot < 0 and nbytes]
-    freed = [slot for slot, nbytes in script if slot < 0 and not nbytes]
+    made = [slot for slot, nbytes in found if slot < 0 and nbytes]
+    freed = [slot for slot, nbytes in found if slot < 0 and not nbytes]
     assert sorted(made) == sorted(freed)
 
 
 def test_column_interpolates_shapes_and_bytes() -> None:
-    def at(batch: int) -> Recorded:
+    def at(batch: int) -> Recording:
         spec = contiguous("float32", (batch, 10))
-        return Recorded([None, ("aten::relu", (spec,), ((7, spec.nbytes),), 2), 7])
+        call = Call("aten::relu", (spec,), (Output(7, spec.nbytes, spec),), Phase.FORWARD, module="head")
+        return Recording([StepEnd(0), call, Freed(7)])
 
     column = join_column(16, at(16), 48, at(48))
-    assert column.at(100) == at(100).entries
+    assert column.at(100) == at(100)
 
 
 def test_column_refuses_another_structure() -> None:
     with pytest.raises(Unsupported, match="takes another course"):
-        join_column(16, Recorded([None]), 48, Recorded([None, 3]))
+        join_column(16, Recording([StepEnd(0)]), 48, Recording([StepEnd(0), Freed(3)]))
 
 
 @pytest.mark.parametrize(("dims", "expected"), [
@@ -126,9 +126,9 @@ def test_column_refuses_another_structure() -> None:
 ])  # fmt: skip
 def test_a_norm_is_a_reduction(dims: tuple[int, ...] | None, expected: list[int]) -> None:
     weight = contiguous("float32", (4096, 12_288))
-    assert sizes(script_of("aten::linalg_vector_norm", (weight, 2, dims, True, None), [4], H200)) == expected
+    assert sizes(script("aten::linalg_vector_norm", (weight, 2, dims, True, None), [4], H200)) == expected
 
 
 def test_a_norm_over_a_single_value_is_none() -> None:
     column = contiguous("float32", (1 << 20, 1))
-    assert sizes(script_of("aten::linalg_vector_norm", (column, 2, (-1,), True, None), [4], H200)) == [4]
+    assert sizes(script("aten::linalg_vector_norm", (column, 2, (-1,), True, None), [4], H200)) == [4]

@@ -13,12 +13,10 @@ from typing import Any
 import pytest
 
 from bench.estimators.allocator import AllocatorConfig
-from bench.estimators.recording import Call, Phase
+from bench.estimators.recording import Call, Entry, Freed, Output, Phase, Recording, StepEnd, Workspaces
 from bench.estimators.temporaries import Machine
-from bench.estimators.temporaries.scripts import Workspaces
-from bench.estimators.tensors import contiguous
-from bench.estimators.timeline import MAX_POINTS, Timeline, build_timeline, read_timeline
-from bench.estimators.timeline_tensors import LiveTensor
+from bench.estimators.tensors import Spec, contiguous
+from bench.estimators.timeline import MAX_POINTS, LiveTensor, Timeline, build_timeline, read_timeline
 from bench.launchers import LocalLauncher, Outcome
 from bench.records import TRACE_PARTS, Case, Choice
 
@@ -27,54 +25,33 @@ MIB = 1 << 20
 H200 = Machine(132, 2048, (9, 0), (2, 15))
 
 
-class Named:
-    """What `build_timeline` asks of `timeline_names.Names`, which needs torch."""
-
-    def __init__(self, births: dict[int, Any], holders: dict[int, tuple[str, str]]) -> None:
-        self.births, self.holders = births, holders
-
-
-class Birth:
-    def __init__(self, path: str | None, spec: Any = None) -> None:
-        self.path, self.spec = path, spec
-
-
-class Spec:
-    def __init__(self, dtype: str, shape: tuple[int, ...]) -> None:
-        self.dtype, self.shape = dtype, shape
-
-
 IMAGE = contiguous("float32", (1, 1, 8, 8))
+BYTES = contiguous("uint8", (1,))
 
 
-def call(operator: str, phase: Phase, *outputs: tuple[int, int]) -> Call:
-    return Call(f"aten::{operator}", (), outputs, phase)
+def call(
+    operator: str, phase: Phase, storage: int, nbytes: int, spec: Spec = BYTES, module: str | None = None, **more: Any
+) -> Call:
+    return Call(f"aten::{operator}", (), (Output(storage, nbytes, spec),), phase, module=module, **more)
 
 
 def made_up(middle: int = 1) -> Timeline:
     """Three steps of a model with one parameter; the second is the highest and has `middle` short-lived temporaries."""
-    entries: list[Any] = [call("empty", Phase.SETUP, (1, 4 * MIB)), call("copy", Phase.SETUP, (2, 2 * MIB)), None]
-    entries += [call("relu", Phase.FORWARD, (3, 8 * MIB)), call("mul", Phase.BACKWARD, (4, 4 * MIB)), 3, None]
-    entries += [4, call("relu.default", Phase.FORWARD, (5, 8 * MIB))]
-    for number in range(middle):
-        entries += [call("add", Phase.FORWARD, (1000 + number, 3 * MIB)), 1000 + number]
-    entries += [
-        Call("aten::convolution", (IMAGE, IMAGE, Workspaces(12 * MIB + 5)), ((6, 4 * MIB),), Phase.BACKWARD),
-        5,
-        call("sqrt", Phase.OPTIMIZER, (8, MIB + 1)),
-        8,
-        None,
-        *(6, call("relu", Phase.FORWARD, (9, MIB)), 9, None),
-    ]
-    births = {
-        1: Birth(None, Spec("float32", (1024, 1024))), 2: Birth(None, Spec("float32", (64, 8192))),
-        5: Birth("layers.0", Spec("bfloat16", (4, 1024))), 6: Birth("layers.0.conv", Spec("float32", (1024, 1024))),
-        8: Birth(None, Spec("float32", (512, 513))),
-        **{1000 + number: Birth("layers.1") for number in range(middle)},
-    }  # fmt: skip
-    names: Any = Named(births, {1: ("layers.0.weight", ""), 6: ("layers.0.weight", "")})
+    weight, images = contiguous("float32", (1024, 1024)), contiguous("float32", (64, 8192))
+    entries: list[Entry] = [call("empty", Phase.SETUP, 1, 4 * MIB, weight)]
+    entries += [call("copy", Phase.SETUP, 2, 2 * MIB, images), StepEnd(0)]
+    entries += [call("relu", Phase.FORWARD, 3, 8 * MIB), call("mul", Phase.BACKWARD, 4, 4 * MIB), Freed(3), StepEnd(1)]
+    entries += [Freed(4)]
+    entries += [call("relu.default", Phase.FORWARD, 5, 8 * MIB, contiguous("bfloat16", (4, 1024)), "layers.0")]
+    for number in range(1000, 1000 + middle):
+        entries += [call("add", Phase.FORWARD, number, 3 * MIB, module="layers.1"), Freed(number)]
+    convolution = call("convolution", Phase.BACKWARD, 6, 4 * MIB, weight, "layers.0.conv")
+    entries += [convolution._replace(arguments=(IMAGE, IMAGE), workspaces=Workspaces(12 * MIB + 5))]
+    entries += [Freed(5), call("sqrt", Phase.OPTIMIZER, 8, MIB + 1), Freed(8), StepEnd(2)]
+    entries += [Freed(6), call("relu", Phase.FORWARD, 9, MIB), Freed(9), StepEnd(3)]
     roles = {1: "parameters", 2: "batch", 4: "gradients", 6: "gradients"}
-    return build_timeline(entries, roles, names, H200, AllocatorConfig())
+    holders = {1: ("layers.0.weight", ""), 6: ("layers.0.weight", "")}
+    return build_timeline(Recording(entries, roles, holders), H200, AllocatorConfig())
 
 
 def test_the_step_with_the_highest_peak_is_taken_with_its_phases() -> None:

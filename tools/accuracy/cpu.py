@@ -20,7 +20,7 @@ MODELS = (
 )  # fmt: skip
 _CODE = (
     "tests/oracle/cpu_profile.py", "tools/accuracy/cpu_child.py", "bench/estimators/fake_cuda/*.py",
-    "bench/estimators/trace*.py", "bench/workload/step.py", "bench/workload/inputs.py", "bench/catalog/*/*.py",
+    "bench/estimators/record*.py", "bench/workload/step.py", "bench/workload/inputs.py", "bench/catalog/*/*.py",
 )  # fmt: skip
 EXPLANATION = """
 The very step runs on the CPU, with real values, under torch's profiler with its memory events, and is traced as well.

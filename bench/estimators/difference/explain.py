@@ -90,7 +90,7 @@ def explain_recording(
         BenchError: The recording contradicts itself, or its allocator settings cannot be replayed.
     """
     from bench.estimators.difference.tracing import add_planned_workspaces, trace_of, version_notes
-    from bench.estimators.trace_case import machine_of
+    from bench.estimators.kept import machine_of
 
     facts = recording.facts
     device, case = device_of(facts), case_of(facts, where)
@@ -100,8 +100,9 @@ def explain_recording(
     except Unsupported as error:
         return _blank(recording, where, f"no trace of this case: {error}")
     notes = version_notes(facts)
-    if workspaces and (reason := add_planned_workspaces(trace, facts, device)):
-        notes.append(reason)
+    if workspaces:
+        trace, reason = add_planned_workspaces(trace, facts, device)
+        notes += [reason] if reason else []
     found = compare(recording, trace, machine, where, most=most)
     return replace(found, notes=(*found.notes, *notes))
 
@@ -127,7 +128,7 @@ def compare(
     """
     facts = recording.facts
     blank = _blank(recording, where)
-    events, origins = attribute_events(trace.entries, trace.roles, machine)
+    events, origins = attribute_events(trace, machine)
     events, traced = _peaks_of(events, facts)
     try:
         recorded = recorded_events(recording)
@@ -135,7 +136,7 @@ def compare(
         return replace(blank, trace=traced)
     one, other = blocks_of(events), blocks_of(_without_failures(recorded, facts))
     comparison = Comparison(one, other, align(one, other), ends_early=facts.status == "oom")
-    naming = _Naming(comparison, Places(trace.entries), [origins[block.event] for block in one.blocks], recording)
+    naming = _Naming(comparison, Places(trace), [origins[block.event] for block in one.blocks], recording)
     return replace(
         blank, trace=traced, traced_allocations=len(one.blocks), recorded_allocations=len(other.blocks),
         differences=len(comparison.differences), partings=naming.partings(most),

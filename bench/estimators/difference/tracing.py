@@ -7,12 +7,11 @@ from dataclasses import replace
 import torch
 
 from bench.devices import Device
-from bench.estimators.conv_workspaces import add_workspaces
 from bench.estimators.memory import cudnn_plans
+from bench.estimators.record import record_case, record_training
 from bench.estimators.recording import Recording
 from bench.estimators.temporaries import Machine
-from bench.estimators.trace import record_training
-from bench.estimators.trace_case import record_case
+from bench.estimators.workspaces import add_workspaces
 from bench.plan import image_spec
 from bench.recordings import Facts
 from bench.records import Case, Protocol
@@ -33,14 +32,13 @@ def trace_of(facts: Facts, case: Case, machine: Machine) -> Recording:
     return record_training(lambda device: _CaptureTraining(held, protocol, device), steps, machine.compute_capability)
 
 
-def add_planned_workspaces(trace: Recording, facts: Facts, device: Device) -> str | None:
-    """Add cuDNN's workspaces to a trace; returns why not, where the installed cuDNN cannot be asked."""
+def add_planned_workspaces(trace: Recording, facts: Facts, device: Device) -> tuple[Recording, str | None]:
+    """The trace with cuDNN's workspaces; or as it is and why, where the installed cuDNN cannot be asked."""
     plans = cudnn_plans(device)
     if isinstance(plans, str):
-        return f"the trace is without cuDNN's workspaces: {plans}"
+        return trace, f"the trace is without cuDNN's workspaces: {plans}"
     tf32 = bool(facts.switches.get("cudnn_tf32", facts.axes["precision"] == "tf32"))
-    trace.entries = add_workspaces(trace.entries, plans, tf32=tf32)
-    return None
+    return add_workspaces(trace, plans, tf32=tf32), None
 
 
 def version_notes(facts: Facts) -> list[str]:
@@ -76,5 +74,5 @@ class _CaptureTraining:
         self.batch = (made, torch.randint(images.classes, (case.batch_size,)).to(device))
 
     def step(self) -> None:
-        """See `trace.Training`."""
+        """See `record.Training`."""
         self._workload.step(*self.batch)

@@ -15,6 +15,7 @@ from bench.errors import Unsupported
 from bench.estimators.fake_cuda.memory import DTYPES, Memory, Recorder, spec_of
 from bench.estimators.fake_cuda.shapes import RULES
 from bench.estimators.fake_cuda.strides import POINTWISE, SECOND_FIRST, lay_out
+from bench.estimators.recording import Output
 from bench.estimators.tensors import Spec
 
 Kernel = Callable[..., Any]
@@ -50,6 +51,11 @@ class Plan:
         self.arguments = [(argument.name, argument.default_value) for argument in schema.arguments]
         self.positional = sum(not argument.kwarg_only for argument in schema.arguments)
         self.returned = [self._written(schema, value) for value in schema.returns]
+        self.written = tuple(
+            index
+            for index, argument in enumerate(schema.arguments)
+            if argument.alias_info is not None and argument.alias_info.is_write
+        )
         self.is_new = all(index is None for index in self.returned) and bool(schema.returns)
         self.lists = [str(value.type).startswith("List") for value in schema.returns]
 
@@ -138,20 +144,20 @@ class Kernels:
         key = (plan.name, signature)
         if key not in self._inferred:
             self._inferred[key] = self._infer(plan, signature)
-        made: list[tuple[int, int]] = []
+        made: list[Output] = []
         result = self._make(self._inferred[key], made)
-        self.recorder.called(plan.name, _plain(signature), tuple(made))
+        self.recorder.called(plan.name, _plain(signature), tuple(made), plan.written)
         return result
 
     def _write(self, plan: Plan, values: list[Any], signature: tuple[Any, ...]) -> Any:
-        made: list[tuple[int, int]] = []
+        made: list[Output] = []
         if plan.base in _STORAGE_OPERATORS or plan.name.endswith("out"):
             self._resize(plan, values, signature, made)
-        self.recorder.called(plan.name, _plain(signature), tuple(made))
+        self.recorder.called(plan.name, _plain(signature), tuple(made), plan.written)
         results = [values[index] for index in plan.returned if index is not None]
         return results[0] if len(results) == 1 else tuple(results) if results else None
 
-    def _resize(self, plan: Plan, values: list[Any], signature: tuple[Any, ...], made: list[tuple[int, int]]) -> None:
+    def _resize(self, plan: Plan, values: list[Any], signature: tuple[Any, ...], made: list[Output]) -> None:
         """Give the results that an `out` or `resize_` operator writes to the shape that they will have."""
         key = (plan.name, signature)
         if key not in self._inferred:
@@ -187,12 +193,12 @@ class Kernels:
             return lay_out(inferred, operands[::-1] if plan.base in SECOND_FIRST else operands)
         return inferred
 
-    def _make(self, inferred: Any, made: list[tuple[int, int]]) -> Any:
+    def _make(self, inferred: Any, made: list[Output]) -> Any:
         if isinstance(inferred, Spec):
             tensor = self.memory.allocate(inferred)
             size = inferred.nbytes
             if size:
-                made.append((self.memory.count, size))
+                made.append(Output(self.memory.count, size, inferred))
             return tensor
         if isinstance(inferred, tuple):
             return tuple([self._make(item, made) for item in inferred])

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 
 from bench.errors import Unsupported
+from bench.estimators.recording import Output
 from bench.estimators.tensors import Spec
 
 FIRST_ADDRESS = 0x7F00_0000_0000
@@ -19,8 +20,10 @@ _KDL_CUDA = 2
 class Recorder(Protocol):
     """Who is told of what happens."""
 
-    def called(self, operator: str, arguments: tuple[Any, ...], outputs: tuple[tuple[int, int], ...]) -> None:
-        """A kernel ran: its arguments with tensors as `Spec`s, the number and bytes of each new storage in order."""
+    def called(
+        self, operator: str, arguments: tuple[Any, ...], outputs: tuple[Output, ...], written: tuple[int, ...]
+    ) -> None:
+        """A kernel ran: its arguments with tensors as `Spec`s, its new storages, places of what it writes to."""
 
     def freed(self, block: int) -> None:
         """A storage died."""

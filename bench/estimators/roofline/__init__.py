@@ -1,9 +1,9 @@
 """The roofline: how long a training step takes at the least that such kernels usually need. A first estimate.
 
-The step of `bench.workload` is recorded once on the meta device as a list of kernels with their FLOPs and bytes
-(`recording`, `operators`), made affine in the batch size (`columns`), and each kernel takes the longer of its
-arithmetic and its traffic on the device, by the efficiencies of `constants` (`timing`). The host takes time for each
-kernel too: a step of small kernels takes as long as the host needs to ask for them.
+It reads the recording that the memory's estimate reads too: each call is a kernel or a few with FLOPs and bytes
+(`kernels`), and each kernel takes the longer of its arithmetic and its traffic on the device, by the efficiencies of
+`constants` (`timing`). The host takes time for each kernel too: a step of small kernels takes as long as the host needs
+to ask for them.
 
 How far off it is stands in `constants`, and in every estimate's `basis`. What it leaves out:
 
@@ -28,12 +28,13 @@ import numpy as np
 
 from bench.devices import Device
 from bench.errors import Unsupported
-from bench.estimators.roofline.columns import Columns, joined, optimizer_columns, step_columns
+from bench.estimators.recording import Recording, StepEnd, calls_of
 from bench.estimators.roofline.constants import CONSTANTS, FITTED_ON, Constants
+from bench.estimators.roofline.kernels import Kernels, step_kernels
 from bench.estimators.roofline.timing import kernel_times_s
-from bench.records import Case, ImageSpec
+from bench.records import Case
 
-__all__ = ["CONSTANTS", "Constants", "SpeedEstimate", "case_columns", "estimate_speed"]
+__all__ = ["CONSTANTS", "Constants", "SpeedEstimate", "estimate_speed", "kernels_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,56 +71,45 @@ class SpeedEstimate:
         return self.host_time_s > self.device_time_s
 
 
-def estimate_speed(
-    case: Case, device: Device, images: ImageSpec | None = None, constants: Constants = CONSTANTS
-) -> SpeedEstimate:
-    """The roofline of one case on one device; neither torch's CUDA nor a GPU is touched.
-
-    The first case of a model and image size takes a second or two, each further batch size less than a millisecond.
+def estimate_speed(recording: Recording, case: Case, device: Device, constants: Constants = CONSTANTS) -> SpeedEstimate:
+    """The roofline of one case on one device.
 
     Args:
+        recording: Of the case, at its batch size.
         case: Its input path makes no difference.
         device: From a device file.
-        images: The case's images where they are known already; else they are looked up.
         constants: The efficiencies.
 
     Raises:
-        Unsupported: The device file lacks what is needed (a peak rate, the bandwidth), or the case cannot be recorded.
-        UnknownNameError: No such data set, model or optimizer.
+        Unsupported: The device file lacks what is needed (a peak rate, the bandwidth).
     """
     if device.kind != "cuda":
         raise Unsupported(f"no roofline for {device.name}: its kernels were fitted on NVIDIA GPUs only")
-    columns = case_columns(case, images)
-    times = kernel_times_s(columns, device, case.precision, case.memory_format, constants)
-    device_time, launches = float(times.sum()), float(columns.launches.sum())
+    kernels = kernels_of(recording)
+    times = kernel_times_s(kernels, device, case.precision, case.memory_format, constants)
+    device_time, launches = float(times.sum()), float(kernels.column("launches").sum())
     host_time = launches * constants.host_dispatch_s
     step_time = max(device_time, host_time)
-    classes = _sums(columns.kind, times)
-    phases = _sums(columns.phase, times)
+    classes = _sums(kernels.kind, times)
+    phases = _sums(kernels.phase, times)
     return SpeedEstimate(
         step_time_s=step_time,
         samples_per_s=case.batch_size / step_time,
         basis=_basis(case, device, host_time > device_time),
         device_time_s=device_time,
         host_time_s=host_time,
-        flops=float(columns.column("flops").sum()),
-        moved_bytes=float(columns.column("nbytes").sum()),
+        flops=float(kernels.column("flops").sum()),
+        moved_bytes=float(kernels.column("nbytes").sum()),
         kernel_count=round(launches),
         class_times_s=tuple(sorted(classes.items(), key=lambda item: -item[1])),
         phase_times_s=tuple((phase, phases.get(phase, 0.0)) for phase in ("forward", "backward", "optimizer")),
     )
 
 
-def case_columns(case: Case, images: ImageSpec | None = None) -> Columns:
-    """All kernels of a case's step, the optimizer's last; see `estimate_speed` for arguments and errors."""
-    from bench.workload.step import AUTOCAST_TYPES
-
-    if images is None:
-        from bench.plan import image_spec
-
-        images = image_spec(case.dataset, case.image_size)
-    step = step_columns(case.model, images, case.batch_size, AUTOCAST_TYPES.get(case.precision))
-    return joined((step, optimizer_columns(case.model, images, case.optimizer, case.precision == "fp16")))
+def kernels_of(recording: Recording) -> Kernels:
+    """All kernels of the last recorded step: the first makes the optimizer's state and has no gradients to drop."""
+    last = max(entry.step for entry in recording.entries if type(entry) is StepEnd)
+    return step_kernels(calls_of(recording, last))
 
 
 def _sums(names: np.ndarray, times: np.ndarray) -> dict[str, float]:
@@ -129,7 +119,7 @@ def _sums(names: np.ndarray, times: np.ndarray) -> dict[str, float]:
 def _basis(case: Case, device: Device, host_bound: bool) -> str:
     words = [f"roofline of recorded kernels on {device.name}, {FITTED_ON}"]
     if case.precision not in ("fp16", "bf16"):
-        words.append(f"no step in {case.precision} was at hand to check it on")
+        words.append(f"not validated for {case.precision}")
     if host_bound:
-        words.append("bound by the host, at a constant time a kernel that was not fitted")
+        words.append("bound by the host, at a constant time for each kernel that was not fitted")
     return "; ".join(words)

@@ -15,8 +15,8 @@ import numpy as np
 
 from bench.devices import PRECISIONS, Device
 from bench.errors import Unsupported
-from bench.estimators.roofline.columns import Columns
 from bench.estimators.roofline.constants import CONSTANTS, Constants
+from bench.estimators.roofline.kernels import Kernels
 from bench.records import MemoryFormat, Precision
 
 _RATES: Mapping[str, str] = {"float16": "fp16", "bfloat16": "bf16", "float32": "float32"}
@@ -38,7 +38,7 @@ have more kernels. pytorch/pytorch issue 34977 shows the direct kernels that run
 
 
 def kernel_times_s(
-    columns: Columns,
+    kernels: Kernels,
     device: Device,
     precision: Precision,
     memory_format: MemoryFormat,
@@ -54,13 +54,13 @@ def kernel_times_s(
         raise Unsupported(_missing("memory_bandwidth_bytes_per_s", device))
     if device.multiprocessors is None:
         raise Unsupported(_missing("multiprocessors", device))
-    fracs = _product_fracs(columns, device.multiprocessors, precision, memory_format, constants)
-    arithmetic = columns.column("flops") / (_peaks(columns, device, precision) * fracs) * (columns.kind != "depthwise")
-    traffic = columns.column("nbytes") / (bandwidth * _memory_fracs(columns, constants))
-    conversion = _conversion_s(columns, precision, memory_format, bandwidth * constants.memory_frac, constants)
+    fracs = _product_fracs(kernels, device.multiprocessors, precision, memory_format, constants)
+    arithmetic = kernels.column("flops") / (_peaks(kernels, device, precision) * fracs) * (kernels.kind != "depthwise")
+    traffic = kernels.column("nbytes") / (bandwidth * _memory_fracs(kernels, constants))
+    conversion = _conversion_s(kernels, precision, memory_format, bandwidth * constants.memory_frac, constants)
     launch = device.launch_overhead_s if device.launch_overhead_s is not None else constants.launch_s
     scale = constants.scale(precision, memory_format)
-    times: np.ndarray = (np.maximum(arithmetic, traffic) + conversion) * scale + launch * columns.launches
+    times: np.ndarray = (np.maximum(arithmetic, traffic) + conversion) * scale + launch * kernels.column("launches")
     return times
 
 
@@ -68,36 +68,36 @@ def _missing(key: str, device: Device) -> str:
     return f"no time estimate on {device.name}: its device file has no {key}"
 
 
-def _peaks(columns: Columns, device: Device, precision: Precision) -> np.ndarray:
+def _peaks(kernels: Kernels, device: Device, precision: Precision) -> np.ndarray:
     """FLOP/s of each kernel's type; 1 where it does no products."""
-    peaks = np.ones(len(columns.kind))
-    multiplies = columns.column("flops") > 0
-    for dtype in sorted(set(columns.dtype[multiplies])):
+    peaks = np.ones(len(kernels.kind))
+    multiplies = kernels.column("flops") > 0
+    for dtype in sorted(set(kernels.dtype[multiplies])):
         rate = "tf32" if precision == "tf32" and dtype == "float32" else _RATES.get(dtype, dtype)
         peak = device.peak_flop_per_s(rate) if rate in PRECISIONS else None
         if peak is None:
             raise Unsupported(_missing(f"peak_{rate}_flop_per_s", device))
-        peaks[multiplies & (columns.dtype == dtype)] = peak
+        peaks[multiplies & (kernels.dtype == dtype)] = peak
     return peaks
 
 
 def _product_fracs(
-    columns: Columns, multiprocessors: int, precision: Precision, memory_format: MemoryFormat, constants: Constants
+    kernels: Kernels, multiprocessors: int, precision: Precision, memory_format: MemoryFormat, constants: Constants
 ) -> np.ndarray:
     """Shares of the peak rate that products reach; for kernels without products they mean nothing."""
-    width, depth = columns.column("columns"), columns.column("depth")
+    width, depth = kernels.column("columns"), kernels.column("depth")
     frac = np.full(len(width), constants.attention_frac)
-    convolution, matmul = columns.kind == "convolution", columns.kind == "matmul"
-    tiles = columns.column("rows") * width * columns.column("products") / (_TILE_ELEMENTS * multiprocessors)
+    convolution, matmul = kernels.kind == "convolution", kernels.kind == "matmul"
+    tiles = kernels.column("rows") * width * kernels.column("products") / (_TILE_ELEMENTS * multiprocessors)
     sides = _filled(width, constants.convolution_columns) * _filled(depth, constants.product_depth)
-    spread = np.where(columns.shared > 0, 1.0, _filled(tiles, constants.convolution_tiles))
-    on_tensor_cores = (columns.dtype != "float32") | (precision == "tf32")
-    transformed = (columns.window == _WINOGRAD_WINDOW) & ~on_tensor_cores
+    spread = np.where(kernels.column("shared") > 0, 1.0, _filled(tiles, constants.convolution_tiles))
+    on_tensor_cores = (kernels.dtype != "float32") | (precision == "tf32")
+    transformed = (kernels.column("window") == _WINOGRAD_WINDOW) & ~on_tensor_cores
     best = np.where(transformed, constants.winograd_frac, constants.matmul_frac)
     frac[convolution] = (best * sides * spread)[convolution]
     frac[matmul] = (constants.matmul_frac * _filled(depth, constants.product_depth))[matmul]
     if memory_format == "channels_last":
-        direct = convolution & _has_no_tensor_kernel(columns)
+        direct = convolution & _has_no_tensor_kernel(kernels)
         frac[direct] = np.minimum(frac[direct], constants.direct_frac)
     return frac
 
@@ -108,28 +108,28 @@ def _filled(amount: np.ndarray, half: float) -> np.ndarray:
     return share
 
 
-def _has_no_tensor_kernel(columns: Columns) -> np.ndarray:
-    groups = columns.column("products")
-    channels = np.minimum(columns.column("rows"), columns.column("columns"))
-    halves = (columns.dtype == "float16") | (columns.dtype == "bfloat16")
+def _has_no_tensor_kernel(kernels: Kernels) -> np.ndarray:
+    groups = kernels.column("products")
+    channels = np.minimum(kernels.column("rows"), kernels.column("columns"))
+    halves = (kernels.dtype == "float16") | (kernels.dtype == "bfloat16")
     found: np.ndarray = halves & (groups > 1) & ((groups < _DIRECT_GROUPS) | (channels > _DIRECT_WIDTH))
     return found
 
 
-def _memory_fracs(columns: Columns, constants: Constants) -> np.ndarray:
-    fracs = np.full(len(columns.kind), constants.memory_frac)
-    fracs[columns.kind == "normalisation"] = constants.normalisation_frac
-    fracs[columns.kind == "reduction"] = constants.reduction_frac
-    fracs[columns.kind == "depthwise"] = constants.depthwise_frac
+def _memory_fracs(kernels: Kernels, constants: Constants) -> np.ndarray:
+    fracs = np.full(len(kernels.kind), constants.memory_frac)
+    fracs[kernels.kind == "normalisation"] = constants.normalisation_frac
+    fracs[kernels.kind == "reduction"] = constants.reduction_frac
+    fracs[kernels.kind == "depthwise"] = constants.depthwise_frac
     return fracs
 
 
 def _conversion_s(
-    columns: Columns, precision: Precision, memory_format: MemoryFormat, bytes_per_s: float, constants: Constants
+    kernels: Kernels, precision: Precision, memory_format: MemoryFormat, bytes_per_s: float, constants: Constants
 ) -> np.ndarray:
     """Tensor cores want channels last: cuDNN turns contiguous images round before and after each convolution."""
     if memory_format == "channels_last" or precision == "float32":
-        return np.zeros(len(columns.kind))
-    turned = np.where(columns.kind == "convolution", columns.column("layout_bytes"), 0.0)
+        return np.zeros(len(kernels.kind))
+    turned = np.where(kernels.kind == "convolution", kernels.column("layout_bytes"), 0.0)
     seconds: np.ndarray = constants.layout_passes * turned / bytes_per_s
     return seconds

@@ -6,8 +6,7 @@ mem_eff_attention/kernel_backward.h (workspace_size).
 
 from __future__ import annotations
 
-from typing import Any
-
+from bench.estimators.recording import Call
 from bench.estimators.temporaries.machine import Machine
 from bench.estimators.temporaries.scripts import Script, around, results
 from bench.estimators.tensors import Spec, is_contiguous
@@ -16,19 +15,19 @@ BLOCK = 64
 """Queries and columns that one block of the memory-efficient kernel takes in float32."""
 
 
-def _efficient(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) -> Script:
+def _efficient(call: Call, machine: Machine) -> Script:
     """Seed and offset go first, then the result and the logarithms of the sums."""
-    return [(2, outputs[2]), (3, outputs[3]), (0, outputs[0]), (1, outputs[1])]
+    return [(2, call.sizes[2]), (3, call.sizes[3]), (0, call.sizes[0]), (1, call.sizes[1])]
 
 
-def _efficient_backward(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) -> Script:
-    gradient, query = arguments[0], arguments[1]
+def _efficient_backward(call: Call, machine: Machine) -> Script:
+    gradient, query = call.arguments[0], call.arguments[1]
     batch, heads, length, _ = query.shape
     sums = 4 * batch * heads * length
     product = 4 * query.numel
     copied = not is_contiguous(_transposed(gradient))
     script: Script = [(-5, product)] if copied else []
-    script += [(0, outputs[0]), (1, outputs[1]), (2, outputs[2])]
+    script += [(0, call.sizes[0]), (1, call.sizes[1]), (2, call.sizes[2])]
     script += [(-1, product), (-2, sums), (-3, sums), (-2, 0), (-1, 0)]
     workspace = workspace_bytes(query)
     script += [(-4, workspace), (-4, 0), (-3, 0)]
@@ -47,20 +46,20 @@ def workspace_bytes(query: Spec) -> int:
     return 4 * batch * heads * tiles * (BLOCK * BLOCK + 4)
 
 
-def _cudnn_backward(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) -> Script:
+def _cudnn_backward(call: Call, machine: Machine) -> Script:
     """Workspace of cudnn-frontend: gradients of queries in float32 and a sum a row; cuDNN's own comes on top."""
-    batch, heads, length, width = arguments[1].shape
-    return results(outputs) + around(4 * batch * heads * length * (width + 1))
+    batch, heads, length, width = call.arguments[1].shape
+    return results(call.sizes) + around(4 * batch * heads * length * (width + 1))
 
 
-def _flash(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) -> Script:
+def _flash(call: Call, machine: Machine) -> Script:
     """In torch 2.6 the state of the random numbers lies on the CPU and what is unused is not allocated."""
-    return results(outputs[:2] if machine.torch_version <= (2, 6) else outputs)
+    return results(call.sizes[:2] if machine.torch_version <= (2, 6) else call.sizes)
 
 
-def _flash_backward(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) -> Script:
+def _flash_backward(call: Call, machine: Machine) -> Script:
     """Contiguous gradient and result, the gradients, rows' sums, queries' gradient in float32 (flash_api.cpp)."""
-    gradient, query, result = arguments[0], arguments[1], arguments[4]
+    gradient, query, result = call.arguments[0], call.arguments[1], call.arguments[4]
     batch, heads, length, width = query.shape
     rows, columns = -(-length // 128) * 128, -(-width // 32) * 32
     copies = [
@@ -68,7 +67,7 @@ def _flash_backward(arguments: tuple[Any, ...], outputs: list[int], machine: Mac
     ]
     slots = [(-1 - index, size) for index, size in enumerate(copies) if size]
     inner = around(4 * batch * heads * rows, 4 * batch * rows * heads * columns, first=-3)
-    return [*slots, *results(outputs), *inner, *((slot, 0) for slot, _ in slots)]
+    return [*slots, *results(call.sizes), *inner, *((slot, 0) for slot, _ in slots)]
 
 
 RULES = {

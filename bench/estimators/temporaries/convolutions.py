@@ -3,15 +3,14 @@
 Sources: aten/src/ATen/native/Convolution.cpp (convolution, convolution_backward, select_conv_backend),
 aten/src/ATen/native/cudnn/ConvShared.cpp (cudnn_convolution, cudnn_convolution_backward),
 aten/src/ATen/native/cuda/DepthwiseConv2d.cu. cuDNN's workspaces are innermost (Conv_v8.cpp: run_conv_plan); their
-sizes stand behind the call's own arguments where `conv_workspaces` put them there.
+sizes are those that `workspaces.add_workspaces` noted.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
+from bench.estimators.recording import Call, Workspaces
 from bench.estimators.temporaries.machine import Machine
-from bench.estimators.temporaries.scripts import Script, Workspaces, around, workspace, workspaces_of
+from bench.estimators.temporaries.scripts import Script, around, workspace
 from bench.estimators.temporaries.sums import sum_buffers
 from bench.estimators.tensors import (
     Spec,
@@ -47,24 +46,24 @@ def is_depthwise(image: Spec, weight: Spec, groups: int, transposed: bool) -> bo
     )
 
 
-def _forward(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) -> Script:
-    image, weight = arguments[:2]
+def _forward(call: Call, machine: Machine) -> Script:
+    image, weight = call.arguments[:2]
     last = _works_in_channels_last(image, weight)
     before, after = _copy_bytes(image, last), _copy_bytes(weight, last)
     script: Script = [(-1, before)] if before else []
-    script += [(0, outputs[0]), *around(after, first=-2, within=workspace(workspaces_of(arguments).image))]
+    script += [(0, call.sizes[0]), *around(after, first=-2, within=workspace(call.workspaces.image))]
     return [*script, (-1, 0)] if before else script
 
 
-def _backward(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) -> Script:
+def _backward(call: Call, machine: Machine) -> Script:
     """Gradients of image and weight in cuDNN or the depthwise kernel, then that of the bias as a sum."""
-    gradient, image, weight = arguments[:3]
-    transposed, groups, mask = arguments[7], arguments[9], arguments[10]
-    sizes = iter(enumerate(outputs))
+    gradient, image, weight = call.arguments[:3]
+    transposed, groups, mask = call.arguments[7], call.arguments[9], call.arguments[10]
+    sizes = iter(enumerate(call.sizes))
     made = [next(sizes) if wanted else None for wanted in mask]
     by_cudnn = not is_depthwise(image, weight, groups, transposed) or _works_in_channels_last(image, weight)
     if by_cudnn:
-        script = _by_cudnn(gradient, image, weight, made[0], made[1], workspaces_of(arguments))
+        script = _by_cudnn(gradient, image, weight, made[0], made[1], call.workspaces)
     else:
         script = _by_depthwise(gradient, image, weight, made[0], made[1])
     if made[2] is not None:

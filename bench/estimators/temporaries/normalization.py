@@ -6,8 +6,7 @@ aten/src/ATen/native/cuda/Normalization.cu, aten/src/ATen/native/cuda/layer_norm
 
 from __future__ import annotations
 
-from typing import Any
-
+from bench.estimators.recording import Call
 from bench.estimators.temporaries.machine import Machine
 from bench.estimators.temporaries.scripts import Script, around, results
 from bench.estimators.tensors import Spec, is_channels_last_contiguous, is_contiguous
@@ -42,20 +41,20 @@ def _is_channels_last(image: Spec) -> bool:
     return is_channels_last_contiguous(image) or (is_contiguous(image) and image.strides[1] == 1)
 
 
-def _batch_norm(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) -> Script:
-    image = arguments[0]
+def _batch_norm(call: Call, machine: Machine) -> Script:
+    image = call.arguments[0]
     plain = is_contiguous(image) and image.strides[1] != 1
-    script = results(outputs)
+    script = results(call.sizes)
     return script if plain or not _is_channels_last(image) else script + around(*_staging(image, 4))
 
 
-def _batch_norm_backward(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) -> Script:
-    image = arguments[1]
-    if not _is_channels_last(image) or image.numel > INT32_MAX or len(outputs) != 3:
-        return results(outputs)
+def _batch_norm_backward(call: Call, machine: Machine) -> Script:
+    image = call.arguments[1]
+    if not _is_channels_last(image) or image.numel > INT32_MAX or len(call.sizes) != 3:
+        return results(call.sizes)
     channels = 4 * image.shape[1]
-    script: Script = [(-1, channels), (-2, channels), (1, outputs[1]), (2, outputs[2])]
-    return [*script, *around(*_staging(image, 2), first=-3), (0, outputs[0]), (-2, 0), (-1, 0)]
+    script: Script = [(-1, channels), (-2, channels), (1, call.sizes[1]), (2, call.sizes[2])]
+    return [*script, *around(*_staging(image, 2), first=-3), (0, call.sizes[0]), (-2, 0), (-1, 0)]
 
 
 def _copy_bytes(spec: Spec | None) -> int:
@@ -69,14 +68,14 @@ def _enclosed(copies: list[int], inner: Script) -> Script:
     return slots + inner + [(slot, 0) for slot, _ in reversed(slots)]
 
 
-def _layer_norm(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) -> Script:
-    return _enclosed([_copy_bytes(arguments[0])], results(outputs))
+def _layer_norm(call: Call, machine: Machine) -> Script:
+    return _enclosed([_copy_bytes(call.arguments[0])], results(call.sizes))
 
 
-def _layer_norm_backward(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) -> Script:
-    gradient, image = arguments[:2]
+def _layer_norm_backward(call: Call, machine: Machine) -> Script:
+    gradient, image = call.arguments[:2]
     late = _copy_bytes(gradient)
-    script = results(outputs) + ([(-2, late), (-2, 0)] if late else [])
+    script = results(call.sizes) + ([(-2, late), (-2, 0)] if late else [])
     return _enclosed([_copy_bytes(image)], script)
 
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from bench.estimators.recording import Call
 from bench.estimators.temporaries.machine import Machine
 from bench.estimators.temporaries.scripts import Script, around, results
 from bench.estimators.tensors import is_contiguous
 
 
-def _dropout(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) -> Script:
+def _dropout(call: Call, machine: Machine) -> Script:
     """The mask goes first (aten/src/ATen/native/cuda/Dropout.cu)."""
-    return [(1, outputs[1]), (0, outputs[0])]
+    return [(1, call.sizes[1]), (0, call.sizes[0])]
 
 
-def _roll(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) -> Script:
+def _roll(call: Call, machine: Machine) -> Script:
     """One dimension after the other, from a contiguous copy (aten/src/ATen/native/cuda/TensorTransformations.cu)."""
-    source, shifts = arguments[:2]
+    source, shifts = call.arguments[:2]
     size = source.numel * source.item_bytes
     steps: Script = [(-9, size)] if not is_contiguous(source) else []
     previous = -9 if steps else None
@@ -29,21 +28,21 @@ def _roll(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) -> S
     return steps
 
 
-def _softmax_backward(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) -> Script:
+def _softmax_backward(call: Call, machine: Machine) -> Script:
     """The product of gradient and result (aten/src/ATen/native/cuda/SoftMax.cu: softmax_backward_cuda_out)."""
-    return results(outputs) + around(arguments[0].numel * arguments[0].item_bytes)
+    return results(call.sizes) + around(call.arguments[0].numel * call.arguments[0].item_bytes)
 
 
 SORT_BYTES = 3583
 """Scratch of a sort of a few thousand pairs (cub::DeviceRadixSort), as seen."""
 
 
-def _index_put(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) -> Script:
+def _index_put(call: Call, machine: Machine) -> Script:
     """Accumulating writes sort their indices (aten/src/ATen/native/cuda/Indexing.cu: index_put_with_sort_kernel)."""
-    indices, values, accumulate = arguments[1:4]
+    indices, values, accumulate = call.arguments[1:4]
     count = max((index.numel for index in indices if index is not None), default=0)
     if not accumulate or not count:
-        return results(outputs)
+        return results(call.sizes)
     size, spread = 8 * count, 0 if is_contiguous(values) else values.numel * values.item_bytes
     script: Script = [(-1, size), (-2, size), (-2, 0)]
     script += [(-3, spread)] if spread else []

@@ -7,20 +7,19 @@ baddbmm, 1 MiB where addmm goes to cublasLt for its bias.
 
 from __future__ import annotations
 
-from typing import Any
-
+from bench.estimators.recording import Call
 from bench.estimators.temporaries.machine import MIB, Machine
 from bench.estimators.temporaries.scripts import Script, around, results
 
 
-def _product(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) -> Script:
+def _product(call: Call, machine: Machine) -> Script:
     if machine.keeps_workspaces:
-        return results(outputs)
-    return results(outputs) + around(machine.cublas_workspace_bytes)
+        return results(call.sizes)
+    return results(call.sizes) + around(machine.cublas_workspace_bytes)
 
 
-def _addmm(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) -> Script:
-    return results(outputs) + (around(MIB) if machine.lt_workspace == "each" else [])
+def _addmm(call: Call, machine: Machine) -> Script:
+    return results(call.sizes) + (around(MIB) if machine.lt_workspace == "each" else [])
 
 
 def kept_workspaces(operator: str, machine: Machine) -> list[tuple[str, int]]:

@@ -3,30 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 Script = list[tuple[int, int]]
 
 WORKSPACE = -8
 """The slot of a library's workspace: done without where there is no room for it."""
-
-
-class Workspaces(NamedTuple):
-    """Bytes that the calls of a convolution ask cuDNN for, behind the call's own arguments; zeros where none.
-
-    Attributes:
-        image: Of the forward's call, or of that for the image's gradient.
-        weight: Of the call for the weight's gradient.
-    """
-
-    image: int
-    weight: int = 0
-
-
-def workspaces_of(arguments: tuple[object, ...]) -> Workspaces:
-    """The workspaces that stand behind a call's own arguments; none where nobody put any there."""
-    last = arguments[-1]
-    return last if isinstance(last, Workspaces) else Workspaces(0)
 
 
 def workspace(size: int) -> Script:

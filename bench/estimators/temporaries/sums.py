@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from bench.estimators.recording import Call
 from bench.estimators.temporaries.machine import Machine
 from bench.estimators.temporaries.reductions import reduction_buffers
 from bench.estimators.temporaries.scripts import Script, around, results
@@ -25,23 +26,23 @@ def _buffers(source: Spec, dims: Any, dtype: Any, machine: Machine, vector: int)
     return script
 
 
-def _sum(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) -> Script:
-    source, dims, _, dtype = arguments[:4]
-    return results(outputs) + sum_buffers(source, dims, dtype, machine)
+def _sum(call: Call, machine: Machine) -> Script:
+    source, dims, _, dtype = call.arguments[:4]
+    return results(call.sizes) + sum_buffers(source, dims, dtype, machine)
 
 
-def _sum_all(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) -> Script:
-    return results(outputs) + sum_buffers(arguments[0], None, arguments[1], machine)
+def _sum_all(call: Call, machine: Machine) -> Script:
+    return results(call.sizes) + sum_buffers(call.arguments[0], None, call.arguments[1], machine)
 
 
-def _norm(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) -> Script:
+def _norm(call: Call, machine: Machine) -> Script:
     """A reduction (ReduceNormKernel.cu), but over dimensions of size 1 absolute values (LinearAlgebra.cpp)."""
-    source, _, dims, _, dtype = arguments[:5]
+    source, _, dims, _, dtype = call.arguments[:5]
     ndim = len(source.shape)
     reduced = {dim % ndim for dim in dims} if dims and ndim else range(ndim)
     if all(source.shape[dim] == 1 for dim in reduced):
-        return results(outputs)
-    return results(outputs) + _buffers(source, dims, dtype, machine, 4)
+        return results(call.sizes)
+    return results(call.sizes) + _buffers(source, dims, dtype, machine, 4)
 
 
 RULES = {

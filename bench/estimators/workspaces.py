@@ -1,4 +1,4 @@
-"""cuDNN's workspaces in a recording: what each call of a convolution asks for is written behind its arguments.
+"""cuDNN's workspaces in a recording: what each call of a convolution asks for.
 
 A workspace is allocated after the result of its call and the copies that the call needs, and freed when the call
 returns (aten/src/ATen/native/cudnn/Conv_v8.cpp: run_conv_plan; `temporaries.convolutions` has the order). A backward
@@ -10,56 +10,56 @@ depthwise convolutions in channels-last bf16 and fp16, where another engine's wo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from bench.estimators.cudnn_plans import Convolution, CudnnPlans, Direction
+from bench.estimators.recording import Call, Recording, Workspaces
 from bench.estimators.temporaries.convolutions import is_depthwise
-from bench.estimators.temporaries.scripts import Workspaces
 from bench.estimators.tensors import Spec, suggests_channels_last
 
 
-def add_workspaces(entries: Sequence[Any], plans: CudnnPlans, *, tf32: bool, pointwise: bool = True) -> list[Any]:
-    """The entries of a `Recording` with `Workspaces` behind the arguments of each convolution that asks for any.
+def add_workspaces(recording: Recording, plans: CudnnPlans, *, tf32: bool, pointwise: bool = True) -> Recording:
+    """The recording with the `workspaces` of each convolution.
 
     Args:
-        entries: Of a `Recording`.
+        recording: Of some steps.
         plans: What cuDNN would run.
         tf32: Whether convolutions of float32 may round their operands: torch's default, but off in the project's step.
         pointwise: Whether kernels of 1 x 1 have workspaces. The cuDNN 9.1 of torch 2.6 is taken to run them without:
             so said the peaks of RTX 3060 and 4060 that xMem measured (median error 1.0 % without, 1.6 % with).
     """
 
-    def asked_bytes(call: Any, direction: Direction) -> int:
+    def asked_bytes(call: Call, direction: Direction) -> int:
         question = convolution_of(direction, call, tf32)
         if question is None or (not pointwise and set(question.weight[2:]) == {1}):
             return 0
         return plans.workspace_bytes(question) or 0
 
-    found: list[Any] = []
-    for entry in entries:
-        operator = None if entry is None or isinstance(entry, int) else entry[0].partition(".")[0]
-        asked = Workspaces(0)
-        if operator == "aten::convolution":
-            asked = Workspaces(asked_bytes(entry, "forward"))
-        elif operator == "aten::convolution_backward":
-            image, weight, _ = entry[1][10]
-            asked = Workspaces(
-                asked_bytes(entry, "data") if image else 0, asked_bytes(entry, "filter") if weight else 0
-            )
-        found.append((entry[0], (*entry[1], asked), *entry[2:]) if any(asked) else entry)
-    return found
+    def asked(call: Call) -> Workspaces:
+        if call.name == "convolution":
+            return Workspaces(asked_bytes(call, "forward"))
+        image, weight, _ = call.arguments[10]
+        return Workspaces(asked_bytes(call, "data") if image else 0, asked_bytes(call, "filter") if weight else 0)
+
+    return recording.with_entries(
+        [
+            entry._replace(workspaces=asked(entry))
+            if type(entry) is Call and entry.name in ("convolution", "convolution_backward")
+            else entry
+            for entry in recording.entries
+        ]
+    )
 
 
-def convolution_of(direction: Direction, call: Any, tf32: bool) -> Convolution | None:
+def convolution_of(direction: Direction, call: Call, tf32: bool) -> Convolution | None:
     """What cuDNN is asked for by a call; None where torch's own kernel runs.
 
     Args:
         direction: Which of the three.
-        call: An entry of `aten::convolution` or `aten::convolution_backward`.
+        call: Of `aten::convolution` or `aten::convolution_backward`.
         tf32: See `add_workspaces`.
     """
-    arguments = call[1]
+    arguments = call.arguments
     first = 0 if direction == "forward" else 1
     image, weight = arguments[first], arguments[first + 1]
     stride, padding, dilation, transposed = arguments[3:7] if direction == "forward" else arguments[4:8]

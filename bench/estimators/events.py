@@ -1,13 +1,12 @@
-"""The trace estimator's second half: from a recording to the allocator's events and its peaks. No torch here."""
+"""From a recording to what the allocator is asked, and to the peaks that follow. No torch here."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from bench.estimators.allocator import Alloc, AllocatorConfig, Event, Free, Mark, ReplayResult, replay, replay_onward
-from bench.estimators.recording import Phase
+from bench.estimators.recording import Call, Entry, Freed, Phase, Recording, StepEnd
 from bench.estimators.temporaries import Machine, products, script_of
 from bench.estimators.temporaries.scripts import WORKSPACE
 
@@ -25,89 +24,93 @@ class TracePeaks:
     replay: ReplayResult
 
 
-def build_events(entries: Sequence[Any], roles: dict[int, str], machine: Machine) -> list[Event]:
-    """What the allocator is asked, in order; marks are labelled `0` before the first step and `n` after the n-th.
+def build_events(recording: Recording, machine: Machine) -> list[Event]:
+    """What the allocator is asked, in order; marks are labelled `0` after the setup and `n` after the n-th step.
 
     Peaks start anew after the first step, which allocates the optimizer's state.
 
     Args:
-        entries: Of a `Recording`.
-        roles: Of a `Recording`.
+        recording: Of some steps.
         machine: The GPU and torch.
     """
-    stream = _Stream(machine, _activations(entries) | roles)
-    marks = 0
-    for entry in entries:
-        if entry is None:
-            stream.events.append(Mark(str(marks), reset_peaks=marks == 1))
-            marks += 1
-        elif isinstance(entry, int):
-            stream.free(entry)
-        else:
-            stream.call(*entry)
-    return stream.events
+    return [event for _, event in events_by_entry(recording, machine)]
+
+
+def events_by_entry(recording: Recording, machine: Machine) -> Iterator[tuple[int, Event]]:
+    """As `build_events`, each event with the place of the entry that it comes from."""
+    stream = _Stream(machine, {**_activations(recording.entries), **recording.roles})
+    for place, entry in enumerate(recording.entries):
+        if type(entry) is Call:
+            for event in stream.call(entry):
+                yield place, event
+        elif type(entry) is Freed:
+            if stream.free(entry.storage):
+                yield place, Free(entry.storage)
+        elif type(entry) is StepEnd:
+            yield place, Mark(str(entry.step), reset_peaks=entry.step == 1)
 
 
 class _Stream:
     """Events as they are put together; temporaries and workspaces have numbers below 0."""
 
-    def __init__(self, machine: Machine, categories: dict[int, str]) -> None:
-        self.events: list[Event] = []
+    def __init__(self, machine: Machine, categories: Mapping[int, str]) -> None:
         self._machine, self._categories = machine, categories
         self._live: set[int] = set()
         self._workspaces: set[tuple[bool, str]] = set()
         self._temporary = -16
 
-    def free(self, block: int) -> None:
-        """A result has died; one that was never allocated on the device is left out."""
-        if block in self._live:
-            self._live.discard(block)
-            self.events.append(Free(block))
+    def free(self, storage: int) -> bool:
+        """Note that a result has died; whether it was ever allocated on the device."""
+        was_live = storage in self._live
+        self._live.discard(storage)
+        return was_live
 
-    def call(self, operator: str, arguments: tuple[Any, ...], outputs: tuple[tuple[int, int], ...], phase: int) -> None:
+    def call(self, call: Call) -> list[Event]:
         """A kernel: its results, workspaces that it is the first to need, its temporaries."""
-        script = script_of(operator, arguments, [nbytes for _, nbytes in outputs], self._machine)
-        is_product = operator.partition(".")[0] in products.RULES
+        events: list[Event] = []
+        script = script_of(call, self._machine)
+        is_product = call.operator.partition(".")[0] in products.RULES
         kind = "workspaces" if is_product else "temporaries"
         for position, (slot, size) in enumerate(script):
-            if is_product and position == len(outputs):
-                self._keep_workspaces(operator, phase)
+            if is_product and position == len(call.outputs):
+                self._keep_workspaces(call, events)
             if slot >= 0:
-                number = outputs[slot][0]
+                number = call.outputs[slot].storage
                 self._live.add(number)
-                self.events.append(Alloc(number, size, category=self._categories.get(number, "temporaries")))
+                events.append(Alloc(number, size, category=self._categories.get(number, "temporaries")))
             elif not size:
-                self.events.append(Free(self._temporary + slot))
+                events.append(Free(self._temporary + slot))
             elif slot == WORKSPACE:
-                self.events.append(Alloc(self._temporary + slot, size, category="workspaces", optional=True))
+                events.append(Alloc(self._temporary + slot, size, category="workspaces", optional=True))
             else:
-                self.events.append(Alloc(self._temporary + slot, size, category=kind))
+                events.append(Alloc(self._temporary + slot, size, category=kind))
         if is_product:
-            self._keep_workspaces(operator, phase)
+            self._keep_workspaces(call, events)
         self._temporary -= 16
+        return events
 
-    def _keep_workspaces(self, operator: str, phase: int) -> None:
+    def _keep_workspaces(self, call: Call, events: list[Event]) -> None:
         """Workspaces live on in some versions of torch, one for each thread: autograd's backward has its own."""
-        for name, size in products.kept_workspaces(operator, self._machine):
-            key = (phase == Phase.BACKWARD, name)
+        for name, size in products.kept_workspaces(call.operator, self._machine):
+            key = (call.phase == Phase.BACKWARD, name)
             if key not in self._workspaces:
                 self._workspaces.add(key)
-                self.events.append(Alloc(-len(self._workspaces), size, category="workspaces"))
+                events.append(Alloc(-len(self._workspaces), size, category="workspaces"))
 
 
-def _activations(entries: Iterable[Any]) -> dict[int, str]:
+def _activations(entries: Iterable[Entry]) -> dict[int, str]:
     """Storages that a forward made and that outlive it."""
-    born: dict[int, int] = {}
+    born: dict[int, Phase] = {}
     found: dict[int, str] = {}
-    phase = int(Phase.SETUP)
+    phase = Phase.SETUP
     for entry in entries:
-        if isinstance(entry, int):
-            if born.pop(entry, None) == Phase.FORWARD and phase != Phase.FORWARD:
-                found[entry] = "activations"
-        elif entry is not None:
-            phase = entry[3]
-            for number, _ in entry[2]:
-                born[number] = phase
+        if type(entry) is Freed:
+            if born.pop(entry.storage, None) == Phase.FORWARD and phase != Phase.FORWARD:
+                found[entry.storage] = "activations"
+        elif type(entry) is Call:
+            phase = entry.phase
+            for output in entry.outputs:
+                born[output.storage] = phase
     for number, phase_of_birth in born.items():
         if phase_of_birth == Phase.FORWARD:
             found[number] = "activations"

@@ -12,10 +12,9 @@ import pytest
 
 from bench import catalog
 from bench.catalog import parse_choice
-from bench.estimators import trace_cache
-from bench.estimators.recording import Call, Phase, Recording
+from bench.estimators import kept
+from bench.estimators.recording import TRACED_BATCHES, Call, Freed, Output, Phase, Recording, StepEnd, join_column
 from bench.estimators.tensors import contiguous
-from bench.estimators.trace_column import TRACED_BATCHES, join_column
 from bench.records import Case
 
 CASE = Case(parse_choice("dataset", "mnist"), parse_choice("model", "mlp"), parse_choice("optimizer", "sgd"), 16)
@@ -24,7 +23,8 @@ HOPPER = (9, 0)
 
 def recording(batch: int) -> Recording:
     image = contiguous("float32", (batch, 4))
-    return Recording([None, Call("aten::relu", (image,), ((1, image.nbytes),), Phase.FORWARD), 1, None], {1: "batch"})
+    call = Call("aten::relu", (image,), (Output(1, image.nbytes, image),), Phase.FORWARD, module="head")
+    return Recording([StepEnd(0), call, Freed(1), StepEnd(1)], {1: "batch"}, {1: ("head.weight", "")})
 
 
 @pytest.fixture
@@ -36,36 +36,36 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_what_is_kept_comes_back_equal(folder: Path) -> None:
     first, second = TRACED_BATCHES
     column = join_column(first, recording(first), second, recording(second))
-    trace_cache.keep("a", column)
-    trace_cache.keep("b", recording(3))
-    assert trace_cache.load("a") == column
-    assert trace_cache.load("b") == recording(3)
-    assert trace_cache.load("c") is None
-    found = trace_cache.load("a")
-    assert isinstance(found, type(column)) and found.at(5) == recording(5).entries
+    kept.keep("a", column)
+    kept.keep("b", recording(3))
+    assert kept.load("a") == column
+    assert kept.load("b") == recording(3)
+    assert kept.load("c") is None
+    found = kept.load("a")
+    assert isinstance(found, type(column)) and found.at(5) == recording(5)
 
 
 def test_keys_tell_cases_batches_and_gpus_apart() -> None:
     from dataclasses import replace
 
     keys = [
-        trace_cache.cache_key(CASE, HOPPER, (16, 48)),
-        trace_cache.cache_key(CASE, HOPPER, (1,)),
-        trace_cache.cache_key(CASE, (8, 0), (16, 48)),
-        trace_cache.cache_key(replace(CASE, precision="bf16"), HOPPER, (16, 48)),
-        trace_cache.cache_key(replace(CASE, model=parse_choice("model", "mlp:hidden=[64]")), HOPPER, (16, 48)),
-        trace_cache.cache_key(replace(CASE, dataset=parse_choice("dataset", "cifar10")), HOPPER, (16, 48)),
-        trace_cache.cache_key(replace(CASE, optimizer=parse_choice("optimizer", "adam")), HOPPER, (16, 48)),
+        kept.cache_key(CASE, HOPPER, (16, 48)),
+        kept.cache_key(CASE, HOPPER, (1,)),
+        kept.cache_key(CASE, (8, 0), (16, 48)),
+        kept.cache_key(replace(CASE, precision="bf16"), HOPPER, (16, 48)),
+        kept.cache_key(replace(CASE, model=parse_choice("model", "mlp:hidden=[64]")), HOPPER, (16, 48)),
+        kept.cache_key(replace(CASE, dataset=parse_choice("dataset", "cifar10")), HOPPER, (16, 48)),
+        kept.cache_key(replace(CASE, optimizer=parse_choice("optimizer", "adam")), HOPPER, (16, 48)),
     ]
     assert len(set(keys)) == len(keys) and None not in keys
-    assert trace_cache.cache_key(replace(CASE, batch_size=99, input="loader"), HOPPER, (16, 48)) == keys[0]
+    assert kept.cache_key(replace(CASE, batch_size=99, input="loader"), HOPPER, (16, 48)) == keys[0]
 
 
 def test_code_of_an_outside_package_is_not_trusted_to_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalog, "is_external", lambda kind, name: kind == "model")
-    assert trace_cache.cache_key(CASE, HOPPER, (16, 48)) is None
-    trace_cache.keep(None, recording(1))
-    assert trace_cache.load(None) is None
+    assert kept.cache_key(CASE, HOPPER, (16, 48)) is None
+    kept.keep(None, recording(1))
+    assert kept.load(None) is None
 
 
 class Evil:
@@ -83,52 +83,51 @@ def test_what_is_damaged_or_foreign_counts_as_absent(
     folder.mkdir()
     monkeypatch.chdir(folder)
     (folder / "key.trace").write_bytes(content)
-    assert trace_cache.load("key") is None
+    assert kept.load("key") is None
     assert [path.name for path in folder.iterdir()] == ["key.trace"]
 
 
 def test_every_flipped_byte_is_noticed(folder: Path) -> None:
-    trace_cache.keep("key", recording(3))
+    kept.keep("key", recording(3))
     whole = (folder / "key.trace").read_bytes()
     for index in range(len(whole)):
         damaged = bytearray(whole)
         damaged[index] ^= 0x40
         (folder / "key.trace").write_bytes(bytes(damaged))
-        assert trace_cache.load("key") in (None, recording(3))
+        assert kept.load("key") in (None, recording(3))
 
 
 def test_a_folder_that_cannot_be_written_costs_nothing(folder: Path) -> None:
     folder.write_text("a file is in the way")
-    trace_cache.keep("key", recording(3))
-    assert trace_cache.load("key") is None
+    kept.keep("key", recording(3))
+    assert kept.load("key") is None
 
 
 def test_the_least_lately_used_go_first_and_nobody_elses_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = ["a" * 16, "b" * 16, "c" * 16, "d" * 16]
     for age, key in enumerate(keys[:3]):
-        trace_cache.keep(key, recording(3))
+        kept.keep(key, recording(3))
         os.utime(folder / f"{key}.trace", (1000 - age, 1000 - age))
     one = (folder / f"{keys[0]}.trace").stat().st_size
     (folder / "thesis.bin").write_bytes(b"x" * 10 * one)
-    monkeypatch.setattr(trace_cache, "MOST_BYTES", 2 * one)
-    trace_cache.keep(keys[3], recording(3))
+    monkeypatch.setattr(kept, "MOST_BYTES", 2 * one)
+    kept.keep(keys[3], recording(3))
     left = sorted(path.name for path in folder.iterdir())
     assert left == [f"{keys[0]}.trace", f"{keys[1]}.trace", f"{keys[3]}.trace", "thesis.bin"]
 
 
 def test_a_bomb_and_half_a_record_count_as_absent(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trace_cache, "MOST_HELD_BYTES", 1000)
-    trace_cache.keep("bomb", Recording([None] * 100_000))
-    assert trace_cache.load("bomb") is None
+    monkeypatch.setattr(kept, "MOST_HELD_BYTES", 1000)
+    kept.keep("bomb", Recording([StepEnd(0)] * 100_000))
+    assert kept.load("bomb") is None
     monkeypatch.undo()
     monkeypatch.setenv("BENCH_TRACE_CACHE", str(folder))
-    broken: Any = Recording()
-    broken.entries = 5
-    trace_cache.keep("half", broken)
-    assert trace_cache.load("half") is None
+    broken: Any = 5
+    kept.keep("half", Recording(entries=broken))
+    assert kept.load("half") is None
 
 
 def test_off_means_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BENCH_TRACE_CACHE", "off")
-    trace_cache.keep("key", recording(3))
-    assert trace_cache.load("key") is None
+    kept.keep("key", recording(3))
+    assert kept.load("key") is None

@@ -1,7 +1,8 @@
-"""Names for what a recording holds, in processes of their own: the recording must not notice that it is watched."""
+"""Who made what in a recording, in processes of their own: the recording must not notice that modules are followed."""
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -19,24 +20,26 @@ def in_child(task: Any, argument: Any) -> dict[str, Any]:
 
 
 def compare_task(case: Case, send: Any) -> dict[str, Any]:
-    """The recording with and without a watch, and what each does to the allocator."""
+    """The recording with and without hooks on the modules, and what each does to the allocator."""
     from bench.devices import load_device
-    from bench.estimators.timeline_names import watch_training
-    from bench.estimators.trace_case import machine_of, record_case
-    from bench.estimators.trace_events import build_events, replay_trace
+    from bench.estimators import record
+    from bench.estimators.events import build_events, replay_trace
+    from bench.estimators.kept import machine_of
+    from bench.estimators.recording import Call
 
     machine = machine_of(load_device(H200), "2.15.0")
-    plain = record_case(case, machine)
-    with watch_training() as names:
-        watched = record_case(case, machine)
-    peaks = [replay_trace(build_events(made.entries, made.roles, machine)) for made in (plain, watched)]
-    made = {number for entry in watched.entries if isinstance(entry, tuple) for number, _ in entry[2]}
+    followed = record.record_case(case, machine)
+    record.modules_followed = lambda: contextlib.nullcontext(record.Modules())
+    plain = record.record_case(case, machine)
+    peaks = [replay_trace(build_events(made, machine)) for made in (plain, followed)]
+    calls = [entry for entry in followed.entries if isinstance(entry, Call)]
+    unnamed = [entry._replace(module=None) if isinstance(entry, Call) else entry for entry in followed.entries]
     return {
-        "entries": plain.entries == watched.entries,
-        "roles": plain.roles == watched.roles,
+        "entries": plain.entries == unnamed,
+        "roles": plain.roles == followed.roles,
         "peaks": [[peak.allocated_bytes, peak.reserved_bytes, peak.requested_bytes] for peak in peaks],
-        "unnamed": len(made - set(names.births)),
-        "calls": len(made),
+        "named": sum(call.module is not None for call in calls if call.phase in (2, 3)),
+        "calls": sum(call.phase in (2, 3) for call in calls),
     }
 
 
@@ -49,11 +52,11 @@ def compare_task(case: Case, send: Any) -> dict[str, Any]:
         pytest.param("vit_b_16", Choice("adamw"), "bf16", marks=pytest.mark.slow),
     ],
 )
-def test_a_watched_recording_equals_an_unwatched_one(model: str, optimizer: Choice, precision: Any) -> None:
+def test_following_modules_changes_nothing_of_a_recording(model: str, optimizer: Choice, precision: Any) -> None:
     size = 0 if model == "vit_b_16" else 32
     found = in_child(compare_task, Case(Choice("imagenet"), Choice(model), optimizer, 8, precision, image_size=size))
     assert found["calls"] > 20
-    assert found["unnamed"] == 0
+    assert found["named"] > 0.5 * found["calls"]  # the loss belongs to no module
     assert found["entries"]
     assert found["roles"]
     assert found["peaks"][0] == found["peaks"][1]
@@ -65,8 +68,8 @@ def tiny_task(argument: Any, send: Any) -> dict[str, Any]:
 
     import torch
 
-    from bench.estimators.timeline_names import watch_training
-    from bench.estimators.trace import record_training
+    from bench.estimators.record import record_training
+    from bench.estimators.recording import calls_of
 
     class Block(torch.nn.Module):
         def __init__(self) -> None:
@@ -98,18 +101,18 @@ def tiny_task(argument: Any, send: Any) -> dict[str, Any]:
             torch.nn.functional.cross_entropy(self.model(images), labels).backward()
             self.optimizer.step()
 
-    with watch_training() as names:
-        recording = record_training(Training, steps=2)
-    last = [place for place, entry in enumerate(recording.entries) if entry is None][-2]
-    calls = [entry for entry in recording.entries[last:] if isinstance(entry, tuple) and entry.outputs]
+    recording = record_training(Training, steps=2)
     gc.collect()
     return {
         "made": [
-            [entry.phase, str(names.births[entry.outputs[0][0]].path), entry.operator.removeprefix("aten::")]
-            for entry in calls
+            [call.phase, str(call.module), call.operator.removeprefix("aten::")]
+            for call in calls_of(recording, 2)
+            if call.outputs
         ],
         "held": sorted(
-            [recording.roles[number], *names.holders[number]] for number in names.holders if number in recording.roles
+            [recording.roles[number], *recording.holders[number]]
+            for number in recording.holders
+            if number in recording.roles
         ),
         "hooks": len(torch.nn.modules.module._global_forward_hooks) + len(torch.nn.modules.module._global_forward_pre_hooks),
         "backward": torch.autograd.backward.__module__,
@@ -144,6 +147,6 @@ def test_modules_parameters_gradients_and_states_have_their_names(tiny: dict[str
         assert expected_held in held, sorted(held)
 
 
-def test_nothing_of_the_watch_stays_behind(tiny: dict[str, Any]) -> None:
+def test_no_hook_stays_behind(tiny: dict[str, Any]) -> None:
     assert tiny["hooks"] == 0
     assert tiny["backward"] == "torch.autograd"

@@ -1,0 +1,265 @@
+"""Recordings of cases: of this process, of the disk, or new ones.
+
+What was recorded once need not be again, on this account, with this code and this torch. A file is a Python pickle,
+compressed, of which only this package's few record types are taken back; what is damaged, foreign or of other code
+counts as absent. The folder is `~/.cache/bench/traces`, or the environment's `BENCH_TRACE_CACHE`, which `off` turns
+off. It is kept under `MOST_BYTES` by dropping what was used least lately.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.metadata
+import io
+import os
+import pickle
+import sys
+import tempfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from bench import catalog, fingerprint
+from bench.errors import DeviceError
+from bench.estimators import recording, tensors
+from bench.estimators.recording import LEAST_BATCH, TRACED_BATCHES, Column, NotAffine, Recording, join_column
+from bench.estimators.temporaries import Machine
+from bench.folders import trace_cache_folder
+from bench.plan import image_spec
+from bench.records import Case, stable_hash
+
+if TYPE_CHECKING:
+    from bench.devices import Device
+
+SUFFIX = ".trace"
+MOST_BYTES = 1 << 29
+MOST_HELD_BYTES = 1 << 27
+"""Of one file when expanded; the largest seen is 2 MB."""
+
+LEVEL = 1
+"""Of zlib's: 0.5 MB of a ResNet-50 become 50 KB within 10 ms."""
+
+RECORDING_CODE = (
+    "estimators/fake_cuda",
+    "estimators/kept.py",
+    "estimators/record.py",
+    "estimators/recording.py",
+    "estimators/tensors.py",
+    "records/case.py",
+    "workload",
+)
+"""What decides, beside the case's own entries and torch, what is recorded; temporaries are worked out afterwards."""
+
+_TYPES: dict[tuple[str, str], type] = {
+    (kind.__module__, kind.__qualname__): kind
+    for kind in (
+        recording.Affine,
+        recording.Call,
+        recording.Column,
+        recording.Freed,
+        recording.Output,
+        recording.Phase,
+        recording.Recording,
+        recording.StepEnd,
+        recording.Workspaces,
+        tensors.Spec,
+    )
+}
+
+Held = Column | Recording
+
+
+def machine_of(device: Device, torch_version: str) -> Machine:
+    """What of a device decides allocations.
+
+    Raises:
+        DeviceError: The device's file does not state it.
+    """
+    needed = ("multiprocessors", "max_threads_per_multiprocessor", "compute_capability")
+    missing = [name for name in needed if getattr(device, name) is None]
+    if missing:
+        raise DeviceError(f"{device.name}: the memory trace needs {', '.join(missing)} in the device's file")
+    assert device.multiprocessors and device.max_threads_per_multiprocessor and device.compute_capability
+    major, minor = torch_version.split(".")[:2]
+    return Machine(
+        device.multiprocessors,
+        device.max_threads_per_multiprocessor,
+        device.compute_capability,
+        (int(major), int(minor)),
+    )
+
+
+def torch_version() -> str:
+    """Of the installed torch, without importing it."""
+    return importlib.metadata.version("torch")
+
+
+@functools.lru_cache(maxsize=8)
+def recording_of(case: Case, machine: Machine, *, shared: bool = False) -> Recording:
+    """What the case's step does at its batch size, from a recording of this process, of the disk, or a new one.
+
+    Args:
+        case: Its input path makes no difference: the batch is taken to lie on the device.
+        machine: The GPU and torch.
+        shared: Whether other batch sizes of the case are asked for too: two recordings then serve all of them.
+
+    Raises:
+        Unsupported: As `record.record_case`.
+        UnknownNameError: As `record.record_case`.
+    """
+    held = replace(case, input="synthetic")
+    if case.batch_size >= LEAST_BATCH:
+        column = _find_column(replace(held, batch_size=LEAST_BATCH), machine, record=shared)
+        if column is not None:
+            return column.at(case.batch_size)
+    return _find_recording(held, machine)
+
+
+_columns: dict[tuple[Case, Machine], Column | None] = {}
+
+
+def _find_column(case: Case, machine: Machine, *, record: bool) -> Column | None:
+    """The case's column; None where it has none, or where it would have to be recorded and `record` is off."""
+    name = (case, machine)
+    if name not in _columns:
+        key = cache_key(case, machine.compute_capability, TRACED_BATCHES)
+        found = load(key)
+        if not isinstance(found, Column):
+            if not record:
+                return None
+            found = _record_column(case, machine)
+            if found is not None:
+                keep(key, found)
+        _columns[name] = found
+    return _columns[name]
+
+
+def _record_column(case: Case, machine: Machine) -> Column | None:
+    from bench.estimators.record import record_case
+
+    first, second = TRACED_BATCHES
+    one, other = (record_case(replace(case, batch_size=size), machine) for size in TRACED_BATCHES)
+    try:
+        return join_column(first, one, second, other)
+    except NotAffine:
+        return None
+
+
+@functools.lru_cache(maxsize=16)
+def _find_recording(case: Case, machine: Machine) -> Recording:
+    from bench.estimators.record import record_case
+
+    key = cache_key(case, machine.compute_capability, (case.batch_size,))
+    found = load(key)
+    if not isinstance(found, Recording):
+        found = record_case(case, machine)
+        keep(key, found)
+    return found
+
+
+def cache_key(case: Case, compute_capability: tuple[int, int], batch_sizes: Sequence[int]) -> str | None:
+    """What names a recording of `case` at `batch_sizes`; None where an outside package's code takes part, unseen."""
+    entries: tuple[tuple[catalog.Kind, str], ...] = (
+        ("model", case.model.name),
+        ("dataset", case.dataset.name),
+        ("optimizer", case.optimizer.name),
+    )
+    if any(catalog.is_external(kind, name) for kind, name in entries):
+        return None
+    axes = {axis: str(getattr(case, axis)) for axis in ("model", "optimizer", "precision", "memory_format")}
+    images = image_spec(case.dataset, case.image_size)
+    versions = [importlib.metadata.version(name) for name in ("torch", "torchvision")]
+    code = [fingerprint.code_key(RECORDING_CODE), *(catalog.code_key(kind, name) for kind, name in entries)]
+    return stable_hash([code, versions, sys.version_info[:2], axes, str(images), compute_capability, list(batch_sizes)])
+
+
+def load(key: str | None) -> Held | None:
+    """What was kept under `key`; None where nothing is, or nothing sound."""
+    folder = trace_cache_folder()
+    if key is None or folder is None:
+        return None
+    path = folder / f"{key}{SUFFIX}"
+    try:
+        if path.stat().st_uid != os.getuid():
+            return None
+        unpacking = zlib.decompressobj()
+        content = unpacking.decompress(path.read_bytes(), MOST_HELD_BYTES)
+        held = _Reader(io.BytesIO(content)).load() if unpacking.eof else None
+        os.utime(path)
+    except _UNSOUND:
+        return None
+    return held if _is_whole(held) else None
+
+
+_UNSOUND = (
+    AttributeError,
+    EOFError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    OSError,
+    OverflowError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+    zlib.error,
+)
+"""What reading a file that nobody wrote so may raise; `pickle` promises no one kind."""
+
+
+def _is_whole(held: object) -> bool:
+    try:
+        found = held.recording if isinstance(held, Column) else held
+        return (
+            isinstance(found, Recording)
+            and isinstance(found.entries, list)
+            and isinstance(found.roles, dict)
+            and isinstance(found.holders, dict)
+            and (not isinstance(held, Column) or (isinstance(held.first, int) and isinstance(held.varying, list)))
+        )
+    except AttributeError:  # a file can leave any field out
+        return False
+
+
+def keep(key: str | None, held: Held) -> None:
+    """Keep `held` under `key`; a folder that cannot be written costs the next caller a recording, no more."""
+    folder = trace_cache_folder()
+    if key is None or folder is None:
+        return
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _make_room(folder)
+        content = zlib.compress(pickle.dumps(held, protocol=5), LEVEL)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as place:
+            new = Path(place, key)
+            new.write_bytes(content)
+            new.replace(folder / f"{key}{SUFFIX}")
+
+
+def _make_room(folder: Path) -> None:
+    """Drop what was used least lately where all together is too large; only what this module wrote."""
+    files: list[tuple[float, int, Path]] = []
+    for path in folder.glob(f"{'[0-9a-f]' * 16}{SUFFIX}"):
+        with contextlib.suppress(FileNotFoundError):  # another process makes room too
+            found = path.stat()
+            files.append((found.st_mtime, found.st_size, path))
+    total = sum(size for _, size, _ in files)
+    for _, size, path in sorted(files):
+        if total <= MOST_BYTES:
+            return
+        path.unlink(missing_ok=True)
+        total -= size
+
+
+class _Reader(pickle.Unpickler):
+    """Takes back the types of a recording and no others: a file never runs code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        kind = _TYPES.get((module, name))
+        if kind is None:
+            raise pickle.UnpicklingError(f"{module}.{name} is no part of a recording")
+        return cast(Any, kind)

@@ -1,0 +1,305 @@
+"""The very training step, run over memory that does not exist, as a `Recording`.
+
+`record_training` runs some steps under `FakeCuda` and notes every kernel with what it was given, every storage with its
+birth and death, and which module was at work; `record_case` does so for a case of the grid. It needs a process of its
+own: see `fake_cuda`.
+
+Modules are followed with torch's own hooks (before and after each module, before each node of the backward, after the
+optimizer's step). Only numbers and strings are noted: no tensor, module or node is held, so that everything dies when
+it would die unwatched. Left out: operators of one module that run in another's stead (fused by torch itself), and
+keyword arguments of modules: nodes that made those are taken for the callee's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import weakref
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from bench import catalog
+from bench.errors import Unsupported
+from bench.estimators.collector import collected_before, collector_off
+from bench.estimators.fake_cuda import FakeCuda, block_of
+from bench.estimators.recording import Call, Entry, Freed, Output, Phase, Recording, StepEnd, sort_frees
+from bench.plan import image_spec
+from bench.records import Case
+from bench.records import Protocol as MeasuringProtocol
+
+if TYPE_CHECKING:
+    from bench.estimators.temporaries import Machine
+
+STEPS = 3
+"""Steps recorded: the second is the first with the optimizer's state; the replay goes on from the third."""
+
+_SEEN = "stepbench"
+"""Key in a node's metadata: it has been given its module."""
+
+
+class Training(Protocol):
+    """What is recorded."""
+
+    @property
+    def model(self) -> torch.nn.Module:
+        """On the device."""
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Over the model's parameters."""
+
+    @property
+    def batch(self) -> tuple[torch.Tensor, ...]:
+        """Images and labels on the device."""
+
+    def step(self) -> None:
+        """One optimizer step; what it keeps alive is kept until the next has ended."""
+
+
+def record_case(
+    case: Case, machine: Machine, protocol: MeasuringProtocol | None = None, steps: int = STEPS
+) -> Recording:
+    """Run the case's step over memory that does not exist; in a process of its own.
+
+    Raises:
+        Unsupported: The case cannot run, or cannot be traced.
+        UnknownNameError: No such data set, model or optimizer.
+    """
+    protocol = protocol or MeasuringProtocol()
+    try:
+        return record_training(lambda device: CaseTraining(case, protocol, device), steps, machine.compute_capability)
+    except ValueError as error:  # torch's word for what cannot be trained: one value a channel in a batch norm, say
+        raise Unsupported(f"the step cannot run: {error}") from error
+
+
+class CaseTraining:
+    """The workload of a case with its one synthetic batch."""
+
+    def __init__(self, case: Case, protocol: MeasuringProtocol, device: torch.device) -> None:
+        """Build model, optimizer and batch in the order in which a run does."""
+        from bench.workload import build_workload
+        from bench.workload.inputs import build_inputs
+
+        self._workload = build_workload(case, image_spec(case.dataset, case.image_size), protocol, device)
+        self.model, self.optimizer = self._workload.model, self._workload.optimizer
+        self._inputs = build_inputs(case, catalog.describe_dataset(case.dataset), protocol, device)
+        self.batch = next(self._inputs)
+
+    def step(self) -> None:
+        """See `Training`."""
+        self._workload.step(*self.batch)
+
+
+def record_training(
+    build: Callable[[torch.device], Training], steps: int = STEPS, compute_capability: tuple[int, int] = (9, 0)
+) -> Recording:
+    """Record some steps of a training.
+
+    Args:
+        build: Makes model, optimizer and batch on the device, in the order in which a run does.
+        steps: How many. The second is the first with the optimizer's state; the third shows whether they stay alike.
+        compute_capability: Of the GPU; attention chooses its kernel by it.
+
+    Raises:
+        Unsupported: The step reads values from the device, or this torch does not allow the trace.
+    """
+    with modules_followed() as modules:
+        recorder = _Recorder(modules)
+        collected_before()
+        with collector_off(), FakeCuda(recorder, compute_capability):
+            training = build(torch.device("cuda", 0))
+            recorder.note_roles(training)
+            recorder.entries.append(StepEnd(0))
+            with _phases(recorder, training.optimizer):
+                for step in range(1, steps + 1):
+                    training.step()
+                    recorder.note_roles(training)
+                    recorder.entries.append(StepEnd(step))
+            entries, recorder.entries = recorder.entries, []
+            del training
+        return Recording(sort_frees(entries), recorder.roles, modules.holders)
+
+
+class _Recorder:
+    """Hears of kernels and deaths, and knows which part of the step is running."""
+
+    def __init__(self, modules: Modules) -> None:
+        self.entries: list[Entry] = []
+        self.roles: dict[int, str] = {}
+        self.phase = Phase.SETUP
+        self._modules = modules
+
+    def called(
+        self, operator: str, arguments: tuple[Any, ...], outputs: tuple[Output, ...], written: tuple[int, ...]
+    ) -> None:
+        self.entries.append(Call(operator, arguments, outputs, self.phase, written, self._modules.path))
+
+    def freed(self, block: int) -> None:
+        self.entries.append(Freed(block))
+
+    def reads(self, operator: str) -> None:
+        """Optimizers may scale by a value that they read (Adafactor); what a model does with one is anybody's guess."""
+        if self.phase != Phase.OPTIMIZER:
+            raise Unsupported(
+                f"the step reads values from the device ({operator}); a trace without data cannot follow it"
+            )
+
+    def note_roles(self, training: Training) -> None:
+        """Remember which storages hold parameters, gradients, optimizer state and the batch."""
+        groups = {
+            "optimizer_state": [v for state in training.optimizer.state.values() for v in state.values()],
+            "gradients": [parameter.grad for parameter in training.model.parameters()],
+            "parameters": [*training.model.parameters(), *training.model.buffers()],
+            "batch": list(training.batch),
+        }
+        for role, tensors in groups.items():
+            for tensor in tensors:
+                if isinstance(tensor, torch.Tensor) and tensor.is_cuda:
+                    self.roles[block_of(tensor)] = role
+
+
+@contextlib.contextmanager
+def _phases(recorder: _Recorder, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Follow the parts of a step: what comes after zero_grad is the forward, after the backward the optimizer."""
+    backward, zero_grad = torch.autograd.backward, optimizer.zero_grad
+
+    def followed(call: Callable[..., Any], during: Phase, after: Phase) -> Callable[..., Any]:
+        @functools.wraps(call)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            recorder.phase = during
+            result = call(*args, **kwargs)
+            recorder.phase = after
+            return result
+
+        return run
+
+    torch.autograd.backward = followed(backward, Phase.BACKWARD, Phase.OPTIMIZER)
+    optimizer.zero_grad = followed(zero_grad, Phase.ZERO_GRAD, Phase.FORWARD)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        torch.autograd.backward = backward
+        del optimizer.zero_grad
+
+
+@contextlib.contextmanager
+def modules_followed() -> Iterator[Modules]:
+    """Know which module is at work while the context is open; it must be open before the model is built."""
+    modules = Modules()
+    backward = torch.autograd.backward
+
+    @functools.wraps(backward)
+    def followed(tensors: Any, *args: Any, **kwargs: Any) -> None:
+        modules.label(tensors)
+        try:
+            backward(tensors, *args, **kwargs)
+        finally:
+            modules.forget_node()
+
+    with contextlib.ExitStack() as stack:
+        for handle in (
+            register_module_forward_pre_hook(modules.enter),
+            register_module_forward_hook(modules.leave, always_call=True),
+            register_optimizer_step_post_hook(modules.stepped),
+        ):
+            stack.callback(handle.remove)
+        torch.autograd.backward = followed
+        try:
+            yield modules
+        finally:
+            torch.autograd.backward = backward
+
+
+class Modules:
+    """Knows which module is running, forward or backward, and who holds which storage.
+
+    Attributes:
+        holders: See `Recording`.
+    """
+
+    def __init__(self) -> None:
+        """Know nothing yet."""
+        self.holders: dict[int, tuple[str, str]] = {}
+        self._stack: list[str] = []
+        self._node: str | None = None
+        self._root: weakref.ref[torch.nn.Module] | None = None
+        self._modules: dict[int, str] = {}
+        self._parameters: dict[int, str] = {}
+
+    @property
+    def path(self) -> str | None:
+        """The module that is at work."""
+        return self._stack[-1] if self._stack else self._node
+
+    def enter(self, module: torch.nn.Module, args: Any) -> None:
+        """Before a module's forward: what made its input belongs to whoever calls it."""
+        if not self._stack:
+            self._meet(module)
+        self.label(args)
+        self._stack.append(self._modules.get(id(module)) or type(module).__name__)
+
+    def leave(self, module: torch.nn.Module, args: Any, output: Any) -> None:
+        """After a module's forward: what made its output and has no module yet is its own."""
+        self.label(output)
+        if self._stack:
+            self._stack.pop()
+
+    def stepped(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        """After the optimizer's step: gradients and state have their final storages."""
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                name = self._parameters.get(id(parameter), "")
+                self._hold(parameter.grad, name, "")
+                for word, value in optimizer.state.get(parameter, {}).items():
+                    self._hold(value, name, str(word))
+
+    def forget_node(self) -> None:
+        """After a backward."""
+        self._node = None
+
+    def label(self, value: Any) -> None:
+        """Give the running module's path to the nodes behind some tensors that have none yet."""
+        path = self._stack[-1] if self._stack else None
+        found = [tensor.grad_fn for tensor in _tensors(value)]
+        while found:
+            node = found.pop()
+            if node is None or node.name().endswith("AccumulateGrad"):
+                continue  # the latter belongs to the parameter, lives longer, and makes nothing
+            metadata: dict[Any, Any] = node.metadata  # type: ignore[assignment]  # torch's stub takes it for a method
+            if _SEEN not in metadata:
+                metadata[_SEEN] = True
+                node.register_prehook(functools.partial(self._reach, path))
+                found += [before for before, _ in node.next_functions]
+
+    def _meet(self, module: torch.nn.Module) -> None:
+        """Learn the names of the outermost module and all below it, once; where parameters lie, each time."""
+        if self._root is None or self._root() is None:
+            self._root = weakref.ref(module)
+            self._modules = {id(part): name or type(part).__name__ for name, part in module.named_modules()}
+            self._parameters = {id(parameter): name for name, parameter in module.named_parameters()}
+        root = self._root()
+        if root is module:
+            for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+                self._hold(tensor, name, "")
+
+    def _hold(self, value: Any, name: str, word: str) -> None:
+        if isinstance(value, torch.Tensor) and value.is_cuda:
+            self.holders[block_of(value)] = name, word
+
+    def _reach(self, path: str | None, gradients: Any) -> None:
+        self._node = path
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """The tensors in nested lists, tuples and mappings."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
+    elif isinstance(value, dict):
+        yield from _tensors(list(value.values()))
