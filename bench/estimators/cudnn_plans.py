@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from bench.devices import Device
@@ -259,12 +261,27 @@ def _strides(shape: Shape, last: bool) -> Shape:
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    """The cuDNN that torch has loaded, or the system's. Raises Unsupported."""
-    try:
-        cudnn = ctypes.CDLL(LIBRARY)
-        version = int(cudnn.cudnnGetVersion())
-    except (OSError, AttributeError) as error:
-        raise Unsupported(f"no cuDNN workspaces: {LIBRARY} cannot be loaded ({error})") from error
-    if version < LEAST_VERSION:
-        raise Unsupported(f"no cuDNN workspaces: cuDNN {version} is older than {LEAST_VERSION}")
-    return cudnn
+    """The cuDNN that torch would load, found without importing torch. Raises Unsupported."""
+    refusals = []
+    for place in _places():
+        try:
+            cudnn = ctypes.CDLL(place)
+            version = int(cudnn.cudnnGetVersion())
+        except (OSError, AttributeError) as error:
+            refusals.append(str(error))
+            continue
+        if version < LEAST_VERSION:
+            raise Unsupported(f"no cuDNN workspaces: cuDNN {version} is older than {LEAST_VERSION}")
+        return cudnn
+    raise Unsupported(f"no cuDNN workspaces: {LIBRARY} cannot be loaded ({refusals[-1]})")
+
+
+def _places() -> Iterator[str]:
+    """Where cuDNN may lie: in its own pip package, with torch's own libraries, on the system's path."""
+    for package, below in (("nvidia", "cudnn/lib"), ("torch", "lib")):
+        spec = importlib.util.find_spec(package)
+        for folder in (spec.submodule_search_locations or ()) if spec else ():
+            path = Path(folder, below, LIBRARY)
+            if path.exists():
+                yield str(path)
+    yield LIBRARY
