@@ -241,6 +241,8 @@ _ROLES = {
     for word in words.split()
 }
 _FILLERS = re.compile(r"(set|data|dataset|split|part|images|image|imgs|img|folder)$")
+_NUMBERED = re.compile(r"(k?fold|split|part|subset|batch|partition|cv|chunk|shard)[\W_]*\d+", re.IGNORECASE)
+"""Parts that have no role."""
 _ALSO_CLASSES = ("train", "valid")
 """Roles' names that classes have too: what runs on rails, and the opposite of invalid."""
 
@@ -283,6 +285,11 @@ def _understood(folder: _Folder, fewest: int, notes: tuple[str, ...] = ()) -> Im
             f"{shown(folder.path)}: its folders are divided into parts one by one ({lies}). {WANTED}: name the part "
             f"first, then the class, or give one of the folders alone, {shown(holding[found[0]].path)}"
         )
+    if all(_NUMBERED.fullmatch(name) and kid.holding for name, kid in holding.items()):
+        raise DataError(
+            f"{shown(folder.path)}: its folders are named like parts, not classes ({_listed(holding)}). {WANTED}: "
+            f"rename them, or give one of them alone, folder:{shown(kid.path)}"
+        )
     names, count = _classes(folder, fewest)
     return ImageTree(folder.path, folder.path, names, count, count, (*notes, *_alike(holding)))
 
@@ -313,7 +320,7 @@ def _divided(folder: _Folder, parts: Mapping[str, str], fewest: int, notes: tupl
     roles = _roles(folder, parts)
     train = roles.pop("train")
     if not train.holding:
-        raise DataError(f"{shown(train.path)}: its {train.images:,} images lie in it directly. {WANTED}: {_SORT}")
+        raise DataError(f"{shown(train.path)}: {_loose(train)}. {WANTED}: {_SORT}")
     if not roles:  # one folder around everything
         return _understood(train, fewest, notes)
     train = _unwrapped(train)
@@ -338,7 +345,7 @@ def _roles(folder: _Folder, parts: Mapping[str, str]) -> dict[str, _Folder]:
     at, holding = shown(folder.path), folder.holding
     if others := [name for name in holding if name not in parts]:
         raise DataError(
-            f"{at}: it holds {_listed(parts)}, named like parts, beside other folders of images, {_listed(others)}. "
+            f"{at}: it holds {_listed(parts)}, named like a part of a data set, beside {_listed(others)}. "
             f"{WANTED}: move or rename the one or the other, or give the folder of a part alone"
         )
     roles: dict[str, _Folder] = {}
@@ -388,16 +395,21 @@ def _nothing_found(folder: _Folder) -> str:
     if fault := next(folder.all_faults(), None):
         return fault
     if folder.images:
-        return f"{at}: its {folder.images:,} images lie in it directly. {WANTED}: {_SORT}"
+        return f"{at}: {_loose(folder)}. {WANTED}: {_SORT}"
     if not folder.kids:
         return f"{at}: it has no class folders{other}. Put the images of each class into a folder of its own"
     where = "class folder" if len(folder.kids) == 1 else "class folders"
     return f"{at}: no images in its {len(folder.kids)} {where}{other}. JPEG, PNG, WebP, BMP, PPM, TIFF are read"
 
 
+def _loose(folder: _Folder) -> str:
+    """How many images lie in a folder that is to hold class folders."""
+    return f"{folder.images:,} image{'s' * (folder.images != 1)} directly in it, and no class folders with images"
+
+
 def _instead(folder: _Folder) -> str:
     """What a folder without images holds."""
-    found = folder.all_suffixes().most_common(3)
+    found = sorted(folder.all_suffixes().items(), key=lambda pair: (-pair[1], pair[0]))[:3]
     return f"; it holds {', '.join(f'{count:,} x {shown(suffix)}' for suffix, count in found)}" if found else ""
 
 
@@ -487,11 +499,13 @@ def _spread(files: Sequence[str], most: int) -> list[str]:
 
 def _size_bytes(path: Path) -> int:
     """The size of a file that holds something."""
-    with _typed_faults(path):
-        status = path.stat()
-    if not stat.S_ISREG(status.st_mode) or not status.st_size:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise DataError(f"{shown(path)}: {error.strerror}. Replace or delete the file") from error
+    if not size:
         raise DataError(f"{shown(path)}: an empty file, not an image. Replace or delete it")
-    return status.st_size
+    return size
 
 
 # decoding
@@ -508,8 +522,9 @@ def _typed_faults(path: Path) -> Iterator[None]:
         raise DataError(f"{shown(path)}: {error}") from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
         # what PIL raises on images that are damaged, truncated, of another format, or unreasonably large
-        reason = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
-        reason = reason.replace(repr(str(path)), "").strip(" :")
+        if isinstance(error, OSError) and error.strerror:
+            raise DataError(f"{shown(path)}: {error.strerror}. Make it readable, or delete it") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0].replace(repr(str(path)), "").strip(" :")
         raise DataError(f"{shown(path)}: no image that PIL can decode: {reason}. Replace or delete the file") from error
 
 
@@ -551,11 +566,12 @@ _PHOTOMETRIC, _BITS_PER_SAMPLE, _SAMPLE_FORMAT = 262, 258, 339
 """Tags of the TIFF format (TIFF 6.0, Adobe 1992)."""
 _WHITE_IS_ZERO, _UNSIGNED = 0, 1
 
-_CONTENTS = {
-    "F": "floating-point values",
-    "I": "32-bit or signed values",
-    "LAB": "values in the CIELAB colour space",
+_REFUSED = {
+    "F": "floating-point values, of which none is known to be white. Save it with 8 or 16 unsigned bits, as PNG",
+    "I": "32-bit or signed values, of which none is known to be white. Save it with 8 or 16 unsigned bits, as PNG",
+    "LAB": "colours in CIELAB, which PIL does not convert. Save it as RGB",
 }
+_SIGNED = "signed values, of which none is known to be white. Save it with 8 or 16 unsigned bits, as PNG"
 _SIXTEEN_BITS = ("PNG", "PPM")
 """Formats whose images in PIL's mode `I` hold 0 to 65,535: as older versions of PIL read them."""
 
@@ -567,10 +583,9 @@ def _largest_value(image: Image.Image) -> int | None:
             return (1 << _tag(image, _BITS_PER_SAMPLE, 16)) - 1
         if image.mode == "I" and image.format in _SIXTEEN_BITS:
             return (1 << 16) - 1
-        if image.mode not in _CONTENTS:
+        if image.mode not in _REFUSED:
             return None
-    what = _CONTENTS.get(image.mode, "signed values")
-    raise DataError(f"it holds {what}, and nothing says which is black or white. Save it with 8 or 16 bits, as PNG")
+    raise DataError(f"it holds {_REFUSED.get(image.mode, _SIGNED)}")
 
 
 def _tag(image: Image.Image, number: int, otherwise: int = -1) -> int:
