@@ -23,9 +23,9 @@ def account_folder(name: str) -> Path:
         return Path(tempfile.gettempdir()) / f"bench-{name}-{_account()}"
 
 
-def data_folder() -> Path:
-    """The folder that holds the data sets: the environment's `BENCH_DATA`, else `~/.cache/bench/data`."""
-    return _given("BENCH_DATA") or account_folder("data")
+def data_folder(given: str | None = None) -> Path:
+    """The folder of the data sets: the one given, the environment's `BENCH_DATA`, else `~/.cache/bench/data`."""
+    return Path(given).expanduser() if given else _given("BENCH_DATA") or account_folder("data")
 
 
 def trace_cache_folder() -> Path | None:

@@ -21,17 +21,16 @@ from typing import Any
 
 import torch
 
-from bench import catalog
 from bench.catalog import DatasetInfo
-from bench.errors import Unsupported
-from bench.plan import image_spec
+from bench.errors import DataError, Unsupported
+from bench.plan import describe, image_spec
 from bench.probes.oom import is_out_of_memory, limit_host_memory, parse_out_of_memory
 from bench.probes.readings import SILENT, Readings
 from bench.probes.rss import reset_rss_peak, rss_peak_bytes
 from bench.probes.step_timing import plan_step_count, time_steps
 from bench.probes.throttling import throttled_by
 from bench.probes.torch_memory import CudaMemory, measure_cpu_peak, start_gpu
-from bench.records import Case, ImageSpec, Measurement, Protocol, Status
+from bench.records import Case, DataFacts, ImageSpec, Measurement, Protocol, Status
 from bench.workload import Workload, build_workload, numeric_modes
 from bench.workload.gradient_noise import has_batch_norm, measure_gradient_noise, microbatch_count
 from bench.workload.inputs import Inputs, build_inputs
@@ -57,6 +56,7 @@ class MeasureTask:
         host_memory_bytes: The most that the process may take of the host's memory; `None` for no limit.
         repeat: Which of the case's fresh processes this is; what is drawn at random for training differs by it.
         nvml_error: Why NVML is not to be asked; `None` where it is.
+        data: What the run's key says of its data set.
     """
 
     case: Case
@@ -66,6 +66,7 @@ class MeasureTask:
     host_memory_bytes: int | None = None
     repeat: int = 0
     nvml_error: str | None = None
+    data: DataFacts = field(default_factory=DataFacts)
 
 
 @dataclass(slots=True)
@@ -84,7 +85,7 @@ class _Run:
 
     @property
     def info(self) -> DatasetInfo:
-        return catalog.describe_dataset(self.task.case.dataset)
+        return describe(self.task.case.dataset)
 
     @property
     def images(self) -> ImageSpec:
@@ -137,6 +138,7 @@ def _start_gpu(run: _Run) -> None:
 def _measure(run: _Run) -> None:
     reset_rss_peak()
     run.enter("build")
+    _refuse_other_data(run)
     workload = build_workload(run.task.case, run.images, run.task.protocol, run.device)
     with _inputs(run) as inputs:
         run.found.update(data_source=inputs.data_source, parameter_count=workload.parameter_count)
@@ -152,6 +154,17 @@ def _measure(run: _Run) -> None:
         run.enter("gradient noise")
         _measure_gradient_noise(run)
     run.found["phase"] = None
+
+
+def _refuse_other_data(run: _Run) -> None:
+    """Raise DataError where the data set has changed since the run was planned, whose key it would not match."""
+    planned = run.task.data
+    found = DataFacts(run.images.classes, run.info.train_samples if run.info.from_files else None)
+    if changes := found.changes_since(planned):
+        raise DataError(
+            f"{run.task.case.dataset}: changed since the run was planned ({', '.join(changes)}). Run the same command "
+            "again, which plans anew"
+        )
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import pandas as pd
 
 from bench.analysis.cases import GROUP
 from bench.analysis.findings import Finding, counted, finding_of, tally
-from bench.records import MEASURED, Status
+from bench.records import MEASURED, DataFacts, Status, columns
 
 
 def earlier_plans(frame: pd.DataFrame) -> list[Finding]:
@@ -15,7 +15,28 @@ def earlier_plans(frame: pd.DataFrame) -> list[Finding]:
     if left.empty:
         return []
     text = f"{counted(len(left), len(frame), 'run')} of earlier configurations in the same folder are left out."
-    return [finding_of("earlier_plans", False, text, left)]
+    changes = [
+        f"{name} ({', '.join(words)})"
+        for name, rows in left.groupby("dataset", sort=True)
+        if (words := _data_changes(rows, frame[frame["planned"] & (frame["dataset"] == name)]))
+    ]
+    more = f" Data sets that changed since: {'; '.join(changes)}." if changes else ""
+    return [finding_of("earlier_plans", False, text + more, left)]
+
+
+def _data_changes(before: pd.DataFrame, after: pd.DataFrame) -> list[str]:
+    """How a data set changed between two sets of its runs, by the last of each that say most of it."""
+    old, new = (max(states, key=lambda facts: len(facts.known), default=DataFacts())
+                for states in (reversed(data_states(before)), reversed(data_states(after))))  # fmt: skip
+    return new.changes_since(old)
+
+
+def data_states(runs: pd.DataFrame) -> list[DataFacts]:
+    """The distinct states of their data that runs note, in order of appearance; parts of earlier versions note none."""
+    names = [name for name in columns(DataFacts) if name in runs]
+    rows = runs[names].drop_duplicates().astype(object)
+    values = rows.where(rows.notna(), None).itertuples(index=False, name=None)
+    return [DataFacts(**dict(zip(names, row, strict=True))) for row in values]
 
 
 def nothing_measured(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:

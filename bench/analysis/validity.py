@@ -193,7 +193,7 @@ def _mixed(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
     protocols = frame["protocol_key"].nunique()
     parts += [f"{protocols} measuring protocols"] if protocols > 1 else []
     codes = int(frame.groupby("case_key")["code_key"].nunique().max())
-    parts += [f"{codes} versions of the measuring code"] if codes > 1 else []
+    parts += [f"{codes} versions of the measuring code or of the data"] if codes > 1 else []
     if not parts:
         return None
     return Finding("mixed_environments", False, f"Mixed: {' and '.join(parts)}; each is a row and a line of its own.")

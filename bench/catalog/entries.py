@@ -6,6 +6,7 @@ here, and nothing at the head of those files, imports torch: it is imported insi
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -121,6 +122,27 @@ class OptimizerEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class FilesFound:
+    """What the files of a data set's training part hold.
+
+    Attributes:
+        samples: How many images.
+        hash: 16 digits for their contents; the same for a copy, wherever it lies.
+    """
+
+    samples: int
+    hash: str
+
+    @classmethod
+    def of(cls, samples: int, *contents: bytes) -> FilesFound:
+        """From all that they hold."""
+        found = hashlib.sha256()
+        for content in contents:
+            found.update(content)
+        return cls(samples, found.hexdigest()[:16])
+
+
+@dataclass(frozen=True, slots=True)
 class DatasetInfo:
     """A data set as far as it is known without reading its images.
 
@@ -135,6 +157,12 @@ class DatasetInfo:
         open: `(root, train) -> Samples`; raises `DataError` where files are missing or damaged. `None`: synthetic only.
         fetch: `(root) -> None` downloads it; raises `DataError` with one clear line. `None`: cannot be fetched.
         resize: Whether images must be resized (their sizes differ), even at the data set's own size.
+        from_files: Whether the number of classes was read off files, and may change while the name stays.
+        find: `(root) -> FilesFound`, in bounded time; raises `DataError` where a file cannot be read. Part of the key
+            of runs that read images. `None`: what the files hold is not known, and no part of it.
+        check: `(root) -> None` looks into as many images as can be in a moment; raises `DataError` where a run would
+            fail. `None`: `find` does.
+        notes: What a user should know of how the files were understood; one sentence each.
     """
 
     images: ImageSpec
@@ -147,6 +175,10 @@ class DatasetInfo:
     open: Callable[[Path, bool], Samples] | None = None
     fetch: Callable[[Path], None] | None = None
     resize: bool = False
+    from_files: bool = False
+    find: Callable[[Path], FilesFound] | None = None
+    check: Callable[[Path], None] | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,8 +34,9 @@ def plan(config: Path | None, overrides: tuple[str, ...], device: str, as_json: 
 
 def print_plan(config: SweepConfig, device: str, *, as_json: bool) -> None:
     """Print every case with its key, and why those that are skipped are."""
+    from bench.catalog import is_external
     from bench.cli.root import echo_json
-    from bench.plan import build_cases
+    from bench.plan import build_cases, describe
     from bench.probes.nvml import list_gpus
 
     kind = device.partition(":")[0] if device != "auto" else "cuda" if list_gpus() else "cpu"
@@ -43,6 +44,9 @@ def print_plan(config: SweepConfig, device: str, *, as_json: bool) -> None:
     if as_json:
         echo_json([{**case.axes, "case_key": case.key, "skip_reason": reason} for case, reason in cases.items()])
         return
+    for dataset in dict.fromkeys(case.dataset for case in cases):
+        for note in () if is_external("dataset", dataset.name) else describe(dataset).notes:
+            click.echo(printable(f"{dataset}: {note}"), err=True)
     for case, reason in cases.items():
         mark = click.style(f"skipped: {reason}", dim=True) if reason else ""
         click.echo(printable(f"{case.key}  {case}  ") + mark)

@@ -35,9 +35,12 @@ def show_dataset(name: Choice, out: Path | None, count: int, seed: int, root: Pa
     """
     from bench.folders import data_folder
     from bench.gallery import render_samples
+    from bench.plan import describe
 
     target = out or Path(f"{name.name}.png")
     source = render_samples(name, root or data_folder(), target, count=count, seed=seed)
+    for note in describe(name).notes:
+        click.echo(printable(f"{name}: {note}"), err=True)
     note = " (synthetic: its files are not on this machine; see bench data fetch)" if source == "synthetic" else ""
     click.echo(f"{target}{note}")
 

@@ -11,6 +11,7 @@ from bench.records.case import (
     AXES,
     Case,
     Choice,
+    DataFacts,
     Group,
     ImageSpec,
     InputPath,
@@ -27,8 +28,8 @@ from bench.records.estimate import FORMULA_PARTS, TRACE_PARTS, UNMODELLED, Estim
 from bench.records.measurement import MEASURED, Measurement, Status
 
 __all__ = [
-    "AXES", "FORMULA_PARTS", "MEASURED", "TRACE_PARTS", "UNMODELLED", "Case", "Choice", "Environment", "Estimate",
-    "Group", "ImageSpec", "InputPath", "Measurement", "MemoryFormat", "Planned", "Precision", "Protocol",
+    "AXES", "FORMULA_PARTS", "MEASURED", "TRACE_PARTS", "UNMODELLED", "Case", "Choice", "DataFacts", "Environment",
+    "Estimate", "Group", "ImageSpec", "InputPath", "Measurement", "MemoryFormat", "Planned", "Precision", "Protocol",
     "SettingValue", "Status", "absent_word", "columns", "join_notes", "left_out", "run_key", "stable_hash",
 ]  # fmt: skip
 

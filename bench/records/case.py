@@ -137,6 +137,32 @@ class Protocol:
 
 
 @dataclass(frozen=True, slots=True)
+class DataFacts:
+    """What was found of a data set on disk when a run was planned, as far as the run depends on it.
+
+    Null is what decides nothing: the classes of a set that always has the same number, the files of one that is not
+    read.
+    """
+
+    data_classes: int | None = None  # where they were read off files
+    data_samples: int | None = None  # training images
+    data_hash: str | None = None  # of the training part's names and contents, see docs/decisions/0002-keys.md
+
+    @property
+    def known(self) -> dict[str, int | str]:
+        """The facts that there are."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    def changes_since(self, before: DataFacts) -> list[str]:
+        """What differs of the facts that both have: `classes 2 -> 52`."""
+        now, then = self.known, before.known
+        words = {"data_classes": "classes", "data_samples": "training images"}
+        changed = [name for name in now if name in then and now[name] != then[name]]
+        told = [f"{words[name]} {then[name]} -> {now[name]}" for name in changed if name in words]
+        return told or ["the content of its files"] * bool(changed)
+
+
+@dataclass(frozen=True, slots=True)
 class Planned:
     """One run of the plan.
 
@@ -145,7 +171,8 @@ class Planned:
         repeat: Which of its fresh processes, from 0.
         position: When in the order, from 0.
         skip_reason: Why it will not run, or `None`.
-        code_key: Of the code that decides what the case's run does; a change of it makes another run.
+        code_key: Of the code and the data that decide what the case's run does; a change of it makes another run.
+        data: What of its data set is part of `code_key`.
     """
 
     case: Case
@@ -153,6 +180,7 @@ class Planned:
     position: int
     skip_reason: str | None = None
     code_key: str = ""
+    data: DataFacts = DataFacts()
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +188,7 @@ class Group:
     """What must be equal for two runs of a case to be repeats of each other.
 
     Attributes:
-        code_key: Of the code that decides what the case's run does.
+        code_key: Of the code and the data that decide what the case's run does.
         protocol_key: Of how it is measured.
         environment_key: Of the machine and the versions.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from bench import fingerprint
 from bench.errors import BenchError
 from bench.launchers import LocalLauncher, Outcome
 from bench.launchers.tasks import estimate_task, fit_task
-from bench.records import Case, Environment, Estimate, stable_hash
+from bench.records import Case, Environment, Estimate, Planned, stable_hash
 from bench.sweep.session import Session
 
 FIT_TIMEOUT_S = 600.0  # for one batch size
@@ -20,7 +20,7 @@ FIT_TIMEOUT_S = 600.0  # for one batch size
 def estimate_planned(session: Session) -> None:
     """Store the estimates that are missing; an estimator that fails leaves its columns null and says why."""
     device = session.environment.estimate_device or session.environment.device
-    key = estimate_key(session.environment)
+    key = estimate_key(session.environment, session.plan)
     known = session.store.estimated(key)
     planned = dict.fromkeys(run.case for run in session.plan if run.skip_reason is None)
     cases = [case for case in planned if (case.key, device) not in known]
@@ -32,12 +32,18 @@ def estimate_planned(session: Session) -> None:
     session.store.write_estimates(list(made), key)
 
 
-def estimate_key(environment: Environment) -> str:
-    """What makes two estimates of a case on a device the same: the estimators' code, the versions and the settings."""
+def estimate_key(environment: Environment, plan: Iterable[Planned] = ()) -> str:
+    """What makes two estimates of a case on a device the same: the estimators' code, the versions and the settings.
+
+    Of data sets that are described by their files, the number of classes in `plan` too.
+    """
+    classes = {str(run.case.dataset): run.data.data_classes for run in plan if run.data.data_classes is not None}
     versions = (environment.torch_version, environment.torchvision_version)
     settings = [os.environ.get(name) for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")]
     settings += [str(environment.cudnn_version), str(counts_workspaces())]
-    return stable_hash([fingerprint.code_key(fingerprint.ESTIMATE_CODE), *versions, *settings])
+    return stable_hash(
+        [fingerprint.code_key(fingerprint.ESTIMATE_CODE), *versions, *settings, *([classes] if classes else [])]
+    )
 
 
 def estimate_in_child(

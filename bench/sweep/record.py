@@ -15,6 +15,7 @@ from bench.launchers import Answer, LocalLauncher, Outcome
 from bench.launchers.local import interrupt_on_terminate
 from bench.launchers.tasks import record_task
 from bench.locks import hold
+from bench.plan import data_facts
 from bench.probes.machine_facts import MachineFacts
 from bench.probes.selection import DeviceChoice, usable_device
 from bench.recordings import read_recording
@@ -145,7 +146,8 @@ def recording_key(case: Case, environment: Environment, options: RecordOptions) 
     """The same for two recordings of which the second would only repeat the first."""
     entries = (("model", case.model), ("dataset", case.dataset), ("optimizer", case.optimizer))
     code = [fingerprint.code_key(_CODE), *(catalog.code_key(kind, choice.name) for kind, choice in entries)]
-    return stable_hash([case.key, code, environment.key, options.steps, options.stacks])
+    data = [found] if (found := data_facts(case.dataset).known) else []
+    return stable_hash([case.key, code, environment.key, options.steps, options.stacks, *data])
 
 
 def _status_of(path: Path, key: str, progress: Progress) -> str | None:

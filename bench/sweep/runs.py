@@ -61,7 +61,7 @@ def write_plan(session: Session) -> None:
     target_frac = session.config.measure.target_frac(session.environment.device)
     before = session.store.write_plan(
         session.plan, session.config.protocol, session.environment, session.notes, target_frac=target_frac,
-        estimate_key=estimate_key(session.environment),
+        estimate_key=estimate_key(session.environment, session.plan),
     )  # fmt: skip
     if before is not None:
         changes = session.environment.changes_since(before)
@@ -118,7 +118,7 @@ def _measure_one(session: Session, run: Planned, attempt: int) -> Measurement:
     """One run in a fresh process, whatever comes of it."""
     argument = {
         "case": run.case, "protocol": session.config.protocol, "device": session.environment.device,
-        "repeat": run.repeat, "nvml_error": session.silence,
+        "repeat": run.repeat, "nvml_error": session.silence, "data": run.data,
         **gpu_of(session.choice), "host_memory_bytes": _host_memory(session),
     }  # fmt: skip
     log = session.store.logs_folder / f"{session.journal.part(run, attempt)}.log"

@@ -20,7 +20,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -103,7 +102,7 @@ def build_inputs(case: Case, info: DatasetInfo, protocol: Protocol, device: torc
     """
     if case.input == "synthetic":
         return _synthetic(case, info, protocol.seed, device)
-    root = Path(protocol.data_root).expanduser() if protocol.data_root else data_folder()
+    root = data_folder(protocol.data_root)
     samples, source, note = open_samples(case.dataset, info, root, train=True, seed=protocol.seed)
     transformed = TransformedSamples(samples, build_transform(info, case.image_size))
     build = _cached if case.input == "cached" else _loaded
