@@ -26,8 +26,8 @@ from bench.store import DATA_FOLDER, Notes, load_notes, load_results, planned_ru
 def render_report(paths: Sequence[Path], target: Path, *, baseline: str | None = None) -> Path:
     """Render the results under `paths` into the folder `target`; the same results give the same bytes.
 
-    Written are `report.md`, `index.html` (self-contained), `table.csv` (one row a case), `config.toml` where the sweep
-    noted its configuration and, for every figure, `figures/<name>.png` with `figures/<name>.csv` beside it. Files of
+    Written are `report.md`, `index.html` (self-contained), `table.csv` (one row a case), `config.toml` and
+    `device.toml` where the sweep noted its configuration and GPU and, for every figure, `figures/<name>.png` with `figures/<name>.csv` beside it. Files of
     an earlier rendering are replaced.
 
     Args:
@@ -53,7 +53,7 @@ def render_report(paths: Sequence[Path], target: Path, *, baseline: str | None =
     title = f"{contents.title}: memory and speed of training steps"
     files = {f"figures/{name}.png": image.light for name, image in images.items()}
     files |= {f"figures/{name}.csv": to_csv(item.numbers).encode() for name, item in drawings}
-    files |= {name: text.encode() for name, text in contents.configs.items()}
+    files |= {name: text.encode() for name, text in (contents.configs | contents.devices).items()}
     files["table.csv"] = to_csv(contents.summary).encode()
     files["report.md"] = render_markdown(title, built).encode()
     files["index.html"] = render_html(title, built, images, __version__).encode()

@@ -128,6 +128,7 @@ def _runs(folder: Path) -> list[pa.Table]:
     planned: dict[tuple[Any, ...], dict[str, Any]] = {}  # runs that a newest plan names, with what it wants of them
     for _, plan in newest_plans(folder):
         notes = notes_of(plan)
+        described = notes["environment"].get("estimate_device")
         for row in plan.to_pylist():
             skip_reason = row.pop("skip_reason")
             run, wanted = tuple(row[name] for name in _RUN_IDENTITY), {name: row.pop(name, None) for name in _WANTED}
@@ -135,7 +136,7 @@ def _runs(folder: Path) -> list[pa.Table]:
                 missing.append(
                     {**notes["protocol"], **notes["environment"], **row, "attempt": 0, **_absent(skip_reason)}
                 )
-            planned[run] = wanted
+            planned[run] = {**wanted, "estimate_device": described}
     merged = _joined([*tables, pa.Table.from_pylist(missing, schema=schema.RUN)])
     version = pa.array([version_of(table) for table in tables for _ in range(table.num_rows)], pa.int64())
     padded = pa.concat_arrays([version, pa.array([schema.SCHEMA_VERSION] * len(missing), pa.int64())])
@@ -145,9 +146,17 @@ def _runs(folder: Path) -> list[pa.Table]:
     for name in _WANTED:
         values = [planned[run][name] if run in planned else None for run in runs]
         merged = merged.append_column(name, pa.array(values, schema.PLAN.field(name).type))
+    merged = _with_planned_device(merged, [planned.get(run, {}).get("estimate_device") for run in runs])
     merged = merged.combine_chunks()
     return [merged.sort_by([("position", "ascending"), ("case_key", "ascending"), ("repeat", "ascending"),
                             ("attempt", "ascending")])]  # fmt: skip
+
+
+def _with_planned_device(runs: pa.Table, planned: Sequence[str | None]) -> pa.Table:
+    """Runs with the device that their plan estimates for: it may be described better than when they were measured."""
+    own = runs["estimate_device"].to_pylist()
+    values = pa.array([new or old for new, old in zip(planned, own, strict=True)], pa.string())
+    return runs.set_column(runs.schema.get_field_index("estimate_device"), "estimate_device", values)
 
 
 def _absent(skip_reason: str | None) -> dict[str, str]:

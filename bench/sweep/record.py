@@ -95,7 +95,7 @@ def record_cases(cases: Sequence[Case], options: RecordOptions, progress: Progre
     refuse_cpu(options.device)
     launcher = LocalLauncher()
     with interrupt_on_terminate(), held_device(options.device, choose_gpu, launcher.warm) as choice:
-        environment = read_environment(launcher, choice)
+        environment, _ = read_environment(launcher, choice)
         folder = options.out or Path("recordings") / _slug(environment.gpu_name or "gpu")
         with typed_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)

@@ -61,7 +61,7 @@ def write_plan(session: Session) -> None:
     target_frac = session.config.measure.target_frac(session.environment.device)
     before = session.store.write_plan(
         session.plan, session.config.protocol, session.environment, session.notes, target_frac=target_frac,
-        estimate_key=estimate_key(session.environment),
+        estimate_key=estimate_key(session),
     )  # fmt: skip
     if before is not None:
         changes = session.environment.changes_since(before)

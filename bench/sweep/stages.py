@@ -9,6 +9,7 @@ from pathlib import Path
 from bench import catalog
 from bench.catalog.data_fetch import fetch_dataset
 from bench.config import SweepConfig
+from bench.devices import device_toml
 from bench.errors import BenchError, ConfigError, DataError, nearest, nearest_sentence
 from bench.folders import data_folder
 from bench.launchers import LocalLauncher
@@ -74,10 +75,11 @@ def run_sweep(config: SweepConfig, options: SweepOptions, progress: Progress) ->
     with interrupt_on_terminate(), hold(options.out / ".lock", f"the folder {options.out}"):
         store.clear_leftovers()
         with held_device(options.device, ready=launcher.warm) as choice:
-            environment = read_environment(launcher, choice)
-            session = Session(config, options, progress, launcher, store, environment, choice)
-            if choice.warning:
-                progress.say(choice.warning)
+            environment, gpu = read_environment(launcher, choice, options.device_files)
+            session = Session(config, options, progress, launcher, store, environment, choice, gpu)
+            for remark in (choice.warning, gpu.remark if gpu else None):
+                if remark:
+                    progress.say(remark)
             _prepare(session)
             estimate_planned(session)
             measure_missing(session)
@@ -94,6 +96,8 @@ def _prepare(session: Session) -> None:
         "name": session.config.name, "description": session.config.description,
         "config": session.config.as_json(), "device": session.options.device,
     }  # fmt: skip
+    if session.gpu is not None:  # what the estimates rest on, so that anybody can make them again
+        session.notes |= {"device_file": device_toml(session.gpu.device), "device_remark": session.gpu.remark or ""}
     extend_plan(session)  # the rounds that a sweep before this one decided
     write_plan(session)
     cases = len({run.case for run in session.plan})

@@ -10,16 +10,25 @@ from bench.analysis.estimates import measured_contexts, oom_predictions
 from bench.report.blocks import Block, Bullets, Code, Notice, Table, Words
 from bench.report.contents import Contents
 from bench.report.kinds import Section
-from bench.report.words import error_words, known
+from bench.report.words import error_words, known, listed
 from bench.units import MISSING, format_bytes
 
 _NOTES = 6
 
 
 def build(contents: Contents) -> Sequence[Block]:
-    """What they leave out, two tables and a line a GPU; nothing where there is no estimate beside a measurement."""
+    """What they rest on and leave out, two tables and a line a GPU; nothing where there is no estimate beside a measurement."""
     tables = [*_errors(contents), *_predictions(contents)]
-    return [*(_notes(contents) if tables else ()), *tables, *_contexts(contents)]
+    return [*_described(contents), *(_notes(contents) if tables else ()), *tables, *_contexts(contents)]
+
+
+def _described(contents: Contents) -> list[Block]:
+    """Of GPUs that no device file describes: what the estimates rest on instead."""
+    files = listed(contents.devices, 4)
+    return [
+        Notice("note", f"{remark}. All of it, with the source of each value, is in {files}.")
+        for remark in contents.noted("device_remark")
+    ]
 
 
 def _errors(contents: Contents) -> list[Block]:
