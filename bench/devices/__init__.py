@@ -242,7 +242,9 @@ def load_device_file(path: Path) -> Device:
     except OSError as error:
         raise DeviceError(f"{path}: cannot be read as a device file: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise DeviceError(f"{path}: not a device file: byte {error.start} is not text in UTF-8") from error
+        raise DeviceError(
+            f"{path}: cannot be read as a device file: byte {error.start} is not text in UTF-8"
+        ) from error
     if len(data) > MAX_FILE_BYTES:
         raise DeviceError(f"{path}: larger than {MAX_FILE_BYTES >> 20} MiB; no device file is")
     return parse_device_toml(path.name.removesuffix(SUFFIX), text, str(path))

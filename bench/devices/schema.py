@@ -239,11 +239,11 @@ def parse_device_toml(name: str, text: str, where: str) -> Device:
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError([f"{where}: not valid TOML: {error}"]) from error
+        raise ConfigError([f"{where}: no valid TOML: {error}"]) from error
     except RecursionError as error:
-        raise ConfigError([f"{where}: not valid TOML: nested too deeply"]) from error
+        raise ConfigError([f"{where}: no valid TOML: nested too deeply"]) from error
     except ValueError as error:  # Python refuses to read such numbers
-        raise ConfigError([f"{where}: not valid TOML: a number of thousands of digits"]) from error
+        raise ConfigError([f"{where}: no valid TOML: a number of thousands of digits"]) from error
     return device_from_mapping(name, content, where)
 
 

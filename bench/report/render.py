@@ -27,8 +27,8 @@ def render_report(paths: Sequence[Path], target: Path, *, baseline: str | None =
     """Render the results under `paths` into the folder `target`; the same results give the same bytes.
 
     Written are `report.md`, `index.html` (self-contained), `table.csv` (one row a case), `config.toml` and
-    `device.toml` where the sweep noted its configuration and GPU and, for every figure, `figures/<name>.png` with `figures/<name>.csv` beside it. Files of
-    an earlier rendering are replaced.
+    `device.toml` where the sweep noted its configuration and its GPU and, for every figure, `figures/<name>.png` with
+    `figures/<name>.csv` beside it. Files of an earlier rendering are replaced.
 
     Args:
         paths: Folders that `bench sweep` wrote, or folders that hold several of them.

@@ -17,7 +17,7 @@ _NOTES = 6
 
 
 def build(contents: Contents) -> Sequence[Block]:
-    """What they rest on and leave out, two tables and a line a GPU; nothing where there is no estimate beside a measurement."""
+    """What they rest on and leave out, two tables and a line a GPU; tables where an estimate has a measurement."""
     tables = [*_errors(contents), *_predictions(contents)]
     return [*_described(contents), *(_notes(contents) if tables else ()), *tables, *_contexts(contents)]
 
