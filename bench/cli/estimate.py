@@ -75,6 +75,7 @@ def estimate(
     """  # fmt: skip
     from bench.cli.root import echo_json
     from bench.devices import load_device
+    from bench.records import name_cases
 
     if recording is not None:
         if config is not None or overrides or devices or device_files or timeline is not None or any(axes.values()):
@@ -94,7 +95,10 @@ def estimate(
         )
     if as_json:
         echo_json(rows)
-    for row in rows if not as_json else ():
+    names = name_cases(cases, ("precision", "memory_format"))
+    titles = [f"{names[case]} on {device}" for device in named for case in cases]
+    for row, title in zip(rows, titles, strict=True) if not as_json else ():
+        click.echo(click.style(printable(title), bold=True))
         _print_estimate(row, named[row["device"]])
         if "timeline" in row:
             print_timeline(row["timeline"])
@@ -153,8 +157,6 @@ def _print_estimate(row: dict[str, Any], device: Device) -> None:
     from bench.records import FORMULA_PARTS, TRACE_PARTS
     from bench.units import format_bytes, format_rate, format_seconds
 
-    words = [f"{row['model']} on {row['dataset']}", row["optimizer"], f"batch {row['batch_size']}", row["precision"]]
-    click.echo(click.style(printable(f"{', '.join(words)}, {row['memory_format']} on {row['device']}"), bold=True))
     if _is_refused(row, device):
         click.echo(printable(f"  no estimate: {row['estimate_note']}"))
         return

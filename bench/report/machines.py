@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
 
-from bench.analysis.labels import axis_words, unit_label, varying_axes
+from bench.analysis.labels import CaseLabels
 from bench.records import Status
 from bench.report import theme
 from bench.report.series import Look, spread_panels
@@ -84,11 +84,10 @@ def lay_out_machines(rows: pd.DataFrame, machines: Sequence[str], has: pd.Series
 
 def with_details(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of a summary with `panel` (model and data set) and `detail` (the other axes that differ, in words)."""
-    axes = [axis for axis in varying_axes(rows) if axis != "machine"]
-    records = rows.to_dict("records")
+    labels, records = CaseLabels(rows), rows.to_dict("records")
     return rows.assign(
-        panel=[unit_label(row) for row in records],
-        detail=[", ".join(filter(None, (axis_words(axis, row[axis]) for axis in axes))) for row in records],
+        panel=[labels.unit(row) for row in records],
+        detail=[labels.detail(row, without=("machine",)) for row in records],
     )
 
 

@@ -18,7 +18,7 @@ from bench.locks import device_lock_path, hold
 from bench.probes.machine_facts import MachineFacts, read_machine_facts
 from bench.probes.nvml import hash_uuid
 from bench.probes.selection import DeviceChoice, expected_device, usable_device
-from bench.records import Environment, Planned, Status
+from bench.records import Case, Environment, Planned, Status
 from bench.store import Store
 from bench.sweep.journal import Journal
 from bench.terminal import Progress
@@ -62,12 +62,17 @@ class Session:
     silent_runs: int = 0  # in a row, that NVML let wait
     silence: str | None = None  # why NVML is not asked any more
     notes: dict[str, Any] = field(default_factory=dict)  # beside the plan, for readers
+    names: dict[Case, str] = field(default_factory=dict)  # see `name`
     rounds: int = 0  # of repeats beyond those that every case takes
     journal: Journal = field(init=False)
 
     def __post_init__(self) -> None:
         """Open the journal; nothing is read yet."""
         self.journal = Journal(self.store, self.config.protocol, self.environment)
+
+    def name(self, case: Case) -> str:
+        """What a case of the plan is called in every line."""
+        return self.names.get(case) or str(case)
 
 
 def read_environment(

@@ -16,7 +16,7 @@ from bench.launchers import LocalLauncher
 from bench.launchers.local import interrupt_on_terminate
 from bench.locks import hold
 from bench.plan import build_plan
-from bench.records import Choice, Status, stable_hash
+from bench.records import Choice, Status, name_cases, stable_hash
 from bench.store import DATA_FOLDER, Store
 from bench.sweep.estimates import estimate_planned
 from bench.sweep.runs import extend_plan, measure_missing, write_plan
@@ -91,6 +91,7 @@ def _prepare(session: Session) -> None:
     session.plan = build_plan(session.config, session.environment.device)
     if not session.plan:
         raise ConfigError(["the configuration plans no case"])
+    session.names = name_cases(dict.fromkeys(run.case for run in session.plan))
     _see_to_data(session)
     session.notes = {
         "name": session.config.name, "description": session.config.description,

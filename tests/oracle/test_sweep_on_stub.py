@@ -137,7 +137,7 @@ def test_a_gpu_without_a_device_file_is_traced_by_its_own_properties(
 ) -> None:
     config = tmp_path / "c.toml"
     config.write_text(CONFIG.replace("[8, 4096]", "[8, 256]"), encoding="utf-8")
-    env = {**os.environ, **stub_driver.environment("h200", **gpu), **NO_WORKSPACES}
+    env = {**os.environ, **stub_driver.environment("h200", **{"memory_clock_khz": 0, **gpu}), **NO_WORKSPACES}
     env["PYTHONPATH"] = str(Path(__file__).parents[2])
     narrow = ("--set", "include=[]", "--set", "grid.memory_format=contiguous", "--set", "grid.precision=float32")
     arguments = ("sweep", config, "--device", "cuda", "--out", tmp_path / "out", *narrow)

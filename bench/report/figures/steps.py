@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from bench.analysis import GROUP, case_label, last_attempts
-from bench.analysis.labels import varying_axes
+from bench.analysis import GROUP, CaseLabels, last_attempts
 from bench.records import MEASURED
 from bench.report import theme
 from bench.report.contents import Contents
@@ -40,7 +39,8 @@ def draw(contents: Contents) -> Drawing | None:
     )  # fmt: skip
     for axes, panel in zip(panels, chosen["panel"], strict=True):
         _draw_panel(axes, numbers[numbers["panel"] == panel])
-        title, _, detail = str(panel).partition(", ")
+        title, _, detail = str(panel).partition(", batch ")
+        detail = f"batch {detail}"
         theme.finish(axes, title, "step (0: first that counts)", "step time", detail=detail)
     _legend(figure, numbers)
     cut = " Only the first 300 steps of each process are drawn." if _is_cut(contents.frame, chosen) else ""
@@ -70,8 +70,8 @@ def _chosen_cases(summary: pd.DataFrame) -> pd.DataFrame:
     chosen = pd.concat([best.head(room), noisiest.head(max(room - len(best), 0))]).drop(
         columns="width", errors="ignore"
     )
-    axes = varying_axes(summary)
-    return chosen.assign(panel=[case_label(row, axes) for row in chosen.to_dict("records")])
+    labels = CaseLabels(summary)
+    return chosen.assign(panel=[labels.case(row) for row in chosen.to_dict("records")])
 
 
 def _numbers(frame: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
