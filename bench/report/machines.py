@@ -85,10 +85,10 @@ def lay_out_machines(rows: pd.DataFrame, machines: Sequence[str], has: pd.Series
 def with_details(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of a summary with `panel` (model and data set) and `detail` (the other axes that differ, in words)."""
     labels, records = CaseLabels(rows), rows.to_dict("records")
-    return rows.assign(
-        panel=[labels.unit(row) for row in records],
-        detail=[labels.detail(row, without=("machine",)) for row in records],
-    )
+    units = [labels.unit(row) for row in records]
+    details = [labels.detail(row, without=("machine",)) for row in records]
+    titles, lines = theme.clip_apart(units, theme.TITLE_CHARACTERS), theme.clip_apart(details, theme.DETAIL_CHARACTERS)
+    return rows.assign(panel=[titles[unit] for unit in units], detail=[lines[detail] for detail in details])
 
 
 def knees(frame: pd.DataFrame) -> pd.Series:
@@ -162,8 +162,9 @@ def edge_dashes(places: Mapping[str, float]) -> dict[str, tuple[float, tuple[flo
 
 def machine_handles(board: Board, *, out_of_memory: bool = False) -> list[Line2D]:
     """What the legend shows: a line a machine, and the cross where memory ran out."""
+    names = theme.clip_apart(board.looks, 60)
     handles = [
-        Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.dashes, label=theme.clip(name, 60))
+        Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.dashes, label=names[name])
         for name, look in board.looks.items()
     ]
     if out_of_memory:

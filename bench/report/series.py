@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from bench.analysis.labels import CaseLabels
+from bench.report import theme
 from bench.report.theme import DASHES, HUES, MARKERS
 
 _MAX_DASHED = 3
@@ -57,6 +58,8 @@ def lay_out(summary: pd.DataFrame, max_panels: int) -> Layout:
     hues = _commonest(frame["_hue"], len(HUES))
     dashes = _commonest(frame["_dash"], _MAX_DASHED)
     frame["series"] = [", ".join(filter(None, pair)) for pair in zip(frame["_dash"], frame["_hue"], strict=True)]
+    frame["panel"] = frame["panel"].map(theme.clip_apart(frame["panel"], theme.TITLE_CHARACTERS))
+    frame["series"] = frame["series"].map(theme.clip_apart(frame["series"], theme.DETAIL_CHARACTERS))
     frame["drawn"] = frame["_hue"].isin(hues) & frame["_dash"].isin(dashes)
     panels = list(dict.fromkeys(frame.loc[frame["drawn"], "panel"]))
     frame["drawn"] &= frame["panel"].isin(panels[:max_panels])

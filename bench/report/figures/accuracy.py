@@ -111,7 +111,7 @@ def _draw_errors(axes: Axes, numbers: pd.DataFrame) -> None:
         reach = max(float(sizes.max()) * 1.12, 1.0)
         axes.set_xlim(-reach, reach)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:+g} %" if value else "0")
-    axes.set_yticks(range(len(rows)), [theme.clip(row, 28) for row in rows])
+    axes.set_yticks(range(len(rows)), list(theme.clip_apart(rows, 28).values()))
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
     theme.finish(axes, "Relative error by model", "(estimate - measured) / measured", "")

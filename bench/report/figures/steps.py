@@ -37,11 +37,12 @@ def draw(contents: Contents) -> Drawing | None:
         len(chosen), "Step times in the order of the steps",
         f"{' / '.join(contents.machines)} · one line a process · shaded: warm-up, not counted",
     )  # fmt: skip
-    for axes, panel in zip(panels, chosen["panel"], strict=True):
+    parts = [str(panel).partition(", batch ") for panel in chosen["panel"]]
+    titles = theme.clip_apart((unit for unit, _, _ in parts), theme.TITLE_CHARACTERS)
+    details = theme.clip_apart((f"batch {rest}" for _, _, rest in parts), theme.DETAIL_CHARACTERS)
+    for axes, panel, (unit, _, rest) in zip(panels, chosen["panel"], parts, strict=True):
         _draw_panel(axes, numbers[numbers["panel"] == panel])
-        title, _, detail = str(panel).partition(", batch ")
-        detail = f"batch {detail}"
-        theme.finish(axes, title, "step (0: first that counts)", "step time", detail=detail)
+        theme.finish(axes, titles[unit], "step (0: first that counts)", "step time", detail=details[f"batch {rest}"])
     _legend(figure, numbers)
     cut = " Only the first 300 steps of each process are drawn." if _is_cut(contents.frame, chosen) else ""
     return Drawing(
