@@ -4,7 +4,7 @@
 not kept; `headline` is the answer in a sentence; `damaged_parts` listens for what loading leaves out.
 """
 
-from bench.analysis.cases import GROUP, last_attempts, summarise_cases
+from bench.analysis.cases import GROUP, in_reading_order, last_attempts, summarise_cases
 from bench.analysis.completeness import earlier_plans
 from bench.analysis.damaged import damaged_parts
 from bench.analysis.estimates import COMPARISONS, Comparison, estimator_errors
@@ -15,5 +15,6 @@ from bench.analysis.validity import CONSISTENCY_WINDOW, validity
 
 __all__ = [
     "COMPARISONS", "CONSISTENCY_WINDOW", "GROUP", "CaseLabels", "Comparison", "Finding", "best_cases", "damaged_parts",
-    "earlier_plans", "estimator_errors", "headline", "last_attempts", "machine_labels", "summarise_cases", "validity",
+    "earlier_plans", "estimator_errors", "headline", "in_reading_order", "last_attempts", "machine_labels",
+    "summarise_cases", "validity",
 ]  # fmt: skip

@@ -86,13 +86,18 @@ class Reason:
 
 _VARIABLE = re.compile(
     r"""
-    (?P<kept>\b(?:code|codes|errno|error|signal|status|version|rank)\s+-?\d+\b)  # another number is another cause
-    | 0x[0-9a-fA-F]+ | \b[0-9a-f]{8,}\b                                       # addresses, keys
-    | (?:(?<=[\s"'(=:])|^)(?:~|\.{1,2}|[A-Za-z]:)?[/\\][^\s"'(),;:]+          # paths
-    | (?:(?<![\w.])[-+]?)?\d[\d,_]*(?:\.\d+)?(?:e[-+]?\d+)?(?:\s?(?:[KMGT]i?B|B|bytes|ms|s|min|h|%)\b)?  # amounts
+    (?P<kept>\b(?:code|codes|errno|error|signal|status|version|rank)[\s=:]+-?\d+\b)  # another one is another cause
+    | \b0x[0-9a-f]+\b | \b(?=[a-f]*\d)[0-9a-f]{8,}\b                               # addresses, keys
+    | (?:(?<=[\s"'(=:])|^)(?:~|\.{1,2}|[a-z]:)?[/\\][^\s"'(),;:]+                    # paths
+    | (?<![\w.])[-+]?\d+(?:[,_]\d{3})*(?:\.\d+)?(?:e[-+]?\d+)?                       # amounts and shapes, not conv2d
+      (?:\s?x\s?\d+)*(?:\s?(?:[kmgt]i?b|b|bytes|[mu]?s|min|h|%)(?!\w))?(?![\w])
     """,
-    re.VERBOSE,
+    re.VERBOSE | re.IGNORECASE,
 )
+
+
+_COMPARED_CHARACTERS = 2000
+"""A reason is a sentence; of a whole log the beginning decides."""
 
 
 def alike(reason: str) -> str:
@@ -100,8 +105,8 @@ def alike(reason: str) -> str:
 
     The numbers of exit codes, signals and errors stay, as another one is another cause.
     """
-    plain = _VARIABLE.sub(lambda match: match["kept"] or "#", " ".join(reason.split()))
-    return re.sub(r"#(?:(?:, ?|x| x |-)#)+", "#", plain)  # shapes and lists of sizes, whatever their length
+    plain = _VARIABLE.sub(lambda match: match["kept"] or "#", " ".join(reason[:_COMPARED_CHARACTERS].split()))
+    return re.sub(r"#(?:, ?#)+", "#", plain)  # lists of sizes, whatever their length
 
 
 def group_reasons(reasons: Iterable[object]) -> list[Reason]:

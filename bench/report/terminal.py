@@ -11,6 +11,7 @@ from bench.analysis import (
     CaseLabels,
     best_cases,
     estimator_errors,
+    in_reading_order,
     last_attempts,
     summarise_cases,
     validity,
@@ -65,7 +66,7 @@ def _failures(frame: pd.DataFrame, summary: pd.DataFrame, labels: CaseLabels) ->
     """A line for each status and reason: how many runs, a case, and the reason; what was planned away comes last."""
     runs = last_attempts(frame)
     cases = {tuple(row[name] for name in GROUP): labels.case(row) for row in summary.to_dict("records")}
-    bad = runs[runs["status"] != Status.OK]
+    bad = in_reading_order(runs[runs["status"] != Status.OK], summary)
     names = tally_names(bad["status"])
     lines = []
     for status in sorted(names, key=lambda name: (name == Status.SKIPPED, names.index(name))):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from bench.analysis import GROUP, CaseLabels, last_attempts
+from bench.analysis import GROUP, CaseLabels, in_reading_order, last_attempts
 from bench.analysis.findings import group_reasons, more_reasons, tally_names
 from bench.records import Status
 from bench.report.blocks import Block, Code, Notice, Paragraph, Table
@@ -38,7 +38,7 @@ def _failures(contents: Contents) -> list[Block]:
     cases = {tuple(row[name] for name in GROUP): row for row in contents.summary.to_dict("records")}
     order = {key: number for number, key in enumerate(cases)}
     grouped = dict(iter(bad.groupby([*GROUP, "status"], sort=False)))
-    reasons = _reasons(bad, {key: labels.case(row) for key, row in cases.items()})
+    reasons = _reasons(in_reading_order(bad, contents.summary), {key: labels.case(row) for key, row in cases.items()})
     rows = []
     for *group, status in sorted(grouped, key=lambda key: (order[key[:-1]], key[-1]))[:_MAX_FAILURES]:
         runs = grouped[(*group, status)]
