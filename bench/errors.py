@@ -28,7 +28,16 @@ class BenchError(Exception):
 class UnknownNameError(BenchError):
     """A name that is not in a catalog."""
 
-    def __init__(self, kind: str, given: str, allowed: Iterable[str], *, list_command: str | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        given: str,
+        allowed: Iterable[str],
+        *,
+        list_command: str | None = None,
+        matches: Sequence[str] | None = None,
+        remedy: str = "",
+    ) -> None:
         """Build the message from the name given and those allowed.
 
         Args:
@@ -36,11 +45,14 @@ class UnknownNameError(BenchError):
             given: The name as the user wrote it.
             allowed: Every name that would have been accepted.
             list_command: The command that lists them, without `bench`; `list KINDs` unless given.
+            matches: The nearest names, where the caller knows better than their spelling.
+            remedy: A further sentence on what to do, without a full stop.
         """
         self.kind, self.given = kind, given
-        self.matches = nearest(given, allowed)
+        self.matches = nearest(given, allowed) if matches is None else list(matches)
         command = list_command or f"list {kind}s"
-        super().__init__(f'unknown {kind} "{given}". {nearest_sentence(self.matches)}List them: bench {command}')
+        listing = f"List them: bench {command}" + (f". {remedy}" if remedy else "")
+        super().__init__(f'unknown {kind} "{given}". {nearest_sentence(self.matches)}{listing}')
 
 
 class ConfigError(BenchError):

@@ -5,8 +5,11 @@ from __future__ import annotations
 import pandas as pd
 
 from bench.analysis.cases import GROUP
-from bench.analysis.findings import Finding, counted, finding_of, tally
+from bench.analysis.findings import Finding, counted, counted_reasons, finding_of, group_reasons, tally, tally_names
 from bench.records import MEASURED, DataFacts, Status, columns
+
+REASONS = 4
+"""How many a sentence names."""
 
 
 def earlier_plans(frame: pd.DataFrame) -> list[Finding]:
@@ -71,12 +74,24 @@ def interrupted(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
 
 
 def skipped_cases(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
-    """Cases that never ran, with the first reason."""
+    """Cases that never ran, by their reasons."""
     skipped = runs[runs["status"] == Status.SKIPPED]
     if skipped.empty:
         return None
     cases = len(runs.groupby(list(GROUP), dropna=False))
-    reasons = skipped["reason"].fillna("no reason given")
-    first, others = str(reasons.iloc[0]), reasons.nunique() - 1
-    more = f", and {others} other reason{'s' if others > 1 else ''}" if others else ""
-    return finding_of("skipped", False, f"{counted(len(skipped), cases, 'case')} skipped: {first}{more}.", skipped)
+    reasons = counted_reasons(group_reasons(skipped["reason"].fillna("no reason given")), REASONS, "table.csv")
+    return finding_of("skipped", False, f"{counted(len(skipped), cases, 'case')} skipped: {reasons}.", skipped)
+
+
+def why(runs: pd.DataFrame, where: str) -> str:
+    """Why runs did not end well, by status and reason: `failed: 2 x this; 1 x that. oom: ...`.
+
+    Args:
+        runs: With `status` and `reason`.
+        where: What has the reasons for which there is no room.
+    """
+    parts = []
+    for status in tally_names(runs["status"]):
+        reasons = group_reasons(runs.loc[runs["status"] == status, "reason"])
+        parts.append(f"{status}: {counted_reasons(reasons, REASONS, where)}")
+    return ". ".join(parts)

@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 
 from bench.analysis.cases import GROUP, last_attempts, summarise_cases
+from bench.analysis.completeness import why
 from bench.analysis.disclosed import missing_disclosures
 from bench.analysis.findings import Finding, counted, finding_of, group_keys, tally
-from bench.analysis.labels import case_label, varying_axes
+from bench.analysis.labels import CaseLabels
 from bench.analysis.plausible import implausible
 from bench.analysis.validity import validity
 from bench.config.sections import TARGETS_FRAC
@@ -109,10 +110,10 @@ def named_cases(finding: Finding, frame: pd.DataFrame, summary: pd.DataFrame | N
     if rows.empty:
         return []
     summary = summarise_cases(frame) if summary is None else summary
-    axes = varying_axes(summary)
+    labels = CaseLabels(summary)
     groups = {key: keys.dropna().tolist() for key, keys in rows.groupby(list(GROUP), dropna=False)["run_key"]}
     return [
-        {"case_key": row["case_key"], "case": case_label(row, axes), "run_keys": groups[key]}
+        {"case_key": row["case_key"], "case": labels.case(row), "run_keys": groups[key]}
         for row in summary.to_dict("records") if (key := tuple(row[name] for name in GROUP)) in groups
     ]  # fmt: skip
 
@@ -173,9 +174,8 @@ def _failed(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
     bad = tried[~tried["status"].isin([Status.OK, Status.THROTTLED]) & ~always.astype(bool)]
     if bad.empty:
         return None
-    return finding_of(
-        "failed", True, f"{counted(len(bad), len(tried), 'run')} did not end well: {tally(bad['status'])}.", bad
-    )
+    what = f"{counted(len(bad), len(tried), 'run')} did not end well: {tally(bad['status'])}"
+    return finding_of("failed", True, f"{what}. Reasons: {why(bad, 'the report')}.", bad)
 
 
 def _out_of_memory(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:

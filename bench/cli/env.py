@@ -45,7 +45,7 @@ def env(as_json: bool, device_file: Path | None) -> None:
     findings = [asdict(finding) for finding in diagnose()]
     environment: dict[str, object] = {}
     with contextlib.suppress(DeviceError):  # what is wrong stands among the findings
-        environment = asdict(read_environment(LocalLauncher(), usable_device()))
+        environment = asdict(read_environment(LocalLauncher(), usable_device())[0])
     if as_json:
         echo_json({"environment": environment, "findings": findings})
     else:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli.axes import read_cases, with_axes, workspaces_option
-from bench.cli.options import json_option
+from bench.cli.options import device_file_option, json_option
 from bench.terminal import printable
 
 if TYPE_CHECKING:
+    from bench.devices import Device
     from bench.records import Case, Estimate
     from bench.sweep.verifying import PresentGpu, Verified
 
@@ -22,10 +23,9 @@ _VERDICTS = {"fits": "", "may not fit": "may not fit", "does not fit": "out of m
 @with_axes
 @click.option(
     "--device",
-    default="h200",
-    show_default=True,
-    help="Name or file of a device (bench list devices); auto is the GPU of this machine.",
+    help="Name or file of a device (bench list devices) [h200]; auto is the GPU of this machine.",
 )
+@device_file_option
 @click.option(
     "--fraction",
     type=click.FloatRange(0.05, 1.0),
@@ -36,7 +36,15 @@ _VERDICTS = {"fits": "", "may not fit": "may not fit", "does not fit": "out of m
 @click.option("--verify", is_flag=True, help="Run real steps around the answer on this machine's GPU.")
 @workspaces_option
 @json_option
-def fit(device: str, fraction: float, verify: bool, workspaces: str, as_json: bool, **axes: tuple[Any, ...]) -> None:
+def fit(
+    device: str | None,
+    device_files: dict[str, Device],
+    fraction: float,
+    verify: bool,
+    workspaces: str,
+    as_json: bool,
+    **axes: tuple[Any, ...],
+) -> None:
     """Find the largest batch that a GPU holds, a recommended one, and the ladder from 16 up.
 
     Where the GPU's file does not say what a CUDA context takes, an interval stands for it, and batches between its ends
@@ -47,6 +55,7 @@ def fit(device: str, fraction: float, verify: bool, workspaces: str, as_json: bo
       bench fit --model resnet50 --optimizer adam --device rtx4090
       bench fit --model vit_b_16 --precision bf16 --device a100_40gb --fraction 0.9 --json
       bench fit --model resnet50 --device auto --verify
+      bench fit --model resnet50 --device-file mine.toml
     """  # fmt: skip
     from bench.devices import load_device
     from bench.errors import BenchError
@@ -54,7 +63,10 @@ def fit(device: str, fraction: float, verify: bool, workspaces: str, as_json: bo
     from bench.sweep.estimates import fit_in_child
     from bench.sweep.verifying import present_gpu
 
-    if device != "auto" and load_device(device).kind != "cuda":
+    if len(device_files) > 1 or (device and device_files):
+        raise click.UsageError("fit answers for one device: give --device or one --device-file")
+    ((device, described),) = device_files.items() or [(device or "h200", None)]
+    if device != "auto" and (described := described or load_device(device)).kind != "cuda":
         raise BenchError(f"{device}: fit follows torch's CUDA allocator and answers for GPUs. See bench list devices")
     if not axes["models"]:
         raise click.UsageError("give --model NAME (bench list models)")
@@ -66,13 +78,15 @@ def fit(device: str, fraction: float, verify: bool, workspaces: str, as_json: bo
         if not as_json:
             click.echo(printable(line), err=True)
 
-    with present_gpu(device) if verify or device == "auto" else contextlib.nullcontext() as gpu:
-        name = gpu.device if gpu else device
+    with present_gpu(described or device) if verify or device == "auto" else contextlib.nullcontext() as gpu:
+        if gpu and gpu.remark:
+            say(gpu.remark)
+        asked = gpu.device if gpu else described or device
         launcher, counted = gpu.launcher if gpu else LocalLauncher(), workspaces == "on"
-        found = fit_in_child(launcher, cases[0], name, fraction, say, workspaces=counted)
+        found = fit_in_child(launcher, cases[0], asked, fraction, say, workspaces=counted)
         largest = found["largest_batch_size"]
         checked = _verify(gpu, cases[0], largest, workspaces=counted, quiet=as_json) if gpu and verify else None
-    _print(cases[0], name, found, checked, as_json)
+    _print(cases[0], str(asked) if device == "auto" else device, found, checked, as_json)
 
 
 def _verify(

@@ -38,6 +38,7 @@ def print_plan(config: SweepConfig, device: str, *, as_json: bool) -> None:
     from bench.cli.root import echo_json
     from bench.plan import build_cases, describe
     from bench.probes.nvml import list_gpus
+    from bench.records import name_cases
 
     kind = device.partition(":")[0] if device != "auto" else "cuda" if list_gpus() else "cpu"
     cases = build_cases(config, kind)
@@ -47,9 +48,10 @@ def print_plan(config: SweepConfig, device: str, *, as_json: bool) -> None:
     for dataset in dict.fromkeys(case.dataset for case in cases):
         for note in () if is_external("dataset", dataset.name) else describe(dataset).notes:
             click.echo(printable(f"{dataset}: {note}"), err=True)
+    names = name_cases(cases)
     for case, reason in cases.items():
         mark = click.style(f"skipped: {reason}", dim=True) if reason else ""
-        click.echo(printable(f"{case.key}  {case}  ") + mark)
+        click.echo(printable(f"{case.key}  {names[case]}  ") + mark)
     skipped = sum(reason is not None for reason in cases.values())
     runs = _runs(config, kind, len(cases) - skipped)
     click.echo(f"{config.name}: {len(cases)} cases, {skipped} of them skipped; {runs}")

@@ -29,7 +29,7 @@ PARALLEL_FROM = 40
 
 
 def estimate_in_parallel(
-    cases: Sequence[Case], device: str, *, workers: int, workspaces: bool = True
+    cases: Sequence[Case], device: str | Device, *, workers: int, workspaces: bool = True
 ) -> Iterator[Estimate]:
     """Estimates in an order of their own, from forks of this process: those of one model come together.
 
@@ -62,17 +62,17 @@ def _groups(cases: Sequence[Case]) -> list[list[Case]]:
     return sorted(groups.values(), key=len, reverse=True)
 
 
-def _estimate_group(cases: Sequence[Case], device: str, workspaces: bool) -> list[Estimate]:
+def _estimate_group(cases: Sequence[Case], device: str | Device, workspaces: bool) -> list[Estimate]:
     return list(estimate_cases(cases, device, workspaces=workspaces))
 
 
-def estimate_cases(cases: Sequence[Case], device: str, *, workspaces: bool = True) -> Iterator[Estimate]:
+def estimate_cases(cases: Sequence[Case], device: str | Device, *, workspaces: bool = True) -> Iterator[Estimate]:
     """Estimates one by one in the order of `cases`; one that is refused has nulls and the reason in its note.
 
     Args:
         cases: Any number; models are built without memory.
-        device: The name of a device file, or the path of one. On a CPU, and on a GPU that no file describes, only the
-            formula speaks.
+        device: The name of a device file, the path of one, or a device. On a CPU, and for a name that no file has,
+            only the formula gives numbers.
         workspaces: Whether the trace counts cuDNN's workspaces.
     """
     known: Device | None = None
@@ -88,7 +88,7 @@ def estimate_cases(cases: Sequence[Case], device: str, *, workspaces: bool = Tru
     for case in cases:
         shared = columns[_column_key(case)] >= SHARED_FROM
         with collector_off():
-            estimate = _estimate(case, device, known, notes, shared=shared, workspaces=workspaces)
+            estimate = _estimate(case, str(device), known, notes, shared=shared, workspaces=workspaces)
         yield estimate
 
 

@@ -59,11 +59,11 @@ def environment_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
 
 
 def device_facts_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
-    """`values` and `sources` of a device file for the GPU `gpu_uuid`."""
+    """`values` and `sources` of a device file for the GPU `gpu_uuid`, with or without its `context`."""
     _see_only(argument["gpu_uuid"], argument["gpu_index"])
     from bench.probes.device_facts import measure_device_facts
 
-    values, sources = measure_device_facts(argument["gpu_uuid"])
+    values, sources = measure_device_facts(argument["gpu_uuid"], context=argument["context"])
     return {"values": values, "sources": sources}
 
 

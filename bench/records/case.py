@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -105,12 +105,53 @@ class Case:
         return stable_hash(self.axes)
 
     def __str__(self) -> str:
-        """The axes that a reader needs, the defaults left out."""
+        """The axes that a reader needs, the usual values left out."""
+        return self.label()
+
+    def label(self, shown: Collection[str] = ()) -> str:
+        """The axes that a reader needs: the usual values left out, but for the axes in `shown`."""
         words = [f"{self.model} on {self.dataset}", str(self.optimizer), f"batch {self.batch_size}"]
-        words += [self.precision] if self.precision != "float32" else []
-        words += [self.memory_format] if self.memory_format != "contiguous" else []
-        words += [self.input] if self.input != "synthetic" else []
+        words += [axis_words(axis, getattr(self, axis)) for axis, usual in USUAL.items()
+                  if axis in shown or getattr(self, axis) != (usual or getattr(self, axis))]  # fmt: skip
         return ", ".join(words)
+
+
+USUAL = {"precision": "float32", "memory_format": "contiguous", "input": "synthetic", "image_size": None}
+"""What an axis is where nothing is said of it; None where that depends on the case, and is said only to tell apart."""
+
+
+def axis_words(axis: str, value: object) -> str:
+    """One axis value in words; a bare number gets its axis's name."""
+    return f"{value} px" if axis == "image_size" else str(value)
+
+
+def varying_axes(columns: Mapping[str, Sequence[object]], axes: Sequence[str]) -> list[str]:
+    """Those of `axes` on which cases of one model and data set differ: to be said wherever cases are listed.
+
+    Args:
+        columns: `model`, `dataset` and the axes, one value a case; of equal lengths.
+        axes: Further ones than those two and the batch size, which are always said.
+    """
+    units = list(zip(map(str, columns["model"]), map(str, columns["dataset"]), strict=True))
+    found = []
+    for axis in axes:
+        first: dict[tuple[str, str], str] = {}
+        values = map(str, columns[axis])
+        if any(first.setdefault(unit, value) != value for unit, value in zip(units, values, strict=True)):
+            found.append(axis)
+    return found
+
+
+def name_cases(cases: Collection[Case], shown: Collection[str] = ()) -> dict[Case, str]:
+    """What the cases of one list are called there: no two alike.
+
+    Args:
+        cases: All that are listed together.
+        shown: Axes that are said of every case.
+    """
+    columns = {axis: [getattr(case, axis) for case in cases] for axis in AXES}
+    told = {*shown, *varying_axes(columns, [axis for axis, usual in USUAL.items() if usual is None])}
+    return {case: case.label(told) for case in cases}
 
 
 @dataclass(frozen=True, slots=True)

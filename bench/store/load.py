@@ -163,19 +163,21 @@ def _runs(folder: Path, plans: Sequence[tuple[str, pa.Table]], damaged: list[Dam
     planned: dict[Identity, tuple[Any, ...]] = {}  # runs that a newest plan names, with what it wants of them
     for _, plan in plans:
         notes, runs = notes_of(plan), _identities(plan)
+        described = notes["environment"].get("estimate_device")
         absent = pa.array([run not in known and run not in planned for run in runs], pa.bool_())  # merged plans overlap
         for row in plan.filter(absent).to_pylist():
             status = _absent(row["skip_reason"])
             missing.append({**notes["protocol"], **notes["environment"], **row, "attempt": 0, **status})
-        planned |= dict(zip(runs, _tuples(plan, _WANTED), strict=True))
+        planned |= {run: (*wanted, described) for run, wanted in zip(runs, _tuples(plan, _WANTED), strict=True)}
     absent_runs = pa.Table.from_pylist(missing, schema=schema.RUN)
     version = pa.array([schema.SCHEMA_VERSION] * len(missing), pa.int64())
     merged = join_tables([held, absent_runs.append_column("schema_version", version)])
-    runs, nothing = _identities(merged), (None,) * len(_WANTED)
+    runs, nothing = _identities(merged), (None,) * (len(_WANTED) + 1)
     merged = merged.append_column("planned", pa.array([run in planned for run in runs], pa.bool_()))
     for index, name in enumerate(_WANTED):
         values = [planned.get(run, nothing)[index] for run in runs]
         merged = merged.append_column(name, pa.array(values, schema.PLAN.field(name).type))
+    merged = _with_planned_device(merged, [planned.get(run, nothing)[-1] for run in runs])
     return merged.sort_by([(name, "ascending") for name in ("position", "case_key", "repeat", "attempt")])
 
 
@@ -188,6 +190,13 @@ def _tuples(table: pa.Table, names: Sequence[str]) -> Iterator[Identity]:
     """The rows of some columns; a column that is not there reads as null."""
     columns = [table[name].to_pylist() if name in table.column_names else [None] * len(table) for name in names]
     return zip(*columns, strict=True)
+
+
+def _with_planned_device(runs: pa.Table, planned: Sequence[str | None]) -> pa.Table:
+    """Runs with the device that their plan estimates for: it may be described better than when they were measured."""
+    own = runs["estimate_device"].to_pylist()
+    values = pa.array([new or old for new, old in zip(planned, own, strict=True)], pa.string())
+    return runs.set_column(runs.schema.get_field_index("estimate_device"), "estimate_device", values)
 
 
 def _absent(skip_reason: str | None) -> dict[str, str]:

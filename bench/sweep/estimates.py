@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench import fingerprint
+from bench.devices import Device, device_toml
 from bench.errors import BenchError
 from bench.launchers import LocalLauncher, Outcome
 from bench.launchers.tasks import estimate_task, fit_task
-from bench.records import Case, Environment, Estimate, Planned, stable_hash
+from bench.records import Case, Estimate, stable_hash
 from bench.sweep.session import Session
 
 FIT_TIMEOUT_S = 600.0  # for one batch size
@@ -19,11 +20,11 @@ FIT_TIMEOUT_S = 600.0  # for one batch size
 
 def estimate_planned(session: Session) -> None:
     """Store the estimates that are missing; an estimator that fails leaves its columns null and says why."""
-    device = session.environment.estimate_device or session.environment.device
-    key = estimate_key(session.environment, session.plan)
+    device = estimated_device(session)
+    key = estimate_key(session)
     known = session.store.estimated(key)
     planned = dict.fromkeys(run.case for run in session.plan if run.skip_reason is None)
-    cases = [case for case in planned if (case.key, device) not in known]
+    cases = [case for case in planned if (case.key, str(device)) not in known]
     if not cases:
         return
     log = session.store.logs_folder / "estimates.log"
@@ -32,24 +33,31 @@ def estimate_planned(session: Session) -> None:
     session.store.write_estimates(list(made), key)
 
 
-def estimate_key(environment: Environment, plan: Iterable[Planned] = ()) -> str:
-    """What makes two estimates of a case on a device the same: the estimators' code, the versions and the settings.
+def estimated_device(session: Session) -> str | Device:
+    """What a sweep's estimates are for: the GPU as it was described, or the name of what no description is of."""
+    return session.gpu.device if session.gpu else session.environment.estimate_device or session.environment.device
 
-    Of data sets that are described by their files, the number of classes in `plan` too.
+
+def estimate_key(session: Session) -> str:
+    """What makes two estimates of a case the same: the estimators' code, the versions, the settings and the device.
+
+    Of data sets that are described by their files, the number of classes too.
     """
-    classes = {str(run.case.dataset): run.data.data_classes for run in plan if run.data.data_classes is not None}
+    environment, gpu = session.environment, session.gpu
+    planned = [run for run in session.plan if run.data.data_classes is not None]
+    classes = {str(run.case.dataset): run.data.data_classes for run in planned}
     versions = (environment.torch_version, environment.torchvision_version)
     settings = [os.environ.get(name) for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")]
     settings += [str(environment.cudnn_version), str(counts_workspaces())]
-    return stable_hash(
-        [fingerprint.code_key(fingerprint.ESTIMATE_CODE), *versions, *settings, *([classes] if classes else [])]
-    )
+    described = [gpu.device.name, device_toml(gpu.device)] if gpu else []
+    more = [*described, *([classes] if classes else [])]
+    return stable_hash([fingerprint.code_key(fingerprint.ESTIMATE_CODE), *versions, *settings, *more])
 
 
 def estimate_in_child(
     launcher: LocalLauncher,
     cases: Sequence[Case],
-    device: str,
+    device: str | Device,
     *,
     timeout_s: float,
     say: Callable[[str], None],
@@ -64,7 +72,7 @@ def estimate_in_child(
     Args:
         launcher: Makes the process.
         cases: Estimates come in an order of their own.
-        device: Name or path of a device file.
+        device: Name or path of a device file, or a device.
         timeout_s: For one model's cases.
         say: Hears of models that failed.
         log: Where the process's output goes.
@@ -93,7 +101,7 @@ def estimate_in_child(
             failed = [case for case in todo if case.model == culprit]
             todo = [case for case in todo if case.model != culprit]
             yield from (
-                Estimate(case_key=case.key, estimate_device=device, estimate_note=answer.reason) for case in failed
+                Estimate(case_key=case.key, estimate_device=str(device), estimate_note=answer.reason) for case in failed
             )
 
 
@@ -103,7 +111,13 @@ def counts_workspaces() -> bool:
 
 
 def fit_in_child(
-    launcher: LocalLauncher, case: Case, device: str, fraction: float, say: Callable[[str], None], *, workspaces: bool
+    launcher: LocalLauncher,
+    case: Case,
+    device: str | Device,
+    fraction: float,
+    say: Callable[[str], None],
+    *,
+    workspaces: bool,
 ) -> dict[str, Any]:
     """The fields of `estimators.fitting.Fit` as a JSON object. Raises BenchError where the case cannot be traced."""
 

@@ -61,7 +61,7 @@ def write_plan(session: Session) -> None:
     target_frac = session.config.measure.target_frac(session.environment.device)
     before = session.store.write_plan(
         session.plan, session.config.protocol, session.environment, session.notes, target_frac=target_frac,
-        estimate_key=estimate_key(session.environment, session.plan),
+        estimate_key=estimate_key(session),
     )  # fmt: skip
     if before is not None:
         changes = session.environment.changes_since(before)
@@ -105,11 +105,11 @@ def _measure(session: Session, todo: Iterable[tuple[Planned, int]]) -> None:
     session.progress.start(len(queue), f"round {session.rounds}" if session.rounds else "")
     while queue:
         run, attempt = queue.popleft()
-        session.progress.begin(f"{run.case} (repeat {run.repeat + 1})")
+        session.progress.begin(f"{session.name(run.case)} (repeat {run.repeat + 1})")
         measurement = _measure_one(session, run, attempt)
         session.journal.write(run, attempt, measurement)
         _note_silence(session, measurement)
-        session.progress.finish(_line(run, measurement))
+        session.progress.finish(_line(session.name(run.case), run, measurement))
         if measurement.status is Status.THROTTLED and attempt + 1 < MAX_ATTEMPTS:
             queue.append((run, attempt + 1))
 
@@ -179,9 +179,9 @@ def _measurement(answer: Answer) -> Measurement:
     return Measurement(**{**fields, "duration_s": answer.duration_s, "process_start_s": answer.start_s})
 
 
-def _line(run: Planned, measurement: Measurement) -> str:
+def _line(name: str, run: Planned, measurement: Measurement) -> str:
     """One run in one line."""
-    what = f"{run.case} #{run.repeat + 1}: {measurement.status}"
+    what = f"{name} #{run.repeat + 1}: {measurement.status}"
     if measurement.status not in MEASURED:
         return f"{what}: {(measurement.reason or '')[:160]}"
     samples_per_s = run.case.batch_size * len(measurement.step_times_s) / (measurement.wall_window_s or float("nan"))

@@ -9,13 +9,14 @@ from pathlib import Path
 from bench import catalog
 from bench.catalog.data_fetch import fetch_dataset
 from bench.config import SweepConfig
+from bench.devices import device_toml
 from bench.errors import BenchError, ConfigError, DataError, nearest, nearest_sentence
 from bench.folders import data_folder
 from bench.launchers import LocalLauncher
 from bench.launchers.local import interrupt_on_terminate
 from bench.locks import hold
 from bench.plan import build_plan, data_facts, describe, reads_images, with_data
-from bench.records import Choice, DataFacts, Status
+from bench.records import Choice, DataFacts, Status, name_cases
 from bench.store import DATA_FOLDER, Store
 from bench.sweep.estimates import estimate_planned
 from bench.sweep.runs import extend_plan, measure_missing, write_plan
@@ -75,10 +76,11 @@ def run_sweep(config: SweepConfig, options: SweepOptions, progress: Progress) ->
     with interrupt_on_terminate(), hold(options.out / ".lock", f"the folder {options.out}"):
         store.clear_leftovers()
         with held_device(options.device, ready=launcher.warm) as choice:
-            environment = read_environment(launcher, choice)
-            session = Session(config, options, progress, launcher, store, environment, choice)
-            if choice.warning:
-                progress.say(choice.warning)
+            environment, gpu = read_environment(launcher, choice, options.device_files)
+            session = Session(config, options, progress, launcher, store, environment, choice, gpu)
+            for remark in (choice.warning, gpu.remark if gpu else None):
+                if remark:
+                    progress.say(remark)
             _prepare(session)
             estimate_planned(session)
             measure_missing(session)
@@ -90,12 +92,15 @@ def _prepare(session: Session) -> None:
     session.plan = build_plan(session.config, session.environment.device)
     if not session.plan:
         raise ConfigError(["the configuration plans no case"])
+    session.names = name_cases(dict.fromkeys(run.case for run in session.plan))
     _see_to_data(session)
     session.notes = {
         "name": session.config.name, "description": session.config.description,
         "config": session.config.as_json(), "device": session.options.device,
     }  # fmt: skip
     _say_data_changes(session)
+    if session.gpu is not None:  # what the estimates rest on, so that anybody can make them again
+        session.notes |= {"device_file": device_toml(session.gpu.device), "device_remark": session.gpu.remark or ""}
     extend_plan(session)  # the rounds that a sweep before this one decided
     write_plan(session)
     cases = len({run.case for run in session.plan})

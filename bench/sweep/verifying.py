@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bench.devices import describes, load_device
+from bench.devices import Device, describe_gpu, describes, load_device
 from bench.errors import BenchError, DeviceError
 from bench.launchers import LocalLauncher, Outcome
 from bench.launchers.local import interrupt_on_terminate
@@ -33,12 +33,13 @@ _KEPT = ("status", "reason", "peak_allocated_bytes", "peak_requested_bytes", "pe
 
 @dataclass(frozen=True, slots=True)
 class PresentGpu:
-    """The GPU that runs go to, and the name of the device file that describes it."""
+    """The GPU that runs go to, and the device that estimates are made for: the same, as it was described."""
 
     launcher: LocalLauncher
     choice: DeviceChoice
     environment: Environment
-    device: str
+    device: Device
+    remark: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,32 +69,32 @@ class Verified:
 
 
 @contextlib.contextmanager
-def present_gpu(device: str) -> Iterator[PresentGpu]:
+def present_gpu(device: str | Device) -> Iterator[PresentGpu]:
     """Hold this machine's GPU, as a sweep does.
 
     Args:
         device: `auto` for whichever is here, or the name or file of a device that it must be.
 
     Raises:
-        DeviceError: There is no GPU, no device file describes it, or it is another than asked for.
+        DeviceError: There is no GPU, it cannot be described, or it is another than asked for.
         BusyError: A sweep has it.
         UnknownNameError: No such device.
     """
     known = None if device == "auto" else load_device(device)
     with interrupt_on_terminate(), held_device("auto", _choose_gpu) as choice:
         launcher = LocalLauncher()
-        environment = read_environment(launcher, choice)
-        gpu, total = environment.gpu_name or "unknown", environment.gpu_total_bytes
-        if known is None and environment.estimate_device == gpu:
-            raise DeviceError(
-                f"no device file describes {gpu}. Write one: bench env --device-file mine.toml; then name it"
-            )
-        if known is not None and not describes(known, gpu, total):
-            raise DeviceError(
-                f"{device} describes another GPU than the {gpu} here. Take --device auto, or write its file: bench env "
-                "--device-file mine.toml"
-            )
-        yield PresentGpu(launcher, choice, environment, device if known else str(environment.estimate_device))
+        environment, gpu = read_environment(launcher, choice)
+        name = environment.gpu_name or "unknown"
+        if gpu is None:
+            raise DeviceError(f"{name} is not a GPU of NVIDIA's, and the estimates follow NVIDIA's libraries")
+        if known is not None:
+            if not describes(known, name, environment.gpu_total_bytes):
+                raise DeviceError(
+                    f"{device} describes another GPU than the {name} here. Take --device auto, or write its file: "
+                    "bench env --device-file mine.toml"
+                )
+            gpu = describe_gpu(gpu.found, [known])
+        yield PresentGpu(launcher, choice, environment, gpu.device, gpu.remark)
 
 
 def _choose_gpu(requested: str, facts: MachineFacts) -> DeviceChoice:

@@ -356,7 +356,7 @@ static int fill_properties(struct cudaDeviceProp *p) {
     p->textureAlignment = 512;
     p->texturePitchAlignment = 32;
     p->l2CacheSize = device.l2_bytes;
-    p->memoryBusWidth = 5120;
+    p->memoryBusWidth = (int)number("BENCH_STUB_MEMORY_BUS_BITS", 5120);
     p->canMapHostMemory = p->concurrentKernels = p->unifiedAddressing = p->cooperativeLaunch = p->managedMemory = 1;
     p->asyncEngineCount = 3;
     read_uuid(p->uuid.bytes);
@@ -383,7 +383,8 @@ static int attribute(int *value, int which) {
     case cudaDevAttrWarpSize: *value = p.warpSize; break;
     case cudaDevAttrMaxPitch: *value = 2147483647; break;
     case cudaDevAttrMaxRegistersPerBlock: case cudaDevAttrMaxRegistersPerMultiprocessor: *value = p.regsPerBlock; break;
-    case cudaDevAttrClockRate: *value = 1980000; break;
+    case cudaDevAttrClockRate: *value = (int)number("BENCH_STUB_CLOCK_KHZ", 1980000); break;
+    case cudaDevAttrMemoryClockRate: *value = (int)number("BENCH_STUB_MEMORY_CLOCK_KHZ", 0); break;
     case cudaDevAttrMultiProcessorCount: *value = p.multiProcessorCount; break;
     case cudaDevAttrL2CacheSize: *value = p.l2CacheSize; break;
     case cudaDevAttrMaxThreadsPerMultiProcessor: *value = p.maxThreadsPerMultiProcessor; break;

@@ -17,6 +17,7 @@ from tests.oracle.stub import StubDriver
 
 MEMORY, CONTEXT = 1 << 30, 200 << 20
 CASE = ("fit", "--model", "resnet18", "--dataset", "cifar10", "--optimizer", "adam")
+MLP = ("fit", "--model", "mlp", "--dataset", "cifar10", "--optimizer", "adam")
 
 pytestmark = pytest.mark.slow
 
@@ -59,8 +60,7 @@ def test_real_steps_end_where_the_estimate_says(small: dict[str, str], tmp_path:
 
 def test_a_context_that_is_wrong_in_the_file_shows_in_the_verdict(small: dict[str, str], tmp_path: Path) -> None:
     path = device_file(tmp_path, context_bytes=CONTEXT // 2)
-    mlp = ("fit", "--model", "mlp", "--dataset", "cifar10", "--optimizer", "adam")  # thousands off: more than 12 runs
-    done = plugins.bench(*mlp, "--device", path, "--verify", env=small)
+    done = plugins.bench(*MLP, "--device", path, "--verify", env=small)
     assert done.returncode == 0, done.stderr
     assert re.search(
         r"verified: the largest batch that ran is (\d+), and (\d+) did not fit; the estimate is off by \+\d+ "
@@ -74,9 +74,16 @@ def test_another_gpu_than_the_one_here_is_refused(small: dict[str, str]) -> None
     assert done.returncode == 2
     assert "a100_40gb describes another GPU than the NVIDIA H200 here" in done.stderr
     assert "tracing" not in done.stderr
-    done = plugins.bench(*CASE, "--device", "auto", "--verify", env=small)  # a real one has more memory
-    assert done.returncode == 2
-    assert "no device file describes NVIDIA H200. Write one: bench env --device-file mine.toml" in done.stderr
+
+
+def test_a_gpu_that_no_file_is_for_is_fitted_by_its_own_properties(small: dict[str, str], tmp_path: Path) -> None:
+    done = plugins.bench(*MLP, "--device", "auto", "--json", env=small)  # a real H200 has more memory
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["device"], found["memory_bytes"]) == ("NVIDIA H200 (read from the GPU)", MEMORY)
+    of_file = plugins.bench(*MLP, "--device-file", device_file(tmp_path), "--json", env=small)
+    assert of_file.returncode == 0, of_file.stderr
+    assert json.loads(of_file.stdout)["largest_batch_size"] >= found["largest_batch_size"]  # whose context is known
 
 
 def test_a_gpu_that_a_sweep_holds_is_refused(small: dict[str, str], tmp_path: Path) -> None:
