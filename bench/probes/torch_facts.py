@@ -91,9 +91,11 @@ def measure_torch_facts() -> TorchFacts:
 def _measure_devices() -> dict[str, Any]:
     import torch
 
-    indices = range(torch.cuda.device_count())
-    found: dict[str, Any] = {"device_count": len(indices)}
+    found: dict[str, Any] = {"device_count": torch.cuda.device_count()}
     try:
+        torch.cuda.init()
+        found["device_count"] = torch.cuda.device_count()  # the driver's word from here on, and not NVML's
+        indices = range(found["device_count"])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on architectures: `diagnosis` says it better
             found["device_names"] = tuple(torch.cuda.get_device_name(index) for index in indices)
