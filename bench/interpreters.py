@@ -31,8 +31,9 @@ def leave_current_folder() -> None:
     given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     named = [part for part in given if part]
     here = os.path.realpath(os.curdir)
-    script = [] if sys.modules["__main__"].__spec__ else [Path(sys.argv[0]).parent]  # none where `-m` runs a module
-    if here not in map(os.path.realpath, [*named, *script]):
+    script = None if sys.modules["__main__"].__spec__ else Path(sys.argv[0]).parent  # with `-m` there is none
+    kept = [os.path.realpath(folder) for folder in (*named, script) if folder is not None]
+    if here not in kept:
         library = next((place for place, entry in enumerate(sys.path) if entry in _own_library()), 0)
         sys.path[:library] = [entry for entry in sys.path[:library] if os.path.realpath(entry or os.curdir) != here]
     found = _found_package()

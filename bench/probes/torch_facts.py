@@ -93,7 +93,7 @@ def _measure_devices() -> dict[str, Any]:
 
     found: dict[str, Any] = {"device_count": torch.cuda.device_count()}
     try:
-        torch.cuda.init()
+        torch.cuda.init()  # type: ignore[no-untyped-call]
         found["device_count"] = torch.cuda.device_count()  # the driver's word from here on, and not NVML's
         indices = range(found["device_count"])
         with warnings.catch_warnings():

@@ -165,6 +165,16 @@ def spell_variables(environment: Mapping[str, str], *effects: Effect) -> str | N
     return "; ".join(f"{name}={value.replace(';', chr(92) + ';')}" for name, value in found.items()) or None
 
 
+def cublas_workspaces(environment: Mapping[str, str], *, deterministic: bool) -> str | None:
+    """What `CUBLAS_WORKSPACE_CONFIG` is in a run; None where it is not set.
+
+    A deterministic run keeps a setting with which cuBLAS is deterministic, and gets `:4096:8`, eight workspaces of
+    4096 KiB, otherwise (aten/src/ATen/Context.cpp, `checkCuBLASConfigDeterministic`).
+    """
+    given = environment.get("CUBLAS_WORKSPACE_CONFIG")
+    return given if not deterministic or given in (":4096:8", ":16:8") else ":4096:8"
+
+
 def _publishable(value: str) -> str:
     """A value without folders, addresses and control characters; what is too long is cut, with a hash of all of it."""
     words = ["(address)"] if "://" in value else value.replace(":/", " /").split()
