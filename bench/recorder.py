@@ -27,14 +27,13 @@ from bench.probes.torch_memory import CudaMemory, start_gpu
 from bench.recordings import STATISTICS, Facts, GpuFacts, Recording, pack_history, write_recording
 from bench.recordings.facts import FORMAT
 from bench.records import Case, Environment, Protocol, Status
+from bench.records.variables import variables_set
 from bench.workload import build_workload, numeric_modes
 from bench.workload.inputs import build_inputs
 
 Send = Callable[[dict[str, Any]], None]
 
 MAX_ENTRIES = 1_500_000  # of the history; the oldest would be dropped, and the file refuses more
-VARIABLES = ("PYTORCH_", "CUBLAS", "TORCH_CUBLAS", "CUDA_MODULE_LOADING", "CUDNN", "NVIDIA_TF32", "TORCH_ALLOW_TF32")
-"""Beginnings of the names of environment variables that move memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +189,7 @@ def _facts(run: _Run, status: Status, reason: str | None, switches: dict[str, bo
         status="ok" if status is Status.OK else "oom", reason=reason, steps=max(len(run.stats) - 1, 0),
         memory_stats=run.stats, at_failure=run.at_failure, gpu=gpu,
         versions={name: str(value) if value else None for name, value in versions.items()}, switches=switches,
-        variables={name: value[:2000] for name, value in os.environ.items() if name.startswith(VARIABLES)},
+        variables=variables_set(os.environ, "allocator", "result"),
         memory=run.memory, seed=task.protocol.seed,
     )  # fmt: skip
 

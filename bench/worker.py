@@ -11,6 +11,7 @@ import contextlib
 import functools
 import gc
 import math
+import os
 import statistics
 import time
 import traceback
@@ -24,6 +25,7 @@ import torch
 from bench.catalog import DatasetInfo
 from bench.errors import DataError, Unsupported
 from bench.plan import describe, image_spec
+from bench.probes.in_force import read_in_force
 from bench.probes.oom import is_out_of_memory, limit_host_memory, parse_out_of_memory
 from bench.probes.readings import SILENT, Readings
 from bench.probes.rss import reset_rss_peak, rss_peak_bytes
@@ -31,6 +33,7 @@ from bench.probes.step_timing import plan_step_count, time_steps
 from bench.probes.throttling import throttled_by
 from bench.probes.torch_memory import CudaMemory, measure_cpu_peak, start_gpu
 from bench.records import Case, DataFacts, ImageSpec, Measurement, Protocol, Status
+from bench.records.variables import cublas_workspaces
 from bench.workload import Workload, build_workload, numeric_modes
 from bench.workload.gradient_noise import has_batch_norm, measure_gradient_noise, microbatch_count
 from bench.workload.inputs import Inputs, build_inputs
@@ -110,6 +113,8 @@ def measure_case(task: MeasureTask, send: Send) -> dict[str, Any]:
         limit_host_memory(task.host_memory_bytes)
         run.found["host_memory_limit_bytes"] = task.host_memory_bytes
     if task.device == "cuda":
+        if task.protocol.deterministic:
+            run.found["cublas_workspace_config"] = cublas_workspaces(os.environ, deterministic=True)
         _start_gpu(run)
     try:
         with numeric_modes(task.case, task.protocol):
@@ -190,6 +195,8 @@ def _time(run: _Run, workload: Workload, inputs: Inputs) -> None:
     run.enter("warm-up")
     warm = time_steps(step, protocol.warmup_steps, run.task.device)
     run.found["warmup_times_s"] = warm.step_times_s
+    in_force = read_in_force(run.task.case, protocol, workload)
+    run.found.update(in_force.fields)
     if run.memory is not None:
         run.found.update({f"cold_{name}": value for name, value in run.memory.peaks().items()})
         run.memory.reset()
@@ -209,7 +216,7 @@ def _time(run: _Run, workload: Workload, inputs: Inputs) -> None:
     if read:
         _mark_throttled(run.found)
     silent = (SILENT,) if run.readings.error else ()
-    run.found["flags"] = (*_flags(timed.step_times_s, timed.wall_window_s), *silent)
+    run.found["flags"] = (*_flags(timed.step_times_s, timed.wall_window_s), *in_force.flags, *silent)
 
 
 def _mark_throttled(found: dict[str, Any]) -> None:

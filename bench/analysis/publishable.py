@@ -20,7 +20,7 @@ from bench.analysis.disclosed import missing_disclosures
 from bench.analysis.findings import Finding, counted, finding_of, group_keys, tally
 from bench.analysis.labels import CaseLabels
 from bench.analysis.plausible import implausible
-from bench.analysis.validity import validity
+from bench.analysis.validity import told_faults, validity
 from bench.config.sections import TARGETS_FRAC
 from bench.records import Status
 from bench.stats import PUBLISHED_PROCESSES, geometric_interval
@@ -256,6 +256,8 @@ def _drift(steps: Any) -> float:
 
 _FLAG_WORDS = {
     "host_bound": "step times and the wall clock differ by more than 2 %",
+    "precision_not_in_force": "the precision that was asked for was not the one that ran",
+    "switch_not_in_force": "a switch of the protocol did nothing",
 }
 _ENDS = ("start", "end")
 
@@ -266,7 +268,7 @@ def _flags(runs: pd.DataFrame) -> list[Finding]:
     found = []
     for name in sorted(names):
         bad = runs[_holds(runs, "flags", lambda flag, name=name: flag == name)]  # type: ignore[misc]
-        words = f": {_FLAG_WORDS[name]}" if name in _FLAG_WORDS else ""
+        words = f": {_FLAG_WORDS[name]}{told_faults(bad, name)}" if name in _FLAG_WORDS else ""
         code = name if name in _FLAG_WORDS else "flagged"
         found.append(finding_of(code, True, f"Flagged {name} in {counted(len(bad), len(runs), 'run')}{words}.", bad))
     return found

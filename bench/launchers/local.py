@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError, InfrastructureError
+from bench.interpreters import safe_children
 from bench.launchers.conversation import GRACE_S, Answer, Conversation, Outcome
 
 START_ATTEMPTS = 3
@@ -214,13 +215,17 @@ def _signal_group(group: int, number: int) -> None:
 
 @contextlib.contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """Hold Ctrl-C back for the time of the context; processes that start within never hear it unless they ask to."""
-    resource_tracker.ensure_running()  # its start would unblock the signal
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    """Hold Ctrl-C back for the time of the context; processes that start within never hear it unless they ask to.
+
+    Nor do they import from the current folder.
+    """
+    with safe_children():
+        resource_tracker.ensure_running()  # its start would unblock the signal
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from bench.errors import DeviceError
+
 Send = Callable[[dict[str, Any]], None]
 
 
@@ -92,12 +94,22 @@ def difference_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
 def _see_only(gpu_uuid: str | None, gpu_index: int | None) -> None:
     """Let this process see one GPU: by UUID, as NVML's index and CUDA's may differ, or by place where none is known.
 
-    The place counts what the user has left visible. ROCm reads `HIP_VISIBLE_DEVICES` before CUDA's name for it.
+    The place counts what the user has left visible. ROCm reads `HIP_VISIBLE_DEVICES` before CUDA's name for it, and
+    both count what `ROCR_VISIBLE_DEVICES` leaves.
+
+    Raises:
+        DeviceError: The variable names fewer GPUs than torch counted.
     """
     if gpu_uuid:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu_uuid
     elif gpu_index:
+        from bench.probes.nvml import visible_entries
+
         for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
-            visible = [item for item in os.environ.get(name, "").split(",") if item.strip()]
-            if visible or name == "CUDA_VISIBLE_DEVICES":
-                os.environ[name] = visible[gpu_index].strip() if visible else str(gpu_index)
+            given = os.environ.get(name)
+            if given is None and name == "HIP_VISIBLE_DEVICES":
+                continue
+            visible = visible_entries(given) if given is not None else tuple(map(str, range(gpu_index + 1)))
+            if gpu_index >= len(visible):
+                raise DeviceError(f'cuda:{gpu_index}: {name}="{given}" names {len(visible)} GPU(s). Name it there')
+            os.environ[name] = visible[gpu_index]

@@ -1,6 +1,6 @@
 """What torch says of itself and of the GPUs, read in a process of its own.
 
-`read_torch_facts` starts `python -m bench.probes.torch_facts`, so that a parent stays free of torch and CUDA: asking
+`read_torch_facts` starts a Python for it, so that a parent stays free of torch and CUDA: asking
 torch whether CUDA works initialises CUDA, which spoils every later fork, and a broken driver can crash or hang whoever
 asks.
 """
@@ -8,14 +8,14 @@ asks.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
+
+from bench.interpreters import python_command
 
 _MARK = "bench-torch-facts:"
 
@@ -40,16 +40,13 @@ class TorchFacts:
 
 def read_torch_facts(timeout_s: float = 120.0) -> TorchFacts:
     """Ask torch in a fresh process; 3 to 10 s, as long as its import takes. Never raises: `error` says what failed."""
-    root = str(Path(__file__).parents[2])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     try:
         asked = subprocess.run(
-            [sys.executable, "-m", "bench.probes.torch_facts"],
+            python_command("bench.probes.torch_facts", "print_facts"),
             capture_output=True,
             text=True,
             timeout=timeout_s,
             check=False,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         )
     except subprocess.TimeoutExpired:
         return TorchFacts(error=f"torch gave no answer about its GPUs within {timeout_s:g} s")
@@ -94,9 +91,11 @@ def measure_torch_facts() -> TorchFacts:
 def _measure_devices() -> dict[str, Any]:
     import torch
 
-    indices = range(torch.cuda.device_count())
-    found: dict[str, Any] = {"device_count": len(indices)}
+    found: dict[str, Any] = {"device_count": torch.cuda.device_count()}
     try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+        found["device_count"] = torch.cuda.device_count()  # the driver's word from here on, and not NVML's
+        indices = range(found["device_count"])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on architectures: `diagnosis` says it better
             found["device_names"] = tuple(torch.cuda.get_device_name(index) for index in indices)
@@ -124,7 +123,3 @@ def print_facts() -> None:
     """Write the facts as one marked line of JSON, apart from whatever torch's libraries print."""
     sys.stdout.write(f"\n{_MARK}{json.dumps(asdict(measure_torch_facts()))}\n")
     sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    print_facts()

@@ -165,7 +165,7 @@ class Protocol:
     loader_workers: int = 2
     threads: int | None = None  # torch's CPU threads in the worker; torch's own default where null
     cudnn_benchmark: bool = False
-    deterministic: bool = False
+    deterministic: bool = False  # torch.use_deterministic_algorithms, with the workspaces of cuBLAS that it asks for
     compiled: bool = False  # torch.compile around the model
     gradient_noise: bool = False  # whether a pass of its own measures it; part of the key only where it does
     data_root: str | None = None  # not part of the key: where files lie says nothing about speed
@@ -174,7 +174,10 @@ class Protocol:
     def key(self) -> str:
         """The `protocol_key`."""
         left_out = ("data_root",) if self.gradient_noise else ("data_root", "gradient_noise")
-        return stable_hash({name: value for name, value in asdict(self).items() if name not in left_out})
+        values = {name: value for name, value in asdict(self).items() if name not in left_out}
+        if self.deterministic:  # earlier versions meant cuDNN's switch alone, and wrote true
+            values["deterministic"] = "torch.use_deterministic_algorithms"
+        return stable_hash(values)
 
 
 @dataclass(frozen=True, slots=True)

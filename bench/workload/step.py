@@ -14,6 +14,8 @@ Autocast's cache of cast weights lives until its context ends, as in any trainin
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -25,6 +27,7 @@ from torch.nn import functional
 from bench import catalog
 from bench.errors import Unsupported
 from bench.records import Case, ImageSpec, Precision, Protocol
+from bench.records.variables import cublas_workspaces
 
 AUTOCAST_TYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -128,16 +131,49 @@ def numeric_modes(case: Case, protocol: Protocol) -> Iterator[None]:
     """Set every switch that decides which kernels run, explicitly, for the time of the context.
 
     TF32 is on for `tf32` only, in matrix products and convolutions alike; torch's default has it on in convolutions.
+    `deterministic` is `torch.use_deterministic_algorithms` as a script calls it: operators without a deterministic form
+    raise, new tensors are filled, and cuBLAS has the workspaces with which it is deterministic. Those are read when its
+    first handle is made, so enter this before anything runs on the GPU.
+
+    Raises:
+        Unsupported: Within the context an operator has no deterministic form; the message names it.
     """
     before = (
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark,
+        torch.backends.cuda.matmul.allow_tf32,
+        torch.backends.cudnn.allow_tf32,
+        torch.backends.cudnn.benchmark,
         torch.backends.cudnn.deterministic,
-    )  # fmt: skip
+    )
+    algorithms = (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled())
+    filling = cast(Any, torch.utils.deterministic)  # a module with a property, which types do not know
+    filled, workspaces = filling.fill_uninitialized_memory, os.environ.get(_WORKSPACES)
     _set_modes(case.precision == "tf32", case.precision == "tf32", protocol.cudnn_benchmark, protocol.deterministic)
+    torch.use_deterministic_algorithms(protocol.deterministic)
+    filling.fill_uninitialized_memory = True  # torch's default, and without effect otherwise
+    _set_workspaces(cublas_workspaces(os.environ, deterministic=protocol.deterministic))
     try:
         yield
+    except RuntimeError as error:
+        if protocol.deterministic and (found := _NOT_DETERMINISTIC.search(str(error))):
+            raise Unsupported(f"deterministic is on, and torch has no deterministic form of {found[1]}") from error
+        raise
     finally:
         _set_modes(*before)
+        torch.use_deterministic_algorithms(algorithms[0], warn_only=algorithms[1])
+        filling.fill_uninitialized_memory = filled
+        _set_workspaces(workspaces)
+
+
+_WORKSPACES = "CUBLAS_WORKSPACE_CONFIG"
+_NOT_DETERMINISTIC = re.compile(r"(\S+) does not have a deterministic implementation")
+"""aten/src/ATen/Context.cpp, `alertNotDeterministic`."""
+
+
+def _set_workspaces(value: str | None) -> None:
+    if value is None:
+        os.environ.pop(_WORKSPACES, None)
+    else:
+        os.environ[_WORKSPACES] = value
 
 
 def _set_modes(matmul_tf32: bool, cudnn_tf32: bool, benchmark: bool, deterministic: bool) -> None:
