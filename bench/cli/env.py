@@ -39,7 +39,11 @@ def env(as_json: bool, device_file: Path | None) -> None:
     from bench.sweep import read_device_file, read_environment
 
     if device_file is not None:
-        device_file.write_text(read_device_file(LocalLauncher(), usable_device()), encoding="utf-8")
+        text = read_device_file(LocalLauncher(), usable_device())
+        try:
+            device_file.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise DeviceError(f"--device-file: {device_file} cannot be written ({error.strerror or error})") from error
         click.echo(device_file)
         return
     findings = [asdict(finding) for finding in diagnose()]

@@ -96,10 +96,7 @@ class UnknownDeviceError(UnknownNameError):
         for device in map(_load_packaged, list_devices()):
             meant |= dict.fromkeys(_comparable_names(device), device.name)
         near = dict.fromkeys(meant[name] for name in nearest(_comparable(given), meant, count=6))
-        remedy = (
-            "For another GPU, run bench env --device-file mine.toml on a machine that has it, and give --device-file "
-            "mine.toml"
-        )
+        remedy = "For another GPU, run bench env --device-file mine.toml on a machine that has it, and give mine.toml"
         super().__init__("device", given, [], matches=list(near)[:3], remedy=remedy)
 
 

@@ -204,7 +204,7 @@ def test_unknown_device_is_answered_with_the_nearest_and_with_what_to_do(given_n
     assert str(caught.value).startswith(message)
     assert str(caught.value).endswith(
         "List them: bench list devices. For another GPU, run bench env --device-file mine.toml on a machine that has "
-        "it, and give --device-file mine.toml"
+        "it, and give mine.toml"
     )
 
 
