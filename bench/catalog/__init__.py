@@ -22,8 +22,8 @@ from bench.records import Choice, SettingValue, stable_hash
 
 __all__ = [
     "KINDS", "DatasetEntry", "DatasetInfo", "Entry", "Kind", "ModelEntry", "OptimizerEntry", "Setting", "check_choice",
-    "code_key", "dataset", "describe_dataset", "entries", "entry", "is_external", "model", "names", "optimizer",
-    "parse_choice",
+    "code_key", "dataset", "describe_dataset", "entries", "entry", "is_external", "model", "model_note", "names",
+    "optimizer", "parse_choice",
 ]  # fmt: skip
 
 Kind = Literal["model", "dataset", "optimizer"]
@@ -111,6 +111,12 @@ def entry(kind: Kind, name: str, *, load_external: bool = False) -> Entry:
 def model(name: str) -> ModelEntry:
     """The model of this name, other packages' included (imports them). Raises UnknownNameError."""
     return cast(ModelEntry, entry("model", name, load_external=True))
+
+
+def model_note(choice: Choice) -> str | None:
+    """What a reader must know of a model beside its name; None for another package's, which is not loaded for it."""
+    known = entries("model").get(choice.name)
+    return cast(ModelEntry, known).note(choice.options) if known is not None else None
 
 
 def optimizer(name: str) -> OptimizerEntry:

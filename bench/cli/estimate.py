@@ -12,7 +12,7 @@ from bench.cli.axes import batch_size_option, read_cases, with_axes, workspaces_
 from bench.cli.explaining import explain_difference
 from bench.cli.options import config_argument, json_option, read_config, set_option
 from bench.cli.timeline import check_single, check_target, print_timeline, write_timeline
-from bench.errors import EXIT_FAILED_CASES
+from bench.errors import EXIT_FAILED_CASES, BenchError
 from bench.terminal import printable
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _MEMORY = (
     ("device (nvidia-smi)", "estimated_device_bytes"),
 )  # fmt: skip
 
-TIMEOUT_S = 600.0  # for the cases of one model
+TIMEOUT_S = 600.0  # for one estimator on one case
 
 
 @click.command()
@@ -70,8 +70,6 @@ def estimate(
       bench estimate --model resnet50 --optimizer adam --device h200 --timeline resnet50.png
       bench estimate --explain-difference recordings/nvidia-h200/FILE.parquet
     """  # fmt: skip
-    from bench.cli.root import echo_json
-
     if recording is not None:
         if config is not None or overrides or devices or timeline is not None or any(axes.values()):
             raise click.UsageError("a recording names its case and device itself: give --explain-difference alone")
@@ -84,16 +82,29 @@ def estimate(
     if timeline is not None:
         check_single(cases, devices)
     rows = _rows(cases, devices, workspaces == "on", _switches(config, overrides))
+    undrawn: BenchError | None = None
     if timeline is not None:
-        rows[0]["timeline"] = write_timeline(cases[0], devices[0], timeline, workspaces=workspaces == "on")
+        try:
+            rows[0]["timeline"] = write_timeline(cases[0], devices[0], timeline, workspaces=workspaces == "on")
+        except BenchError as error:  # what is known without it is printed first
+            undrawn = error
+    _print_rows(rows, as_json=as_json)
+    if undrawn is not None:
+        raise undrawn
+    if any(_is_refused(row) for row in rows):
+        click.get_current_context().exit(EXIT_FAILED_CASES)
+
+
+def _print_rows(rows: list[dict[str, Any]], *, as_json: bool) -> None:
+    from bench.cli.root import echo_json
+
     if as_json:
         echo_json(rows)
-    for row in rows if not as_json else ():
+        return
+    for row in rows:
         _print_estimate(row)
         if "timeline" in row:
             print_timeline(row["timeline"])
-    if any(_is_refused(row) for row in rows):
-        click.get_current_context().exit(EXIT_FAILED_CASES)
 
 
 def _is_refused(row: dict[str, Any]) -> bool:
@@ -130,16 +141,17 @@ def _rows(cases: list[Case], devices: Sequence[str], workspaces: bool, switches:
 def _estimates(cases: list[Case], device: str, workspaces: bool) -> list[Estimate]:
     """Estimates in the order of `cases`. Raises UnknownNameError for a device that no file describes."""
     from bench.devices import load_device
+    from bench.folders import account_log
     from bench.launchers import LocalLauncher
     from bench.sweep.estimates import estimate_in_child
     from bench.terminal import Progress
 
     load_device(device)
-    with Progress() as progress:
+    with Progress() as progress, account_log("estimate") as log:
         progress.start(len(cases), scope=device)
         made = estimate_in_child(
             LocalLauncher(), cases, device, timeout_s=TIMEOUT_S, say=progress.say, workspaces=workspaces,
-            heard=progress.advance,
+            heard=progress.advance, log=log,
         )  # fmt: skip
         by_key = {item.case_key: item for item in made}
     return [by_key[case.key] for case in cases]
@@ -151,7 +163,7 @@ def _print_estimate(row: dict[str, Any]) -> None:
 
     words = [f"{row['model']} on {row['dataset']}", row["optimizer"], f"batch {row['batch_size']}", row["precision"]]
     click.echo(click.style(printable(f"{', '.join(words)}, {row['memory_format']} on {row['device']}"), bold=True))
-    if _is_refused(row):
+    if _is_refused(row) and row["formula_bytes"] is None:
         click.echo(printable(f"  no estimate: {row['estimate_note']}"))
         return
     for label, column in _MEMORY:
@@ -167,7 +179,7 @@ def _print_estimate(row: dict[str, Any]) -> None:
     click.echo(f"  speed                {speed} ({format_seconds(row['estimated_step_time_s'])} a step)")
     if row["estimated_speed_basis"]:
         click.echo(printable(f"    {row['estimated_speed_basis']}"))
-    if row["trace_peak_allocated_bytes"] is None:
+    if row["trace_peak_allocated_bytes"] is None and not _is_refused(row):
         click.echo("  note: the trace and the speed are for GPUs; see bench list devices")
     if row["estimate_note"]:
         click.echo(printable(f"  note: {row['estimate_note']}"))

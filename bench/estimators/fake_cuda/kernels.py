@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from bench.errors import Unsupported
+from bench.errors import OPERATOR_NOTE, BenchError, ReadsValues, Unsupported
 from bench.estimators.fake_cuda.memory import DTYPES, Memory, Recorder, spec_of
 from bench.estimators.fake_cuda.shapes import RULES
 from bench.estimators.fake_cuda.strides import POINTWISE, SECOND_FIRST, lay_out
@@ -26,13 +26,22 @@ DATA_DEPENDENT = frozenset(
         "nonzero",
         "equal",
         "masked_select",
+        "_unique",
         "_unique2",
         "unique_dim",
         "unique_consecutive",
         "bincount",
+        "_ctc_loss",
     ]
 )
 """Operators whose result or its shape depends on values, which a trace does not have."""
+
+
+def reads_values(name: str, output_size: int | None = None) -> bool:
+    """Whether an operator needs values to run, or for the shape of its result; `output_size` where it is given one."""
+    base = name.removeprefix("aten::").partition(".")[0]
+    return base in DATA_DEPENDENT or (name == "aten::repeat_interleave.Tensor" and output_size is None)
+
 
 _STORAGE_OPERATORS = frozenset(("resize_", "set_"))
 
@@ -120,7 +129,13 @@ class Kernels:
             nonlocal plan
             if plan is None:
                 plan = Plan(name)
-            return self._run(plan, plan.bind(args, kwargs))
+            try:
+                return self._run(plan, plan.bind(args, kwargs))
+            except BenchError:
+                raise
+            except BaseException as error:
+                error.add_note(f"{OPERATOR_NOTE}{name}")
+                raise
 
         return kernel
 
@@ -128,10 +143,12 @@ class Kernels:
         if plan.base == "_local_scalar_dense":
             self.recorder.reads(plan.name)
             return 0.0 if values[0].dtype.is_floating_point else 0
-        if plan.base in DATA_DEPENDENT:
-            raise Unsupported(
-                f"the step reads values from the device ({plan.name}); a trace without data cannot follow it"
-            )
+        if reads_values(plan.name, values[-1] if plan.base == "repeat_interleave" else None):
+            raise ReadsValues(plan.name)
+        if plan.base == "copy_" and values[0].is_cpu and not values[1].is_cpu:
+            self.recorder.reads(plan.name)
+            with torch.no_grad():
+                values[0].zero_()
         signature = tuple([describe(value) for value in values])
         if not plan.is_new:
             return self._write(plan, values, signature)
@@ -200,8 +217,11 @@ class Kernels:
 
 
 def _infer_foreach(plan: Plan, signature: tuple[Any, ...]) -> Any:
-    """One result for each tensor of the first list, with its strides; binary operators promote as one tensor does."""
-    first = signature[0]
+    """One result for each tensor of the first list, with its strides; binary operators promote as one tensor does.
+
+    The list is not the first argument everywhere: a number may be raised to the power of each of its tensors.
+    """
+    first = next(value for value in signature if isinstance(value, tuple) and not isinstance(value, Spec))
     if plan.base == "_foreach_norm":
         return tuple(Spec(spec.dtype, (), ()) for spec in first)
     if plan.base == "_foreach_max":
@@ -215,6 +235,7 @@ def _dense(spec: Spec) -> Spec:
 
 
 _TAKEN_OVER = (
+    "aten::_linalg_check_errors",  # reads whether a decomposition failed: here none does
     "aten::copy_",
     "aten::convolution",
     "aten::convolution_backward",
