@@ -111,10 +111,9 @@ def describe_failure(error: BaseException) -> str:
     """
     message = first_line(error)
     frames = list(traceback.walk_tb(error.__traceback__))
-    last = [_spot(*frames[-1])] if frames else []
-    places = [place_of(reversed(frames)) or (last[0] if last else None)]
-    places += [note.removeprefix(OPERATOR_NOTE) for note in _notes(error) if note.startswith(OPERATOR_NOTE)]
-    where = ", ".join(dict.fromkeys(place for place in places if place))
+    operators = [note.removeprefix(OPERATOR_NOTE) for note in _notes(error) if note.startswith(OPERATOR_NOTE)]
+    places = [place for place in (place_of(reversed(frames)), *operators[:1]) if place]
+    where = ", ".join(places or [_spot(*frame) for frame in frames[-1:]])
     return f"{type(error).__name__}: {message}" + (f" ({where})" if where else "")
 
 

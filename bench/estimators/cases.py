@@ -215,5 +215,10 @@ def _estimate(case: Case, target: Target, answers: dict[str, Found | Lost]) -> E
         else:
             fields |= answer.fields
             notes.append(answer.note)
-    notes += [f"no {' or '.join(names)}: {reason}" for reason, names in lost.items()]
+    notes += [f"no {_either(names)}: {reason}" for reason, names in lost.items()]
     return replace(Estimate(case_key=case.key, estimate_device=target.name), estimate_note=join_notes(*notes), **fields)
+
+
+def _either(names: Sequence[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last

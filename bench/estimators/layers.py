@@ -8,6 +8,7 @@ the CPU, on a few random images.
 from __future__ import annotations
 
 import functools
+import re
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -21,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench import catalog
 from bench.errors import BenchError, ReadsValues, Unsupported, first_line, message_of, place_of
-from bench.estimators.fake_cuda.kernels import reads_values
+from bench.estimators.fake_cuda.kernels import COPY_TO_HOST, reads_values
 from bench.records import Choice, ImageSpec
 
 ELEMENT_BYTES = 4
@@ -191,16 +192,14 @@ class _Values(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def refuse_reading(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Refuse an operator that needs values of tensors on the meta device. Raises ReadsValues."""
     name = operator.name()
-    if reads_values(name, kwargs.get("output_size")):
-        reading = any(tensor.is_meta for tensor in _tensors([*args, *kwargs.values()]))
-    elif name == "aten::copy_":
-        reading = args[1].is_meta and not args[0].is_meta
-    elif name == "aten::_to_copy":
-        reading = args[0].is_meta and (kwargs.get("device") or args[0].device).type != "meta"
-    else:
-        return
-    if reading:
-        raise ReadsValues(name)
+    if reads_values(name, [*args, *kwargs.values()]):
+        if any(tensor.is_meta for tensor in _tensors([*args, *kwargs.values()])):
+            raise ReadsValues(name)
+    elif name in ("aten::copy_", "aten::_to_copy"):
+        source = args[1] if name == "aten::copy_" else args[0]
+        target = args[0].device if name == "aten::copy_" else kwargs.get("device") or source.device
+        if source.is_meta and torch.device(target).type != "meta":
+            raise ReadsValues(COPY_TO_HOST)
 
 
 @contextmanager
@@ -229,8 +228,11 @@ def refusals_in_words() -> Iterator[None]:
         if isinstance(error, ValueError) and str(frames[-1][0].f_globals.get("__name__")).startswith("torch."):
             raise Unsupported(f"the step cannot run: {first_line(error)}") from error
         if isinstance(error, NotImplementedError) and "with Meta tensors" in message:
-            where = f" (in {place})" if place else ""
-            raise Unsupported(f"{message.partition(':')[0]} has no shapes without data{where}") from error
+            operator = re.search(r"\w+::[\w.]+", message)
+            called = f", which {place} calls" if place else ""
+            raise Unsupported(
+                f"torch knows no shapes without data for {operator[0] if operator else 'an operator'}{called}"
+            ) from error
         raise
 
 
