@@ -126,6 +126,7 @@ def _rows(cases: list[Case], devices: Sequence[str], workspaces: bool, switches:
     """What is printed of each case on each device: its axes, the device, and the fields of its `Estimate`."""
     from dataclasses import asdict
 
+    from bench import catalog
     from bench.records import join_notes, left_out
 
     rows: list[dict[str, Any]] = []
@@ -133,7 +134,10 @@ def _rows(cases: list[Case], devices: Sequence[str], workspaces: bool, switches:
         for case, made in zip(cases, _estimates(cases, device, workspaces), strict=True):
             fields = {name: value for name, value in asdict(made).items() if name != "case_key"}
             traced = made.trace_peak_allocated_bytes is not None
-            fields["estimate_note"] = join_notes(made.estimate_note, *left_out(switches, traced=traced))
+            about = catalog.model_note(case.model)
+            fields["estimate_note"] = join_notes(
+                made.estimate_note, *left_out(switches, traced=traced), about and f"{case.model}: {about}"
+            )
             rows.append({**case.axes, "device": device, "case_key": case.key, **fields})
     return rows
 

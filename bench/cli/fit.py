@@ -110,10 +110,13 @@ def _print(
     checked: tuple[Verified, Estimate | None] | None,
     as_json: bool,
 ) -> None:
+    from bench import catalog
     from bench.cli.root import echo_json
 
     if not as_json:
         _print_found(found)
+        if note := catalog.model_note(case.model):
+            click.echo(printable(f"note: {case.model}: {note}"))
         if checked is not None:
             _print_verified(found, *checked)
         return

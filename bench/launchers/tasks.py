@@ -37,6 +37,7 @@ def timeline_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
     from bench.estimators.timeline import estimate_timeline
 
     device = load_device(argument["device"])
+    send({"phase": "tracing"})
     return asdict(estimate_timeline(argument["case"], device, workspaces=argument["workspaces"]))
 
 
@@ -44,6 +45,7 @@ def layers_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
     """`layers` of `model` for `images`, each the fields of `estimators.layers.Layer`, and a `note` on them."""
     from bench.estimators.layers import list_layers
 
+    send({"phase": "model"})
     found = list_layers(argument["model"], argument["images"])
     return {"layers": [asdict(layer) for layer in found.layers], "note": found.note}
 
@@ -54,7 +56,7 @@ def fit_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
     from bench.estimators.fitting import fit_batch
 
     def heard(batch_size: int) -> None:
-        send({"batch_size": batch_size})
+        send({"phase": f"trace of batch {batch_size}", "batch_size": batch_size})
 
     device, workspaces = load_device(argument["device"]), argument["workspaces"]
     return asdict(fit_batch(argument["case"], device, argument["fraction"], heard, workspaces=workspaces))
