@@ -8,7 +8,11 @@ keeps its traceback.
 from __future__ import annotations
 
 import difflib
+import sys
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 EXIT_OK = 0
@@ -88,6 +92,81 @@ class InfrastructureError(BenchError):
 
 class Unsupported(BenchError):  # noqa: N818 - a verdict on a case, not a fault
     """A case that cannot run, with the reason; it becomes a row with the status `skipped`."""
+
+
+class ReadsValues(Unsupported):
+    """A step whose course depends on values of tensors that an estimator does not have."""
+
+    def __init__(self, operator: str, place: str | None = None) -> None:
+        """Say what reads.
+
+        Args:
+            operator: That asked for the values, as torch names it.
+            place: The line of the user's code that called it; looked up among the callers unless given.
+        """
+        found = place or place_of(traceback.walk_stack(None))
+        said = f"{operator} in {found}" if found else operator
+        super().__init__(f"the step reads values from the device ({said}), so it cannot be traced without running it")
+
+
+OPERATOR_NOTE = "operator "
+"""How a note begins that an estimator puts on a foreign exception: the operator of torch under which it was raised."""
+
+_MESSAGE_CHARACTERS = 500
+
+
+def describe_failure(error: BaseException) -> str:
+    """An exception of somebody's code in one line: its type, the first line of its message, and where it was raised.
+
+    `ValueError: not a size (model.py:12)`; the place is the innermost line of the model, the optimizer or their
+    package, rather than of torch below them, and torch's operator stands beside it where that is known.
+    """
+    message = first_line(error)
+    frames = list(traceback.walk_tb(error.__traceback__))
+    operators = [note.removeprefix(OPERATOR_NOTE) for note in _notes(error) if note.startswith(OPERATOR_NOTE)]
+    places = [place for place in (place_of(reversed(frames)), *operators[:1]) if place]
+    where = ", ".join(places or [_spot(*frame) for frame in frames[-1:]])
+    return f"{type(error).__name__}: {message}" + (f" ({where})" if where else "")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of the exception's message; `no message` where it has none."""
+    return (message_of(error).strip().splitlines() or ["no message"])[0][:_MESSAGE_CHARACTERS]
+
+
+def message_of(error: BaseException) -> str:
+    """What the exception says, in characters that can be stored."""
+    try:
+        return str(error).encode(errors="backslashreplace").decode()
+    except BaseException:  # noqa: BLE001 - somebody's `__str__` may do anything
+        return "its message cannot be printed"
+
+
+def _notes(error: BaseException) -> list[str]:
+    notes = getattr(error, "__notes__", None)
+    return [note for note in notes if isinstance(note, str)] if isinstance(notes, list) else []
+
+
+_BELOW = {"torch", "numpy", "functorch", "bench", *sys.stdlib_module_names} - {"__main__"}
+_OWN = ("torch.optim.", "bench.catalog.")
+"""Modules of the packages above that hold models and optimizers themselves."""
+
+
+def place_of(frames: Iterable[tuple[FrameType, int]]) -> str | None:
+    """`file:line` of the first frame that belongs to a model, an optimizer or their package; None where none does.
+
+    Args:
+        frames: The innermost first, as `traceback.walk_stack` gives them.
+    """
+    for frame, line in frames:
+        module = str(frame.f_globals.get("__name__", ""))
+        if f"{module}.".startswith(_OWN) or module.partition(".")[0] not in _BELOW:
+            return _spot(frame, line)
+    return None
+
+
+def _spot(frame: FrameType, line: int) -> str:
+    return f"{Path(frame.f_code.co_filename).name}:{line}"
 
 
 _PHRASES = {

@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import importlib.metadata
 import os
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,8 @@ from typing import Any
 import torch
 
 from bench import catalog
-from bench.errors import Unsupported
+from bench.errors import Unsupported, describe_failure, first_line
+from bench.forks import write_traceback
 from bench.plan import image_spec
 from bench.probes.oom import is_out_of_memory
 from bench.probes.readings import Readings
@@ -100,11 +100,11 @@ def record_case(task: RecordTask, send: Send) -> dict[str, Any]:
         status = Status.OK
     except Unsupported as error:
         return {"status": Status.SKIPPED, "reason": str(error)}
-    except Exception as error:  # noqa: BLE001 - whatever a model raises is this case's outcome, and its traceback is logged
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    except BaseException as error:  # noqa: BLE001 - whatever a model raises is this case's outcome; its traceback is logged
+        reason = first_line(error)
         if not is_out_of_memory(error):
-            traceback.print_exc()
-            return {"status": Status.FAILED, "reason": f"{type(error).__name__}: {reason}"}
+            write_traceback(error)
+            return {"status": Status.FAILED, "reason": describe_failure(error)}
         status, run.at_failure = Status.OOM, _read_stats()
     actions, addresses, sizes, stacks = pack_history(_history(), run.marks)
     _end(run, readings)

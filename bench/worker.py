@@ -14,16 +14,15 @@ import math
 import os
 import statistics
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from bench.catalog import DatasetInfo
-from bench.errors import DataError, Unsupported
+from bench.errors import DataError, Unsupported, describe_failure, first_line
+from bench.forks import write_traceback
 from bench.plan import describe, image_spec
 from bench.probes.in_force import read_in_force
 from bench.probes.oom import is_out_of_memory, limit_host_memory, parse_out_of_memory
@@ -121,8 +120,8 @@ def measure_case(task: MeasureTask, send: Send) -> dict[str, Any]:
             _measure(run)
     except Unsupported as error:
         run.found.update(status=Status.SKIPPED, reason=str(error))
-    except Exception as error:  # noqa: BLE001 - whatever a model raises is this run's result, and its traceback is logged
-        traceback.print_exc()
+    except BaseException as error:  # noqa: BLE001 - whatever a model raises is this run's result; its traceback is logged
+        write_traceback(error)
         run.found.update(_failure(error))
         run.found["host_rss_peak_bytes"] = rss_peak_bytes()
         if run.found["status"] is Status.FAILED:
@@ -279,24 +278,17 @@ def _measure_gradient_noise(run: _Run) -> None:
             run.found.update(measure_gradient_noise(workload, inputs, case.batch_size).fields(notes))
     except Unsupported as error:
         run.found["gradient_noise_note"] = f"no scale: {error}"
-    except Exception as error:  # noqa: BLE001 - the pass comes after the run's figures and must not cost them
-        traceback.print_exc()
+    except BaseException as error:  # noqa: BLE001 - the pass comes after the run's figures and must not cost them
+        write_traceback(error)
         run.found["gradient_noise_note"] = f"no scale: {_failure(error)['reason']}"
     run.found["gradient_noise_cost_s"] = time.perf_counter() - started
 
 
-def _failure(error: Exception) -> dict[str, Any]:
+def _failure(error: BaseException) -> dict[str, Any]:
     """Status and reason of an exception, with the line that raised it."""
     if is_out_of_memory(error):
-        return {"status": Status.OOM, "reason": _first_line(error), "oom_requested_bytes": parse_out_of_memory(error)}
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    said = f"{type(error).__name__}: {_first_line(error)}{place}{shared_memory_hint(error)}"
-    return {"status": Status.FAILED, "reason": said}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0][:500]
+        return {"status": Status.OOM, "reason": first_line(error), "oom_requested_bytes": parse_out_of_memory(error)}
+    return {"status": Status.FAILED, "reason": f"{describe_failure(error)}{shared_memory_hint(error)}"}
 
 
 def _flags(step_times_s: tuple[float, ...], wall_s: float) -> tuple[str, ...]:

@@ -69,6 +69,13 @@ def _no_skip(images: ImageSpec, settings: Mapping[str, SettingValue]) -> str | N
     return None
 
 
+def _no_note(settings: Mapping[str, SettingValue]) -> str | None:
+    return None
+
+
+Loss = Callable[[Any, "torch.Tensor"], "torch.Tensor"]
+
+
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
     """A model or one member of a family.
@@ -80,6 +87,9 @@ class ModelEntry:
         summary: One line for `bench list models`.
         skip_reason: `(images, settings) -> why the model cannot take these images`, or `None`; torch-free.
         settings: Read from `build` unless given.
+        loss: `(output, labels) -> scalar tensor`, for a model whose output in training is not `(B, classes)` alone;
+            cross-entropy of the output unless given.
+        note: `settings -> what a reader must know of what is built`, where the name says something else; or `None`.
     """
 
     name: str
@@ -87,6 +97,8 @@ class ModelEntry:
     summary: str = ""
     skip_reason: Callable[[ImageSpec, Mapping[str, SettingValue]], str | None] = _no_skip
     settings: Mapping[str, Setting] = field(default_factory=dict)
+    loss: Loss | None = None
+    note: Callable[[Mapping[str, SettingValue]], str | None] = _no_note
 
     def __post_init__(self) -> None:
         """Read the settings from the building function where none are given."""

@@ -12,7 +12,7 @@ from bench.cli.axes import batch_size_option, read_cases, with_axes, workspaces_
 from bench.cli.explaining import explain_difference
 from bench.cli.options import config_argument, device_file_option, json_option, read_config, set_option
 from bench.cli.timeline import check_single, check_target, print_timeline, write_timeline
-from bench.errors import EXIT_FAILED_CASES
+from bench.errors import EXIT_FAILED_CASES, BenchError
 from bench.terminal import printable
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _MEMORY = (
     ("device (nvidia-smi)", "estimated_device_bytes"),
 )  # fmt: skip
 
-TIMEOUT_S = 600.0  # for the cases of one model
+TIMEOUT_S = 600.0  # for one estimator on one case
 
 
 @click.command()
@@ -73,9 +73,7 @@ def estimate(
       bench estimate --model resnet50 --optimizer adam --device h200 --timeline resnet50.png
       bench estimate --explain-difference recordings/nvidia-h200/FILE.parquet
     """  # fmt: skip
-    from bench.cli.root import echo_json
     from bench.devices import load_device
-    from bench.records import name_cases
 
     if recording is not None:
         if config is not None or overrides or devices or device_files or timeline is not None or any(axes.values()):
@@ -89,21 +87,35 @@ def estimate(
     if timeline is not None:
         check_single(cases, list(named))
     rows = _rows(cases, named, workspaces == "on", _switches(config, overrides))
+    undrawn: BenchError | None = None
     if timeline is not None:
-        rows[0]["timeline"] = write_timeline(
-            cases[0], next(iter(named.values())), timeline, workspaces=workspaces == "on"
-        )
+        try:
+            rows[0]["timeline"] = write_timeline(
+                cases[0], next(iter(named.values())), timeline, workspaces=workspaces == "on"
+            )
+        except BenchError as error:  # what is known without it is printed first
+            undrawn = error
+    _print_rows(rows, cases, named, as_json=as_json)
+    if undrawn is not None:
+        raise undrawn
+    if any(_is_refused(row, named[row["device"]]) for row in rows):
+        click.get_current_context().exit(EXIT_FAILED_CASES)
+
+
+def _print_rows(rows: list[dict[str, Any]], cases: list[Case], named: Mapping[str, Device], *, as_json: bool) -> None:
+    from bench.cli.root import echo_json
+    from bench.records import name_cases
+
     if as_json:
         echo_json(rows)
+        return
     names = name_cases(cases, ("precision", "memory_format"))
     titles = [f"{names[case]} on {device}" for device in named for case in cases]
-    for row, title in zip(rows, titles, strict=True) if not as_json else ():
+    for row, title in zip(rows, titles, strict=True):
         click.echo(click.style(printable(title), bold=True))
         _print_estimate(row, named[row["device"]])
         if "timeline" in row:
             print_timeline(row["timeline"])
-    if any(_is_refused(row, named[row["device"]]) for row in rows):
-        click.get_current_context().exit(EXIT_FAILED_CASES)
 
 
 def _is_refused(row: dict[str, Any], device: Device) -> bool:
@@ -125,6 +137,7 @@ def _rows(
     """What is printed of each case on each device: its axes, the device as given, and the fields of its `Estimate`."""
     from dataclasses import asdict
 
+    from bench import catalog
     from bench.records import join_notes, left_out
 
     rows: list[dict[str, Any]] = []
@@ -132,22 +145,26 @@ def _rows(
         for case, made in zip(cases, _estimates(cases, device, workspaces), strict=True):
             fields = {key: value for key, value in asdict(made).items() if key != "case_key"}
             traced = made.trace_peak_allocated_bytes is not None
-            fields["estimate_note"] = join_notes(made.estimate_note, *left_out(switches, traced=traced))
+            about = catalog.model_note(case.model)
+            fields["estimate_note"] = join_notes(
+                made.estimate_note, *left_out(switches, traced=traced), about and f"{case.model}: {about}"
+            )
             rows.append({**case.axes, "device": name, "case_key": case.key, **fields, "estimate_device": name})
     return rows
 
 
 def _estimates(cases: list[Case], device: Device, workspaces: bool) -> list[Estimate]:
     """Estimates in the order of `cases`."""
+    from bench.folders import account_log
     from bench.launchers import LocalLauncher
     from bench.sweep.estimates import estimate_in_child
     from bench.terminal import Progress
 
-    with Progress() as progress:
+    with Progress() as progress, account_log("estimate") as log:
         progress.start(len(cases), scope=str(device))
         made = estimate_in_child(
             LocalLauncher(), cases, device, timeout_s=TIMEOUT_S, say=progress.say, workspaces=workspaces,
-            heard=progress.advance,
+            heard=progress.advance, log=log,
         )  # fmt: skip
         by_key = {item.case_key: item for item in made}
     return [by_key[case.key] for case in cases]
@@ -157,7 +174,7 @@ def _print_estimate(row: dict[str, Any], device: Device) -> None:
     from bench.records import FORMULA_PARTS, TRACE_PARTS
     from bench.units import format_bytes, format_rate, format_seconds
 
-    if _is_refused(row, device):
+    if _is_refused(row, device) and row["formula_bytes"] is None:
         click.echo(printable(f"  no estimate: {row['estimate_note']}"))
         return
     for label, column in _MEMORY:
@@ -173,7 +190,7 @@ def _print_estimate(row: dict[str, Any], device: Device) -> None:
     click.echo(f"  speed                {speed} ({format_seconds(row['estimated_step_time_s'])} a step)")
     if row["estimated_speed_basis"]:
         click.echo(printable(f"    {row['estimated_speed_basis']}"))
-    if row["trace_peak_allocated_bytes"] is None:
+    if row["trace_peak_allocated_bytes"] is None and not _is_refused(row, device):
         click.echo("  note: the trace and the speed are for GPUs; see bench list devices")
     if row["estimate_note"]:
         click.echo(printable(f"  note: {row['estimate_note']}"))

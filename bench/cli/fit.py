@@ -95,17 +95,24 @@ def _verify(
     """What real runs say, and the estimate at the batch size that they end with."""
     from dataclasses import replace
 
+    from bench.folders import account_log
     from bench.sweep.estimates import estimate_in_child
     from bench.sweep.verifying import RUN_TIMEOUT_S, verify_largest
     from bench.terminal import Progress
 
-    with Progress(quiet=quiet) as progress:
+    with Progress(quiet=quiet) as progress, account_log("fit") as log:
         verified = verify_largest(gpu, case, estimated, progress)
         if verified.largest_batch_size is None:
             return verified, None
         there = [replace(case, batch_size=verified.largest_batch_size)]
         (made,) = estimate_in_child(
-            gpu.launcher, there, gpu.device, timeout_s=RUN_TIMEOUT_S, say=progress.say, workspaces=workspaces
+            gpu.launcher,
+            there,
+            gpu.device,
+            timeout_s=RUN_TIMEOUT_S,
+            say=progress.say,
+            log=log,
+            workspaces=workspaces,
         )
     return verified, made
 
@@ -117,10 +124,13 @@ def _print(
     checked: tuple[Verified, Estimate | None] | None,
     as_json: bool,
 ) -> None:
+    from bench import catalog
     from bench.cli.root import echo_json
 
     if not as_json:
         _print_found(found)
+        if note := catalog.model_note(case.model):
+            click.echo(printable(f"note: {case.model}: {note}"))
         if checked is not None:
             _print_verified(found, *checked)
         return

@@ -74,16 +74,17 @@ def write_timeline(case: Case, device: Device, target: Path, *, workspaces: bool
     """
     from bench.errors import BenchError
     from bench.estimators.timeline import read_timeline
-    from bench.launchers import LocalLauncher, Outcome
+    from bench.launchers import LocalLauncher
     from bench.launchers.tasks import timeline_task
     from bench.report.numbers import to_csv
     from bench.report.timeline import draw_timeline, render_drawing
+    from bench.sweep.estimates import ask_child
 
     argument = {"case": case, "device": device, "workspaces": workspaces}
-    answer = LocalLauncher().run(timeline_task, argument, timeout_s=TIMEOUT_S)
-    if answer.outcome is not Outcome.ANSWERED:
-        raise BenchError(f"--timeline: {answer.reason}")
-    timeline = read_timeline(answer.value)
+    try:
+        timeline = read_timeline(ask_child(LocalLauncher(), "timeline", timeline_task, argument, timeout_s=TIMEOUT_S))
+    except BenchError as error:
+        raise BenchError(f"--timeline: {error}") from error
     drawing = draw_timeline(timeline, _words(case), device.name)
     try:
         target.write_bytes(render_drawing(drawing, target.suffix.lower()))

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from bench.errors import Unsupported
+from bench.errors import ReadsValues
 from bench.estimators.collector import collected_before, collector_off
 from bench.estimators.fake_cuda import FakeCuda, block_of
 from bench.estimators.recording import Call, Phase, Recording, sorted_deaths
@@ -57,9 +57,7 @@ class _Recorder:
     def reads(self, operator: str) -> None:
         """Optimizers may scale by a value that they read (Adafactor); what a model does with one is anybody's guess."""
         if self.phase != Phase.OPTIMIZER:
-            raise Unsupported(
-                f"the step reads values from the device ({operator}); a trace without data cannot follow it"
-            )
+            raise ReadsValues(operator)
 
     def mark(self) -> None:
         self.recording.entries.append(None)
@@ -112,7 +110,8 @@ def record_training(
         compute_capability: Of the GPU; attention chooses its kernel by it.
 
     Raises:
-        Unsupported: The step reads values from the device, or this torch does not allow the trace.
+        ReadsValues: The step reads values from the device.
+        Unsupported: This torch does not allow the trace.
     """
     recorder = _Recorder()
     collected_before()

@@ -10,12 +10,12 @@ import functools
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import DeviceError, Unsupported
+from bench.errors import DeviceError
 from bench.estimators import trace_cache
 from bench.estimators.allocator import AllocatorConfig, tie_rule
 from bench.estimators.recording import Recording
 from bench.estimators.temporaries import Machine
-from bench.estimators.trace_column import LEAST_BATCH, TRACED_BATCHES, Column, NotAffine, join_column
+from bench.estimators.trace_column import LEAST_BATCH, TRACED_BATCHES, Column, join_column
 from bench.estimators.trace_events import TracePeaks
 from bench.records import TRACE_PARTS, Case, Protocol
 
@@ -57,15 +57,15 @@ def record_case(case: Case, machine: Machine, protocol: Protocol | None = None, 
 
     Raises:
         Unsupported: The case cannot run, or cannot be traced.
+        Exception: Whatever the model or the optimizer raises of its own.
         UnknownNameError: No such data set, model or optimizer.
     """
+    from bench.estimators.layers import refusals_in_words
     from bench.estimators.trace import record_training
 
     protocol = protocol or Protocol()
-    try:
+    with refusals_in_words():
         return record_training(lambda device: _CaseTraining(case, protocol, device), steps, machine.compute_capability)
-    except ValueError as error:  # torch's word for what cannot be trained: one value a channel in a batch norm, say
-        raise Unsupported(f"the step cannot run: {error}") from error
 
 
 class _CaseTraining:
@@ -128,11 +128,12 @@ def _find_column(case: Case, machine: Machine, *, record: bool) -> Column | None
 
 
 def _record_column(case: Case, machine: Machine) -> Column | None:
+    """None as well where the case cannot be recorded at these batch sizes: that says nothing of others."""
     first, second = TRACED_BATCHES
-    one, other = (record_case(replace(case, batch_size=size), machine) for size in TRACED_BATCHES)
     try:
+        one, other = (record_case(replace(case, batch_size=size), machine) for size in TRACED_BATCHES)
         return join_column(first, one, second, other)
-    except NotAffine:
+    except Exception:  # noqa: BLE001 - whatever a model raises at its own batch size is for its own recording to say
         return None
 
 

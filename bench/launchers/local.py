@@ -10,7 +10,6 @@ server dies, which in turn leaves when this process does: nothing outlives the s
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import multiprocessing
 import multiprocessing.connection
@@ -18,7 +17,6 @@ import os
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
@@ -26,12 +24,12 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from bench.errors import BenchError, InfrastructureError
+from bench.errors import BenchError, InfrastructureError, describe_failure
+from bench.forks import die_with_parent, write_traceback
 from bench.interpreters import safe_children
 from bench.launchers.conversation import GRACE_S, Answer, Conversation, Outcome
 
 START_ATTEMPTS = 3
-_PR_SET_PDEATHSIG = 1
 _EXIT_UNKNOWN = 255  # what multiprocessing says of a child whose server died
 
 Send = Callable[[dict[str, Any]], None]
@@ -125,7 +123,7 @@ def _child(task: Task, argument: Any, sender: Connection, log: str) -> None:
     """The whole life of a child."""
     os.setsid()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    _die_with_parent()
+    die_with_parent()
     _let_server_go()
     _redirect(log)
 
@@ -139,20 +137,14 @@ def _child(task: Task, argument: Any, sender: Connection, log: str) -> None:
         final = {"outcome": Outcome.ANSWERED.value, "value": task(argument, send)}
     except BenchError as error:
         final = {"outcome": Outcome.REFUSED.value, "reason": str(error)}
-    except BaseException:
-        traceback.print_exc()
-        raise
+    except BaseException as error:  # noqa: BLE001 - whatever it is, its words are worth more than an exit code
+        write_traceback(error)
+        final = {"outcome": Outcome.DIED.value, "reason": describe_failure(error)}
     send(final)
     sender.close()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # no teardown: nothing of a finished measurement may hang, and the parent has what it needs
-
-
-def _die_with_parent() -> None:
-    """Ask the kernel to kill this process when the server that forked it dies (Linux only; elsewhere nothing)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _let_server_go() -> None:

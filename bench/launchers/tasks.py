@@ -21,13 +21,15 @@ def measure_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
 
 
 def estimate_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
-    """Estimate `cases` for `device`, sending `{"estimate": fields of Estimate}` for each; in turn with one worker."""
-    from bench.estimators.cases import estimate_in_parallel
+    """Estimate `cases` for `device`, in forks; for each sends its fields and the estimators that were lost.
 
-    cases, device = argument["cases"], argument["device"]
-    workers, workspaces = argument["workers"], argument["workspaces"]
-    for estimate in estimate_in_parallel(cases, device, workers=workers, workspaces=workspaces):
-        send({"estimate": asdict(estimate)})
+    `timeout_s` is for one estimator on one case.
+    """
+    from bench.estimators.cases import estimate_apart
+
+    named = {name: argument[name] for name in ("workers", "timeout_s", "workspaces")}
+    for estimate, lost in estimate_apart(argument["cases"], argument["device"], **named):
+        send({"estimate": asdict(estimate), "lost": lost})
     return {}
 
 
@@ -37,7 +39,17 @@ def timeline_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
     from bench.estimators.timeline import estimate_timeline
 
     device = load_device(argument["device"])
+    send({"phase": "tracing"})
     return asdict(estimate_timeline(argument["case"], device, workspaces=argument["workspaces"]))
+
+
+def layers_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
+    """`layers` of `model` for `images`, each the fields of `estimators.layers.Layer`, and a `note` on them."""
+    from bench.estimators.layers import list_layers
+
+    send({"phase": "model"})
+    found = list_layers(argument["model"], argument["images"])
+    return {"layers": [asdict(layer) for layer in found.layers], "note": found.note}
 
 
 def fit_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
@@ -46,7 +58,7 @@ def fit_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
     from bench.estimators.fitting import fit_batch
 
     def heard(batch_size: int) -> None:
-        send({"batch_size": batch_size})
+        send({"phase": f"trace of batch {batch_size}", "batch_size": batch_size})
 
     device, workspaces = load_device(argument["device"]), argument["workspaces"]
     return asdict(fit_batch(argument["case"], device, argument["fraction"], heard, workspaces=workspaces))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.errors import BenchError
+from bench.errors import BenchError, message_of
 from bench.units import MIB, format_bytes
 
 _UNIT_FACTORS = {"": 1, "byte": 1, "bytes": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
@@ -54,7 +54,7 @@ def parse_out_of_memory(error: BaseException) -> int | None:
     torch's CUDA allocator prints two decimals, so its sizes are right to half a percent; the CPU's are exact.
     """
     for each in _causes(error):
-        text = str(each)
+        text = message_of(each)
         match = next((found for pattern in _SIZES if (found := pattern.search(text))), None)
         if match and _says_out_of_memory(each):
             return round(float(match["size"]) * _UNIT_FACTORS[match["unit"].lower()])
@@ -64,7 +64,7 @@ def parse_out_of_memory(error: BaseException) -> int | None:
 def _says_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _TEXTS)
+    return isinstance(error, RuntimeError) and any(text in message_of(error) for text in _TEXTS)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

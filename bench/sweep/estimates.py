@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bench import fingerprint
 from bench.devices import Device, device_toml
 from bench.errors import BenchError
-from bench.launchers import LocalLauncher, Outcome
+from bench.folders import account_log, drop_empty
+from bench.launchers import Answer, LocalLauncher, Outcome
 from bench.launchers.tasks import estimate_task, fit_task
 from bench.records import Case, Estimate, stable_hash
 from bench.sweep.session import Session
 
 FIT_TIMEOUT_S = 600.0  # for one batch size
+SILENT_QUESTIONS = 8
+"""Time-outs without a word after which the process that watches over estimates counts as hanging itself: an estimate
+comes when every estimator has answered, each of which may hang twice."""
+START_S = 60.0  # for the process to come up
 
 
 def estimate_planned(session: Session) -> None:
@@ -29,8 +35,12 @@ def estimate_planned(session: Session) -> None:
         return
     log = session.store.logs_folder / "estimates.log"
     limit_s = session.config.limits.run_timeout
-    made = estimate_in_child(session.launcher, cases, device, timeout_s=limit_s, say=session.progress.say, log=log)
+    made = estimate_in_child(
+        session.launcher, cases, device, timeout_s=limit_s, say=session.progress.say, log=log,
+        log_name=str(log.relative_to(session.options.out)),
+    )  # fmt: skip
     session.store.write_estimates(list(made), key)
+    drop_empty(log)
 
 
 def estimated_device(session: Session) -> str | Device:
@@ -61,48 +71,57 @@ def estimate_in_child(
     *,
     timeout_s: float,
     say: Callable[[str], None],
-    log: Path | None = None,
+    log: Path,
+    log_name: str | None = None,
     workspaces: bool | None = None,
     heard: Callable[[], None] = lambda: None,
 ) -> Iterator[Estimate]:
-    """An estimate for each case; where a model hangs or kills the estimator, its cases get the reason instead.
-
-    A child makes them in parallel first; where that fails, one after the other, so that it is known who is to blame.
+    """An estimate for each case; where an estimator raises, hangs or dies on one, its note says so, and only its.
 
     Args:
         launcher: Makes the process.
-        cases: Estimates come in an order of their own.
+        cases: Each once; estimates come in an order of their own.
         device: Name or path of a device file, or a device.
-        timeout_s: For one model's cases.
-        say: Hears of models that failed.
-        log: Where the process's output goes.
+        timeout_s: For one estimator on one case.
+        say: Hears of what was lost.
+        log: Where the process's output goes, tracebacks among it.
+        log_name: How notes name the log: its path unless given.
         workspaces: Whether the trace counts cuDNN's workspaces; as the environment says where None.
         heard: Called with every estimate that comes.
     """
-    todo, workers = list(cases), os.cpu_count() or 1
-
-    def listen(news: dict[str, Any]) -> None:
-        made.append(Estimate(**news["estimate"]))
-        heard()
-
+    todo = {case.key: case for case in cases}
+    kept_in = f"; see {log_name or log}"
+    said: set[tuple[str, str]] = set()
+    answer: Answer | None = None
     while todo:
         made: list[Estimate] = []
-        counted = counts_workspaces() if workspaces is None else workspaces
-        argument = {"cases": todo, "device": device, "workers": workers, "workspaces": counted}
-        answer = launcher.run(estimate_task, argument, timeout_s=timeout_s, from_last_word=True, log=log, listen=listen)
+
+        def listen(news: dict[str, Any], made: list[Estimate] = made) -> None:
+            estimate = Estimate(**news["estimate"])
+            case = todo[estimate.case_key]
+            for name, reason in news["lost"].items():
+                if (str(case.model), reason) not in said:
+                    said.add((str(case.model), reason))
+                    say(f"no {name} of {case}: {reason}{kept_in}")
+            note = estimate.estimate_note
+            made.append(replace(estimate, estimate_note=f"{note}{kept_in}") if news["lost"] else estimate)
+            heard()
+
+        argument = {
+            "cases": list(todo.values()), "device": device, "workers": os.cpu_count() or 1, "timeout_s": timeout_s,
+            "workspaces": counts_workspaces() if workspaces is None else workspaces,
+        }  # fmt: skip
+        silence_s = SILENT_QUESTIONS * timeout_s + START_S
+        answer = launcher.run(estimate_task, argument, timeout_s=silence_s, from_last_word=True, log=log, listen=listen)
         yield from made
-        done = {estimate.case_key for estimate in made}
-        todo = [case for case in todo if case.key not in done]
-        if todo and workers > 1:
-            workers = 1
-        elif todo:
-            culprit = todo[0].model
-            say(f"no estimate for {culprit}: {answer.reason}")
-            failed = [case for case in todo if case.model == culprit]
-            todo = [case for case in todo if case.model != culprit]
-            yield from (
-                Estimate(case_key=case.key, estimate_device=str(device), estimate_note=answer.reason) for case in failed
-            )
+        for estimate in made:
+            del todo[estimate.case_key]
+        if not made:
+            break
+    if todo and answer is not None:
+        say(f"no estimate for {len(todo)} cases: {answer.reason}{kept_in}")
+        note = f"{answer.reason}{kept_in}"
+        yield from (Estimate(case_key=key, estimate_device=str(device), estimate_note=note) for key in todo)
 
 
 def counts_workspaces() -> bool:
@@ -125,7 +144,34 @@ def fit_in_child(
         say(f"tracing batch {news['batch_size']}")
 
     argument = {"case": case, "device": device, "fraction": fraction, "workspaces": workspaces}
-    answer = launcher.run(fit_task, argument, timeout_s=FIT_TIMEOUT_S, from_last_word=True, listen=listen)
-    if answer.outcome is not Outcome.ANSWERED:
-        raise BenchError(answer.reason)
-    return answer.value
+    return ask_child(launcher, "fit", fit_task, argument, timeout_s=FIT_TIMEOUT_S, listen=listen)
+
+
+def ask_child(
+    launcher: LocalLauncher,
+    command: str,
+    task: Callable[..., dict[str, Any]],
+    argument: dict[str, Any],
+    *,
+    timeout_s: float,
+    listen: Callable[[dict[str, Any]], None] = lambda news: None,
+) -> dict[str, Any]:
+    """What a task answers that runs somebody's model for a command; what it prints goes to a log of the account.
+
+    Args:
+        launcher: Makes the process.
+        command: Names the log.
+        task: As for `LocalLauncher.run`.
+        argument: As for `LocalLauncher.run`.
+        timeout_s: From its last word on.
+        listen: As for `LocalLauncher.run`.
+
+    Raises:
+        BenchError: It gave no answer; the message says why in one line, and names the log where there is one.
+    """
+    with account_log(command) as log:
+        answer = launcher.run(task, argument, timeout_s=timeout_s, from_last_word=True, log=log, listen=listen)
+        if answer.outcome is Outcome.ANSWERED:
+            return answer.value
+        kept = log.exists() and log.stat().st_size and answer.outcome is not Outcome.REFUSED
+        raise BenchError(answer.reason + (f"; see {log}" if kept else ""))

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -43,7 +43,9 @@ class Workload:
         device: Where everything lives.
         autocast_type: The type of autocast, or `None` for plain float32.
         scaler: The gradient scaler of fp16, or `None`.
-        kept: What the last step left alive: `(output, loss)`, shapes `(B, classes)` and `()`.
+        criterion: `(output, labels) -> loss`.
+        kept: What the last step left alive: `(output, loss)`; the output is `(B, classes)` unless the model's entry has
+            a loss of its own, the loss `()`.
     """
 
     model: nn.Module
@@ -51,17 +53,18 @@ class Workload:
     device: torch.device
     autocast_type: torch.dtype | None = None
     scaler: Any = None
-    kept: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
+    criterion: Callable[[Any, Tensor], Tensor] = functional.cross_entropy
+    kept: tuple[Any, Tensor] | None = field(default=None, repr=False)
 
     def step(self, images: Tensor, labels: Tensor) -> None:
         """One optimizer step on images `(B, C, H, W)` float32 and labels `(B,)` int64, both on the device."""
         self.kept = self._step(images, labels)
 
-    def _step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _step(self, images: Tensor, labels: Tensor) -> tuple[Any, Tensor]:
         self.optimizer.zero_grad(set_to_none=True)
         with self.autocast():
             output = self.model(images)
-            loss = functional.cross_entropy(output, labels)
+            loss = self.criterion(output, labels)
         if self.scaler is None:
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
@@ -101,6 +104,11 @@ def build_model(case: Case, images: ImageSpec) -> nn.Module:
     return entry.build(images, **case.model.options).train()
 
 
+def criterion_of(model: str) -> Callable[[Any, Tensor], Tensor]:
+    """`(output, labels) -> loss` of a model of the catalog. Raises UnknownNameError."""
+    return catalog.model(model).loss or functional.cross_entropy
+
+
 def build_workload(case: Case, images: ImageSpec, protocol: Protocol, device: torch.device) -> Workload:
     """Everything of the case but its batches, on the device.
 
@@ -123,7 +131,8 @@ def build_workload(case: Case, images: ImageSpec, protocol: Protocol, device: to
     optimizer = entry.build(parameters, **case.optimizer.options)
     scaler = torch.amp.GradScaler(device.type) if case.precision == "fp16" else None
     stepped = cast(nn.Module, torch.compile(model)) if protocol.compiled else model
-    return Workload(stepped, optimizer, device, AUTOCAST_TYPES.get(case.precision), scaler)
+    criterion = criterion_of(case.model.name)
+    return Workload(stepped, optimizer, device, AUTOCAST_TYPES.get(case.precision), scaler, criterion)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[2] / "bench"
 
 RANKS = {
     "errors": 0, "interpreters": 0, "units": 0,
-    "folders": 1, "records": 1, "terminal": 1,
+    "folders": 1, "forks": 1, "records": 1, "terminal": 1,
     "catalog": 2, "devices": 2, "stats": 2, "store": 2, "locks": 2, "fingerprint": 2,
     "bundles": 3, "config": 3, "recordings": 3,
     "plan": 4,

@@ -70,8 +70,11 @@ def to_columns(recorded: Sequence[tuple[str, str, Kernel]]) -> Columns:
 
 @functools.lru_cache(maxsize=512)
 def _affine(model: Choice, images: ImageSpec, narrow: torch.dtype | None) -> tuple[Columns, np.ndarray] | None:
-    """The columns at batch 0 and their slopes; None where the two recordings are not of the same kernels."""
-    low, high = (_recorded(model, images, batch, narrow) for batch in PROBES)
+    """The columns at batch 0 and their slopes; None where the two recordings are not of the same kernels, or fail."""
+    try:
+        low, high = [_recorded(model, images, batch, narrow) for batch in PROBES]
+    except Exception:  # noqa: BLE001 - whatever a model raises at its own batch size is for its own recording to say
+        return None
     if _outline(low) != _outline(high):
         return None
     first, second = to_columns(low), to_columns(high)

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench import catalog
 from bench.errors import Unsupported
-from bench.estimators.layers import build_on_meta, model_shapes
+from bench.estimators.layers import build_on_meta, model_shapes, refusals_in_words, refuse_reading
 from bench.estimators.roofline.autocasting import CudaLike
 from bench.estimators.roofline.operators import Kernel, list_kernels
 from bench.records import Choice, ImageSpec
-from bench.workload.step import Workload
+from bench.workload.step import Workload, criterion_of
 
 FORWARD, BACKWARD, OPTIMIZER = "forward", "backward", "optimizer"
 _META = torch.device("meta")
@@ -49,6 +50,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         named = kwargs or {}
         if self.answers_items and operator is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
             return 1.0 if args[0].is_floating_point() else 1
+        refuse_reading(operator, args, named)
         result = operator(*args, **named)
         name = operator._schema.name.removeprefix("aten::")
         self.recorded += [(self.phase, name, kernel) for kernel in list_kernels(operator, args, named, result)]
@@ -84,16 +86,21 @@ def record_step(
 
     Raises:
         UnknownNameError: No such model.
-        Unsupported: The model cannot take these images, or reads values that a recording without data does not have.
+        Unsupported: The model cannot take these images, or what it does cannot be followed without data.
+        ReadsValues: It asks for values of tensors.
+        Exception: Whatever it raises of its own.
     """
-    try:
-        return record_module(build_on_meta(model, images), images, batch_size, autocast_type)
-    except (NotImplementedError, RuntimeError, ValueError) as error:
-        raise Unsupported(f"{model} cannot be followed without data: {error}") from error
+    with refusals_in_words():
+        built = build_on_meta(model, images)
+        return record_module(built, images, batch_size, autocast_type, criterion_of(model.name))
 
 
 def record_module(
-    module: nn.Module, images: ImageSpec, batch_size: int, autocast_type: torch.dtype | None = None
+    module: nn.Module,
+    images: ImageSpec,
+    batch_size: int,
+    autocast_type: torch.dtype | None = None,
+    criterion: Callable[[Any, Tensor], Tensor] = functional.cross_entropy,
 ) -> Recorded:
     """Forward, loss and backward of one step.
 
@@ -102,9 +109,10 @@ def record_module(
         images: Shape of one sample, and the classes.
         batch_size: How many samples.
         autocast_type: 16-bit type of autocast, or None for float32.
+        criterion: `(output, labels) -> loss`.
     """
     recorder = _Recorder()
-    workload = _MetaWorkload(module, _Idle(), _META, autocast_type)  # type: ignore[arg-type]
+    workload = _MetaWorkload(module, _Idle(), _META, autocast_type, criterion=criterion)  # type: ignore[arg-type]
     workload.recorder = recorder
     pixels = torch.empty(batch_size, *images.shape, device=_META)
     labels = torch.empty(batch_size, dtype=torch.int64, device=_META)
@@ -153,7 +161,7 @@ def _recorded_updates(entry: Any, options: dict[str, Any], shapes: Sequence[tupl
     for parameter in parameters:
         parameter.grad = torch.empty_like(parameter)
     recorder = _Recorder(answers_items=True)
-    try:
+    with refusals_in_words():
         built = entry.build(parameters, **options)
         for group in built.param_groups:
             if group.get("foreach", False) is None:
@@ -162,8 +170,6 @@ def _recorded_updates(entry: Any, options: dict[str, Any], shapes: Sequence[tupl
             built.step()
             recorder.recorded.clear()
             built.step()
-    except (NotImplementedError, RuntimeError, ValueError) as error:
-        raise Unsupported(f"{entry.name} cannot be followed without data: {error}") from error
     return Recorded((OPTIMIZER, name, kernel._replace(kind="optimizer")) for _, name, kernel in recorder.recorded)
 
 
