@@ -142,12 +142,27 @@ def _runs(folder: Path) -> list[pa.Table]:
     runs = [tuple(row.values()) for row in merged.select(_RUN_IDENTITY).to_pylist()]
     named = pa.array([run in planned for run in runs], pa.bool_())
     merged = merged.append_column("schema_version", padded).append_column("planned", named)
+    earlier = _earlier_estimate_keys(folder) if not all(run in planned for run in runs) else {}
     for name in _WANTED:
         values = [planned[run][name] if run in planned else None for run in runs]
+        if name == "estimate_key":  # an earlier plan's run is not beside the estimates of a later one's
+            values = [value or earlier.get(run) for run, value in zip(runs, values, strict=True)]
         merged = merged.append_column(name, pa.array(values, schema.PLAN.field(name).type))
     merged = merged.combine_chunks()
     return [merged.sort_by([("position", "ascending"), ("case_key", "ascending"), ("repeat", "ascending"),
                             ("attempt", "ascending")])]  # fmt: skip
+
+
+def _earlier_estimate_keys(folder: Path) -> dict[tuple[Any, ...], str | None]:
+    """The estimates that the plans of a folder, newest or not, name for each of their runs; the last plan's count."""
+    found: dict[tuple[Any, ...], str | None] = {}
+    with warnings.catch_warnings(action="ignore"):  # `newest_plans` names what is damaged
+        tables = _read_all(parts(folder, "plan-*.parquet"), "plan")
+    for table in tables:
+        if "estimate_key" in table.column_names:
+            rows = table.select([*_RUN_IDENTITY, "estimate_key"]).to_pylist()
+            found |= {tuple(row[name] for name in _RUN_IDENTITY): row["estimate_key"] for row in rows}
+    return found
 
 
 def _absent(skip_reason: str | None) -> dict[str, str]:
@@ -201,7 +216,7 @@ def _with_estimates(frame: pd.DataFrame, estimates: pd.DataFrame) -> pd.DataFram
     """Beside each run, the estimates that its plan names: made with its code and versions, not with those of others.
 
     Where those are missing or damaged there are none. A run whose plan names none gets the last ones: the plan is
-    older than the naming, or gone, or of a later configuration.
+    older than the naming, or gone.
     """
     exact = [*_JOIN, "estimate_key"]
     made = estimates.drop_duplicates(exact, keep="last")
