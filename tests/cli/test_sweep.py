@@ -188,6 +188,41 @@ def test_runs_on_real_images_never_pass_for_repeats_of_synthetic_ones(tmp_path: 
     }
 
 
+def test_a_tree_that_changed_is_measured_anew_and_its_runs_are_kept_apart(tmp_path: Path, config: Path) -> None:
+    from tests.unit.written_files import write_tree
+
+    out, root = tmp_path / "out", tmp_path / "tree"
+    arguments = ("sweep", config, "--out", out, "--set", "grid.optimizer=sgd", "--set", "grid.batch_size=4", "--no-report",
+                 "--repeats", "1", "--set", f"grid.dataset=folder:{root}", "--set", "grid.image_size=8")  # fmt: skip
+    write_tree(root)
+    assert plugins.bench(*arguments).returncode == 0
+    write_tree(root, classes=tuple("abcd"))
+    done = plugins.bench(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "the data set changed" in done.stderr
+    assert "(classes 2 -> 6)" in done.stderr
+    frame = bench.load(out).set_index("planned")
+    assert (frame["parameter_count"] * 4 == frame["formula_parameters_bytes"]).all()
+    assert frame["data_classes"].to_dict() == {False: 2, True: 6}
+    assert frame.loc[True, "parameter_count"] - frame.loc[False, "parameter_count"] == 4 * 129
+
+
+def test_a_damaged_image_that_planning_missed_is_named_by_its_run(tmp_path: Path, config: Path) -> None:
+    from tests.unit.written_files import damage, write_tree
+
+    out, root = tmp_path / "out", tmp_path / "tree"
+    write_tree(root, count=40)
+    damage(root / "dog" / "1.jpg", lambda content: content[: len(content) * 3 // 4])  # its header is whole
+    done = plugins.bench(
+        "sweep", config, "--out", out, "--set", "grid.optimizer=sgd", "--set", "grid.batch_size=80", "--no-report",
+        "--repeats", "1", "--set", f"grid.dataset=folder:{root}", "--set", "grid.image_size=8",
+        "--set", "grid.input=['cached', 'loader']",
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    for reason in bench.load(out)["reason"]:
+        assert reason.startswith(f"DataError: {root}/dog/1.jpg: no image that PIL can decode: ")
+
+
 def planned(config: Path) -> list[dict[str, object]]:
     import json
 
