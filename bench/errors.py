@@ -8,7 +8,10 @@ keeps its traceback.
 from __future__ import annotations
 
 import difflib
+import re
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 EXIT_OK = 0
@@ -76,6 +79,35 @@ class InfrastructureError(BenchError):
 
 class Unsupported(BenchError):  # noqa: N818 - a verdict on a case, not a fault
     """A case that cannot run, with the reason; it becomes a row with the status `skipped`."""
+
+
+_FROM_WORKER = re.compile(r"Caught (\w+) (in [^\n]*)\.\nOriginal Traceback \(most recent call last\):\n")
+"""How torch raises again what was raised in another process or thread (torch/_utils.py, `ExceptionWrapper`)."""
+
+
+def message_of(error: BaseException) -> str:
+    """`str(error)`, empty where the exception's own method fails."""
+    try:
+        return str(error).strip()
+    except Exception:  # noqa: BLE001 - it is about to be reported, and its type still says something
+        return ""
+
+
+def reason_of(error: BaseException) -> str:
+    """One line on an exception that is no `BenchError`: `TypeError: what it says (file.py:12)`.
+
+    Never empty: an exception without a message has its type and its place. Of one that came from a worker process,
+    the line is the worker's own.
+    """
+    text, kind = message_of(error), type(error).__name__
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    if wrapped := _FROM_WORKER.match(text):
+        kind, place = wrapped[1], wrapped[2]
+        inner = re.findall(rf"^(?:[\w.]+\.)?{kind}(?:: (.*))?$", text, re.MULTILINE)
+        text = inner[-1] if inner else text.splitlines()[-1]
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "")[:500]
+    return (f"{kind}: {line}" if line else kind) + (f" ({place})" if place else "")
 
 
 _PHRASES = {

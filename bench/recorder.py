@@ -19,9 +19,9 @@ from typing import Any
 import torch
 
 from bench import catalog
-from bench.errors import Unsupported
+from bench.errors import Unsupported, reason_of
 from bench.plan import image_spec
-from bench.probes.oom import is_out_of_memory
+from bench.probes.oom import describe_out_of_memory, is_out_of_memory
 from bench.probes.readings import Readings
 from bench.probes.torch_memory import CudaMemory, start_gpu
 from bench.recordings import STATISTICS, Facts, GpuFacts, Recording, pack_history, write_recording
@@ -102,10 +102,10 @@ def record_case(task: RecordTask, send: Send) -> dict[str, Any]:
     except Unsupported as error:
         return {"status": Status.SKIPPED, "reason": str(error)}
     except Exception as error:  # noqa: BLE001 - whatever a model raises is this case's outcome, and its traceback is logged
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         if not is_out_of_memory(error):
             traceback.print_exc()
-            return {"status": Status.FAILED, "reason": f"{type(error).__name__}: {reason}"}
+            return {"status": Status.FAILED, "reason": reason_of(error)}
+        reason = describe_out_of_memory(error)[:300]
         status, run.at_failure = Status.OOM, _read_stats()
     actions, addresses, sizes, stacks = pack_history(_history(), run.marks)
     _end(run, readings)

@@ -16,26 +16,26 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from bench import catalog
 from bench.catalog import DatasetInfo
-from bench.errors import Unsupported
+from bench.errors import Unsupported, reason_of
 from bench.plan import image_spec
-from bench.probes.oom import is_out_of_memory, limit_host_memory, parse_out_of_memory
+from bench.probes.oom import describe_out_of_memory, is_out_of_memory, limit_host_memory, parse_out_of_memory
 from bench.probes.readings import SILENT, Readings
 from bench.probes.rss import reset_rss_peak, rss_peak_bytes
 from bench.probes.step_timing import plan_step_count, time_steps
 from bench.probes.throttling import throttled_by
 from bench.probes.torch_memory import CudaMemory, measure_cpu_peak, start_gpu
 from bench.records import Case, ImageSpec, Measurement, Protocol, Status
+from bench.units import format_bytes
 from bench.workload import Workload, build_workload, numeric_modes
 from bench.workload.gradient_noise import has_batch_norm, measure_gradient_noise, microbatch_count
 from bench.workload.inputs import Inputs, build_inputs
-from bench.workload.shared_memory import shared_memory_hint
+from bench.workload.shared_memory import is_shared_memory_full, shared_memory_hint
 
 Send = Callable[[dict[str, Any]], None]
 
@@ -117,7 +117,8 @@ def measure_case(task: MeasureTask, send: Send) -> dict[str, Any]:
         run.found.update(status=Status.SKIPPED, reason=str(error))
     except Exception as error:  # noqa: BLE001 - whatever a model raises is this run's result, and its traceback is logged
         traceback.print_exc()
-        run.found.update(_failure(error))
+        run.found.update(_failure(run, error))
+        send({name: run.found[name] for name in ("status", "reason")})  # the process may yet die of it
         run.found["host_rss_peak_bytes"] = rss_peak_bytes()
         if run.found["status"] is Status.FAILED:
             run.readings.used_bytes()  # a GPU that is lost is called so by NVML
@@ -261,22 +262,29 @@ def _measure_gradient_noise(run: _Run) -> None:
         run.found["gradient_noise_note"] = f"no scale: {error}"
     except Exception as error:  # noqa: BLE001 - the pass comes after the run's figures and must not cost them
         traceback.print_exc()
-        run.found["gradient_noise_note"] = f"no scale: {_failure(error)['reason']}"
+        run.found["gradient_noise_note"] = f"no scale: {_failure(run, error)['reason']}"
     run.found["gradient_noise_cost_s"] = time.perf_counter() - started
 
 
-def _failure(error: Exception) -> dict[str, Any]:
+def _failure(run: _Run, error: Exception) -> dict[str, Any]:
     """Status and reason of an exception, with the line that raised it."""
-    if is_out_of_memory(error):
-        return {"status": Status.OOM, "reason": _first_line(error), "oom_requested_bytes": parse_out_of_memory(error)}
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    said = f"{type(error).__name__}: {_first_line(error)}{place}{shared_memory_hint(error)}"
-    return {"status": Status.FAILED, "reason": said}
+    hint = shared_memory_hint(error)
+    if is_out_of_memory(error) or is_shared_memory_full(error):
+        requested = parse_out_of_memory(error)
+        reason = _with_amounts(run, describe_out_of_memory(error), requested) + hint
+        return {"status": Status.OOM, "reason": reason, "oom_requested_bytes": requested}
+    return {"status": Status.FAILED, "reason": reason_of(error) + hint}
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0][:500]
+def _with_amounts(run: _Run, said: str, requested_bytes: int | None) -> str:
+    """In front of it, where the host's memory is limited: what was asked for, or what a batch takes; and the limit."""
+    case, limit = run.task.case, run.found.get("host_memory_limit_bytes")
+    batch = case.batch_size * math.prod(run.images.shape) * torch.float32.itemsize
+    if limit is None:
+        return said
+    asked = f"a batch of {case.batch_size:,} images takes {format_bytes(batch)}"
+    asked = asked if requested_bytes is None else f"{format_bytes(requested_bytes)} asked for"
+    return f"{asked}, the process may hold {format_bytes(limit)} (limits.host_memory, or 90 % of what was free): {said}"
 
 
 def _flags(step_times_s: tuple[float, ...], wall_s: float) -> tuple[str, ...]:
