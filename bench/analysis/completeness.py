@@ -58,4 +58,5 @@ def skipped_cases(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
     reasons = skipped["reason"].fillna("no reason given")
     first, others = str(reasons.iloc[0]), reasons.nunique() - 1
     more = f", and {others} other reason{'s' if others > 1 else ''}" if others else ""
-    return finding_of("skipped", False, f"{counted(len(skipped), cases, 'case')} skipped: {first}{more}.", skipped)
+    count = len(skipped.groupby(list(GROUP), dropna=False))
+    return finding_of("skipped", False, f"{counted(count, cases, 'case')} skipped: {first}{more}.", skipped)

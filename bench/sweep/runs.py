@@ -110,7 +110,9 @@ def _measure(session: Session, todo: Iterable[tuple[Planned, int]]) -> None:
     while queue:
         run, attempt = queue.popleft()
         session.progress.begin(f"{run.case} (repeat {run.repeat + 1})")
-        measurement = _measure_one(session, run, attempt)
+        refused = session.journal.refusal(run)  # no process of its own to find out again what the first one did
+        told = Measurement(status=Status.SKIPPED, reason=refused) if refused is not None else None
+        measurement = told or _measure_one(session, run, attempt)
         session.journal.write(run, attempt, measurement)
         _note_silence(session, measurement)
         session.progress.finish(_line(run, measurement))
