@@ -8,6 +8,7 @@ keeps its traceback.
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
@@ -114,24 +115,35 @@ OPERATOR_NOTE = "operator "
 
 _MESSAGE_CHARACTERS = 500
 
+_FROM_WORKER = re.compile(r"Caught (\w+) (in [^\n]*)\.\nOriginal Traceback \(most recent call last\):\n")
+"""How torch raises again what was raised in another process or thread (torch/_utils.py, `ExceptionWrapper`)."""
+
 
 def describe_failure(error: BaseException) -> str:
     """An exception of somebody's code in one line: its type, the first line of its message, and where it was raised.
 
     `ValueError: not a size (model.py:12)`; the place is the innermost line of the model, the optimizer or their
-    package, rather than of torch below them, and torch's operator stands beside it where that is known.
+    package, rather than of torch below them, and torch's operator stands beside it where that is known. Of an exception
+    that came from a worker process, the line is the worker's own. Never empty: without a message there are type and
+    place.
     """
-    message = first_line(error)
-    frames = list(traceback.walk_tb(error.__traceback__))
-    operators = [note.removeprefix(OPERATOR_NOTE) for note in _notes(error) if note.startswith(OPERATOR_NOTE)]
-    places = [place for place in (place_of(reversed(frames)), *operators[:1]) if place]
-    where = ", ".join(places or [_spot(*frame) for frame in frames[-1:]])
-    return f"{type(error).__name__}: {message}" + (f" ({where})" if where else "")
+    text, kind = message_of(error), type(error).__name__
+    if wrapped := _FROM_WORKER.match(text):
+        kind, where = wrapped[1], wrapped[2]
+        said = re.findall(rf"^(?:[\w.]+\.)?{kind}(?:: (.*))?$", text, re.MULTILINE)
+        line = said[-1] if said else text.splitlines()[-1]
+    else:
+        frames = list(traceback.walk_tb(error.__traceback__))
+        operators = [note.removeprefix(OPERATOR_NOTE) for note in _notes(error) if note.startswith(OPERATOR_NOTE)]
+        places = [place for place in (place_of(reversed(frames)), *operators[:1]) if place]
+        line, where = first_line(error), ", ".join(places or [_spot(*frame) for frame in frames[-1:]])
+    return (f"{kind}: {line}" if line else kind) + (f" ({where})" if where else "")
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of the exception's message; `no message` where it has none."""
-    return (message_of(error).strip().splitlines() or ["no message"])[0][:_MESSAGE_CHARACTERS]
+    """The first line of the exception's message that is not blank; empty where there is none."""
+    lines = (line.strip() for line in message_of(error).splitlines())
+    return next((line[:_MESSAGE_CHARACTERS] for line in lines if line), "")
 
 
 def message_of(error: BaseException) -> str:

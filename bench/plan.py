@@ -17,6 +17,7 @@ from typing import Any
 
 from bench import catalog, fingerprint
 from bench.catalog import DatasetInfo
+from bench.catalog.optimizer_state import refuse_device
 from bench.config import Grid, Include, SweepConfig
 from bench.errors import ConfigError, DataError
 from bench.folders import data_folder
@@ -158,6 +159,8 @@ def skip_reason(case: Case, device: str) -> str | None:
         return None
     images = image_spec(case.dataset, case.image_size)
     if not catalog.is_external("optimizer", case.optimizer.name):
+        if reason := refuse_device(case.optimizer.options, device):
+            return reason
         refuse = catalog.optimizer(case.optimizer.name).refuse_reason
         if refuse is not None and (reason := refuse((), case.optimizer.options)):
             return reason

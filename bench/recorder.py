@@ -18,10 +18,10 @@ from typing import Any
 import torch
 
 from bench import catalog
-from bench.errors import Unsupported, describe_failure, first_line
+from bench.errors import Unsupported, describe_failure
 from bench.forks import write_traceback
 from bench.plan import image_spec
-from bench.probes.oom import is_out_of_memory
+from bench.probes.oom import describe_out_of_memory, is_out_of_memory
 from bench.probes.readings import Readings
 from bench.probes.torch_memory import CudaMemory, start_gpu
 from bench.recordings import STATISTICS, Facts, GpuFacts, Recording, pack_history, write_recording
@@ -101,10 +101,10 @@ def record_case(task: RecordTask, send: Send) -> dict[str, Any]:
     except Unsupported as error:
         return {"status": Status.SKIPPED, "reason": str(error)}
     except BaseException as error:  # noqa: BLE001 - whatever a model raises is this case's outcome; its traceback is logged
-        reason = first_line(error)
         if not is_out_of_memory(error):
             write_traceback(error)
             return {"status": Status.FAILED, "reason": describe_failure(error)}
+        reason = describe_out_of_memory(error)[:300]
         status, run.at_failure = Status.OOM, _read_stats()
     actions, addresses, sizes, stacks = pack_history(_history(), run.marks)
     _end(run, readings)

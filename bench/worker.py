@@ -21,11 +21,11 @@ from typing import Any
 import torch
 
 from bench.catalog import DatasetInfo
-from bench.errors import DataError, Unsupported, describe_failure, first_line
+from bench.errors import DataError, Unsupported, describe_failure
 from bench.forks import write_traceback
 from bench.plan import describe, image_spec
 from bench.probes.in_force import read_in_force
-from bench.probes.oom import is_out_of_memory, limit_host_memory, parse_out_of_memory
+from bench.probes.oom import describe_out_of_memory, is_out_of_memory, limit_host_memory, parse_out_of_memory
 from bench.probes.readings import SILENT, Readings
 from bench.probes.rss import reset_rss_peak, rss_peak_bytes
 from bench.probes.step_timing import plan_step_count, time_steps
@@ -33,10 +33,11 @@ from bench.probes.throttling import throttled_by
 from bench.probes.torch_memory import CudaMemory, measure_cpu_peak, start_gpu
 from bench.records import Case, DataFacts, ImageSpec, Measurement, Protocol, Status
 from bench.records.variables import cublas_workspaces
+from bench.units import format_bytes
 from bench.workload import Workload, build_workload, numeric_modes
 from bench.workload.gradient_noise import has_batch_norm, measure_gradient_noise, microbatch_count
 from bench.workload.inputs import Inputs, build_inputs
-from bench.workload.shared_memory import shared_memory_hint
+from bench.workload.shared_memory import is_shared_memory_full, shared_memory_hint
 
 Send = Callable[[dict[str, Any]], None]
 
@@ -122,7 +123,8 @@ def measure_case(task: MeasureTask, send: Send) -> dict[str, Any]:
         run.found.update(status=Status.SKIPPED, reason=str(error))
     except BaseException as error:  # noqa: BLE001 - whatever a model raises is this run's result; its traceback is logged
         write_traceback(error)
-        run.found.update(_failure(error))
+        run.found.update(_failure(run, error))
+        send({name: run.found[name] for name in ("status", "reason")})  # the process may yet die of it
         run.found["host_rss_peak_bytes"] = rss_peak_bytes()
         if run.found["status"] is Status.FAILED:
             run.readings.used_bytes()  # a GPU that is lost is called so by NVML
@@ -280,15 +282,29 @@ def _measure_gradient_noise(run: _Run) -> None:
         run.found["gradient_noise_note"] = f"no scale: {error}"
     except BaseException as error:  # noqa: BLE001 - the pass comes after the run's figures and must not cost them
         write_traceback(error)
-        run.found["gradient_noise_note"] = f"no scale: {_failure(error)['reason']}"
+        run.found["gradient_noise_note"] = f"no scale: {_failure(run, error)['reason']}"
     run.found["gradient_noise_cost_s"] = time.perf_counter() - started
 
 
-def _failure(error: BaseException) -> dict[str, Any]:
+def _failure(run: _Run, error: BaseException) -> dict[str, Any]:
     """Status and reason of an exception, with the line that raised it."""
-    if is_out_of_memory(error):
-        return {"status": Status.OOM, "reason": first_line(error), "oom_requested_bytes": parse_out_of_memory(error)}
-    return {"status": Status.FAILED, "reason": f"{describe_failure(error)}{shared_memory_hint(error)}"}
+    hint = shared_memory_hint(error)
+    if is_out_of_memory(error) or is_shared_memory_full(error):
+        requested = parse_out_of_memory(error)
+        reason = _with_amounts(run, describe_out_of_memory(error), requested) + hint
+        return {"status": Status.OOM, "reason": reason, "oom_requested_bytes": requested}
+    return {"status": Status.FAILED, "reason": describe_failure(error) + hint}
+
+
+def _with_amounts(run: _Run, said: str, requested_bytes: int | None) -> str:
+    """In front of it, where the host's memory is limited: what was asked for, or what a batch takes; and the limit."""
+    case, limit = run.task.case, run.found.get("host_memory_limit_bytes")
+    batch = case.batch_size * math.prod(run.images.shape) * torch.float32.itemsize
+    if limit is None:
+        return said
+    asked = f"a batch of {case.batch_size:,} images takes {format_bytes(batch)}"
+    asked = asked if requested_bytes is None else f"{format_bytes(requested_bytes)} asked for"
+    return f"{asked}, the process may hold {format_bytes(limit)} (limits.host_memory, or 90 % of what was free): {said}"
 
 
 def _flags(step_times_s: tuple[float, ...], wall_s: float) -> tuple[str, ...]:

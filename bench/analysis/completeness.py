@@ -80,7 +80,8 @@ def skipped_cases(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
         return None
     cases = len(runs.groupby(list(GROUP), dropna=False))
     reasons = counted_reasons(group_reasons(skipped["reason"].fillna("no reason given")), REASONS, "table.csv")
-    return finding_of("skipped", False, f"{counted(len(skipped), cases, 'case')} skipped: {reasons}.", skipped)
+    count = len(skipped.groupby(list(GROUP), dropna=False))
+    return finding_of("skipped", False, f"{counted(count, cases, 'case')} skipped: {reasons}.", skipped)
 
 
 def why(runs: pd.DataFrame, where: str) -> str:

@@ -83,7 +83,8 @@ class ModelEntry:
     Attributes:
         name: As users write it.
         build: `(images: ImageSpec, *, <settings>) -> torch.nn.Module` on the CPU, initialised from torch's seed; maps
-            float32 `(B, C, H, W)` to `(B, classes)`.
+            float32 `(B, C, H, W)` to `(B, classes)`. By raising a ValueError it refuses the images or the settings, and
+            the case is skipped.
         summary: One line for `bench list models`.
         skip_reason: `(images, settings) -> why the model cannot take these images`, or `None`; torch-free.
         settings: Read from `build` unless given.
@@ -112,7 +113,8 @@ class OptimizerEntry:
 
     Attributes:
         name: As users write it.
-        build: `(parameters: list[torch.nn.Parameter], *, <settings>) -> torch.optim.Optimizer`.
+        build: `(parameters: list[torch.nn.Parameter], *, <settings>) -> torch.optim.Optimizer`. By raising a ValueError
+            it refuses the parameters or the settings, and the case is skipped.
         summary: One line for `bench list optimizers`.
         state_bytes: `(shapes: parameter shapes, element_bytes, settings) -> bytes` of state on the parameters' device
             after the first step, by the sum of the state's tensors (no rounding); `None` where nobody wrote it down.

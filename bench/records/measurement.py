@@ -10,7 +10,7 @@ class Status(StrEnum):
     """How a run ended; the set is closed."""
 
     OK = "ok"
-    OOM = "oom"  # the device, or the memory limit of the host, was exceeded
+    OOM = "oom"  # the device, the memory limit of the host, or its shared memory was exceeded
     TIMEOUT = "timeout"  # the deadline passed; the run was killed
     CRASHED = "crashed"  # the process died: a signal, or an exit without an answer
     FAILED = "failed"  # the model, the data or the optimizer raised

@@ -52,17 +52,20 @@ class Finished:
         status: How it ended.
         samples_per_s: Over the measured window; `None` where there is none.
         duration_s: Of the whole run.
+        reason: Why it ended so; `None` where it ended well.
     """
 
     status: Status
     samples_per_s: float | None
     duration_s: float
+    reason: str | None = None
 
     @classmethod
     def of(cls, row: Row) -> Finished:
         """From a row of a part."""
         window_s, samples = row["wall_window_s"], row["batch_size"] * len(row["step_times_s"] or ())
-        return cls(Status(row["status"]), samples / window_s if window_s else None, row["duration_s"] or 0.0)
+        rate = samples / window_s if window_s else None
+        return cls(Status(row["status"]), rate, row["duration_s"] or 0.0, row["reason"])
 
 
 class Store:

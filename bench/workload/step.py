@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -25,12 +26,76 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bench import catalog
-from bench.errors import Unsupported
+from bench.errors import Unsupported, message_of
 from bench.records import Case, ImageSpec, Precision, Protocol
 from bench.records.variables import cublas_workspaces
 
 AUTOCAST_TYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
+
+_SMALLER = "the images are too small for this model; set a larger image_size"
+REFUSALS: tuple[tuple[str, str], ...] = (
+    # torch/nn/functional.py, `_verify_batch_size` and `_verify_spatial_size`
+    (
+        r"Expected more than 1 (?:value per channel|spatial element) when training, got input size [^\n]+",
+        "a norm in the model needs more than one value a channel to train on; take a larger batch_size or image_size",
+    ),
+    # torch/optim, `_get_capturable_supported_devices` and `_device_dtype_check_for_fused`
+    (r"If capturable=True, [^\n]+ must be on supported devices[^\n]*", "leave capturable out here"),
+    (r"`fused=True` requires all the params to be [^\n]+", "leave fused out here"),
+    # torch/optim, of gradients that are dense where they must be sparse, or the other way round; of closures
+    (r"\w+ does not support (?:sparse|dense) gradients[^\n]*", "take another optimizer"),
+    (r"step\(\) missing 1 required positional argument: 'closure'", "the step here has none; take another optimizer"),
+    # ATen's dispatch: no kernel of this type, or none for this device
+    (r"\"[^\"\n]+\" not implemented for '(?:Half|BFloat16)'", "take another precision for this model here"),
+    (r"Could not run '\w+::[^'\n]+' with arguments from the '\w+' backend", "torch has no such kernel for this device"),
+    # ATen/native/Convolution.cpp and Pool.h: nothing is left of the images inside the model
+    (r"Calculated padded input size[^\n]*Kernel size can't be greater than actual input size", _SMALLER),
+    (r"Given input size:[^\n]*Output size is too small", _SMALLER),
+    # torch/_inductor and torch/_dynamo
+    (r"Found [^\n]+ which is too old to be supported by the triton GPU compiler", "leave measure.compiled out here"),
+    (r"(?:torch\.compile|Dynamo) is not supported on Python [\d.]+\+?", "leave measure.compiled out here"),
+)
+"""What torch says where it cannot run a case, whatever the memory and the values, and what to do about it.
+
+Only words that name a limit of torch or of the case are here. A model with a fault of its own fails: shapes that do not
+match, a wrong type, a value out of range say that somebody is to fix it.
+"""
+
+_REFUSED_IMAGES = (
+    r"Given groups=\d+, weight of size \[[\d, ]+\], expected input\[{}, {}, {}, {}\] to have \d+ channels, "
+    r"but got \d+ channels"
+)
+"""ATen/native/Convolution.cpp, of the first convolution of a model."""
+
+
+def refusal_of(error: BaseException, images: tuple[int, ...] = ()) -> str | None:
+    """Why the case cannot run, where `error` says so; None where it is a failure.
+
+    Args:
+        error: What building the case or its step raised.
+        images: The shape of the batch, `(B, C, H, W)`: a layer that refuses this very shape refuses the images.
+    """
+    seen: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in seen:  # torch.compile wraps what a model raises
+        seen.append(current)
+        text = message_of(current)
+        for pattern, remedy in REFUSALS:
+            if found := re.search(pattern, text):
+                return f"{found[0].rstrip('. ')}; {remedy}"
+        if images and (found := re.search(_REFUSED_IMAGES.format(*images), text)):
+            return f"{found[0]}; the model does not take images of this shape"
+        current = current.__cause__ or current.__context__
+    return None
+
+
+def _refused_arguments(error: BaseException) -> str | None:
+    """What a constructor says that refuses its arguments: by raising a ValueError on purpose. None for a slip."""
+    frames = traceback.extract_tb(error.__traceback__)
+    deliberate = isinstance(error, ValueError) and frames and (frames[-1].line or "").startswith("raise ")
+    return (message_of(error) or "its arguments are refused") if deliberate else None
 
 
 @dataclass(slots=True)
@@ -57,8 +122,17 @@ class Workload:
     kept: tuple[Any, Tensor] | None = field(default=None, repr=False)
 
     def step(self, images: Tensor, labels: Tensor) -> None:
-        """One optimizer step on images `(B, C, H, W)` float32 and labels `(B,)` int64, both on the device."""
-        self.kept = self._step(images, labels)
+        """One optimizer step on images `(B, C, H, W)` float32 and labels `(B,)` int64, both on the device.
+
+        Raises:
+            Unsupported: Torch cannot run this step, whatever the memory and the values.
+        """
+        try:
+            self.kept = self._step(images, labels)
+        except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+            if (reason := refusal_of(error, tuple(images.shape))) is not None:
+                raise Unsupported(reason) from error
+            raise
 
     def _step(self, images: Tensor, labels: Tensor) -> tuple[Any, Tensor]:
         self.optimizer.zero_grad(set_to_none=True)
@@ -101,7 +175,12 @@ def build_model(case: Case, images: ImageSpec) -> nn.Module:
     entry = catalog.model(case.model.name)
     if reason := entry.skip_reason(images, case.model.options):
         raise Unsupported(reason)
-    return entry.build(images, **case.model.options).train()
+    try:
+        return entry.build(images, **case.model.options).train()
+    except ValueError as error:
+        if (reason := _refused_arguments(error)) is not None:
+            raise Unsupported(f"{case.model} cannot be made: {reason}") from error
+        raise
 
 
 def criterion_of(model: str) -> Callable[[Any, Tensor], Tensor]:
@@ -128,7 +207,12 @@ def build_workload(case: Case, images: ImageSpec, protocol: Protocol, device: to
     shapes = [tuple(parameter.shape) for parameter in parameters]
     if entry.refuse_reason is not None and (reason := entry.refuse_reason(shapes, case.optimizer.options)):
         raise Unsupported(reason)
-    optimizer = entry.build(parameters, **case.optimizer.options)
+    try:
+        optimizer = entry.build(parameters, **case.optimizer.options)
+    except (RuntimeError, ValueError, TypeError) as error:
+        if (reason := refusal_of(error) or _refused_arguments(error)) is not None:
+            raise Unsupported(f"{case.optimizer} cannot be made: {reason}") from error
+        raise
     scaler = torch.amp.GradScaler(device.type) if case.precision == "fp16" else None
     stepped = cast(nn.Module, torch.compile(model)) if protocol.compiled else model
     criterion = criterion_of(case.model.name)

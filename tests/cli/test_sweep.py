@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -59,6 +60,51 @@ def test_a_sweep_ends_with_a_row_for_every_planned_run_and_a_report(tmp_path: Pa
     assert again.returncode == 0, again.stderr
     assert "8 runs are finished already, 0 to do" in again.stderr
     assert bench.load(out)["run_key"].tolist() == frame["run_key"].tolist()
+
+
+def test_a_case_that_cannot_run_is_skipped_once_with_its_reason_and_fails_nothing(tmp_path: Path, config: Path) -> None:
+    out = tmp_path / "out"
+    arguments = (
+        "sweep", config, "--out", out, "--repeats", "3", "--device", "cpu", "--no-report", "--set", "grid.dataset=cifar10",
+        "--set", "grid.model=['resnet18', 'mlp']", "--set", "grid.batch_size=1", "--set",
+        "grid.optimizer=['sgd', {name='adam', capturable=true}]",
+    )  # fmt: skip
+    done = plugins.bench(*arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    frame = bench.load(out)
+    status = frame.groupby(["model", "optimizer"])["status"].agg(set).to_dict()
+    assert status == {("mlp", "sgd"): {"ok"}, **{
+        case: {"skipped"} for case in [("mlp", "adam:capturable=true"), ("resnet18", "adam:capturable=true"), ("resnet18", "sgd")]
+    }}  # fmt: skip
+    found = frame[(frame["model"] == "resnet18") & (frame["optimizer"] == "sgd")].sort_values("repeat")
+    assert found["reason"].nunique() == 1
+    assert found["reason"].iloc[0].startswith("Expected more than 1 value per channel when training, got input size ")
+    assert found["process_start_s"].notna().tolist() == [True, False, False], "one process finds out for all repeats"
+    assert "(3 skipped)" in done.stdout
+
+    again = plugins.bench(*arguments)
+    assert again.returncode == 0
+    assert "6 runs are finished already, 0 to do" in again.stderr
+
+
+def test_a_batch_above_the_limit_on_the_hosts_memory_says_the_limit_and_what_was_asked_for(
+    tmp_path: Path, config: Path
+) -> None:
+    out = tmp_path / "out"
+    done = plugins.bench(
+        "sweep", config, "--out", out, "--repeats", "1", "--device", "cpu", "--set", "grid.dataset=cifar10", "--set",
+        "grid.model={name='mlp', hidden=[16]}", "--set", "grid.optimizer=sgd", "--set", "grid.batch_size=300000", "--set",
+        "grid.input=['cached', 'loader', 'synthetic']", "--set", "limits.host_memory=2 GiB", "--no-report",
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    frame = bench.load(out).set_index("input")
+    assert set(frame["status"]) == {"oom"}
+    limit = r"the process may hold 2\.00 GiB \(limits\.host_memory, or 90 % of what was free\): "
+    for path in ("cached", "synthetic"):
+        assert frame.loc[path, "oom_requested_bytes"] == 300_000 * 3072 * 4
+        assert re.match(r"3\.43 GiB asked for, " + limit, frame.loc[path, "reason"]), frame.loc[path, "reason"]
+    words = r"a batch of 300,000 images takes 3\.43 GiB, " + limit + r"(DataLoader worker|MemoryError)"
+    assert re.match(words, frame.loc["loader", "reason"]), frame.loc["loader", "reason"]
 
 
 def test_everything_a_case_can_do_wrong_is_one_row_and_the_sweep_goes_on(tmp_path: Path, config: Path) -> None:

@@ -58,15 +58,44 @@ def test_real_steps_end_where_the_estimate_says(small: dict[str, str], tmp_path:
     assert len(runs) <= 12
 
 
+def test_real_steps_end_where_the_data_set_does(small: dict[str, str], tmp_path: Path) -> None:
+    mlp = ("fit", "--model", "mlp", "--dataset", "mnist", "--optimizer", "sgd", "--device", device_file(tmp_path))
+    done = plugins.bench(*mlp, "--verify", "--json", env=small)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["largest_batch_size"], found["ended_by"]) == (60_000, "images")
+    assert [run["batch_size"] for run in found["verify_runs"]] == [60_000]
+    assert (found["verified_largest_batch_size"], found["verified_error_batches"]) == (60_000, 0)
+
+
 def test_a_context_that_is_wrong_in_the_file_shows_in_the_verdict(small: dict[str, str], tmp_path: Path) -> None:
     path = device_file(tmp_path, context_bytes=CONTEXT // 2)
-    done = plugins.bench(*MLP, "--device", path, "--verify", env=small)
+    # Thousands off: more than 12 runs. CIFAR-10 itself has too few images for so small a model.
+    mlp = ("fit", "--model", "mlp", "--dataset", "imagenet", "--image-size", "32", "--optimizer", "adam")
+    done = plugins.bench(*mlp, "--device", path, "--verify", env=small)
     assert done.returncode == 0, done.stderr
     assert re.search(
         r"verified: the largest batch that ran is (\d+), and (\d+) did not fit; the estimate is off by \+\d+ "
         r"\(\+\d+\.\d %\) \(12 runs\)", done.stdout,
     ), done.stdout  # fmt: skip
     assert "[12/12] batch" in done.stderr
+
+
+def test_a_batch_that_fits_again_above_one_that_does_not_is_run_too(stub_driver: StubDriver, tmp_path: Path) -> None:
+    memory, context = 148 << 20, 0
+    settings = stub_driver.environment("h200", memory_bytes=memory, context_bytes=context)
+    env = {**os.environ, **settings, "BENCH_CUDNN_WORKSPACES": "off", "PYTHONPATH": str(Path(__file__).parents[2])}
+    path = device_file(tmp_path, memory_bytes=memory, context_bytes=context)
+    sgd = ("fit", "--model", "resnet18", "--dataset", "cifar10", "--optimizer", "sgd", "--cudnn-workspaces", "off")
+    done = plugins.bench(*sgd, "--device", path, "--verify", "--json", env=env)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    largest, again = found["largest_batch_size"], found["largest_fitting_batch_size"]
+    assert largest < again
+    assert found["batch_sizes_that_do_not_fit"][0][0] == largest + 1
+    assert again in {run["batch_size"] for run in found["verify_runs"]}
+    assert found["verified_largest_fitting_batch_size"] >= found["verified_largest_batch_size"]
+    assert len(found["verify_runs"]) <= 12
 
 
 def test_another_gpu_than_the_one_here_is_refused(small: dict[str, str]) -> None:
