@@ -66,7 +66,6 @@ _SAID = {
     "changed": "was changed since it was bundled",
     "missing": "is missing from it",
     "added": "is not named in its manifest",
-    "damaged": "is damaged",
 }
 
 
@@ -310,8 +309,8 @@ def open_bundle(path: Path) -> Iterator[Path]:
         _require_zip(file, path)
         with _open_zip(file, path) as archive:
             for item in _verify_archive(file, archive, path).differences:
-                detail = f" ({item.detail})" if item.detail else ""
-                raise BundleError(f"{item.path} {_SAID[item.what]}{detail}; see bench verify {path}")
+                said = item.detail if item.what == "damaged" else f"{item.path} {_SAID[item.what]}"
+                raise BundleError(f"{said}; see bench verify {path}")
             folder = Path(made) / archive.namelist()[0].partition("/")[0]
             with typed_errors(folder):
                 archive.extractall(made)  # names, kinds and sizes of all files were checked
@@ -407,7 +406,7 @@ def _open_zip(file: IO[bytes], path: Path) -> Iterator[zipfile.ZipFile]:
     except BundleError as error:
         raise BundleError(f"{path}: {error}") from error
     except _ZIP_ERRORS as error:
-        raise BundleError(f"{path}: damaged ({str(error) or 'cut short'})") from error
+        raise BundleError(f"{path}: cut short or damaged ({str(error) or 'end of file'})") from error
 
 
 def _require_plain(infos: Sequence[zipfile.ZipInfo], size: int) -> None:
@@ -446,7 +445,7 @@ def _verify_archive(file: IO[bytes], archive: zipfile.ZipFile, path: Path) -> Ve
     if verified.differences or place is None or (place >= archive.start_dir and size > _PLAIN_ZIP_BYTES):
         return verified
     where = {info.header_offset: name for name, info in infos.items()}.get(place, path.name)
-    detail = f"every file is as it was bundled, the archive itself was changed: it differs near byte {place:,}"
+    detail = f"all files are as they were bundled, but the archive itself was changed near byte {place:,}"
     return replace(verified, differences=(Difference(where, "damaged", detail),))
 
 

@@ -155,8 +155,11 @@ def test_a_changed_missing_and_added_file_of_a_folder_is_named(bundle, tmp_path)
     assert verify(folder).differences == ()
     (folder / "report.md").write_bytes(b"# A report\n")
     (folder / "empty.csv").unlink()
+    (folder / "data" / "consolidated").mkdir()
+    (folder / "data" / "consolidated" / "runs.parquet").write_bytes(b"made by a report of this folder")
     (folder / "data" / "more.parquet").write_bytes(b"more")
     assert [(item.path, item.what) for item in verify(folder).differences] == [
+        ("data/consolidated/runs.parquet", "added"),
         ("data/more.parquet", "added"),
         ("empty.csv", "missing"),
         ("report.md", "changed"),
@@ -346,7 +349,7 @@ def test_an_archive_that_changed_around_files_that_did_not_is_told_from_changed_
     assert difference.path == ("data/plan-0001.parquet" if in_a_header else bundle.name)
     assert difference.what == "damaged"
     if name != "a gap":  # zipfile looks for the headers behind it
-        assert "every file is as it was bundled, the archive itself was changed" in difference.detail
+        assert "all files are as they were bundled, but the archive itself was changed" in difference.detail
 
 
 def test_files_in_another_order_are_another_archive(tmp_path, bundle):
