@@ -37,13 +37,13 @@ class Merged:
     """What a merge made.
 
     Attributes:
-        folder: The new folder; the data lie in `data` below it.
+        folder: The new folder; the data are in `data` below it.
         sources: How many results folders went into it.
         plans: Plans, the newest of each source and environment.
         runs: Parts of runs.
         estimates: Parts of estimates.
-        duplicates: Parts that several sources held alike, kept once.
-        duplicate_estimates: How many of these are of estimates; the others are runs.
+        duplicates: Parts that were in several sources, kept once.
+        duplicate_estimates: How many of these are estimates; the others are runs.
     """
 
     folder: Path
@@ -82,29 +82,29 @@ class _Union:
 def merge_results(
     target: Path, sources: Sequence[Path], progress: Callable[[int, int], None] = lambda done, of: None
 ) -> Merged:
-    """Join results into the new folder `target`, which has its name once it is whole. The sources are only read.
+    """Join results into the new folder `target`, which gets its name once it is complete. The sources are only read.
 
-    A run is the same run where its key is: the same part in two sources is one, and two that differ are refused. Of
+    Runs are identified by their key: the same part in two sources is kept once, and two that differ are refused. Of
     plans, the newest of each source and environment is taken, as loading the sources side by side does.
 
     Args:
         target: The new folder; it must not exist.
         sources: Folders that `bench sweep` or a merge wrote, or folders that hold several.
-        progress: Told after each part how many are read, and of how many.
+        progress: Called after each part with how many were read, and of how many.
 
     Raises:
-        StoreError: `target` exists or lies in a source, a part is damaged, two parts contradict each other, or the disk
-            refuses. Nothing is left behind; what a killed merge left beside `target` goes with the next one.
+        StoreError: `target` exists or is inside a source, a part is damaged, two parts contradict each other, or the
+            disk refuses. Nothing is left behind; what a killed merge left beside `target` goes with the next one.
     """
     if target.exists():
         raise StoreError(f"{target}: exists; nothing was changed. Name a new folder")
     folders = results_folders(sources)
     for folder in (*sources, *folders):
         if target.resolve().is_relative_to(folder.resolve()):
-            raise StoreError(f"{target}: lies in {folder}, which is only read; name a folder outside it")
+            raise StoreError(f"{target}: is inside {folder}, which is only read; name a folder outside it")
     runs, estimates = _unions(folders, progress)
     plans = _plans(folders)
-    with typed_errors(target), unfinished_folder(target) as unfinished:
+    with typed_errors(target), _unfinished_folder(target) as unfinished:
         data = unfinished / DATA_FOLDER
         _copy(runs, data / "runs")
         _copy(estimates, data / "estimates")
@@ -151,15 +151,14 @@ def _copy(union: _Union, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def unfinished_folder(target: Path) -> Iterator[Path]:
+def _unfinished_folder(target: Path) -> Iterator[Path]:
     """A new, empty folder beside `target`, to be filled and renamed to it; gone when the context ends.
 
-    What writers who were killed left beside the target is deleted first.
-
-    Raises:
-        OSError: The folder cannot be made.
+    It is locked while its writer lives. Unfinished folders beside the target whose writers are dead are deleted first.
     """
-    clear_unfinished(target.parent)
+    for place in target.parent.glob(f"{_PREFIX}*"):
+        if place.is_dir() and not place.is_symlink() and _is_dead(place):
+            shutil.rmtree(place, ignore_errors=True)  # what cannot be deleted costs space, no more
     place = target.with_name(f"{_PREFIX}{uuid.uuid4().hex}")
     inside = place / "merged"
     try:
@@ -168,13 +167,6 @@ def unfinished_folder(target: Path) -> Iterator[Path]:
             yield inside
     finally:
         shutil.rmtree(place, ignore_errors=True)
-
-
-def clear_unfinished(folder: Path) -> None:
-    """Delete the unfinished folders in `folder` whose writers are dead; those of the living stay."""
-    for place in folder.glob(f"{_PREFIX}*"):
-        if place.is_dir() and not place.is_symlink() and _is_dead(place):
-            shutil.rmtree(place, ignore_errors=True)  # what cannot be deleted costs space, no more
 
 
 @contextlib.contextmanager
