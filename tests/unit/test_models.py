@@ -21,7 +21,7 @@ from bench import catalog
 from bench.catalog.models import torchvision as family_of_torchvision
 from bench.catalog.models.torchvision import SMALLEST_SIDE_PIXELS, load_entries
 from bench.errors import BenchError, Unsupported
-from bench.estimators.layers import build_on_meta
+from bench.estimators.layers import _BlankTensorsOnMeta, build_on_meta
 from bench.records import Choice, ImageSpec
 
 MNIST = ImageSpec(1, 28, 28, 10)
@@ -317,7 +317,7 @@ def test_adding_a_model_is_one_new_file(folder_of_models: Path) -> None:
 def test_a_model_is_what_torchvision_builds_by_that_name_unless_it_says_otherwise(name: str) -> None:
     images = ImageSpec(3, 299 if name == "inception_v3" else 224, 299 if name == "inception_v3" else 224, 1000)
     own = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
-    with torch.device("meta"):
+    with _BlankTensorsOnMeta():
         theirs = parameter_count(torchvision.models.get_model(name, weights=None, **own))
     ours = parameter_count(build_on_meta(Choice(name), images))
     note = catalog.model_note(Choice(name))
@@ -372,7 +372,7 @@ def test_estimates_follow_the_auxiliary_classifiers() -> None:
     )  # fmt: skip
     assert plain.estimate_note is aux.estimate_note is None
     assert plain.formula_parameters_bytes is not None and aux.formula_parameters_bytes is not None
-    assert aux.formula_parameters_bytes > 1.9 * plain.formula_parameters_bytes
+    assert aux.formula_parameters_bytes > 1.7 * plain.formula_parameters_bytes
     assert aux.trace_parameters_bytes is not None and aux.trace_gradients_bytes is not None
-    assert aux.trace_parameters_bytes + aux.trace_gradients_bytes > 2 * (plain.trace_parameters_bytes or 0)
+    assert aux.trace_parameters_bytes + aux.trace_gradients_bytes > 3 * (plain.trace_parameters_bytes or 0)
     assert (aux.estimated_step_time_s or 0) > (plain.estimated_step_time_s or 0)
