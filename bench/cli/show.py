@@ -40,6 +40,7 @@ def show_dataset(name: Choice, out: Path | None, count: int, seed: int, root: Pa
     from bench.gallery import render_samples
     from bench.plan import describe
 
+    describe.cache_clear()  # a folder is looked at anew
     target = out or Path(f"{name.name}.png")
     source = render_samples(name, root or data_folder(), target, count=count, seed=seed)
     for note in describe(name).notes:
@@ -112,10 +113,11 @@ def show_model(
 def _images(dataset: Choice | None, shape: str | None, classes: int | None, image_size: int | None) -> ImageSpec:
     from bench.catalog import parse_choice
     from bench.config.values import MAX_IMAGE_SIZE
-    from bench.plan import image_spec
+    from bench.plan import describe, image_spec
     from bench.records import ImageSpec
 
     if shape is None:
+        describe.cache_clear()  # a folder is looked at anew
         images = image_spec(dataset or parse_choice("dataset", "mnist"), image_size or 0)
         return ImageSpec(*images.shape, classes or images.classes)
     if dataset is not None:
