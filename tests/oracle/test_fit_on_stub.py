@@ -82,7 +82,7 @@ def test_a_context_that_is_wrong_in_the_file_shows_in_the_verdict(small: dict[st
 
 
 def test_a_batch_that_fits_again_above_one_that_does_not_is_run_too(stub_driver: StubDriver, tmp_path: Path) -> None:
-    memory, context = 148 << 20, 0
+    memory, context = 145 << 20, 1 << 20  # where the trace finds a hole at batch 92
     settings = stub_driver.environment("h200", memory_bytes=memory, context_bytes=context)
     env = {**os.environ, **settings, "BENCH_CUDNN_WORKSPACES": "off", "PYTHONPATH": str(Path(__file__).parents[2])}
     path = device_file(tmp_path, memory_bytes=memory, context_bytes=context)
