@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
-
-import torch
+from typing import TYPE_CHECKING, Any, cast
 
 from bench.probes.host import cpu_flags
 from bench.records import Case, Precision, Protocol
-from bench.workload import Workload
+
+if TYPE_CHECKING:
+    from bench.workload import Workload
 
 PRECISION_FLAG = "precision_not_in_force"
 SWITCH_FLAG = "switch_not_in_force"
@@ -69,6 +69,8 @@ def read_in_force(case: Case, protocol: Protocol, workload: Workload, compiled_g
 
 def _on_gpu(precision: Precision, environment: Mapping[str, str]) -> tuple[str | None, str | None]:
     """What the current GPU computes in, and why that is not what was asked for."""
+    import torch
+
     major, minor = torch.cuda.get_device_capability()
     card = f"{torch.cuda.get_device_name()} (compute capability {major}.{minor})"
     if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
@@ -91,6 +93,8 @@ def _on_gpu(precision: Precision, environment: Mapping[str, str]) -> tuple[str |
 
 
 def _has_tf32() -> bool:
+    import torch
+
     supported = getattr(torch.cuda, "is_tf32_supported", None)  # torch 2.7 and newer
     if supported is not None:
         return bool(supported())
@@ -99,6 +103,8 @@ def _has_tf32() -> bool:
 
 def _on_cpu(precision: Precision, environment: Mapping[str, str]) -> tuple[str | None, str | None]:
     """The same of the CPU. It has every precision, if need be by rounding: that is disclosed, and no fault."""
+    import torch
+
     if precision in _CPU_FLAGS:
         flags = cpu_flags()
         return (precision if flags & _CPU_FLAGS[precision] else f"{precision}, emulated") if flags else None, None
@@ -112,6 +118,8 @@ def _on_cpu(precision: Precision, environment: Mapping[str, str]) -> tuple[str |
 
 def _autocast(workload: Workload) -> str | None:
     """Why autocast is not in force although the precision asks for it: torch turns it off with a warning."""
+    import torch
+
     if workload.autocast_type is None:
         return None
     with workload.autocast():
@@ -121,6 +129,8 @@ def _autocast(workload: Workload) -> str | None:
 
 
 def _switches(case: Case, protocol: Protocol, workload: Workload, graphs: int | None) -> Iterator[str]:
+    import torch
+
     if torch.are_deterministic_algorithms_enabled() != protocol.deterministic:
         yield f"deterministic: torch reports {torch.are_deterministic_algorithms_enabled()}"
     elif protocol.deterministic and torch.is_deterministic_algorithms_warn_only_enabled():
