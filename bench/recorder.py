@@ -33,7 +33,17 @@ from bench.workload.inputs import build_inputs
 Send = Callable[[dict[str, Any]], None]
 
 MAX_ENTRIES = 1_500_000  # of the history; the oldest would be dropped, and the file refuses more
-VARIABLES = ("PYTORCH_", "CUBLAS", "TORCH_CUBLAS", "CUDA_MODULE_LOADING", "CUDNN", "NVIDIA_TF32", "TORCH_ALLOW_TF32")
+VARIABLES = (
+    "PYTORCH_",
+    "CUBLAS",
+    "TORCH_CUBLAS",
+    "TORCH_BLAS",
+    "DISABLE_ADDMM",
+    "CUDA_MODULE_LOADING",
+    "CUDNN",
+    "NVIDIA_TF32",
+    "TORCH_ALLOW_TF32",
+)
 """Beginnings of the names of environment variables that move memory."""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 import click
@@ -32,9 +31,9 @@ def env(as_json: bool, device_file: Path | None) -> None:
     from dataclasses import asdict
 
     from bench.cli.root import echo_json
-    from bench.errors import EXIT_USAGE, DeviceError
+    from bench.errors import EXIT_USAGE, DeviceError, InfrastructureError
     from bench.launchers import LocalLauncher
-    from bench.probes.diagnosis import diagnose
+    from bench.probes.diagnosis import Finding, diagnose
     from bench.probes.selection import usable_device
     from bench.sweep import read_device_file, read_environment
 
@@ -44,8 +43,14 @@ def env(as_json: bool, device_file: Path | None) -> None:
         return
     findings = [asdict(finding) for finding in diagnose()]
     environment: dict[str, object] = {}
-    with contextlib.suppress(DeviceError):  # what is wrong stands among the findings
-        environment = asdict(read_environment(LocalLauncher(), usable_device()))
+    if not any(finding["code"] in ("bad_variable", "torch_unusable") for finding in findings):
+        try:
+            environment = asdict(read_environment(LocalLauncher(), usable_device()))
+        except DeviceError:  # what is wrong stands among the findings
+            pass
+        except InfrastructureError as error:
+            remedy = "Runs need one: `python -c 'import torch'` shows all of what is wrong."
+            findings.insert(0, asdict(Finding("error", "no_worker", str(error), remedy)))
     if as_json:
         echo_json({"environment": environment, "findings": findings})
     else:

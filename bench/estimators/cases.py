@@ -16,6 +16,7 @@ from bench.errors import BenchError
 from bench.estimators.collector import collector_off
 from bench.estimators.formula import estimate_formula
 from bench.estimators.memory import cudnn_plans, estimate_trace
+from bench.estimators.memory_settings import settings_in_force
 from bench.estimators.roofline import estimate_speed
 from bench.plan import image_spec
 from bench.records import Case, Estimate, ImageSpec
@@ -84,6 +85,8 @@ def estimate_cases(cases: Sequence[Case], device: str, *, workspaces: bool = Tru
     if known is not None and known.kind == "cuda" and workspaces:
         plans = cudnn_plans(known)
         notes += [plans] if isinstance(plans, str) else []
+    if known is not None and known.kind == "cuda" and known.memory_bytes is None:
+        notes += filter(None, [settings_in_force().unknown_total(known.name)])
     columns = Counter(_column_key(case) for case in cases)
     for case in cases:
         shared = columns[_column_key(case)] >= SHARED_FROM

@@ -10,7 +10,8 @@ from bench.devices import Device
 from bench.devices.context import context_of
 from bench.errors import Unsupported
 from bench.estimators.device_memory import Verdict, device_interval, judge_fit
-from bench.estimators.memory import trace_peaks
+from bench.estimators.memory import room_bytes, trace_peaks
+from bench.estimators.memory_settings import settings_in_force
 from bench.estimators.trace_events import TracePeaks
 from bench.records import Case
 
@@ -127,6 +128,7 @@ class _Trial:
     ) -> None:
         self._peaks = functools.partial(trace_peaks, device=device, shared=True, workspaces=workspaces)
         self._case, self._device, self._memory_bytes, self._heard = case, device, memory_bytes, heard
+        self._settings = settings_in_force()
         self._free: dict[int, TracePeaks] = {}
         self._known: dict[tuple[int, int], bool] = {}
 
@@ -135,7 +137,8 @@ class _Trial:
         key = (batch_size, context_bytes)
         if key not in self._known:
             capacity = self._memory_bytes - context_bytes
-            self._known[key] = self.free(batch_size).replay.peak_reserved_bytes <= capacity or (
+            room = room_bytes(self._device, context_bytes, self._settings)
+            self._known[key] = self.free(batch_size).replay.peak_reserved_bytes <= room or (
                 capacity > 0 and self._squeezed(batch_size, capacity)
             )
         return self._known[key]

@@ -28,6 +28,7 @@ from typing import Any
 
 from bench.errors import BenchError, InfrastructureError
 from bench.launchers.conversation import GRACE_S, Answer, Conversation, Outcome
+from bench.probes.torch_facts import start_fault
 
 START_ATTEMPTS = 3
 _PR_SET_PDEATHSIG = 1
@@ -100,8 +101,12 @@ class LocalLauncher:
                     process.start()
             except (EOFError, OSError) as error:
                 receiver.close()
+                if fault := start_fault():
+                    raise InfrastructureError(fault) from error
                 if attempt + 1 == START_ATTEMPTS:
-                    raise InfrastructureError(f"the fork server does not answer ({error}). See bench env") from error
+                    raise InfrastructureError(
+                        f"the fork server does not answer ({error}), although torch can be imported. Is memory short?"
+                    ) from error
                 time.sleep(0.2)
             else:
                 return process, receiver

@@ -19,7 +19,11 @@ def measure_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
 
 
 def estimate_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
-    """Estimate `cases` for `device`, sending `{"estimate": fields of Estimate}` for each; in turn with one worker."""
+    """Estimate `cases` for `device`, sending `{"estimate": fields of Estimate}` for each; in turn with one worker.
+
+    `variables` are those that the cases' runs set for themselves: this process stands for them.
+    """
+    os.environ.update(argument.get("variables", {}))
     from bench.estimators.cases import estimate_in_parallel
 
     cases, device = argument["cases"], argument["device"]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench import fingerprint
 from bench.errors import BenchError
+from bench.estimators.memory_settings import MEMORY_VARIABLES
 from bench.launchers import LocalLauncher, Outcome
 from bench.launchers.tasks import estimate_task, fit_task
 from bench.records import Case, Environment, Estimate, stable_hash
@@ -32,10 +33,16 @@ def estimate_planned(session: Session) -> None:
     session.store.write_estimates(list(made), key)
 
 
-def estimate_key(environment: Environment) -> str:
-    """What makes two estimates of a case on a device the same: the estimators' code, the versions and the settings."""
+def estimate_key(environment: Environment, variables: Mapping[str, str] | None = None) -> str:
+    """What makes two estimates of a case on a device the same: the estimators' code, the versions and the settings.
+
+    Args:
+        environment: Of the runs.
+        variables: What the runs set beyond this process's environment; as for `estimate_in_child`.
+    """
     versions = (environment.torch_version, environment.torchvision_version)
-    settings = [os.environ.get(name) for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")]
+    known = {**os.environ, **(variables or {})}
+    settings = [f"{name}={known[name]}" for name in MEMORY_VARIABLES if name in known]
     settings += [str(environment.cudnn_version), str(counts_workspaces())]
     return stable_hash([fingerprint.code_key(fingerprint.ESTIMATE_CODE), *versions, *settings])
 
@@ -49,6 +56,7 @@ def estimate_in_child(
     say: Callable[[str], None],
     log: Path | None = None,
     workspaces: bool | None = None,
+    variables: Mapping[str, str] | None = None,
     heard: Callable[[], None] = lambda: None,
 ) -> Iterator[Estimate]:
     """An estimate for each case; where a model hangs or kills the estimator, its cases get the reason instead.
@@ -63,6 +71,8 @@ def estimate_in_child(
         say: Hears of models that failed.
         log: Where the process's output goes.
         workspaces: Whether the trace counts cuDNN's workspaces; as the environment says where None.
+        variables: Environment variables that the runs set for themselves, as their protocol has it, in addition to this
+            process's environment: `{"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}`, say.
         heard: Called with every estimate that comes.
     """
     todo, workers = list(cases), os.cpu_count() or 1
@@ -75,6 +85,7 @@ def estimate_in_child(
         made: list[Estimate] = []
         counted = counts_workspaces() if workspaces is None else workspaces
         argument = {"cases": todo, "device": device, "workers": workers, "workspaces": counted}
+        argument["variables"] = dict(variables or {})
         answer = launcher.run(estimate_task, argument, timeout_s=timeout_s, from_last_word=True, log=log, listen=listen)
         yield from made
         done = {estimate.case_key for estimate in made}

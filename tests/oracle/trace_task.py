@@ -19,9 +19,10 @@ from bench.devices import load_device
 from bench.errors import BenchError
 from bench.estimators.conv_workspaces import add_workspaces
 from bench.estimators.cudnn_plans import CudnnPlans
+from bench.estimators.memory_settings import settings_in_force
 from bench.estimators.temporaries import Machine
 from bench.estimators.trace import record_training
-from bench.estimators.trace_case import STEPS, allocator_of
+from bench.estimators.trace_case import STEPS
 from bench.estimators.trace_events import build_events, replay_trace
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -64,7 +65,8 @@ def peaks(case: list[Any], machine: Machine, plans: CudnnPlans | None) -> dict[s
     except BenchError as error:
         return {"reason": str(error)}
     entries = recording.entries if plans is None else add_workspaces(recording.entries, plans, tf32=True)
-    found = replay_trace(build_events(entries, recording.roles, machine), allocator_of(machine), onward=False)
+    config = settings_in_force().allocator_config()
+    found = replay_trace(build_events(entries, recording.roles, machine), config, onward=False)
     return {
         "requested": found.cold_requested_bytes,
         "allocated": found.cold_allocated_bytes,
@@ -78,7 +80,7 @@ def main() -> None:
     task = json.loads(Path(sys.argv[1]).read_text())
     major, minor = torch.__version__.split(".")[:2]
     multiprocessors, threads, capability = task["device"]
-    machine = Machine(multiprocessors, threads, tuple(capability), (int(major), int(minor)))
+    machine = Machine(multiprocessors, threads, tuple(capability), (int(major), int(minor)), settings_in_force().blas)
     plans = CudnnPlans(load_device(task["workspaces"])) if task.get("workspaces") else None
     for case in task["cases"]:
         print(json.dumps(peaks(case, machine, plans)))
