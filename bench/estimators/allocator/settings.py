@@ -70,7 +70,7 @@ def _split_options(text: str, faults: list[str], where: str) -> Iterator[tuple[s
         key, colon, value = option.partition(":")
         if not colon or not value:
             name, _, rest = re.sub(r"[=;]", ":", option).partition(":")
-            near = nearest_sentence(_with_value(nearest(name, known), rest or value))
+            near = nearest_sentence(_with_value(nearest(name, known) if rest else [], rest))
             faults.append(
                 f'{where}: "{option}" is no option; write key:value, separated by commas. {near}'.rstrip(". ")
             )

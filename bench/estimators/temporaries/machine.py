@@ -71,10 +71,16 @@ class Machine:
 
     @property
     def cublas_workspace_bytes(self) -> int:
-        """Of a cuBLAS handle and stream (aten/src/ATen/cuda/CublasHandlePool.cpp: parseChosenWorkspaceSize)."""
+        """Of a cuBLAS handle and stream (aten/src/ATen/cuda/CublasHandlePool.cpp: parseChosenWorkspaceSize).
+
+        Torch's own choice is 32 MiB on Hopper, since 2.12 on Blackwell too (pytorch pull request 175344; 2.11 was seen
+        without it) and since 2.14 on compute capability 11 (189312, of July 2026; seen on 2.15).
+        """
         if self.blas.workspace_bytes is not None:
             return self.blas.workspace_bytes
-        return 4096 * 8 * 1024 if self.compute_capability[0] >= 9 else 4096 * 1024 * 2 + 16 * 1024 * 8
+        since = {9: (2, 0), 10: (2, 12), 11: (2, 14), 12: (2, 12)}.get(self.compute_capability[0])
+        is_large = since is not None and self.torch_version >= since
+        return 4096 * 8 * 1024 if is_large else 4096 * 1024 * 2 + 16 * 1024 * 8
 
     def uses_lt(self, operator: str) -> bool:
         """Whether a product goes to cublasLt (aten/src/ATen/native/cuda/Blas.cpp, aten/src/ATen/cuda/CUDABlas.cpp)."""
