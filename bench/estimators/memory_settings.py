@@ -173,9 +173,10 @@ def settings_in_force(variables: Mapping[str, str] | None = None) -> MemorySetti
 def allocator_order(version: tuple[int, int]) -> tuple[str, ...]:
     """The variables of the allocator in the order in which a version reads them: the first that is set counts alone.
 
-    As seen on builds for CUDA of 2.6, 2.11 and 2.15.
+    As seen on builds for CUDA of 2.6, 2.9 (which leaves `PYTORCH_ALLOC_CONF` unread: pytorch issue 183387), 2.11 and
+    2.15. 2.10 was not seen and is taken for the newer.
     """
-    return (_CUDA, _HIP, _ANY) if version >= (2, 9) else (_CUDA,)
+    return (_CUDA, _HIP, _ANY) if version >= (2, 10) else (_CUDA,)
 
 
 def _holder(settings: MemorySettings, variables: Mapping[str, str] | None, text: str) -> str | None:

@@ -194,7 +194,7 @@ def _correct(name: str, value: str, said: str) -> str | None:
     if name in _ALLOCATOR:
         meant, allowed = value.replace("=", ":").replace(";", ","), set(ALLOCATOR_WORDS)
     else:
-        meant, allowed = value, set(re.findall(r"[\w.]+", said)) - set(_words(value))
+        meant, allowed = value, set(re.findall(r"[\w.]+", said.replace(value, "")))
     for word in _words(meant):
         if word not in allowed and not word[0].isdigit():
             meant = meant.replace(word, next(iter(nearest(word, allowed, cutoff=_ALIKE)), word))

@@ -46,6 +46,7 @@ CASE = Case(parse_choice("dataset", "mnist"), parse_choice("model", "mlp"), pars
         ({CUDA: "", ANY: "b:1"}, NEW, CUDA, ""),  # set to nothing is set
         ({HIP: "c:1", ANY: "b:1"}, "2.11.0", HIP, "c:1"),  # on builds for CUDA as well
         ({HIP: "c:1"}, "2.6.0", None, ""),
+        ({ANY: "b:1"}, "2.9.1", None, ""),
         ({}, NEW, None, ""),
     ],
 )
