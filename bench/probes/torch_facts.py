@@ -186,7 +186,7 @@ def _without(names: Sequence[str]) -> dict[str, str]:
 
 def _words(value: str) -> list[str]:
     """What of a value may be quoted in a message."""
-    return [word for word in re.split(r"[^\w.+-]+", value) if len(word) > 2]
+    return [word for word in re.split(r"[^\w.]+", value) if len(word) > 2]
 
 
 def _correct(name: str, value: str, said: str) -> str | None:

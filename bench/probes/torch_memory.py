@@ -67,7 +67,7 @@ class CudaMemory:
         import torch
 
         stats = torch.cuda.memory_stats(self._index)  # empty before CUDA is initialised
-        if not stats.get("allocated_bytes.all.allocated"):
+        if stats.get("allocated_bytes.all.allocated") == 0:  # ever
             return TorchPeaks()
         native = torch.cuda.get_allocator_backend() == "native"
         return TorchPeaks(
