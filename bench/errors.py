@@ -208,11 +208,11 @@ def phrase(kind: str, context: Mapping[str, Any], otherwise: str) -> str:
         return otherwise.removeprefix("Value error, ")
 
 
-def nearest(given: str, allowed: Iterable[str], count: int = 3) -> list[str]:
-    """The names in `allowed` closest to `given`, best first; at most `count`."""
+def nearest(given: str, allowed: Iterable[str], count: int = 3, *, cutoff: float = 0.5) -> list[str]:
+    """The names in `allowed` closest to `given`, best first; at most `count`, alike by `cutoff` (0 to 1) at least."""
     names = list(allowed)
     by_folded = {name.casefold(): name for name in names}
-    matches = difflib.get_close_matches(given.casefold(), by_folded, n=count, cutoff=0.5)
+    matches = difflib.get_close_matches(given.casefold(), by_folded, n=count, cutoff=cutoff)
     return [by_folded[match] for match in matches]
 
 

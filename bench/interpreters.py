@@ -60,11 +60,12 @@ def safe_children() -> Iterator[None]:
             os.environ[_SAFE_PATH] = before
 
 
-def python_command(module: str, function: str, *arguments: str) -> list[str]:
-    """A command that calls `module.function(*arguments)` in a fresh Python with this process's path."""
+def python_command(module: str, function: str | None = None, *arguments: str) -> list[str]:
+    """A command that imports `module` in a fresh Python with this process's path, and calls `function(*arguments)`."""
     path = [*(entry for entry in sys.path if entry), str(ROOT)]
-    call = f"import sys; sys.path[:] = {json.dumps(path)}; import {module} as m; m.{function}(*{json.dumps(arguments)})"
-    return [sys.executable, "-P", "-c", call]
+    code = f"import sys; sys.path[:] = {json.dumps(path)}; import {module} as m"
+    call = f"; m.{function}(*{json.dumps(arguments)})" if function else ""
+    return [sys.executable, "-P", "-c", code + call]
 
 
 def _own_library() -> set[str]:

@@ -16,6 +16,7 @@ from bench.errors import BenchError, describe_failure
 from bench.estimators.collector import collector_off
 from bench.estimators.formula import estimate_formula
 from bench.estimators.memory import cudnn_plans, estimate_trace
+from bench.estimators.memory_settings import settings_in_force
 from bench.estimators.roofline import estimate_speed
 from bench.forks import Lost, Work, work_apart, write_traceback
 from bench.plan import image_spec
@@ -64,9 +65,12 @@ class Target:
     def of(cls, device: str | Device, *, workspaces: bool) -> Target:
         """The target of a device, of the name of a device file, or of the path of one."""
         try:
-            return cls(str(device), load_device(device), (), workspaces)
+            known = load_device(device)
         except BenchError as error:
             return cls(str(device), None, (str(error),), workspaces)
+        is_unknown = known.kind == "cuda" and known.memory_bytes is None
+        note = settings_in_force().unknown_total(known.name) if is_unknown else None
+        return cls(str(device), known, (note,) if note else (), workspaces)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,8 @@ from bench.devices.context import context_of
 from bench.errors import Unsupported
 from bench.estimators.allocator import Alloc, Event, Free
 from bench.estimators.device_memory import Verdict, device_interval, judge_fit
-from bench.estimators.memory import trace_events, trace_peaks
+from bench.estimators.memory import room_bytes, trace_events, trace_peaks
+from bench.estimators.memory_settings import settings_in_force
 from bench.estimators.trace_column import LEAST_BATCH, TRACED_BATCHES
 from bench.estimators.trace_events import TracePeaks
 from bench.records import Case
@@ -237,6 +238,7 @@ class _Trial:
     ) -> None:
         self._peaks = functools.partial(trace_peaks, device=device, shared=True, workspaces=workspaces)
         self._case, self._device, self._memory_bytes, self._heard = case, device, memory_bytes, heard
+        self._settings = settings_in_force()
         self._free: dict[int, TracePeaks] = {}
         self._known: dict[tuple[int, int], bool] = {}
         self.refused: set[int] = set()  # batches that the model cannot train on
@@ -249,10 +251,11 @@ class _Trial:
         key = (batch_size, context_bytes)
         if key not in self._known:
             capacity = self._memory_bytes - context_bytes
+            room = room_bytes(self._device, context_bytes, self._settings)
             known = self._free.get(batch_size)
             try:
                 self._known[key] = capacity > 0 and (
-                    (known is not None and known.replay.peak_reserved_bytes <= capacity)
+                    (known is not None and known.replay.peak_reserved_bytes <= room)
                     or self._squeezed(batch_size, capacity)
                 )
             except Unsupported:
@@ -299,7 +302,7 @@ class _Trial:
     def _live(self, batch_size: int) -> list[int]:
         """The bytes of all tensors after each is made: what any allocator must find room for."""
         case = replace(self._case, batch_size=batch_size)
-        return _live_bytes(trace_events(case, self._device, shared=True, workspaces=False))
+        return _live_bytes(trace_events(case, self._device, self._settings, shared=True, workspaces=False))
 
     def share_frac(self, batch_size: int) -> float:
         """Reserved and context over the device's memory."""

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bench.estimators.allocator import Alloc, AllocatorConfig, CachingAllocator, Event, Free, Mark
+from bench.estimators.allocator import Alloc, AllocatorConfig, CachingAllocator, Event, Free, Mark, OutOfMemoryError
 from bench.estimators.recording import Phase
 from bench.estimators.temporaries import Machine
 from bench.estimators.timeline_tensors import Asked, LiveTensor, biggest_tensors
@@ -89,25 +89,29 @@ def estimate_timeline(case: Case, device: Device, *, workspaces: bool = True) ->
         DeviceError: The device's file lacks what the allocator depends on.
         UnknownNameError: No such data set, model or optimizer.
     """
-    import torch
-
     from bench.errors import Unsupported
     from bench.estimators.conv_workspaces import add_workspaces
     from bench.estimators.cudnn_plans import CudnnPlans
-    from bench.estimators.memory import allocator_config, cudnn_plans
+    from bench.estimators.memory import cudnn_plans
+    from bench.estimators.memory_settings import settings_in_force
     from bench.estimators.timeline_names import watch_training
     from bench.estimators.trace_case import machine_of, record_case
 
     if device.kind != "cuda":
         raise Unsupported(f"no timeline for {device.name}: it follows torch's CUDA allocator")
-    machine = machine_of(device, torch.__version__)
+    settings = settings_in_force()
+    config = settings.allocator_config(device.memory_bytes)
+    machine = machine_of(device, settings)
     with watch_training() as names:
         recording = record_case(replace(case, input="synthetic"), machine)
     plans = cudnn_plans(device) if workspaces else None
     entries: Sequence[Any] = recording.entries
     if isinstance(plans, CudnnPlans):
         entries = add_workspaces(entries, plans, tf32=case.precision == "tf32")
-    return build_timeline(entries, recording.roles, names, machine, allocator_config())
+    try:
+        return build_timeline(entries, recording.roles, names, machine, config)
+    except OutOfMemoryError:  # of the share that the settings allow: what it would need, as the estimate says it
+        return build_timeline(entries, recording.roles, names, machine, replace(config, memory_fraction=1.0))
 
 
 class _Moment(NamedTuple):

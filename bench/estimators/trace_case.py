@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.errors import DeviceError
 from bench.estimators import trace_cache
-from bench.estimators.allocator import AllocatorConfig, tie_rule
+from bench.estimators.memory_settings import MemorySettings
 from bench.estimators.recording import Recording
 from bench.estimators.temporaries import Machine
 from bench.estimators.trace_column import LEAST_BATCH, TRACED_BATCHES, Column, join_column
@@ -32,8 +32,8 @@ STEPS = 3
 """Steps recorded: the second is the first with the optimizer's state; `replay_trace` goes on from the third."""
 
 
-def machine_of(device: Device, torch_version: str) -> Machine:
-    """What of a device decides allocations.
+def machine_of(device: Device, settings: MemorySettings) -> Machine:
+    """What of a device, of torch and of its settings decides allocations.
 
     Raises:
         DeviceError: The device's file does not state it.
@@ -43,12 +43,12 @@ def machine_of(device: Device, torch_version: str) -> Machine:
     if missing:
         raise DeviceError(f"{device.name}: the memory trace needs {', '.join(missing)} in the device's file")
     assert device.multiprocessors and device.max_threads_per_multiprocessor and device.compute_capability
-    major, minor = torch_version.split(".")[:2]
     return Machine(
         device.multiprocessors,
         device.max_threads_per_multiprocessor,
         device.compute_capability,
-        (int(major), int(minor)),
+        settings.version,
+        settings.blas,
     )
 
 
@@ -145,11 +145,6 @@ def _find_recording(case: Case, machine: Machine) -> Recording:
         found = record_case(case, machine)
         trace_cache.keep(key, found)
     return found
-
-
-def allocator_of(machine: Machine) -> AllocatorConfig:
-    """Torch's default settings in that version."""
-    return AllocatorConfig(ties=tie_rule(f"{machine.torch_version[0]}.{machine.torch_version[1]}"))
 
 
 def trace_columns(peaks: TracePeaks) -> dict[str, int]:

@@ -28,6 +28,7 @@ from bench.errors import BenchError, InfrastructureError, describe_failure
 from bench.forks import die_with_parent, write_traceback
 from bench.interpreters import safe_children
 from bench.launchers.conversation import GRACE_S, Answer, Conversation, Outcome
+from bench.probes.torch_facts import start_fault
 
 START_ATTEMPTS = 3
 _EXIT_UNKNOWN = 255  # what multiprocessing says of a child whose server died
@@ -99,8 +100,12 @@ class LocalLauncher:
                     process.start()
             except (EOFError, OSError) as error:
                 receiver.close()
+                if fault := start_fault():
+                    raise InfrastructureError(fault) from error
                 if attempt + 1 == START_ATTEMPTS:
-                    raise InfrastructureError(f"the fork server does not answer ({error}). See bench env") from error
+                    raise InfrastructureError(
+                        f"the fork server does not answer ({error}), although torch can be imported. Is memory short?"
+                    ) from error
                 time.sleep(0.2)
             else:
                 return process, receiver

@@ -23,8 +23,10 @@ def measure_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
 def estimate_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
     """Estimate `cases` for `device`, in forks; for each sends its fields and the estimators that were lost.
 
+    `variables` are those that the cases' runs set for themselves: this process stands for them.
     `timeout_s` is for one estimator on one case.
     """
+    os.environ.update(argument.get("variables", {}))
     from bench.estimators.cases import estimate_apart
 
     named = {name: argument[name] for name in ("workers", "timeout_s", "workspaces")}

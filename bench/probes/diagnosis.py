@@ -105,7 +105,11 @@ def _check_torch_build(facts: MachineFacts) -> Iterator[Finding]:
     torch = facts.torch
     if torch is None:
         return
-    if torch.error and facts.listing.error and not facts.listing.absent:
+    if torch.blame:
+        what = f'{torch.blame.variable}="{torch.blame.value}" keeps torch from starting'
+        said = (torch.error or torch.trial_error or "").rpartition("ended with exit code ")[2]
+        yield Finding("error", "bad_variable", f"{what}: {re.sub(r'^-?[0-9]+: ', '', said)}", torch.blame.remedy)
+    elif torch.error and facts.listing.error and not facts.listing.absent:
         yield Finding("error", "torch_unusable", torch.error, "Mend the driver first: torch waits for it.")
     elif torch.error:
         yield Finding("error", "torch_unusable", torch.error, f"Reinstall it. {_advice(facts)}")
@@ -159,7 +163,7 @@ def _check_architecture(facts: MachineFacts) -> Iterator[Finding]:
 
 
 def _check_trial(facts: MachineFacts) -> Iterator[Finding]:
-    if facts.torch is not None and facts.torch.trial_error:
+    if facts.torch is not None and facts.torch.trial_error and not facts.torch.blame:
         what = f"an addition of eight numbers on the GPU failed: {facts.torch.trial_error}"
         remedy = (
             "Free the GPU if another process holds all of it or has it exclusively; else see `nvidia-smi -q`, `dmesg`."

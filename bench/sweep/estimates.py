@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,12 @@ from typing import Any
 from bench import fingerprint
 from bench.devices import Device, device_toml
 from bench.errors import BenchError
+from bench.estimators.memory_settings import MEMORY_VARIABLES
 from bench.folders import account_log, drop_empty
 from bench.launchers import Answer, LocalLauncher, Outcome
 from bench.launchers.tasks import estimate_task, fit_task
 from bench.records import Case, Estimate, stable_hash
+from bench.records.variables import cublas_workspaces
 from bench.sweep.session import Session
 
 FIT_TIMEOUT_S = 600.0  # for one batch size
@@ -37,7 +39,7 @@ def estimate_planned(session: Session) -> None:
     limit_s = session.config.limits.run_timeout
     made = estimate_in_child(
         session.launcher, cases, device, timeout_s=limit_s, say=session.progress.say, log=log,
-        log_name=str(log.relative_to(session.options.out)),
+        log_name=str(log.relative_to(session.options.out)), variables=run_variables(session),
     )  # fmt: skip
     session.store.write_estimates(list(made), key)
     drop_empty(log)
@@ -46,6 +48,12 @@ def estimate_planned(session: Session) -> None:
 def estimated_device(session: Session) -> str | Device:
     """What a sweep's estimates are for: the GPU as it was described, or the name of what no description is of."""
     return session.gpu.device if session.gpu else session.environment.estimate_device or session.environment.device
+
+
+def run_variables(session: Session) -> dict[str, str]:
+    """Environment variables that the sweep's runs set for themselves, and that move memory."""
+    found = cublas_workspaces(os.environ, deterministic=session.config.protocol.deterministic)
+    return {} if found is None else {"CUBLAS_WORKSPACE_CONFIG": found}
 
 
 def estimate_key(session: Session) -> str:
@@ -57,7 +65,8 @@ def estimate_key(session: Session) -> str:
     planned = [run for run in session.plan if run.data.data_classes is not None]
     classes = {str(run.case.dataset): run.data.data_classes for run in planned}
     versions = (environment.torch_version, environment.torchvision_version)
-    settings = [os.environ.get(name) for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")]
+    known = {**os.environ, **run_variables(session)}
+    settings = [f"{name}={known[name]}" for name in MEMORY_VARIABLES if name in known]
     settings += [str(environment.cudnn_version), str(counts_workspaces())]
     described = [gpu.device.name, device_toml(gpu.device)] if gpu else []
     more = [*described, *([classes] if classes else [])]
@@ -74,6 +83,7 @@ def estimate_in_child(
     log: Path,
     log_name: str | None = None,
     workspaces: bool | None = None,
+    variables: Mapping[str, str] | None = None,
     heard: Callable[[], None] = lambda: None,
 ) -> Iterator[Estimate]:
     """An estimate for each case; where an estimator raises, hangs or dies on one, its note says so, and only its.
@@ -87,6 +97,8 @@ def estimate_in_child(
         log: Where the process's output goes, tracebacks among it.
         log_name: How notes name the log: its path unless given.
         workspaces: Whether the trace counts cuDNN's workspaces; as the environment says where None.
+        variables: Environment variables that the runs set for themselves, as their protocol has it, in addition to this
+            process's environment: `{"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}`, say.
         heard: Called with every estimate that comes.
     """
     todo = {case.key: case for case in cases}
@@ -110,6 +122,7 @@ def estimate_in_child(
         argument = {
             "cases": list(todo.values()), "device": device, "workers": os.cpu_count() or 1, "timeout_s": timeout_s,
             "workspaces": counts_workspaces() if workspaces is None else workspaces,
+            "variables": dict(variables or {}),
         }  # fmt: skip
         silence_s = SILENT_QUESTIONS * timeout_s + START_S
         answer = launcher.run(estimate_task, argument, timeout_s=silence_s, from_last_word=True, log=log, listen=listen)

@@ -18,6 +18,7 @@ from bench.locks import device_lock_path, hold
 from bench.probes.machine_facts import MachineFacts, read_machine_facts
 from bench.probes.nvml import hash_uuid
 from bench.probes.selection import DeviceChoice, expected_device, usable_device
+from bench.probes.torch_facts import start_fault
 from bench.records import Case, Environment, Planned, Status
 from bench.store import Store
 from bench.sweep.journal import Journal
@@ -131,7 +132,7 @@ def _value(answer: Answer) -> dict[str, Any]:
         return answer.value
     if answer.outcome is Outcome.REFUSED:
         raise BenchError(answer.reason)
-    raise InfrastructureError(f"the worker process does not start: {answer.reason}. See bench env")
+    raise InfrastructureError(start_fault() or f"the worker process does not start: {answer.reason}")
 
 
 def gpu_of(choice: DeviceChoice) -> dict[str, Any]:

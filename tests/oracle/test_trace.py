@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +48,24 @@ SWITCHES: list[Case] = [
 ]  # fmt: skip
 
 
-def trace_peaks(cases: list[Case], device: str, folder: Path, workspaces: str | None = None) -> list[dict[str, Any]]:
-    """The traces of the cases, in a process without the stub."""
+def trace_peaks(
+    cases: list[Case],
+    device: str,
+    folder: Path,
+    workspaces: str | None = None,
+    variables: Mapping[str, str] | None = None,
+) -> list[dict[str, Any]]:
+    """The traces of the cases, in a process without the stub that has the variables set."""
     played = DEVICES[device]
     machine = [
         played["multiprocessors"],
         played["threads_per_multiprocessor"],
         [played["capability_major"], played["capability_minor"]],
+        played["memory_bytes"],
     ]
     task = folder / "task.json"
     task.write_text(json.dumps({"cases": cases, "device": machine, "workspaces": workspaces}))
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1", **(variables or {})}
     done = subprocess.run(
         [sys.executable, str(HERE / "trace_task.py"), str(task)],
         env=environment,
