@@ -153,7 +153,10 @@ def test_workspaces_that_are_kept_are_those_of_the_version_and_the_settings() ->
     assert kept_workspaces("aten::addmm", machine({"TORCH_CUBLAS_WORKSPACE_CACHE": "1"})) == [("cublas", 32 * MIB)]
     assert kept_workspaces("aten::addmm", machine(own)) == [("cublaslt", MIB)]
     assert kept_workspaces("aten::addmm", machine(own, "2.11.0")) == [("cublas", 32 * MIB), ("cublaslt", MIB)]
-    assert kept_workspaces("aten::addmm", machine({}, "2.11.0")) == [("cublas", 32 * MIB)]
+    small = {"CUBLAS_WORKSPACE_CONFIG": ":16:8"}
+    assert kept_workspaces("aten::addmm", machine({}, "2.13.0")) == [("cublas", 32 * MIB)]
+    assert kept_workspaces("aten::addmm", machine({}, "2.11.0")) == [("cublas", 32 * MIB), ("cublaslt", MIB)]
+    assert kept_workspaces("aten::addmm", machine(small, "2.11.0")) == [("cublas", 128 << 10), ("cublaslt", 128 << 10)]
     assert kept_workspaces("aten::mm", machine({"CUBLAS_WORKSPACE_CONFIG": ":16:8"}, "2.6.0")) == [
         ("cublas", 128 << 10)
     ]

@@ -61,13 +61,21 @@ class Machine:
     def lt_workspace(self) -> str:
         """Whether cublasLt's workspace is taken at `each` call, `kept` like cuBLAS's, or `shared` with it.
 
-        Seen: 2.6 and 2.15 each, 2.9 kept, 2.11 and 2.13 shared, and kept where TORCH_CUBLASLT_UNIFIED_WORKSPACE is 0;
-        2.15 as those where workspaces are kept. Between those, 2.7 to 2.10 are taken for kept, unless unified.
+        Seen: 2.6 and 2.15 each, 2.9 and 2.11 kept, 2.13 shared, and 2.15 shared where workspaces are kept, unless
+        TORCH_CUBLASLT_UNIFIED_WORKSPACE is 0. Of the others, 2.7 to 2.10 are taken for kept and 2.12 for shared.
         """
         if self.torch_version < (2, 7) or not self.keeps_workspaces:
             return "each"
-        by_default = self.torch_version >= (2, 11)
+        by_default = self.torch_version >= (2, 12)
         return "shared" if (by_default if self.blas.unified is None else self.blas.unified) else "kept"
+
+    @property
+    def lt_workspace_bytes(self) -> int:
+        """Of cublasLt. 2.11 caps it at cuBLAS's by default as if they were shared, and keeps one of its own."""
+        asked = self.blas.lt_workspace_bytes
+        if self.torch_version == (2, 11) and self.blas.unified is not False:
+            return min(asked, self.cublas_workspace_bytes)
+        return asked
 
     @property
     def cublas_workspace_bytes(self) -> int:

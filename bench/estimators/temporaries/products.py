@@ -24,7 +24,7 @@ def _addmm(arguments: tuple[Any, ...], outputs: list[int], machine: Machine) -> 
 def _transient(operator: str, machine: Machine) -> Script:
     """The workspace that is taken around one call, if any."""
     if machine.uses_lt(operator):
-        return around(machine.blas.lt_workspace_bytes) if machine.lt_workspace == "each" else []
+        return around(machine.lt_workspace_bytes) if machine.lt_workspace == "each" else []
     return [] if machine.keeps_workspaces else around(machine.cublas_workspace_bytes)
 
 
@@ -39,7 +39,7 @@ def kept_workspaces(operator: str, machine: Machine) -> list[tuple[str, int]]:
     uses_lt, kind = machine.uses_lt(base), machine.lt_workspace
     own = uses_lt and kind == "kept"
     kept = [] if own and machine.torch_version >= (2, 14) else [("cublas", machine.cublas_workspace_bytes)]
-    kept += [("cublaslt", machine.blas.lt_workspace_bytes)] if own else []
+    kept += [("cublaslt", machine.lt_workspace_bytes)] if own else []
     return [(name, size) for name, size in kept if size]
 
 
