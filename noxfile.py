@@ -72,18 +72,24 @@ def python(session: nox.Session, *arguments: str) -> None:
     session.run("python" if own else sys.executable, *arguments, external=not own)
 
 
+def bench(session: nox.Session, *arguments: str) -> None:
+    """Run the command: as installed in the session's own environment, whatever folders lie beside the package here."""
+    safe = ["-P"] if session.virtualenv.is_sandboxed else []  # without an environment, the package is run from here
+    python(session, *safe, "-m", "bench", *arguments)
+
+
 @nox.session
 def sweep(session: nox.Session) -> None:
     """Run a sweep and render its report; arguments go to `bench sweep` (nox -s sweep -- configs/gpu.toml)."""
     prepare(session)
-    python(session, "-m", "bench", "sweep", *session.posargs)
+    bench(session, "sweep", *session.posargs)
 
 
 @nox.session
 def report(session: nox.Session) -> None:
     """Render a report again; arguments go to `bench report` (nox -s report -- reports/default)."""
     prepare(session)
-    python(session, "-m", "bench", "report", *(session.posargs or ["reports/default"]))
+    bench(session, "report", *(session.posargs or ["reports/default"]))
 
 
 @nox.session

@@ -8,7 +8,12 @@ keeps its traceback.
 from __future__ import annotations
 
 import difflib
+import re
+import sys
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 EXIT_OK = 0
@@ -28,7 +33,16 @@ class BenchError(Exception):
 class UnknownNameError(BenchError):
     """A name that is not in a catalog."""
 
-    def __init__(self, kind: str, given: str, allowed: Iterable[str], *, list_command: str | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        given: str,
+        allowed: Iterable[str],
+        *,
+        list_command: str | None = None,
+        matches: Sequence[str] | None = None,
+        remedy: str = "",
+    ) -> None:
         """Build the message from the name given and those allowed.
 
         Args:
@@ -36,11 +50,14 @@ class UnknownNameError(BenchError):
             given: The name as the user wrote it.
             allowed: Every name that would have been accepted.
             list_command: The command that lists them, without `bench`; `list KINDs` unless given.
+            matches: The nearest names, where the caller knows better than their spelling.
+            remedy: A further sentence on what to do, without a full stop.
         """
         self.kind, self.given = kind, given
-        self.matches = nearest(given, allowed)
+        self.matches = nearest(given, allowed) if matches is None else list(matches)
         command = list_command or f"list {kind}s"
-        super().__init__(f'unknown {kind} "{given}". {nearest_sentence(self.matches)}List them: bench {command}')
+        listing = f"List them: bench {command}" + (f". {remedy}" if remedy else "")
+        super().__init__(f'unknown {kind} "{given}". {nearest_sentence(self.matches)}{listing}')
 
 
 class ConfigError(BenchError):
@@ -78,6 +95,92 @@ class Unsupported(BenchError):  # noqa: N818 - a verdict on a case, not a fault
     """A case that cannot run, with the reason; it becomes a row with the status `skipped`."""
 
 
+class ReadsValues(Unsupported):
+    """A step whose course depends on values of tensors that an estimator does not have."""
+
+    def __init__(self, operator: str, place: str | None = None) -> None:
+        """Say what reads.
+
+        Args:
+            operator: That asked for the values, as torch names it.
+            place: The line of the user's code that called it; looked up among the callers unless given.
+        """
+        found = place or place_of(traceback.walk_stack(None))
+        said = f"{operator} in {found}" if found else operator
+        super().__init__(f"the step reads values from the device ({said}), so it cannot be traced without running it")
+
+
+OPERATOR_NOTE = "operator "
+"""How a note begins that an estimator puts on a foreign exception: the operator of torch under which it was raised."""
+
+_MESSAGE_CHARACTERS = 500
+
+_FROM_WORKER = re.compile(r"Caught (\w+) (in [^\n]*)\.\nOriginal Traceback \(most recent call last\):\n")
+"""How torch raises again what was raised in another process or thread (torch/_utils.py, `ExceptionWrapper`)."""
+
+
+def describe_failure(error: BaseException) -> str:
+    """An exception of somebody's code in one line: its type, the first line of its message, and where it was raised.
+
+    `ValueError: not a size (model.py:12)`; the place is the innermost line of the model, the optimizer or their
+    package, rather than of torch below them, and torch's operator stands beside it where that is known. Of an exception
+    that came from a worker process, the line is the worker's own. Never empty: without a message there are type and
+    place.
+    """
+    text, kind = message_of(error), type(error).__name__
+    if wrapped := _FROM_WORKER.match(text):
+        kind, where = wrapped[1], wrapped[2]
+        said = re.findall(rf"^(?:[\w.]+\.)?{kind}(?:: (.*))?$", text, re.MULTILINE)
+        line = said[-1] if said else text.splitlines()[-1]
+    else:
+        frames = list(traceback.walk_tb(error.__traceback__))
+        operators = [note.removeprefix(OPERATOR_NOTE) for note in _notes(error) if note.startswith(OPERATOR_NOTE)]
+        places = [place for place in (place_of(reversed(frames)), *operators[:1]) if place]
+        line, where = first_line(error), ", ".join(places or [_spot(*frame) for frame in frames[-1:]])
+    return (f"{kind}: {line}" if line else kind) + (f" ({where})" if where else "")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of the exception's message that is not blank; empty where there is none."""
+    lines = (line.strip() for line in message_of(error).splitlines())
+    return next((line[:_MESSAGE_CHARACTERS] for line in lines if line), "")
+
+
+def message_of(error: BaseException) -> str:
+    """What the exception says, in characters that can be stored."""
+    try:
+        return str(error).encode(errors="backslashreplace").decode()
+    except BaseException:  # noqa: BLE001 - somebody's `__str__` may do anything
+        return "its message cannot be printed"
+
+
+def _notes(error: BaseException) -> list[str]:
+    notes = getattr(error, "__notes__", None)
+    return [note for note in notes if isinstance(note, str)] if isinstance(notes, list) else []
+
+
+_BELOW = {"torch", "numpy", "functorch", "bench", *sys.stdlib_module_names} - {"__main__"}
+_OWN = ("torch.optim.", "bench.catalog.")
+"""Modules of the packages above that hold models and optimizers themselves."""
+
+
+def place_of(frames: Iterable[tuple[FrameType, int]]) -> str | None:
+    """`file:line` of the first frame that belongs to a model, an optimizer or their package; None where none does.
+
+    Args:
+        frames: The innermost first, as `traceback.walk_stack` gives them.
+    """
+    for frame, line in frames:
+        module = str(frame.f_globals.get("__name__", ""))
+        if f"{module}.".startswith(_OWN) or module.partition(".")[0] not in _BELOW:
+            return _spot(frame, line)
+    return None
+
+
+def _spot(frame: FrameType, line: int) -> str:
+    return f"{Path(frame.f_code.co_filename).name}:{line}"
+
+
 _PHRASES = {
     "int_type": "must be a whole number", "int_from_float": "must be a whole number", "float_type": "must be a number",
     "bool_type": "must be true or false", "string_type": "must be a text", "string_too_short": "must not be empty",
@@ -105,11 +208,11 @@ def phrase(kind: str, context: Mapping[str, Any], otherwise: str) -> str:
         return otherwise.removeprefix("Value error, ")
 
 
-def nearest(given: str, allowed: Iterable[str], count: int = 3) -> list[str]:
-    """The names in `allowed` closest to `given`, best first; at most `count`."""
+def nearest(given: str, allowed: Iterable[str], count: int = 3, *, cutoff: float = 0.5) -> list[str]:
+    """The names in `allowed` closest to `given`, best first; at most `count`, alike by `cutoff` (0 to 1) at least."""
     names = list(allowed)
     by_folded = {name.casefold(): name for name in names}
-    matches = difflib.get_close_matches(given.casefold(), by_folded, n=count, cutoff=0.5)
+    matches = difflib.get_close_matches(given.casefold(), by_folded, n=count, cutoff=cutoff)
     return [by_folded[match] for match in matches]
 
 

@@ -1,10 +1,13 @@
-"""Where things lie that are no results: data sets and caches of this account."""
+"""Where things lie that are no results: data sets, caches and logs of this account."""
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from bench.errors import BenchError
@@ -23,9 +26,9 @@ def account_folder(name: str) -> Path:
         return Path(tempfile.gettempdir()) / f"bench-{name}-{_account()}"
 
 
-def data_folder() -> Path:
-    """The folder that holds the data sets: the environment's `BENCH_DATA`, else `~/.cache/bench/data`."""
-    return _given("BENCH_DATA") or account_folder("data")
+def data_folder(given: str | None = None) -> Path:
+    """The folder of the data sets: the one given, the environment's `BENCH_DATA`, else `~/.cache/bench/data`."""
+    return Path(given).expanduser() if given else _given("BENCH_DATA") or account_folder("data")
 
 
 def trace_cache_folder() -> Path | None:
@@ -36,6 +39,41 @@ def trace_cache_folder() -> Path | None:
     if os.environ.get("BENCH_TRACE_CACHE") == OFF:
         return None
     return _given("BENCH_TRACE_CACHE") or account_folder("traces")
+
+
+MOST_LOGS = 50
+"""Logs that the account keeps; the oldest go first."""
+
+
+@contextlib.contextmanager
+def account_log(command: str) -> Iterator[Path]:
+    """A new log for what a command's children print, outside of a results folder; it goes where nothing was printed.
+
+    It lies in the environment's `BENCH_LOGS`, else in `~/.cache/bench/logs`, or where that cannot be written, in the
+    system's folder for temporary files.
+    """
+    folder = _given("BENCH_LOGS") or account_folder("logs")
+    name = f"{command}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = folder / name
+        path.touch(mode=0o600)
+    except OSError:
+        path = Path(tempfile.mkdtemp(prefix="bench-")) / name
+        path.touch(mode=0o600)
+    for old in sorted(path.parent.glob("*.log"), key=lambda log: log.name.split("-", 1)[-1])[:-MOST_LOGS]:
+        old.unlink(missing_ok=True)
+    try:
+        yield path
+    finally:
+        drop_empty(path)
+
+
+def drop_empty(log: Path) -> None:
+    """Delete a log in which nothing stands."""
+    with contextlib.suppress(OSError):
+        if not log.stat().st_size:
+            log.unlink()
 
 
 def _given(variable: str) -> Path | None:

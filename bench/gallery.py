@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
-from bench.catalog import DatasetInfo, describe_dataset
+from bench.catalog import DatasetInfo
 from bench.errors import BenchError, DataError
+from bench.plan import describe
 from bench.records import Choice
 from bench.workload.images import build_transform, open_samples, undo_normalisation
 
@@ -46,7 +47,7 @@ def render_samples(
         raise BenchError(f'"{split}" is no part of a data set. Allowed: {", ".join(PARTS)}')
     if not 1 <= count <= LARGEST_COUNT:
         raise BenchError(f"{count} samples cannot be shown. Allowed: 1 to {LARGEST_COUNT}")
-    info = describe_dataset(choice)
+    info = describe(choice)
     samples, source, _ = open_samples(choice, info, root, train=split == "train", seed=seed)
     transform = build_transform(info)
     drawn = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))[:count].tolist()

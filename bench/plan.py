@@ -17,9 +17,11 @@ from typing import Any
 
 from bench import catalog, fingerprint
 from bench.catalog import DatasetInfo
+from bench.catalog.optimizer_state import refuse_device
 from bench.config import Grid, Include, SweepConfig
 from bench.errors import ConfigError, DataError
-from bench.records import AXES, Case, Choice, ImageSpec, Planned, stable_hash
+from bench.folders import data_folder
+from bench.records import AXES, Case, Choice, DataFacts, ImageSpec, Planned, stable_hash
 
 
 def build_plan(config: SweepConfig, device: str) -> list[Planned]:
@@ -33,11 +35,12 @@ def build_plan(config: SweepConfig, device: str) -> list[Planned]:
         One item a run; a skipped case appears once, as repeat 0.
     """
     cases = build_cases(config, device)
+    facts = {dataset: data_facts(dataset) for dataset in {case.dataset for case in cases}}
     skipped = [case for case, reason in cases.items() if reason is not None]
     runnable = [case for case, reason in cases.items() if reason is None]
     turns = [(case, 0) for case in skipped] + list(_ordered(runnable, config))
     return [
-        Planned(case, repeat, position, cases[case], _code_key(case.model, case.dataset, case.optimizer))
+        with_data(Planned(case, repeat, position, cases[case], _code_key(case)), facts[case.dataset])
         for position, (case, repeat) in enumerate(turns)
     ]
 
@@ -58,17 +61,43 @@ def order_round(last: Sequence[Planned], config: SweepConfig, planned: int) -> l
     return random.Random(f"{config.measure.seed}/{planned}").sample(last, len(last))
 
 
-@functools.lru_cache(maxsize=4096)
-def _code_key(model: Choice, dataset: Choice, optimizer: Choice) -> str:
+def _code_key(case: Case) -> str:
     """Of the worker's code and the three entries that a case names."""
-    entries = (("model", model), ("dataset", dataset), ("optimizer", optimizer))
+    entries = (("model", case.model), ("dataset", case.dataset), ("optimizer", case.optimizer))
     return stable_hash(
         [fingerprint.code_key(fingerprint.RUN_CODE), *(catalog.code_key(kind, choice.name) for kind, choice in entries)]
     )
 
 
+def data_facts(dataset: Choice) -> DataFacts:
+    """What of a data set's files decides the model, where anything does. Raises DataError."""
+    if catalog.is_external("dataset", dataset.name):  # it is described in the worker only
+        return DataFacts()
+    info = describe(dataset)
+    return DataFacts(data_classes=info.images.classes) if info.from_files else DataFacts()
+
+
+def with_data(run: Planned, data: DataFacts, source: str | None = None) -> Planned:
+    """A run whose key holds what it depends on of its data, so that other data make another run.
+
+    Args:
+        run: As planned; its key is of the code alone.
+        data: What was found.
+        source: `files` or `synthetic`, for a run that reads images.
+    """
+    parts = [source] * (source is not None) + [data.known] * bool(data.known)
+    return replace(run, data=data, code_key=stable_hash([run.code_key, *parts]) if parts else run.code_key)
+
+
 def build_cases(config: SweepConfig, device: str) -> dict[Case, str | None]:
-    """Every case of the grid and its includes, each with the reason why it will not run, or `None`."""
+    """Every case of the grid and its includes, each with the reason why it will not run, or `None`.
+
+    Folders of data sets are looked at anew.
+
+    Raises:
+        ConfigError: One of them is not there, or cannot be read.
+    """
+    describe.cache_clear()
     _check_folders(config)
     cases: dict[Case, str | None] = {}
     for case in _product(_axes(config.grid)):
@@ -77,6 +106,7 @@ def build_cases(config: SweepConfig, device: str) -> dict[Case, str | None]:
         for case in _product(_axes(config.grid, include)):
             if cases.get(case) is not None or case not in cases:
                 cases[case] = skip_reason(case, device)
+    _check_images(config, cases)
     return cases
 
 
@@ -89,7 +119,32 @@ def _check_folders(config: SweepConfig) -> None:
     for dataset in named:
         try:
             if not catalog.is_external("dataset", dataset.name):
-                _describe(dataset)
+                describe(dataset)
+        except DataError as error:
+            faults.append(f"grid.dataset: {error}")
+    if faults:
+        raise ConfigError(faults)
+
+
+def reads_images(case: Case, *, gradient_noise: bool) -> bool:
+    """Whether a run of the case reads its data set's images; all do where the gradient noise is measured."""
+    return gradient_noise or case.input != "synthetic"
+
+
+def _check_images(config: SweepConfig, cases: Mapping[Case, str | None]) -> None:
+    """Refuse data sets that cannot be read, where a case reads them: each of its runs would fail."""
+    every = config.measure.gradient_noise
+    runnable = (case for case, reason in cases.items() if reason is None)
+    root = data_folder(config.data.root)
+    faults = []
+    for dataset in dict.fromkeys(case.dataset for case in runnable if reads_images(case, gradient_noise=every)):
+        if catalog.is_external("dataset", dataset.name):
+            continue
+        info = describe(dataset)
+        check = info.check or info.find
+        try:
+            if check is not None and info.on_disk(root):
+                check(root)
         except DataError as error:
             faults.append(f"grid.dataset: {error}")
     if faults:
@@ -104,6 +159,8 @@ def skip_reason(case: Case, device: str) -> str | None:
         return None
     images = image_spec(case.dataset, case.image_size)
     if not catalog.is_external("optimizer", case.optimizer.name):
+        if reason := refuse_device(case.optimizer.options, device):
+            return reason
         refuse = catalog.optimizer(case.optimizer.name).refuse_reason
         if refuse is not None and (reason := refuse((), case.optimizer.options)):
             return reason
@@ -114,13 +171,14 @@ def skip_reason(case: Case, device: str) -> str | None:
 
 def image_spec(dataset: Choice, image_size: int) -> ImageSpec:
     """The shape of one sample at `image_size`; 0 keeps the data set's own. Raises DataError for a folder not there."""
-    images = _describe(dataset).images
+    images = describe(dataset).images
     side = image_size or images.height
     return images if not image_size else ImageSpec(images.channels, side, side, images.classes)
 
 
 @functools.lru_cache(maxsize=1024)
-def _describe(dataset: Choice) -> DatasetInfo:
+def describe(dataset: Choice) -> DatasetInfo:
+    """What is known of a data set without reading its images; asked once a plan, and once a process without one."""
     return catalog.describe_dataset(dataset)
 
 
@@ -141,7 +199,7 @@ def _sized(case: Case) -> Case:
         return case
     if catalog.is_external("dataset", case.dataset.name):
         return case  # its own size is known in the worker only
-    return replace(case, image_size=_describe(case.dataset).images.height)
+    return replace(case, image_size=describe(case.dataset).images.height)
 
 
 def _excluded(config: SweepConfig, case: Case, device: str) -> str | None:

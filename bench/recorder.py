@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import importlib.metadata
 import os
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,22 +18,22 @@ from typing import Any
 import torch
 
 from bench import catalog
-from bench.errors import Unsupported
+from bench.errors import Unsupported, describe_failure
+from bench.forks import write_traceback
 from bench.plan import image_spec
-from bench.probes.oom import is_out_of_memory
+from bench.probes.oom import describe_out_of_memory, is_out_of_memory
 from bench.probes.readings import Readings
 from bench.probes.torch_memory import CudaMemory, start_gpu
 from bench.recordings import STATISTICS, Facts, GpuFacts, Recording, pack_history, write_recording
 from bench.recordings.facts import FORMAT
 from bench.records import Case, Environment, Protocol, Status
+from bench.records.variables import variables_set
 from bench.workload import build_workload, numeric_modes
 from bench.workload.inputs import build_inputs
 
 Send = Callable[[dict[str, Any]], None]
 
 MAX_ENTRIES = 1_500_000  # of the history; the oldest would be dropped, and the file refuses more
-VARIABLES = ("PYTORCH_", "CUBLAS", "TORCH_CUBLAS", "CUDA_MODULE_LOADING", "CUDNN", "NVIDIA_TF32", "TORCH_ALLOW_TF32")
-"""Beginnings of the names of environment variables that move memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +100,11 @@ def record_case(task: RecordTask, send: Send) -> dict[str, Any]:
         status = Status.OK
     except Unsupported as error:
         return {"status": Status.SKIPPED, "reason": str(error)}
-    except Exception as error:  # noqa: BLE001 - whatever a model raises is this case's outcome, and its traceback is logged
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    except BaseException as error:  # noqa: BLE001 - whatever a model raises is this case's outcome; its traceback is logged
         if not is_out_of_memory(error):
-            traceback.print_exc()
-            return {"status": Status.FAILED, "reason": f"{type(error).__name__}: {reason}"}
+            write_traceback(error)
+            return {"status": Status.FAILED, "reason": describe_failure(error)}
+        reason = describe_out_of_memory(error)[:300]
         status, run.at_failure = Status.OOM, _read_stats()
     actions, addresses, sizes, stacks = pack_history(_history(), run.marks)
     _end(run, readings)
@@ -190,7 +189,7 @@ def _facts(run: _Run, status: Status, reason: str | None, switches: dict[str, bo
         status="ok" if status is Status.OK else "oom", reason=reason, steps=max(len(run.stats) - 1, 0),
         memory_stats=run.stats, at_failure=run.at_failure, gpu=gpu,
         versions={name: str(value) if value else None for name, value in versions.items()}, switches=switches,
-        variables={name: value[:2000] for name, value in os.environ.items() if name.startswith(VARIABLES)},
+        variables=variables_set(os.environ, "allocator", "result"),
         memory=run.memory, seed=task.protocol.seed,
     )  # fmt: skip
 

@@ -11,31 +11,33 @@ import contextlib
 import functools
 import gc
 import math
+import os
 import statistics
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench import catalog
 from bench.catalog import DatasetInfo
-from bench.errors import Unsupported
-from bench.plan import image_spec
-from bench.probes.oom import is_out_of_memory, limit_host_memory, parse_out_of_memory
+from bench.errors import DataError, Unsupported, describe_failure
+from bench.forks import write_traceback
+from bench.plan import describe, image_spec
+from bench.probes.in_force import read_in_force
+from bench.probes.oom import describe_out_of_memory, is_out_of_memory, limit_host_memory, parse_out_of_memory
 from bench.probes.readings import SILENT, Readings
 from bench.probes.rss import reset_rss_peak, rss_peak_bytes
 from bench.probes.step_timing import plan_step_count, time_steps
 from bench.probes.throttling import throttled_by
 from bench.probes.torch_memory import CudaMemory, measure_cpu_peak, start_gpu
-from bench.records import Case, ImageSpec, Measurement, Protocol, Status
+from bench.records import Case, DataFacts, ImageSpec, Measurement, Protocol, Status
+from bench.records.variables import cublas_workspaces
+from bench.units import format_bytes
 from bench.workload import Workload, build_workload, numeric_modes
 from bench.workload.gradient_noise import has_batch_norm, measure_gradient_noise, microbatch_count
 from bench.workload.inputs import Inputs, build_inputs
-from bench.workload.shared_memory import shared_memory_hint
+from bench.workload.shared_memory import is_shared_memory_full, shared_memory_hint
 
 Send = Callable[[dict[str, Any]], None]
 
@@ -57,6 +59,7 @@ class MeasureTask:
         host_memory_bytes: The most that the process may take of the host's memory; `None` for no limit.
         repeat: Which of the case's fresh processes this is; what is drawn at random for training differs by it.
         nvml_error: Why NVML is not to be asked; `None` where it is.
+        data: What the run's key says of its data set.
     """
 
     case: Case
@@ -66,6 +69,7 @@ class MeasureTask:
     host_memory_bytes: int | None = None
     repeat: int = 0
     nvml_error: str | None = None
+    data: DataFacts = field(default_factory=DataFacts)
 
 
 @dataclass(slots=True)
@@ -84,7 +88,7 @@ class _Run:
 
     @property
     def info(self) -> DatasetInfo:
-        return catalog.describe_dataset(self.task.case.dataset)
+        return describe(self.task.case.dataset)
 
     @property
     def images(self) -> ImageSpec:
@@ -109,15 +113,18 @@ def measure_case(task: MeasureTask, send: Send) -> dict[str, Any]:
         limit_host_memory(task.host_memory_bytes)
         run.found["host_memory_limit_bytes"] = task.host_memory_bytes
     if task.device == "cuda":
+        if task.protocol.deterministic:
+            run.found["cublas_workspace_config"] = cublas_workspaces(os.environ, deterministic=True)
         _start_gpu(run)
     try:
         with numeric_modes(task.case, task.protocol):
             _measure(run)
     except Unsupported as error:
         run.found.update(status=Status.SKIPPED, reason=str(error))
-    except Exception as error:  # noqa: BLE001 - whatever a model raises is this run's result, and its traceback is logged
-        traceback.print_exc()
-        run.found.update(_failure(error))
+    except BaseException as error:  # noqa: BLE001 - whatever a model raises is this run's result; its traceback is logged
+        write_traceback(error)
+        run.found.update(_failure(run, error))
+        send({name: run.found[name] for name in ("status", "reason")})  # the process may yet die of it
         run.found["host_rss_peak_bytes"] = rss_peak_bytes()
         if run.found["status"] is Status.FAILED:
             run.readings.used_bytes()  # a GPU that is lost is called so by NVML
@@ -137,6 +144,7 @@ def _start_gpu(run: _Run) -> None:
 def _measure(run: _Run) -> None:
     reset_rss_peak()
     run.enter("build")
+    _refuse_other_data(run)
     workload = build_workload(run.task.case, run.images, run.task.protocol, run.device)
     with _inputs(run) as inputs:
         run.found.update(data_source=inputs.data_source, parameter_count=workload.parameter_count)
@@ -152,6 +160,17 @@ def _measure(run: _Run) -> None:
         run.enter("gradient noise")
         _measure_gradient_noise(run)
     run.found["phase"] = None
+
+
+def _refuse_other_data(run: _Run) -> None:
+    """Raise DataError where the data set has changed since the run was planned, whose key it would not match."""
+    planned = run.task.data
+    found = DataFacts(run.images.classes, run.info.train_samples if run.info.from_files else None)
+    if changes := found.changes_since(planned):
+        raise DataError(
+            f"{run.task.case.dataset}: changed since the run was planned ({', '.join(changes)}). Run the same command "
+            "again, which plans anew"
+        )
 
 
 @contextlib.contextmanager
@@ -177,6 +196,8 @@ def _time(run: _Run, workload: Workload, inputs: Inputs) -> None:
     run.enter("warm-up")
     warm = time_steps(step, protocol.warmup_steps, run.task.device)
     run.found["warmup_times_s"] = warm.step_times_s
+    in_force = read_in_force(run.task.case, protocol, workload)
+    run.found.update(in_force.fields)
     if run.memory is not None:
         run.found.update({f"cold_{name}": value for name, value in run.memory.peaks().items()})
         run.memory.reset()
@@ -196,7 +217,7 @@ def _time(run: _Run, workload: Workload, inputs: Inputs) -> None:
     if read:
         _mark_throttled(run.found)
     silent = (SILENT,) if run.readings.error else ()
-    run.found["flags"] = (*_flags(timed.step_times_s, timed.wall_window_s), *silent)
+    run.found["flags"] = (*_flags(timed.step_times_s, timed.wall_window_s), *in_force.flags, *silent)
 
 
 def _mark_throttled(found: dict[str, Any]) -> None:
@@ -259,24 +280,31 @@ def _measure_gradient_noise(run: _Run) -> None:
             run.found.update(measure_gradient_noise(workload, inputs, case.batch_size).fields(notes))
     except Unsupported as error:
         run.found["gradient_noise_note"] = f"no scale: {error}"
-    except Exception as error:  # noqa: BLE001 - the pass comes after the run's figures and must not cost them
-        traceback.print_exc()
-        run.found["gradient_noise_note"] = f"no scale: {_failure(error)['reason']}"
+    except BaseException as error:  # noqa: BLE001 - the pass comes after the run's figures and must not cost them
+        write_traceback(error)
+        run.found["gradient_noise_note"] = f"no scale: {_failure(run, error)['reason']}"
     run.found["gradient_noise_cost_s"] = time.perf_counter() - started
 
 
-def _failure(error: Exception) -> dict[str, Any]:
+def _failure(run: _Run, error: BaseException) -> dict[str, Any]:
     """Status and reason of an exception, with the line that raised it."""
-    if is_out_of_memory(error):
-        return {"status": Status.OOM, "reason": _first_line(error), "oom_requested_bytes": parse_out_of_memory(error)}
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    said = f"{type(error).__name__}: {_first_line(error)}{place}{shared_memory_hint(error)}"
-    return {"status": Status.FAILED, "reason": said}
+    hint = shared_memory_hint(error)
+    if is_out_of_memory(error) or is_shared_memory_full(error):
+        requested = parse_out_of_memory(error)
+        reason = _with_amounts(run, describe_out_of_memory(error), requested) + hint
+        return {"status": Status.OOM, "reason": reason, "oom_requested_bytes": requested}
+    return {"status": Status.FAILED, "reason": describe_failure(error) + hint}
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0][:500]
+def _with_amounts(run: _Run, said: str, requested_bytes: int | None) -> str:
+    """In front of it, where the host's memory is limited: what was asked for, or what a batch takes; and the limit."""
+    case, limit = run.task.case, run.found.get("host_memory_limit_bytes")
+    batch = case.batch_size * math.prod(run.images.shape) * torch.float32.itemsize
+    if limit is None:
+        return said
+    asked = f"a batch of {case.batch_size:,} images takes {format_bytes(batch)}"
+    asked = asked if requested_bytes is None else f"{format_bytes(requested_bytes)} asked for"
+    return f"{asked}, the process may hold {format_bytes(limit)} (limits.host_memory, or 90 % of what was free): {said}"
 
 
 def _flags(step_times_s: tuple[float, ...], wall_s: float) -> tuple[str, ...]:

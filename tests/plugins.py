@@ -12,7 +12,7 @@ SOURCE = """
 import os, signal, time
 from bench.catalog.entries import ModelEntry
 
-def entry(name, act):
+def entry(name, act, always=False):
     def build(images):
         import torch
         class Model(torch.nn.Module):
@@ -21,7 +21,7 @@ def entry(name, act):
                 self.layer = torch.nn.Linear(images.channels * images.height * images.width, images.classes)
             def forward(self, x):
                 output = self.layer(x.flatten(1))
-                return output if x.is_meta else act(torch, output)
+                return output if x.is_meta and not always else act(torch, output)
         return Model()
     return ModelEntry(name, build)
 
@@ -55,13 +55,22 @@ def once(torch, output):
         raise ValueError("the first time")
     return output
 
+def reads(torch, output):
+    return output * 2 if output.sum() > 0 else output
+
+def reads_always(torch, output):
+    return output * sum(output.flatten().tolist())
+
 good = entry("good", lambda torch, output: output)
-bad_raises, bad_hangs, bad_kills, bad_leaves, bad_eats, bad_nan, bad_once = (
-    entry("bad_" + act.__name__, act) for act in (raises, hangs, kills, leaves, eats, nan, once)
+bad_raises, bad_hangs, bad_kills, bad_leaves, bad_eats, bad_nan, bad_once, bad_reads = (
+    entry("bad_" + act.__name__, act) for act in (raises, hangs, kills, leaves, eats, nan, once, reads)
 )
+bad_reads_always = entry("bad_reads_always", reads_always, always=True)
+bad_always = entry("bad_always", raises, always=True)
+not_an_entry = 7
 """
 NAMES = ("good", "bad_raises", "bad_hangs", "bad_kills", "bad_leaves", "bad_eats", "bad_nan")
-ALL_NAMES = (*NAMES, "bad_once")
+ALL_NAMES = (*NAMES, "bad_once", "bad_reads", "bad_reads_always", "bad_always", "not_an_entry", "absent")
 
 
 def install(folder: Path) -> dict[str, str]:

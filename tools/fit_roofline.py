@@ -20,7 +20,8 @@ from scipy.optimize import minimize
 from scipy.stats import spearmanr
 
 from bench.devices import Device, load_device
-from bench.estimators.kept import machine_of, recording_of, torch_version
+from bench.estimators.kept import machine_of, recording_of
+from bench.estimators.memory_settings import settings_in_force
 from bench.estimators.roofline import CONSTANTS, Constants, kernels_of
 from bench.estimators.roofline.kernels import NUMBERS, Kernels
 from bench.estimators.roofline.timing import kernel_times_s
@@ -146,7 +147,7 @@ def step_case(row: Any) -> Case:
 
 def load_kernels(cases: Sequence[Case]) -> list[Kernels]:
     """The kernels of each case's step, from recordings that are kept or made now."""
-    machine = machine_of(load_device("rtx3090"), torch_version())
+    machine = machine_of(load_device("rtx3090"), settings_in_force())
     return [kernels_of(recording_of(case, machine)) for case in cases]
 
 

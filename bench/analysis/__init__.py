@@ -4,17 +4,17 @@
 not kept; `headline` is the answer in a sentence; `damaged_parts` is what loading left out.
 """
 
-from bench.analysis.cases import GROUP, last_attempts, summarise_cases
+from bench.analysis.cases import GROUP, in_reading_order, last_attempts, summarise_cases
 from bench.analysis.completeness import earlier_plans
 from bench.analysis.damaged import damaged_parts
 from bench.analysis.estimates import COMPARISONS, Comparison, estimator_errors
 from bench.analysis.findings import Finding
 from bench.analysis.headline import best_cases, headline
-from bench.analysis.labels import case_label, machine_labels, unit_label
+from bench.analysis.labels import CaseLabels, machine_labels
 from bench.analysis.validity import CONSISTENCY_WINDOW, validity
 
 __all__ = [
-    "COMPARISONS", "CONSISTENCY_WINDOW", "GROUP", "Comparison", "Finding", "best_cases", "case_label",
-    "damaged_parts", "earlier_plans", "estimator_errors", "headline", "last_attempts", "machine_labels",
-    "summarise_cases", "unit_label", "validity",
+    "COMPARISONS", "CONSISTENCY_WINDOW", "GROUP", "CaseLabels", "Comparison", "Finding", "best_cases", "damaged_parts",
+    "earlier_plans", "estimator_errors", "headline", "in_reading_order", "last_attempts", "machine_labels",
+    "summarise_cases", "validity",
 ]  # fmt: skip

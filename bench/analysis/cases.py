@@ -34,6 +34,13 @@ def last_attempts(frame: pd.DataFrame) -> pd.DataFrame:
     return ordered.drop_duplicates([*GROUP, "repeat"], keep="last").sort_index()
 
 
+def in_reading_order(runs: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
+    """Runs in the order of their cases in a summary, not in that of their execution."""
+    order = {key: place for place, key in enumerate(summary[list(GROUP)].itertuples(index=False, name=None))}
+    places = pd.Series([order[key] for key in runs[list(GROUP)].itertuples(index=False, name=None)], dtype="int64")
+    return runs.iloc[places.argsort(kind="stable").to_numpy()]
+
+
 def summarise_cases(frame: pd.DataFrame) -> pd.DataFrame:
     """One row a case, environment, protocol and code, in a reader's order.
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import pandas as pd
 
 from bench.analysis.cases import GROUP
-from bench.analysis.findings import Finding, counted, finding_of, tally
-from bench.records import MEASURED, Status
+from bench.analysis.findings import Finding, counted, counted_reasons, finding_of, group_reasons, tally, tally_names
+from bench.records import MEASURED, DataFacts, Status, columns
+
+REASONS = 4
+"""How many a sentence names."""
 
 
 def earlier_plans(frame: pd.DataFrame) -> list[Finding]:
@@ -15,7 +18,28 @@ def earlier_plans(frame: pd.DataFrame) -> list[Finding]:
     if left.empty:
         return []
     text = f"{counted(len(left), len(frame), 'run')} of earlier configurations in the same folder are left out."
-    return [finding_of("earlier_plans", False, text, left)]
+    changes = [
+        f"{name} ({', '.join(words)})"
+        for name, rows in left.groupby("dataset", sort=True)
+        if (words := _data_changes(rows, frame[frame["planned"] & (frame["dataset"] == name)]))
+    ]
+    more = f" Data sets that changed since: {'; '.join(changes)}." if changes else ""
+    return [finding_of("earlier_plans", False, text + more, left)]
+
+
+def _data_changes(before: pd.DataFrame, after: pd.DataFrame) -> list[str]:
+    """How a data set changed between two sets of its runs, by the last of each that say most of it."""
+    old, new = (max(states, key=lambda facts: len(facts.known), default=DataFacts())
+                for states in (reversed(data_states(before)), reversed(data_states(after))))  # fmt: skip
+    return new.changes_since(old)
+
+
+def data_states(runs: pd.DataFrame) -> list[DataFacts]:
+    """The distinct states of their data that runs note, in order of appearance; parts of earlier versions note none."""
+    names = [name for name in columns(DataFacts) if name in runs]
+    rows = runs[names].drop_duplicates().astype(object)
+    values = rows.where(rows.notna(), None).itertuples(index=False, name=None)
+    return [DataFacts(**dict(zip(names, row, strict=True))) for row in values]
 
 
 def nothing_measured(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
@@ -50,12 +74,25 @@ def interrupted(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
 
 
 def skipped_cases(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
-    """Cases that never ran, with the first reason."""
+    """Cases that never ran, by their reasons."""
     skipped = runs[runs["status"] == Status.SKIPPED]
     if skipped.empty:
         return None
     cases = len(runs.groupby(list(GROUP), dropna=False))
-    reasons = skipped["reason"].fillna("no reason given")
-    first, others = str(reasons.iloc[0]), reasons.nunique() - 1
-    more = f", and {others} other reason{'s' if others > 1 else ''}" if others else ""
-    return finding_of("skipped", False, f"{counted(len(skipped), cases, 'case')} skipped: {first}{more}.", skipped)
+    reasons = counted_reasons(group_reasons(skipped["reason"].fillna("no reason given")), REASONS, "table.csv")
+    count = len(skipped.groupby(list(GROUP), dropna=False))
+    return finding_of("skipped", False, f"{counted(count, cases, 'case')} skipped: {reasons}.", skipped)
+
+
+def why(runs: pd.DataFrame, where: str) -> str:
+    """Why runs did not end well, by status and reason: `failed: 2 x this; 1 x that. oom: ...`.
+
+    Args:
+        runs: With `status` and `reason`.
+        where: What has the reasons for which there is no room.
+    """
+    parts = []
+    for status in tally_names(runs["status"]):
+        reasons = group_reasons(runs.loc[runs["status"] == status, "reason"])
+        parts.append(f"{status}: {counted_reasons(reasons, REASONS, where)}")
+    return ". ".join(parts)

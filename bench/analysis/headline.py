@@ -7,7 +7,7 @@ import math
 import pandas as pd
 
 from bench.analysis.estimates import estimator_errors
-from bench.analysis.labels import Row, unit_label
+from bench.analysis.labels import CaseLabels, Row
 from bench.records import Status
 from bench.units import MISSING, format_frac, format_rate
 
@@ -70,11 +70,11 @@ def headline(summary: pd.DataFrame) -> str:
     units = best.sort_values("samples_per_s", ascending=False, kind="stable").drop_duplicates(["dataset", "model"])
     units = units.loc[[index for index in best.index if index in units.index]]
     several = best["machine"].nunique() > 1
-    parts = []
+    labels, parts = CaseLabels(summary), []
     for number, row in enumerate(units.head(_NAMED).to_dict("records")):
         where = f" on {row['machine']}" if several else ""
         rate = rate_words(row, said=number > 0)
-        parts.append(f"{unit_label(row)} trains at up to {rate}{where} at batch {row['batch_size']}")
+        parts.append(f"{labels.unit(row)} trains at up to {rate}{where} at {labels.setting(row)}")
     more = f" ({len(units) - _NAMED} more models are in the table below)" if len(units) > _NAMED else ""
     return f"On {machines}, {'; '.join(parts)}{more}. {_estimate_sentence(summary)}".strip()
 

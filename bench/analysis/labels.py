@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from bench.records import absent_word
+from bench import records
+from bench.records import Environment, Protocol, absent_word, axis_words, columns
 
 Row = Mapping[Any, Any]
 """A row of a summary, as `to_dict("records")` gives it."""
@@ -20,10 +22,9 @@ _MACHINE_FIELDS = (
     "python_version", "allocator_settings", "speed_variables", "cpu_cores_usable", "ram_bytes", "mig", "gpu_uuid_hash",
     "host_hash",
 )  # fmt: skip
-_PROTOCOL_FIELDS = (
-    "warmup_steps", "measured_steps", "min_window_s", "seed", "loader_workers", "threads", "cudnn_benchmark",
-    "deterministic", "compiled", "gradient_noise",
-)  # fmt: skip
+_NAME_CHARACTERS = 60
+"""Of a model, data set or optimizer in a label; longer ones (a folder's path, many settings) are cut."""
+
 _ORDERS = {
     "precision": ("float32", "tf32", "bf16", "fp16"),
     "memory_format": ("contiguous", "channels_last"),
@@ -35,41 +36,79 @@ def machine_labels(frame: pd.DataFrame) -> dict[str, str]:
     """A name for each environment key, in order of appearance: the GPU's or the CPU's, and what tells equals apart."""
     rows = frame.drop_duplicates("environment_key").set_index("environment_key")
     names = dict(zip(rows.index.astype(str), map(_device_name, rows.to_dict("records")), strict=True))
-    return _told_apart(rows, names, _MACHINE_FIELDS)
+    return _told_apart(rows, names, (*_MACHINE_FIELDS, *columns(Environment)))
 
 
 def protocol_labels(frame: pd.DataFrame) -> dict[str, str]:
     """A name for each protocol key: what differs between the protocols, or nothing where there is one."""
     rows = frame.drop_duplicates("protocol_key").set_index("protocol_key")
-    return _told_apart(rows, {str(key): "" for key in rows.index}, _PROTOCOL_FIELDS)
+    return _told_apart(rows, {str(key): "" for key in rows.index}, columns(Protocol))
 
 
-def unit_label(row: Row) -> str:
-    """Model and data set of a case: `mlp on mnist`."""
-    return f"{row['model']} on {row['dataset']}"
+class CaseLabels:
+    """What the cases of one set are called wherever they are listed: no two alike.
+
+    A label has model, data set and batch size, and the value of every further axis on which cases of one model and data
+    set differ. Names that are long are cut where that leaves them different.
+
+    Attributes:
+        axes: Those further axes, of `SERIES_AXES`, in its order.
+    """
+
+    def __init__(self, rows: pd.DataFrame) -> None:
+        """Take all the rows that are listed together, one a case: a summary, or a part of one."""
+        known = {axis: rows[axis].tolist() for axis in ("model", "dataset", *SERIES_AXES) if axis in rows}
+        self.axes = records.varying_axes(known, [axis for axis in SERIES_AXES if axis in known])
+        self._short: dict[str, dict[str, str]] = {
+            axis: cut_apart(map(str, dict.fromkeys(known[axis])), _NAME_CHARACTERS)
+            for axis in ("model", "dataset", "optimizer") if axis in known
+        }  # fmt: skip
+
+    def words(self, row: Row, axis: str) -> str:
+        """The value of one axis in words."""
+        text = axis_words(axis, row[axis])
+        return self._short.get(axis, {}).get(text, text)
+
+    def unit(self, row: Row) -> str:
+        """Model and data set of a case: `mlp on mnist`."""
+        return f"{self.words(row, 'model')} on {self.words(row, 'dataset')}"
+
+    def detail(self, row: Row, without: Collection[str] = ()) -> str:
+        """What sets a case apart beside model, data set and batch size; empty where nothing does."""
+        told = (self.words(row, axis) for axis in self.axes if axis not in without)
+        return ", ".join(filter(None, told))
+
+    def setting(self, row: Row) -> str:
+        """How a model was trained, beside the machine: `batch 64, sgd, 224 px`."""
+        return ", ".join(filter(None, (f"batch {row['batch_size']}", self.detail(row, without=("machine",)))))
+
+    def case(self, row: Row) -> str:
+        """A case in words: model, data set, batch size, and its values on the axes that differ."""
+        return ", ".join(filter(None, (self.unit(row), f"batch {row['batch_size']}", self.detail(row))))
 
 
-def case_label(row: Row, axes: Sequence[str] = ()) -> str:
-    """A case in words: model, data set, batch size, and its values on `axes`."""
-    words = [unit_label(row), f"batch {row['batch_size']}", *(axis_words(axis, row[axis]) for axis in axes)]
-    return ", ".join(word for word in words if word)
+def cut_apart(texts: Iterable[str], characters: int) -> dict[str, str]:
+    """Texts cut to so many characters, in the first of these ways in which no two become alike.
 
-
-def axis_words(axis: str, value: Any) -> str:
-    """One axis value in words; a bare number gets its axis's name."""
-    return f"{value} px" if axis == "image_size" else str(value)
-
-
-def varying_axes(frame: pd.DataFrame) -> list[str]:
-    """Those of `SERIES_AXES` on which the rows of a unit (model and data set) or whole sweeps differ."""
-    found = []
-    for axis in SERIES_AXES:
-        if axis not in frame:
-            continue
-        within = frame.groupby(["model", "dataset"])[axis].nunique(dropna=False)
-        if len(within) and (within > 1).any():
-            found.append(axis)
-    return found
+    Kept are the head; the head and the tail; the head and what follows the first difference; and, where none of these
+    tells them apart, the whole text.
+    """
+    every = list(dict.fromkeys(texts))
+    long = [text for text in every if len(text) > characters]
+    differ = next((place for place, marks in enumerate(zip(*long, strict=False)) if len(set(marks)) > 1), 0)
+    start = max((match.start() for match in re.finditer(r"[/,:]", long[0][:differ])), default=0) if long else 0
+    third, rest = characters // 3, characters - characters // 3 - 2
+    ways: tuple[Callable[[str], str], ...] = (
+        lambda text: f"{text[: characters - 1]}…",
+        lambda text: f"{text[:third]}…{text[-rest:]}",
+        lambda text: f"{text[:third]}…{text[start : start + rest]}" + ("…" if len(text) > start + rest else ""),
+        lambda text: text,
+    )
+    for way in ways:
+        made = {text: way(text) if len(text) > characters else text for text in every}
+        if len(set(made.values())) == len(every):
+            break
+    return made
 
 
 def sort_cases(frame: pd.DataFrame) -> pd.DataFrame:
@@ -91,17 +130,43 @@ def _device_name(row: Row) -> str:
 
 
 def _told_apart(rows: pd.DataFrame, names: dict[str, str], fields: Sequence[str]) -> dict[str, str]:
-    """Names made distinct by the first field that differs between rows of the same name, or by a number."""
+    """Names made distinct by the fewest of the first fields that differ between rows of the same name, or by a number.
+
+    Args:
+        rows: By key.
+        names: By key; equal ones are to be told apart.
+        fields: Columns of `rows`, the most telling first.
+    """
     labels: dict[str, str] = {}
-    for key, name in names.items():
-        twins = [other for other in names if names[other] == name]
-        label = name
-        if len(twins) > 1:
-            field = next((item for item in fields if rows.loc[twins, item].nunique(dropna=False) == len(twins)), None)
-            told = f"no. {twins.index(key) + 1}"
-            if field:
-                value = rows[field].to_dict()[key]
-                told = f"{field.removesuffix('_version')} {value if pd.notna(value) else absent_word(field)}"
-            label = f"{name}, {told}" if name else str(told)
-        labels[key] = label
-    return labels
+    for name in dict.fromkeys(names.values()):
+        twins = rows.loc[[key for key, other in names.items() if other == name]]
+        for number, (key, told) in enumerate(zip(twins.index, _telling(twins, fields), strict=True), 1):
+            words = [] if len(twins) == 1 else told or [f"no. {number}"]
+            labels[str(key)] = ", ".join(filter(None, (name, *words)))
+    ordered = {key: labels[key] for key in names}
+    if len(set(ordered.values())) < len(set(names)):  # a name that another one has become
+        return {key: f"{label}, no. {number}" for number, (key, label) in enumerate(ordered.items(), 1)}
+    return ordered
+
+
+def _telling(twins: pd.DataFrame, fields: Sequence[str]) -> list[list[str]]:
+    """For each row, the words that tell it from the others; empty lists where no fields do.
+
+    One field that tells all apart is enough; otherwise those are taken that tell more rows apart than the ones before.
+    """
+    words = {field: [_field_words(field, value) for value in twins[field]]
+             for field in dict.fromkeys(fields) if field in twins}  # fmt: skip
+    alone = [field for field, values in words.items() if len(set(values)) == len(twins)]
+    if alone:
+        return [[word] for word in words[alone[0]]]
+    chosen: list[list[str]] = [[] for _ in range(len(twins))]
+    for values in words.values():
+        wider = [[*told, word] for told, word in zip(chosen, values, strict=True)]
+        if len(set(map(tuple, wider))) > len(set(map(tuple, chosen))):
+            chosen = wider
+    return chosen if len(set(map(tuple, chosen))) == len(twins) else [[] for _ in chosen]
+
+
+def _field_words(field: str, value: Any) -> str:
+    told = absent_word(field) if value is None or value is pd.NA or value != value else value
+    return f"{field.removesuffix('_version')} {told}"

@@ -15,11 +15,12 @@ import numpy as np
 import pandas as pd
 
 from bench.analysis.cases import GROUP, last_attempts, summarise_cases
+from bench.analysis.completeness import why
 from bench.analysis.disclosed import missing_disclosures
 from bench.analysis.findings import Finding, counted, finding_of, group_keys, tally
-from bench.analysis.labels import case_label, varying_axes
+from bench.analysis.labels import CaseLabels
 from bench.analysis.plausible import implausible
-from bench.analysis.validity import validity
+from bench.analysis.validity import told_faults, validity
 from bench.config.sections import TARGETS_FRAC
 from bench.records import Status
 from bench.stats import PUBLISHED_PROCESSES, geometric_interval
@@ -109,10 +110,10 @@ def named_cases(finding: Finding, frame: pd.DataFrame, summary: pd.DataFrame | N
     if rows.empty:
         return []
     summary = summarise_cases(frame) if summary is None else summary
-    axes = varying_axes(summary)
+    labels = CaseLabels(summary)
     groups = {key: keys.dropna().tolist() for key, keys in rows.groupby(list(GROUP), dropna=False)["run_key"]}
     return [
-        {"case_key": row["case_key"], "case": case_label(row, axes), "run_keys": groups[key]}
+        {"case_key": row["case_key"], "case": labels.case(row), "run_keys": groups[key]}
         for row in summary.to_dict("records") if (key := tuple(row[name] for name in GROUP)) in groups
     ]  # fmt: skip
 
@@ -173,9 +174,8 @@ def _failed(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
     bad = tried[~tried["status"].isin([Status.OK, Status.THROTTLED]) & ~always.astype(bool)]
     if bad.empty:
         return None
-    return finding_of(
-        "failed", True, f"{counted(len(bad), len(tried), 'run')} did not end well: {tally(bad['status'])}.", bad
-    )
+    what = f"{counted(len(bad), len(tried), 'run')} did not end well: {tally(bad['status'])}"
+    return finding_of("failed", True, f"{what}. Reasons: {why(bad, 'the report')}.", bad)
 
 
 def _out_of_memory(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
@@ -256,6 +256,8 @@ def _drift(steps: Any) -> float:
 
 _FLAG_WORDS = {
     "host_bound": "step times and the wall clock differ by more than 2 %",
+    "precision_not_in_force": "the precision that was asked for was not the one that ran",
+    "switch_not_in_force": "a switch of the protocol did nothing",
 }
 _ENDS = ("start", "end")
 
@@ -266,7 +268,7 @@ def _flags(runs: pd.DataFrame) -> list[Finding]:
     found = []
     for name in sorted(names):
         bad = runs[_holds(runs, "flags", lambda flag, name=name: flag == name)]  # type: ignore[misc]
-        words = f": {_FLAG_WORDS[name]}" if name in _FLAG_WORDS else ""
+        words = f": {_FLAG_WORDS[name]}{told_faults(bad, name)}" if name in _FLAG_WORDS else ""
         code = name if name in _FLAG_WORDS else "flagged"
         found.append(finding_of(code, True, f"Flagged {name} in {counted(len(bad), len(runs), 'run')}{words}.", bad))
     return found

@@ -107,6 +107,8 @@ _FLAGS = {
     "host_bound": "step times and the wall clock differ by more than 2 %: the host or the data path held the device up",
     "not_steady": "step times still drifted over the measured window",
     "nvml_silent": "NVML did not answer, at least in part: whether the GPU slowed itself down or was shared is unknown",
+    "precision_not_in_force": "the precision that was asked for was not the one that ran",
+    "switch_not_in_force": "a switch of the protocol did nothing",
 }
 
 
@@ -117,7 +119,8 @@ def _flags(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
     tried = int((~runs["status"].isin([Status.SKIPPED, Status.INTERRUPTED])).sum())
     masks = {name: _flagged(runs, name) for name in names}
     parts = [
-        f"{name} in {counted(int(masks[name].sum()), tried, 'run')}{f' ({_FLAGS[name]})' if name in _FLAGS else ''}"
+        f"{name} in {counted(int(masks[name].sum()), tried, 'run')}"
+        f"{f' ({_FLAGS[name]}{told_faults(runs[masks[name]], name)})' if name in _FLAGS else ''}"
         for name in names
     ]
     return finding_of("flags", True, f"Flagged: {'; '.join(parts)}.", runs[np.logical_or.reduce(list(masks.values()))])
@@ -193,7 +196,7 @@ def _mixed(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
     protocols = frame["protocol_key"].nunique()
     parts += [f"{protocols} measuring protocols"] if protocols > 1 else []
     codes = int(frame.groupby("case_key")["code_key"].nunique().max())
-    parts += [f"{codes} versions of the measuring code"] if codes > 1 else []
+    parts += [f"{codes} versions of the measuring code or of the data"] if codes > 1 else []
     if not parts:
         return None
     return Finding("mixed_environments", False, f"Mixed: {' and '.join(parts)}; each is a row and a line of its own.")
@@ -225,6 +228,45 @@ def _cpu_only(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
     return Finding("cpu_only", False, "Measured on a CPU: this is no statement about any GPU.")
 
 
+def _emulated(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
+    """Precisions that a processor has by rounding only; on a GPU that is a flag of the run."""
+    if "precision_in_force" not in runs:
+        return None
+    bad = runs[(runs["device"] == "cpu") & runs["precision_in_force"].fillna("").str.endswith("emulated")]
+    if bad.empty:
+        return None
+    names = ", ".join(sorted(set(bad["precision"].astype(str))))
+    return finding_of(
+        "precision_emulated",
+        False,
+        f"The processor has no instructions for {names}: {counted(len(bad), len(runs), 'run')} computed in float32 and "
+        "rounded, which says nothing of a processor that has them.",
+        bad,
+    )
+
+
+def _idle_switches(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
+    """Switches that are on and mean nothing on a run's device."""
+    bad = runs[(runs["device"] == "cpu") & runs["cudnn_benchmark"].fillna(False).astype(bool)]
+    if bad.empty:
+        return None
+    return finding_of(
+        "idle_switch",
+        False,
+        f"cudnn_benchmark is on in {counted(len(bad), len(runs), 'run')} on a CPU, where it does nothing.",
+        bad,
+    )
+
+
+def told_faults(runs: pd.DataFrame, flag: str) -> str:
+    """What these flagged runs say was not in force, each once, behind a colon; empty where they say nothing."""
+    if flag not in ("precision_not_in_force", "switch_not_in_force") or "not_in_force" not in runs:
+        return ""
+    texts = list(dict.fromkeys(runs["not_in_force"].dropna().astype(str)))
+    more = f"; and {len(texts) - 3} more" if len(texts) > 3 else ""
+    return f": {'; '.join(texts[:3])}{more}" if texts else ""
+
+
 def _listed(value: object) -> list[Any]:
     """A list column's value; unknown is empty."""
     return list(value) if isinstance(value, np.ndarray | list | tuple) else []
@@ -236,5 +278,6 @@ def _flagged(frame: pd.DataFrame, flag: str) -> np.ndarray:
 
 _CHECKS: tuple[Callable[[pd.DataFrame, pd.DataFrame], Finding | None], ...] = (
     nothing_measured, failed, interrupted, _inconsistent, _wide, not_converged, _skewed, _throttled, _flags, _processes,
-    _dirty, _peaks, _shared, _power, _cpu_only, _synthetic, _mixed, skipped_cases,
+    _dirty, _peaks, _shared, _power, _cpu_only, _emulated,
+    _idle_switches, _synthetic, _mixed, skipped_cases,
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What goes into a bundle: the parts, the report that they make, the environments, and how to do it again."""
+"""What goes into a bundle: the parts, the report made from them, the environments, and how to reproduce the results."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.bundles.archive import BundleError
-from bench.bundles.reading import read_whole
-from bench.bundles.writing import Content
+import pyarrow as pa
+
+from bench.bundles.bundle import BundleError, Content
+from bench.errors import StoreError
 from bench.store import DATA_FOLDER, load_notes
 from bench.store.load import results_folders
-from bench.store.parts import parts
+from bench.store.parts import NewerFormatError, UnreadableError, parts, read
 
 _KINDS = {"": ("plan-*.parquet", "plan"), "runs": ("*.parquet", "run"), "estimates": ("*.parquet", "estimates")}
 
@@ -22,18 +23,17 @@ REPRODUCE = """\
 
 This folder was written by `bench bundle` (stepbench {version}).
 
-- `bench verify .` (or the archive itself) holds every file against `manifest.json`, and names what changed.
+- `bench verify .` (or the archive itself) compares every file with `manifest.json`, and names what changed.
 - `bench check .` says whether the numbers are fit to be published, and renders the report again to compare it.
-- `bench report . --out somewhere` makes the report anew from the Parquet files in `data`; with the same version of the
-  harness and of its libraries it is the same, to the byte.
+- `bench report . --out somewhere` renders the report again from the Parquet files in `data`; with the same versions of
+  the harness and of its libraries it is the same, to the byte.
 - `bench.load(".")` in Python gives one row a run, with every step's time.
 - `bench sweep config.toml --out mine` measures the same on your machine. `config.toml` is the configuration with the
   defaults of its time filled in (several are numbered). `bench compare . mine` says what differs.{several}
 
-`environment.json` has the machines and versions under these results, and how every run measured. What runs printed
-(`logs/`) is left out: it may hold paths and names of the machine.
+`environment.json` has the machines and versions behind these results, and how every run measured. What runs printed
+(`logs/`) is not included: it may contain paths and names of the machine.
 """
-
 
 _SEVERAL = """ These results
   are of several machines, and a comparison is with one of them. Say which, and what yours is called in that field;
@@ -42,6 +42,13 @@ _SEVERAL = """ These results
 {commands}"""
 
 _TELLING = ("gpu_name", "cpu_model", "gpu_uuid_hash", "host_hash")
+
+_NEXT = {
+    "plan": "delete it and run the same bench sweep again on its machine: it plans again and keeps the runs that are "
+    "whole",
+    "run": "run the same bench sweep again on its machine: it sets the part aside and runs it again",
+    "estimates": "run the same bench sweep again on its machine: it sets the part aside and estimates again",
+}
 
 
 def default_target(results: Path) -> Path:
@@ -55,18 +62,18 @@ def bundle_files(results: Path, report: Path, version: str) -> dict[str, Content
     """Every file of a bundle by its path in it.
 
     Args:
-        results: One results folder, or the folder that holds one.
-        report: A folder with nothing but the report that the results make.
+        results: One results folder, or the folder that contains one.
+        report: A folder with nothing but the report of these results.
         version: Of the harness.
 
     Raises:
-        BundleError: Several results folders lie there; merge them first.
-        StoreError: No results, or a part that is damaged.
+        BundleError: There are several results folders; merge them first.
+        StoreError: No results, or a damaged part.
     """
     folders = results_folders([results])
     if len(folders) > 1:
         raise BundleError(
-            f"{results}: holds {len(folders)} results folders, and a bundle holds one. Join them first: bench merge "
+            f"{results}: contains {len(folders)} results folders, and a bundle has one. Join them first: bench merge "
             "reports/joined " + " ".join(str(folder) for folder in folders[:4])
         )
     files: dict[str, Content] = {
@@ -83,25 +90,42 @@ def bundle_files(results: Path, report: Path, version: str) -> dict[str, Content
     return files
 
 
+def read_whole(path: Path, kind: str) -> pa.Table:
+    """One part's rows, as `bench.store.parts.read` gives them.
+
+    Raises:
+        StoreError: As `read`; for a damaged part it also says what to do next, by its kind.
+    """
+    try:
+        return read(path, kind)
+    except (NewerFormatError, UnreadableError):
+        raise
+    except StoreError as error:
+        raise StoreError(f"{error}. Where there is no copy of it to restore, {_NEXT[kind]}") from error
+
+
 def _environments(folder: Path) -> list[dict[str, Any]]:
     """The environments and protocols of the newest plans, one object each."""
     return [
-        {"environment_key": note.environment_key, "environment": note.values.get("environment"),
-         "protocol": note.values.get("protocol")}
+        {
+            "environment_key": note.environment_key,
+            **{name: note.values.get(name) for name in ("environment", "protocol")},
+        }
         for note in load_notes(folder)
-    ]  # fmt: skip
+    ]
 
 
 def _choices(environments: Sequence[Mapping[str, Any]]) -> str:
     """How to compare with one of several machines: a command for each; nothing where there is one machine.
 
-    Machines go by the first field that tells all of them apart, or by the first in which any differ.
+    Machines are named by the first field that differs between all of them, or else by the first in which any differ.
     """
     values = {name: [str(item.get(name) or "unknown") for item in environments] for name in _TELLING}
     usable = {
-        name: found for name, found in values.items()
+        name: found
+        for name, found in values.items()
         if len(set(found)) > 1 and all(text.isprintable() and not set(text) & set("*?[") for text in found)
-    }  # fmt: skip
+    }
     if not usable:
         return ""
     field = next((name for name, found in usable.items() if len(set(found)) == len(found)), next(iter(usable)))

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.bundles.reading import read_whole
-from bench.bundles.unfinished import unfinished_folder
-from bench.errors import StoreError
+from bench.bundles.contents import read_whole
+from bench.errors import BusyError, StoreError
+from bench.locks import hold
 from bench.store import DATA_FOLDER, schema
 from bench.store.load import MERGED_FROM, newest_plans, results_folders
-from bench.store.parts import build_table, commit, notes_of, parts, rows_hash, typed_errors
+from bench.store.parts import (
+    LEFTOVER_AGE_S,
+    TEMPORARY,
+    build_table,
+    commit,
+    notes_of,
+    parts,
+    rows_hash,
+    typed_errors,
+)
+
+_PREFIX = f"{TEMPORARY}bench-merge-"  # the folder around is the user's: no other program names its folders like this
+_LOCK = "lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,13 +37,13 @@ class Merged:
     """What a merge made.
 
     Attributes:
-        folder: The new folder; the data lie in `data` below it.
+        folder: The new folder; the data are in `data` below it.
         sources: How many results folders went into it.
         plans: Plans, the newest of each source and environment.
         runs: Parts of runs.
         estimates: Parts of estimates.
-        duplicates: Parts that several sources held alike, kept once.
-        duplicate_estimates: How many of these are of estimates; the others are runs.
+        duplicates: Parts that were in several sources, kept once.
+        duplicate_estimates: How many of these are estimates; the others are runs.
     """
 
     folder: Path
@@ -67,29 +82,29 @@ class _Union:
 def merge_results(
     target: Path, sources: Sequence[Path], progress: Callable[[int, int], None] = lambda done, of: None
 ) -> Merged:
-    """Join results into the new folder `target`, which has its name once it is whole. The sources are only read.
+    """Join results into the new folder `target`, which gets its name once it is complete. The sources are only read.
 
-    A run is the same run where its key is: the same part in two sources is one, and two that differ are refused. Of
+    Runs are identified by their key: the same part in two sources is kept once, and two that differ are refused. Of
     plans, the newest of each source and environment is taken, as loading the sources side by side does.
 
     Args:
         target: The new folder; it must not exist.
         sources: Folders that `bench sweep` or a merge wrote, or folders that hold several.
-        progress: Told after each part how many are read, and of how many.
+        progress: Called after each part with how many were read, and of how many.
 
     Raises:
-        StoreError: `target` exists or lies in a source, a part is damaged, two parts contradict each other, or the disk
-            refuses. Nothing is left behind; what a killed merge left beside `target` goes with the next one.
+        StoreError: `target` exists or is inside a source, a part is damaged, two parts contradict each other, or the
+            disk refuses. Nothing is left behind; what a killed merge left beside `target` goes with the next one.
     """
     if target.exists():
         raise StoreError(f"{target}: exists; nothing was changed. Name a new folder")
     folders = results_folders(sources)
     for folder in (*sources, *folders):
         if target.resolve().is_relative_to(folder.resolve()):
-            raise StoreError(f"{target}: lies in {folder}, which is only read; name a folder outside it")
+            raise StoreError(f"{target}: is inside {folder}, which is only read; name a folder outside it")
     runs, estimates = _unions(folders, progress)
     plans = _plans(folders)
-    with typed_errors(target), unfinished_folder(target) as unfinished:
+    with typed_errors(target), _unfinished_folder(target) as unfinished:
         data = unfinished / DATA_FOLDER
         _copy(runs, data / "runs")
         _copy(estimates, data / "estimates")
@@ -133,3 +148,47 @@ def _copy(union: _Union, folder: Path) -> None:
     folder.mkdir(parents=True)
     for path, _ in union.places.values():
         shutil.copyfile(path, folder / path.name)
+
+
+@contextlib.contextmanager
+def _unfinished_folder(target: Path) -> Iterator[Path]:
+    """A new, empty folder beside `target`, to be filled and renamed to it; gone when the context ends.
+
+    It is locked while its writer lives. Unfinished folders beside the target whose writers are dead are deleted first.
+    """
+    for place in target.parent.glob(f"{_PREFIX}*"):
+        if place.is_dir() and not place.is_symlink() and _is_dead(place):
+            shutil.rmtree(place, ignore_errors=True)  # what cannot be deleted costs space, no more
+    place = target.with_name(f"{_PREFIX}{uuid.uuid4().hex}")
+    inside = place / "merged"
+    try:
+        inside.mkdir(parents=True)
+        with _held(place):
+            yield inside
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _held(place: Path) -> Iterator[None]:
+    """Hold the folder's lock; on a file system without locks there is none, and the age tells who is dead."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(BusyError):
+            new = place / f"{_LOCK}.new"
+            stack.enter_context(hold(new, str(place)))
+            new.rename(place / _LOCK)  # the kernel's lock goes along: what has this name was never free while we lived
+        yield
+
+
+def _is_dead(place: Path) -> bool:
+    """Whether nobody holds the folder's lock; without one, whether nothing below it changed for an hour."""
+    lock = place / _LOCK
+    if lock.exists():
+        with contextlib.suppress(BusyError), hold(lock, str(place)):
+            return True
+        return False
+    try:
+        newest = max(path.lstat().st_mtime for path in (place, *place.rglob("*")))
+    except OSError:  # it changes while we look
+        return False
+    return time.time() - newest > LEFTOVER_AGE_S

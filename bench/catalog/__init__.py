@@ -22,8 +22,8 @@ from bench.records import Choice, SettingValue, stable_hash
 
 __all__ = [
     "KINDS", "DatasetEntry", "DatasetInfo", "Entry", "Kind", "ModelEntry", "OptimizerEntry", "Setting", "check_choice",
-    "code_key", "dataset", "describe_dataset", "entries", "entry", "is_external", "model", "names", "optimizer",
-    "parse_choice",
+    "code_key", "dataset", "describe_dataset", "entries", "entry", "is_external", "model", "model_note", "names",
+    "optimizer", "parse_choice",
 ]  # fmt: skip
 
 Kind = Literal["model", "dataset", "optimizer"]
@@ -100,17 +100,40 @@ def entry(kind: Kind, name: str, *, load_external: bool = False) -> Entry:
 
     Raises:
         UnknownNameError: No such name; the message has the nearest ones.
+        BenchError: Another package's entry is of another type.
+        Exception: Whatever importing another package raises.
     """
     if name in entries(kind):
         return entries(kind)[name]
     if load_external and name in _external(kind):
-        return cast(Entry, _external(kind)[name].load())
+        return _load(kind, name)
     raise UnknownNameError(kind, name, names(kind))
+
+
+_TYPES: dict[Kind, type] = {"model": ModelEntry, "dataset": DatasetEntry, "optimizer": OptimizerEntry}
+
+
+def _load(kind: Kind, name: str) -> Entry:
+    """Import another package's entry. Raises BenchError where what it names is none."""
+    point = _external(kind)[name]
+    loaded = point.load()
+    if not isinstance(loaded, _TYPES[kind]):
+        raise BenchError(
+            f'{kind} "{name}": {point.value} is of type {type(loaded).__name__}; the entry point bench.{kind}s must '
+            f"name a {_TYPES[kind].__name__} of bench.catalog"
+        )
+    return cast(Entry, loaded)
 
 
 def model(name: str) -> ModelEntry:
     """The model of this name, other packages' included (imports them). Raises UnknownNameError."""
     return cast(ModelEntry, entry("model", name, load_external=True))
+
+
+def model_note(choice: Choice) -> str | None:
+    """What a reader must know of a model beside its name; None for another package's, which is not loaded for it."""
+    known = entries("model").get(choice.name)
+    return cast(ModelEntry, known).note(choice.options) if known is not None else None
 
 
 def optimizer(name: str) -> OptimizerEntry:

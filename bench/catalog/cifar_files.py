@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import pickle
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -43,6 +44,11 @@ class CifarLayout:
     def files(self, train: bool) -> tuple[str, ...]:
         """The batch files of one part."""
         return self.train_files if train else self.test_files
+
+
+def missing_files(folder: Path, file_names: Iterable[str]) -> list[str]:
+    """Those of `file_names` that are not files in `folder`, in their order."""
+    return [name for name in file_names if not (folder / name).is_file()]
 
 
 class _Parts:

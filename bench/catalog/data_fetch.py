@@ -19,6 +19,7 @@ from pathlib import Path
 
 from bench.catalog import describe_dataset
 from bench.errors import DataError
+from bench.interpreters import python_command
 from bench.records import Choice
 
 SOCKET_TIMEOUT_S = 15.0
@@ -110,14 +111,12 @@ def _unreachable(class_name: str) -> str | None:
 
 
 def _download_command(class_name: str, folder: str) -> list[str]:
-    return [sys.executable, "-m", "bench.catalog.data_fetch", class_name, folder]
+    return python_command("bench.catalog.data_fetch", "print_download", class_name, folder)
 
 
 def _run_download(command: list[str], folder: Path) -> str | None:
     """Run the download until it ends or stalls; why it failed in one line, or `None`."""
-    here = str(Path(__file__).parents[2])  # where the package lies, installed or not
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="replace", env=environment) as child:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="replace") as child:
         try:
             size, patience_s, last_growth = 0, STALL_TIMEOUT_S + IMPORT_ALLOWANCE_S, time.monotonic()
             while child.poll() is None:
@@ -171,7 +170,8 @@ def download(class_name: str, folder: str) -> str | None:
     return None
 
 
-if __name__ == "__main__":
-    if reason := download(*sys.argv[1:]):
+def print_download(class_name: str, folder: str) -> None:
+    """Download a set and leave with 1 where that failed, the reason printed."""
+    if reason := download(class_name, folder):
         sys.stdout.write(f"\n{reason}\n")  # the last line: torchvision may have printed others
         sys.exit(1)

@@ -6,6 +6,7 @@ here, and nothing at the head of those files, imports torch: it is imported insi
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -68,6 +69,13 @@ def _no_skip(images: ImageSpec, settings: Mapping[str, SettingValue]) -> str | N
     return None
 
 
+def _no_note(settings: Mapping[str, SettingValue]) -> str | None:
+    return None
+
+
+Loss = Callable[[Any, "torch.Tensor"], "torch.Tensor"]
+
+
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
     """A model or one member of a family.
@@ -75,10 +83,14 @@ class ModelEntry:
     Attributes:
         name: As users write it.
         build: `(images: ImageSpec, *, <settings>) -> torch.nn.Module` on the CPU, initialised from torch's seed; maps
-            float32 `(B, C, H, W)` to `(B, classes)`.
+            float32 `(B, C, H, W)` to `(B, classes)`. By raising a ValueError it refuses the images or the settings, and
+            the case is skipped.
         summary: One line for `bench list models`.
         skip_reason: `(images, settings) -> why the model cannot take these images`, or `None`; torch-free.
         settings: Read from `build` unless given.
+        loss: `(output, labels) -> scalar tensor`, for a model whose output in training is not `(B, classes)` alone;
+            cross-entropy of the output unless given.
+        note: `settings -> what a reader must know of what is built`, where the name says something else; or `None`.
     """
 
     name: str
@@ -86,6 +98,8 @@ class ModelEntry:
     summary: str = ""
     skip_reason: Callable[[ImageSpec, Mapping[str, SettingValue]], str | None] = _no_skip
     settings: Mapping[str, Setting] = field(default_factory=dict)
+    loss: Loss | None = None
+    note: Callable[[Mapping[str, SettingValue]], str | None] = _no_note
 
     def __post_init__(self) -> None:
         """Read the settings from the building function where none are given."""
@@ -99,7 +113,8 @@ class OptimizerEntry:
 
     Attributes:
         name: As users write it.
-        build: `(parameters: list[torch.nn.Parameter], *, <settings>) -> torch.optim.Optimizer`.
+        build: `(parameters: list[torch.nn.Parameter], *, <settings>) -> torch.optim.Optimizer`. By raising a ValueError
+            it refuses the parameters or the settings, and the case is skipped.
         summary: One line for `bench list optimizers`.
         state_bytes: `(shapes: parameter shapes, element_bytes, settings) -> bytes` of state on the parameters' device
             after the first step, by the sum of the state's tensors (no rounding); `None` where nobody wrote it down.
@@ -121,6 +136,27 @@ class OptimizerEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class FilesFound:
+    """What the files of a data set's training part hold.
+
+    Attributes:
+        samples: How many images.
+        hash: 16 digits for their contents; the same for a copy, wherever it lies.
+    """
+
+    samples: int
+    hash: str
+
+    @classmethod
+    def of(cls, samples: int, *contents: bytes) -> FilesFound:
+        """From all that they hold."""
+        found = hashlib.sha256()
+        for content in contents:
+            found.update(content)
+        return cls(samples, found.hexdigest()[:16])
+
+
+@dataclass(frozen=True, slots=True)
 class DatasetInfo:
     """A data set as far as it is known without reading its images.
 
@@ -135,6 +171,12 @@ class DatasetInfo:
         open: `(root, train) -> Samples`; raises `DataError` where files are missing or damaged. `None`: synthetic only.
         fetch: `(root) -> None` downloads it; raises `DataError` with one clear line. `None`: cannot be fetched.
         resize: Whether images must be resized (their sizes differ), even at the data set's own size.
+        from_files: Whether the number of classes was read off files, and may change while the name stays.
+        find: `(root) -> FilesFound`, in bounded time; raises `DataError` where a file cannot be read. Part of the key
+            of runs that read images. `None`: what the files hold is not known, and no part of it.
+        check: `(root) -> None` looks into as many images as can be in a moment; raises `DataError` where a run would
+            fail. `None`: `find` does.
+        notes: What a user should know of how the files were understood; one sentence each.
     """
 
     images: ImageSpec
@@ -147,6 +189,10 @@ class DatasetInfo:
     open: Callable[[Path, bool], Samples] | None = None
     fetch: Callable[[Path], None] | None = None
     resize: bool = False
+    from_files: bool = False
+    find: Callable[[Path], FilesFound] | None = None
+    check: Callable[[Path], None] | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,21 @@ def _plain_or_gzipped(path: Path) -> Path | None:
     return path if path.is_file() else gzipped if gzipped.is_file() else None
 
 
+def open_idx_pair(class_name: str, root: Path, train: bool) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Images `(N, 28, 28)` and labels `(N,)` of one part of a set of ten classes, from plain or gzipped files.
+
+    Raises:
+        DataError: The files are not there, or damaged.
+    """
+    paths = find_idx(class_name, root, train)
+    if paths is None:
+        wanted = " and ".join(file_names(train))
+        raise DataError(
+            f"{root / class_name / 'raw'}: no {wanted} (plain or .gz). Fetch them: bench data fetch, or copy them there"
+        )
+    return read_idx_pair(paths, (28, 28), 10)
+
+
 def read_idx_pair(
     paths: tuple[Path, Path], image_shape: tuple[int, int], classes: int
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

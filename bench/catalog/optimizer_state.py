@@ -57,3 +57,13 @@ def refuse_both(shapes: Shapes, settings: Settings) -> str | None:
     if settings.get("foreach") and settings.get("fused"):
         return "foreach and fused are two ways to run the same step; set one of them"
     return None
+
+
+def refuse_device(settings: Settings, device: str) -> str | None:
+    """Why an optimizer with these settings cannot run on a kind of device (`cpu` or `cuda`), or `None`.
+
+    Torch's optimizers assert it at their first step (`_get_capturable_supported_devices` in torch/optim/optimizer.py).
+    """
+    if settings.get("capturable") and device == "cpu":
+        return "capturable = true is for CUDA graphs; torch's optimizers refuse it on the CPU"
+    return None

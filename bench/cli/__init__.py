@@ -12,6 +12,7 @@ from typing import TextIO
 import click
 
 from bench.cli.root import cli
+from bench.interpreters import leave_current_folder
 from bench.terminal import printable
 
 __all__ = ["cli", "main", "show_warnings"]
@@ -34,5 +35,6 @@ def show_warnings() -> None:
 
 def main() -> None:
     """Run the command line; leaves with the exit code of what happened."""
+    leave_current_folder()
     show_warnings()
     cli(prog_name="bench")

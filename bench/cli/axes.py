@@ -47,6 +47,7 @@ def read_cases(config: Path | None, overrides: tuple[str, ...], axes: dict[str, 
     """The cases of a configuration, or of the axes given. A case that cannot be is left out with a word."""
     from bench.config import check_config
     from bench.plan import build_cases
+    from bench.records import name_cases
 
     if config is not None and any(axes.values()):
         raise click.UsageError(
@@ -66,10 +67,11 @@ def read_cases(config: Path | None, overrides: tuple[str, ...], axes: dict[str, 
         optional = {"precision": "precisions", "memory_format": "memory_formats", "image_size": "image_sizes"}
         grid |= {axis: list(axes[name]) for axis, name in optional.items() if axes[name]}
         checked = check_config({"name": "estimate", "grid": grid}, "command line")
-    found = []
-    for case, reason in build_cases(checked, "cuda").items():
+    cases = build_cases(checked, "cuda")
+    names, found = name_cases(cases), []
+    for case, reason in cases.items():
         if reason is None:
             found.append(case)
         else:
-            click.echo(printable(f"left out: {case}: {reason}"), err=True)
+            click.echo(printable(f"left out: {names[case]}: {reason}"), err=True)
     return found

@@ -1,8 +1,7 @@
-"""`bench env`: is this machine fit to measure on, and if not, how to mend it."""
+"""`bench env`: is this machine fit to measure on, and if not, how to fix it."""
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 import click
@@ -19,7 +18,7 @@ _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
     "--device-file", type=click.Path(path_type=Path, dir_okay=False), help="Write a device file for the GPU present."
 )
 def env(as_json: bool, device_file: Path | None) -> None:
-    """Say what this machine is, what is wrong with it, and how to mend it.
+    """Say what this machine is, what is wrong with it, and how to fix it.
 
     \b
     Examples:
@@ -32,20 +31,25 @@ def env(as_json: bool, device_file: Path | None) -> None:
     from dataclasses import asdict
 
     from bench.cli.root import echo_json
-    from bench.errors import EXIT_USAGE, DeviceError
+    from bench.errors import EXIT_USAGE, DeviceError, InfrastructureError
     from bench.launchers import LocalLauncher
-    from bench.probes.diagnosis import diagnose
+    from bench.probes.diagnosis import Finding, diagnose
     from bench.probes.selection import usable_device
-    from bench.sweep import read_device_file, read_environment
+    from bench.sweep import read_environment
 
     if device_file is not None:
-        device_file.write_text(read_device_file(LocalLauncher(), usable_device()), encoding="utf-8")
-        click.echo(device_file)
+        _write_device_file(device_file)
         return
     findings = [asdict(finding) for finding in diagnose()]
     environment: dict[str, object] = {}
-    with contextlib.suppress(DeviceError):  # what is wrong stands among the findings
-        environment = asdict(read_environment(LocalLauncher(), usable_device()))
+    if not any(finding["code"] in ("bad_variable", "torch_unusable") for finding in findings):
+        try:
+            environment = asdict(read_environment(LocalLauncher(), usable_device())[0])
+        except DeviceError:  # what is wrong stands among the findings
+            pass
+        except InfrastructureError as error:
+            remedy = "Runs need one: `python -c 'import torch'` shows all of what is wrong."
+            findings.insert(0, asdict(Finding("error", "no_worker", str(error), remedy)))
     if as_json:
         echo_json({"environment": environment, "findings": findings})
     else:
@@ -58,6 +62,20 @@ def env(as_json: bool, device_file: Path | None) -> None:
             click.echo("nothing found that would spoil a measurement")
     if any(finding["severity"] == "error" for finding in findings):
         raise SystemExit(EXIT_USAGE)
+
+
+def _write_device_file(target: Path) -> None:
+    from bench.errors import DeviceError
+    from bench.launchers import LocalLauncher
+    from bench.probes.selection import usable_device
+    from bench.sweep import read_device_file
+
+    text = read_device_file(LocalLauncher(), usable_device())
+    try:
+        target.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise DeviceError(f"--device-file: {target} cannot be written ({error.strerror or error})") from error
+    click.echo(target)
 
 
 COMMANDS = (env,)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +10,13 @@ import click
 
 from bench.cli.axes import batch_size_option, read_cases, with_axes, workspaces_option
 from bench.cli.explaining import explain_difference
-from bench.cli.options import config_argument, json_option, read_config, set_option
+from bench.cli.options import config_argument, device_file_option, json_option, read_config, set_option
 from bench.cli.timeline import check_single, check_target, print_timeline, write_timeline
-from bench.errors import EXIT_FAILED_CASES
+from bench.errors import EXIT_FAILED_CASES, BenchError
 from bench.terminal import printable
 
 if TYPE_CHECKING:
+    from bench.devices import Device
     from bench.records import Case, Estimate
 
 _MEMORY = (
@@ -24,7 +25,7 @@ _MEMORY = (
     ("device (nvidia-smi)", "estimated_device_bytes"),
 )  # fmt: skip
 
-TIMEOUT_S = 600.0  # for the cases of one model
+TIMEOUT_S = 600.0  # for one estimator on one case
 
 
 @click.command()
@@ -35,6 +36,7 @@ TIMEOUT_S = 600.0  # for the cases of one model
 @click.option(
     "--device", "devices", multiple=True, help="Name or file of a device (bench list devices) [h200]. Repeatable."
 )
+@device_file_option
 @click.option(
     "--explain-difference",
     "recording",
@@ -54,6 +56,7 @@ def estimate(
     config: Path | None,
     overrides: tuple[str, ...],
     devices: tuple[str, ...],
+    device_files: dict[str, Device],
     recording: Path | None,
     timeline: Path | None,
     workspaces: str,
@@ -70,37 +73,54 @@ def estimate(
       bench estimate --model resnet50 --optimizer adam --device h200 --timeline resnet50.png
       bench estimate --explain-difference recordings/nvidia-h200/FILE.parquet
     """  # fmt: skip
-    from bench.cli.root import echo_json
+    from bench.devices import load_device
 
     if recording is not None:
-        if config is not None or overrides or devices or timeline is not None or any(axes.values()):
+        if config is not None or overrides or devices or device_files or timeline is not None or any(axes.values()):
             raise click.UsageError("a recording names its case and device itself: give --explain-difference alone")
         explain_difference(recording, workspaces=workspaces == "on", as_json=as_json)
         return
-    devices = devices or ("h200",)
+    named = {name: load_device(name) for name in devices or (() if device_files else ("h200",))} | device_files
     if timeline is not None:
         check_target(timeline)
     cases = read_cases(config, overrides, axes)
     if timeline is not None:
-        check_single(cases, devices)
-    rows = _rows(cases, devices, workspaces == "on", _switches(config, overrides))
+        check_single(cases, list(named))
+    rows = _rows(cases, named, workspaces == "on", _switches(config, overrides))
+    undrawn: BenchError | None = None
     if timeline is not None:
-        rows[0]["timeline"] = write_timeline(cases[0], devices[0], timeline, workspaces=workspaces == "on")
-    if as_json:
-        echo_json(rows)
-    for row in rows if not as_json else ():
-        _print_estimate(row)
-        if "timeline" in row:
-            print_timeline(row["timeline"])
-    if any(_is_refused(row) for row in rows):
+        try:
+            rows[0]["timeline"] = write_timeline(
+                cases[0], next(iter(named.values())), timeline, workspaces=workspaces == "on"
+            )
+        except BenchError as error:  # what is known without it is printed first
+            undrawn = error
+    _print_rows(rows, cases, named, as_json=as_json)
+    if undrawn is not None:
+        raise undrawn
+    if any(_is_refused(row, named[row["device"]]) for row in rows):
         click.get_current_context().exit(EXIT_FAILED_CASES)
 
 
-def _is_refused(row: dict[str, Any]) -> bool:
-    """Whether a GPU was asked for and the trace has nothing to say of the case."""
-    from bench.devices import load_device
+def _print_rows(rows: list[dict[str, Any]], cases: list[Case], named: Mapping[str, Device], *, as_json: bool) -> None:
+    from bench.cli.root import echo_json
+    from bench.records import name_cases
 
-    return row["trace_peak_allocated_bytes"] is None and load_device(row["device"]).kind == "cuda"
+    if as_json:
+        echo_json(rows)
+        return
+    names = name_cases(cases, ("precision", "memory_format"))
+    titles = [f"{names[case]} on {device}" for device in named for case in cases]
+    for row, title in zip(rows, titles, strict=True):
+        click.echo(click.style(printable(title), bold=True))
+        _print_estimate(row, named[row["device"]])
+        if "timeline" in row:
+            print_timeline(row["timeline"])
+
+
+def _is_refused(row: dict[str, Any], device: Device) -> bool:
+    """Whether a GPU was asked for and the trace has nothing to say of the case."""
+    return row["trace_peak_allocated_bytes"] is None and device.kind == "cuda"
 
 
 def _switches(config: Path | None, overrides: tuple[str, ...]) -> list[str]:
@@ -111,47 +131,50 @@ def _switches(config: Path | None, overrides: tuple[str, ...]) -> list[str]:
     return [name for name in UNMODELLED if getattr(protocol, name, False)]
 
 
-def _rows(cases: list[Case], devices: Sequence[str], workspaces: bool, switches: Sequence[str]) -> list[dict[str, Any]]:
-    """What is printed of each case on each device: its axes, the device, and the fields of its `Estimate`."""
+def _rows(
+    cases: list[Case], devices: Mapping[str, Device], workspaces: bool, switches: Sequence[str]
+) -> list[dict[str, Any]]:
+    """What is printed of each case on each device: its axes, the device as given, and the fields of its `Estimate`."""
     from dataclasses import asdict
 
+    from bench import catalog
     from bench.records import join_notes, left_out
 
     rows: list[dict[str, Any]] = []
-    for device in devices:
+    for name, device in devices.items():
         for case, made in zip(cases, _estimates(cases, device, workspaces), strict=True):
-            fields = {name: value for name, value in asdict(made).items() if name != "case_key"}
+            fields = {key: value for key, value in asdict(made).items() if key != "case_key"}
             traced = made.trace_peak_allocated_bytes is not None
-            fields["estimate_note"] = join_notes(made.estimate_note, *left_out(switches, traced=traced))
-            rows.append({**case.axes, "device": device, "case_key": case.key, **fields})
+            about = catalog.model_note(case.model)
+            fields["estimate_note"] = join_notes(
+                made.estimate_note, *left_out(switches, traced=traced), about and f"{case.model}: {about}"
+            )
+            rows.append({**case.axes, "device": name, "case_key": case.key, **fields, "estimate_device": name})
     return rows
 
 
-def _estimates(cases: list[Case], device: str, workspaces: bool) -> list[Estimate]:
-    """Estimates in the order of `cases`. Raises UnknownNameError for a device that no file describes."""
-    from bench.devices import load_device
+def _estimates(cases: list[Case], device: Device, workspaces: bool) -> list[Estimate]:
+    """Estimates in the order of `cases`."""
+    from bench.folders import account_log
     from bench.launchers import LocalLauncher
     from bench.sweep.estimates import estimate_in_child
     from bench.terminal import Progress
 
-    load_device(device)
-    with Progress() as progress:
-        progress.start(len(cases), scope=device)
+    with Progress() as progress, account_log("estimate") as log:
+        progress.start(len(cases), scope=str(device))
         made = estimate_in_child(
             LocalLauncher(), cases, device, timeout_s=TIMEOUT_S, say=progress.say, workspaces=workspaces,
-            heard=progress.advance,
+            heard=progress.advance, log=log,
         )  # fmt: skip
         by_key = {item.case_key: item for item in made}
     return [by_key[case.key] for case in cases]
 
 
-def _print_estimate(row: dict[str, Any]) -> None:
+def _print_estimate(row: dict[str, Any], device: Device) -> None:
     from bench.records import FORMULA_PARTS, TRACE_PARTS
     from bench.units import format_bytes, format_rate, format_seconds
 
-    words = [f"{row['model']} on {row['dataset']}", row["optimizer"], f"batch {row['batch_size']}", row["precision"]]
-    click.echo(click.style(printable(f"{', '.join(words)}, {row['memory_format']} on {row['device']}"), bold=True))
-    if _is_refused(row):
+    if _is_refused(row, device) and row["formula_bytes"] is None:
         click.echo(printable(f"  no estimate: {row['estimate_note']}"))
         return
     for label, column in _MEMORY:
@@ -162,25 +185,24 @@ def _print_estimate(row: dict[str, Any]) -> None:
     for name, formula, trace in parts:
         click.echo(f"    {name.replace('_', ' '):<18} {format_bytes(formula):>10} {format_bytes(trace):>10}")
     if row["estimated_device_bytes"] is not None:
-        _print_verdict(row)
+        _print_verdict(row, device)
     speed = format_rate(row["estimated_samples_per_s"], "samples")
     click.echo(f"  speed                {speed} ({format_seconds(row['estimated_step_time_s'])} a step)")
     if row["estimated_speed_basis"]:
         click.echo(printable(f"    {row['estimated_speed_basis']}"))
-    if row["trace_peak_allocated_bytes"] is None:
+    if row["trace_peak_allocated_bytes"] is None and not _is_refused(row, device):
         click.echo("  note: the trace and the speed are for GPUs; see bench list devices")
     if row["estimate_note"]:
         click.echo(printable(f"  note: {row['estimate_note']}"))
 
 
-def _print_verdict(row: dict[str, Any]) -> None:
+def _print_verdict(row: dict[str, Any], device: Device) -> None:
     """What the driver will show, between which ends, on what basis, and whether the device holds it."""
-    from bench.devices import load_device
     from bench.units import format_bytes
 
     names = ("estimated_device_bytes", "estimated_device_low_bytes", "estimated_device_high_bytes")
     point, low, high = (row[name] for name in names)
-    memory = load_device(row["device"]).memory_bytes
+    memory = device.memory_bytes
     words = f"{row['estimated_fit'] or 'device'}: "
     words += format_bytes(point) + (f" ({format_bytes(low)} to {format_bytes(high)})" if low is not None else "")
     words += f" of {format_bytes(memory)}" if memory else ""

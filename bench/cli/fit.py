@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from bench.cli.axes import read_cases, with_axes, workspaces_option
-from bench.cli.options import json_option
+from bench.cli.options import device_file_option, json_option
 from bench.terminal import printable
 
 if TYPE_CHECKING:
+    from bench.devices import Device
     from bench.records import Case, Estimate
     from bench.sweep.verifying import PresentGpu, Verified
 
+_MULTIPLE = 8  # of a recommended batch: see `estimators.fitting`
 _VERDICTS = {"fits": "", "may not fit": "may not fit", "does not fit": "out of memory"}
 
 
@@ -22,10 +25,9 @@ _VERDICTS = {"fits": "", "may not fit": "may not fit", "does not fit": "out of m
 @with_axes
 @click.option(
     "--device",
-    default="h200",
-    show_default=True,
-    help="Name or file of a device (bench list devices); auto is the GPU of this machine.",
+    help="Name or file of a device (bench list devices) [h200]; auto is the GPU of this machine.",
 )
+@device_file_option
 @click.option(
     "--fraction",
     type=click.FloatRange(0.05, 1.0),
@@ -36,8 +38,19 @@ _VERDICTS = {"fits": "", "may not fit": "may not fit", "does not fit": "out of m
 @click.option("--verify", is_flag=True, help="Run real steps around the answer on this machine's GPU.")
 @workspaces_option
 @json_option
-def fit(device: str, fraction: float, verify: bool, workspaces: str, as_json: bool, **axes: tuple[Any, ...]) -> None:
+def fit(
+    device: str | None,
+    device_files: dict[str, Device],
+    fraction: float,
+    verify: bool,
+    workspaces: str,
+    as_json: bool,
+    **axes: tuple[Any, ...],
+) -> None:
     """Find the largest batch that a GPU holds, a recommended one, and the ladder from 16 up.
+
+    The search ends at the images that the data set has, and says so where more would fit. Up to the largest batch all
+    fit; where memory lets a larger one fit again, that one is named too.
 
     Where the GPU's file does not say what a CUDA context takes, an interval stands for it, and batches between its ends
     may not fit. --verify says how far off the estimate was: it runs a few steps in fresh processes, 12 at the most.
@@ -47,6 +60,7 @@ def fit(device: str, fraction: float, verify: bool, workspaces: str, as_json: bo
       bench fit --model resnet50 --optimizer adam --device rtx4090
       bench fit --model vit_b_16 --precision bf16 --device a100_40gb --fraction 0.9 --json
       bench fit --model resnet50 --device auto --verify
+      bench fit --model resnet50 --device-file mine.toml
     """  # fmt: skip
     from bench.devices import load_device
     from bench.errors import BenchError
@@ -54,7 +68,10 @@ def fit(device: str, fraction: float, verify: bool, workspaces: str, as_json: bo
     from bench.sweep.estimates import fit_in_child
     from bench.sweep.verifying import present_gpu
 
-    if device != "auto" and load_device(device).kind != "cuda":
+    if len(device_files) > 1 or (device and device_files):
+        raise click.UsageError("fit answers for one device: give --device or one --device-file")
+    ((device, described),) = device_files.items() or [(device or "h200", None)]
+    if device != "auto" and (described := described or load_device(device)).kind != "cuda":
         raise BenchError(f"{device}: fit follows torch's CUDA allocator and answers for GPUs. See bench list devices")
     if not axes["models"]:
         raise click.UsageError("give --model NAME (bench list models)")
@@ -66,32 +83,43 @@ def fit(device: str, fraction: float, verify: bool, workspaces: str, as_json: bo
         if not as_json:
             click.echo(printable(line), err=True)
 
-    with present_gpu(device) if verify or device == "auto" else contextlib.nullcontext() as gpu:
-        name = gpu.device if gpu else device
+    with present_gpu(described or device) if verify or device == "auto" else contextlib.nullcontext() as gpu:
+        if gpu and gpu.remark:
+            say(gpu.remark)
+        asked = gpu.device if gpu else described or device
         launcher, counted = gpu.launcher if gpu else LocalLauncher(), workspaces == "on"
-        found = fit_in_child(launcher, cases[0], name, fraction, say, workspaces=counted)
-        largest = found["largest_batch_size"]
-        checked = _verify(gpu, cases[0], largest, workspaces=counted, quiet=as_json) if gpu and verify else None
-    _print(cases[0], name, found, checked, as_json)
+        found = fit_in_child(launcher, cases[0], asked, fraction, say, workspaces=counted)
+        checked = _verify(gpu, cases[0], found, workspaces=counted, quiet=as_json) if gpu and verify else None
+    _print(cases[0], str(asked) if device == "auto" else device, found, checked, as_json)
 
 
 def _verify(
-    gpu: PresentGpu, case: Case, estimated: int | None, *, workspaces: bool, quiet: bool
+    gpu: PresentGpu, case: Case, found: dict[str, Any], *, workspaces: bool, quiet: bool
 ) -> tuple[Verified, Estimate | None]:
     """What real runs say, and the estimate at the batch size that they end with."""
     from dataclasses import replace
 
+    from bench.folders import account_log
     from bench.sweep.estimates import estimate_in_child
     from bench.sweep.verifying import RUN_TIMEOUT_S, verify_largest
     from bench.terminal import Progress
 
-    with Progress(quiet=quiet) as progress:
-        verified = verify_largest(gpu, case, estimated, progress)
+    with Progress(quiet=quiet) as progress, account_log("fit") as log:
+        largest, at_all = found["largest_batch_size"], found["largest_fitting_batch_size"]
+        verified = verify_largest(
+            gpu, case, largest, progress, most=_most(found), fits_again=at_all if at_all != largest else None
+        )
         if verified.largest_batch_size is None:
             return verified, None
         there = [replace(case, batch_size=verified.largest_batch_size)]
         (made,) = estimate_in_child(
-            gpu.launcher, there, gpu.device, timeout_s=RUN_TIMEOUT_S, say=progress.say, workspaces=workspaces
+            gpu.launcher,
+            there,
+            gpu.device,
+            timeout_s=RUN_TIMEOUT_S,
+            say=progress.say,
+            log=log,
+            workspaces=workspaces,
         )
     return verified, made
 
@@ -103,10 +131,13 @@ def _print(
     checked: tuple[Verified, Estimate | None] | None,
     as_json: bool,
 ) -> None:
+    from bench import catalog
     from bench.cli.root import echo_json
 
     if not as_json:
         _print_found(found)
+        if note := catalog.model_note(case.model):
+            click.echo(printable(f"note: {case.model}: {note}"))
         if checked is not None:
             _print_verified(found, *checked)
         return
@@ -124,14 +155,52 @@ def _print_found(found: dict[str, Any]) -> None:
         share, verdict = f"{rung['share_frac'] * 100:.0f} %", _VERDICTS[rung["verdict"]]
         sizes = f"{format_bytes(rung['reserved_bytes']):>10} {format_bytes(rung['device_bytes']):>10}"
         click.echo(f"{rung['batch_size']:>8} {sizes} {share:>7}  {verdict}".rstrip())
-    low, high = (found[f"largest_batch_size_{end}"] or "none" for end in ("low", "high"))
-    largest = found["largest_batch_size"] or "none"
-    words = f"largest batch that fits in {format_bytes(found['memory_bytes'])}: {largest}"
-    click.echo(f"{words} (between {low} and {high})" if low != high else words)
-    click.echo(f"recommended at {found['fraction'] * 100:.0f} %: {found['recommended_batch_size'] or 'none'}")
+    for line in _answer(found):
+        click.echo(line)
     ends = [found["context_low_bytes"], found["context_high_bytes"]]
     spread = f" ({format_bytes(ends[0])} to {format_bytes(ends[1])})" if None not in ends else ""
     click.echo(printable(f"CUDA context: {format_bytes(found['context_bytes'])}{spread}; {found['context_basis']}"))
+
+
+def _most(found: dict[str, Any]) -> int | None:
+    """The largest batch to run: where the search ended, unless memory ended it; and never more than all images."""
+    return found["largest_batch_size"] if found["ended_by"] == "search" else found["dataset_images"]  # type: ignore[no-any-return]
+
+
+def _answer(found: dict[str, Any]) -> Iterator[str]:
+    """How large the batch may be, in a few lines: whose limit it is, and what lies beyond it."""
+    from bench.units import format_bytes
+
+    largest, at_all, memory = found["largest_batch_size"], found["largest_fitting_batch_size"], found["memory_bytes"]
+    low, high = (found[f"largest_batch_size_{end}"] or "none" for end in ("low", "high"))
+    spread = f" (between {low} and {high})" if low != high else ""
+    room = f"{found['fraction'] * 100:.0f} %: {found['recommended_batch_size'] or 'none'}"
+    if found["ended_by"] == "images":
+        yield f"more than the data set's {largest:,} images fit in {format_bytes(memory)}{spread}"
+        yield "the search ends at the data set, not at the GPU's limit"
+    elif found["ended_by"] == "search":
+        yield f"a batch of {largest:,} fits in {format_bytes(memory)}, and more may{spread}"
+        yield "that is where our search ends, not the GPU's limit"
+    else:
+        yield f"largest batch that fits in {format_bytes(memory)}: {largest or 'none'}{spread}"
+        yield from _beyond(largest, at_all, found)
+    images, room_ends = found["dataset_images"], found["recommended_batch_size"]
+    as_many = found["ended_by"] == "images" and room_ends is not None and images - room_ends < _MULTIPLE
+    yield f"recommended at {room}{', as many as the data set has' if as_many else ''}"
+
+
+def _beyond(largest: int | None, at_all: int | None, found: dict[str, Any]) -> Iterator[str]:
+    """What is known of larger batches than the largest up to which all fit."""
+    if at_all != largest:
+        spans = ", ".join(
+            str(one) if one == two else f"{one} to {two}" for one, two in found["batch_sizes_that_do_not_fit"]
+        )
+        yield f"memory is not monotone here: the largest that fits at all is {at_all}; {spans} do not fit"
+    last, bound = found["searched_batch_sizes"][1], found["none_fits_from"]
+    if bound is None:
+        yield f"batches above {last} were not all tried"
+    elif last + 1 < bound:
+        yield f"batches from {last + 1} to {bound - 1} were not all tried; from {bound} on none can fit"
 
 
 def _verified_fields(found: dict[str, Any], verified: Verified, estimate: Estimate | None) -> dict[str, Any]:
@@ -144,6 +213,7 @@ def _verified_fields(found: dict[str, Any], verified: Verified, estimate: Estima
     pairs = {name: (getattr(estimate, column, None), run.get(name)) for name, column in names.items()}
     return {
         "verified_largest_batch_size": largest,
+        "verified_largest_fitting_batch_size": verified.largest_fitting_batch_size,
         "verified_smallest_oom": verified.smallest_too_large,
         "verified_exactly": verified.exact,
         "verified_error_batches": (found["largest_batch_size"] or 0) - (largest or 0),
@@ -163,13 +233,18 @@ def _print_verified(found: dict[str, Any], verified: Verified, estimate: Estimat
     fields = _verified_fields(found, verified, estimate)
     largest, runs = verified.largest_batch_size, len(verified.runs)
     words = f"verified: the largest batch that ran is {largest or 'none'}"
-    if not verified.exact:
+    if largest is not None and largest == verified.most:
+        words += ", the end of the search and not the GPU's limit"
+    elif not verified.exact:
         too_large = verified.smallest_too_large
         words += f", and {f'{too_large} did not fit' if too_large else 'none was too large'}"
     off = fields["verified_error_batches"]
     far = "the estimate is exact" if off == 0 else f"the estimate is off by {off:+d}"
     far += f" ({format_frac(fields['verified_error_frac'])})" if off and largest else ""
     click.echo(click.style(f"{words}; {far} ({runs} run{'s' if runs != 1 else ''})", bold=True))
+    again, estimated = verified.largest_fitting_batch_size, found["largest_fitting_batch_size"]
+    if again != largest or estimated != found["largest_batch_size"]:
+        click.echo(f"  the largest that ran at all is {again or 'none'}; {estimated or 'none'} by the estimate")
     for name, both in fields["verified_at_largest"].items():
         if both["measured_bytes"] is None or both["estimated_bytes"] is None:
             continue

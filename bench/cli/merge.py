@@ -18,8 +18,8 @@ from bench.terminal import printable
 def merge(out: Path, results: tuple[Path, ...], as_json: bool) -> None:
     """Join RESULTS, folders or bundles, into the new folder OUT.
 
-    What is joined loads, reports, compares and bundles like any results. The same run in two of them is kept once; two
-    runs under one key that differ are refused. RESULTS are only read.
+    OUT loads, reports, compares and bundles like any results. A run that is in several of them is kept once; two
+    different runs under one key are refused. RESULTS are only read.
 
     \b
     Examples:
@@ -37,13 +37,19 @@ def merge(out: Path, results: tuple[Path, ...], as_json: bool) -> None:
     if as_json:
         echo_json({**asdict(merged), "folder": str(merged.folder)})
         return
-    again = {"runs": merged.duplicates - merged.duplicate_estimates, "parts of estimates": merged.duplicate_estimates}
-    named = " and ".join(f"{count} {what}" for what, count in again.items() if count)
-    twice = f" ({named} in several of them, kept once)" if named else ""
-    click.echo(printable(
-        f"{merged.folder}: {merged.runs} runs and {merged.plans} plans from {merged.sources} results folders{twice}. "
-        f"Next: bench report {merged.folder}"
-    ))  # fmt: skip
+    twice = (
+        _counted(merged.duplicates - merged.duplicate_estimates, "run", "runs"),
+        _counted(merged.duplicate_estimates, "part of estimates", "parts of estimates"),
+    )
+    named = " and ".join(text for text in twice if not text.startswith("0 "))
+    kept = f" ({named} in several of them, kept once)" if named else ""
+    made = f"{_counted(merged.runs, 'run', 'runs')} and {_counted(merged.plans, 'plan', 'plans')}"
+    sources = _counted(merged.sources, "results folder", "results folders")
+    click.echo(printable(f"{merged.folder}: {made} from {sources}{kept}. Next: bench report {merged.folder}"))
+
+
+def _counted(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
 
 
 def _show(done: int, of: int) -> None:

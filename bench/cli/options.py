@@ -12,6 +12,7 @@ from click.shell_completion import CompletionItem
 if TYPE_CHECKING:
     from bench.catalog import Kind
     from bench.config import SweepConfig
+    from bench.devices import Device
     from bench.records import Choice
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
@@ -27,6 +28,30 @@ device_option = click.option(
     "--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:N",
     callback=_check_device,
     help="Where to run; auto is a GPU where there is one.",
+)  # fmt: skip
+
+
+def _load_device_files(
+    context: click.Context, parameter: click.Parameter, value: tuple[Path, ...]
+) -> dict[str, Device]:
+    from bench.devices import load_device_file
+    from bench.errors import BenchError
+
+    loaded = {}
+    for path in value:
+        try:
+            loaded[str(path)] = load_device_file(path)
+        except BenchError as error:
+            raise BenchError(f"--device-file: {error}") from error
+        if loaded[str(path)].kind != "cuda":
+            raise BenchError(f'--device-file: {path}: describes a CPU; a GPU\'s file has kind = "cuda"')
+    return loaded
+
+
+device_file_option = click.option(
+    "--device-file", "device_files", multiple=True, type=click.Path(path_type=Path), callback=_load_device_files,
+    metavar="FILE.toml",
+    help="A device file of your own (bench env --device-file writes one). Repeatable.",
 )  # fmt: skip
 set_option = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE",

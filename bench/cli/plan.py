@@ -34,18 +34,27 @@ def plan(config: Path | None, overrides: tuple[str, ...], device: str, as_json: 
 
 def print_plan(config: SweepConfig, device: str, *, as_json: bool) -> None:
     """Print every case with its key, and why those that are skipped are."""
+    from bench import catalog
     from bench.cli.root import echo_json
-    from bench.plan import build_cases
+    from bench.plan import build_cases, describe
     from bench.probes.nvml import list_gpus
+    from bench.records import name_cases
 
     kind = device.partition(":")[0] if device != "auto" else "cuda" if list_gpus() else "cpu"
     cases = build_cases(config, kind)
     if as_json:
         echo_json([{**case.axes, "case_key": case.key, "skip_reason": reason} for case, reason in cases.items()])
         return
+    for dataset in dict.fromkeys(case.dataset for case in cases):
+        for remark in () if catalog.is_external("dataset", dataset.name) else describe(dataset).notes:
+            click.echo(printable(f"{dataset}: {remark}"), err=True)
+    names = name_cases(cases)
     for case, reason in cases.items():
         mark = click.style(f"skipped: {reason}", dim=True) if reason else ""
-        click.echo(printable(f"{case.key}  {case}  ") + mark)
+        click.echo(printable(f"{case.key}  {names[case]}  ") + mark)
+    for model in dict.fromkeys(case.model for case in cases):
+        if note := catalog.model_note(model):
+            click.echo(printable(f"{model}: {note}"))
     skipped = sum(reason is not None for reason in cases.values())
     runs = _runs(config, kind, len(cases) - skipped)
     click.echo(f"{config.name}: {len(cases)} cases, {skipped} of them skipped; {runs}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,10 @@ class BenchGroup(click.Group):
             return super().invoke(ctx)
         except BenchError as error:
             raise Fault(error) from error
+        except Exception as error:
+            if not _while_importing_torch(error):
+                raise
+            raise Fault(BenchError(_why_torch_fails(error))) from error
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(EXIT_INTERRUPTED)
@@ -51,6 +56,21 @@ class BenchGroup(click.Group):
             near = nearest_sentence(nearest(args[0], names))
             ctx.fail(f'unknown command "{args[0]}". {near}There are: {", ".join(names)}')
         return super().resolve_command(ctx, args)
+
+
+def _while_importing_torch(error: BaseException) -> bool:
+    """Whether an exception was raised while torch was imported: a variable that it does not take, a broken library."""
+    frames = (frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(code.co_name == "<module>" and code.co_filename.endswith(_TORCH) for code in frames)
+
+
+_TORCH = str(Path("torch", "__init__.py"))
+
+
+def _why_torch_fails(error: Exception) -> str:
+    from bench.probes.torch_facts import start_fault
+
+    return start_fault("torch") or f"torch cannot be imported: {error}"
 
 
 @click.group(cls=BenchGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

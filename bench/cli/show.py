@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from bench.cli.options import ChoiceType, data_root_option, json_option
+from bench.errors import BenchError
 from bench.terminal import printable
 
 if TYPE_CHECKING:
     from bench.records import Choice, ImageSpec
+
+TIMEOUT_S = 120.0
 
 
 @click.group()
@@ -35,9 +38,13 @@ def show_dataset(name: Choice, out: Path | None, count: int, seed: int, root: Pa
     """
     from bench.folders import data_folder
     from bench.gallery import render_samples
+    from bench.plan import describe
 
+    describe.cache_clear()  # a folder is looked at anew
     target = out or Path(f"{name.name}.png")
     source = render_samples(name, root or data_folder(), target, count=count, seed=seed)
+    for note in describe(name).notes:
+        click.echo(printable(f"{name}: {note}"), err=True)
     note = " (synthetic: its files are not on this machine; see bench data fetch)" if source == "synthetic" else ""
     click.echo(f"{target}{note}")
 
@@ -59,39 +66,58 @@ def show_model(
       bench show model mlp --dataset mnist
       bench show model resnet18 --input 3,32,32 --classes 10 --json
     """
-    from dataclasses import asdict
-
+    from bench import catalog
     from bench.cli.root import echo_json
-    from bench.estimators.layers import build_on_meta, layer_table
+    from bench.launchers import LocalLauncher
+    from bench.launchers.tasks import layers_task
+    from bench.sweep.estimates import ask_child
     from bench.units import format_bytes, format_count
 
     images = _images(dataset, shape, classes, image_size)
-    layers = layer_table(build_on_meta(name, images), images)
+    argument = {"model": name, "images": images}
+    try:
+        found = ask_child(LocalLauncher(), "show", layers_task, argument, timeout_s=TIMEOUT_S)
+    except BenchError as error:
+        raise BenchError(f"{name}: {error}") from error
+    layers, notes = found["layers"], [note for note in (catalog.model_note(name), found["note"]) if note]
     if as_json:
-        echo_json([asdict(layer) for layer in layers])
+        echo_json(layers)
+        for note in notes:
+            click.echo(printable(f"note: {note}"), err=True)
         return
-    rows = [(layer.path, layer.kind, "x".join(map(str, layer.output_shape)), format_count(layer.parameters),
-             format_bytes(layer.activation_bytes)) for layer in layers]  # fmt: skip
+    rows = [
+        (
+            layer["path"],
+            layer["kind"],
+            "x".join(map(str, layer["output_shape"])),
+            format_count(layer["parameters"]),
+            format_bytes(layer["activation_bytes"]),
+        )
+        for layer in layers
+    ]
     header = ("layer", "kind", "output of one sample", "parameters", "activation")
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(5)]
     for row in [header, *rows]:
         left = "  ".join(f"{cell:<{width}}" for cell, width in zip(row[:3], widths, strict=False))
         right = "  ".join(f"{cell:>{width}}" for cell, width in zip(row[3:], widths[3:], strict=True))
         click.echo(printable(f"{left}  {right}"))
-    total = sum(layer.parameters for layer in layers)
+    total = sum(layer["parameters"] for layer in layers)
     click.echo(
         f"{format_count(total)} parameters ({format_bytes(total * 4)} in float32); "
-        f"{format_bytes(sum(layer.activation_bytes for layer in layers))} of outputs a sample"
+        f"{format_bytes(sum(layer['activation_bytes'] for layer in layers))} of outputs a sample"
     )
+    for note in notes:
+        click.echo(printable(f"note: {note}"))
 
 
 def _images(dataset: Choice | None, shape: str | None, classes: int | None, image_size: int | None) -> ImageSpec:
     from bench.catalog import parse_choice
     from bench.config.values import MAX_IMAGE_SIZE
-    from bench.plan import image_spec
+    from bench.plan import describe, image_spec
     from bench.records import ImageSpec
 
     if shape is None:
+        describe.cache_clear()  # a folder is looked at anew
         images = image_spec(dataset or parse_choice("dataset", "mnist"), image_size or 0)
         return ImageSpec(*images.shape, classes or images.classes)
     if dataset is not None:

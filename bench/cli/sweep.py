@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from bench.cli.options import config_argument, device_option, json_option, read_config, set_option
+from bench.cli.options import (
+    config_argument,
+    device_file_option,
+    device_option,
+    json_option,
+    read_config,
+    set_option,
+)
 from bench.terminal import printable
+
+if TYPE_CHECKING:
+    from bench.devices import Device
 
 
 @click.command()
 @config_argument
 @set_option
 @device_option
+@device_file_option
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the report and its data [reports/NAME]."
 )
@@ -30,6 +42,7 @@ def sweep(
     config: Path | None,
     overrides: tuple[str, ...],
     device: str,
+    device_files: dict[str, Device],
     out: Path | None,
     repeats: int | None,
     retry: str | None,
@@ -39,7 +52,9 @@ def sweep(
 ) -> None:
     """Run every case of a configuration in fresh processes, then render the report.
 
-    What is finished is kept, however the sweep ends; the same command goes on where it stopped.
+    What is finished is kept, however the sweep ends; the same command goes on where it stopped. Estimates take the
+    properties that the GPU itself reports, and what only a file knows (rated peaks, a measured context) from the file
+    that describes it: one of bench list devices, or a --device-file.
 
     \b
     Examples:
@@ -47,6 +62,7 @@ def sweep(
       bench sweep configs/gpu.toml --device cuda:1
       bench sweep --set 'grid.batch_size=[64]' --repeats 5 --out reports/trial
       bench sweep --retry timeout,crashed
+      bench sweep --device-file mine.toml
 
     \b
     Exit codes: 0 all well, 1 some cases failed, 2 usage or configuration, 130 interrupted.
@@ -66,6 +82,7 @@ def sweep(
         return
     options = SweepOptions(
         out=out or Path("reports") / checked.name, device=device, retry=statuses, report=not no_report,
+        device_files=tuple(device_files.values()),
     )  # fmt: skip
     with Progress(quiet=as_json) as progress:
         outcome = run_sweep(checked, options, progress)

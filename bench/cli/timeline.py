@@ -12,6 +12,7 @@ import click
 from bench.terminal import printable
 
 if TYPE_CHECKING:
+    from bench.devices import Device
     from bench.estimators.timeline import Timeline
     from bench.records import Case
 
@@ -56,12 +57,12 @@ def numbers_path(target: Path) -> Path:
     return target.with_suffix(".csv")
 
 
-def write_timeline(case: Case, device: str, target: Path, *, workspaces: bool) -> dict[str, Any]:
+def write_timeline(case: Case, device: Device, target: Path, *, workspaces: bool) -> dict[str, Any]:
     """Trace the case in a process of its own, and write its picture to `target` and the numbers beside it.
 
     Args:
         case: Its input path makes no difference.
-        device: Name or path of a device file.
+        device: A GPU.
         target: A file that `check_target` has passed.
         workspaces: Whether to count cuDNN's workspaces.
 
@@ -71,20 +72,20 @@ def write_timeline(case: Case, device: str, target: Path, *, workspaces: bool) -
     Raises:
         BenchError: The case cannot be traced on that device, or a file cannot be written.
     """
-    from bench.devices import load_device
     from bench.errors import BenchError
     from bench.estimators.timeline import read_timeline
-    from bench.launchers import LocalLauncher, Outcome
+    from bench.launchers import LocalLauncher
     from bench.launchers.tasks import timeline_task
     from bench.report.numbers import to_csv
     from bench.report.timeline import draw_timeline, render_drawing
+    from bench.sweep.estimates import ask_child
 
     argument = {"case": case, "device": device, "workspaces": workspaces}
-    answer = LocalLauncher().run(timeline_task, argument, timeout_s=TIMEOUT_S)
-    if answer.outcome is not Outcome.ANSWERED:
-        raise BenchError(f"--timeline: {answer.reason}")
-    timeline = read_timeline(answer.value)
-    drawing = draw_timeline(timeline, _words(case), load_device(device).name)
+    try:
+        timeline = read_timeline(ask_child(LocalLauncher(), "timeline", timeline_task, argument, timeout_s=TIMEOUT_S))
+    except BenchError as error:
+        raise BenchError(f"--timeline: {error}") from error
+    drawing = draw_timeline(timeline, _words(case), device.name)
     try:
         target.write_bytes(render_drawing(drawing, target.suffix.lower()))
         numbers_path(target).write_text(to_csv(drawing.numbers), encoding="utf-8")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import pandas as pd
 
 from bench.compare.differences import find_differences, refuse_flags
 from bench.compare.metrics import DEFAULT_METRICS, METRICS, Metric
-from bench.compare.pairing import Half, all_pairs, check_across, common_pairs, halve, label_of
+from bench.compare.pairing import Half, all_pairs, check_across, common_pairs, halve, label_pairs
 from bench.compare.result import Comparison, GeoMean, Missing
 from bench.compare.selecting import first_processes
 from bench.errors import BenchError, UnknownNameError
@@ -57,17 +57,20 @@ def compare(
     everything = [pair for pair in all_pairs(one, two) if _wanted(one, two, pair)]
     chosen = _measured_metrics(one, two, metrics)
     rows, geomean = list[dict[str, Any]](), dict[str, GeoMean]()
+    labels = label_pairs((one, two), across)
     for metric in chosen:
         judged = judge_ratios(
             _values(one, pairs, metric), _values(two, pairs, metric),
             margin=margin, confidence=confidence, higher_is_better=metric.higher_is_better,
             processes=processes,
         )  # fmt: skip
-        rows += [_row(one, two, pair, metric, item, across) for pair, item in zip(pairs, judged, strict=True)]
+        rows += [
+            _row(one, two, pair, labels[pair], metric, item, across) for pair, item in zip(pairs, judged, strict=True)
+        ]
         ratios = [item.ratio for item in judged if item.ratio is not None]
         geomean[metric.name] = GeoMean.of(geometric_interval(ratios, confidence) if ratios else None, len(everything))
     cases = pd.DataFrame(rows)
-    missing = _missing(one, two, everything, across)
+    missing = _missing(one, two, everything, labels)
     return Comparison(
         differences=find_differences(*shared), cases=cases, geomean=geomean, missing=missing,
         regressions=_regressions(cases, missing), notes=_notes(*shared), margin=margin, confidence=confidence,
@@ -108,7 +111,7 @@ def _values(half: Half, pairs: Sequence[Hashable], metric: Metric) -> list[list[
 
 
 def _row(
-    one: Half, two: Half, pair: Hashable, metric: Metric, judged: Judgement, across: Sequence[str]
+    one: Half, two: Half, pair: Hashable, label: str, metric: Metric, judged: Judgement, across: Sequence[str]
 ) -> dict[str, Any]:
     """A row of `Comparison.cases`."""
     first, second = one.firsts[pair], two.firsts[pair]
@@ -123,7 +126,7 @@ def _row(
         told = [text for text, (_, status, _) in zip(told, ends, strict=True) if status != Status.OK]
         reason = f"{reason} ({'; '.join(told)})" if told else reason
     return {
-        "case_key": first["case_key"], "candidate_case_key": second["case_key"], "label": label_of(one, pair, across),
+        "case_key": first["case_key"], "candidate_case_key": second["case_key"], "label": label,
         **{axis: first[axis] for axis in AXES},
         **{f"{axis}_candidate": second[axis] for axis in across if axis in AXES},
         "metric": metric.name, "baseline": known.pop("baseline"), "candidate": known.pop("candidate"),
@@ -137,7 +140,7 @@ def _wanted(one: Half, two: Half, pair: Hashable) -> bool:
     return any(half.end(pair)[0] not in (Status.SKIPPED, "not planned") for half in (one, two))
 
 
-def _missing(one: Half, two: Half, pairs: Sequence[Hashable], across: Sequence[str]) -> list[Missing]:
+def _missing(one: Half, two: Half, pairs: Sequence[Hashable], labels: Mapping[Hashable, str]) -> list[Missing]:
     """Cases that a side did not measure, with how they ended there."""
     found = []
     for pair in pairs:
@@ -147,7 +150,7 @@ def _missing(one: Half, two: Half, pairs: Sequence[Hashable], across: Sequence[s
             if status != Status.OK:
                 broken = half is two and before[0] == Status.OK and status in _BROKEN
                 key = str(knows.firsts[pair]["case_key"])
-                found.append(Missing(key, label_of(knows, pair, across), half.side, status, reason, broken))
+                found.append(Missing(key, labels[pair], half.side, status, reason, broken))
     return found
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from bench.compare.metrics import METRICS
-from bench.compare.pairing import halve, in_order, label_of
+from bench.compare.pairing import halve, in_order, label_pairs
 from bench.stats import geometric_interval
 
 SAMPLES = 1_000_000
@@ -47,17 +47,16 @@ def find_costs(
         across: The fields that the sides are compared across; they are left out of the labels.
     """
     found = []
-    for name, frame in sides.items():
-        half = halve(frame, "baseline", across)
+    halves = {name: halve(frame, "baseline", across) for name, frame in sides.items()}
+    labels = label_pairs(list(halves.values()), across)
+    for name, half in halves.items():
         energy, speed = (METRICS[metric].values(half.runs) for metric in ("joules_per_sample", "samples_per_s"))
         for pair in in_order(half, half.rows):
             rows = half.rows[pair]
             joules, rate = (_middle(values[rows].tolist()) for values in (energy, speed))
             price = prices[name] / 3600 / rate * SAMPLES if name in prices and rate else None
             if joules is not None or price is not None:
-                found.append(
-                    Cost(str(half.firsts[pair]["case_key"]), label_of(half, pair, across), name, joules, price)
-                )
+                found.append(Cost(str(half.firsts[pair]["case_key"]), labels[pair], name, joules, price))
     return found
 
 

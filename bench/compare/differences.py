@@ -9,13 +9,16 @@ import pandas as pd
 
 from bench.compare.result import Difference, Kind
 from bench.errors import BenchError, nearest, nearest_sentence
-from bench.records import Environment, Group, Protocol, absent_word, columns
+from bench.records import DataFacts, Environment, Group, Protocol, absent_word, columns
 
 FLAGS = (
-    "compiled", "cudnn_benchmark", "deterministic", "threads", "loader_workers", "data_source", "allocator_settings",
-    "speed_variables",
+    "compiled", "cudnn_benchmark", "deterministic", "threads", "loader_workers", "data_source", *columns(DataFacts),
+    "allocator_settings", "speed_variables",
 )  # fmt: skip
 """What changes the work of a step, or how it is done, without being an axis of the case."""
+
+_NOT_SAID = ("data_source", *columns(DataFacts))
+"""Flags of which unknown is no value: a run that failed early, or of an earlier version, does not say them."""
 
 _CODE = ("bench_version", "git_commit", "git_dirty", "code_key")
 _FIRST = (
@@ -33,12 +36,12 @@ def find_differences(baseline: pd.DataFrame, candidate: pd.DataFrame) -> list[Di
     """The fields in which two frames of runs differ, in the order of `FIELDS`.
 
     What a side does not say is `None`: unknown against a value is a difference too, unknown on both sides none. Only of
-    `data_source` is unknown no value: a run that failed early does not say where its images were from.
+    what the runs read is unknown no value.
     """
     found = []
     for field in FIELDS:
         one, two = (_distinct(side, field) for side in (baseline, candidate))
-        if field == "data_source":
+        if field in _NOT_SAID:
             one, two = ([value for value in values if value is not None] for values in (one, two))
             if not one or not two:
                 continue
@@ -89,8 +92,8 @@ def _first_conflict(baseline: pd.DataFrame, candidate: pd.DataFrame, field: str)
     for runs in (baseline, candidate):
         if field == "loader_workers":  # without a loader there are none
             runs = runs[runs["input"] == "loader"]
-        if field == "data_source":  # a run that failed early does not say where its images were from
-            runs = runs[runs["data_source"].notna()]
+        if field in _NOT_SAID:
+            runs = runs[runs[field].notna()]
         texts = runs[field].astype(object).where(runs[field].notna(), None).map(str)
         sides.append(dict(zip(runs["pair"], zip(texts, runs[field], strict=True), strict=True)))
     for pair, (text, value) in sides[0].items():

@@ -8,11 +8,11 @@ from typing import Any, get_args
 
 import pandas as pd
 
-from bench.analysis import case_label, last_attempts
+from bench.analysis import last_attempts
 from bench.compare.differences import FLAGS, field_words, refuse_mixed, unknown_field
 from bench.compare.result import Side
 from bench.errors import BenchError
-from bench.records import AXES, InputPath, MemoryFormat, Precision, Status
+from bench.records import AXES, USUAL, InputPath, MemoryFormat, Precision, Status, axis_words, varying_axes
 
 Row = dict[Hashable, Any]
 
@@ -111,13 +111,25 @@ def all_pairs(one: Half, two: Half) -> list[Hashable]:
     return sorted(firsts, key=lambda pair: _reading_order(firsts[pair]))
 
 
-def label_of(half: Half, pair: Hashable, across: Sequence[str] = ()) -> str:
-    """A case in words; what the sides are compared across is left out where it can be."""
-    row = half.firsts[pair]
-    usual = {"precision": "float32", "memory_format": "contiguous", "input": "synthetic"}
-    axes = ["optimizer", *(axis for axis, value in usual.items() if row[axis] != value)]
-    axes = [axis for axis in axes if axis not in across]
-    return case_label(row, axes)
+def label_pairs(halves: Sequence[Half], across: Sequence[str] = ()) -> dict[Hashable, str]:
+    """Every case of some sides in words, no two alike; what they are compared across is left out where it can be.
+
+    Args:
+        halves: The sides whose cases are listed together.
+        across: Fields that may differ between the sides.
+    """
+    firsts = {pair: row for half in reversed(halves) for pair, row in half.firsts.items()}
+    columns = {axis: [row[axis] for row in firsts.values()] for axis in AXES}
+    told = varying_axes(columns, [axis for axis, usual in USUAL.items() if usual is None])
+    labels = {}
+    for pair, row in firsts.items():
+        shown = [
+            "optimizer",
+            *(axis for axis, usual in USUAL.items() if axis in told or row[axis] != (usual or row[axis])),
+        ]
+        words = (axis_words(axis, row[axis]) for axis in shown if axis not in across)
+        labels[pair] = ", ".join([f"{row['model']} on {row['dataset']}", f"batch {row['batch_size']}", *words])
+    return labels
 
 
 def _end(statuses: list[str], reasons: list[Any]) -> tuple[str, str | None]:

@@ -7,20 +7,35 @@ machine what it has: a device that is not described is an error or None, never a
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from bench.devices.schema import PRECISIONS, Device, device_from_mapping, parse_device_toml, render_device_toml
-from bench.errors import DeviceError, UnknownNameError
+from bench.devices.schema import (
+    CHECKS,
+    PRECISIONS,
+    Device,
+    device_from_mapping,
+    device_toml,
+    parse_device_toml,
+    render_device_toml,
+)
+from bench.errors import DeviceError, UnknownNameError, nearest
+from bench.units import format_bytes
 
 __all__ = [
     "PRECISIONS",
+    "DescribedGpu",
     "Device",
+    "describe_gpu",
     "describes",
     "device_from_mapping",
+    "device_toml",
     "list_devices",
     "load_device",
+    "load_device_file",
     "match_device",
     "parse_device_toml",
     "render_device_toml",
@@ -31,7 +46,15 @@ MAX_FILE_BYTES = 1 << 20
 MEMORY_TOLERANCE_FRAC = 0.15
 """How far the memory found may be from a file's: CUDA's and NVML's totals differ by 3 %, ECC switched by 9 %."""
 
+READ = "(read from the GPU)"
+"""Ends the name of a device that no file describes: all that is known of it was read from the GPU that was there."""
+
+_MEASURED = "measured:"
+"""Begins the source of a value that the GPU itself gave. Others are derived, from what it gave or from documents."""
+
 _BRANDS = {"nvidia", "geforce", "tesla"}
+_DECIDING = ("multiprocessors", "compute_capability", "max_threads_per_multiprocessor")
+"""What two GPUs of one name differ in where they are not the same: with the memory, what the peak rates hang on."""
 
 
 def list_devices() -> list[str]:
@@ -39,27 +62,42 @@ def list_devices() -> list[str]:
     return sorted(entry.name.removesuffix(SUFFIX) for entry in files(__name__).iterdir() if entry.name.endswith(SUFFIX))
 
 
-def load_device(name: str) -> Device:
+def load_device(name: str | Device) -> Device:
     """Load a device by its name, by the name that the driver prints, or from a file of the user's own.
 
     Args:
-        name: `rtx4090`, `RTX-4090`, `NVIDIA GeForce RTX 4090`, or a path that ends in `.toml`.
+        name: `rtx4090`, `RTX-4090`, `NVIDIA GeForce RTX 4090`, or a path that ends in `.toml`; a device is returned.
 
     Raises:
         UnknownNameError: No device goes by this name, or several do (`a100` is 40 or 80 GB).
         DeviceError: The path names no readable file.
         ConfigError: The file has faults; all of them are in the message.
     """
+    if isinstance(name, Device):
+        return name
     if name.endswith(SUFFIX):
-        return _load_file(Path(name))
+        return load_device_file(Path(name))
     names = list_devices()
     wanted = name.strip().casefold().replace("-", "_")
     if wanted in names:
         return _load_packaged(wanted)
     device = match_device(name)
     if device is None:
-        raise UnknownNameError("device", name, names)
+        raise UnknownDeviceError(name)
     return device
+
+
+class UnknownDeviceError(UnknownNameError):
+    """A name that no device file has; the message says how to come by one."""
+
+    def __init__(self, given: str) -> None:
+        """Build the message: the nearest devices, and what to do about a GPU that none of them is."""
+        meant = {name: name for name in list_devices()}
+        for device in map(_load_packaged, list_devices()):
+            meant |= dict.fromkeys(_comparable_names(device), device.name)
+        near = dict.fromkeys(meant[name] for name in nearest(_comparable(given), meant, count=6))
+        remedy = "For another GPU, run bench env --device-file mine.toml on a machine that has it, and give mine.toml"
+        super().__init__("device", given, [], matches=list(near)[:3], remedy=remedy)
 
 
 def match_device(gpu_name: str, total_memory_bytes: int | None = None) -> Device | None:
@@ -88,21 +126,122 @@ def describes(device: Device, gpu_name: str, total_memory_bytes: int | None = No
     return total_memory_bytes is None or _has_about(device, total_memory_bytes)
 
 
+@dataclass(frozen=True, slots=True)
+class DescribedGpu:
+    """A GPU that is present, as estimates take it.
+
+    Attributes:
+        device: What the GPU says of itself, and what only a file knows from the file that describes it. Where none
+            does, its name is the GPU's and ends with `READ`.
+        found: What the GPU says of itself alone.
+        remark: What a reader must know of that, in a sentence; None where a file describes the GPU.
+    """
+
+    device: Device
+    found: Device
+    remark: str | None = None
+
+
+def describe_gpu(found: Device, given: Sequence[Device] = ()) -> DescribedGpu:
+    """Describe a GPU that is present: its own properties come first, whatever a file says.
+
+    A file adds what a driver does not tell (rated peaks, a measured context), where it describes this very GPU: the
+    name, memory, multiprocessors and compute capability all agree. A GPU of the same name that differs in one of them
+    (an RTX 3060 of 8 GB, a slice of an A100) has other rates as well, so nothing is taken from the file.
+
+    Args:
+        found: As `bench.probes.device_facts` read it. Values whose source begins with `measured:` are the GPU's own.
+        given: Files of the user's own; they go before those of the package.
+
+    Raises:
+        DeviceError: None of the files given is for this GPU, or several are.
+    """
+    own = [device for device in given if describes(device, found.gpu_name)]
+    if given and not own:
+        meant = ", ".join(f"{device.name} is for {device.gpu_name}" for device in given)
+        raise DeviceError(
+            f"--device-file: the GPU here is {found.gpu_name}, and {meant}. Leave it out, or write the file for this "
+            "GPU: bench env --device-file mine.toml"
+        )
+    fitting = [device for device in own if not _differences(device, found)]
+    if len(fitting) > 1:
+        names = " and ".join(device.name for device in fitting)
+        raise DeviceError(f"--device-file: {names} both describe {found.gpu_name}. Give one of them")
+    packaged = [device for device in map(_load_packaged, list_devices()) if describes(device, found.gpu_name)]
+    fitting = fitting or [device for device in packaged if not _differences(device, found)]
+    other = "; ".join(f"{device.name} says {words}" for device in (*own, *packaged)
+                      if (words := _differences(device, found)))  # fmt: skip
+    if len(fitting) == 1:
+        unfit = [device.name for device in own if device not in fitting]
+        remark = f"{', '.join(unfit)} was not used for {found.gpu_name}: {other}" if unfit else None
+        return DescribedGpu(_with_own(fitting[0], found), found, remark)
+    why = f"the device file of that name is for another GPU ({other})" if other else "no device file describes it"
+    remark = (
+        f"{found.gpu_name}: {why}. The estimates use what was read from the GPU itself: {_properties(found)}; its peak "
+        "rates are derived from these where they can be. For rated ones: bench env --device-file mine.toml, complete "
+        "that file, and give --device-file mine.toml"
+    )
+    return DescribedGpu(replace(found, name=f"{found.gpu_name} {READ}"), found, remark)
+
+
+def _with_own(device: Device, found: Device) -> Device:
+    """A device as its file describes it, with every value that the GPU itself gave."""
+    told = [key for key, source in found.sources if source.startswith(_MEASURED)]
+    sources = dict(device.sources) | {key: source for key, source in found.sources if key in told}
+    ordered = tuple((key, sources[key]) for key in CHECKS if key in sources)
+    return replace(device, gpu_name=found.gpu_name, sources=ordered, **{key: getattr(found, key) for key in told})
+
+
+def _differences(device: Device, found: Device) -> str:
+    """In what a file of the GPU's name is not that GPU, in words; empty where it is."""
+    words = []
+    if found.memory_bytes is not None and not _has_about(device, found.memory_bytes):
+        words.append(f"{format_bytes(device.memory_bytes)} where the GPU has {format_bytes(found.memory_bytes)}")
+    for key in _DECIDING:
+        said, has = getattr(device, key), getattr(found, key)
+        if None not in (said, has) and said != has:
+            words.append(f"{_key_words(key, said)} where the GPU has {_key_words(key, has)}")
+    return ", ".join(words)
+
+
+def _properties(device: Device) -> str:
+    """What decides a trace, in words."""
+    known = [format_bytes(device.memory_bytes)] if device.memory_bytes else []
+    known += [_key_words(key, value) for key in _DECIDING if (value := getattr(device, key)) is not None]
+    return ", ".join(known)
+
+
+def _key_words(key: str, value: object) -> str:
+    if isinstance(value, tuple):
+        return f"compute capability {'.'.join(map(str, value))}"
+    return f"{value} {key.replace('_per_', ' a ').replace('max_', '').replace('_', ' ')}"
+
+
 @cache
 def _load_packaged(name: str) -> Device:
     entry = files(__name__) / f"{name}{SUFFIX}"
     return parse_device_toml(name, entry.read_text(encoding="utf-8"), f"bench/devices/{name}{SUFFIX}")
 
 
-def _load_file(path: Path) -> Device:
+def load_device_file(path: Path) -> Device:
+    """Load a device from a file of the user's own, whatever its suffix; it goes by the file's name without `.toml`.
+
+    Raises:
+        DeviceError: The file cannot be read.
+        ConfigError: The file has faults; all of them are in the message.
+    """
     try:
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
         text = data.decode("utf-8")
     except FileNotFoundError:
         raise DeviceError(f"{path}: no such device file. Write one: bench env --device-file {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DeviceError(f"{path}: cannot be read as a device file: {error}") from error
+    except OSError as error:
+        raise DeviceError(f"{path}: cannot be read as a device file: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise DeviceError(
+            f"{path}: cannot be read as a device file: byte {error.start} is not text in UTF-8"
+        ) from error
     if len(data) > MAX_FILE_BYTES:
         raise DeviceError(f"{path}: larger than {MAX_FILE_BYTES >> 20} MiB; no device file is")
     return parse_device_toml(path.name.removesuffix(SUFFIX), text, str(path))

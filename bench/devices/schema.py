@@ -84,6 +84,10 @@ class Device:
     launch_overhead_s: float | None = None
     sources: tuple[tuple[str, str], ...] = ()
 
+    def __str__(self) -> str:
+        """What the command line calls it."""
+        return self.name
+
     def peak_flop_per_s(self, precision: str) -> float | None:
         """The peak rate in FLOP/s at `precision`, one of `PRECISIONS`; None where unknown or where the chip has none.
 
@@ -260,6 +264,13 @@ def render_device_toml(values: Mapping[str, object], sources: Mapping[str, str],
     lines += [f"{key} = {_render_value(known[key])}" for key in CHECKS if key in known]
     lines += ["", f"[{SOURCES}]"] + [f"{key} = {_render_value(sources[key])}" for key in CHECKS if key in sources]
     return "\n".join(lines) + "\n"
+
+
+def device_toml(device: Device) -> str:
+    """The file that would describe the device, but for its name."""
+    values = {key: getattr(device, key) for key in CHECKS}
+    known = {key: value for key, value in values.items() if value not in (None, ())}
+    return render_device_toml(known, dict(device.sources))
 
 
 def _render_value(value: object) -> str:

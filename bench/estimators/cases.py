@@ -1,96 +1,156 @@
-"""Every estimator on a list of cases: what a row of the store holds beside its measurement."""
+"""Every estimator on a list of cases: what a row of the store holds beside its measurement.
+
+A model, an optimizer or a data set may come from anybody and do anything. So each estimator of each case is a question
+of its own: what raises, hangs or dies leaves that question without an answer, and its reason in the case's note.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.devices import Device, load_device
-from bench.errors import BenchError
+from bench.errors import BenchError, describe_failure
 from bench.estimators.collector import collector_off
 from bench.estimators.formula import estimate_formula
-from bench.estimators.kept import machine_of, recording_of, torch_version
+from bench.estimators.kept import machine_of, recording_of
 from bench.estimators.memory import cudnn_plans, estimate_trace
+from bench.estimators.memory_settings import settings_in_force
 from bench.estimators.roofline import estimate_speed
+from bench.forks import Lost, Work, work_apart, write_traceback
 from bench.plan import image_spec
-from bench.records import Case, Estimate
+from bench.records import Case, Estimate, ImageSpec, join_notes
 
 SHARED_FROM = 3
 """Batch sizes of one column from which two recordings for all of them are cheaper than one for each."""
 
 
-PARALLEL_FROM = 40
-"""Cases from which a second process earns what it costs."""
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One estimator on one case.
+
+    Attributes:
+        case: Any.
+        estimator: A name of `_ESTIMATORS`.
+        shared: Whether other batch sizes of the case are asked for too.
+    """
+
+    case: Case
+    estimator: str
+    shared: bool = False
+
+    def __str__(self) -> str:
+        """What is asked, for people."""
+        return f"{self.estimator} of {self.case}"
 
 
-def estimate_in_parallel(
-    cases: Sequence[Case], device: str, *, workers: int, workspaces: bool = True
-) -> Iterator[Estimate]:
-    """Estimates in an order of their own, from forks of this process: those of one model come together.
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What estimates are for.
 
-    Where a fork dies, this process goes on alone with what is missing.
+    Attributes:
+        name: Of a device.
+        device: What is known of it; None where nothing is.
+        notes: What is to be said of every estimate.
+        workspaces: Whether the trace counts cuDNN's workspaces.
+    """
+
+    name: str
+    device: Device | None
+    notes: tuple[str, ...]
+    workspaces: bool
+
+    @classmethod
+    def of(cls, device: str | Device, *, workspaces: bool) -> Target:
+        """The target of a device, of the name of a device file, or of the path of one."""
+        try:
+            known = load_device(device)
+        except BenchError as error:
+            return cls(str(device), None, (str(error),), workspaces)
+        is_unknown = known.kind == "cuda" and known.memory_bytes is None
+        note = settings_in_force().unknown_total(known.name) if is_unknown else None
+        return cls(str(device), known, (note,) if note else (), workspaces)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An answer: fields of `Estimate`, and what is to be noted beside them."""
+
+    fields: dict[str, Any]
+    note: str | None = None
+
+
+def estimate_apart(
+    cases: Sequence[Case], device: str | Device, *, workers: int, timeout_s: float, workspaces: bool = True
+) -> Iterator[tuple[Estimate, dict[str, str]]]:
+    """Estimates in an order of their own, made in forks of this process; those of one model come together.
 
     Args:
         cases: As for `estimate_cases`.
         device: As for `estimate_cases`.
-        workers: How many forks; with one, or with few cases, there are none.
+        workers: How many forks at a time.
+        timeout_s: For one estimator on one case.
         workspaces: As for `estimate_cases`.
+
+    Returns:
+        Each with the estimators that were lost, and why.
     """
-    missing = {case.key: case for case in cases}
-    groups = _groups(cases)
-    if min(workers, len(groups)) > 1 and len(cases) >= PARALLEL_FROM:
-        context = multiprocessing.get_context("fork")
-        with contextlib.suppress(BrokenProcessPool), ProcessPoolExecutor(workers, context) as pool:
-            for made in as_completed([pool.submit(_estimate_group, group, device, workspaces) for group in groups]):
-                for estimate in made.result():
-                    del missing[estimate.case_key]
-                    yield estimate
-    yield from estimate_cases(list(missing.values()), device, workspaces=workspaces)
+    target = Target.of(device, workspaces=workspaces)
+    open_: dict[Case, dict[str, Found | Lost]] = {case: {} for case in cases}
+    asked = Counter(question.case for question in _questions(cases, target))
+    work: Work[Question] = Work(
+        do=lambda question, alone: _answer(replace(question, shared=question.shared and not alone), target),
+        shares=lambda question: question.shared,
+        kin=lambda question: (question.case.model, question.case.optimizer, question.estimator),
+        describe=str,
+        timeout_s=timeout_s,
+    )
+    for question, answer in work_apart(work, _groups(_questions(cases, target)), workers):
+        open_[question.case][question.estimator] = answer
+        if len(open_[question.case]) == asked[question.case]:
+            answers = open_.pop(question.case)
+            lost = {name: found.reason for name, found in answers.items() if isinstance(found, Lost)}
+            yield _estimate(question.case, target, answers), lost
 
 
-def _groups(cases: Sequence[Case]) -> list[list[Case]]:
-    """Cases whose convolutions are alike, so that cuDNN is asked once; the largest groups first."""
-    groups: dict[tuple[object, ...], list[Case]] = {}
-    for case in cases:
-        name = (case.model, case.dataset, case.image_size, case.precision, case.memory_format)
-        groups.setdefault(name, []).append(case)
-    return sorted(groups.values(), key=len, reverse=True)
+def estimate_cases(cases: Sequence[Case], device: str | Device, *, workspaces: bool = True) -> Iterator[Estimate]:
+    """Estimates one by one in the order of `cases`, in this process: for code that can be trusted with it.
 
-
-def _estimate_group(cases: Sequence[Case], device: str, workspaces: bool) -> list[Estimate]:
-    return list(estimate_cases(cases, device, workspaces=workspaces))
-
-
-def estimate_cases(cases: Sequence[Case], device: str, *, workspaces: bool = True) -> Iterator[Estimate]:
-    """Estimates one by one in the order of `cases`; one that is refused has nulls and the reason in its note.
+    One that is refused, or that raises, has nulls and the reason in its note.
 
     Args:
-        cases: Any number; models are built without memory.
-        device: The name of a device file, or the path of one. On a CPU, and on a GPU that no file describes, only the
-            formula speaks.
+        cases: Any number, each once; models are built without memory.
+        device: The name of a device file, the path of one, or a device. On a CPU, and for a name that no file has,
+            only the formula gives numbers.
         workspaces: Whether the trace counts cuDNN's workspaces.
     """
-    known: Device | None = None
-    notes: list[str] = []
-    try:
-        known = load_device(device)
-    except BenchError as error:
-        notes.append(str(error))
-    if known is not None and known.kind == "cuda" and workspaces:
-        plans = cudnn_plans(known)
-        notes += [plans] if isinstance(plans, str) else []
-    columns = Counter(_column_key(case) for case in cases)
-    for case in cases:
-        shared = columns[_column_key(case)] >= SHARED_FROM
-        with collector_off():
-            estimate = _estimate(case, device, known, notes, shared=shared, workspaces=workspaces)
-        yield estimate
+    target = Target.of(device, workspaces=workspaces)
+    answers: dict[Case, dict[str, Found | Lost]] = {}
+    for question in _questions(cases, target):
+        try:
+            found: Found | Lost = _answer(question, target)
+        except Exception as error:  # noqa: BLE001 - whatever a model raises is its own case's outcome
+            write_traceback(error)
+            found = Lost(describe_failure(error))
+        answers.setdefault(question.case, {})[question.estimator] = found
+        if question.estimator == _estimators_of(target)[-1]:
+            yield _estimate(question.case, target, answers.pop(question.case))
+
+
+def _estimators_of(target: Target) -> tuple[str, ...]:
+    gpu = target.device is not None and target.device.kind == "cuda"
+    return tuple(_ESTIMATORS) if gpu else ("formula",)
+
+
+def _questions(cases: Iterable[Case], target: Target) -> list[Question]:
+    columns = Counter(map(_column_key, cases))
+    return [
+        Question(case, name, shared=name != "formula" and columns[_column_key(case)] >= SHARED_FROM)
+        for case in cases
+        for name in _estimators_of(target)
+    ]
 
 
 def _column_key(case: Case) -> Case:
@@ -98,34 +158,74 @@ def _column_key(case: Case) -> Case:
     return replace(case, batch_size=1, input="synthetic")
 
 
-def _estimate(
-    case: Case, name: str, device: Device | None, notes: Sequence[str], *, shared: bool, workspaces: bool
-) -> Estimate:
-    said = list(notes)
-    fields: dict[str, Any] = {}
+def _groups(questions: Iterable[Question]) -> list[list[Question]]:
+    """Those whose convolutions are alike, so that cuDNN is asked once; the largest groups first."""
+    groups: dict[tuple[object, ...], list[Question]] = {}
+    for question in questions:
+        case = question.case
+        name = (case.model, case.dataset, case.image_size, case.precision, case.memory_format)
+        groups.setdefault(name, []).append(question)
+    return sorted(groups.values(), key=len, reverse=True)
 
-    def ask(estimator: Callable[[], dict[str, Any]]) -> None:
-        try:
-            fields.update(estimator())
-        except BenchError as error:
-            said.append(str(error))
 
+def _answer(question: Question, target: Target) -> Found:
+    """What an estimator says; a refusal is an answer too.
+
+    Raises:
+        Exception: Whatever the case's model, optimizer or data set raises.
+    """
     try:
-        images = image_spec(case.dataset, case.image_size)
+        images = image_spec(question.case.dataset, question.case.image_size)
+        with collector_off():
+            return _ESTIMATORS[question.estimator](question, target, images)
     except BenchError as error:
-        return Estimate(case_key=case.key, estimate_device=name, estimate_note=str(error))
-    ask(lambda: estimate_formula(case, images))
-    if device is not None and device.kind == "cuda":
-        ask(lambda: estimate_trace(case, device, shared=shared, workspaces=workspaces))
-        ask(lambda: _speed(case, device, shared=shared))
-    blank = Estimate(case_key=case.key, estimate_device=name)
-    return replace(blank, estimate_note="; ".join(dict.fromkeys(said)) or None, **fields)
+        return Found({}, str(error))
 
 
-def _speed(case: Case, device: Device, *, shared: bool) -> dict[str, Any]:
-    speed = estimate_speed(recording_of(case, machine_of(device, torch_version()), shared=shared), case, device)
-    return {
+def _formula(question: Question, target: Target, images: ImageSpec) -> Found:
+    return Found(estimate_formula(question.case, images))
+
+
+def _trace(question: Question, target: Target, images: ImageSpec) -> Found:
+    assert target.device is not None
+    plans = cudnn_plans(target.device) if target.workspaces else None
+    made = estimate_trace(question.case, target.device, shared=question.shared, workspaces=target.workspaces)
+    return Found(made, plans if isinstance(plans, str) else None)
+
+
+def _speed(question: Question, target: Target, images: ImageSpec) -> Found:
+    assert target.device is not None
+    machine = machine_of(target.device, settings_in_force())
+    recording = recording_of(question.case, machine, shared=question.shared)
+    speed = estimate_speed(recording, question.case, target.device)
+    return Found({
         "estimated_step_time_s": speed.step_time_s,
         "estimated_samples_per_s": speed.samples_per_s,
         "estimated_speed_basis": speed.basis,
-    }
+    })  # fmt: skip
+
+
+_ESTIMATORS: dict[str, Callable[[Question, Target, ImageSpec], Found]] = {
+    "formula": _formula, "trace": _trace, "speed": _speed,
+}  # fmt: skip
+
+
+def _estimate(case: Case, target: Target, answers: dict[str, Found | Lost]) -> Estimate:
+    """The answers as one estimate; estimators that were lost for the same reason are named together."""
+    fields: dict[str, Any] = {}
+    notes: list[str | None] = list(target.notes)
+    lost: dict[str, list[str]] = {}
+    for name in _estimators_of(target):
+        answer = answers[name]
+        if isinstance(answer, Lost):
+            lost.setdefault(answer.reason, []).append(name)
+        else:
+            fields |= answer.fields
+            notes.append(answer.note)
+    notes += [f"no {_either(names)}: {reason}" for reason, names in lost.items()]
+    return replace(Estimate(case_key=case.key, estimate_device=target.name), estimate_note=join_notes(*notes), **fields)
+
+
+def _either(names: Sequence[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last

@@ -1,22 +1,45 @@
-"""How large may the batch be: the largest that a GPU holds, and one that leaves room."""
+"""How large may the batch be: the largest that a GPU holds, and one that leaves room.
+
+Memory is not monotone in the batch size: sizes are rounded, and blocks fit into what earlier ones left behind or do
+not, so that a batch may fit where a smaller one does not. Hence two answers: up to which batch all fit, and the largest
+that fits at all. The tensors' own bytes are a bound below the memory that grows with the batch (`_live_bytes`), so that
+beyond some batch none can fit; between there and the limit that bisection finds every batch is tried, `SCANNED_ABOVE`
+of them at most, and `SCANNED_BELOW` on the other side.
+
+Where the GPU is not what ends the search, the answer says so: a data set has only so many images, and the search ends
+at `MAX_BATCH_SIZE` at the latest. Left out: kernels that refuse tensors of 2^31 elements or more.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
+from typing import Literal
 
+from bench import catalog
 from bench.devices import Device
 from bench.devices.context import context_of
 from bench.errors import Unsupported
+from bench.estimators.allocator import Alloc, Event, Free
 from bench.estimators.device_memory import Verdict, device_interval, judge_fit
 from bench.estimators.events import TracePeaks
-from bench.estimators.memory import trace_peaks
+from bench.estimators.memory import room_bytes, trace_events, trace_peaks
+from bench.estimators.memory_settings import settings_in_force
+from bench.estimators.recording import LEAST_BATCH, TRACED_BATCHES
 from bench.records import Case
 
 LADDER_START = 16
-MAX_BATCH_SIZE = 1 << 20
+MAX_BATCH_SIZE = 1 << 24
+"""Where the search ends by itself: the largest batch that a configuration takes."""
 MULTIPLE = 8  # of a recommended batch: what tensor cores like
+SCANNED_BELOW, SCANNED_ABOVE = 16, 64
+"""Batches tried one by one on both sides of the limit that bisection finds."""
+SCANNED_UNBOUNDED = 4
+"""On both sides, where no bound is known: each batch then costs a recording of its own."""
+
+EndedBy = Literal["memory", "images", "search"]
+"""What ends the search: the GPU's memory, the images of the data set, or `MAX_BATCH_SIZE`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +73,19 @@ class Fit:
     """The answer; batch sizes are None where not even one sample fits.
 
     Attributes:
-        largest_batch_size: With the context's point.
-        largest_batch_size_low: That fits whatever the context is within its interval.
-        largest_batch_size_high: That fits if the context is as small as its interval allows.
-        recommended_batch_size: Within `fraction` of the memory, in steps of `MULTIPLE`.
-        ladder: From `LADDER_START` up, doubling, to the first that does not fit.
+        largest_batch_size: This one and every smaller one fit, with the context's point. Where `ended_by` is not
+            `memory` it is where the search ended, and larger ones fit too as far as the GPU is concerned.
+        largest_batch_size_low: The same whatever the context is within its interval.
+        largest_batch_size_high: The same if the context is as small as its interval allows.
+        largest_fitting_batch_size: The largest that fits at all: above `largest_batch_size` where memory has holes.
+        batch_sizes_that_do_not_fit: The holes between the two, as `(first, last)`.
+        searched_batch_sizes: `(first, last)` between which every batch was tried around the limit; None where the
+            memory did not end the search.
+        none_fits_from: From this batch on the tensors alone exceed the memory; None where that is not known.
+        ended_by: What ended the search.
+        dataset_images: Images in the data set's training part; None where they are not known.
+        recommended_batch_size: Within `fraction` of the memory, in steps of `MULTIPLE`, never above `dataset_images`.
+        ladder: From `LADDER_START` up, doubling, to the first that does not fit or to the end of the search.
         fraction: As asked for.
         memory_bytes: Of the device.
         context_bytes: What was reckoned with.
@@ -66,6 +97,12 @@ class Fit:
     largest_batch_size: int | None
     largest_batch_size_low: int | None
     largest_batch_size_high: int | None
+    largest_fitting_batch_size: int | None
+    batch_sizes_that_do_not_fit: tuple[tuple[int, int], ...]
+    searched_batch_sizes: tuple[int, int] | None
+    none_fits_from: int | None
+    ended_by: EndedBy
+    dataset_images: int | None
     recommended_batch_size: int | None
     ladder: tuple[Rung, ...]
     fraction: float
@@ -100,23 +137,97 @@ def fit_batch(
     if memory is None or device.kind != "cuda":
         raise Unsupported(f"{device.name}: its file does not say how much memory it has")
     context = context_of(device)
+    images = catalog.describe_dataset(case.dataset).train_samples or None
+    most = min(images or MAX_BATCH_SIZE, MAX_BATCH_SIZE)
     trial = _Trial(case, device, memory, heard, workspaces)
     low, high = (context.point_bytes if end is None else end for end in (context.low_bytes, context.high_bytes))
 
-    ladder = [LADDER_START]
-    while trial.fits(ladder[-1], context.point_bytes) and ladder[-1] < MAX_BATCH_SIZE:
-        ladder.append(ladder[-1] * 2)
-    largest, surely, perhaps = (
-        _last(functools.partial(trial.fits, context_bytes=taken)) for taken in (context.point_bytes, high, low)
-    )
-    room = _last(lambda batch: trial.fits(batch, context.point_bytes) and trial.share_frac(batch) <= fraction)
+    ladder = [min(LADDER_START, most)]
+    while trial.fits(ladder[-1], context.point_bytes) and ladder[-1] < most:
+        ladder.append(min(ladder[-1] * 2, most))
+    fits = functools.partial(trial.fits, context_bytes=context.point_bytes)
+    bound = trial.none_fits_from(memory - context.point_bytes, ladder[-1])
+    found = _search(fits, most, bound, trial.refused)
+    ends = {taken: _last(functools.partial(trial.fits, context_bytes=taken), most) for taken in (high, low)}
+    ends[context.point_bytes] = found.largest
     return Fit(
-        largest_batch_size=largest, largest_batch_size_low=surely, largest_batch_size_high=perhaps,
-        recommended_batch_size=room // MULTIPLE * MULTIPLE if room and room >= MULTIPLE else room,
-        ladder=tuple(map(trial.rung, ladder)), fraction=fraction, memory_bytes=memory,
-        context_bytes=context.point_bytes, context_low_bytes=context.low_bytes, context_high_bytes=context.high_bytes,
+        largest_batch_size=found.largest,
+        largest_batch_size_low=min(ends[high] or 0, found.largest or 0) or None,
+        largest_batch_size_high=max(ends[low] or 0, found.largest or 0) or None,
+        largest_fitting_batch_size=found.largest_at_all,
+        batch_sizes_that_do_not_fit=found.holes,
+        searched_batch_sizes=found.searched,
+        none_fits_from=bound,
+        ended_by="memory" if found.largest != most else "images" if most == images else "search",
+        dataset_images=images,
+        recommended_batch_size=_recommend(trial, fits, fraction, most),
+        ladder=tuple(map(trial.rung, ladder)),
+        fraction=fraction,
+        memory_bytes=memory,
+        context_bytes=context.point_bytes,
+        context_low_bytes=context.low_bytes,
+        context_high_bytes=context.high_bytes,
         context_basis=context.basis,
-    )  # fmt: skip
+    )
+
+
+def _recommend(trial: _Trial, fits: Callable[[int], bool], fraction: float, most: int) -> int | None:
+    """The largest multiple of `MULTIPLE` within the share of the memory, or what lies below the first one."""
+
+    def has_room(batch: int) -> bool:
+        return fits(batch) and trial.share_frac(batch) <= fraction
+
+    room = _last(has_room, most)
+    if room is None or room < MULTIPLE:
+        return room
+    rounded = range(room // MULTIPLE * MULTIPLE, 0, -MULTIPLE)
+    return next((batch for batch in rounded if has_room(batch)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a search found; see `Fit`."""
+
+    largest: int | None
+    largest_at_all: int | None
+    holes: tuple[tuple[int, int], ...] = ()
+    searched: tuple[int, int] | None = None
+
+
+def _search(
+    fits: Callable[[int], bool], most: int, none_fits_from: int | None, refused: Collection[int] = ()
+) -> _Found:
+    """The limit by bisection, then every batch around it, above it up to the bound.
+
+    Args:
+        fits: Whether a batch does.
+        most: The largest to try.
+        none_fits_from: See `Fit`.
+        refused: Those of them that the model cannot train on, as `fits` finds out; they are no holes in the memory.
+    """
+    edge = _last(fits, most) or 0
+    if edge == most:
+        return _Found(most, most)
+    below, above = (SCANNED_BELOW, SCANNED_ABOVE) if none_fits_from is not None else (SCANNED_UNBOUNDED,) * 2
+    first, last = max(1, edge - below), max(edge, min(edge + above, (none_fits_from or most + 1) - 1, most))
+    tried = {batch: fits(batch) for batch in range(first, last + 1)}
+    fitting = [batch for batch, held in tried.items() if held]
+    failed = [batch for batch, held in tried.items() if not held and batch not in refused]
+    at_all = max(fitting, default=None)
+    all_below = max((batch for batch in fitting if batch < min(failed, default=last + 1)), default=first - 1)
+    holes = _spans(batch for batch in failed if batch < (at_all or 0))
+    return _Found(all_below or None, at_all, holes, (first, last))
+
+
+def _spans(batches: Iterable[int]) -> tuple[tuple[int, int], ...]:
+    """Ascending numbers as `(first, last)` of each run of neighbours."""
+    spans: list[tuple[int, int]] = []
+    for batch in batches:
+        if spans and spans[-1][1] == batch - 1:
+            spans[-1] = (spans[-1][0], batch)
+        else:
+            spans.append((batch, batch))
+    return tuple(spans)
 
 
 class _Trial:
@@ -127,32 +238,71 @@ class _Trial:
     ) -> None:
         self._peaks = functools.partial(trace_peaks, device=device, shared=True, workspaces=workspaces)
         self._case, self._device, self._memory_bytes, self._heard = case, device, memory_bytes, heard
+        self._settings = settings_in_force()
         self._free: dict[int, TracePeaks] = {}
         self._known: dict[tuple[int, int], bool] = {}
+        self.refused: set[int] = set()  # batches that the model cannot train on
 
     def fits(self, batch_size: int, context_bytes: int) -> bool:
-        """Whether every allocation finds room beside a context of that size."""
+        """Whether every allocation finds room beside a context of that size.
+
+        A few samples that the model cannot train on, as where a batch norm has one value a channel, do not fit.
+        """
         key = (batch_size, context_bytes)
         if key not in self._known:
             capacity = self._memory_bytes - context_bytes
-            self._known[key] = self.free(batch_size).replay.peak_reserved_bytes <= capacity or (
-                capacity > 0 and self._squeezed(batch_size, capacity)
-            )
+            room = room_bytes(self._device, context_bytes, self._settings)
+            known = self._free.get(batch_size)
+            try:
+                self._known[key] = capacity > 0 and (
+                    (known is not None and known.replay.peak_reserved_bytes <= room)
+                    or self._squeezed(batch_size, capacity)
+                )
+            except Unsupported:
+                if batch_size >= LADDER_START or not self._known:
+                    raise
+                self.refused.add(batch_size)
+                self._known[key] = False
         return self._known[key]
 
     def _squeezed(self, batch_size: int, capacity_bytes: int) -> bool:
-        """Whether it fits once the allocator gives back what it caches, as it does near the limit."""
+        """Whether it fits, with the allocator giving back what it caches near the limit."""
+        self._heard(batch_size)
         case = replace(self._case, batch_size=batch_size)
-        peaks = self._peaks(case, capacity_bytes=capacity_bytes)
-        return peaks.replay.out_of_memory is None
+        return self._peaks(case, capacity_bytes=capacity_bytes).replay.out_of_memory is None
 
     def free(self, batch_size: int) -> TracePeaks:
         """The peaks on a device without limit."""
         if batch_size not in self._free:
-            self._heard(batch_size)
             case = replace(self._case, batch_size=batch_size)
             self._free[batch_size] = self._peaks(case)
         return self._free[batch_size]
+
+    def none_fits_from(self, capacity_bytes: int, checked: int) -> int | None:
+        """From which batch on the tensors alone exceed the capacity; None where their bytes follow no line.
+
+        Args:
+            capacity_bytes: What torch may hold.
+            checked: A batch at which the line is held against what is really asked for.
+        """
+        if capacity_bytes <= 0:
+            return 1
+        first, second, other = (self._live(batch) for batch in (*TRACED_BATCHES, checked))
+        if not len(first) == len(second) == len(other):
+            return None
+        distance = TRACED_BATCHES[1] - TRACED_BATCHES[0]
+        slopes = [(after - before) / distance for before, after in zip(first, second, strict=True)]
+        lines = list(zip(first, slopes, strict=True))
+        away = checked - TRACED_BATCHES[0]
+        if any(slope < 0 or start + slope * away != real for (start, slope), real in zip(lines, other, strict=True)):
+            return None
+        ends = [int((capacity_bytes - start) // slope) + TRACED_BATCHES[0] for start, slope in lines if slope > 0]
+        return max(LEAST_BATCH, min(ends) + 1) if ends else None  # below that, a batch is recorded by itself
+
+    def _live(self, batch_size: int) -> list[int]:
+        """The bytes of all tensors after each is made: what any allocator must find room for."""
+        case = replace(self._case, batch_size=batch_size)
+        return _live_bytes(trace_events(case, self._device, self._settings, shared=True, workspaces=False))
 
     def share_frac(self, batch_size: int) -> float:
         """Reserved and context over the device's memory."""
@@ -172,12 +322,27 @@ class _Trial:
         )  # fmt: skip
 
 
-def _last(holds: Callable[[int], bool]) -> int | None:
-    """The largest batch size up to `MAX_BATCH_SIZE` for which `holds`, which is true below it and false above."""
-    low, high = 0, LADDER_START
-    while high <= MAX_BATCH_SIZE and holds(high):
-        low, high = high, high * 2
-    high = min(high, MAX_BATCH_SIZE + 1)
+def _live_bytes(events: Iterable[Event]) -> list[int]:
+    """After each tensor that is made, the bytes of all that are alive; kernels' own temporaries are left out."""
+    held: dict[int, int] = {}
+    live, found = 0, []
+    for event in events:
+        if isinstance(event, Alloc) and event.id >= 0 and not event.optional:
+            held[event.id] = event.size
+            live += event.size
+            found.append(live)
+        elif isinstance(event, Free):
+            live -= held.pop(event.id, 0)
+    return found
+
+
+def _last(holds: Callable[[int], bool], most: int) -> int | None:
+    """The largest batch size up to `most` for which `holds`, by bisection: as if it were true below and false above."""
+    low, high = 0, min(LADDER_START, most)
+    while holds(high):
+        if high == most:
+            return most
+        low, high = high, min(high * 2, most)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if holds(middle) else (low, middle)

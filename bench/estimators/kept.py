@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, cast
 from bench import catalog, fingerprint
 from bench.errors import DeviceError
 from bench.estimators import recording, tensors
-from bench.estimators.recording import LEAST_BATCH, TRACED_BATCHES, Column, NotAffine, Recording, join_column
+from bench.estimators.recording import LEAST_BATCH, TRACED_BATCHES, Column, Recording, join_column
 from bench.estimators.temporaries import Machine
 from bench.folders import trace_cache_folder
 from bench.plan import image_spec
@@ -33,6 +33,7 @@ from bench.records import Case, stable_hash
 
 if TYPE_CHECKING:
     from bench.devices import Device
+    from bench.estimators.memory_settings import MemorySettings
 
 SUFFIX = ".trace"
 MOST_BYTES = 1 << 29
@@ -72,8 +73,8 @@ _TYPES: dict[tuple[str, str], type] = {
 Held = Column | Recording
 
 
-def machine_of(device: Device, torch_version: str) -> Machine:
-    """What of a device decides allocations.
+def machine_of(device: Device, settings: MemorySettings) -> Machine:
+    """What of a device, of torch and of its settings decides allocations.
 
     Raises:
         DeviceError: The device's file does not state it.
@@ -83,18 +84,13 @@ def machine_of(device: Device, torch_version: str) -> Machine:
     if missing:
         raise DeviceError(f"{device.name}: the memory trace needs {', '.join(missing)} in the device's file")
     assert device.multiprocessors and device.max_threads_per_multiprocessor and device.compute_capability
-    major, minor = torch_version.split(".")[:2]
     return Machine(
         device.multiprocessors,
         device.max_threads_per_multiprocessor,
         device.compute_capability,
-        (int(major), int(minor)),
+        settings.version,
+        settings.blas,
     )
-
-
-def torch_version() -> str:
-    """Of the installed torch, without importing it."""
-    return importlib.metadata.version("torch")
 
 
 @functools.lru_cache(maxsize=8)
@@ -138,13 +134,14 @@ def _find_column(case: Case, machine: Machine, *, record: bool) -> Column | None
 
 
 def _record_column(case: Case, machine: Machine) -> Column | None:
+    """None as well where the case cannot be recorded at these batch sizes: that says nothing of others."""
     from bench.estimators.record import record_case
 
     first, second = TRACED_BATCHES
-    one, other = (record_case(replace(case, batch_size=size), machine) for size in TRACED_BATCHES)
     try:
+        one, other = (record_case(replace(case, batch_size=size), machine) for size in TRACED_BATCHES)
         return join_column(first, one, second, other)
-    except NotAffine:
+    except Exception:  # noqa: BLE001 - whatever a model raises at its own batch size is for its own recording to say
         return None
 
 

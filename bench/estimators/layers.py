@@ -1,22 +1,28 @@
 """A model as a table of layers, and what the formula needs of it, without computing anything.
 
-Models are built and run on torch's meta device: shapes only, no memory, no arithmetic, no random numbers drawn.
+Models are built and run on torch's meta device: shapes only, no memory, no arithmetic, no random numbers drawn. One
+that cannot be (it reads values of tensors, or an operator of it knows no shapes without them) is built and run once on
+the CPU, on a few random images.
 """
 
 from __future__ import annotations
 
 import functools
+import re
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench import catalog
-from bench.errors import Unsupported
+from bench.errors import BenchError, ReadsValues, Unsupported, first_line, message_of, place_of
+from bench.estimators.fake_cuda.kernels import COPY_TO_HOST, reads_values
 from bench.records import Choice, ImageSpec
 
 ELEMENT_BYTES = 4
@@ -81,9 +87,58 @@ def build_on_meta(model: Choice, images: ImageSpec) -> nn.Module:
     entry = catalog.model(model.name)
     if reason := entry.skip_reason(images, model.options):
         raise Unsupported(reason)
-    with _BlankTensorsOnMeta():
+    with values_refused(), _BlankTensorsOnMeta():
         built = entry.build(images, **model.options)
     return built.to("meta").train()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLayers:
+    """A model's layers, and how they were found.
+
+    Attributes:
+        layers: As `layer_table` lists them.
+        note: Why the model had to be run on random images, in which case other images may take another course; None
+            where it had not.
+    """
+
+    layers: tuple[Layer, ...]
+    note: str | None = None
+
+
+def list_layers(model: Choice, images: ImageSpec, batch_size: int = 1) -> ModelLayers:
+    """The layers of a model of the catalog. Raises what `layer_table` and the model's own code raise."""
+    probed = _probe_model(model, images)
+    return ModelLayers(tuple(_layer(record, batch_size) for record in probed.records), probed.note)
+
+
+@dataclass(frozen=True, slots=True)
+class _Probed:
+    """A model and what was seen of it."""
+
+    built: nn.Module
+    records: list[_Record]
+    note: str | None = None
+
+
+def _probe_model(model: Choice, images: ImageSpec) -> _Probed:
+    """See a model run: without values where that can be, else on random images.
+
+    Raises:
+        BenchError: The model cannot take these images, or its settings are not valid.
+        Exception: Whatever it raises with values; what it raises without them may be no fault of its own.
+    """
+    entry = catalog.model(model.name)
+    if reason := entry.skip_reason(images, model.options):
+        raise Unsupported(reason)
+    try:
+        built = build_on_meta(model, images)
+        return _Probed(built, _records(built, images))
+    except Exception as error:  # noqa: BLE001 - what it raises with values is what counts
+        why = message_of(error) if isinstance(error, BenchError) else f"without values it raises {type(error).__name__}"
+    with torch.random.fork_rng(devices=[]), refusals_in_words():
+        built = entry.build(images, **model.options).train()
+        return _Probed(built, _records(built, images, values=True), f"seen in a run on random images: {why}")
 
 
 def layer_table(model: nn.Module, images: ImageSpec, batch_size: int = 1) -> tuple[Layer, ...]:
@@ -110,8 +165,8 @@ def model_shapes(model: Choice, images: ImageSpec) -> ModelShapes:
         Unsupported: The model cannot take these images.
         UnknownNameError: No such model.
     """
-    built = build_on_meta(model, images)
-    counted = [record for record in _records(built, images) if record.counted]
+    probed = _probe_model(model, images)
+    built, counted = probed.built, [record for record in probed.records if record.counted]
     trained = [parameter for parameter in built.parameters() if parameter.requires_grad]
     return ModelShapes(
         trained=tuple(tuple(parameter.shape) for parameter in trained),
@@ -120,6 +175,65 @@ def model_shapes(model: Choice, images: ImageSpec) -> ModelShapes:
         sample_elements=sum(record.sample_elements for record in counted),
         fixed_elements=sum(record.fixed_elements for record in counted),
     )
+
+
+class _Values(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Refuses what asks for the values of tensors on the meta device, which have none."""
+
+    def __torch_dispatch__(
+        self, operator: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run `operator`. Raises ReadsValues."""
+        named = kwargs or {}
+        refuse_reading(operator, args, named)
+        return operator(*args, **named)
+
+
+def refuse_reading(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Refuse an operator that needs values of tensors on the meta device. Raises ReadsValues."""
+    name = operator.name()
+    if reads_values(name, [*args, *kwargs.values()]):
+        if any(tensor.is_meta for tensor in _tensors([*args, *kwargs.values()])):
+            raise ReadsValues(name)
+    elif name in ("aten::copy_", "aten::_to_copy"):
+        source = args[1] if name == "aten::copy_" else args[0]
+        target = args[0].device if name == "aten::copy_" else kwargs.get("device") or source.device
+        if source.is_meta and torch.device(target).type != "meta":
+            raise ReadsValues(COPY_TO_HOST)
+
+
+@contextmanager
+def values_refused() -> Iterator[None]:
+    """While entered, a model that asks for values of tensors on the meta device is refused. Raises ReadsValues."""
+    with _Values(), refusals_in_words():  # type: ignore[no-untyped-call]
+        yield
+
+
+@contextmanager
+def refusals_in_words() -> Iterator[None]:
+    """Tell what torch refuses to do for a case from what the case's own code raises, which is left as it is.
+
+    Raises:
+        ReadsValues: `.numpy()` of a tensor that is not on the CPU; torch calls that a wrong type.
+        Unsupported: Torch does not train this (one value a channel in a batch norm), or an operator of it does not know
+            the shape of its result without data.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, NotImplementedError) as error:
+        message, frames = message_of(error), list(traceback.walk_tb(error.__traceback__))
+        place = place_of(reversed(frames))
+        if isinstance(error, TypeError) and "device type tensor to numpy" in message:
+            raise ReadsValues("Tensor.numpy", place) from error
+        if isinstance(error, ValueError) and str(frames[-1][0].f_globals.get("__name__")).startswith("torch."):
+            raise Unsupported(f"the step cannot run: {first_line(error)}") from error
+        if isinstance(error, NotImplementedError) and "with Meta tensors" in message:
+            operator = re.search(r"\w+::[\w.]+", message)
+            called = f", which {place} calls" if place else ""
+            raise Unsupported(
+                f"torch knows no shapes without data for {operator[0] if operator else 'an operator'}{called}"
+            ) from error
+        raise
 
 
 class _BlankTensorsOnMeta(TorchFunctionMode):
@@ -185,10 +299,10 @@ def _layer(record: _Record, batch_size: int) -> Layer:
     )
 
 
-def _records(model: nn.Module, images: ImageSpec) -> list[_Record]:
-    """Run the model once on the meta device and keep the rows of the table."""
+def _records(model: nn.Module, images: ImageSpec, *, values: bool = False) -> list[_Record]:
+    """Run the model once, on the meta device or with `values` where it is, and keep the rows of the table."""
     seen: dict[str, _Record] = {}
-    prediction = _probe(model, images, seen)
+    predictions = _probe(model, images, seen, values)
     callers = {path[:end] for path in seen for end, letter in enumerate(path) if letter == "."} | {""}
     for path, record in seen.items():
         record.is_layer = path not in callers or len(seen) == 1
@@ -198,7 +312,7 @@ def _records(model: nn.Module, images: ImageSpec) -> list[_Record]:
         user.parameters += parameter.numel()
         user.is_layer |= owner not in seen
     for record in seen.values():
-        record.is_prediction = record.last is prediction
+        record.is_prediction = any(record.last is prediction for prediction in predictions)
         record.last = None
     return [record for record in seen.values() if record.is_layer or record.parameters]
 
@@ -209,16 +323,14 @@ def _nearest_called(path: str, seen: dict[str, _Record]) -> str:
     return path
 
 
-def _probe(model: nn.Module, images: ImageSpec, seen: dict[str, _Record]) -> Tensor:
-    """Fill `seen`, by path and in the order of finishing, and return the model's output."""
-    tensors = {
-        name: torch.empty_like(tensor, device="meta")
-        for name, tensor in (*model.named_parameters(), *model.named_buffers())
-    }
-    batch = torch.empty(_PROBE_BATCH, *images.shape, device="meta")
-    with torch.no_grad(), _hooked(model, seen):
-        output: Tensor = torch.func.functional_call(model, tensors, (batch,))
-    return output
+def _probe(model: nn.Module, images: ImageSpec, seen: dict[str, _Record], values: bool) -> list[Tensor]:
+    """Fill `seen`, by path and in the order of finishing, and return the model's outputs."""
+    device = None if values else "meta"
+    named = (*model.named_parameters(), *model.named_buffers())
+    tensors = {name: tensor.clone() if values else torch.empty_like(tensor, device="meta") for name, tensor in named}
+    batch = (torch.rand if values else torch.empty)(_PROBE_BATCH, *images.shape, device=device)
+    with torch.no_grad(), _hooked(model, seen), nullcontext() if values else values_refused():
+        return list(_tensors(torch.func.functional_call(model, tensors, (batch,))))
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:

@@ -15,21 +15,19 @@ processes on the device, fragmentation by earlier work of the same process, and 
 from __future__ import annotations
 
 import functools
-import os
+from dataclasses import replace
 from typing import Any
-
-import torch
 
 from bench.devices import Device
 from bench.devices.context import context_of
 from bench.errors import Unsupported
-from bench.estimators.allocator import AllocatorConfig, Event, parse_allocator_config, tie_rule
+from bench.estimators.allocator import Event
 from bench.estimators.collector import collector_off
 from bench.estimators.cudnn_plans import CudnnPlans
 from bench.estimators.device_memory import Verdict, device_interval, judge_fit
 from bench.estimators.events import TracePeaks, build_events, replay_trace
 from bench.estimators.kept import machine_of, recording_of
-from bench.estimators.temporaries import Machine
+from bench.estimators.memory_settings import MemorySettings, settings_in_force
 from bench.estimators.workspaces import add_workspaces
 from bench.records import TRACE_PARTS, Case
 
@@ -48,25 +46,27 @@ def estimate_trace(case: Case, device: Device, *, shared: bool = False, workspac
         Unsupported: No GPU, or the step reads values from the device, or this torch does not allow the trace.
         DeviceError: The device's file lacks what the allocator depends on.
         UnknownNameError: No such data set, model or optimizer.
+        ConfigError: The allocator's settings are none, or none that can be replayed.
     """
+    settings = settings_in_force()
     with collector_off():
-        events = trace_events(case, device, shared=shared, workspaces=workspaces)
-        peaks, verdict = _peaks_on(device, events)
+        events = trace_events(case, device, settings, shared=shared, workspaces=workspaces)
+        peaks, verdict = _peaks_on(device, events, settings)
     return {**trace_columns(peaks), **device_interval(peaks.reserved_bytes, device), "estimated_fit": verdict}
 
 
-def _peaks_on(device: Device, events: list[Event]) -> tuple[TracePeaks, Verdict | None]:
+def _peaks_on(device: Device, events: list[Event], settings: MemorySettings) -> tuple[TracePeaks, Verdict | None]:
     """The peaks on a device of that memory, and whether the step fits; where it does not, what it would need."""
-    free, memory, context = replay_trace(events, allocator_config()), device.memory_bytes, context_of(device)
+    free, memory, context = replay_on(device, events, settings), device.memory_bytes, context_of(device)
     if memory is None:
         return free, None
     squeezed: dict[int, TracePeaks] = {}
 
     def fits(context_bytes: int) -> bool:
         capacity = memory - context_bytes
-        if free.replay.peak_reserved_bytes <= capacity or capacity <= 0:
+        if capacity <= 0 or free.replay.peak_reserved_bytes <= room_bytes(device, context_bytes, settings):
             return capacity > 0
-        squeezed[context_bytes] = replay_trace(events, allocator_config(capacity))
+        squeezed[context_bytes] = replay_on(device, events, settings, capacity)
         return squeezed[context_bytes].replay.out_of_memory is None
 
     verdict = judge_fit(fits, context)
@@ -78,17 +78,42 @@ def trace_peaks(
     case: Case, device: Device, *, shared: bool = False, capacity_bytes: int | None = None, workspaces: bool = True
 ) -> TracePeaks:
     """The peaks of a case, on a device that gives torch at most `capacity_bytes`. Otherwise as `estimate_trace`."""
+    settings = settings_in_force()
     with collector_off():
-        return replay_trace(
-            trace_events(case, device, shared=shared, workspaces=workspaces), allocator_config(capacity_bytes)
-        )
+        events = trace_events(case, device, settings, shared=shared, workspaces=workspaces)
+        return replay_on(device, events, settings, capacity_bytes)
 
 
-def trace_events(case: Case, device: Device, *, shared: bool = False, workspaces: bool = True) -> list[Event]:
+def replay_on(
+    device: Device, events: list[Event], settings: MemorySettings, capacity_bytes: int | None = None
+) -> TracePeaks:
+    """The peaks of events under the settings, on a device that gives torch at most `capacity_bytes`.
+
+    Where no capacity is given and the share of the device that torch may take is not enough, the peaks are those that
+    the step would need without that limit.
+    """
+    config = settings.allocator_config(device.memory_bytes, capacity_bytes)
+    peaks = replay_trace(events, config)
+    if capacity_bytes is None and peaks.replay.out_of_memory is not None:
+        return replay_trace(events, replace(config, memory_fraction=1.0))
+    return peaks
+
+
+def room_bytes(device: Device, context_bytes: int, settings: MemorySettings) -> int:
+    """What torch's segments may take beside a context: the rest of the device, or the share of it that is allowed."""
+    assert device.memory_bytes is not None
+    rest, allowed = device.memory_bytes - context_bytes, settings.allocator_config(device.memory_bytes).allowed_bytes
+    return rest if allowed is None else min(rest, allowed)
+
+
+def trace_events(
+    case: Case, device: Device, settings: MemorySettings, *, shared: bool = False, workspaces: bool = True
+) -> list[Event]:
     """What the allocator is asked in `record.STEPS` steps. Otherwise as `estimate_trace`."""
     if device.kind != "cuda":
         raise Unsupported(f"no trace for {device.name}: it follows torch's CUDA allocator")
-    machine = machine_of(device, torch.__version__)
+    settings.allocator_config(device.memory_bytes)  # a fault of the settings is said before anything is recorded
+    machine = machine_of(device, settings)
     recording = recording_of(case, machine, shared=shared)
     plans = cudnn_plans(device) if workspaces else None
     if isinstance(plans, CudnnPlans):
@@ -103,18 +128,6 @@ def cudnn_plans(device: Device) -> CudnnPlans | str:
         return CudnnPlans(device)
     except Unsupported as reason:
         return str(reason)
-
-
-def allocator_config(capacity_bytes: int | None = None) -> AllocatorConfig:
-    """The allocator's settings as this environment gives them to torch; on a device without limit unless given."""
-    text = os.environ.get("PYTORCH_ALLOC_CONF") or os.environ.get("PYTORCH_CUDA_ALLOC_CONF") or ""
-    base = AllocatorConfig(ties=tie_rule(torch.__version__), capacity_bytes=capacity_bytes)
-    return parse_allocator_config(text, base)
-
-
-def allocator_of(machine: Machine) -> AllocatorConfig:
-    """Torch's default settings in that version."""
-    return AllocatorConfig(ties=tie_rule(f"{machine.torch_version[0]}.{machine.torch_version[1]}"))
 
 
 def trace_columns(peaks: TracePeaks) -> dict[str, int]:

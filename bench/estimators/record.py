@@ -23,7 +23,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from bench import catalog
-from bench.errors import Unsupported
+from bench.errors import ReadsValues
 from bench.estimators.collector import collected_before, collector_off
 from bench.estimators.fake_cuda import FakeCuda, block_of
 from bench.estimators.recording import Call, Entry, Freed, Output, Phase, Recording, StepEnd, sort_frees
@@ -68,12 +68,13 @@ def record_case(
     Raises:
         Unsupported: The case cannot run, or cannot be traced.
         UnknownNameError: No such data set, model or optimizer.
+        Exception: Whatever the model or the optimizer raises of its own.
     """
+    from bench.estimators.layers import refusals_in_words
+
     protocol = protocol or MeasuringProtocol()
-    try:
+    with refusals_in_words():
         return record_training(lambda device: CaseTraining(case, protocol, device), steps, machine.compute_capability)
-    except ValueError as error:  # torch's word for what cannot be trained: one value a channel in a batch norm, say
-        raise Unsupported(f"the step cannot run: {error}") from error
 
 
 class CaseTraining:
@@ -105,7 +106,8 @@ def record_training(
         compute_capability: Of the GPU; attention chooses its kernel by it.
 
     Raises:
-        Unsupported: The step reads values from the device, or this torch does not allow the trace.
+        ReadsValues: The step reads values from the device.
+        Unsupported: This torch does not allow the trace.
     """
     with modules_followed() as modules:
         recorder = _Recorder(modules)
@@ -144,9 +146,7 @@ class _Recorder:
     def reads(self, operator: str) -> None:
         """Optimizers may scale by a value that they read (Adafactor); what a model does with one is anybody's guess."""
         if self.phase != Phase.OPTIMIZER:
-            raise Unsupported(
-                f"the step reads values from the device ({operator}); a trace without data cannot follow it"
-            )
+            raise ReadsValues(operator)
 
     def note_roles(self, training: Training) -> None:
         """Remember which storages hold parameters, gradients, optimizer state and the batch."""

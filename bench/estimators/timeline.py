@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bench.estimators.allocator import Alloc, AllocatorConfig, CachingAllocator, Event, Free, Mark
+from bench.estimators.allocator import Alloc, AllocatorConfig, CachingAllocator, Event, Free, Mark, OutOfMemoryError
 from bench.estimators.events import events_by_entry
 from bench.estimators.recording import Call, Phase, Recording, StepEnd
 from bench.estimators.temporaries import Machine
@@ -127,22 +127,26 @@ def estimate_timeline(case: Case, device: Device, *, workspaces: bool = True) ->
         DeviceError: The device's file lacks what the allocator depends on.
         UnknownNameError: No such data set, model or optimizer.
     """
-    import torch
-
     from bench.errors import Unsupported
     from bench.estimators.cudnn_plans import CudnnPlans
     from bench.estimators.kept import machine_of, recording_of
-    from bench.estimators.memory import allocator_config, cudnn_plans
+    from bench.estimators.memory import cudnn_plans
+    from bench.estimators.memory_settings import settings_in_force
     from bench.estimators.workspaces import add_workspaces
 
     if device.kind != "cuda":
         raise Unsupported(f"no timeline for {device.name}: it follows torch's CUDA allocator")
-    machine = machine_of(device, torch.__version__)
+    settings = settings_in_force()
+    config = settings.allocator_config(device.memory_bytes)
+    machine = machine_of(device, settings)
     recording = recording_of(replace(case, input="synthetic"), machine)
     plans = cudnn_plans(device) if workspaces else None
     if isinstance(plans, CudnnPlans):
         recording = add_workspaces(recording, plans, tf32=case.precision == "tf32")
-    return build_timeline(recording, machine, allocator_config())
+    try:
+        return build_timeline(recording, machine, config)
+    except OutOfMemoryError:  # of the share that the settings allow: what it would need, as the estimate says it
+        return build_timeline(recording, machine, replace(config, memory_fraction=1.0))
 
 
 class _Moment(NamedTuple):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing.connection
 import os
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+
+from bench.forks import how_it_ended
 
 GRACE_S = 2.0  # between asking a process to end and killing it
 _LOG_TAIL_BYTES = 4096
@@ -124,26 +125,14 @@ class Conversation:
         if timed_out:
             outcome, reason = Outcome.TIMED_OUT, f"no answer in time; it was in the phase {self.phase or 'start'}"
         elif self.final is None:
-            reason = self._outside or f"{_death(exit_code)} in the phase {self.phase or 'start'}{_last_words(log)}"
+            ended = f"{how_it_ended(exit_code)} in the phase {self.phase or 'start'}"
+            reason = self._outside or f"{ended}{_last_words(log)}"
         else:
             outcome, value = Outcome(self.final["outcome"]), self.final.get("value", {})
             reason = self.final.get("reason", "")
         now = time.monotonic()
         start_s = None if self.first_word is None else self.first_word - self.started
         return Answer(outcome, value, reason, self.phase, self.news, start_s, now - self.started)
-
-
-def _death(exit_code: int | None) -> str:
-    if exit_code is None:
-        return "the process does not end, even when killed,"
-    if exit_code < 0:
-        name = signal.Signals(-exit_code).name if -exit_code in _SIGNALS else f"signal {-exit_code}"
-        hint = " (the host's out-of-memory killer does this)" if -exit_code == signal.SIGKILL else ""
-        return f"the process was ended by {name}{hint}"
-    return f"the process left with exit code {exit_code}"
-
-
-_SIGNALS = {number.value for number in signal.Signals}
 
 
 def _last_words(log: Path | None) -> str:

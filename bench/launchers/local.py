@@ -10,7 +10,6 @@ server dies, which in turn leaves when this process does: nothing outlives the s
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import multiprocessing
 import multiprocessing.connection
@@ -18,7 +17,6 @@ import os
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
@@ -26,11 +24,13 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from bench.errors import BenchError, InfrastructureError
+from bench.errors import BenchError, InfrastructureError, describe_failure
+from bench.forks import die_with_parent, write_traceback
+from bench.interpreters import safe_children
 from bench.launchers.conversation import GRACE_S, Answer, Conversation, Outcome
+from bench.probes.torch_facts import start_fault
 
 START_ATTEMPTS = 3
-_PR_SET_PDEATHSIG = 1
 _EXIT_UNKNOWN = 255  # what multiprocessing says of a child whose server died
 
 Send = Callable[[dict[str, Any]], None]
@@ -100,8 +100,12 @@ class LocalLauncher:
                     process.start()
             except (EOFError, OSError) as error:
                 receiver.close()
+                if fault := start_fault():
+                    raise InfrastructureError(fault) from error
                 if attempt + 1 == START_ATTEMPTS:
-                    raise InfrastructureError(f"the fork server does not answer ({error}). See bench env") from error
+                    raise InfrastructureError(
+                        f"the fork server does not answer ({error}), although torch can be imported. Is memory short?"
+                    ) from error
                 time.sleep(0.2)
             else:
                 return process, receiver
@@ -124,7 +128,7 @@ def _child(task: Task, argument: Any, sender: Connection, log: str) -> None:
     """The whole life of a child."""
     os.setsid()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    _die_with_parent()
+    die_with_parent()
     _let_server_go()
     _redirect(log)
 
@@ -138,20 +142,14 @@ def _child(task: Task, argument: Any, sender: Connection, log: str) -> None:
         final = {"outcome": Outcome.ANSWERED.value, "value": task(argument, send)}
     except BenchError as error:
         final = {"outcome": Outcome.REFUSED.value, "reason": str(error)}
-    except BaseException:
-        traceback.print_exc()
-        raise
+    except BaseException as error:  # noqa: BLE001 - whatever it is, its words are worth more than an exit code
+        write_traceback(error)
+        final = {"outcome": Outcome.DIED.value, "reason": describe_failure(error)}
     send(final)
     sender.close()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # no teardown: nothing of a finished measurement may hang, and the parent has what it needs
-
-
-def _die_with_parent() -> None:
-    """Ask the kernel to kill this process when the server that forked it dies (Linux only; elsewhere nothing)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _let_server_go() -> None:
@@ -214,13 +212,17 @@ def _signal_group(group: int, number: int) -> None:
 
 @contextlib.contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """Hold Ctrl-C back for the time of the context; processes that start within never hear it unless they ask to."""
-    resource_tracker.ensure_running()  # its start would unblock the signal
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    """Hold Ctrl-C back for the time of the context; processes that start within never hear it unless they ask to.
+
+    Nor do they import from the current folder.
+    """
+    with safe_children():
+        resource_tracker.ensure_running()  # its start would unblock the signal
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

@@ -9,12 +9,39 @@ from __future__ import annotations
 import atexit
 import contextlib
 import gc
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
 
 import psutil
-import torch._dynamo
 
-import bench.worker
-from bench import catalog
+
+@contextlib.contextmanager
+def _silent_where_fatal() -> Iterator[None]:
+    """Hold standard error back, of C++ too, and let it out at the end unless that is an exception or an abort.
+
+    Whoever started the server asks again what is wrong and says it in one line (`torch_facts.start_fault`), in a
+    process that is no server and lets everything out.
+    """
+    if "multiprocessing.forkserver" not in sys.modules:
+        yield
+        return
+    with tempfile.TemporaryFile() as held:
+        kept = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        yield
+        os.dup2(kept, 2)
+        os.close(kept)
+        held.seek(0)
+        os.write(2, held.read())
+
+
+with _silent_where_fatal():
+    import torch._dynamo
+
+    import bench.worker
+    from bench import catalog
 
 __all__ = ["bench", "torch"]  # torch._dynamo: the first optimizer of a process would import it, for seconds
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from bench.errors import DeviceError
+
 Send = Callable[[dict[str, Any]], None]
 
 
@@ -19,13 +21,17 @@ def measure_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
 
 
 def estimate_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
-    """Estimate `cases` for `device`, sending `{"estimate": fields of Estimate}` for each; in turn with one worker."""
-    from bench.estimators.cases import estimate_in_parallel
+    """Estimate `cases` for `device`, in forks; for each sends its fields and the estimators that were lost.
 
-    cases, device = argument["cases"], argument["device"]
-    workers, workspaces = argument["workers"], argument["workspaces"]
-    for estimate in estimate_in_parallel(cases, device, workers=workers, workspaces=workspaces):
-        send({"estimate": asdict(estimate)})
+    `variables` are those that the cases' runs set for themselves: this process stands for them.
+    `timeout_s` is for one estimator on one case.
+    """
+    os.environ.update(argument.get("variables", {}))
+    from bench.estimators.cases import estimate_apart
+
+    named = {name: argument[name] for name in ("workers", "timeout_s", "workspaces")}
+    for estimate, lost in estimate_apart(argument["cases"], argument["device"], **named):
+        send({"estimate": asdict(estimate), "lost": lost})
     return {}
 
 
@@ -35,7 +41,17 @@ def timeline_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
     from bench.estimators.timeline import estimate_timeline
 
     device = load_device(argument["device"])
+    send({"phase": "tracing"})
     return asdict(estimate_timeline(argument["case"], device, workspaces=argument["workspaces"]))
+
+
+def layers_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
+    """`layers` of `model` for `images`, each the fields of `estimators.layers.Layer`, and a `note` on them."""
+    from bench.estimators.layers import list_layers
+
+    send({"phase": "model"})
+    found = list_layers(argument["model"], argument["images"])
+    return {"layers": [asdict(layer) for layer in found.layers], "note": found.note}
 
 
 def fit_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
@@ -44,7 +60,7 @@ def fit_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
     from bench.estimators.fitting import fit_batch
 
     def heard(batch_size: int) -> None:
-        send({"batch_size": batch_size})
+        send({"phase": f"trace of batch {batch_size}", "batch_size": batch_size})
 
     device, workspaces = load_device(argument["device"]), argument["workspaces"]
     return asdict(fit_batch(argument["case"], device, argument["fraction"], heard, workspaces=workspaces))
@@ -59,11 +75,11 @@ def environment_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
 
 
 def device_facts_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
-    """`values` and `sources` of a device file for the GPU `gpu_uuid`."""
+    """`values` and `sources` of a device file for the GPU `gpu_uuid`, with or without its `context`."""
     _see_only(argument["gpu_uuid"], argument["gpu_index"])
     from bench.probes.device_facts import measure_device_facts
 
-    values, sources = measure_device_facts(argument["gpu_uuid"])
+    values, sources = measure_device_facts(argument["gpu_uuid"], context=argument["context"])
     return {"values": values, "sources": sources}
 
 
@@ -92,12 +108,22 @@ def difference_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
 def _see_only(gpu_uuid: str | None, gpu_index: int | None) -> None:
     """Let this process see one GPU: by UUID, as NVML's index and CUDA's may differ, or by place where none is known.
 
-    The place counts what the user has left visible. ROCm reads `HIP_VISIBLE_DEVICES` before CUDA's name for it.
+    The place counts what the user has left visible. ROCm reads `HIP_VISIBLE_DEVICES` before CUDA's name for it, and
+    both count what `ROCR_VISIBLE_DEVICES` leaves.
+
+    Raises:
+        DeviceError: The variable names fewer GPUs than torch counted.
     """
     if gpu_uuid:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu_uuid
     elif gpu_index:
+        from bench.probes.nvml import visible_entries
+
         for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
-            visible = [item for item in os.environ.get(name, "").split(",") if item.strip()]
-            if visible or name == "CUDA_VISIBLE_DEVICES":
-                os.environ[name] = visible[gpu_index].strip() if visible else str(gpu_index)
+            given = os.environ.get(name)
+            if given is None and name == "HIP_VISIBLE_DEVICES":
+                continue
+            visible = visible_entries(given) if given is not None else tuple(map(str, range(gpu_index + 1)))
+            if gpu_index >= len(visible):
+                raise DeviceError(f'cuda:{gpu_index}: {name}="{given}" names {len(visible)} GPU(s). Name it there')
+            os.environ[name] = visible[gpu_index]

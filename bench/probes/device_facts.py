@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from bench.errors import DeviceError
 from bench.probes.gpu_monitor import GpuMonitor
 
 _CORES_PER_MULTIPROCESSOR = {
-    (7, 0): 64, (7, 2): 64, (7, 5): 64, (8, 0): 64, (8, 6): 128, (8, 7): 128, (8, 9): 128, (9, 0): 128, (10, 0): 128,
-    (10, 3): 128, (12, 0): 128,
+    (6, 0): 64, (6, 1): 128, (6, 2): 128, (7, 0): 64, (7, 2): 64, (7, 5): 64, (8, 0): 64, (8, 6): 128, (8, 7): 128,
+    (8, 9): 128, (9, 0): 128, (10, 0): 128, (10, 3): 128, (12, 0): 128,
 }  # fmt: skip
 """float32 lanes by compute capability: CUDA C++ Programming Guide, throughput of native arithmetic instructions."""
 
+_TENSOR_FLOP_PER_CYCLE = {
+    (7, 0): 1024, (7, 5): 1024, (8, 0): 2048, (8, 6): 1024, (8, 9): 1024, (9, 0): 4096, (10, 0): 8192, (12, 0): 1024,
+}  # fmt: skip
+"""Dense fp16 products accumulated in float32, of one multiprocessor and cycle: NVIDIA's architecture whitepapers, and
+what the device files of this package come to. GeForce cards do half as many; those called GTX have no tensor cores."""
 
-def measure_device_facts(gpu_uuid: str | None) -> tuple[dict[str, Any], dict[str, str]]:
+Note = Callable[[str, Any, str], None]
+
+
+def measure_device_facts(gpu_uuid: str | None, *, context: bool = True) -> tuple[dict[str, Any], dict[str, str]]:
     """Values and sources for `bench.devices.render_device_toml`, of the CUDA device that this process sees first.
 
-    Peak rates of tensor cores are no property that a driver tells: they stay out, to be filled in from the datasheet.
-    The context is measured, so the process must have touched CUDA in no other way before.
+    A source that begins with `measured:` is of a value that the GPU gave; the others are derived from such values. What
+    neither gives is left out.
 
     Args:
-        gpu_uuid: For NVML's part; without it, or where NVML gives no answer, clocks and limits stay out.
+        gpu_uuid: For NVML's part; without it, or where NVML gives no answer, limits stay out.
+        context: Whether to measure the context too: some kernels run for it, and the process must have touched CUDA in
+            no other way before.
     """
     import torch
 
@@ -31,7 +42,7 @@ def measure_device_facts(gpu_uuid: str | None) -> tuple[dict[str, Any], dict[str
     sources: dict[str, str] = {}
 
     def note(key: str, value: Any, source: str) -> None:
-        if value:
+        if value and key not in values:
             values[key], sources[key] = value, source
 
     asked = f"measured: device properties ({versions})"
@@ -40,27 +51,19 @@ def measure_device_facts(gpu_uuid: str | None) -> tuple[dict[str, Any], dict[str
     note("compute_capability", [properties.major, properties.minor], asked)
     note("l2_bytes", getattr(properties, "L2_cache_size", None), asked)
     note("max_threads_per_multiprocessor", getattr(properties, "max_threads_per_multi_processor", None), asked)
-    bus_bits = getattr(properties, "memory_bus_width", None)
-    clock_khz = getattr(properties, "memory_clock_rate", None)
-    note("memory_bus_bits", bus_bits, asked)
-    if bus_bits and clock_khz:
-        note("memory_clock_hz", clock_khz * 1e3, asked)
-        note(
-            "memory_bandwidth_bytes_per_s",
-            2.0 * clock_khz * 1e3 * bus_bits / 8,
-            "derived: 2 x memory clock x bus width",
-        )
+    note("memory_bus_bits", getattr(properties, "memory_bus_width", None), asked)
+    note("memory_clock_hz", getattr(properties, "memory_clock_rate", 0) * 1e3, asked)
+    note("boost_clock_hz", getattr(properties, "clock_rate", 0) * 1e3, asked)
     _note_nvml(note, gpu_uuid)
-    _note_float32(note, values)
-    note(
-        "context_bytes",
-        _measure_context_bytes(),
-        f"measured: used - reserved after one product and convolution ({versions})",
-    )
+    _note_rates(note, values)
+    if context:
+        measured = f"measured: used - reserved after one product and convolution ({versions})"
+        note("context_bytes", _measure_context_bytes(), measured)
     return values, sources
 
 
-def _note_nvml(note: Any, gpu_uuid: str | None) -> None:
+def _note_nvml(note: Note, gpu_uuid: str | None) -> None:
+    """What NVML adds; its clocks are the highest that can be set, often above the rated ones that CUDA reports."""
     if gpu_uuid is None:
         return
     try:
@@ -69,17 +72,38 @@ def _note_nvml(note: Any, gpu_uuid: str | None) -> None:
     except DeviceError:
         return
     note("nvml_memory_bytes", static.total_bytes, "measured: NVML")
-    note("boost_clock_hz", static.max_sm_clock_hz, "measured: NVML, maximum clock of the multiprocessors")
+    note("boost_clock_hz", static.max_sm_clock_hz, "derived: NVML's maximum clock of the multiprocessors")
+    note("memory_clock_hz", static.max_memory_clock_hz, "derived: NVML's maximum clock of the memory")
     note("power_limit_w", static.power_limit_default_w, "measured: NVML, default limit")
 
 
-def _note_float32(note: Any, values: dict[str, Any]) -> None:
-    cores = _CORES_PER_MULTIPROCESSOR.get(tuple(values["compute_capability"]))
+def _note_rates(note: Note, values: Mapping[str, Any]) -> None:
+    """Rates that follow from clocks and widths; those of tensor cores from the architecture as well."""
+    bus_bits, memory_hz = values.get("memory_bus_bits"), values.get("memory_clock_hz")
+    if bus_bits and memory_hz:
+        note("memory_bandwidth_bytes_per_s", 2.0 * memory_hz * bus_bits / 8, "derived: 2 x memory clock x bus width")
+    capability, count, clock_hz = (
+        values.get(key) for key in ("compute_capability", "multiprocessors", "boost_clock_hz")
+    )
+    known = tuple(capability or ())
+    cores = _CORES_PER_MULTIPROCESSOR.get(known)
     note("fp32_cores_per_multiprocessor", cores, "CUDA C++ Programming Guide, by compute capability")
-    clock_hz = values.get("boost_clock_hz")
-    if cores and clock_hz:
-        rate = 2.0 * cores * values["multiprocessors"] * clock_hz
-        note("peak_float32_flop_per_s", rate, "derived: 2 x cores x maximum clock")
+    if not count or not clock_hz:
+        return
+    if cores:
+        note("peak_float32_flop_per_s", 2.0 * cores * count * clock_hz, "derived: 2 x cores x maximum clock")
+    name = str(values["gpu_name"]).casefold()
+    per_cycle = None if "gtx" in name else _TENSOR_FLOP_PER_CYCLE.get(known)
+    if per_cycle is None:
+        return
+    half = "geforce" in name
+    per_cycle = per_cycle // 2 if half else per_cycle
+    of = f"compute capability {'.'.join(map(str, known))}" + (" and a GeForce, which does half" if half else "")
+    kinds = (("fp16", 1.0), ("bf16", 1.0), ("tf32", 0.5)) if known >= (8, 0) else (("fp16", 1.0),)
+    for kind, share in kinds:
+        rate = per_cycle * share
+        source = f"derived: {count} x {clock_hz / 1e9:g} GHz x {rate:g} FLOP a cycle and multiprocessor, of {of}"
+        note(f"peak_{kind}_flop_per_s", rate * count * clock_hz, f"{source}; rated figures may be some percent lower")
 
 
 def _measure_context_bytes() -> int | None:

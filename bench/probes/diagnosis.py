@@ -5,6 +5,7 @@ Each check is a pure function from `MachineFacts` to findings, so that every mac
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -71,30 +72,44 @@ def _check_driver(facts: MachineFacts) -> Iterator[Finding]:
 
 
 def _check_hidden(facts: MachineFacts) -> Iterator[Finding]:
-    if facts.listing.gpus and not facts.visible:
+    if facts.listing.gpus and not facts.visible and not (facts.torch is not None and facts.torch.available):
         boards = ", ".join(f"{gpu.index}: {gpu.name}" for gpu in facts.listing.gpus)
         if facts.cuda_visible_devices is None:
             what = f"every GPU is in MIG mode and none has a slice ({boards})"
             yield Finding("error", "no_mig_slice", what, "Create one (`nvidia-smi mig -cgi ... -C`) or turn MIG off.")
             return
         yield Finding(
-            "note" if hides_on_purpose(facts.cuda_visible_devices) else "error",
+            "note" if hidden_on_purpose(facts) else "error",
             "gpu_hidden",
             f'CUDA_VISIBLE_DEVICES="{facts.cuda_visible_devices}" hides every GPU ({boards})',
             "Unset it, or name a GPU by its index or UUID (`nvidia-smi -L`).",
         )
 
 
-def hides_on_purpose(cuda_visible_devices: str | None) -> bool:
-    """Whether the variable is one of the customary ways to say "no GPU", rather than a wrong index."""
-    return cuda_visible_devices is not None and cuda_visible_devices.strip() in ("", "-1", "none", "NoDevFiles", "void")
+def hidden_on_purpose(facts: MachineFacts) -> str | None:
+    """The variable, with its value, that says "no GPU" in one of the customary ways rather than by a wrong index.
+
+    On a machine of AMD's these are ROCm's variables, and CUDA's where ROCm's own does not overrule it.
+    """
+    variables = {"CUDA_VISIBLE_DEVICES": facts.cuda_visible_devices}
+    if "/dev/kfd" in facts.gpu_device_files and not facts.listing.gpus:
+        rocm = {"HIP_VISIBLE_DEVICES": facts.hip_visible_devices, "ROCR_VISIBLE_DEVICES": facts.rocr_visible_devices}
+        variables = rocm if any(value is not None for value in rocm.values()) else variables
+    for name, value in variables.items():
+        if value is not None and re.fullmatch(r"(|-\d.*|none|nodevfiles|void)", value.strip(), re.IGNORECASE):
+            return f'{name}="{value}"'
+    return None
 
 
 def _check_torch_build(facts: MachineFacts) -> Iterator[Finding]:
     torch = facts.torch
     if torch is None:
         return
-    if torch.error and facts.listing.error and not facts.listing.absent:
+    if torch.blame:
+        what = f'{torch.blame.variable}="{torch.blame.value}" keeps torch from starting'
+        said = (torch.error or torch.trial_error or "").rpartition("ended with exit code ")[2]
+        yield Finding("error", "bad_variable", f"{what}: {re.sub(r'^-?[0-9]+: ', '', said)}", torch.blame.remedy)
+    elif torch.error and facts.listing.error and not facts.listing.absent:
         yield Finding("error", "torch_unusable", torch.error, "Mend the driver first: torch waits for it.")
     elif torch.error:
         yield Finding("error", "torch_unusable", torch.error, f"Reinstall it. {_advice(facts)}")
@@ -148,7 +163,7 @@ def _check_architecture(facts: MachineFacts) -> Iterator[Finding]:
 
 
 def _check_trial(facts: MachineFacts) -> Iterator[Finding]:
-    if facts.torch is not None and facts.torch.trial_error:
+    if facts.torch is not None and facts.torch.trial_error and not facts.torch.blame:
         what = f"an addition of eight numbers on the GPU failed: {facts.torch.trial_error}"
         remedy = (
             "Free the GPU if another process holds all of it or has it exclusively; else see `nvidia-smi -q`, `dmesg`."

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -22,29 +21,7 @@ from bench.probes.gpu_monitor import GpuMonitor, GpuStatic
 from bench.probes.host import measure_host
 from bench.probes.nvml import hash_uuid
 from bench.records import Environment
-
-_ALLOCATOR_VARIABLES = (  # c10/core/AllocatorConfig.h, c10/cuda/CUDACachingAllocator.cpp
-    "PYTORCH_ALLOC_CONF",
-    "PYTORCH_CUDA_ALLOC_CONF",
-    "PYTORCH_HIP_ALLOC_CONF",
-    "PYTORCH_NO_CUDA_MEMORY_CACHING",
-)
-_SPEED_VARIABLES = (
-    *(
-        "CUDA_LAUNCH_BLOCKING",
-        "CUDA_DEVICE_MAX_CONNECTIONS",
-        "CUDA_MODULE_LOADING",
-        "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE",
-    ),
-    *("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "CUBLAS_WORKSPACE_CONFIG", "CUBLASLT_WORKSPACE_SIZE"),
-    *("TORCH_BLAS_PREFER_CUBLASLT", "TORCH_CUDNN_V8_API_DISABLED", "PYTORCH_TUNABLEOP_ENABLED", "MIOPEN_FIND_MODE"),
-    *("HSA_OVERRIDE_GFX_VERSION", "TORCH_COMPILE_DISABLE", "TORCHINDUCTOR_MAX_AUTOTUNE", "OMP_NUM_THREADS"),
-    *("OMP_PROC_BIND", "OMP_PLACES", "OMP_WAIT_POLICY", "GOMP_CPU_AFFINITY", "GOMP_SPINCOUNT", "KMP_AFFINITY"),
-    *("KMP_BLOCKTIME", "MKL_NUM_THREADS", "MKL_DYNAMIC", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA"),
-    *("DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MALLOC_CONF", "MALLOC_ARENA_MAX", "MALLOC_MMAP_THRESHOLD_"),
-    *("GLIBC_TUNABLES", "LD_PRELOAD"),
-)
-"""Variables that change how fast a step runs or what it takes, without any line of code or configuration showing it."""
+from bench.records.variables import spell_variables
 
 _STATIC_COLUMNS = (
     *("vbios", "driver_version", "ecc", "mig", "persistence_mode"),
@@ -82,8 +59,9 @@ def measure_environment(device: str, gpu_index: int | None = None, monitor: GpuM
         pandas_version=_version("pandas"),
         pyarrow_version=_version("pyarrow"),
         bench_version=__version__,
-        allocator_settings=_settings(_ALLOCATOR_VARIABLES, os.environ),
-        speed_variables=_settings(_SPEED_VARIABLES, os.environ),
+        allocator_settings=spell_variables(os.environ, "allocator"),
+        speed_variables=spell_variables(os.environ, "result"),
+        other_variables=spell_variables(os.environ, "message"),
         torch_threads=torch.get_num_threads(),
         cpu_capability=torch.backends.cpu.get_cpu_capability(),
         git_commit=commit,
@@ -125,15 +103,6 @@ def _version(distribution: str) -> str | None:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _settings(names: tuple[str, ...], environment: Mapping[str, str]) -> str | None:
-    """`NAME=value` of those set, in the order of their names; paths are cut to their last part."""
-    words = []
-    for name in sorted(set(names) & set(environment)):
-        parts = environment[name].replace(":/", " /").split()
-        words.append(f"{name}={' '.join(Path(part).name if part.startswith('/') else part for part in parts)}")
-    return "; ".join(words) or None
 
 
 def _gpu_fields(gpu_index: int | None, monitor: GpuMonitor | None) -> dict[str, Any]:

@@ -168,6 +168,12 @@ def host_hash(root: Path = ROOT) -> str | None:
     return hashlib.sha256(f"bench host {identity}".encode()).hexdigest()[:16] if identity else None
 
 
+def cpu_flags(root: Path = ROOT) -> frozenset[str]:
+    """The instructions that /proc/cpuinfo names, in its words (`flags` on x86, `Features` on Arm); empty is unknown."""
+    fields = _cpuinfo(root)
+    return frozenset((fields.get("flags") or fields.get("Features") or "").split())
+
+
 def _cpuinfo(root: Path) -> dict[str, str]:
     """The first processor's fields of /proc/cpuinfo."""
     fields: dict[str, str] = {}

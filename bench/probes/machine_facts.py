@@ -19,6 +19,8 @@ class MachineFacts:
     listing: GpuListing = field(default_factory=lambda: GpuListing(absent=True, error="no driver"))
     visible: tuple[Gpu, ...] = ()
     cuda_visible_devices: str | None = None
+    hip_visible_devices: str | None = None  # ROCm's own name for it
+    rocr_visible_devices: str | None = None  # of the layer below, which renumbers what it leaves
     torch: TorchFacts | None = None
     nvidia_card_on_bus: bool = False
     gpu_device_files: tuple[str, ...] = ()  # of NVIDIA's driver, ROCm's and WSL's
@@ -39,6 +41,8 @@ def read_machine_facts(*, ask_torch: bool = True, nvml_timeout_s: float | None =
         listing=listing,
         visible=visible_gpus(listing.gpus),
         cuda_visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES"),
+        hip_visible_devices=os.environ.get("HIP_VISIBLE_DEVICES"),
+        rocr_visible_devices=os.environ.get("ROCR_VISIBLE_DEVICES"),
         torch=read_torch_facts() if ask_torch else None,
         nvidia_card_on_bus=_has_nvidia_card(Path("/sys/bus/pci/devices")),
         gpu_device_files=tuple(path for path in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg") if Path(path).exists()),

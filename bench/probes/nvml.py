@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,7 @@ __all__ = [
     "hash_uuid",
     "list_gpus",
     "read_gpu_listing",
+    "visible_entries",
     "visible_gpus",
     "window_fields",
 ]
@@ -146,8 +148,9 @@ def _memory_total_bytes(session: NvmlSession, handle: Any) -> int | None:
 def visible_gpus(gpus: Sequence[Gpu], variable: str | None = None) -> tuple[Gpu, ...]:
     """The GPUs that CUDA would show, in its order.
 
-    The rules are CUDA's: indices or unique beginnings of UUIDs, comma-separated; everything behind the first entry that
-    names no device is hidden; a device named twice hides all. A board whose MIG mode is on shows its slices instead.
+    The entries are those of `visible_entries`: numbers, or unique beginnings of UUIDs. Everything behind the first
+    entry that names no device is hidden; a device named twice hides all. A board whose MIG mode is on shows its slices
+    instead.
 
     Args:
         gpus: All of the machine, as `read_gpu_listing` gives them. Indices count the boards in this order.
@@ -158,7 +161,7 @@ def visible_gpus(gpus: Sequence[Gpu], variable: str | None = None) -> tuple[Gpu,
     if variable is None:
         return tuple(usable)
     chosen: list[Gpu] = []
-    for entry in (part.strip() for part in variable.split(",")):
+    for entry in visible_entries(variable):
         gpu = _named(entry, usable)
         if gpu is None:
             break
@@ -168,11 +171,35 @@ def visible_gpus(gpus: Sequence[Gpu], variable: str | None = None) -> tuple[Gpu,
     return tuple(chosen)
 
 
+def visible_entries(variable: str) -> tuple[str, ...]:
+    """What `CUDA_VISIBLE_DEVICES`, or ROCm's variables of its kind, names, as torch reads it.
+
+    If the text begins with `GPU-` or `MIG-`, these are the entries that do, up to the first that does not. Otherwise
+    an entry is the number that it begins with, as C's `strtoul` reads it: `0 1`, `0;1`, `0x1` and `0a` are all the
+    number 0. The first entry without a number, or with a negative one, ends the list. Naming one twice empties it
+    (torch/cuda/__init__.py, `_parse_visible_devices`).
+    """
+    prefix = next((prefix for prefix in ("GPU-", "MIG-") if variable.startswith(prefix)), None)
+    found: list[str] = []
+    for part in variable.split(","):
+        entry = _ordinal(part) if prefix is None else part if part.startswith(prefix) else None
+        if entry is None:
+            break
+        if entry in found:
+            return ()
+        found.append(entry)
+    return tuple(found)
+
+
+def _ordinal(part: str) -> str | None:
+    """The number that an entry begins with, without signs and zeros before it; None where it is negative or none."""
+    digits = re.match(r"\+?0*(\d{1,9})(?!\d)|-0+(?!\d)", part.strip())
+    return None if digits is None else str(int(digits[1] or 0))
+
+
 def _named(entry: str, gpus: Sequence[Gpu]) -> Gpu | None:
-    if entry.isdecimal():
-        return gpus[int(entry)] if int(entry) < len(gpus) else None
     if not entry.startswith(("GPU-", "MIG-")):
-        return None
+        return gpus[int(entry)] if int(entry) < len(gpus) else None
     matches = [gpu for gpu in gpus if gpu.uuid.startswith(entry)]
     return matches[0] if len(matches) == 1 else None
 

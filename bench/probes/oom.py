@@ -2,50 +2,81 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.errors import BenchError
+from bench.errors import BenchError, describe_failure, message_of
 from bench.units import MIB, format_bytes
 
-_UNIT_FACTORS = {"": 1, "byte": 1, "bytes": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
-_SIZES = (
-    # c10/cuda/CUDACachingAllocator.cpp (HIP the same), through format_size: "2.00 GiB", "512 bytes"
-    re.compile(r"Tried to allocate (?P<size>\d+(?:\.\d+)?) (?P<unit>[KMGT]iB|bytes)"),
-    # c10/core/impl/alloc_cpu.cpp
-    re.compile(r"can't allocate memory: you tried to allocate (?P<size>\d+)(?P<unit>) bytes"),
-    # numpy/_core/_exceptions.py, `_ArrayMemoryError`
-    re.compile(r"Unable to allocate (?P<size>\d+(?:\.\d+)?) (?P<unit>[KMGT]iB|bytes)"),
+_UNIT_FACTORS = {"": 1, "byte": 1, "bytes": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_AMOUNT = r"(?P<size>\d+(?:\.\d+)?) ?(?P<unit>[KMGT]i?B|bytes)"
+"""As torch's format_size and numpy print sizes; MPS writes GB and means 2^30 bytes (aten/src/ATen/mps)."""
+_SIZES = tuple(
+    re.compile(pattern)
+    for pattern in (
+        rf"Tried to allocate {_AMOUNT}",  # c10's allocators of CUDA, HIP and XPU, and that of MPS
+        rf"per_process_memory_fraction limit\. Requested size: {_AMOUNT}",  # CUDACachingAllocator.cpp, torch 2.13 on
+        rf"Requested\s+: {_AMOUNT}",  # c10/cuda/CUDAMallocAsyncAllocator.cpp
+        rf"you tried to allocate {_AMOUNT}",  # c10/core/impl/alloc_cpu.cpp
+        rf"unable to mmap {_AMOUNT}",  # MapAllocator.cpp, of a file
+        rf"Unable to allocate {_AMOUNT} for an array",  # numpy/_core/_exceptions.py, `_ArrayMemoryError`
+    )
 )
-_TEXTS = (
-    "CUDA out of memory",
-    "HIP out of memory",
-    "CUDA error: out of memory",  # from a driver call, outside torch's allocator
-    "HIP error: out of memory",
-    "cudaErrorMemoryAllocation",
-    "CUBLAS_STATUS_ALLOC_FAILED",  # cuBLAS found no room for a handle or workspace
-    "HIPBLAS_STATUS_ALLOC_FAILED",
-    "CUSOLVER_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",  # cuDNN 9 names each cause
-    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
-    "DefaultCPUAllocator: can't allocate memory",
-    "DefaultCPUAllocator: not enough memory",  # Windows
-    "std::bad_alloc",
+_SAYS = re.compile(
+    "|".join(
+        (
+            # The caching allocators of torch's backends, whoever raises their words again
+            r"\b(?:CUDA|HIP|XPU|NPU|MPS backend) out of memory",
+            r"would exceed allowed memory\. \(out of memory\)",  # CUDAMallocAsyncAllocator.cpp
+            # It found no memory, and asks NVML who has it; where NVML does not answer, that is the error that comes
+            # (torch 2.1 to 2.12; pytorch/pytorch #112377, #122068, #130486)
+            r"NVML_SUCCESS == [^\n]*INTERNAL ASSERT FAILED at \"[^\"\n]*CUDACachingAllocator\.cpp\"",
+            # From the runtime or the driver, outside the allocator or in its expandable segments (cuMemSetAccess)
+            r"\b(?:CUDA|HIP)(?: driver| runtime)? error: (?:\w+: )?out of memory",
+            r"\b(?:Triton Error \[(?:CUDA|HIP)\]|(?:cuda|hip)ErrorMemoryAllocation|hipErrorOutOfMemory): out of memory",
+            r"\bCUDA_ERROR_OUT_OF_MEMORY\b",
+            r"\bCUDA ran out of memory outside PyTorch's allocator",  # torch 2.14 on, of cuDNN
+            r"\bCuda failure 2 'out of memory'",  # NCCL
+            r"\bUR_RESULT_ERROR_OUT_OF_(?:DEVICE|HOST)_MEMORY\b",  # Intel's runtime
+            # NVIDIA's and AMD's libraries found no room for a handle or a workspace
+            r"\b(?:CUBLAS|HIPBLAS|CUSOLVER|HIPSOLVER|CUSPARSE|HIPSPARSE|CUDNN)_STATUS_ALLOC_FAILED\b",
+            r"\bCUDNN_STATUS_INTERNAL_ERROR_(?:HOST|DEVICE)_ALLOCATION_FAILED\b",  # cuDNN 9 names each cause
+            r"\b(?:CUFFT|HIPFFT)_ALLOC_FAILED\b",
+            r"\b(?:rocblas_status_memory_error|miopenStatusAllocFailed)\b",
+            # The host
+            r"DefaultCPUAllocator: (?:can't allocate memory|not enough memory)",
+            r"\bunable to [^\n]*: Cannot allocate memory \(12\)",  # ENOMEM, as MapAllocator.cpp says it
+            r"\[Errno 12\] Cannot allocate memory",
+            r"\bUnable to allocate [\d.]+ \w+ for an array with shape",
+            r"\bstd::bad_alloc\b",
+        )
+    )
 )
+"""Words that are said where memory ran out and nowhere else.
+
+Not among them, for each has other causes too: cuDNN's "unable to find an engine", `CUDNN_STATUS_NOT_SUPPORTED` and
+`CUDNN_STATUS_INTERNAL_ERROR`, `CUBLAS_STATUS_NOT_INITIALIZED`, `CUDA error: unspecified launch failure`, Triton's "out
+of resource" (a kernel asks for more shared memory than a multiprocessor has), "can't start new thread", "cannot
+allocate memory in static TLS block", and asserts that name cudaErrorMemoryAllocation (they failed because the error
+was another).
+"""
+_WORKER_SAYS = re.compile(r"^(?:Caught )?MemoryError(?: in |:|$)", re.MULTILINE)
+"""A worker of a DataLoader whose exception cannot be made again here comes as a RuntimeError with its traceback."""
 
 SMALLEST_HEADROOM_BYTES = 64 * MIB
 """Less room than this above what the process holds already, and its own start-up would fail, not the case."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error`, or one that caused it, says that memory ran out, on the device or on the host.
+    """Whether `error`, or one that it came from, says that memory ran out, on the device or on the host."""
+    return any(_is_out_of_memory(each) for each in _causes(error))
 
-    cuDNN's "unable to find an engine" and `CUDNN_STATUS_NOT_SUPPORTED` are not counted: they follow from a lack of
-    memory at times, and from an unsupported layout or type just as well.
-    """
-    return any(_says_out_of_memory(each) for each in _causes(error))
+
+def says_out_of_memory(text: str) -> bool:
+    """Whether a text, of torch's or of a library below it, says that memory ran out."""
+    return _SAYS.search(text) is not None
 
 
 def parse_out_of_memory(error: BaseException) -> int | None:
@@ -54,26 +85,44 @@ def parse_out_of_memory(error: BaseException) -> int | None:
     torch's CUDA allocator prints two decimals, so its sizes are right to half a percent; the CPU's are exact.
     """
     for each in _causes(error):
-        text = str(each)
+        text = message_of(each)
         match = next((found for pattern in _SIZES if (found := pattern.search(text))), None)
-        if match and _says_out_of_memory(each):
-            return round(float(match["size"]) * _UNIT_FACTORS[match["unit"].lower()])
+        if match and _is_out_of_memory(each):
+            unit = match["unit"].lower()
+            return round(float(match["size"]) * _UNIT_FACTORS[unit if unit == "bytes" else unit[0]])
     return None
 
 
-def _says_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+def describe_out_of_memory(error: BaseException) -> str:
+    """The one line that says it, of `error` or of what it came from; the type and the place where none does."""
+    said = next((each for each in _causes(error) if _is_out_of_memory(each)), error)
+    lines = (line.strip() for line in message_of(said).splitlines())
+    return next((line[:500] for line in lines if says_out_of_memory(line)), None) or describe_failure(said)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
         return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _TEXTS)
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    if not isinstance(error, RuntimeError | OSError) and not type(error).__module__.startswith(("torch.", "triton.")):
+        return False
+    text = message_of(error)
+    return says_out_of_memory(text) or (text.startswith("Caught ") and _WORKER_SAYS.search(text) is not None)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, what it was raised from, what it was raised during, and the members of groups; each once."""
     seen: set[int] = set()
-    current: BaseException | None = error
-    while current is not None and id(current) not in seen:
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        current = waiting.pop(0)
+        if current is None or id(current) in seen:
+            continue
         seen.add(id(current))
         yield current
-        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+        waiting.append(current.__cause__ or (None if current.__suppress_context__ else current.__context__))
+        waiting += current.exceptions if isinstance(current, BaseExceptionGroup) else ()
 
 
 def limit_host_memory(limit_bytes: int) -> int | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from bench.errors import DeviceError
-from bench.probes.diagnosis import Finding, diagnose, gpu_faults, hides_on_purpose
+from bench.probes.diagnosis import Finding, diagnose, gpu_faults, hidden_on_purpose
 from bench.probes.machine_facts import MachineFacts, read_machine_facts
 from bench.probes.nvml import Gpu
 from bench.probes.torch_facts import TorchFacts, read_torch_facts
@@ -70,7 +70,7 @@ def expected_device(requested: str, facts: MachineFacts) -> DeviceChoice | None:
     """
     check_request(requested)
     auto = requested == "auto"
-    if requested == "cpu" or (auto and (hides_on_purpose(facts.cuda_visible_devices) or not _has_sign_of_gpu(facts))):
+    if requested == "cpu" or (auto and (hidden_on_purpose(facts) or not _has_sign_of_gpu(facts))):
         return DeviceChoice("cpu", "expected")
     index = int(requested.partition(":")[2] or 0)
     if index >= len(facts.visible):
@@ -89,8 +89,8 @@ def check_request(requested: str) -> str:
 def decide(requested: str, facts: MachineFacts) -> DeviceChoice:
     """The decision of `usable_device` from facts alone, for any request but `cpu`."""
     torch = facts.torch
-    if requested == "auto" and hides_on_purpose(facts.cuda_visible_devices):
-        return DeviceChoice("cpu", f'CUDA_VISIBLE_DEVICES="{facts.cuda_visible_devices}" hides every GPU')
+    if requested == "auto" and (hiding := hidden_on_purpose(facts)):
+        return DeviceChoice("cpu", f"{hiding} hides every GPU")
     works = torch is not None and torch.error is None and torch.available and torch.trial_error is None
     if torch is not None and works:
         return _gpu_choice(requested, facts, torch)

@@ -61,14 +61,14 @@ class CudaMemory:
     def read_peaks(self) -> TorchPeaks:
         """The peaks since the start or the last reset.
 
-        Without a cache (`PYTORCH_NO_CUDA_MEMORY_CACHING`) torch counts nothing, and the `cudaMallocAsync` backend does
-        not count what was requested: None, not 0.
+        Without a cache (`PYTORCH_NO_CUDA_MEMORY_CACHING`) torch counts nothing, not even that it allocated, and the
+        `cudaMallocAsync` backend does not count what was requested: None, not 0.
         """
         import torch
 
-        if os.environ.get("PYTORCH_NO_CUDA_MEMORY_CACHING"):
-            return TorchPeaks()
         stats = torch.cuda.memory_stats(self._index)  # empty before CUDA is initialised
+        if stats.get("allocated_bytes.all.allocated") == 0:  # ever
+            return TorchPeaks()
         native = torch.cuda.get_allocator_backend() == "native"
         return TorchPeaks(
             stats.get("allocated_bytes.all.peak"),

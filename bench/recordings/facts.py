@@ -79,14 +79,6 @@ class Facts(_Strict):
     seed: int | None = None
 
     @property
-    def allocator_settings(self) -> str:
-        """The allocator's settings as torch took them; empty for its defaults.
-
-        `PYTORCH_CUDA_ALLOC_CONF` goes first (c10/core/AllocatorConfig.cpp, torch 2.15).
-        """
-        return self.variables.get("PYTORCH_CUDA_ALLOC_CONF") or self.variables.get("PYTORCH_ALLOC_CONF") or ""
-
-    @property
     def last_stats(self) -> dict[str, int]:
         """The last figures that torch reported; empty where none were kept."""
         return self.at_failure or (self.memory_stats[-1] if self.memory_stats else {})

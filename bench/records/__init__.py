@@ -9,8 +9,10 @@ from dataclasses import fields
 
 from bench.records.case import (
     AXES,
+    USUAL,
     Case,
     Choice,
+    DataFacts,
     Group,
     ImageSpec,
     InputPath,
@@ -19,18 +21,48 @@ from bench.records.case import (
     Precision,
     Protocol,
     SettingValue,
+    axis_words,
+    name_cases,
     run_key,
     stable_hash,
+    varying_axes,
 )
 from bench.records.environment import Environment, absent_word
 from bench.records.estimate import FORMULA_PARTS, TRACE_PARTS, UNMODELLED, Estimate, join_notes, left_out
 from bench.records.measurement import MEASURED, Measurement, Status
 
 __all__ = [
-    "AXES", "FORMULA_PARTS", "MEASURED", "TRACE_PARTS", "UNMODELLED", "Case", "Choice", "Environment", "Estimate",
-    "Group", "ImageSpec", "InputPath", "Measurement", "MemoryFormat", "Planned", "Precision", "Protocol",
-    "SettingValue", "Status", "absent_word", "columns", "join_notes", "left_out", "run_key", "stable_hash",
-]  # fmt: skip
+    "AXES",
+    "FORMULA_PARTS",
+    "MEASURED",
+    "TRACE_PARTS",
+    "UNMODELLED",
+    "USUAL",
+    "Case",
+    "Choice",
+    "DataFacts",
+    "Environment",
+    "Estimate",
+    "Group",
+    "ImageSpec",
+    "InputPath",
+    "Measurement",
+    "MemoryFormat",
+    "Planned",
+    "Precision",
+    "Protocol",
+    "SettingValue",
+    "Status",
+    "absent_word",
+    "axis_words",
+    "columns",
+    "join_notes",
+    "left_out",
+    "name_cases",
+    "run_key",
+    "stable_hash",
+    "varying_axes",
+]
 
 
 def columns(record: type) -> tuple[str, ...]:

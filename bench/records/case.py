@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -105,12 +105,53 @@ class Case:
         return stable_hash(self.axes)
 
     def __str__(self) -> str:
-        """The axes that a reader needs, the defaults left out."""
+        """The axes that a reader needs, the usual values left out."""
+        return self.label()
+
+    def label(self, shown: Collection[str] = ()) -> str:
+        """The axes that a reader needs: the usual values left out, but for the axes in `shown`."""
         words = [f"{self.model} on {self.dataset}", str(self.optimizer), f"batch {self.batch_size}"]
-        words += [self.precision] if self.precision != "float32" else []
-        words += [self.memory_format] if self.memory_format != "contiguous" else []
-        words += [self.input] if self.input != "synthetic" else []
+        words += [axis_words(axis, getattr(self, axis)) for axis, usual in USUAL.items()
+                  if axis in shown or getattr(self, axis) != (usual or getattr(self, axis))]  # fmt: skip
         return ", ".join(words)
+
+
+USUAL = {"precision": "float32", "memory_format": "contiguous", "input": "synthetic", "image_size": None}
+"""What an axis is where nothing is said of it; None where that depends on the case, and is said only to tell apart."""
+
+
+def axis_words(axis: str, value: object) -> str:
+    """One axis value in words; a bare number gets its axis's name."""
+    return f"{value} px" if axis == "image_size" else str(value)
+
+
+def varying_axes(columns: Mapping[str, Sequence[object]], axes: Sequence[str]) -> list[str]:
+    """Those of `axes` on which cases of one model and data set differ: to be said wherever cases are listed.
+
+    Args:
+        columns: `model`, `dataset` and the axes, one value a case; of equal lengths.
+        axes: Further ones than those two and the batch size, which are always said.
+    """
+    units = list(zip(map(str, columns["model"]), map(str, columns["dataset"]), strict=True))
+    found = []
+    for axis in axes:
+        first: dict[tuple[str, str], str] = {}
+        values = map(str, columns[axis])
+        if any(first.setdefault(unit, value) != value for unit, value in zip(units, values, strict=True)):
+            found.append(axis)
+    return found
+
+
+def name_cases(cases: Collection[Case], shown: Collection[str] = ()) -> dict[Case, str]:
+    """What the cases of one list are called there: no two alike.
+
+    Args:
+        cases: All that are listed together.
+        shown: Axes that are said of every case.
+    """
+    columns = {axis: [getattr(case, axis) for case in cases] for axis in AXES}
+    told = {*shown, *varying_axes(columns, [axis for axis, usual in USUAL.items() if usual is None])}
+    return {case: case.label(told) for case in cases}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +165,7 @@ class Protocol:
     loader_workers: int = 2
     threads: int | None = None  # torch's CPU threads in the worker; torch's own default where null
     cudnn_benchmark: bool = False
-    deterministic: bool = False
+    deterministic: bool = False  # torch.use_deterministic_algorithms, with the workspaces of cuBLAS that it asks for
     compiled: bool = False  # torch.compile around the model
     gradient_noise: bool = False  # whether a pass of its own measures it; part of the key only where it does
     data_root: str | None = None  # not part of the key: where files lie says nothing about speed
@@ -133,7 +174,36 @@ class Protocol:
     def key(self) -> str:
         """The `protocol_key`."""
         left_out = ("data_root",) if self.gradient_noise else ("data_root", "gradient_noise")
-        return stable_hash({name: value for name, value in asdict(self).items() if name not in left_out})
+        values = {name: value for name, value in asdict(self).items() if name not in left_out}
+        if self.deterministic:  # earlier versions meant cuDNN's switch alone, and wrote true
+            values["deterministic"] = "torch.use_deterministic_algorithms"
+        return stable_hash(values)
+
+
+@dataclass(frozen=True, slots=True)
+class DataFacts:
+    """What was found of a data set on disk when a run was planned, as far as the run depends on it.
+
+    Null is what decides nothing: the classes of a set that always has the same number, the files of one that is not
+    read.
+    """
+
+    data_classes: int | None = None  # where they were read off files
+    data_samples: int | None = None  # training images
+    data_hash: str | None = None  # of the training part's names and contents, see docs/decisions/0002-keys.md
+
+    @property
+    def known(self) -> dict[str, int | str]:
+        """The facts that there are."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    def changes_since(self, before: DataFacts) -> list[str]:
+        """What differs of the facts that both have: `classes 2 -> 52`."""
+        now, then = self.known, before.known
+        words = {"data_classes": "classes", "data_samples": "training images"}
+        changed = [name for name in now if name in then and now[name] != then[name]]
+        told = [f"{words[name]} {then[name]} -> {now[name]}" for name in changed if name in words]
+        return told or ["the content of its files"] * bool(changed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +215,8 @@ class Planned:
         repeat: Which of its fresh processes, from 0.
         position: When in the order, from 0.
         skip_reason: Why it will not run, or `None`.
-        code_key: Of the code that decides what the case's run does; a change of it makes another run.
+        code_key: Of the code and the data that decide what the case's run does; a change of it makes another run.
+        data: What of its data set is part of `code_key`.
     """
 
     case: Case
@@ -153,6 +224,7 @@ class Planned:
     position: int
     skip_reason: str | None = None
     code_key: str = ""
+    data: DataFacts = DataFacts()
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +232,7 @@ class Group:
     """What must be equal for two runs of a case to be repeats of each other.
 
     Attributes:
-        code_key: Of the code that decides what the case's run does.
+        code_key: Of the code and the data that decide what the case's run does.
         protocol_key: Of how it is measured.
         environment_key: Of the machine and the versions.
     """

@@ -41,8 +41,9 @@ class Environment:
     pandas_version: str | None = None
     pyarrow_version: str | None = None
     bench_version: str | None = None
-    allocator_settings: str | None = None
-    speed_variables: str | None = None  # environment variables that change speed or memory unseen
+    allocator_settings: str | None = None  # environment variables of torch's allocator: bench.records.variables
+    speed_variables: str | None = None  # those that change speed, memory or numbers unseen
+    other_variables: str | None = None  # those of the same libraries that change none of it
     torch_threads: int | None = None
     cpu_model: str | None = None
     cpu_cores_physical: int | None = None
@@ -80,7 +81,7 @@ _COMPARED = (
     "cudnn_version", "torch_version", "torchvision_version", "python_version", "allocator_settings", "speed_variables",
     "cpu_model", "cpu_cores_usable", "ram_bytes", "host_hash",
 )  # fmt: skip
-_VARIABLES = ("allocator_settings", "speed_variables")
+_VARIABLES = ("allocator_settings", "speed_variables", "other_variables")
 
 
 def absent_word(field: str) -> str:

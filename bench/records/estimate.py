@@ -14,7 +14,7 @@ TRACE_PARTS = (*FORMULA_PARTS, "temporaries", "workspaces", "rounding")
 _LEFT_OUT_OF_ALL = {"compiled": "compiled is on, and torch.compile is left out"}
 _LEFT_OUT_OF_THE_TRACE = {
     "cudnn_benchmark": "cudnn_benchmark is on, and what cuDNN's trials take and choose is left out",
-    "deterministic": "deterministic is on, and the kernels that it changes are left out",
+    "deterministic": "deterministic is on, and the kernels and cuBLAS workspaces that it changes are left out",
 }
 UNMODELLED = (*_LEFT_OUT_OF_ALL, *_LEFT_OUT_OF_THE_TRACE)
 """The switches of a `Protocol` that change what a step takes, and that no estimator follows."""

@@ -10,7 +10,7 @@ class Status(StrEnum):
     """How a run ended; the set is closed."""
 
     OK = "ok"
-    OOM = "oom"  # the device, or the memory limit of the host, was exceeded
+    OOM = "oom"  # the device, the memory limit of the host, or its shared memory was exceeded
     TIMEOUT = "timeout"  # the deadline passed; the run was killed
     CRASHED = "crashed"  # the process died: a signal, or an exit without an answer
     FAILED = "failed"  # the model, the data or the optimizer raised
@@ -31,7 +31,10 @@ class Measurement:
     status: Status
     reason: str | None = None
     phase: str | None = None  # where a run that did not end well was: build, warm-up, measure, memory, gradient noise
-    flags: tuple[str, ...] = ()  # what was not kept: host_bound, not_steady, throttled, nvml_silent
+    flags: tuple[str, ...] = ()  # what was not kept: host_bound, not_steady, precision_not_in_force, throttled, ...
+    precision_in_force: str | None = None  # what products were computed in, as far as torch and the device tell
+    not_in_force: str | None = None  # precision and switches that were asked for and did nothing, and why
+    cublas_workspace_config: str | None = None  # of a deterministic run: what CUBLAS_WORKSPACE_CONFIG was in it
     data_source: str | None = None  # files, or synthetic
     started_unix_s: float | None = None
     duration_s: float | None = None  # of the whole run, as the parent saw it

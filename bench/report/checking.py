@@ -52,7 +52,11 @@ def _names(folder: Path) -> list[str]:
     """The report's own files in a folder: the fixed ones, configurations and figures."""
     figures = [path for path in (folder / "figures").glob("*") if path.suffix in _FIGURE_ENDINGS]
     fixed = [folder / name for name in REPORT_FILES]
-    found = [path for path in (*fixed, *folder.glob("config*.toml"), *figures) if path.is_file()]
+    found = [
+        path
+        for path in (*fixed, *folder.glob("config*.toml"), *folder.glob("device*.toml"), *figures)
+        if path.is_file()
+    ]
     return [path.relative_to(folder).as_posix() for path in found]
 
 

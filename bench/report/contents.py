@@ -66,11 +66,20 @@ class Contents:
     def configs(self) -> dict[str, str]:
         """The configurations that the sweeps noted as TOML, by the name of the file that the report gives each."""
         noted = [note["config"] for note in self.notes if note.get("config")]
-        texts = [to_toml(config) if isinstance(config, Mapping) else str(config) for config in noted]
-        distinct = list(dict.fromkeys(texts))
-        names = ["config.toml"] if len(distinct) == 1 else [f"config-{n}.toml" for n in range(1, len(distinct) + 1)]
-        return dict(zip(names, distinct, strict=True))
+        return _named("config", [to_toml(config) if isinstance(config, Mapping) else str(config) for config in noted])
+
+    @property
+    def devices(self) -> dict[str, str]:
+        """The GPUs as the estimates took them, as device files, by the name of the file that the report gives each."""
+        return _named("device", self.noted("device_file"))
 
     def noted(self, key: str) -> list[str]:
         """The distinct texts that the sweeps noted under `key`, empty ones left out."""
         return list(dict.fromkeys(str(note[key]) for note in self.notes if note.get(key)))
+
+
+def _named(stem: str, texts: Sequence[str]) -> dict[str, str]:
+    """Distinct texts of files, by name: `<stem>.toml`, numbered where there are several."""
+    distinct = list(dict.fromkeys(texts))
+    names = [f"{stem}.toml"] if len(distinct) == 1 else [f"{stem}-{n}.toml" for n in range(1, len(distinct) + 1)]
+    return dict(zip(names, distinct, strict=True))

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
 
-from bench.analysis.labels import axis_words, unit_label, varying_axes
+from bench.analysis.labels import CaseLabels
 from bench.records import Status
 from bench.report import theme
 from bench.report.series import Look, spread_panels
@@ -84,12 +84,11 @@ def lay_out_machines(rows: pd.DataFrame, machines: Sequence[str], has: pd.Series
 
 def with_details(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of a summary with `panel` (model and data set) and `detail` (the other axes that differ, in words)."""
-    axes = [axis for axis in varying_axes(rows) if axis != "machine"]
-    records = rows.to_dict("records")
-    return rows.assign(
-        panel=[unit_label(row) for row in records],
-        detail=[", ".join(filter(None, (axis_words(axis, row[axis]) for axis in axes))) for row in records],
-    )
+    labels, records = CaseLabels(rows), rows.to_dict("records")
+    units = [labels.unit(row) for row in records]
+    details = [labels.detail(row, without=("machine",)) for row in records]
+    titles, lines = theme.clip_apart(units, theme.TITLE_CHARACTERS), theme.clip_apart(details, theme.DETAIL_CHARACTERS)
+    return rows.assign(panel=[titles[unit] for unit in units], detail=[lines[detail] for detail in details])
 
 
 def knees(frame: pd.DataFrame) -> pd.Series:
@@ -163,8 +162,9 @@ def edge_dashes(places: Mapping[str, float]) -> dict[str, tuple[float, tuple[flo
 
 def machine_handles(board: Board, *, out_of_memory: bool = False) -> list[Line2D]:
     """What the legend shows: a line a machine, and the cross where memory ran out."""
+    names = theme.clip_apart(board.looks, 60)
     handles = [
-        Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.dashes, label=theme.clip(name, 60))
+        Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.dashes, label=names[name])
         for name, look in board.looks.items()
     ]
     if out_of_memory:

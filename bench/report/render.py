@@ -26,9 +26,10 @@ from bench.store import DATA_FOLDER, Loaded, Notes, consolidate, planned_runs, r
 def render_report(paths: Sequence[Path], target: Path, *, baseline: str | None = None) -> Path:
     """Render the results under `paths` into the folder `target`; the same results give the same bytes.
 
-    Written are `report.md`, `index.html` (self-contained), `table.csv` (one row a case), `config.toml` where the sweep
-    noted its configuration and, for every figure, `figures/<name>.png` with `figures/<name>.csv` beside it. Files of
-    an earlier rendering are replaced. Results that lie below `target` get their consolidated file, if they need one.
+    Written are `report.md`, `index.html` (self-contained), `table.csv` (one row a case), `config.toml` and
+    `device.toml` where the sweep noted its configuration and its GPU and, for every figure, `figures/<name>.png` with
+    `figures/<name>.csv` beside it. Files of an earlier rendering are replaced. Results that lie below `target` get
+    their consolidated file, if they need one.
 
     Args:
         paths: Folders that `bench sweep` wrote, or folders that hold several of them.
@@ -64,7 +65,7 @@ def render_loaded(loaded: Loaded, target: Path, *, baseline: str | None = None) 
     title = f"{contents.title}: memory and speed of training steps"
     files = {f"figures/{name}.png": image.light for name, image in images.items()}
     files |= {f"figures/{name}.csv": to_csv(item.numbers).encode() for name, item in drawings}
-    files |= {name: text.encode() for name, text in contents.configs.items()}
+    files |= {name: text.encode() for name, text in (contents.configs | contents.devices).items()}
     files["table.csv"] = to_csv(contents.summary).encode()
     files["report.md"] = render_markdown(title, built).encode()
     files["index.html"] = render_html(title, built, images, __version__).encode()

@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from bench.analysis.labels import axis_words, unit_label, varying_axes
+from bench.analysis.labels import CaseLabels
+from bench.report import theme
 from bench.report.theme import DASHES, HUES, MARKERS
 
 _MAX_DASHED = 3
@@ -46,16 +47,19 @@ def lay_out(summary: pd.DataFrame, max_panels: int) -> Layout:
     Six hues stand for combinations; where there are more, optimizers get dashes of their own. What does not fit is
     marked with `drawn` false and stays in the numbers.
     """
-    axes = varying_axes(summary)
+    labels = CaseLabels(summary)
+    axes, records = labels.axes, summary.to_dict("records")
     split = "optimizer" if "optimizer" in axes and _combinations(summary, axes) > len(HUES) else None
     frame = summary.assign(
-        panel=[unit_label(row) for row in summary[["model", "dataset"]].to_dict("records")],
-        _hue=_words(summary, [axis for axis in axes if axis != split]),
-        _dash=summary[split].astype(str) if split else "",
+        panel=[labels.unit(row) for row in records],
+        _hue=[labels.detail(row, without=[split] if split else []) for row in records],
+        _dash=[labels.words(row, split) for row in records] if split else "",
     )
     hues = _commonest(frame["_hue"], len(HUES))
     dashes = _commonest(frame["_dash"], _MAX_DASHED)
     frame["series"] = [", ".join(filter(None, pair)) for pair in zip(frame["_dash"], frame["_hue"], strict=True)]
+    frame["panel"] = frame["panel"].map(theme.clip_apart(frame["panel"], theme.TITLE_CHARACTERS))
+    frame["series"] = frame["series"].map(theme.clip_apart(frame["series"], theme.DETAIL_CHARACTERS))
     frame["drawn"] = frame["_hue"].isin(hues) & frame["_dash"].isin(dashes)
     panels = list(dict.fromkeys(frame.loc[frame["drawn"], "panel"]))
     frame["drawn"] &= frame["panel"].isin(panels[:max_panels])
@@ -80,12 +84,6 @@ def spread_panels(frame: pd.DataFrame, max_panels: int) -> list[tuple[str, str]]
 
 def _combinations(summary: pd.DataFrame, axes: Sequence[str]) -> int:
     return len(summary[list(axes)].drop_duplicates()) if axes else 1
-
-
-def _words(summary: pd.DataFrame, axes: Sequence[str]) -> list[str]:
-    """Each row's values on `axes` in words."""
-    records = summary[list(axes)].to_dict("records") if axes else [{}] * len(summary)
-    return [", ".join(filter(None, (axis_words(axis, row[axis]) for axis in axes))) for row in records]
 
 
 def _commonest(values: pd.Series, count: int) -> list[str]:

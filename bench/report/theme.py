@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import matplotlib as mpl
@@ -21,6 +21,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from PIL import Image
 
+from bench.analysis.labels import cut_apart
 from bench.report.escape import plain
 
 # Okabe and Ito, "Color Universal Design" (2008), without black and the yellow that is too pale on white
@@ -93,16 +94,25 @@ def panels(
 
 def finish(axes: Axes, title: str, x: str = "", y: str = "", *, detail: str = "") -> None:
     """Titles of a panel (`detail` on a line of its own), and no frame but its lower and left lines."""
-    axes.set_title(clip(title, 44), color=INK, pad=17.0 if detail else 6.0)
+    axes.set_title(clip(title, TITLE_CHARACTERS), color=INK, pad=17.0 if detail else 6.0)
     if detail:
         axes.annotate(
-            clip(detail, 52), (0, 1), (0, 4), xycoords="axes fraction", textcoords="offset points", fontsize=8,
-            color=MUTED, va="bottom", ha="left", annotation_clip=False,
+            clip(detail, DETAIL_CHARACTERS), (0, 1), (0, 4), xycoords="axes fraction", textcoords="offset points",
+            fontsize=8, color=MUTED, va="bottom", ha="left", annotation_clip=False,
         )  # fmt: skip
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     sns.despine(ax=axes)
     axes.tick_params(length=0)
+
+
+def clip_apart(texts: Iterable[str], characters: int) -> dict[str, str]:
+    """Texts that stand beside each other, each on one line and cut to fit, by the text: no two alike."""
+    return {text: plain(short) for text, short in cut_apart(texts, characters).items()}
+
+
+TITLE_CHARACTERS, DETAIL_CHARACTERS = 44, 52
+"""Room for a panel's title, and for the line below it."""
 
 
 def clip(text: str, characters: int) -> str:

@@ -12,8 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.analysis import GROUP, case_label, last_attempts, summarise_cases
-from bench.analysis.labels import varying_axes
+from bench.analysis import GROUP, CaseLabels, last_attempts, summarise_cases
 from bench.errors import BenchError, nearest, nearest_sentence
 from bench.records import Estimate, columns
 from bench.report.printed import Printed, parse_printed
@@ -114,8 +113,8 @@ class _Book:
     def __init__(self, frame: pd.DataFrame, summary: pd.DataFrame, folders: Sequence[Path]) -> None:
         """Take a frame with its summary, and the folders that it was loaded from."""
         self.frame, self.rows, self.folders = frame, summary.to_dict("records"), folders
-        axes = varying_axes(summary)
-        self.labels = [case_label(row, axes) for row in self.rows]
+        labels = CaseLabels(summary)
+        self.labels = [labels.case(row) for row in self.rows]
         self.titles = column_titles()
         counting = last_attempts(frame)
         self._last = set(counting["run_key"].dropna())

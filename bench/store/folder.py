@@ -13,7 +13,18 @@ from typing import Any
 import pyarrow as pa
 
 from bench.errors import StoreError
-from bench.records import Environment, Estimate, Group, Measurement, Planned, Protocol, Status, run_key
+from bench.records import (
+    DataFacts,
+    Environment,
+    Estimate,
+    Group,
+    Measurement,
+    Planned,
+    Protocol,
+    Status,
+    columns,
+    run_key,
+)
 from bench.store import schema
 from bench.store.consolidated import PART, Damaged, read_runs
 from bench.store.parts import (
@@ -41,17 +52,20 @@ class Finished:
         status: How it ended.
         samples_per_s: Over the measured window; `None` where there is none.
         duration_s: Of the whole run.
+        reason: Why it ended so; `None` where it ended well.
     """
 
     status: Status
     samples_per_s: float | None
     duration_s: float
+    reason: str | None = None
 
     @classmethod
     def of(cls, row: Row) -> Finished:
         """From a row of a part."""
         window_s, samples = row["wall_window_s"], row["batch_size"] * len(row["step_times_s"] or ())
-        return cls(Status(row["status"]), samples / window_s if window_s else None, row["duration_s"] or 0.0)
+        rate = samples / window_s if window_s else None
+        return cls(Status(row["status"]), rate, row["duration_s"] or 0.0, row["reason"])
 
 
 class Store:
@@ -110,7 +124,7 @@ class Store:
         rows = [
             {"case_key": run.case.key, **run.case.axes, "repeat": run.repeat, "position": run.position,
              "skip_reason": run.skip_reason, **asdict(group_of(run, protocol, environment)),
-             "target_interval": target_frac, "estimate_key": estimate_key}
+             "target_interval": target_frac, "estimate_key": estimate_key, **asdict(run.data)}
             for run in planned
         ]  # fmt: skip
         same, before = self._plans_before(environment.key)
@@ -145,6 +159,14 @@ class Store:
                 newest = newest or notes_of(table)["environment"]
         return None, newest
 
+    def planned_data(self, environment_key: str) -> dict[tuple[str, str], DataFacts]:
+        """What the newest plan for an environment noted of its data, by data set and input; empty without a plan."""
+        with warnings.catch_warnings(action="ignore"):  # `write_plan` names what is damaged
+            table, _ = self._plans_before(environment_key)
+        names = [name for name in columns(DataFacts) if table is not None and name in table.column_names]
+        rows = table.select(["dataset", "input", *names]).to_pylist() if table is not None else []
+        return {(row.pop("dataset"), row.pop("input")): DataFacts(**row) for row in rows}
+
     def write_run(
         self, run: Planned, attempt: int, protocol: Protocol, measurement: Measurement, environment: Environment
     ) -> Row:
@@ -158,7 +180,8 @@ class Store:
         key = run_key(run.case.key, group, run.repeat, attempt)
         row = {
             "run_key": key, "case_key": run.case.key, **run.case.axes, "repeat": run.repeat, "position": run.position,
-            "attempt": attempt, **asdict(group), **asdict(measurement), **asdict(protocol), **asdict(environment),
+            "attempt": attempt, **asdict(group), **asdict(run.data), **asdict(measurement), **asdict(protocol),
+            **asdict(environment),
         }  # fmt: skip
         commit(build_table([row], schema.RUN, "run"), self.runs_folder / f"{part_name(run, attempt, key)}.parquet")
         return row

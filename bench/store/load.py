@@ -88,8 +88,9 @@ def read_results(*paths: str | os.PathLike[str]) -> Loaded:
     folders, damaged = results_folders(paths), list[Damaged]()
     tables, notes, estimates = [], list[Notes](), [schema.ESTIMATE.empty_table()]
     for folder in folders:
-        plans = _plans(folder, damaged)
-        tables.append(_runs(folder, plans, damaged))
+        every_plan = _read_all(parts(folder, "plan-*.parquet"), "plan", damaged)
+        plans = _newest(every_plan)
+        tables.append(_runs(folder, plans, every_plan, damaged))
         notes += [Notes(folder, key, notes_of(plan)) for key, plan in plans]
         estimates += _read_all(parts(folder / "estimates"), "estimates", damaged)
     frame = _to_pandas(join_tables(tables))
@@ -153,7 +154,9 @@ def _is_unfinished(plan: Path, given: Path) -> bool:
     return any(name.startswith(TEMPORARY) for name in plan.relative_to(given).parts)
 
 
-def _runs(folder: Path, plans: Sequence[tuple[str, pa.Table]], damaged: list[Damaged]) -> pa.Table:
+def _runs(
+    folder: Path, plans: Sequence[tuple[str, pa.Table]], every_plan: Sequence[pa.Table], damaged: list[Damaged]
+) -> pa.Table:
     """The runs of one folder, and a row for each that its newest plans name and no part holds."""
     read = read_runs(folder)
     damaged += read.damaged
@@ -163,19 +166,24 @@ def _runs(folder: Path, plans: Sequence[tuple[str, pa.Table]], damaged: list[Dam
     planned: dict[Identity, tuple[Any, ...]] = {}  # runs that a newest plan names, with what it wants of them
     for _, plan in plans:
         notes, runs = notes_of(plan), _identities(plan)
+        described = notes["environment"].get("estimate_device")
         absent = pa.array([run not in known and run not in planned for run in runs], pa.bool_())  # merged plans overlap
         for row in plan.filter(absent).to_pylist():
             status = _absent(row["skip_reason"])
             missing.append({**notes["protocol"], **notes["environment"], **row, "attempt": 0, **status})
-        planned |= dict(zip(runs, _tuples(plan, _WANTED), strict=True))
+        planned |= {run: (*wanted, described) for run, wanted in zip(runs, _tuples(plan, _WANTED), strict=True)}
     absent_runs = pa.Table.from_pylist(missing, schema=schema.RUN)
     version = pa.array([schema.SCHEMA_VERSION] * len(missing), pa.int64())
     merged = join_tables([held, absent_runs.append_column("schema_version", version)])
-    runs, nothing = _identities(merged), (None,) * len(_WANTED)
+    runs, nothing = _identities(merged), (None,) * (len(_WANTED) + 1)
     merged = merged.append_column("planned", pa.array([run in planned for run in runs], pa.bool_()))
+    earlier = _earlier_estimate_keys(every_plan) if not all(run in planned for run in runs) else {}
     for index, name in enumerate(_WANTED):
         values = [planned.get(run, nothing)[index] for run in runs]
+        if name == "estimate_key":  # an earlier plan's run does not stand beside the estimates of a later one
+            values = [value or earlier.get(run) for run, value in zip(runs, values, strict=True)]
         merged = merged.append_column(name, pa.array(values, schema.PLAN.field(name).type))
+    merged = _with_planned_device(merged, [planned.get(run, nothing)[-1] for run in runs])
     return merged.sort_by([(name, "ascending") for name in ("position", "case_key", "repeat", "attempt")])
 
 
@@ -188,6 +196,21 @@ def _tuples(table: pa.Table, names: Sequence[str]) -> Iterator[Identity]:
     """The rows of some columns; a column that is not there reads as null."""
     columns = [table[name].to_pylist() if name in table.column_names else [None] * len(table) for name in names]
     return zip(*columns, strict=True)
+
+
+def _with_planned_device(runs: pa.Table, planned: Sequence[str | None]) -> pa.Table:
+    """Runs with the device that their plan estimates for: it may be described better than when they were measured."""
+    own = runs["estimate_device"].to_pylist()
+    values = pa.array([new or old for new, old in zip(planned, own, strict=True)], pa.string())
+    return runs.set_column(runs.schema.get_field_index("estimate_device"), "estimate_device", values)
+
+
+def _earlier_estimate_keys(plans: Iterable[pa.Table]) -> dict[Identity, str | None]:
+    """The estimates that plans, newest or not, name for each of their runs; the last plan's count."""
+    found: dict[Identity, str | None] = {}
+    for plan in plans:
+        found |= dict(zip(_identities(plan), (key for (key,) in _tuples(plan, ["estimate_key"])), strict=True))
+    return found
 
 
 def _absent(skip_reason: str | None) -> dict[str, str]:
@@ -203,16 +226,16 @@ def newest_plans(folder: Path) -> list[tuple[str, pa.Table]]:
     Damaged plans are named in warnings.
     """
     damaged: list[Damaged] = []
-    plans = _plans(folder, damaged)
+    plans = _newest(_read_all(parts(folder, "plan-*.parquet"), "plan", damaged))
     for part in damaged:
         warnings.warn(f"left out: {part.error}", stacklevel=2)
     return plans
 
 
-def _plans(folder: Path, damaged: list[Damaged]) -> list[tuple[str, pa.Table]]:
+def _newest(plans: Iterable[pa.Table]) -> list[tuple[str, pa.Table]]:
     newest = {
         (table["environment_key"][0].as_py(), str(notes_of(table).get(MERGED_FROM, ""))): table
-        for table in _read_all(parts(folder, "plan-*.parquet"), "plan", damaged)
+        for table in plans
         if table.num_rows
     }
     return [(environment, table) for (environment, _), table in newest.items()]
@@ -244,7 +267,7 @@ def _with_estimates(frame: pd.DataFrame, estimates: pd.DataFrame) -> pd.DataFram
     """Beside each run, the estimates that its plan names: made with its code and versions, not with those of others.
 
     Where those are missing or damaged there are none. A run whose plan names none gets the last ones: the plan is
-    older than the naming, or gone, or of a later configuration.
+    older than the naming, or gone.
     """
     exact = [*_JOIN, "estimate_key"]
     made = estimates.drop_duplicates(exact, keep="last")

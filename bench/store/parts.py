@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -97,14 +97,34 @@ def commit(table: pa.Table, target: Path) -> None:
 
 def commit_bytes(data: pa.Buffer | bytes, target: Path) -> None:
     """Write a file as `commit` does."""
-    temporary = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
+    with whole_or_absent(target) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def whole_or_absent(target: Path, prefix: str = TEMPORARY, *, replace: bool = False) -> Iterator[BinaryIO]:
+    """A file to write to that gets the name `target` once it is complete and on the disk; gone after any error.
+
+    Args:
+        target: The name; its folder exists.
+        prefix: Of the unfinished file's name, for `clear_leftovers`.
+        replace: Whether a file of that name is replaced.
+
+    Raises:
+        FileExistsError: `target` exists and is not to be replaced; it is left as it is.
+        StoreError: The disk refuses (full, read-only, gone).
+    """
+    temporary = target.parent / f"{prefix}{uuid.uuid4().hex}"
     with typed_errors(target):
         try:
             with temporary.open("xb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
-            _link(temporary, target)
+            if replace:
+                temporary.replace(target)
+            else:
+                _link(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
         _sync_folder(target.parent)
@@ -205,6 +225,8 @@ def _link(temporary: Path, target: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
+    if not hasattr(os, "O_DIRECTORY"):
+        return  # Windows opens no folders
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -3,7 +3,8 @@
 History of the format (the number stands in each file's metadata as `bench.schema_version`):
 
 * 1 (0.1.0): plan, runs and estimates as below. Columns came later that older parts do not have, and read as null:
-  `target_interval` and `estimate_key` in plans, `gradient_noise`, `gradient_noise_*` and `nvml_error` in runs,
+  `target_interval` and `estimate_key` in plans, `data_classes`, `data_samples` and `data_hash` in plans and runs,
+  `gradient_noise`, `gradient_noise_*` and `nvml_error` in runs,
   `estimated_device_low_bytes`, `estimated_device_high_bytes`, `estimated_device_basis`, `estimated_fit` and
   `estimated_speed_basis` in estimates.
   A hash of a part's notes (`bench.notes_sha256` in its metadata) came later as well; without it they are not checked.
@@ -17,7 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from bench.records import AXES, Environment, Estimate, Group, Measurement, Protocol, Status, columns
+from bench.records import AXES, DataFacts, Environment, Estimate, Group, Measurement, Protocol, Status, columns
 
 SCHEMA_VERSION = 1
 NOT_STORED = ("data_root",)  # a path of the user's machine says nothing about a result
@@ -50,10 +51,10 @@ _TURN = [pa.field("repeat", pa.int64()), pa.field("position", pa.int64())]
 
 PLAN = pa.schema(
     [*_CASE, *_TURN, pa.field("skip_reason", pa.string()), *_GROUP, pa.field("target_interval", pa.float64())]
-    + [pa.field("estimate_key", pa.string())]
+    + [pa.field("estimate_key", pa.string()), *_fields(DataFacts)]
 )
 RUN = pa.schema(
     [pa.field("run_key", pa.string()), *_CASE, *_TURN, pa.field("attempt", pa.int64()), *_GROUP]
-    + [*_fields(Measurement), *_fields(Protocol), *_fields(Environment)]
+    + [*_fields(DataFacts), *_fields(Measurement), *_fields(Protocol), *_fields(Environment)]
 )
 ESTIMATE = pa.schema([pa.field("estimate_key", pa.string()), *_fields(Estimate)])

@@ -3,92 +3,138 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bench import fingerprint
+from bench.devices import Device, device_toml
 from bench.errors import BenchError
-from bench.launchers import LocalLauncher, Outcome
+from bench.estimators.memory_settings import MEMORY_VARIABLES
+from bench.folders import account_log, drop_empty
+from bench.launchers import Answer, LocalLauncher, Outcome
 from bench.launchers.tasks import estimate_task, fit_task
-from bench.records import Case, Environment, Estimate, stable_hash
+from bench.records import Case, Estimate, stable_hash
+from bench.records.variables import cublas_workspaces
 from bench.sweep.session import Session
 
 FIT_TIMEOUT_S = 600.0  # for one batch size
+SILENT_QUESTIONS = 8
+"""Time-outs without a word after which the process that watches over estimates counts as hanging itself: an estimate
+comes when every estimator has answered, each of which may hang twice."""
+START_S = 60.0  # for the process to come up
 
 
 def estimate_planned(session: Session) -> None:
     """Store the estimates that are missing; an estimator that fails leaves its columns null and says why."""
-    device = session.environment.estimate_device or session.environment.device
-    key = estimate_key(session.environment)
+    device = estimated_device(session)
+    key = estimate_key(session)
     known = session.store.estimated(key)
     planned = dict.fromkeys(run.case for run in session.plan if run.skip_reason is None)
-    cases = [case for case in planned if (case.key, device) not in known]
+    cases = [case for case in planned if (case.key, str(device)) not in known]
     if not cases:
         return
     log = session.store.logs_folder / "estimates.log"
     limit_s = session.config.limits.run_timeout
-    made = estimate_in_child(session.launcher, cases, device, timeout_s=limit_s, say=session.progress.say, log=log)
+    made = estimate_in_child(
+        session.launcher, cases, device, timeout_s=limit_s, say=session.progress.say, log=log,
+        log_name=str(log.relative_to(session.options.out)), variables=run_variables(session),
+    )  # fmt: skip
     session.store.write_estimates(list(made), key)
+    drop_empty(log)
 
 
-def estimate_key(environment: Environment) -> str:
-    """What makes two estimates of a case on a device the same: the estimators' code, the versions and the settings."""
+def estimated_device(session: Session) -> str | Device:
+    """What a sweep's estimates are for: the GPU as it was described, or the name of what no description is of."""
+    return session.gpu.device if session.gpu else session.environment.estimate_device or session.environment.device
+
+
+def run_variables(session: Session) -> dict[str, str]:
+    """Environment variables that the sweep's runs set for themselves, and that move memory."""
+    found = cublas_workspaces(os.environ, deterministic=session.config.protocol.deterministic)
+    return {} if found is None else {"CUBLAS_WORKSPACE_CONFIG": found}
+
+
+def estimate_key(session: Session) -> str:
+    """What makes two estimates of a case the same: the estimators' code, the versions, the settings and the device.
+
+    Of data sets that are described by their files, the number of classes too.
+    """
+    environment, gpu = session.environment, session.gpu
+    planned = [run for run in session.plan if run.data.data_classes is not None]
+    classes = {str(run.case.dataset): run.data.data_classes for run in planned}
     versions = (environment.torch_version, environment.torchvision_version)
-    settings = [os.environ.get(name) for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")]
+    known = {**os.environ, **run_variables(session)}
+    settings = [f"{name}={known[name]}" for name in MEMORY_VARIABLES if name in known]
     settings += [str(environment.cudnn_version), str(counts_workspaces())]
-    return stable_hash([fingerprint.code_key(fingerprint.ESTIMATE_CODE), *versions, *settings])
+    described = [gpu.device.name, device_toml(gpu.device)] if gpu else []
+    more = [*described, *([classes] if classes else [])]
+    return stable_hash([fingerprint.code_key(fingerprint.ESTIMATE_CODE), *versions, *settings, *more])
 
 
 def estimate_in_child(
     launcher: LocalLauncher,
     cases: Sequence[Case],
-    device: str,
+    device: str | Device,
     *,
     timeout_s: float,
     say: Callable[[str], None],
-    log: Path | None = None,
+    log: Path,
+    log_name: str | None = None,
     workspaces: bool | None = None,
+    variables: Mapping[str, str] | None = None,
     heard: Callable[[], None] = lambda: None,
 ) -> Iterator[Estimate]:
-    """An estimate for each case; where a model hangs or kills the estimator, its cases get the reason instead.
-
-    A child makes them in parallel first; where that fails, one after the other, so that it is known who is to blame.
+    """An estimate for each case; where an estimator raises, hangs or dies on one, its note says so, and only its.
 
     Args:
         launcher: Makes the process.
-        cases: Estimates come in an order of their own.
-        device: Name or path of a device file.
-        timeout_s: For one model's cases.
-        say: Hears of models that failed.
-        log: Where the process's output goes.
+        cases: Each once; estimates come in an order of their own.
+        device: Name or path of a device file, or a device.
+        timeout_s: For one estimator on one case.
+        say: Hears of what was lost.
+        log: Where the process's output goes, tracebacks among it.
+        log_name: How notes name the log: its path unless given.
         workspaces: Whether the trace counts cuDNN's workspaces; as the environment says where None.
+        variables: Environment variables that the runs set for themselves, as their protocol has it, in addition to this
+            process's environment: `{"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}`, say.
         heard: Called with every estimate that comes.
     """
-    todo, workers = list(cases), os.cpu_count() or 1
-
-    def listen(news: dict[str, Any]) -> None:
-        made.append(Estimate(**news["estimate"]))
-        heard()
-
+    todo = {case.key: case for case in cases}
+    kept_in = f"; see {log_name or log}"
+    said: set[tuple[str, str]] = set()
+    answer: Answer | None = None
     while todo:
         made: list[Estimate] = []
-        counted = counts_workspaces() if workspaces is None else workspaces
-        argument = {"cases": todo, "device": device, "workers": workers, "workspaces": counted}
-        answer = launcher.run(estimate_task, argument, timeout_s=timeout_s, from_last_word=True, log=log, listen=listen)
+
+        def listen(news: dict[str, Any], made: list[Estimate] = made) -> None:
+            estimate = Estimate(**news["estimate"])
+            case = todo[estimate.case_key]
+            for name, reason in news["lost"].items():
+                if (str(case.model), reason) not in said:
+                    said.add((str(case.model), reason))
+                    say(f"no {name} of {case}: {reason}{kept_in}")
+            note = estimate.estimate_note
+            made.append(replace(estimate, estimate_note=f"{note}{kept_in}") if news["lost"] else estimate)
+            heard()
+
+        argument = {
+            "cases": list(todo.values()), "device": device, "workers": os.cpu_count() or 1, "timeout_s": timeout_s,
+            "workspaces": counts_workspaces() if workspaces is None else workspaces,
+            "variables": dict(variables or {}),
+        }  # fmt: skip
+        silence_s = SILENT_QUESTIONS * timeout_s + START_S
+        answer = launcher.run(estimate_task, argument, timeout_s=silence_s, from_last_word=True, log=log, listen=listen)
         yield from made
-        done = {estimate.case_key for estimate in made}
-        todo = [case for case in todo if case.key not in done]
-        if todo and workers > 1:
-            workers = 1
-        elif todo:
-            culprit = todo[0].model
-            say(f"no estimate for {culprit}: {answer.reason}")
-            failed = [case for case in todo if case.model == culprit]
-            todo = [case for case in todo if case.model != culprit]
-            yield from (
-                Estimate(case_key=case.key, estimate_device=device, estimate_note=answer.reason) for case in failed
-            )
+        for estimate in made:
+            del todo[estimate.case_key]
+        if not made:
+            break
+    if todo and answer is not None:
+        say(f"no estimate for {len(todo)} cases: {answer.reason}{kept_in}")
+        note = f"{answer.reason}{kept_in}"
+        yield from (Estimate(case_key=key, estimate_device=str(device), estimate_note=note) for key in todo)
 
 
 def counts_workspaces() -> bool:
@@ -97,7 +143,13 @@ def counts_workspaces() -> bool:
 
 
 def fit_in_child(
-    launcher: LocalLauncher, case: Case, device: str, fraction: float, say: Callable[[str], None], *, workspaces: bool
+    launcher: LocalLauncher,
+    case: Case,
+    device: str | Device,
+    fraction: float,
+    say: Callable[[str], None],
+    *,
+    workspaces: bool,
 ) -> dict[str, Any]:
     """The fields of `estimators.fitting.Fit` as a JSON object. Raises BenchError where the case cannot be traced."""
 
@@ -105,7 +157,34 @@ def fit_in_child(
         say(f"tracing batch {news['batch_size']}")
 
     argument = {"case": case, "device": device, "fraction": fraction, "workspaces": workspaces}
-    answer = launcher.run(fit_task, argument, timeout_s=FIT_TIMEOUT_S, from_last_word=True, listen=listen)
-    if answer.outcome is not Outcome.ANSWERED:
-        raise BenchError(answer.reason)
-    return answer.value
+    return ask_child(launcher, "fit", fit_task, argument, timeout_s=FIT_TIMEOUT_S, listen=listen)
+
+
+def ask_child(
+    launcher: LocalLauncher,
+    command: str,
+    task: Callable[..., dict[str, Any]],
+    argument: dict[str, Any],
+    *,
+    timeout_s: float,
+    listen: Callable[[dict[str, Any]], None] = lambda news: None,
+) -> dict[str, Any]:
+    """What a task answers that runs somebody's model for a command; what it prints goes to a log of the account.
+
+    Args:
+        launcher: Makes the process.
+        command: Names the log.
+        task: As for `LocalLauncher.run`.
+        argument: As for `LocalLauncher.run`.
+        timeout_s: From its last word on.
+        listen: As for `LocalLauncher.run`.
+
+    Raises:
+        BenchError: It gave no answer; the message says why in one line, and names the log where there is one.
+    """
+    with account_log(command) as log:
+        answer = launcher.run(task, argument, timeout_s=timeout_s, from_last_word=True, log=log, listen=listen)
+        if answer.outcome is Outcome.ANSWERED:
+            return answer.value
+        kept = log.exists() and log.stat().st_size and answer.outcome is not Outcome.REFUSED
+        raise BenchError(answer.reason + (f"; see {log}" if kept else ""))

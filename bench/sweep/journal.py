@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bench.records import Environment, Group, Measurement, Planned, Protocol, Status, run_key
 from bench.store import Finished, Store
@@ -42,6 +42,11 @@ class Journal:
         while (found := finished.get(self.part(run, len(done)))) is not None:
             done.append(found)
         return done
+
+    def refusal(self, run: Planned) -> str | None:
+        """Why the case cannot run, as its first repeat found out in its process; `None` where it did not."""
+        first = self.attempts(replace(run, repeat=0)) if run.repeat else []
+        return first[-1].reason if first and first[-1].status is Status.SKIPPED else None
 
     def missing(self, plan: Iterable[Planned], retry: frozenset[Status] = frozenset()) -> list[tuple[Planned, int]]:
         """Every run without a part, and those whose status is to be tried again, each with its attempt."""

@@ -15,10 +15,11 @@ from bench.launchers import Answer, LocalLauncher, Outcome
 from bench.launchers.local import interrupt_on_terminate
 from bench.launchers.tasks import record_task
 from bench.locks import hold
+from bench.plan import data_facts
 from bench.probes.machine_facts import MachineFacts
 from bench.probes.selection import DeviceChoice, usable_device
 from bench.recordings import read_recording
-from bench.records import Case, Environment, Status, stable_hash
+from bench.records import Case, Environment, Status, name_cases, stable_hash
 from bench.store.parts import typed_errors
 from bench.sweep.session import gpu_of, held_device, read_environment
 from bench.terminal import Progress
@@ -95,7 +96,7 @@ def record_cases(cases: Sequence[Case], options: RecordOptions, progress: Progre
     refuse_cpu(options.device)
     launcher = LocalLauncher()
     with interrupt_on_terminate(), held_device(options.device, choose_gpu, launcher.warm) as choice:
-        environment = read_environment(launcher, choice)
+        environment, _ = read_environment(launcher, choice)
         folder = options.out or Path("recordings") / _slug(environment.gpu_name or "gpu")
         with typed_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -108,6 +109,7 @@ def _record_missing(
     environment: Environment, choice: DeviceChoice, folder: Path,
 ) -> Recorded:  # fmt: skip
     found = Recorded(folder)
+    names = name_cases(cases)
     todo = []
     for case in cases:
         key = recording_key(case, environment, options)
@@ -120,13 +122,13 @@ def _record_missing(
         progress.say(f"{len(found.rows)} recordings are there already, {len(todo)} to do")
     progress.start(len(todo))
     for case, key, path in todo:
-        progress.begin(str(case))
+        progress.begin(names[case])
         argument = {
             "case": case, "environment": environment, **gpu_of(choice), "steps": options.steps,
             "stacks": options.stacks, "key": key, "target": str(path),
         }  # fmt: skip
         found.rows.append(row := _record_one(launcher, argument, path))
-        progress.finish(_line(row))
+        progress.finish(_line(names[case], row))
     return found
 
 
@@ -145,7 +147,8 @@ def recording_key(case: Case, environment: Environment, options: RecordOptions) 
     """The same for two recordings of which the second would only repeat the first."""
     entries = (("model", case.model), ("dataset", case.dataset), ("optimizer", case.optimizer))
     code = [fingerprint.code_key(_CODE), *(catalog.code_key(kind, choice.name) for kind, choice in entries)]
-    return stable_hash([case.key, code, environment.key, options.steps, options.stacks])
+    data = [found] if (found := data_facts(case.dataset).known) else []
+    return stable_hash([case.key, code, environment.key, options.steps, options.stacks, *data])
 
 
 def _status_of(path: Path, key: str, progress: Progress) -> str | None:
@@ -168,8 +171,8 @@ def _outcome(answer: Answer) -> dict[str, Any]:
     return {"status": status[answer.outcome], "reason": answer.reason}
 
 
-def _line(row: dict[str, Any]) -> str:
-    what = f"{row['case']}: {row['status']}"
+def _line(name: str, row: dict[str, Any]) -> str:
+    what = f"{name}: {row['status']}"
     if "events" not in row:
         return f"{what}: {(row['reason'] or '')[:160]}"
     allocated, reserved = (format_bytes(row[f"peak_{name}_bytes"]) for name in ("allocated", "reserved"))

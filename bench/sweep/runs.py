@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 from bench.errors import InfrastructureError
 from bench.launchers import Answer, Outcome
 from bench.launchers.tasks import measure_task
+from bench.probes.cgroup import read_memory_limit_bytes, read_oom_kills
 from bench.probes.host import available_memory_bytes
 from bench.probes.nvml_session import NO_ANSWER
+from bench.probes.oom import says_out_of_memory
 from bench.records import MEASURED, Measurement, Planned, Status
 from bench.sweep.estimates import estimate_key
 from bench.sweep.journal import MAX_ATTEMPTS
@@ -19,6 +22,7 @@ from bench.sweep.session import Session, gpu_of
 from bench.sweep.stopping import Round, next_round
 from bench.units import format_bytes, format_duration, format_rate
 
+_LOG_TAIL_BYTES = 4096
 SILENT_RUNS = 2  # in a row, after which NVML is not asked any more
 HOST_MEMORY_SHARE = 0.9  # of what is free, for a worker on the CPU unless the configuration says
 
@@ -61,7 +65,7 @@ def write_plan(session: Session) -> None:
     target_frac = session.config.measure.target_frac(session.environment.device)
     before = session.store.write_plan(
         session.plan, session.config.protocol, session.environment, session.notes, target_frac=target_frac,
-        estimate_key=estimate_key(session.environment),
+        estimate_key=estimate_key(session),
     )  # fmt: skip
     if before is not None:
         changes = session.environment.changes_since(before)
@@ -105,11 +109,13 @@ def _measure(session: Session, todo: Iterable[tuple[Planned, int]]) -> None:
     session.progress.start(len(queue), f"round {session.rounds}" if session.rounds else "")
     while queue:
         run, attempt = queue.popleft()
-        session.progress.begin(f"{run.case} (repeat {run.repeat + 1})")
-        measurement = _measure_one(session, run, attempt)
+        session.progress.begin(f"{session.name(run.case)} (repeat {run.repeat + 1})")
+        refused = session.journal.refusal(run)  # no process of its own to find out again what the first one did
+        told = Measurement(status=Status.SKIPPED, reason=refused) if refused is not None else None
+        measurement = told or _measure_one(session, run, attempt)
         session.journal.write(run, attempt, measurement)
         _note_silence(session, measurement)
-        session.progress.finish(_line(run, measurement))
+        session.progress.finish(_line(session.name(run.case), run, measurement))
         if measurement.status is Status.THROTTLED and attempt + 1 < MAX_ATTEMPTS:
             queue.append((run, attempt + 1))
 
@@ -118,11 +124,12 @@ def _measure_one(session: Session, run: Planned, attempt: int) -> Measurement:
     """One run in a fresh process, whatever comes of it."""
     argument = {
         "case": run.case, "protocol": session.config.protocol, "device": session.environment.device,
-        "repeat": run.repeat, "nvml_error": session.silence,
+        "repeat": run.repeat, "nvml_error": session.silence, "data": run.data,
         **gpu_of(session.choice), "host_memory_bytes": _host_memory(session),
     }  # fmt: skip
     log = session.store.logs_folder / f"{session.journal.part(run, attempt)}.log"
     while True:
+        kills = read_oom_kills()
         answer = session.launcher.run(measure_task, argument, timeout_s=session.config.limits.run_timeout, log=log)
         if not _ended_before_its_case(answer):
             session.starts_failed = 0
@@ -135,8 +142,9 @@ def _measure_one(session: Session, run: Planned, attempt: int) -> Measurement:
                 f"What is finished is kept; see {told}bench env, then run the same command again, with --retry failed "
                 "where runs failed for the same reason"
             )
-    _is_written(log)
-    return _measurement(answer)
+    written = _is_written(log)
+    killed = kills is not None and (read_oom_kills() or 0) > kills
+    return _measurement(answer, _uncaught(log) if written else "", killed_for_memory=killed)
 
 
 def _is_written(log: Path) -> bool:
@@ -169,19 +177,59 @@ def _host_memory(session: Session) -> int | None:
     return session.config.limits.host_memory or int(available_memory_bytes() * HOST_MEMORY_SHARE)
 
 
-def _measurement(answer: Answer) -> Measurement:
-    """The answer of a run as a measurement; a process that was killed or died gets its status here."""
-    status = {Outcome.TIMED_OUT: Status.TIMEOUT, Outcome.DIED: Status.CRASHED, Outcome.REFUSED: Status.FAILED}
-    fields: dict[str, Any] = {**answer.news, "phase": answer.phase, "reason": answer.reason}
+def _measurement(answer: Answer, uncaught: str = "", *, killed_for_memory: bool = False) -> Measurement:
+    """The answer of a run as a measurement; a process that was killed or died gets its status and reason here.
+
+    Args:
+        answer: What came back.
+        uncaught: The message of the C++ exception that ended the process; empty where none did.
+        killed_for_memory: Whether the kernel killed a process of this control group for memory meanwhile.
+    """
     if answer.outcome is Outcome.ANSWERED:
-        fields = {name: tuple(value) if isinstance(value, list) else value for name, value in answer.value.items()}
-    fields["status"] = Status(fields["status"]) if answer.outcome is Outcome.ANSWERED else status[answer.outcome]
+        fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in answer.value.items()}
+        worker_killed = Status(fields["status"]) is Status.FAILED and _KILLED_WORKER in (fields["reason"] or "")
+        if killed_for_memory and worker_killed:
+            fields |= {"status": Status.OOM, "reason": f"{fields['reason']}; {_killer()}"}
+    else:
+        status, reason = _end(answer, uncaught, killed_for_memory)
+        fields = {**answer.news, "phase": answer.phase, "status": status, "reason": reason}
+    fields["status"] = Status(fields["status"])
     return Measurement(**{**fields, "duration_s": answer.duration_s, "process_start_s": answer.start_s})
 
 
-def _line(run: Planned, measurement: Measurement) -> str:
+_KILLED_WORKER = "killed by signal: Killed"  # torch's words for a loader's worker that met SIGKILL
+_STATUSES = {Outcome.TIMED_OUT: Status.TIMEOUT, Outcome.DIED: Status.CRASHED, Outcome.REFUSED: Status.FAILED}
+
+
+def _end(answer: Answer, uncaught: str, killed_for_memory: bool) -> tuple[Status, str]:
+    """Status and reason of a run that gave no answer. What it said of its end before it died counts."""
+    reason = answer.reason or f"no reason given in the phase {answer.phase or 'start'}"
+    if "status" in answer.news:
+        return Status(answer.news["status"]), f"{answer.news['reason']}; then {reason}"
+    if answer.outcome is Outcome.DIED and says_out_of_memory(uncaught):
+        return Status.OOM, f"{uncaught}: {reason}"
+    if answer.outcome is Outcome.DIED and killed_for_memory and "SIGKILL" in reason:
+        return Status.OOM, f"{reason}; {_killer()}"
+    return _STATUSES[answer.outcome], reason
+
+
+def _killer() -> str:
+    limit = read_memory_limit_bytes()
+    allowed = f", which may hold {format_bytes(limit)}" if limit is not None else ""
+    return f"the kernel killed a process of this control group{allowed}, for memory"
+
+
+def _uncaught(log: Path) -> str:
+    """What the C++ exception says that ended a process, by the end of its log; empty where none is told of."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - _LOG_TAIL_BYTES))
+        told = re.findall(r"what\(\): +(.+)", file.read().decode(errors="replace"))
+    return told[-1].strip()[:300] if told else ""
+
+
+def _line(name: str, run: Planned, measurement: Measurement) -> str:
     """One run in one line."""
-    what = f"{run.case} #{run.repeat + 1}: {measurement.status}"
+    what = f"{name} #{run.repeat + 1}: {measurement.status}"
     if measurement.status not in MEASURED:
         return f"{what}: {(measurement.reason or '')[:160]}"
     samples_per_s = run.case.batch_size * len(measurement.step_times_s) / (measurement.wall_window_s or float("nan"))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from bench.config import SweepConfig
-from bench.devices import match_device, render_device_toml
+from bench.devices import DescribedGpu, Device, describe_gpu, device_from_mapping, render_device_toml
 from bench.errors import BenchError, DeviceError, InfrastructureError
 from bench.launchers import Answer, LocalLauncher, Outcome
 from bench.launchers.tasks import device_facts_task, environment_task
@@ -18,7 +18,8 @@ from bench.locks import device_lock_path, hold
 from bench.probes.machine_facts import MachineFacts, read_machine_facts
 from bench.probes.nvml import hash_uuid
 from bench.probes.selection import DeviceChoice, expected_device, usable_device
-from bench.records import Environment, Planned, Status
+from bench.probes.torch_facts import start_fault
+from bench.records import Case, Environment, Planned, Status
 from bench.store import Store
 from bench.sweep.journal import Journal
 from bench.terminal import Progress
@@ -35,12 +36,14 @@ class SweepOptions:
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         retry: Statuses of finished runs to run once more.
         report: Whether to render the report at the end.
+        device_files: Device files of the user's own; one of them is to describe the GPU that runs go to.
     """
 
     out: Path
     device: str = "auto"
     retry: frozenset[Status] = frozenset()
     report: bool = True
+    device_files: tuple[Device, ...] = ()
 
 
 @dataclass(slots=True)
@@ -54,11 +57,13 @@ class Session:
     store: Store
     environment: Environment
     choice: DeviceChoice
+    gpu: DescribedGpu | None = None  # as estimates take it; None on the CPU, and where nothing can be read
     plan: list[Planned] = field(default_factory=list)
     starts_failed: int = 0  # in a row, for causes outside the cases
     silent_runs: int = 0  # in a row, that NVML let wait
     silence: str | None = None  # why NVML is not asked any more
     notes: dict[str, Any] = field(default_factory=dict)  # beside the plan, for readers
+    names: dict[Case, str] = field(default_factory=dict)  # see `name`
     rounds: int = 0  # of repeats beyond those that every case takes
     journal: Journal = field(init=False)
 
@@ -66,20 +71,47 @@ class Session:
         """Open the journal; nothing is read yet."""
         self.journal = Journal(self.store, self.config.protocol, self.environment)
 
+    def name(self, case: Case) -> str:
+        """What a case of the plan is called in every line."""
+        return self.names.get(case) or str(case)
 
-def read_environment(launcher: LocalLauncher, choice: DeviceChoice) -> Environment:
-    """The environment of a device, read in a process of its own, with the device file that describes it.
+
+def read_environment(
+    launcher: LocalLauncher, choice: DeviceChoice, files: Sequence[Device] = ()
+) -> tuple[Environment, DescribedGpu | None]:
+    """The environment of a device, and the GPU as estimates take it, each read in a process of its own.
+
+    Args:
+        launcher: Makes the processes.
+        choice: Of the device.
+        files: Device files of the user's own; one of them is to describe the GPU.
+
+    Returns:
+        The environment, which names the device of the estimates; and the GPU, or None for the CPU and for a GPU that is
+        not NVIDIA's: the estimators follow NVIDIA's libraries, whatever compute capability ROCm gives.
 
     Raises:
+        DeviceError: Files were given and none is for this device.
         BenchError: The process does not start, or the device cannot be read.
     """
+    if files and choice.kind != "cuda":
+        raise DeviceError(f"--device-file describes a GPU, and runs go to the CPU here ({choice.reason}). Leave it out")
     argument = {"device": choice.kind, **gpu_of(choice)}
     environment = Environment(**_value(launcher.run(environment_task, argument, timeout_s=START_TIMEOUT_S)))
-    name = "cpu"
-    if choice.kind == "cuda":
-        known = match_device(environment.gpu_name or "", environment.gpu_total_bytes)
-        name = known.name if known else environment.gpu_name or "unknown"
-    return replace(environment, estimate_device=name)
+    if choice.kind != "cuda":
+        return replace(environment, estimate_device="cpu"), None
+    if environment.hip_version is not None:
+        return replace(environment, estimate_device=environment.gpu_name or "unknown"), None
+    facts = _read_facts(launcher, choice, context=False)
+    name = str(facts["values"]["gpu_name"])
+    found = device_from_mapping(name, {**facts["values"], "sources": facts["sources"]}, name)
+    gpu = describe_gpu(found, files)
+    return replace(environment, estimate_device=str(gpu.device)), gpu
+
+
+def _read_facts(launcher: LocalLauncher, choice: DeviceChoice, *, context: bool) -> dict[str, Any]:
+    argument = {**gpu_of(choice), "context": context}
+    return _value(launcher.run(device_facts_task, argument, timeout_s=START_TIMEOUT_S))
 
 
 def read_device_file(launcher: LocalLauncher, choice: DeviceChoice) -> str:
@@ -91,8 +123,7 @@ def read_device_file(launcher: LocalLauncher, choice: DeviceChoice) -> str:
     """
     if choice.kind != "cuda":
         raise DeviceError(f"a device file describes a GPU, and runs would go to the CPU here ({choice.reason})")
-    argument = gpu_of(choice)
-    facts = _value(launcher.run(device_facts_task, argument, timeout_s=START_TIMEOUT_S))
+    facts = _read_facts(launcher, choice, context=True)
     return render_device_toml(facts["values"], facts["sources"])
 
 
@@ -101,7 +132,7 @@ def _value(answer: Answer) -> dict[str, Any]:
         return answer.value
     if answer.outcome is Outcome.REFUSED:
         raise BenchError(answer.reason)
-    raise InfrastructureError(f"the worker process does not start: {answer.reason}. See bench env")
+    raise InfrastructureError(start_fault() or f"the worker process does not start: {answer.reason}")
 
 
 def gpu_of(choice: DeviceChoice) -> dict[str, Any]:

@@ -9,13 +9,14 @@ from pathlib import Path
 from bench import catalog
 from bench.catalog.data_fetch import fetch_dataset
 from bench.config import SweepConfig
+from bench.devices import device_toml
 from bench.errors import BenchError, ConfigError, DataError, nearest, nearest_sentence
 from bench.folders import data_folder
 from bench.launchers import LocalLauncher
 from bench.launchers.local import interrupt_on_terminate
 from bench.locks import hold
-from bench.plan import build_plan
-from bench.records import Choice, Status, stable_hash
+from bench.plan import build_plan, data_facts, describe, reads_images, with_data
+from bench.records import Choice, DataFacts, Status, name_cases
 from bench.store import DATA_FOLDER, Store
 from bench.sweep.estimates import estimate_planned
 from bench.sweep.runs import extend_plan, measure_missing, write_plan
@@ -23,6 +24,7 @@ from bench.sweep.session import Session, SweepOptions, device_name, held_device,
 from bench.terminal import Progress
 
 GOOD = (Status.OK, Status.SKIPPED)
+MANY_FILES = 50_000  # of a tree, from which on looking through them takes seconds and more
 
 _NEVER_FINISHED = {
     Status.SKIPPED: "cannot be retried: such a case never ran, because a rule excludes it or it cannot run",
@@ -74,10 +76,11 @@ def run_sweep(config: SweepConfig, options: SweepOptions, progress: Progress) ->
     with interrupt_on_terminate(), hold(options.out / ".lock", f"the folder {options.out}"):
         store.clear_leftovers()
         with held_device(options.device, ready=launcher.warm) as choice:
-            environment = read_environment(launcher, choice)
-            session = Session(config, options, progress, launcher, store, environment, choice)
-            if choice.warning:
-                progress.say(choice.warning)
+            environment, gpu = read_environment(launcher, choice, options.device_files)
+            session = Session(config, options, progress, launcher, store, environment, choice, gpu)
+            for remark in (choice.warning, gpu.remark if gpu else None):
+                if remark:
+                    progress.say(remark)
             _prepare(session)
             estimate_planned(session)
             measure_missing(session)
@@ -89,11 +92,15 @@ def _prepare(session: Session) -> None:
     session.plan = build_plan(session.config, session.environment.device)
     if not session.plan:
         raise ConfigError(["the configuration plans no case"])
+    session.names = name_cases(dict.fromkeys(run.case for run in session.plan))
     _see_to_data(session)
     session.notes = {
         "name": session.config.name, "description": session.config.description,
         "config": session.config.as_json(), "device": session.options.device,
     }  # fmt: skip
+    _say_data_changes(session)
+    if session.gpu is not None:  # what the estimates rest on, so that anybody can make them again
+        session.notes |= {"device_file": device_toml(session.gpu.device), "device_remark": session.gpu.remark or ""}
     extend_plan(session)  # the rounds that a sweep before this one decided
     write_plan(session)
     cases = len({run.case for run in session.plan})
@@ -105,23 +112,52 @@ def _prepare(session: Session) -> None:
 def _see_to_data(session: Session) -> None:
     """Fetch what the grid reads from files and the disk does not have; say once where images will be synthetic.
 
-    Runs that read images get what they read into their key, so that real and synthetic ones never pass for repeats.
-    All of them do where the gradient noise is measured.
+    Runs that read images get what they read into their key, so that neither real and synthetic ones nor those of two
+    data sets in one place ever pass for repeats. All of them do where the gradient noise is measured.
     """
     every = session.config.measure.gradient_noise
-    reading = {run.case for run in session.plan if run.skip_reason is None and (every or run.case.input != "synthetic")}
-    root = Path(session.config.data.root).expanduser() if session.config.data.root else data_folder()
-    needed = {case.dataset for case in reading}
-    sources = {dataset: "files" if _has_files(session, dataset, root) else "synthetic" for dataset in sorted(needed)}
-    session.plan = [
-        replace(run, code_key=stable_hash([run.code_key, sources[run.case.dataset]])) if run.case in reading else run
-        for run in session.plan
-    ]
+    planned = [run.case for run in session.plan if run.skip_reason is None]
+    reading = {case for case in planned if reads_images(case, gradient_noise=every)}
+    root = data_folder(session.config.data.root)
+    for dataset in sorted({case.dataset for case in planned if not catalog.is_external("dataset", case.dataset.name)}):
+        for note in describe(dataset).notes:
+            session.progress.say(f"{dataset}: {note}")
+    read = {dataset: _data_read(session, dataset, root) for dataset in sorted({case.dataset for case in reading})}
+    session.plan = [with_data(run, *read[run.case.dataset]) if run.case in reading else run for run in session.plan]
+
+
+def _data_read(session: Session, dataset: Choice, root: Path) -> tuple[DataFacts, str]:
+    """What runs read of a data set, and whether it comes from files."""
+    if not _has_files(session, dataset, root):
+        return data_facts(dataset), "synthetic"
+    info = describe(dataset)
+    if info.find is None:
+        return data_facts(dataset), "files"
+    if info.train_samples > MANY_FILES and info.from_files:
+        session.progress.say(f"{dataset}: looking through {info.train_samples:,} images for changes")
+    found = info.find(root)
+    return replace(data_facts(dataset), data_samples=found.samples, data_hash=found.hash), "files"
+
+
+def _say_data_changes(session: Session) -> None:
+    """Say which data sets are no longer what they were when the folder was last planned for this environment."""
+    before = session.store.planned_data(session.environment.key)
+    now = {(str(run.case.dataset), run.case.input): run.data for run in session.plan}
+    changes: dict[str, list[str]] = {}
+    for (name, path), data in now.items():
+        words = data.changes_since(before.get((name, path), DataFacts()))
+        changes[name] = max(words, changes.get(name, []), key=len)  # runs that read images know more of it
+    for name, words in changes.items():
+        if words:
+            session.progress.say(
+                f"{name}: the data set changed since {session.options.out} was last planned ({', '.join(words)}). Runs "
+                "from before are kept apart from those made now; to go on with those, restore the data set"
+            )
 
 
 def _has_files(session: Session, dataset: Choice, root: Path) -> bool:
     """Whether the set's files are there, fetched if need be; says so where they are not."""
-    info = catalog.describe_dataset(dataset)
+    info = describe(dataset)
     if info.open is None or info.on_disk(root):
         return info.open is not None
     why = "fetching is off"

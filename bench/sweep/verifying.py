@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bench.devices import describes, load_device
+from bench.devices import Device, describe_gpu, describes, load_device
 from bench.errors import BenchError, DeviceError
 from bench.launchers import LocalLauncher, Outcome
 from bench.launchers.local import interrupt_on_terminate
@@ -33,12 +33,13 @@ _KEPT = ("status", "reason", "peak_allocated_bytes", "peak_requested_bytes", "pe
 
 @dataclass(frozen=True, slots=True)
 class PresentGpu:
-    """The GPU that runs go to, and the name of the device file that describes it."""
+    """The GPU that runs go to, and the device that estimates are made for: the same, as it was described."""
 
     launcher: LocalLauncher
     choice: DeviceChoice
     environment: Environment
-    device: str
+    device: Device
+    remark: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +47,24 @@ class Verified:
     """What real runs said.
 
     Attributes:
-        largest_batch_size: The largest that ran; None where none did.
+        largest_batch_size: The largest that ran below the first that did not; None where none did.
         smallest_too_large: The smallest that ran out of memory; None where none did.
         runs: Each with its `batch_size`, its status, and bytes as in `Measurement`, in order.
+        largest_fitting_batch_size: The largest that ran at all, which may lie above one that did not.
+        most: The end of the search, which is not the GPU's; None where memory ends it.
     """
 
     largest_batch_size: int | None
     smallest_too_large: int | None
     runs: tuple[dict[str, Any], ...]
+    largest_fitting_batch_size: int | None = None
+    most: int | None = None
 
     @property
     def exact(self) -> bool:
-        """Whether one more sample than the largest was tried and did not fit."""
+        """Whether one more sample than the largest was tried and did not fit, or the search has no more."""
+        if self.most is not None and self.largest_batch_size == self.most:
+            return True
         return self.smallest_too_large is not None and self.smallest_too_large - (self.largest_batch_size or 0) == 1
 
     @property
@@ -68,32 +75,32 @@ class Verified:
 
 
 @contextlib.contextmanager
-def present_gpu(device: str) -> Iterator[PresentGpu]:
+def present_gpu(device: str | Device) -> Iterator[PresentGpu]:
     """Hold this machine's GPU, as a sweep does.
 
     Args:
         device: `auto` for whichever is here, or the name or file of a device that it must be.
 
     Raises:
-        DeviceError: There is no GPU, no device file describes it, or it is another than asked for.
+        DeviceError: There is no GPU, it cannot be described, or it is another than asked for.
         BusyError: A sweep has it.
         UnknownNameError: No such device.
     """
     known = None if device == "auto" else load_device(device)
     with interrupt_on_terminate(), held_device("auto", _choose_gpu) as choice:
         launcher = LocalLauncher()
-        environment = read_environment(launcher, choice)
-        gpu, total = environment.gpu_name or "unknown", environment.gpu_total_bytes
-        if known is None and environment.estimate_device == gpu:
-            raise DeviceError(
-                f"no device file describes {gpu}. Write one: bench env --device-file mine.toml; then name it"
-            )
-        if known is not None and not describes(known, gpu, total):
-            raise DeviceError(
-                f"{device} describes another GPU than the {gpu} here. Take --device auto, or write its file: bench env "
-                "--device-file mine.toml"
-            )
-        yield PresentGpu(launcher, choice, environment, device if known else str(environment.estimate_device))
+        environment, gpu = read_environment(launcher, choice)
+        name = environment.gpu_name or "unknown"
+        if gpu is None:
+            raise DeviceError(f"{name} is not a GPU of NVIDIA's, and the estimates follow NVIDIA's libraries")
+        if known is not None:
+            if not describes(known, name, environment.gpu_total_bytes):
+                raise DeviceError(
+                    f"{device} describes another GPU than the {name} here. Take --device auto, or write its file: "
+                    "bench env --device-file mine.toml"
+                )
+            gpu = describe_gpu(gpu.found, [known])
+        yield PresentGpu(launcher, choice, environment, gpu.device, gpu.remark)
 
 
 def _choose_gpu(requested: str, facts: MachineFacts) -> DeviceChoice:
@@ -106,8 +113,24 @@ def _choose_gpu(requested: str, facts: MachineFacts) -> DeviceChoice:
     return choice
 
 
-def verify_largest(gpu: PresentGpu, case: Case, estimated: int | None, progress: Progress) -> Verified:
+def verify_largest(
+    gpu: PresentGpu,
+    case: Case,
+    estimated: int | None,
+    progress: Progress,
+    *,
+    most: int | None = None,
+    fits_again: int | None = None,
+) -> Verified:
     """Run real steps at the estimated largest batch size and around it, until the limit or `MAX_RUNS` is reached.
+
+    Args:
+        gpu: The GPU.
+        case: Its own batch size makes no difference.
+        estimated: Up to which batch all fit by the estimate.
+        progress: Hears of the runs.
+        most: No batch above this one is tried: the data set has no more images, say.
+        fits_again: A larger batch that fits by the estimate though one between them does not; it is tried last.
 
     Raises:
         BenchError: A run ended otherwise than well or out of memory: what it says of the limit is nothing.
@@ -117,32 +140,40 @@ def verify_largest(gpu: PresentGpu, case: Case, estimated: int | None, progress:
 
     def fits(batch_size: int) -> bool:
         progress.begin(f"batch {batch_size}")
-        run = _run(gpu, replace(case, batch_size=batch_size, input="synthetic"))
+        run = _run(gpu, replace(case, batch_size=batch_size, input="synthetic"), any_ran=bool(runs))
         runs.append(run)
         progress.finish(f"batch {batch_size}: {run['status']}")
-        return bool(run["status"] != Status.OOM)
+        return run["status"] in MEASURED
 
-    low, high = search_limit(estimated or 1, fits, MAX_RUNS)
-    return Verified(low, high, tuple(runs))
+    low, high = search_limit(estimated or 1, fits, MAX_RUNS - (fits_again is not None), most)
+    at_all = low
+    if fits_again is not None and fits_again > (low or 0) and fits_again not in {run["batch_size"] for run in runs}:
+        at_all = fits_again if fits(fits_again) else low
+    ran = [run["batch_size"] for run in runs if run["status"] in MEASURED]
+    return Verified(low, high, tuple(runs), max(ran, default=at_all), most)
 
 
-def _run(gpu: PresentGpu, case: Case) -> dict[str, Any]:
+def _run(gpu: PresentGpu, case: Case, *, any_ran: bool) -> dict[str, Any]:
     argument = {"case": case, "protocol": PROTOCOL, "device": "cuda", **gpu_of(gpu.choice), "host_memory_bytes": None}
     answer = gpu.launcher.run(measure_task, argument, timeout_s=RUN_TIMEOUT_S)
     status = answer.value.get("status") if answer.outcome is Outcome.ANSWERED else None
-    if status not in (*MEASURED, Status.OOM):
+    refused = status == Status.SKIPPED and any_ran  # a few samples that the model cannot train on are below the limit
+    if status not in (*MEASURED, Status.OOM) and not refused:
         reason = answer.value.get("reason") or answer.reason or "no reason given"
         raise BenchError(f"batch {case.batch_size} neither ran nor ran out of memory: {reason}")
     return {"batch_size": case.batch_size, **{name: answer.value.get(name) for name in _KEPT}}
 
 
-def search_limit(start: int, fits: Callable[[int], bool], budget: int) -> tuple[int | None, int | None]:
+def search_limit(
+    start: int, fits: Callable[[int], bool], budget: int, most: int | None = None
+) -> tuple[int | None, int | None]:
     """The largest batch size that fits and the smallest that does not, as near as `budget` trials come.
 
     Args:
         start: The first to try, 1 or more.
         fits: True below some limit and false above it.
         budget: Trials, 1 or more.
+        most: The largest to try, `start` or more; None for any.
 
     Returns:
         `(largest that fitted, smallest that did not)`, next to each other where the limit was reached; None where no
@@ -155,10 +186,10 @@ def search_limit(start: int, fits: Callable[[int], bool], budget: int) -> tuple[
             low = at
         else:
             high = at
-        if high == 1 or (low is not None and high is not None and high - low == 1):
+        if high == 1 or (low is not None and (low == most or (high is not None and high - low == 1))):
             break
         if low is None or high is None:
-            at = start + step if high is None else max(1, start - step)
+            at = min(start + step, most or start + step) if high is None else max(1, start - step)
             step *= WIDER
         else:
             at = (low + high) // 2

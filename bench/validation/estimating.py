@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 from bench.devices import Device, load_device
 from bench.errors import BenchError, Unsupported
 from bench.records import Case
-from bench.validation.rows import Loop, Measured
+from bench.validation.rows import Measured
 
 if TYPE_CHECKING:
     from bench.estimators.allocator import Event
     from bench.estimators.cudnn_plans import CudnnPlans
+    from bench.estimators.memory_settings import MemorySettings
     from bench.estimators.recording import Column, Recording
     from bench.estimators.temporaries import Machine
 
@@ -129,14 +130,13 @@ def _estimate(row: Measured, entries: _Entries, plans: dict[str, CudnnPlans | st
             tf32 = row.loop is not None or row.precision != "float32"
             found = add_workspaces(found, asked, tf32=tf32, pointwise=which == "all")
     events = build_events(found, machine)
-    return {"estimated_bytes": _bytes(row, device, machine, events), "note": note}
+    return {"estimated_bytes": _bytes(row, device, events), "note": note}
 
 
-def _bytes(row: Measured, device: Device, machine: Machine, events: list[Event]) -> int:
+def _bytes(row: Measured, device: Device, events: list[Event]) -> int:
     from bench.estimators.events import replay_trace
-    from bench.estimators.memory import allocator_config, allocator_of
 
-    config = allocator_of(machine) if row.loop else allocator_config()
+    config = _settings(row).allocator_config(device.memory_bytes)
     peaks = replay_trace(events, config)
     if row.quantity == "allocated":
         return peaks.allocated_bytes
@@ -197,12 +197,21 @@ def _device(row: Measured) -> Device:
 
 
 def _machine(row: Measured) -> Machine:
-    import torch
-
     from bench.estimators.kept import machine_of
 
-    version = (row.loop or Loop()).torch_version
-    return machine_of(_device(row), f"{version[0]}.{version[1]}" if version else torch.__version__)
+    return machine_of(_device(row), _settings(row))
+
+
+def _settings(row: Measured) -> MemorySettings:
+    """Those of this environment for the project's own loop; a version's defaults for a loop from elsewhere."""
+    import torch
+
+    from bench.estimators.memory_settings import MemorySettings, settings_in_force
+
+    if row.loop is None:
+        return settings_in_force()
+    version = row.loop.torch_version
+    return MemorySettings(f"{version[0]}.{version[1]}" if version else torch.__version__)
 
 
 def _plans(device: Device, known: dict[str, CudnnPlans | str]) -> CudnnPlans | str:

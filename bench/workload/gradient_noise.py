@@ -25,7 +25,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from bench.errors import Unsupported
 from bench.workload.inputs import Batch
@@ -167,7 +166,7 @@ def _gradients(workload: Workload, images: Tensor, labels: Tensor) -> Sequence[T
     """As the training step has them, unscaled; parameters that the loss does not reach are left out."""
     parameters = [parameter for parameter in workload.model.parameters() if parameter.requires_grad]
     with workload.autocast():
-        loss = functional.cross_entropy(workload.model(images), labels)
+        loss = workload.criterion(workload.model(images), labels)
     if workload.scaler is None:
         found = torch.autograd.grad(loss, parameters, allow_unused=True)
         return [gradient for gradient in found if gradient is not None]

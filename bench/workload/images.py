@@ -13,7 +13,8 @@ from torchvision import transforms
 
 from bench.catalog import DatasetInfo
 from bench.catalog.entries import Samples
-from bench.errors import Unsupported
+from bench.catalog.image_files import convert_image
+from bench.errors import DataError, Unsupported
 from bench.records import Choice
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -67,7 +68,7 @@ class _Converted:
         self.mode = MODES.get(channels)
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        return image if self.mode is None or image.mode == self.mode else image.convert(self.mode)
+        return image if self.mode is None or image.mode == self.mode else convert_image(image, self.mode)
 
 
 class TransformedSamples(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
@@ -82,9 +83,12 @@ class TransformedSamples(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
         return len(self._samples)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        """The normalised image, float32 `(C, H, W)`, and its label."""
+        """The normalised image, float32 `(C, H, W)`, and its label. Raises DataError where it cannot be made of it."""
         image, label = self._samples[index]
-        return self._transform(image), label
+        try:
+            return self._transform(image), label
+        except DataError as error:
+            raise DataError(f"image {index} of the data set: {error}") from error
 
 
 def image_shape(info: DatasetInfo, image_size: int) -> tuple[int, int, int]:

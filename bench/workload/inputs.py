@@ -20,7 +20,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -103,7 +102,7 @@ def build_inputs(case: Case, info: DatasetInfo, protocol: Protocol, device: torc
     """
     if case.input == "synthetic":
         return _synthetic(case, info, protocol.seed, device)
-    root = Path(protocol.data_root).expanduser() if protocol.data_root else data_folder()
+    root = data_folder(protocol.data_root)
     samples, source, note = open_samples(case.dataset, info, root, train=True, seed=protocol.seed)
     transformed = TransformedSamples(samples, build_transform(info, case.image_size))
     build = _cached if case.input == "cached" else _loaded
@@ -151,12 +150,11 @@ class EndlessShuffle(Sampler[int]):
 def _cached(
     case: Case, samples: TransformedSamples, protocol: Protocol, device: torch.device
 ) -> tuple[Iterator[Batch], Callable[[], None]]:
-    collate = _Collate(_memory_format(case))
     order = iter(EndlessShuffle(len(samples), protocol.seed))
     held: list[Batch] = []
     with _one_thread():
         while not held or _another_fits(held):
-            images, labels = collate([samples[next(order)] for _ in range(case.batch_size)])
+            images, labels = _gather(samples, order, case)
             held.append((images.pin_memory(), labels.pin_memory()) if device.type == "cuda" else (images, labels))
 
     def copies() -> Iterator[Batch]:
@@ -165,6 +163,16 @@ def _cached(
                 yield images.to(device, non_blocking=True, copy=True), labels.to(device, non_blocking=True, copy=True)
 
     return copies(), held.clear
+
+
+def _gather(samples: TransformedSamples, order: Iterator[int], case: Case) -> Batch:
+    """One batch in host memory. Room for all of it is asked for at once, so that too large a batch fails at once."""
+    image, label = samples[next(order)]
+    images, labels = image.new_empty((case.batch_size, *image.shape)), torch.empty(case.batch_size, dtype=torch.int64)
+    for index in range(case.batch_size):
+        image, label = (image, label) if index == 0 else samples[next(order)]
+        images[index], labels[index] = image, label
+    return images.contiguous(memory_format=_memory_format(case)), labels
 
 
 @contextlib.contextmanager

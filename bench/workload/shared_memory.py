@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from bench.errors import message_of
 from bench.units import format_bytes
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -22,7 +23,7 @@ _REMEDY = "start the container with --shm-size=8g or --ipc=host, or set measure.
 
 def is_shared_memory_full(error: BaseException) -> bool:
     """Whether `error`, or one that it came from, is what torch raises when there is no shared memory left."""
-    return any(isinstance(each, RuntimeError) and _FULL.search(str(each)) for each in _origins(error))
+    return any(isinstance(each, RuntimeError) and _FULL.search(message_of(each)) for each in _origins(error))
 
 
 def shared_memory_advice(place: Path = SHARED_MEMORY) -> str:
@@ -40,13 +41,13 @@ def shared_memory_hint(error: BaseException) -> str:
 
     Empty too where the message gives the advice already.
     """
-    return f"; {shared_memory_advice()}" if is_shared_memory_full(error) and _REMEDY not in str(error) else ""
+    return f"; {shared_memory_advice()}" if is_shared_memory_full(error) and _REMEDY not in message_of(error) else ""
 
 
 def _origins(error: BaseException) -> Iterator[BaseException]:
     seen: list[BaseException] = []
     current: BaseException | None = error
-    while current is not None and current not in seen:
+    while current is not None and all(current is not each for each in seen):
         seen.append(current)
         yield current
         current = current.__cause__ or current.__context__

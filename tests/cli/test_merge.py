@@ -83,7 +83,7 @@ def test_the_same_part_twice_is_one(hosts, tmp_path):
     merged = json.loads(run("merge", tmp_path / "both", hosts[0], tmp_path / "copy", "--json").stdout)
     assert (merged["runs"], merged["plans"], merged["duplicates"], merged["duplicate_estimates"]) == (4, 1, 5, 1)
     said = run("merge", tmp_path / "again", hosts[0], tmp_path / "copy").stdout
-    assert "from 2 results folders (4 runs and 1 parts of estimates in several of them, kept once)" in said
+    assert "from 2 results folders (4 runs and 1 part of estimates in several of them, kept once)" in said
     assert rows(bench.load(tmp_path / "both")) == rows(bench.load(hosts[0]))
 
 
@@ -98,8 +98,10 @@ def test_two_sweeps_of_one_machine_keep_both_plans(tmp_path):
     frame = bench.load(tmp_path / "both")
     assert frame["planned"].all()
     assert frame.groupby("batch_size")["status"].agg(list).to_dict() == {
-        16: ["ok"] * 2, 64: ["ok", "ok", "interrupted"], 256: ["interrupted"] * 3,
-    }  # fmt: skip
+        16: ["ok"] * 2,
+        64: ["ok", "ok", "interrupted"],
+        256: ["interrupted"] * 3,
+    }
 
 
 def test_a_run_that_two_plans_name_and_nobody_ran_is_missing_once(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -59,6 +60,51 @@ def test_a_sweep_ends_with_a_row_for_every_planned_run_and_a_report(tmp_path: Pa
     assert again.returncode == 0, again.stderr
     assert "8 runs are finished already, 0 to do" in again.stderr
     assert bench.load(out)["run_key"].tolist() == frame["run_key"].tolist()
+
+
+def test_a_case_that_cannot_run_is_skipped_once_with_its_reason_and_fails_nothing(tmp_path: Path, config: Path) -> None:
+    out = tmp_path / "out"
+    arguments = (
+        "sweep", config, "--out", out, "--repeats", "3", "--device", "cpu", "--no-report", "--set", "grid.dataset=cifar10",
+        "--set", "grid.model=['resnet18', 'mlp']", "--set", "grid.batch_size=1", "--set",
+        "grid.optimizer=['sgd', {name='adam', capturable=true}]",
+    )  # fmt: skip
+    done = plugins.bench(*arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    frame = bench.load(out)
+    status = frame.groupby(["model", "optimizer"])["status"].agg(set).to_dict()
+    assert status == {("mlp", "sgd"): {"ok"}, **{
+        case: {"skipped"} for case in [("mlp", "adam:capturable=true"), ("resnet18", "adam:capturable=true"), ("resnet18", "sgd")]
+    }}  # fmt: skip
+    found = frame[(frame["model"] == "resnet18") & (frame["optimizer"] == "sgd")].sort_values("repeat")
+    assert found["reason"].nunique() == 1
+    assert found["reason"].iloc[0].startswith("Expected more than 1 value per channel when training, got input size ")
+    assert found["process_start_s"].notna().tolist() == [True, False, False], "one process finds out for all repeats"
+    assert "(3 skipped)" in done.stdout
+
+    again = plugins.bench(*arguments)
+    assert again.returncode == 0
+    assert "6 runs are finished already, 0 to do" in again.stderr
+
+
+def test_a_batch_above_the_limit_on_the_hosts_memory_says_the_limit_and_what_was_asked_for(
+    tmp_path: Path, config: Path
+) -> None:
+    out = tmp_path / "out"
+    done = plugins.bench(
+        "sweep", config, "--out", out, "--repeats", "1", "--device", "cpu", "--set", "grid.dataset=cifar10", "--set",
+        "grid.model={name='mlp', hidden=[16]}", "--set", "grid.optimizer=sgd", "--set", "grid.batch_size=300000", "--set",
+        "grid.input=['cached', 'loader', 'synthetic']", "--set", "limits.host_memory=2 GiB", "--no-report",
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    frame = bench.load(out).set_index("input")
+    assert set(frame["status"]) == {"oom"}
+    limit = r"the process may hold 2\.00 GiB \(limits\.host_memory, or 90 % of what was free\): "
+    for path in ("cached", "synthetic"):
+        assert frame.loc[path, "oom_requested_bytes"] == 300_000 * 3072 * 4
+        assert re.match(r"3\.43 GiB asked for, " + limit, frame.loc[path, "reason"]), frame.loc[path, "reason"]
+    words = r"a batch of 300,000 images takes 3\.43 GiB, " + limit + r"(DataLoader worker|MemoryError)"
+    assert re.match(words, frame.loc["loader", "reason"]), frame.loc["loader", "reason"]
 
 
 def test_everything_a_case_can_do_wrong_is_one_row_and_the_sweep_goes_on(tmp_path: Path, config: Path) -> None:
@@ -186,6 +232,41 @@ def test_runs_on_real_images_never_pass_for_repeats_of_synthetic_ones(tmp_path: 
         False: ["synthetic"] * 2,
         True: ["files"] * 2,
     }
+
+
+def test_a_tree_that_changed_is_measured_anew_and_its_runs_are_kept_apart(tmp_path: Path, config: Path) -> None:
+    from tests.unit.written_files import write_tree
+
+    out, root = tmp_path / "out", tmp_path / "tree"
+    arguments = ("sweep", config, "--out", out, "--set", "grid.optimizer=sgd", "--set", "grid.batch_size=4", "--no-report",
+                 "--repeats", "1", "--set", f"grid.dataset=folder:{root}", "--set", "grid.image_size=8")  # fmt: skip
+    write_tree(root)
+    assert plugins.bench(*arguments).returncode == 0
+    write_tree(root, classes=tuple("abcd"))
+    done = plugins.bench(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "the data set changed" in done.stderr
+    assert "(classes 2 -> 6)" in done.stderr
+    frame = bench.load(out).set_index("planned")
+    assert (frame["parameter_count"] * 4 == frame["formula_parameters_bytes"]).all()
+    assert frame["data_classes"].to_dict() == {False: 2, True: 6}
+    assert frame.loc[True, "parameter_count"] - frame.loc[False, "parameter_count"] == 4 * 129
+
+
+def test_a_damaged_image_that_planning_missed_is_named_by_its_run(tmp_path: Path, config: Path) -> None:
+    from tests.unit.written_files import damage, write_tree
+
+    out, root = tmp_path / "out", tmp_path / "tree"
+    write_tree(root, count=40)
+    damage(root / "dog" / "1.jpg", lambda content: content[: len(content) * 3 // 4])  # its header is whole
+    done = plugins.bench(
+        "sweep", config, "--out", out, "--set", "grid.optimizer=sgd", "--set", "grid.batch_size=80", "--no-report",
+        "--repeats", "1", "--set", f"grid.dataset=folder:{root}", "--set", "grid.image_size=8",
+        "--set", "grid.input=['cached', 'loader']",
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    for reason in bench.load(out)["reason"]:
+        assert reason.startswith(f"DataError: {root}/dog/1.jpg: no image that PIL can decode: ")
 
 
 def planned(config: Path) -> list[dict[str, object]]:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import zipfile
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 import bench
+from bench.bundles import verify
+from bench.bundles.bundle import write_archive
 from bench.errors import StoreError
 from bench.report import render_report
 from bench.store import SCHEMA_VERSION, Store
@@ -18,8 +23,11 @@ READ = ("schema-1/first", "schema-1/later")
 PEAKS = [1_328_640, 1_533_952]
 RATES = [39_172.138, 156_354.319]
 VALUES = {
-    "status": ["ok", "ok"], "batch_size": [16, 64], "model": ["mlp", "mlp"], "gpu_name": ["NVIDIA H200", "NVIDIA H200"],
-}  # fmt: skip
+    "status": ["ok", "ok"],
+    "batch_size": [16, 64],
+    "model": ["mlp", "mlp"],
+    "gpu_name": ["NVIDIA H200", "NVIDIA H200"],
+}
 
 
 def test_every_version_there_has_been_has_its_files() -> None:
@@ -59,7 +67,22 @@ def test_a_newer_file_is_refused_with_a_sentence() -> None:
     assert str(caught.value) == f"{path}: written by a newer version (format 2; this one reads up to 1)"
 
 
+def test_a_bundle_of_the_past_opens_and_verifies_and_is_written_alike_to_the_byte() -> None:
+    """Written by the first writer of bundles, which did not use zipfile."""
+    path = HERE / "bundle-1.zip"
+    assert verify(path).differences == ()
+    frame = bench.load(path).sort_values("batch_size")
+    assert list(frame["peak_allocated_bytes"]) == PEAKS
+    again = io.BytesIO()
+    with zipfile.ZipFile(path) as archive:
+        contents = {name: archive.read(name) for name in reversed(archive.namelist())}
+        write_archive(again, {name: (len(text), partial(io.BytesIO, text)) for name, text in contents.items()})
+    assert again.getvalue() == path.read_bytes()
+
+
 def test_files_of_the_past_stay_as_they_are() -> None:
-    text = "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(HERE).as_posix()}\n"
-                   for path in sorted(HERE.rglob("*.parquet")))  # fmt: skip
+    text = "".join(
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(HERE).as_posix()}\n"
+        for path in sorted([*HERE.rglob("*.parquet"), *HERE.rglob("*.zip")])
+    )
     assert text == (HERE / "SHA256SUMS").read_text()

@@ -13,26 +13,119 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench.bundles.archive import Entry, _end
-from bench.bundles.manifest import MANIFEST, Manifest
+from bench.bundles.bundle import MANIFEST, Manifest, write_archive
 from bench.store.parts import rows_hash
 
 Mutator = Callable[[bytes, random.Random], bytes]
 MAX_INPUT_BYTES = 1 << 18
 
-NUMBERS = [0, 1, -1, 2, 64, 255, 1 << 24, (1 << 31) - 1, 1 << 31, (1 << 53) + 1, (1 << 63) - 1, -(1 << 63), 1 << 64, 10**400,
-           0.5, -0.0, 1e308, 5e-324, float("nan"), float("inf"), float("-inf")]  # fmt: skip
-TEXTS = ["", " ", "x", "ok", "../x", "/etc/passwd", "C:\\x", "con", "a" * 300, "a" * 70_000, "\x00", "\n", "\x1b[31m", "\u202e",
-         "\ud7ff", "<script>", "__import__('os')", "{0.__class__}", "%s%n", "1e999", "nan", "null", "cpu", "h200", "cuda:0",
-         "mlp:hidden=[1]", "folder:/", "mlp:" + "[" * 500, "resnet18", "adam:foreach=false", "bf16", "2.6", "9" * 5000]  # fmt: skip
-WORDS = [b"[", b"]", b"[[", b"]]", b"{", b"}", b"=", b".", b",", b'"', b'"""', b"'", b"#", b"\n", b"\r", b"\x00", b"\xff", b"inf", b"nan",
-         b"true", b"1e999", b"0x_", b"1979-05-27T07:32:00", b"\\u0000", b"\\uD800", b"9" * 5000, b"[" * 3000, b"{a=" * 500,
-         b"pow2", b"from", b"to", b"step", b"[include]", b"[[include]]", b"[[exclude]]", b"*", b"?", b"[!", b"grid.", b"../", b"\xef\xbb\xbf"]  # fmt: skip
+NUMBERS = [
+    0,
+    1,
+    -1,
+    2,
+    64,
+    255,
+    1 << 24,
+    (1 << 31) - 1,
+    1 << 31,
+    (1 << 53) + 1,
+    (1 << 63) - 1,
+    -(1 << 63),
+    1 << 64,
+    10**400,
+    0.5,
+    -0.0,
+    1e308,
+    5e-324,
+    float("nan"),
+    float("inf"),
+    float("-inf"),
+]
+TEXTS = [
+    "",
+    " ",
+    "x",
+    "ok",
+    "../x",
+    "/etc/passwd",
+    "C:\\x",
+    "con",
+    "a" * 300,
+    "a" * 70_000,
+    "\x00",
+    "\n",
+    "\x1b[31m",
+    "\u202e",
+    "\ud7ff",
+    "<script>",
+    "__import__('os')",
+    "{0.__class__}",
+    "%s%n",
+    "1e999",
+    "nan",
+    "null",
+    "cpu",
+    "h200",
+    "cuda:0",
+    "mlp:hidden=[1]",
+    "folder:/",
+    "mlp:" + "[" * 500,
+    "resnet18",
+    "adam:foreach=false",
+    "bf16",
+    "2.6",
+    "9" * 5000,
+]
+WORDS = [
+    b"[",
+    b"]",
+    b"[[",
+    b"]]",
+    b"{",
+    b"}",
+    b"=",
+    b".",
+    b",",
+    b'"',
+    b'"""',
+    b"'",
+    b"#",
+    b"\n",
+    b"\r",
+    b"\x00",
+    b"\xff",
+    b"inf",
+    b"nan",
+    b"true",
+    b"1e999",
+    b"0x_",
+    b"1979-05-27T07:32:00",
+    b"\\u0000",
+    b"\\uD800",
+    b"9" * 5000,
+    b"[" * 3000,
+    b"{a=" * 500,
+    b"pow2",
+    b"from",
+    b"to",
+    b"step",
+    b"[include]",
+    b"[[include]]",
+    b"[[exclude]]",
+    b"*",
+    b"?",
+    b"[!",
+    b"grid.",
+    b"../",
+    b"\xef\xbb\xbf",
+]
 
 
 def mutate_bytes(data: bytes, rng: random.Random) -> bytes:
@@ -114,10 +207,30 @@ def mutate_json(value: Any, rng: random.Random, depth: int = 0) -> Any:
     return rng.choice([*NUMBERS[:12], *NUMBERS[14:], *TEXTS, None, True, [], {}, nested, {"a": {"b": []}}, [[1], "x"]])
 
 
-_TYPES = [pa.null(), pa.bool_(), pa.int8(), pa.uint64(), pa.int64(), pa.float16(), pa.float32(), pa.float64(), pa.string(), pa.large_string(),
-          pa.binary(), pa.binary(3), pa.date32(), pa.timestamp("ns", "UTC"), pa.time64("us"), pa.duration("s"), pa.decimal128(38, 9),
-          pa.list_(pa.float64()), pa.list_(pa.list_(pa.int64())), pa.struct([("a", pa.int64())]), pa.map_(pa.string(), pa.int64()),
-          pa.dictionary(pa.int32(), pa.string())]  # fmt: skip
+_TYPES = [
+    pa.null(),
+    pa.bool_(),
+    pa.int8(),
+    pa.uint64(),
+    pa.int64(),
+    pa.float16(),
+    pa.float32(),
+    pa.float64(),
+    pa.string(),
+    pa.large_string(),
+    pa.binary(),
+    pa.binary(3),
+    pa.date32(),
+    pa.timestamp("ns", "UTC"),
+    pa.time64("us"),
+    pa.duration("s"),
+    pa.decimal128(38, 9),
+    pa.list_(pa.float64()),
+    pa.list_(pa.list_(pa.int64())),
+    pa.struct([("a", pa.int64())]),
+    pa.map_(pa.string(), pa.int64()),
+    pa.dictionary(pa.int32(), pa.string()),
+]
 
 
 def _odd_value(kind: pa.DataType, rng: random.Random) -> Any:
@@ -179,9 +292,14 @@ def mutate_parquet(data: bytes, rng: random.Random) -> bytes:
             metadata[b"bench.sha256"] = _hash_of(table, metadata)
         out = io.BytesIO()
         with pq.ParquetWriter(
-            out, table.schema, compression=rng.choice(["none", "zstd", "snappy", "gzip"]), use_dictionary=rng.random() < 0.5,
-            store_schema=rng.random() < 0.3, data_page_version=rng.choice(["1.0", "2.0"]), write_page_checksum=rng.random() < 0.5,
-        ) as writer:  # fmt: skip
+            out,
+            table.schema,
+            compression=rng.choice(["none", "zstd", "snappy", "gzip"]),
+            use_dictionary=rng.random() < 0.5,
+            store_schema=rng.random() < 0.3,
+            data_page_version=rng.choice(["1.0", "2.0"]),
+            write_page_checksum=rng.random() < 0.5,
+        ) as writer:
             writer.write_table(table, row_group_size=rng.choice([1, 7, 1 << 20]))
             writer.add_key_value_metadata(metadata)
         return out.getvalue()[: MAX_INPUT_BYTES * 4]
@@ -239,14 +357,8 @@ def _mutate_footer(data: bytes, rng: random.Random) -> bytes:
 
 def pack(contents: dict[str, bytes]) -> bytes:
     """An archive as bench bundle writes it, whatever the names are."""
-    out, entries = io.BytesIO(), []
-    for name in sorted(contents):
-        entry = Entry(name, len(contents[name]), zlib.crc32(contents[name]), out.tell())
-        out.write(entry.local + contents[name])
-        entries.append(entry)
-    directory = b"".join(entry.central for entry in entries)
-    start = out.tell()
-    out.write(directory + _end(len(entries), len(directory), start))
+    out = io.BytesIO()
+    write_archive(out, {name: (len(text), partial(io.BytesIO, text)) for name, text in contents.items()})
     return out.getvalue()
 
 
@@ -273,24 +385,56 @@ def mutate_bundle(data: bytes, rng: random.Random) -> bytes:
         if contents and rng.random() < 0.85:
             contents = _with_manifest(contents, rng)
         return pack(contents)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError, struct.error,
-            OverflowError, zlib.error, RuntimeError, RecursionError):  # fmt: skip
+    except (
+        zipfile.BadZipFile,
+        NotImplementedError,
+        EOFError,
+        OSError,
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        struct.error,
+        OverflowError,
+        zlib.error,
+        RuntimeError,
+        RecursionError,
+    ):
         return mutate_bytes(data, rng)
 
 
 def _odd_name(name: str, rng: random.Random) -> str:
     top, _, rest = name.partition("/")
-    odd = [f"../{rest}", f"/{rest}", f"{top}/../{rest}", f"{top}\\{rest}", f"{top}/con.txt", f"{top}/{rest.upper()}", f"{top}/{rest}/x",
-           f"{top}/.hidden", f"{top}/" + "a/" * 10 + "x", f"{top}/{'x' * 250}", f"{top}/runs/", "other/x", "x", f"{top}/data/runs/p.pkl",
-           f"{top}/sitecustomize.py", f"{top}/data/plan-x.parquet", f"{top}/data/plan-0009.parquet"]  # fmt: skip
+    odd = [
+        f"../{rest}",
+        f"/{rest}",
+        f"{top}/../{rest}",
+        f"{top}\\{rest}",
+        f"{top}/con.txt",
+        f"{top}/{rest.upper()}",
+        f"{top}/{rest}/x",
+        f"{top}/.hidden",
+        f"{top}/" + "a/" * 10 + "x",
+        f"{top}/{'x' * 250}",
+        f"{top}/runs/",
+        "other/x",
+        "x",
+        f"{top}/data/runs/p.pkl",
+        f"{top}/sitecustomize.py",
+        f"{top}/data/plan-x.parquet",
+        f"{top}/data/plan-0009.parquet",
+    ]
     return rng.choice(odd)
 
 
 def _with_manifest(contents: dict[str, bytes], rng: random.Random) -> dict[str, bytes]:
     top = next(iter(sorted(contents))).partition("/")[0]
     own = f"{top}/{MANIFEST}"
-    sums = {name.removeprefix(f"{top}/"): (len(text), hashlib.sha256(text).hexdigest())
-            for name, text in contents.items() if name != own}  # fmt: skip
+    sums = {
+        name.removeprefix(f"{top}/"): (len(text), hashlib.sha256(text).hexdigest())
+        for name, text in contents.items()
+        if name != own
+    }
     text = Manifest("mine", "0", sums).text
     if rng.random() < 0.2:
         value = mutate_json(json.loads(text), rng)

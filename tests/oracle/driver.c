@@ -232,8 +232,25 @@ __attribute__((visibility("hidden"))) void stub_memory(uint64_t *total, uint64_t
     *others = device.others_bytes;
 }
 
-/* Virtual memory management, for expandable segments: a range of addresses, and handles that hold the bytes. */
+/* Virtual memory management, for expandable segments: a range of addresses, and handles that hold the bytes.
+ * BENCH_STUB_VMM_FAULT names one of these calls, `cuMemSetAccess:40`, which finds no memory from its 40th on: a driver's
+ * own tables take memory too, and it says so wherever it first lacks it. */
+static int short_of_memory(const char *call, int *count) {
+    const char *fault = getenv("BENCH_STUB_VMM_FAULT"), *colon = fault ? strchr(fault, ':') : NULL;
+    if (!colon || strncmp(fault, call, (size_t)(colon - fault)) || call[colon - fault]) return 0;
+    return ++*count >= atoi(colon + 1) ? OUT_OF_MEMORY : 0;
+}
+#define MAY_FAIL(call) do { static int count; if (short_of_memory(call, &count)) return OUT_OF_MEMORY; } while (0)
+EXPORT int cuMemMap(uint64_t p, size_t size, size_t offset, uint64_t *handle, unsigned long long flags) {
+    MAY_FAIL("cuMemMap");
+    return 0;
+}
+EXPORT int cuMemSetAccess(uint64_t p, size_t size, const void *access, size_t count) {
+    MAY_FAIL("cuMemSetAccess");
+    return 0;
+}
 EXPORT int cuMemAddressReserve(uint64_t *p, size_t size, size_t alignment, uint64_t wish, unsigned long long flags) {
+    MAY_FAIL("cuMemAddressReserve");
     settings();
     pthread_mutex_lock(&lock);
     *p = place(whole_granules(size));
@@ -247,6 +264,7 @@ EXPORT int cuMemAddressFree(uint64_t p, size_t size) {
     return 0;
 }
 EXPORT int cuMemCreate(uint64_t **handle, size_t size, const void *properties, unsigned long long flags) {
+    MAY_FAIL("cuMemCreate");
     settings();
     pthread_mutex_lock(&lock);
     int status = take_bytes(size);
@@ -356,7 +374,7 @@ static int fill_properties(struct cudaDeviceProp *p) {
     p->textureAlignment = 512;
     p->texturePitchAlignment = 32;
     p->l2CacheSize = device.l2_bytes;
-    p->memoryBusWidth = 5120;
+    p->memoryBusWidth = (int)number("BENCH_STUB_MEMORY_BUS_BITS", 5120);
     p->canMapHostMemory = p->concurrentKernels = p->unifiedAddressing = p->cooperativeLaunch = p->managedMemory = 1;
     p->asyncEngineCount = 3;
     read_uuid(p->uuid.bytes);
@@ -383,7 +401,8 @@ static int attribute(int *value, int which) {
     case cudaDevAttrWarpSize: *value = p.warpSize; break;
     case cudaDevAttrMaxPitch: *value = 2147483647; break;
     case cudaDevAttrMaxRegistersPerBlock: case cudaDevAttrMaxRegistersPerMultiprocessor: *value = p.regsPerBlock; break;
-    case cudaDevAttrClockRate: *value = 1980000; break;
+    case cudaDevAttrClockRate: *value = (int)number("BENCH_STUB_CLOCK_KHZ", 1980000); break;
+    case cudaDevAttrMemoryClockRate: *value = (int)number("BENCH_STUB_MEMORY_CLOCK_KHZ", 0); break;
     case cudaDevAttrMultiProcessorCount: *value = p.multiProcessorCount; break;
     case cudaDevAttrL2CacheSize: *value = p.l2CacheSize; break;
     case cudaDevAttrMaxThreadsPerMultiProcessor: *value = p.maxThreadsPerMultiProcessor; break;

@@ -107,7 +107,13 @@ class StubDriver:
     cuda_version: int
 
     def environment(
-        self, device: str = "h200", *, allocator: str = "", cudnn_workspaces: bool = False, **settings: int | str
+        self,
+        device: str = "h200",
+        *,
+        allocator: str = "",
+        cudnn_workspaces: bool = False,
+        variables: Mapping[str, str] | None = None,
+        **settings: int | str,
     ) -> dict[str, str]:
         """Environment of a process that shall see `device`.
 
@@ -115,6 +121,7 @@ class StubDriver:
             device: A key of DEVICES.
             allocator: Value of PYTORCH_CUDA_ALLOC_CONF; empty for torch's defaults.
             cudnn_workspaces: Let the wheel's own cuDNN (9.8 or newer) choose plans and say what workspaces they need.
+            variables: Further environment variables, as a user would set them.
             **settings: Replace the device's settings, e.g. `memory_bytes`, `context_bytes` (taken by the context),
                 `others_bytes` (taken by other processes), `addresses` (`ascending`, `descending`, `lowest`: the lowest
                 free one, reused); or plan faults, as the heads of `driver.c` and `nvml.c` say.
@@ -123,7 +130,16 @@ class StubDriver:
             KeyError: `device` is not played here.
         """
         chosen: dict[str, int | str] = {**DEVICES[device], "cuda_version": self.cuda_version, **settings}
-        unwanted = ("PYTORCH_", "CUBLAS", "BENCH_STUB", "TORCH_CUBLAS", "CUDA_VISIBLE", "LD_PRELOAD", "NVIDIA_TF32")
+        unwanted = (
+            "PYTORCH_",
+            "CUBLAS",
+            "BENCH_STUB",
+            "TORCH_",
+            "DISABLE_ADDMM",
+            "CUDA_VISIBLE",
+            "LD_PRELOAD",
+            "NVIDIA_TF32",
+        )
         environment = {k: v for k, v in os.environ.items() if not k.startswith(unwanted)}
         environment.update({f"BENCH_STUB_{k.upper()}": str(v) for k, v in chosen.items()})
         if cudnn_workspaces:
@@ -135,6 +151,7 @@ class StubDriver:
         environment["OMP_NUM_THREADS"] = "1"
         if allocator:
             environment["PYTORCH_CUDA_ALLOC_CONF"] = allocator
+        environment.update(variables or {})
         return environment
 
     def run_script(

@@ -96,6 +96,27 @@ def test_each_fault_of_the_device_is_one_row_and_the_next_run_starts_clean(
     assert (clean["alloc_retries"] == 0).all()
 
 
+@pytest.mark.parametrize("call", ["cuMemAddressReserve:2", "cuMemCreate:4", "cuMemMap:4", "cuMemSetAccess:4"])
+def test_memory_that_a_call_for_expandable_segments_does_not_find_is_out_of_memory(
+    stub_driver: StubDriver, tmp_path: Path, call: str
+) -> None:
+    """Of these, torch expects it of cuMemCreate alone; it raises the others' as errors of the driver."""
+    config = tmp_path / "c.toml"
+    config.write_text(CONFIG, encoding="utf-8")
+    settings = stub_driver.environment("h200", allocator="expandable_segments:True", vmm_fault=call)
+    env = {**os.environ, **settings, "BENCH_CUDNN_WORKSPACES": "off", "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = plugins.bench(
+        "sweep", config, "--device", "cuda", "--no-report", "--out", tmp_path / "out", "--repeats", "1", "--set",
+        "grid.model=resnet18", "--set", "grid.dataset=cifar10", env=env,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout + done.stderr
+    (row,) = bench.load(tmp_path / "out").to_dict("records")
+    expected = "CUDA out of memory. Tried" if "Create" in call else "CUDA driver error: out of memory"
+    assert row["status"] == "oom"
+    assert row["reason"].startswith(expected)
+    assert row["peak_allocated_bytes"] > 0
+
+
 def test_a_device_that_others_hold_whole_has_nothing_free(stub_driver: StubDriver) -> None:
     total = 8 << 30
     settings = {"memory_bytes": total, "context_bytes": 1 << 20, "nvml": 1}

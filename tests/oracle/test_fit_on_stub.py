@@ -17,6 +17,7 @@ from tests.oracle.stub import StubDriver
 
 MEMORY, CONTEXT = 1 << 30, 200 << 20
 CASE = ("fit", "--model", "resnet18", "--dataset", "cifar10", "--optimizer", "adam")
+MLP = ("fit", "--model", "mlp", "--dataset", "cifar10", "--optimizer", "adam")
 
 pytestmark = pytest.mark.slow
 
@@ -57,9 +58,20 @@ def test_real_steps_end_where_the_estimate_says(small: dict[str, str], tmp_path:
     assert len(runs) <= 12
 
 
+def test_real_steps_end_where_the_data_set_does(small: dict[str, str], tmp_path: Path) -> None:
+    mlp = ("fit", "--model", "mlp", "--dataset", "mnist", "--optimizer", "sgd", "--device", device_file(tmp_path))
+    done = plugins.bench(*mlp, "--verify", "--json", env=small)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["largest_batch_size"], found["ended_by"]) == (60_000, "images")
+    assert [run["batch_size"] for run in found["verify_runs"]] == [60_000]
+    assert (found["verified_largest_batch_size"], found["verified_error_batches"]) == (60_000, 0)
+
+
 def test_a_context_that_is_wrong_in_the_file_shows_in_the_verdict(small: dict[str, str], tmp_path: Path) -> None:
     path = device_file(tmp_path, context_bytes=CONTEXT // 2)
-    mlp = ("fit", "--model", "mlp", "--dataset", "cifar10", "--optimizer", "adam")  # thousands off: more than 12 runs
+    # Thousands off: more than 12 runs. CIFAR-10 itself has too few images for so small a model.
+    mlp = ("fit", "--model", "mlp", "--dataset", "imagenet", "--image-size", "32", "--optimizer", "adam")
     done = plugins.bench(*mlp, "--device", path, "--verify", env=small)
     assert done.returncode == 0, done.stderr
     assert re.search(
@@ -69,14 +81,38 @@ def test_a_context_that_is_wrong_in_the_file_shows_in_the_verdict(small: dict[st
     assert "[12/12] batch" in done.stderr
 
 
+def test_a_batch_that_fits_again_above_one_that_does_not_is_run_too(stub_driver: StubDriver, tmp_path: Path) -> None:
+    memory, context = 145 << 20, 1 << 20  # where the trace finds a hole at batch 92
+    settings = stub_driver.environment("h200", memory_bytes=memory, context_bytes=context)
+    env = {**os.environ, **settings, "BENCH_CUDNN_WORKSPACES": "off", "PYTHONPATH": str(Path(__file__).parents[2])}
+    path = device_file(tmp_path, memory_bytes=memory, context_bytes=context)
+    sgd = ("fit", "--model", "resnet18", "--dataset", "cifar10", "--optimizer", "sgd", "--cudnn-workspaces", "off")
+    done = plugins.bench(*sgd, "--device", path, "--verify", "--json", env=env)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    largest, again = found["largest_batch_size"], found["largest_fitting_batch_size"]
+    assert largest < again
+    assert found["batch_sizes_that_do_not_fit"][0][0] == largest + 1
+    assert again in {run["batch_size"] for run in found["verify_runs"]}
+    assert found["verified_largest_fitting_batch_size"] >= found["verified_largest_batch_size"]
+    assert len(found["verify_runs"]) <= 12
+
+
 def test_another_gpu_than_the_one_here_is_refused(small: dict[str, str]) -> None:
     done = plugins.bench(*CASE, "--device", "a100_40gb", "--verify", env=small)
     assert done.returncode == 2
     assert "a100_40gb describes another GPU than the NVIDIA H200 here" in done.stderr
     assert "tracing" not in done.stderr
-    done = plugins.bench(*CASE, "--device", "auto", "--verify", env=small)  # a real one has more memory
-    assert done.returncode == 2
-    assert "no device file describes NVIDIA H200. Write one: bench env --device-file mine.toml" in done.stderr
+
+
+def test_a_gpu_that_no_file_is_for_is_fitted_by_its_own_properties(small: dict[str, str], tmp_path: Path) -> None:
+    done = plugins.bench(*MLP, "--device", "auto", "--json", env=small)  # a real H200 has more memory
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["device"], found["memory_bytes"]) == ("NVIDIA H200 (read from the GPU)", MEMORY)
+    of_file = plugins.bench(*MLP, "--device-file", device_file(tmp_path), "--json", env=small)
+    assert of_file.returncode == 0, of_file.stderr
+    assert json.loads(of_file.stdout)["largest_batch_size"] >= found["largest_batch_size"]  # whose context is known
 
 
 def test_a_gpu_that_a_sweep_holds_is_refused(small: dict[str, str], tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +47,14 @@ def sweep(stub_driver: StubDriver, tmp_path: Path) -> Any:
     config = tmp_path / "c.toml"
     config.write_text(CONFIG, encoding="utf-8")
 
-    def run(*arguments: str, missing: bool = False, **settings: int | str) -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: str, missing: bool = False, visible: str | None = None, **settings: int | str
+    ) -> subprocess.CompletedProcess[str]:
         wait_s = "5" if "hang" in str(settings.get("nvml_fault")) else "30"  # a busy machine takes a second to import
         env = {**os.environ, **stub_driver.environment("h200", uuid=UUID, nvml=1, context_bytes=CONTEXT, **settings),
                "BENCH_CUDNN_WORKSPACES": "off", "BENCH_NVML_TIMEOUT": wait_s, "PYTHONPATH": str(Path(__file__).parents[2])}  # fmt: skip
+        if visible is not None:
+            env["CUDA_VISIBLE_DEVICES"] = visible
         if missing:
             del env["LD_LIBRARY_PATH"]
         done = plugins.bench("sweep", config, "--no-report", "--out", tmp_path / "out", *arguments, env=env)
@@ -189,3 +195,78 @@ def test_one_lock_holds_a_gpu_whether_or_not_nvml_tells_its_uuid(sweep: Any) -> 
             refused = sweep(**fault)
             assert refused.returncode == 2
             assert "is in use" in refused.stderr
+
+
+COUNTS = """
+import json, os, sys
+import torch
+from bench.probes.nvml import read_gpu_listing, visible_gpus
+gpus = read_gpu_listing().gpus
+found = {}
+for value in json.loads(sys.argv[1]):
+    os.environ["CUDA_VISIBLE_DEVICES"] = value
+    found[value] = [len(visible_gpus(gpus)), torch.cuda.device_count()]
+print(json.dumps(found))
+"""
+
+
+def test_torch_counts_the_gpus_that_are_visible_here(stub_driver: StubDriver, tmp_path: Path) -> None:
+    forms = [
+        "0",
+        "0 1",
+        "0;1",
+        " 0",
+        "0,",
+        "0,1",
+        "-1",
+        "0,-1,1",
+        "0,0",
+        "1,0",
+        UUID,
+        UUID[:9],
+        f"{UUID},0",
+        "0x1",
+        "1e3",
+        "foo,0",
+        "",
+        "GPU-2",
+    ]
+    (tmp_path / "counts.py").write_text(COUNTS, encoding="utf-8")
+    env = {
+        **os.environ,
+        **stub_driver.environment("h200", uuid=UUID, nvml=1),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "counts.py"), json.dumps(forms)],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads(done.stdout)
+    assert {value: ours for value, (ours, _) in found.items()} == {
+        value: torchs for value, (_, torchs) in found.items()
+    }
+    assert {value for value, (ours, _) in found.items() if ours} == {
+        "0",
+        "0 1",
+        "0;1",
+        " 0",
+        "0,",
+        "0,1",
+        "0,-1,1",
+        UUID,
+        UUID[:9],
+        f"{UUID},0",
+        "0x1",
+    }
+
+
+@pytest.mark.parametrize("value", ["0 1", "0;1", UUID[:12]])
+def test_a_sweep_runs_on_the_gpu_that_torch_reads_from_an_odd_list(sweep: Any, tmp_path: Path, value: str) -> None:
+    done = sweep(visible=value)
+    assert done.returncode == 0, done.stderr
+    assert "no readings from NVML" not in done.stderr
+    (gpu_hash,) = set(bench.load(tmp_path / "out")["gpu_uuid_hash"])
+    assert gpu_hash == hash_uuid(UUID)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -114,3 +115,81 @@ def test_on_a_known_device_the_trace_beside_each_run_is_right(stub_driver: StubD
     assert (sum(held[f"trace_{part}_bytes"] for part in TRACE_PARTS) == held["trace_peak_allocated_bytes"]).all()
     assert (held["estimated_samples_per_s"] > 0).all()
     assert "trace" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+
+
+GPUS = (
+    {"name": "NVIDIA RTX A6000", "multiprocessors": 84, "capability_major": 8, "capability_minor": 6,
+     "threads_per_multiprocessor": 1536, "memory_bytes": 50_962_169_856, "clock_khz": 1_800_000,
+     "memory_clock_khz": 8_001_000, "memory_bus_bits": 384},
+    {"name": "NVIDIA GeForce RTX 3060", "multiprocessors": 28, "capability_major": 8, "capability_minor": 6,
+     "threads_per_multiprocessor": 1536, "memory_bytes": 8 << 30},
+    {"name": "NVIDIA A100-SXM4-40GB MIG 1g.5gb", "multiprocessors": 14, "capability_major": 8, "capability_minor": 0,
+     "threads_per_multiprocessor": 2048, "memory_bytes": 5_100_273_664},
+    {"name": "NVIDIA GeForce RTX 4090 Laptop GPU", "multiprocessors": 76, "capability_major": 8, "capability_minor": 9,
+     "threads_per_multiprocessor": 1536, "memory_bytes": 17_170_956_288},
+)  # fmt: skip
+"""None of which a device file is for; the second has the name of one."""
+
+
+@pytest.mark.parametrize("gpu", GPUS, ids=lambda gpu: str(gpu["name"]))
+def test_a_gpu_without_a_device_file_is_traced_by_its_own_properties(
+    stub_driver: StubDriver, tmp_path: Path, gpu: dict[str, int | str]
+) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text(CONFIG.replace("[8, 4096]", "[8, 256]"), encoding="utf-8")
+    env = {**os.environ, **stub_driver.environment("h200", **{"memory_clock_khz": 0, **gpu}), **NO_WORKSPACES}
+    env["PYTHONPATH"] = str(Path(__file__).parents[2])
+    narrow = ("--set", "include=[]", "--set", "grid.memory_format=contiguous", "--set", "grid.precision=float32")
+    arguments = ("sweep", config, "--device", "cuda", "--out", tmp_path / "out", *narrow)
+    done = plugins.bench(*arguments, env=env)
+    assert done.returncode == 0, done.stderr
+    assert f"{gpu['name']}: " in done.stderr
+    assert "The estimates use what was read from the GPU itself" in done.stderr
+    frame = bench.load(tmp_path / "out")
+    assert set(frame["estimate_device"]) == {f"{gpu['name']} (read from the GPU)"}
+    for name in ("allocated", "reserved", "requested"):
+        assert (frame[f"trace_peak_{name}_bytes"] == frame[f"peak_{name}_bytes"]).all(), name
+    assert frame["estimated_samples_per_s"].notna().all() == ("memory_clock_khz" in gpu)
+    if "memory_clock_khz" not in gpu:
+        assert frame["estimate_note"].str.contains("memory_bandwidth_bytes_per_s is not known").all()
+
+    text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "The estimates use what was read from the GPU itself" in text
+    elsewhere = plugins.bench("report", tmp_path / "out" / "data", "--out", tmp_path / "elsewhere")
+    assert elsewhere.returncode == 0, elsewhere.stderr
+    described = tmp_path / "elsewhere" / "device.toml"
+    assert described.read_bytes() == (tmp_path / "out" / "device.toml").read_bytes()
+    axes = ("--model", "resnet18", "--dataset", "cifar10", "--optimizer", "adam", "--batch-size", "256")
+    again = plugins.bench("estimate", *axes, "--device-file", described, "--json", env={**os.environ, **NO_WORKSPACES})
+    (row,) = json.loads(again.stdout)
+    stored = frame[frame["batch_size"] == 256].iloc[0]
+    for name in ("trace_peak_allocated_bytes", "trace_peak_reserved_bytes", "estimated_fit"):
+        assert row[name] == stored[name], name
+
+
+def test_a_device_file_given_later_is_used_for_the_runs_that_are_there(stub_driver: StubDriver, tmp_path: Path) -> None:
+    config, gpu = tmp_path / "c.toml", GPUS[0]
+    config.write_text(CONFIG.replace("[8, 4096]", "8"), encoding="utf-8")
+    env = {**os.environ, **stub_driver.environment("h200", **gpu), **NO_WORKSPACES}
+    env["PYTHONPATH"] = str(Path(__file__).parents[2])
+    narrow = ("--set", "include=[]", "--set", "grid.memory_format=contiguous", "--set", "grid.precision=float32")
+    arguments = ("sweep", config, "--device", "cuda", "--out", tmp_path / "out", *narrow)
+    assert plugins.bench(*arguments, env=env).returncode == 0
+    mine = tmp_path / "mine.toml"
+    mine.write_text(
+        'gpu_name = "NVIDIA RTX A6000"\nkind = "cuda"\ncontext_bytes = 123_456_789\n'
+        '[sources]\ncontext_bytes = "a test"\n', encoding="utf-8",
+    )  # fmt: skip
+    done = plugins.bench(*arguments, "--device-file", mine, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "1 runs are finished already, 0 to do" in done.stderr
+    row = bench.load(tmp_path / "out").iloc[0]
+    assert row["estimate_device"] == "mine"
+    assert row["estimated_device_bytes"] == row["trace_peak_reserved_bytes"] + 123_456_789
+    mine.write_text(mine.read_text(encoding="utf-8").replace("A6000", "A5000"), encoding="utf-8")
+    done = plugins.bench(*arguments, "--device-file", mine, env=env)
+    assert done.returncode == 2
+    assert "the GPU here is NVIDIA RTX A6000, and mine is for NVIDIA RTX A5000" in done.stderr
+    done = plugins.bench("sweep", config, "--device", "cpu", "--out", tmp_path / "cpu", "--device-file", mine)
+    assert done.returncode == 2
+    assert "--device-file describes a GPU, and runs go to the CPU here" in done.stderr

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +33,39 @@ CASES: list[Case] = [
     ("vit_b_16", IMAGENET, "sgd", {}, 4, "bf16", "contiguous"),
 ]
 
+CAPTURABLE = ("adam", "adamw", "nadam", "radam", "adamax", "adadelta", "asgd", "rmsprop", "rprop")
+SWITCHES: list[Case] = [
+    ("mlp", MNIST, optimizer, {"capturable": True, "foreach": foreach}, 8, "float32", "contiguous")
+    for optimizer in CAPTURABLE
+    for foreach in (True, False)
+] + [
+    ("mlp", MNIST, optimizer, {"fused": True, "maximize": True}, 8, "float32", "contiguous")
+    for optimizer in ("sgd", "adam", "adamw", "adagrad")
+] + [
+    ("mlp", MNIST, "adam", {"amsgrad": True, "capturable": True}, 8, "bf16", "contiguous"),
+    ("mlp", MNIST, "rmsprop", {"centered": True, "momentum": 0.9, "capturable": True}, 8, "float32", "contiguous"),
+    ("resnet18", CIFAR, "adam", {"capturable": True}, 16, "float32", "contiguous"),
+]  # fmt: skip
 
-def trace_peaks(cases: list[Case], device: str, folder: Path, workspaces: str | None = None) -> list[dict[str, Any]]:
-    """The traces of the cases, in a process without the stub."""
+
+def trace_peaks(
+    cases: list[Case],
+    device: str,
+    folder: Path,
+    workspaces: str | None = None,
+    variables: Mapping[str, str] | None = None,
+) -> list[dict[str, Any]]:
+    """The traces of the cases, in a process without the stub that has the variables set."""
     played = DEVICES[device]
     machine = [
         played["multiprocessors"],
         played["threads_per_multiprocessor"],
         [played["capability_major"], played["capability_minor"]],
+        played["memory_bytes"],
     ]
     task = folder / "task.json"
     task.write_text(json.dumps({"cases": cases, "device": machine, "workspaces": workspaces}))
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1", **(variables or {})}
     done = subprocess.run(
         [sys.executable, str(HERE / "trace_task.py"), str(task)],
         env=environment,
@@ -59,6 +81,14 @@ def trace_peaks(cases: list[Case], device: str, folder: Path, workspaces: str | 
 def test_peaks_equal_the_real_allocators(stub_driver: StubDriver, tmp_path: Path, device: str) -> None:
     truths = stub_driver.run_cases(CASES, history=False, device=device)
     for case, truth, found in zip(CASES, truths, trace_peaks(CASES, device, tmp_path), strict=True):
+        last = truth.memory_stats[3]
+        expected = {name: last[f"{name}_bytes.all.peak"] for name in ("requested", "allocated", "reserved")}
+        assert found == {**expected, "initialised": False}, case
+
+
+def test_every_way_in_which_an_optimizer_runs_its_step_is_followed(stub_driver: StubDriver, tmp_path: Path) -> None:
+    truths = stub_driver.run_cases(SWITCHES, history=False, device="h200")
+    for case, truth, found in zip(SWITCHES, truths, trace_peaks(SWITCHES, "h200", tmp_path), strict=True):
         last = truth.memory_stats[3]
         expected = {name: last[f"{name}_bytes.all.peak"] for name in ("requested", "allocated", "reserved")}
         assert found == {**expected, "initialised": False}, case

@@ -1,7 +1,7 @@
 """The traces of some of the oracle's cases, in a process of its own: `python trace_task.py TASK.json`.
 
 Prints one JSON line a case: its peaks in bytes over all steps, or the reason why there is none. With `workspaces`, the
-name of a device file, those of cuDNN are counted.
+name of a device file, those of cuDNN are counted. The settings of the allocator and of cuBLAS are this process's own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bench.devices import load_device
 from bench.errors import BenchError
 from bench.estimators.cudnn_plans import CudnnPlans
 from bench.estimators.events import build_events, replay_trace
-from bench.estimators.memory import allocator_of
+from bench.estimators.memory_settings import settings_in_force
 from bench.estimators.record import STEPS, record_training
 from bench.estimators.temporaries import Machine
 from bench.estimators.workspaces import add_workspaces
@@ -57,7 +57,7 @@ class Training:
         return output, loss
 
 
-def peaks(case: list[Any], machine: Machine, plans: CudnnPlans | None) -> dict[str, Any]:
+def peaks(case: list[Any], machine: Machine, plans: CudnnPlans | None, memory_bytes: int) -> dict[str, Any]:
     """The case's peaks over three steps."""
     try:
         recording = record_training(lambda device: Training(case, device), STEPS, machine.compute_capability)
@@ -65,7 +65,8 @@ def peaks(case: list[Any], machine: Machine, plans: CudnnPlans | None) -> dict[s
         return {"reason": str(error)}
     if plans is not None:
         recording = add_workspaces(recording, plans, tf32=True)
-    found = replay_trace(build_events(recording, machine), allocator_of(machine), onward=False)
+    config = settings_in_force().allocator_config(memory_bytes)
+    found = replay_trace(build_events(recording, machine), config, onward=False)
     return {
         "requested": found.cold_requested_bytes,
         "allocated": found.cold_allocated_bytes,
@@ -78,11 +79,11 @@ def main() -> None:
     """Trace every case of the task file."""
     task = json.loads(Path(sys.argv[1]).read_text())
     major, minor = torch.__version__.split(".")[:2]
-    multiprocessors, threads, capability = task["device"]
-    machine = Machine(multiprocessors, threads, tuple(capability), (int(major), int(minor)))
+    multiprocessors, threads, capability, memory_bytes = task["device"]
+    machine = Machine(multiprocessors, threads, tuple(capability), (int(major), int(minor)), settings_in_force().blas)
     plans = CudnnPlans(load_device(task["workspaces"])) if task.get("workspaces") else None
     for case in task["cases"]:
-        print(json.dumps(peaks(case, machine, plans)))
+        print(json.dumps(peaks(case, machine, plans, memory_bytes)))
 
 
 if __name__ == "__main__":

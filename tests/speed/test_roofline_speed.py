@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from bench.devices import load_device
-from bench.estimators.kept import machine_of, recording_of, torch_version
+from bench.estimators.kept import machine_of, recording_of
+from bench.estimators.memory_settings import settings_in_force
 from bench.estimators.roofline import estimate_speed
 from bench.records import Case, Choice
 
@@ -15,7 +16,7 @@ CASE = Case(Choice("imagenet"), Choice("resnet50"), Choice("adam"), 64, "bf16")
 
 def test_further_batch_size(benchmark: Any) -> None:
     device = load_device("h200")
-    machine, batches = machine_of(device, torch_version()), iter(range(64, 100_000))
+    machine, batches = machine_of(device, settings_in_force()), iter(range(64, 100_000))
 
     def further() -> None:
         case = replace(CASE, batch_size=next(batches))

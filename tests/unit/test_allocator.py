@@ -315,7 +315,7 @@ def test_large_segment_size_is_read_before_what_depends_on_it():
     [
         ("max_split_size_mb:10", "must be at least 20, the size of a large segment"),
         ("large_segment_size_mb:10", "must be above 10"),
-        ("expandable_segments:true", "must be True or False"),
+        ("expandable_segments:true", "must be True or False. Nearest: expandable_segments:True"),
         ("garbage_collection_threshold:1.0", "must be between 0 and 1, both excluded"),
         ("roundup_power2_divisions:3", "must be a power of two"),
         ("roundup_power2_divisions:[3:1]", '"3:1": an interval begins at a power of two in MiB'),

@@ -94,9 +94,7 @@ def test_a_part_that_was_replaced_counts_as_it_is_now(results):
 def test_a_damaged_part_is_named_though_its_row_is_in_the_file(results):
     victim = runs(results)[0]
     consolidate(results)
-    data = bytearray(victim.read_bytes())
-    data[len(data) // 3] ^= 0x10
-    victim.write_bytes(data)
+    victim.write_bytes(victim.read_bytes()[:-9])
     loaded = read_results(results)
     assert [part.path for part in loaded.damaged] == [victim]
     assert loaded.damaged[0].reason and str(victim) not in loaded.damaged[0].reason

@@ -67,7 +67,7 @@ def test_cases_become_recordings_of_their_own_loop(tmp_path: Path) -> None:
         assert (facts.loop, facts.status, facts.steps) == ("gpu_capture", "ok", 1)
         assert (facts.axes["dataset"], facts.axes["image_size"]) == ("imagenet", 224)
         assert (facts.gpu.driver_version, facts.versions["cudnn"]) == ("580.65", "9.26.0")
-        assert facts.allocator_settings == "max_split_size_mb:512"
+        assert facts.variables["PYTORCH_CUDA_ALLOC_CONF"] == "max_split_size_mb:512"
         assert check_replay(recording).exact
 
 

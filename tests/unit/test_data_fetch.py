@@ -9,6 +9,7 @@ import pytest
 
 from bench.catalog import data_fetch, describe_dataset
 from bench.errors import DataError
+from bench.interpreters import python_command
 from bench.records import Choice
 from tests.unit.written_files import (
     grey_images,
@@ -120,7 +121,9 @@ def test_every_way_that_torchvision_fails_becomes_one_line(tmp_path, monkeypatch
 @pytest.mark.usefixtures("reachable")
 def test_download_process_starts_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    command = [sys.executable, "-c", "import bench.catalog.data_fetch"]
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise SystemExit('not torch')")
+    command = python_command("torchvision", "disable_beta_transforms_warning")
     assert data_fetch._run_download(command, tmp_path) is None
 
 

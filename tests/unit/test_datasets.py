@@ -103,7 +103,7 @@ def test_class_called_train_divides_nothing(tmp_path):
 
 @pytest.mark.parametrize(
     ("made", "told"),
-    [((), "No such file"), (("root",), "no class folders"), (("root", "root/cat"), "no images in its 1 class folders")],
+    [((), "No such file"), (("root",), "no class folders"), (("root", "root/cat"), "no images in its 1 class folder")],
 )
 def test_folder_without_images_is_refused(tmp_path, made, told):
     for name in made:

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -13,7 +14,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.devices import Device, list_devices, load_device, match_device, parse_device_toml, render_device_toml
+from bench.devices import (
+    Device,
+    describe_gpu,
+    device_from_mapping,
+    device_toml,
+    list_devices,
+    load_device,
+    load_device_file,
+    match_device,
+    parse_device_toml,
+    render_device_toml,
+)
 from bench.devices.schema import CHECKS, PRECISIONS, UNSOURCED
 from bench.errors import ConfigError, DeviceError, UnknownNameError
 
@@ -179,21 +191,27 @@ def test_device_is_loaded_by_any_spelling(name: str) -> None:
 @pytest.mark.parametrize(
     ("given_name", "message"),
     [
-        ("rtx4091", 'unknown device "rtx4091". Nearest: rtx4090, rtx5090, rtx4060. List them: bench list devices'),
-        ("h300", 'unknown device "h300". Nearest: h200, rtx3090, rtx3060. List them: bench list devices'),
-        ("gameboy", 'unknown device "gameboy". List them: bench list devices'),
+        ("rtx4091", 'unknown device "rtx4091". Nearest: rtx4090, rtx5090, rtx4060. '),
+        ("h300", 'unknown device "h300". Nearest: h200, '),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", 'unknown device "NVIDIA GeForce RTX 4090 Laptop GPU". Nearest: rtx4090'),
+        ("NVIDIA H100 NVL", 'unknown device "NVIDIA H100 NVL". Nearest: h100_pcie'),
+        ("gameboy", 'unknown device "gameboy". List them: '),
     ],
 )
-def test_unknown_device_is_answered_with_the_nearest(given_name: str, message: str) -> None:
+def test_unknown_device_is_answered_with_the_nearest_and_with_what_to_do(given_name: str, message: str) -> None:
     with pytest.raises(UnknownNameError) as caught:
         load_device(given_name)
-    assert str(caught.value) == message
+    assert str(caught.value).startswith(message)
+    assert str(caught.value).endswith(
+        "List them: bench list devices. For another GPU, run bench env --device-file mine.toml on a machine that has "
+        "it, and give mine.toml"
+    )
 
 
 def test_name_that_several_devices_share_is_refused() -> None:
     with pytest.raises(UnknownNameError) as caught:
         load_device("a100")
-    assert caught.value.matches == ["a10", "a100_80gb", "a100_40gb"]
+    assert {"a100_80gb", "a100_40gb"} <= set(caught.value.matches)
 
 
 def test_own_file_is_loaded_by_its_path(tmp_path: Path) -> None:
@@ -298,3 +316,114 @@ def test_rendered_file_reads_back_the_same(gpu_name: str, memory_bytes: int, clo
 def test_devices_load_without_torch() -> None:
     code = "import sys, bench.devices as d; d.load_device('h200'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+OWN = ("memory_bytes", "multiprocessors", "compute_capability", "max_threads_per_multiprocessor", "l2_bytes",
+       "memory_bus_bits", "memory_clock_hz", "boost_clock_hz")  # fmt: skip
+"""What a driver says of a GPU itself."""
+
+
+def _found(gpu_name: str, **values: object) -> Device:
+    """A GPU that is present, as the probe reads it."""
+    sources = dict.fromkeys(values, "measured: device properties")
+    return device_from_mapping(gpu_name, {"gpu_name": gpu_name, "kind": "cuda", **values, "sources": sources}, "gpu")
+
+
+def _like(name: str, gpu_name: str | None = None, **changes: object) -> Device:
+    """A GPU with the properties that a file states, but for some."""
+    device = load_device(name)
+    return _found(gpu_name or device.gpu_name, **{key: getattr(device, key) for key in OWN} | changes)
+
+
+@given(
+    name=st.sampled_from(
+        [load_device(name).gpu_name for name in GPUS] + ["NVIDIA RTX A6000", "Graphics Device", "GPU 0"]
+    ),
+    memory_bytes=st.integers(1 << 28, 1 << 40),
+    multiprocessors=st.integers(1, 200),
+    capability=st.sampled_from([(6, 0), (7, 5), (8, 0), (8, 6), (9, 0), (10, 3), (12, 1), (99, 9)]),
+    threads=st.sampled_from([1024, 1536, 2048]),
+    l2_bytes=st.integers(1 << 18, 1 << 30),
+    clock_hz=st.floats(1e8, 4e9),
+)
+def test_whatever_a_gpu_reports_is_what_its_estimates_use(
+    name: str, memory_bytes: int, multiprocessors: int, capability: tuple[int, int], threads: int, l2_bytes: int,
+    clock_hz: float,
+) -> None:  # fmt: skip
+    values = {
+        "memory_bytes": memory_bytes, "multiprocessors": multiprocessors, "compute_capability": capability,
+        "max_threads_per_multiprocessor": threads, "l2_bytes": l2_bytes, "boost_clock_hz": clock_hz,
+    }  # fmt: skip
+    gpu = describe_gpu(_found(name, **values))
+    assert {key: getattr(gpu.device, key) for key in values} == values
+    assert parse_device_toml(gpu.device.name, device_toml(gpu.device), "stored") == gpu.device
+
+
+@pytest.mark.parametrize("name", GPUS)
+def test_a_gpu_that_a_file_describes_gets_the_rated_peaks_of_that_file(name: str) -> None:
+    device = load_device(name)
+    assert device.memory_bytes
+    gpu = describe_gpu(_like(name, memory_bytes=device.memory_bytes - (200 << 20)))
+    assert (gpu.device.name, gpu.remark) == (name, None)
+    assert gpu.device.memory_bytes == device.memory_bytes - (200 << 20)
+    rated = ("memory_bandwidth_bytes_per_s", *(f"peak_{precision}_flop_per_s" for precision in PRECISIONS))
+    assert [getattr(gpu.device, key) for key in rated] == [getattr(device, key) for key in rated]
+    assert gpu.device.source("memory_bytes") == "measured: device properties"
+
+
+@pytest.mark.parametrize(
+    ("gpu", "remark"),
+    [
+        (_like("rtx3060", memory_bytes=8 * GIB), "rtx3060 says 11.8 GiB where the GPU has 8.00 GiB"),
+        (_like("rtx4090", multiprocessors=114), "rtx4090 says 128 multiprocessors where the GPU has 114"),
+        (_like("a100_40gb", multiprocessors=14, memory_bytes=5 * GIB), "GPU has 5.00 GiB, 108 multiprocessors where"),
+        (_like("a100_40gb", "NVIDIA A100-SXM4-40GB MIG 1g.5gb", multiprocessors=14), "no device file describes it"),
+        (_like("rtx4090", "NVIDIA GeForce RTX 4090 Laptop GPU", multiprocessors=76), "no device file describes it"),
+        (_like("rtx4090", "NVIDIA GeForce RTX 4090 D", multiprocessors=114), "no device file describes it"),
+        (_like("h100_pcie", "NVIDIA H100 NVL", multiprocessors=132), "no device file describes it"),
+        (_like("rtx3060", "NVIDIA GeForce RTX 3080", memory_bytes=12 * GIB), "no device file describes it"),
+        (_like("t4", compute_capability=(8, 0)), "compute capability 7.5 where the GPU has compute capability 8.0"),
+    ],
+    ids=lambda value: value.gpu_name if isinstance(value, Device) else None,
+)  # fmt: skip
+def test_a_gpu_that_no_file_is_for_is_described_by_itself_and_that_is_said(gpu: Device, remark: str) -> None:
+    described = describe_gpu(gpu)
+    assert described.device.name == f"{gpu.gpu_name} (read from the GPU)"
+    assert described.device.peak_fp16_flop_per_s is None  # the probe derives it, and no file's is taken
+    assert described.remark and remark in described.remark
+    assert "bench env --device-file mine.toml" in described.remark
+
+
+@pytest.mark.parametrize(
+    ("gpu_name", "name"),
+    [
+        ("NVIDIA GeForce RTX 4090", "rtx4090"), ("NVIDIA H100 80GB HBM3", "h100_sxm"), ("NVIDIA H100 PCIe", "h100_pcie"),
+        ("Tesla V100-SXM2-16GB", "v100_16gb"), ("NVIDIA A100-SXM4-80GB", "a100_80gb"), ("NVIDIA L40S", "l40s"),
+    ],
+)  # fmt: skip
+def test_a_driver_s_name_finds_its_file(gpu_name: str, name: str) -> None:
+    assert describe_gpu(_like(name, gpu_name)).device.name == name
+
+
+def _own_file(folder: Path, stem: str, **values: object) -> Device:
+    path = folder / stem
+    path.write_text(_minimal(**values), encoding="utf-8")
+    return load_device_file(path)
+
+
+def test_an_own_file_goes_before_the_package_s_and_yields_to_the_gpu(tmp_path: Path) -> None:
+    found = _found("NVIDIA Test", memory_bytes=8 * GIB - 5, multiprocessors=30)
+    mine = _own_file(tmp_path, "mine.conf", multiprocessors=30, peak_bf16_flop_per_s=3e13, context_bytes=1 << 28)
+    other = _own_file(tmp_path, "other.toml", gpu_name="NVIDIA Other")
+    gpu = describe_gpu(found, [other, mine])
+    assert (gpu.device.name, gpu.device.memory_bytes, gpu.remark) == ("mine.conf", 8 * GIB - 5, None)
+    assert (gpu.device.peak_bf16_flop_per_s, gpu.device.context_bytes) == (3e13, 1 << 28)
+
+    unfit = describe_gpu(replace(found, multiprocessors=20), [mine])
+    assert unfit.device.peak_bf16_flop_per_s is None
+    assert "mine.conf says 30 multiprocessors where the GPU has 20" in str(unfit.remark)
+
+    with pytest.raises(DeviceError, match=re.escape("the GPU here is NVIDIA Test, and other is for NVIDIA Other")):
+        describe_gpu(found, [other])
+    with pytest.raises(DeviceError, match=re.escape("mine.conf and twin both describe NVIDIA Test. Give one of them")):
+        describe_gpu(found, [mine, _own_file(tmp_path, "twin.toml", multiprocessors=30)])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +20,16 @@ from bench.probes.machine_facts import MachineFacts, read_machine_facts
 from bench.probes.nvml import Gpu, GpuListing, hash_uuid
 from bench.probes.selection import decide, usable_device
 from bench.probes.torch_builds import choose_build, install_advice, parse_cuda_version, runs_on
-from bench.probes.torch_facts import TorchFacts, measure_torch_facts, parse_facts, read_torch_facts
+from bench.probes.torch_facts import (
+    Blame,
+    TorchFacts,
+    find_blame,
+    last_words,
+    measure_torch_facts,
+    parse_facts,
+    read_torch_facts,
+    start_fault,
+)
 from bench.sweep import session
 
 A100 = Gpu("GPU-a", "NVIDIA A100", 0, 80 << 30, "550.54.15", (8, 0), False)
@@ -361,3 +373,105 @@ def test_reading_the_machine_without_torch_leaves_it_out() -> None:
     facts = read_machine_facts(ask_torch=False)
     assert facts.torch is None
     assert facts.shm_bytes is None or facts.shm_bytes > 0
+
+
+LOGS = """Traceback (most recent call last):
+  File "torch/_logging/_internal.py", line 1, in _validate_settings
+ValueError: Invalid log settings: dynmo, must be a comma separated list of fully
+qualified module names or registered log names.
+Valid settings:
+all, aot, dynamo, inductor
+"""
+ABORT = """terminate called after throwing an instance of 'c10::Error'
+  what():  i < config_.size() INTERNAL ASSERT FAILED at "/c10/core/AllocatorConfig.h":123, please report a bug to PyTorch. Index out of bounds in ConfigTokenizer
+Exception raised from checkIndex at /c10/core/AllocatorConfig.h:123 (most recent call first):
+frame #0: c10::Error::Error() + 0x9d
+"""
+
+
+@pytest.mark.parametrize(
+    ("printed", "expected"),
+    [
+        (
+            LOGS,
+            "ValueError: Invalid log settings: dynmo, must be a comma separated list of fully qualified module names or "
+            "registered log names",
+        ),
+        (ABORT, "Index out of bounds in ConfigTokenizer"),
+        (
+            "ImportError: libcudart.so.13: cannot open shared object file\n",
+            "ImportError: libcudart.so.13: cannot open shared object file",
+        ),
+        ("Killed", "Killed"),
+        ("", ""),
+    ],
+)
+def test_what_torch_said_is_one_line(printed: str, expected: str) -> None:
+    assert last_words(printed) == expected
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said", "nearest"),
+    [
+        ("TORCH_LOGS", "dynmo", LOGS, "dynamo"),
+        ("TORCH_LOGS", "+inductr,all", LOGS.replace("dynmo", "+inductr,all"), "+inductor,all"),
+        ("TORCH_LOGS", "bogus", LOGS.replace("dynmo", "bogus"), None),
+        (
+            "PYTORCH_CUDA_ALLOC_CONF",
+            "expandable_segments:true",
+            "Expected 'True' or 'False' but got 'true'",
+            "expandable_segments:True",
+        ),
+        ("PYTORCH_ALLOC_CONF", "max_split_size:128", "Unrecognized key 'max_split_size'", "max_split_size_mb:128"),
+        ("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments=True", ABORT, "expandable_segments:True"),
+        ("CUDA_MODULE_LOADING", "LAZI", "unknown", None),
+    ],
+)
+def test_the_variable_without_which_torch_starts_is_to_blame(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, said: str, nearest: str | None
+) -> None:
+    tries: list[Mapping[str, str]] = []
+
+    def starts(environment: Mapping[str, str]) -> bool:
+        tries.append(environment)
+        return variable not in environment
+
+    monkeypatch.setenv("NCCL_DEBUG", "INFO")
+    monkeypatch.setenv(variable, value)
+    assert find_blame(said, starts) == Blame(variable, value, nearest)
+    assert all(value == os.environ[name] for each in tries for name, value in each.items())  # only taken away from
+
+
+def test_no_variable_is_blamed_where_torch_fails_without_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_LOGS", "all")
+    assert find_blame("libcudart.so.13: cannot open", lambda environment: False) is None
+
+
+@pytest.mark.parametrize("at", ["error", "trial_error"])
+def test_a_bad_variable_is_named_with_torchs_words_and_the_remedy(at: str) -> None:
+    blame = Blame("PYTORCH_CUDA_ALLOC_CONF", "max_split_size:128", "max_split_size_mb:128")
+    facts = replace(GOOD, torch=replace(GOOD_TORCH, blame=blame, **{at: "Unrecognized key 'max_split_size'"}))
+    expected = (
+        'error: PYTORCH_CUDA_ALLOC_CONF="max_split_size:128" keeps torch from starting: Unrecognized key '
+        "'max_split_size' -> Nearest: PYTORCH_CUDA_ALLOC_CONF=\"max_split_size_mb:128\". Correct it, or unset it: "
+        "unset PYTORCH_CUDA_ALLOC_CONF"
+    )
+    assert finding(facts, "bad_variable") == expected
+    assert codes(facts) == ["bad_variable"]  # and no advice to reinstall torch or to free the GPU
+    with pytest.raises(DeviceError, match="max_split_size_mb:128"):
+        decide("auto", facts)
+
+
+def test_blame_survives_its_way_as_json() -> None:
+    facts = TorchFacts(error="x", blame=Blame("TORCH_LOGS", "bogus"))
+    assert parse_facts(json.dumps(asdict(facts))) == facts
+
+
+@pytest.mark.slow
+def test_a_process_that_torch_keeps_from_starting_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert start_fault("torch") is None
+    monkeypatch.setenv("TORCH_LOGS", "inductr")
+    fault = start_fault("torch")
+    assert fault is not None
+    assert fault.startswith('TORCH_LOGS="inductr" keeps torch from starting: Invalid log settings: inductr, must be')
+    assert fault.endswith('Nearest: TORCH_LOGS="inductor". Correct it, or unset it: unset TORCH_LOGS')

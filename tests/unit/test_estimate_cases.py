@@ -1,12 +1,8 @@
-"""Estimates of many cases: the same from forks as from one process, whatever becomes of the forks."""
+"""Estimates of many cases: the same from forks as from one process, and from a column as one by one."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
-from typing import Any
-
-import pytest
 
 from bench.catalog import parse_choice
 from bench.estimators import cases as estimating
@@ -20,29 +16,13 @@ CASES = [
 ]  # fmt: skip
 
 
-HERE, WHOLE = os.getpid(), estimating._estimate_group
-
-
-def dies(cases: Any, device: str, workspaces: bool) -> Any:
-    """End the fork that is given the wider models."""
-    if os.getpid() != HERE and cases[0].model.settings == (("hidden", 16),):
-        os._exit(1)
-    return WHOLE(cases, device, workspaces)
-
-
 def test_forks_say_what_one_process_says() -> None:
     alone = list(estimating.estimate_cases(CASES, "h200"))
-    together = list(estimating.estimate_in_parallel(CASES, "h200", workers=2))
+    together = [made for made, lost in estimating.estimate_apart(CASES, "h200", workers=2, timeout_s=120) if not lost]
     assert sorted(alone, key=lambda found: found.case_key) == sorted(together, key=lambda found: found.case_key)
     assert [found.case_key for found in alone] == [case.key for case in CASES]
     assert all(found.trace_peak_allocated_bytes and found.estimated_samples_per_s for found in alone)
     assert all(found.estimated_speed_basis for found in alone)
-
-
-def test_forks_that_die_cost_nothing_but_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimating, "_estimate_group", dies)
-    found = list(estimating.estimate_in_parallel(CASES, "h200", workers=2))
-    assert sorted(item.case_key for item in found) == sorted(case.key for case in CASES)
 
 
 def test_a_column_serves_its_batches_as_recordings_of_their_own_do() -> None:

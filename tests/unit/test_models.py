@@ -21,7 +21,7 @@ from bench import catalog
 from bench.catalog.models import torchvision as family_of_torchvision
 from bench.catalog.models.torchvision import SMALLEST_SIDE_PIXELS, load_entries
 from bench.errors import BenchError, Unsupported
-from bench.estimators.layers import build_on_meta
+from bench.estimators.layers import _BlankTensorsOnMeta, build_on_meta
 from bench.records import Choice, ImageSpec
 
 MNIST = ImageSpec(1, 28, 28, 10)
@@ -311,3 +311,68 @@ def test_adding_a_model_is_one_new_file(folder_of_models: Path) -> None:
     model = catalog.model(choice.name).build(MNIST, **choice.options)
     assert parameter_count(model) == 10
     assert train_one_step(model, MNIST).shape == (2, 10)
+
+
+@pytest.mark.parametrize("name", TORCHVISION_NAMES)
+def test_a_model_is_what_torchvision_builds_by_that_name_unless_it_says_otherwise(name: str) -> None:
+    images = ImageSpec(3, 299 if name == "inception_v3" else 224, 299 if name == "inception_v3" else 224, 1000)
+    own = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    with _BlankTensorsOnMeta():
+        theirs = parameter_count(torchvision.models.get_model(name, weights=None, **own))
+    ours = parameter_count(build_on_meta(Choice(name), images))
+    note = catalog.model_note(Choice(name))
+    assert (ours == theirs) == (note is None)
+    if note is not None:
+        assert note in catalog.model(name).summary
+        assert parameter_count(build_on_meta(Choice.of(name, {"aux": True}), images)) == theirs
+
+
+AUXILIARY = [("googlenet", 64, 2, (6_624_904, 13_004_888)), ("inception_v3", 299, 1, (23_834_568, 27_161_264))]
+
+
+@pytest.mark.parametrize(("name", "side", "heads", "parameters"), AUXILIARY)
+def test_auxiliary_classifiers_are_trained_with_three_tenths_of_their_loss(
+    name: str, side: int, heads: int, parameters: tuple[int, int]
+) -> None:
+    from bench.records import Case, Protocol
+    from bench.workload import build_workload
+
+    images = ImageSpec(3, side, side, 1000)
+    case = Case(Choice("imagenet"), catalog.parse_choice("model", f"{name}:aux=true"), Choice("sgd"), 2)
+    workload = build_workload(case, images, Protocol(), torch.device("cpu"))
+    assert workload.parameter_count == parameters[1]
+    labels = torch.tensor([1, 2])
+    workload.step(torch.randn(2, *images.shape), labels)
+    assert workload.kept is not None
+    (main, *others), loss = workload.kept
+    assert len(others) == heads
+    expected = functional.cross_entropy(main, labels) + 0.3 * sum(functional.cross_entropy(o, labels) for o in others)
+    assert loss.item() == pytest.approx(expected.item())
+    assert all(parameter.grad is not None for parameter in workload.model.parameters())
+    assert parameter_count(build_on_meta(Choice(name), images)) == parameters[0]
+
+
+def test_the_setting_for_auxiliary_classifiers_leaves_the_default_as_it_was() -> None:
+    assert catalog.parse_choice("model", "googlenet:aux=false") == Choice("googlenet")
+    assert catalog.model_note(catalog.parse_choice("model", "googlenet:aux=true")) is None
+    with pytest.raises(BenchError, match='resnet18 has no setting "aux"'):
+        catalog.parse_choice("model", "resnet18:aux=true")
+    reason = catalog.model("inception_v3").skip_reason(ImageSpec(3, 224, 224, 1000), {"aux": True})
+    assert reason is not None and reason.startswith("inception_v3:aux=true needs images of at least 299 x 299")
+    assert catalog.model("inception_v3").skip_reason(ImageSpec(3, 224, 224, 1000), {}) is None
+
+
+def test_estimates_follow_the_auxiliary_classifiers() -> None:
+    from bench.estimators.cases import estimate_cases
+    from bench.records import Case
+
+    plain, aux = estimate_cases(
+        [Case(Choice("cifar10"), catalog.parse_choice("model", name), Choice("sgd"), 8, image_size=32)
+         for name in ("googlenet", "googlenet:aux=true")], "h200",
+    )  # fmt: skip
+    assert plain.estimate_note is aux.estimate_note is None
+    assert plain.formula_parameters_bytes is not None and aux.formula_parameters_bytes is not None
+    assert aux.formula_parameters_bytes > 1.7 * plain.formula_parameters_bytes
+    assert aux.trace_parameters_bytes is not None and aux.trace_gradients_bytes is not None
+    assert aux.trace_parameters_bytes + aux.trace_gradients_bytes > 3 * (plain.trace_parameters_bytes or 0)
+    assert (aux.estimated_step_time_s or 0) > (plain.estimated_step_time_s or 0)

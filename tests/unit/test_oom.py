@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+import re
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from bench.errors import BenchError
+from bench.errors import BenchError, describe_failure
 from bench.probes import oom
-from bench.probes.oom import is_out_of_memory, limit_host_memory, parse_out_of_memory, read_data_bytes
+from bench.probes.oom import (
+    describe_out_of_memory,
+    is_out_of_memory,
+    limit_host_memory,
+    parse_out_of_memory,
+    read_data_bytes,
+)
 
 CUDA_TEXT = (
     "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.25 GiB of which 1.17 GiB is "
@@ -24,54 +32,160 @@ CPU_TEXT = (
 )
 
 
+NVML_ASSERT = 'INTERNAL ASSERT FAILED at "../c10/cuda/CUDACachingAllocator.cpp":830, please report a bug to PyTorch. '
+FROM_WORKER = 'Caught {kind} in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File "x.py"\n{last}\n'
+
+TEXTS = (
+    # text, bytes asked for where it says, where it comes from (torch's version)
+    (CUDA_TEXT, 2 << 30, "c10/cuda/CUDACachingAllocator.cpp (1.0 on)"),
+    ("CUDA out of memory. Allocation was preemptively rejected because it would exceed per_process_memory_fraction "
+     "limit. Requested size: 1.50 GiB. Already allocated: 2.00 GiB", 3 << 29, "CUDACachingAllocator.cpp (2.15)"),
+    ("CUDA out of memory. Tried to allocate more than 1EB memory.", None, "CUDACachingAllocator.cpp (1.7 on)"),
+    ("Allocation on device 0 would exceed allowed memory. (out of memory)\nCurrently allocated     : 1.00 GiB\n"
+     "Requested               : 2.00 GiB\nDevice limit            : 2.50 GiB", 2 << 30, "CUDAMallocAsyncAllocator.cpp (2.0 on)"),
+    ("HIP out of memory. Tried to allocate 512 bytes. GPU 0 has ...", 512, "the same file, hipified"),
+    ("XPU out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of ...", 20 << 20, "c10/xpu/XPUCachingAllocator.cpp (2.3 on)"),
+    ("MPS backend out of memory (MPS allocated: 18.00 GB, other allocations: 384.00 KB, max allowed: 18.13 GB). "
+     "Tried to allocate 256.00 MB on private pool. Use PYTORCH_MPS_HIGH_WATERMARK_RATIO=0.0 ...", 256 << 20, "aten/src/ATen/mps/MPSAllocator.mm (1.13 on)"),
+    ("MPS backend out of memory (MPS allocated: 1024.00 MiB, other allocations: 384.00 KiB, max allowed: 511.18 MiB). "
+     "Tried to allocate 256.00 MiB on shared pool. Use ...", 256 << 20, "the same file (2.9 on)"),
+    ("NVML_SUCCESS == r " + NVML_ASSERT, None, "CUDACachingAllocator.cpp (2.1 on), pytorch/pytorch #112377, #122068"),
+    ("NVML_SUCCESS == DriverAPI::get()->nvmlInit_v2_() " + NVML_ASSERT, None, "the same, pytorch/pytorch #130486"),
+    ("CUDA driver error: out of memory", None, "c10/cuda/driver_api.h (2.1 on), pytorch/pytorch #188008"),
+    ("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported", None, "c10/cuda/CUDAException.cpp"),
+    ("CUDA error: out of memory\nSearch for `cudaErrorMemoryAllocation' in https://docs.nvidia.com/ ...", None, "CUDAException.cpp (2.9 on)"),
+    ("HIP error: out of memory", None, "the same file, hipified"),
+    ("parallel_for failed: cudaErrorMemoryAllocation: out of memory", None, "thrust, as torch's sort and unique use it"),
+    ("Triton Error [CUDA]: out of memory", None, "triton/backends/nvidia/driver.c (triton 2.1 on)"),
+    ("CUDA ran out of memory outside PyTorch's allocator. If this workload uses many dynamic shapes, cuDNN may need "
+     "additional device memory", None, "ATen/cudnn (2.15)"),
+    ("NCCL error in: ../torch/csrc/distributed/c10d/NCCLUtils.hpp:275, unhandled cuda error\nLast error:\n"
+     "Cuda failure 2 'out of memory'", None, "NCCL 2.19"),
+    ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", None, "ATen/cuda/CUDABlas.cpp"),
+    ("cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `...`", None, "ATen/cuda/CUDASolver.cpp"),
+    ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", None, "ATen/cudnn/Exceptions.h, cuDNN 8"),
+    ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED", None, "the same, cuDNN 9"),
+    ("cuFFT error: CUFFT_ALLOC_FAILED", None, "ATen/native/cuda/CuFFTUtils.h"),
+    (CPU_TEXT, 1 << 40, "c10/core/impl/alloc_cpu.cpp (1.10 on)"),
+    ("[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: not enough memory: you tried to allocate "
+     "4294967296 bytes.", 4 << 30, "the same file on Windows"),
+    ("unable to mmap 4096 bytes from file </torch_1_2_3>: Cannot allocate memory (12)", 4096, "ATen/MapAllocator.cpp"),
+    ("std::bad_alloc", None, "C++"),
+    (FROM_WORKER.format(kind="RuntimeError", last="RuntimeError: " + CPU_TEXT), 1 << 40, "torch/_utils.py, ExceptionWrapper"),
+    (FROM_WORKER.format(kind="_ArrayMemoryError", last="numpy._core._exceptions._ArrayMemoryError: Unable to allocate "
+     "3.50 GiB for an array with shape (1, 2) and data type uint8"), 7 << 29, "ExceptionWrapper, which cannot make numpy's"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "expected", "source"), TEXTS, ids=[source for *_, source in TEXTS])
+def test_each_way_to_say_it_is_known_with_its_size(text: str, expected: int | None, source: str) -> None:
+    error = RuntimeError(text)
+    assert is_out_of_memory(error), source
+    assert parse_out_of_memory(error) == expected
+    assert describe_out_of_memory(error)
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
+        (torch.OutOfMemoryError("whatever it says"), None),
         (torch.cuda.OutOfMemoryError(CUDA_TEXT), 2 << 30),
-        (RuntimeError(CUDA_TEXT.replace("CUDA", "HIP").replace("2.00 GiB", "512 bytes")), 512),
-        (RuntimeError(CUDA_TEXT.replace("2.00 GiB", "20.00 MiB")), 20 << 20),
-        (RuntimeError(CUDA_TEXT.replace("2.00 GiB", "1.50 KiB")), 1536),
-        (RuntimeError(CPU_TEXT), 1 << 40),
-        (
-            MemoryError("Unable to allocate 2.00 GiB for an array with shape (268435456,) and data type float64"),
-            2 << 30,
-        ),
+        (MemoryError("Unable to allocate 2.00 GiB for an array with shape (1,) and data type float64"), 2 << 30),
+        (MemoryError(), None),
+        (MemoryError("std::bad_alloc"), None),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), None),
+        (OSError(FROM_WORKER.format(kind="OSError", last="OSError: [Errno 12] Cannot allocate memory")), None),
+        (MemoryError(FROM_WORKER.format(kind="MemoryError", last="MemoryError")), None),
+        (ExceptionGroup("two", [ValueError("x"), torch.OutOfMemoryError(CUDA_TEXT)]), 2 << 30),
     ],
 )
-def test_size_asked_for_is_read_in_bytes(error: BaseException, expected: int) -> None:
+def test_each_type_that_says_it_is_known(error: BaseException, expected: int | None) -> None:
     assert is_out_of_memory(error)
     assert parse_out_of_memory(error) == expected
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        MemoryError(),
-        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
-        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
-        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
-        RuntimeError("std::bad_alloc"),
-    ],
-)
-def test_failures_without_a_size_are_out_of_memory_of_unknown_size(error: BaseException) -> None:
-    assert is_out_of_memory(error)
-    assert parse_out_of_memory(error) is None
+def test_what_the_compiler_wraps_is_seen_through() -> None:
+    from torch._dynamo.exc import BackendCompilerFailed
+
+    inner = torch.OutOfMemoryError(CUDA_TEXT)
+    assert parse_out_of_memory(BackendCompilerFailed("inductor", inner, None)) == 2 << 30  # its text has the inner's
+    try:
+        try:
+            raise inner
+        except RuntimeError:
+            raise TypeError("while the graph was made")  # noqa: B904 - the chain as Python makes it
+    except TypeError as error:
+        assert parse_out_of_memory(error) == 2 << 30
 
 
 @pytest.mark.parametrize(
     "error",
     [
         RuntimeError("CUDA error: an illegal memory access was encountered"),
+        RuntimeError("CUDA driver error: unknown error"),
+        RuntimeError("CUDA error: misaligned address"),
         RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(...)`"),
+        RuntimeError('NVML_SUCCESS == r INTERNAL ASSERT FAILED at "/pytorch/c10/cuda/PeerToPeerAccess.cpp":83, ...'),
+        RuntimeError(
+            'params.err == cudaErrorMemoryAllocation INTERNAL ASSERT FAILED at "CUDACachingAllocator.cpp":1902'
+        ),
+        RuntimeError('!handles_.at(i) INTERNAL ASSERT FAILED at "c10/cuda/CUDACachingAllocator.cpp":487'),
+        RuntimeError("out of resource: shared memory, Required: 131072, Hardware limit: 101376"),
+        RuntimeError("No valid triton configs. OutOfResources: out of resource: triton_mm Required: 147456"),
+        RuntimeError("Unsupported memory format supported only contiguous, channels_last"),
+        RuntimeError("can't start new thread"),
         RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
         RuntimeError("model said: Tried to allocate 2.00 GiB"),  # a size alone is no proof
+        RuntimeError("index out of range in self"),
+        RuntimeError(
+            "Caught ValueError in DataLoader worker process 0.\nOriginal Traceback ...\nValueError: MemoryError"
+        ),
+        ImportError("libgomp.so.1: cannot allocate memory in static TLS block"),
+        OSError(28, "No space left on device"),
         ValueError(CUDA_TEXT),
         KeyError("memory"),
     ],
+    ids=str,
 )
 def test_other_failures_are_not_out_of_memory(error: BaseException) -> None:
     assert not is_out_of_memory(error)
     assert parse_out_of_memory(error) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (RuntimeError("backend='inductor' raised:\nOutOfMemoryError: CUDA out of memory. Tried to allocate 1.00 GiB"),
+         "OutOfMemoryError: CUDA out of memory. Tried to allocate 1.00 GiB"),
+        (MemoryError(), "MemoryError"),
+        (MemoryError(FROM_WORKER.format(kind="MemoryError", last="MemoryError")), "MemoryError (in DataLoader worker process 0)"),
+    ],
+)  # fmt: skip
+def test_the_line_that_says_it_is_given(error: BaseException, line: str) -> None:
+    assert describe_out_of_memory(error) == line
+
+
+def test_a_place_stands_for_a_message_that_there_is_not() -> None:
+    try:
+        raise MemoryError
+    except MemoryError as error:
+        assert re.fullmatch(r"MemoryError \(test_oom\.py:\d+\)", describe_out_of_memory(error))
+
+
+def test_an_exception_that_cannot_say_what_it_is_has_a_reason() -> None:
+    class Mute(RuntimeError):
+        def __str__(self) -> str:
+            raise ValueError("no")
+
+    assert not is_out_of_memory(Mute())
+    assert describe_failure(Mute()) == "Mute"
+    assert describe_failure(AssertionError(" \n ")) == "AssertionError"
+    assert describe_failure(KeyError("x")) == "KeyError: 'x'"
+    wrapped = RuntimeError(FROM_WORKER.format(kind="Odd", last="some.where.Odd: what it says\nin two lines"))
+    assert describe_failure(wrapped) == "Odd: what it says (in DataLoader worker process 0)"
 
 
 def test_cause_is_found_below_what_wraps_it() -> None:

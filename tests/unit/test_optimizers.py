@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import re
 import subprocess
 import sys
 import textwrap
@@ -250,3 +251,26 @@ def test_adding_an_optimizer_is_one_new_file(folder_of_optimizers: Path) -> None
     parameter.grad = torch.tensor([3.0, -0.1])
     catalog.optimizer(choice.name).build([parameter], **choice.options).step()
     assert parameter.tolist() == [-0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("adamax:lr=-1.0", "0.0 <= lr"),
+        ("nadam:betas=[0.9, 1.0]", "0.0 <= betas[1] < 1.0"),
+        ("radam:eps=-1e-8", "0.0 <= eps"),
+        ("asgd:lambd=-1.0", "0.0 <= lambd"),
+        ("rprop:etas=[2.0, 1.2]", "0.0 < etas[0] < 1.0 < etas[1]"),
+        ("adadelta:rho=1.5", "0.0 <= rho <= 1.0"),
+        ("nadam:lr=nan", "0.0 <= lr"),
+    ],
+)
+def test_a_value_that_torchs_constructor_refuses_is_refused_where_it_is_read(text: str, rule: str) -> None:
+    with pytest.raises(BenchError, match=re.escape(f"it must obey torch's rule {rule} (default")):
+        catalog.parse_choice("optimizer", text)
+
+
+def test_every_default_obeys_torchs_rules() -> None:
+    for name, entry in catalog.entries("optimizer").items():
+        for key, setting in entry.settings.items():
+            assert setting.default is None or setting.check(setting.default) is None, (name, key)

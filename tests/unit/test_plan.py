@@ -70,6 +70,16 @@ def test_tf32_is_skipped_on_a_cpu_and_runs_on_a_gpu() -> None:
     assert set(build_cases(tf32, "cuda").values()) == {None}
 
 
+@pytest.mark.parametrize("name", ["adam", "adamw", "nadam", "radam", "adamax", "asgd", "adadelta", "rprop", "rmsprop"])
+def test_capturable_is_skipped_on_a_cpu_and_runs_on_a_gpu(name: str) -> None:
+    grid = config({"optimizer": [{"name": name, "capturable": True}, name]})
+    reasons = {run.case.optimizer.settings: run.skip_reason for run in build_plan(grid, "cpu")}
+    (captured,) = (reason for settings, reason in reasons.items() if settings)
+    assert captured == "capturable = true is for CUDA graphs; torch's optimizers refuse it on the CPU"
+    assert reasons[()] is None
+    assert not any(run.skip_reason for run in build_plan(grid, "cuda"))
+
+
 def test_a_model_that_cannot_take_the_images_is_skipped_with_the_reason() -> None:
     (reason,) = set(build_cases(config({"model": ["alexnet"]}), "cpu").values())
     assert reason is not None

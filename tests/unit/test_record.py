@@ -25,9 +25,10 @@ def compare_task(case: Case, send: Any) -> dict[str, Any]:
     from bench.estimators import record
     from bench.estimators.events import build_events, replay_trace
     from bench.estimators.kept import machine_of
+    from bench.estimators.memory_settings import MemorySettings
     from bench.estimators.recording import Call
 
-    machine = machine_of(load_device(H200), "2.15.0")
+    machine = machine_of(load_device(H200), MemorySettings("2.15.0"))
     followed = record.record_case(case, machine)
     record.modules_followed = lambda: contextlib.nullcontext(record.Modules())
     plain = record.record_case(case, machine)

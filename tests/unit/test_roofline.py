@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from bench.devices import Device, list_devices, load_device
 from bench.errors import Unsupported
-from bench.estimators.kept import machine_of, recording_of, torch_version
+from bench.estimators.kept import machine_of, recording_of
+from bench.estimators.memory_settings import settings_in_force
 from bench.estimators.layers import build_on_meta
 from bench.estimators.record import record_case, record_training
 from bench.estimators.recording import Call, calls_of
@@ -25,7 +26,7 @@ from bench.workload.step import Workload
 COLOUR = ImageSpec(3, 32, 32, 10)
 MNIST = Case(Choice("mnist"), Choice("mlp"), Choice("sgd"), 64)
 RESNET = Case(Choice("imagenet"), Choice("resnet50"), Choice("sgd_momentum"), 64)
-MACHINE = machine_of(load_device("h200"), torch_version())
+MACHINE = machine_of(load_device("h200"), settings_in_force())
 STEP = 2
 Calls = list[Call]
 

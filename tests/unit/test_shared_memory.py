@@ -85,9 +85,16 @@ def test_without_a_dev_shm_the_remedy_stands_alone(monkeypatch: pytest.MonkeyPat
     assert shared_memory_advice() == f"/dev/shm is full or missing; {REMEDY}"
 
 
-def test_the_reason_of_a_run_that_failed_so_ends_with_the_advice() -> None:
-    from bench.worker import _failure
+def test_a_run_that_ends_so_is_out_of_memory_and_its_reason_ends_with_the_advice() -> None:
+    from bench.probes.readings import Readings
+    from bench.records import Case, Choice, Protocol
+    from bench.worker import MeasureTask, _failure, _Run
 
-    reason = _failure(RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error."))["reason"]
-    assert reason.startswith("RuntimeError: DataLoader worker (pid 7) is killed by signal: Bus error.")
-    assert reason.endswith(REMEDY)
+    case = Case(Choice("mnist"), Choice("mlp"), Choice("sgd"), 8)
+    run = _Run(MeasureTask(case, Protocol(), "cpu"), lambda news: None, Readings(None))
+    for error in (KILLED, REFUSED, caused_by(KILLED)):
+        found = _failure(run, error)
+        assert found["status"] == "oom"
+        assert found["reason"].endswith(REMEDY)
+    found = _failure(run, RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."))
+    assert found["status"] == "failed"

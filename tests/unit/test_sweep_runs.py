@@ -17,6 +17,7 @@ from bench.plan import build_plan
 from bench.probes.selection import DeviceChoice
 from bench.records import Environment, Measurement, Status
 from bench.store import Store
+from bench.sweep import runs
 from bench.sweep.runs import measure_missing
 from bench.sweep.session import Session, SweepOptions
 from bench.terminal import Progress
@@ -110,6 +111,68 @@ def test_a_death_within_the_case_is_its_row_and_costs_one_run(tmp_path: Path) ->
     assert sorted(frame["status"]) == ["crashed", "ok"]
     row = frame[frame["status"] == "crashed"].iloc[0]
     assert (row["reason"], row["phase"]) == ("the process was ended by SIGSEGV", "measure")
+
+
+@pytest.mark.parametrize(
+    ("log", "status"),
+    [
+        ("terminate called after throwing an instance of 'std::bad_alloc'\n  what():  std::bad_alloc\n", "oom"),
+        (
+            "terminate called after throwing ...\n  what():  CUDA error: out of memory\nException raised from ...\n",
+            "oom",
+        ),
+        ("terminate called after throwing ...\n  what():  CUDA error: invalid argument\n", "crashed"),
+        ("CUDA out of memory, says the model\n", "crashed"),
+    ],
+)
+def test_a_death_by_an_exception_that_nothing_caught_is_what_it_says(tmp_path: Path, log: str, status: str) -> None:
+    class Aborts(Scripted):
+        def run(self, task: Any, argument: dict[str, Any], **named: Any) -> Answer:
+            if not self.asked:
+                named["log"].parent.mkdir(exist_ok=True)
+                named["log"].write_text(log, encoding="utf-8")
+            super().run(task, argument, **named)
+            return died("measure", "the process was ended by SIGABRT")
+
+    measure_missing(session(tmp_path, Aborts()))
+    rows = bench.load(tmp_path / "data").set_index("position")
+    assert rows.loc[0, "status"] == status
+    assert "the process was ended by SIGABRT" in rows.loc[0, "reason"]
+
+
+def test_a_death_after_the_run_said_how_it_ends_is_what_it_said(tmp_path: Path) -> None:
+    said = {"status": "oom", "reason": "CUDA driver error: out of memory"}
+    dead = Answer(Outcome.DIED, {}, "the process was ended by SIGABRT", "warm-up", said, 0.1, 0.5)
+    measure_missing(session(tmp_path, Scripted([dead])))
+    row = bench.load(tmp_path / "data").sort_values("position").iloc[0]
+    assert (row["status"], row["phase"]) == ("oom", "warm-up")
+    assert row["reason"] == "CUDA driver error: out of memory; then the process was ended by SIGABRT"
+
+
+@pytest.mark.parametrize(
+    ("answer", "killed", "status"),
+    [
+        (died("measure", "the process was ended by SIGKILL"), True, "oom"),
+        (died("measure", "the process was ended by SIGKILL"), False, "crashed"),
+        (died("measure", "the process was ended by SIGSEGV"), True, "crashed"),
+        (answered(Status.FAILED, reason="DataLoader worker (pid 7) is killed by signal: Killed."), True, "oom"),
+        (answered(Status.FAILED, reason="DataLoader worker (pid 7) is killed by signal: Killed."), False, "failed"),
+        (answered(Status.FAILED, reason="another fault"), True, "failed"),
+        (answered(Status.OK), True, "ok"),
+    ],
+)
+def test_a_process_that_the_kernel_kills_for_memory_was_out_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Answer, killed: bool, status: str
+) -> None:
+    counts = iter([0, int(killed), 9, 9])
+    monkeypatch.setattr(runs, "read_oom_kills", lambda: next(counts))
+    monkeypatch.setattr(runs, "read_memory_limit_bytes", lambda: 3 << 30)
+    measure_missing(session(tmp_path, Scripted([answer])))
+    row = bench.load(tmp_path / "data").sort_values("position").iloc[0]
+    assert row["status"] == status
+    assert status != "oom" or row["reason"].endswith(
+        "; the kernel killed a process of this control group, which may hold 3.00 GiB, for memory"
+    )
 
 
 def test_a_death_before_the_case_begins_is_tried_again_and_no_row(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from bench.errors import DeviceError
 from bench.launchers.tasks import _see_only
 
 NAMES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
@@ -17,6 +18,9 @@ NAMES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
         ({}, None, 0, {}),
         ({}, None, 2, {"CUDA_VISIBLE_DEVICES": "2"}),
         ({"CUDA_VISIBLE_DEVICES": "5,7"}, None, 1, {"CUDA_VISIBLE_DEVICES": "7"}),
+        ({"CUDA_VISIBLE_DEVICES": "5 6, 7;8,x"}, None, 1, {"CUDA_VISIBLE_DEVICES": "7"}),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b,0"}, None, 1, {"CUDA_VISIBLE_DEVICES": "GPU-b"}),
+        ({"CUDA_VISIBLE_DEVICES": "0x1,+2,3"}, None, 2, {"CUDA_VISIBLE_DEVICES": "3"}),
         ({"HIP_VISIBLE_DEVICES": "3, 4"}, None, 1, {"CUDA_VISIBLE_DEVICES": "1", "HIP_VISIBLE_DEVICES": "4"}),
     ],
 )
@@ -32,3 +36,12 @@ def test_a_child_sees_the_one_gpu_that_was_asked_for(
     for name in NAMES:  # what the function set is not monkeypatch's to undo
         os.environ.pop(name, None)
     assert found == after
+
+
+@pytest.mark.parametrize("value", ["0 1", "0;1", "0,-1,1", "1,1", ""])
+def test_a_gpu_that_the_variable_does_not_name_is_refused_rather_than_replaced_by_another(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+    with pytest.raises(DeviceError, match="cuda:1: CUDA_VISIBLE_DEVICES"):
+        _see_only(None, 1)

@@ -132,3 +132,21 @@ def test_a_norm_is_a_reduction(dims: tuple[int, ...] | None, expected: list[int]
 def test_a_norm_over_a_single_value_is_none() -> None:
     column = contiguous("float32", (1 << 20, 1))
     assert sizes(script("aten::linalg_vector_norm", (column, 2, (-1,), True, None), [4], H200)) == [4]
+
+
+@pytest.mark.parametrize(
+    ("capability", "version", "mib"),
+    [
+        ((9, 0), (2, 6), 32),
+        ((10, 0), (2, 6), 8.125),
+        ((12, 0), (2, 11), 8.125),
+        ((12, 0), (2, 12), 32),
+        ((11, 0), (2, 13), 8.125),
+        ((11, 0), (2, 15), 32),
+        ((8, 9), (2, 15), 8.125),
+    ],
+)
+def test_cublas_workspace_follows_the_gpu_and_the_version(
+    capability: tuple[int, int], version: tuple[int, int], mib: float
+) -> None:
+    assert Machine(132, 2048, capability, version).cublas_workspace_bytes == mib * (1 << 20)

@@ -174,7 +174,6 @@ def fake_allocator(monkeypatch: pytest.MonkeyPatch, stats: dict[str, Any], backe
     monkeypatch.setattr(torch.cuda, "memory_stats", lambda index: stats)
     monkeypatch.setattr(torch.cuda, "get_allocator_backend", lambda: backend)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (600, 1000))
-    monkeypatch.delenv("PYTORCH_NO_CUDA_MEMORY_CACHING", raising=False)
 
 
 def test_cuda_peaks_come_under_their_columns(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,8 +191,7 @@ def test_what_an_allocator_does_not_count_is_none(monkeypatch: pytest.MonkeyPatc
     assert CudaMemory().read_peaks() == TorchPeaks(100, None, 200)
     fake_allocator(monkeypatch, {})
     assert CudaMemory().read_peaks() == TorchPeaks(None, None, None)
-    fake_allocator(monkeypatch, dict.fromkeys(STATS, 0))
-    monkeypatch.setenv("PYTORCH_NO_CUDA_MEMORY_CACHING", "1")
+    fake_allocator(monkeypatch, dict.fromkeys([*STATS, "allocated_bytes.all.allocated"], 0))  # no cache
     assert CudaMemory().read_peaks() == TorchPeaks(None, None, None)
 
 

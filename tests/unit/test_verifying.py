@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from bench.errors import DeviceError
 from bench.sweep import verifying
-from bench.sweep.verifying import MAX_RUNS, search_limit
+from bench.sweep.verifying import MAX_RUNS, Verified, search_limit
 from tests import plugins
 
 
@@ -24,6 +24,20 @@ def trials(limit: int, start: int, budget: int = MAX_RUNS) -> tuple[tuple[int | 
 
 def test_an_exact_estimate_takes_two_runs() -> None:
     assert trials(100, 100) == ((100, 101), [100, 101])
+
+
+def test_no_batch_above_the_most_is_tried() -> None:
+    tried: list[int] = []
+
+    def fits(batch_size: int) -> bool:
+        tried.append(batch_size)
+        return True
+
+    assert search_limit(90, fits, MAX_RUNS, 100) == (100, None)
+    assert max(tried) == 100
+    assert search_limit(100, fits, MAX_RUNS, 100) == (100, None)
+    assert tried[-1:] == [100]
+    assert Verified(100, None, (), 100, 100).exact
 
 
 @pytest.mark.parametrize(("start", "limit"), [(100, 101), (100, 99), (100, 130), (130, 100), (3, 1)])

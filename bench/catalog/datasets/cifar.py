@@ -5,9 +5,8 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-from bench.catalog.cifar_files import CifarLayout
-from bench.catalog.data_files import missing_files
-from bench.catalog.entries import DatasetEntry, DatasetInfo, Samples
+from bench.catalog.cifar_files import CifarLayout, missing_files, read_cifar
+from bench.catalog.entries import DatasetEntry, DatasetInfo, FilesFound, Samples
 from bench.records import ImageSpec
 
 CIFAR10 = CifarLayout(
@@ -54,6 +53,11 @@ def _open(layout: CifarLayout, classes: int, root: Path, train: bool) -> Samples
     return open_cifar(layout, classes, root, train)
 
 
+def _find(layout: CifarLayout, classes: int, root: Path) -> FilesFound:
+    images, labels = read_cifar(root / layout.folder, layout.files(train=True), layout.label_key, classes)
+    return FilesFound.of(len(labels), images.tobytes(), bytes(labels))
+
+
 def _fetch(layout: CifarLayout, root: Path) -> None:
     from bench.catalog.data_fetch import fetch_torchvision
 
@@ -74,6 +78,7 @@ def _colour(
         on_disk=functools.partial(_on_disk, layout),
         open=functools.partial(_open, layout, classes),
         fetch=functools.partial(_fetch, layout),
+        find=functools.partial(_find, layout, classes),
     )
 
 

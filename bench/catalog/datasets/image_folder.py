@@ -6,8 +6,8 @@ import functools
 from pathlib import Path
 from typing import Literal
 
-from bench.catalog.data_files import class_folders, count_images, part_folder
-from bench.catalog.entries import DatasetEntry, DatasetInfo, Samples
+from bench.catalog.entries import DatasetEntry, DatasetInfo, FilesFound, Samples
+from bench.catalog.image_files import ImageTree, check_images, fingerprint, read_tree, shown
 from bench.errors import DataError
 from bench.records import ImageSpec
 
@@ -18,42 +18,33 @@ IMAGENET_CLASSES = 1000
 IMAGENET_SAMPLES = 1_281_167, 50_000
 
 
-def _open(folder: Path, channels: int, root: Path, train: bool) -> Samples:
-    from bench.catalog.samples import open_folder
+def _open(tree: ImageTree, channels: int, root: Path, train: bool) -> Samples:
+    from bench.catalog.samples import FolderSamples
 
-    return open_folder(folder, channels, root, train)
-
-
-@functools.lru_cache(maxsize=16)  # a plan describes the set for each of its cases, and ImageNet has a million files
-def _surveyed(folder: Path) -> tuple[tuple[str, ...], int, int]:
-    """The class names, and how many images the training and the test part have."""
-    try:
-        train, test = part_folder(folder, train=True), part_folder(folder, train=False)
-        names = class_folders(train)
-    except OSError as error:
-        raise DataError(f"{folder}: {error.strerror}. Give a folder that holds one folder of images a class") from error
-    if not names:
-        raise DataError(f"{folder}: it has no class folders. Put the images of each class into a folder of its own")
-    if (count := count_images(train, names)) == 0:
-        raise DataError(
-            f"{train}: no images in its {len(names)} class folders. JPEG, PNG, WebP, BMP, PPM, TIFF are read"
-        )
-    return tuple(names), count, count if test == train else count_images(test, names)
+    return FolderSamples(tree, train, channels)
 
 
-def _described(folder: Path, channels: int, classes: int | None) -> DatasetInfo:
-    names, train_samples, test_samples = _surveyed(folder.expanduser())
+def _find(tree: ImageTree, root: Path) -> FilesFound:
+    return FilesFound(tree.train_samples, fingerprint(tree))
+
+
+def _described(tree: ImageTree, channels: int, classes: int | None) -> DatasetInfo:
+    names = tree.class_names
     grey = sum(MEAN) / 3, sum(STD) / 3
     return DatasetInfo(
         images=ImageSpec(channels, SIDE_PIXELS, SIDE_PIXELS, classes or len(names)),
-        class_names=names if classes in (None, len(names)) else (),
+        class_names=tuple(map(shown, names)) if classes in (None, len(names)) else (),
         mean=MEAN if channels == 3 else grey[:1],
         std=STD if channels == 3 else grey[1:],
-        train_samples=train_samples,
-        test_samples=test_samples,
+        train_samples=tree.train_samples,
+        test_samples=tree.test_samples,
         on_disk=lambda root: True,
-        open=functools.partial(_open, folder.expanduser(), channels),
+        open=functools.partial(_open, tree, channels),
         resize=True,
+        from_files=classes is None,
+        find=functools.partial(_find, tree),
+        check=lambda root: check_images(tree),
+        notes=tree.notes,
     )
 
 
@@ -64,11 +55,11 @@ def describe_folder(*, path: str = "", channels: Literal[1, 3] = 3) -> DatasetIn
     with `channels=1`.
 
     Raises:
-        DataError: No path, no such folder, or no images in it.
+        DataError: No path, no such folder, or one that is not a tree of images with two classes or more.
     """
     if not path:
         raise DataError("dataset folder: it needs the path of a folder; write folder:PATH, as in folder:~/flowers")
-    return _described(Path(path), channels, classes=None)
+    return _described(read_tree(Path(path)), channels, classes=None)
 
 
 def describe_imagenet(*, folder: str = "") -> DatasetInfo:
@@ -80,10 +71,10 @@ def describe_imagenet(*, folder: str = "") -> DatasetInfo:
         DataError: The folder is not there, holds no images, or more than 1,000 classes.
     """
     if folder:
-        info = _described(Path(folder), 3, IMAGENET_CLASSES)
-        if (found := len(_surveyed(Path(folder).expanduser())[0])) > IMAGENET_CLASSES:
+        tree = read_tree(Path(folder), fewest_classes=1)
+        if (found := len(tree.class_names)) > IMAGENET_CLASSES:
             raise DataError(f"{folder}: {found:,} class folders, and imagenet has 1,000. Use folder:{folder}")
-        return info
+        return _described(tree, 3, IMAGENET_CLASSES)
     return DatasetInfo(
         images=ImageSpec(3, SIDE_PIXELS, SIDE_PIXELS, IMAGENET_CLASSES),
         class_names=(),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-from bench.catalog.entries import DatasetEntry, DatasetInfo, Samples
-from bench.catalog.idx_files import find_idx
+from bench.catalog.entries import DatasetEntry, DatasetInfo, FilesFound, Samples
+from bench.catalog.idx_files import find_idx, open_idx_pair
 from bench.records import ImageSpec
 
 DIGITS = tuple("0123456789")
@@ -18,9 +18,14 @@ def _on_disk(class_name: str, root: Path) -> bool:
 
 
 def _open(class_name: str, root: Path, train: bool) -> Samples:
-    from bench.catalog.samples import open_idx
+    from bench.catalog.samples import GreyArraySamples
 
-    return open_idx(class_name, 10, root, train)
+    return GreyArraySamples(*open_idx_pair(class_name, root, train), train)
+
+
+def _find(class_name: str, root: Path) -> FilesFound:
+    images, labels = open_idx_pair(class_name, root, train=True)
+    return FilesFound.of(len(labels), images.tobytes(), labels.tobytes())
 
 
 def _fetch(class_name: str, root: Path) -> None:
@@ -40,6 +45,7 @@ def _grey(class_name: str, class_names: tuple[str, ...], mean: float, std: float
         on_disk=functools.partial(_on_disk, class_name),
         open=functools.partial(_open, class_name),
         fetch=functools.partial(_fetch, class_name),
+        find=functools.partial(_find, class_name),
     )
 
 

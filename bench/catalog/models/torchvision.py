@@ -13,10 +13,11 @@ import importlib.util
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from bench.catalog.entries import ModelEntry
+from bench.catalog.entries import ModelEntry, Setting
 from bench.errors import Unsupported
 from bench.records import ImageSpec, SettingValue
 
@@ -41,29 +42,50 @@ go lower than their metadata, which holds the size of the pretrained weights: Sw
 EfficientNetV2 trains from 1 pixel on.
 """
 
+AUXILIARY: Mapping[str, int] = {"googlenet": 15, "inception": 299}
+"""Families with auxiliary classifiers, which torchvision's constructors add unless told otherwise, and the smallest
+height and width that they can train on with them; found by training steps of every size."""
+
+AUXILIARY_WEIGHT = 0.3
+"""Of each auxiliary classifier's loss beside the main one's.
+
+Source: Szegedy et al., Going deeper with convolutions, section 5; the paper on Inception v3 names no other.
+Torchvision's own training script has no case for these models: it hands all outputs to one cross-entropy, which fails.
+"""
+
 _MAXVIT_WINDOW_PIXELS, _MAXVIT_BLOCKS = 7, 4
 
 
 def skip_reason(name: str, family: str, images: ImageSpec, settings: Mapping[str, SettingValue]) -> str | None:
     """Why the model cannot take these images, or `None`."""
-    smallest = SMALLEST_SIDE_PIXELS.get(name, SMALLEST_SIDE_PIXELS.get(family, 1))
+    aux = bool(settings.get("aux")) and family in AUXILIARY
+    smallest = AUXILIARY[family] if aux else SMALLEST_SIDE_PIXELS.get(name, SMALLEST_SIDE_PIXELS.get(family, 1))
     size = f"{images.height} x {images.width}"
     if min(images.height, images.width) < smallest:
-        return f"{name} needs images of at least {smallest} x {smallest}; {size} has too few pixels; set image_size"
+        named = f"{name}:aux=true" if aux else name
+        return f"{named} needs images of at least {smallest} x {smallest}; {size} has too few pixels; set image_size"
     return _MISFITS.get(family, _fits)(name, images)
 
 
-def build(name: str, family: str, images: ImageSpec) -> torch.nn.Module:
+def build(name: str, family: str, images: ImageSpec, **settings: bool) -> torch.nn.Module:
     """Build torchvision's model on the CPU, untrained, for these images and classes.
+
+    Args:
+        name: Torchvision's.
+        family: The file of torchvision that registers it.
+        images: Shape of a sample, and the classes.
+        settings: `aux` in the families of `AUXILIARY`.
 
     Raises:
         Unsupported: The model cannot take images of this size.
     """
-    if reason := skip_reason(name, family, images, {}):
+    if reason := skip_reason(name, family, images, settings):
         raise Unsupported(reason)
     from torchvision.models import get_model
 
     arguments = _ARGUMENTS.get(family, _no_arguments)(images)
+    if family in AUXILIARY:
+        arguments["aux_logits"] = settings.get("aux", False)
     model: torch.nn.Module = get_model(name, weights=None, num_classes=images.classes, **arguments)
     _take_channels(model, images.channels)
     return model
@@ -122,14 +144,14 @@ def _no_arguments(images: ImageSpec) -> dict[str, Any]:
     return {}
 
 
-def _without_auxiliary_classifiers(images: ImageSpec) -> dict[str, Any]:
-    """One prediction a sample; torch's default initialisation, since the family's own takes a minute."""
-    return {"aux_logits": False, "init_weights": False}
+def _without_own_initialisation(images: ImageSpec) -> dict[str, Any]:
+    """Torch's default initialisation, since the family's own takes a minute; no bytes and no time depend on it."""
+    return {"init_weights": False}
 
 
 _ARGUMENTS: Mapping[str, Callable[[ImageSpec], dict[str, Any]]] = {
-    "googlenet": _without_auxiliary_classifiers,
-    "inception": _without_auxiliary_classifiers,
+    "googlenet": _without_own_initialisation,
+    "inception": _without_own_initialisation,
     "maxvit": lambda images: {"input_size": (images.height, images.width)},
     "vision_transformer": lambda images: {"image_size": images.height},
 }
@@ -152,7 +174,31 @@ def _registered(source: str) -> Iterator[str]:
 
 def _summary(name: str, family: str) -> str:
     smallest = SMALLEST_SIDE_PIXELS.get(name, SMALLEST_SIDE_PIXELS.get(family, 1))
-    return f"torchvision, {family}" + (f"; images of at least {smallest} x {smallest}" if smallest > 1 else "")
+    words = [f"torchvision, {family}"]
+    words += [f"images of at least {smallest} x {smallest}"] if smallest > 1 else []
+    return "; ".join(words + [note for note in (_note(family, {}),) if note])
+
+
+def _note(family: str, settings: Mapping[str, SettingValue]) -> str | None:
+    if family not in AUXILIARY or settings.get("aux"):
+        return None
+    return "without the auxiliary classifiers that torchvision trains from scratch with; aux=true adds them"
+
+
+def _loss(output: Any, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy, with a share of each auxiliary classifier's where the output is a tuple of the main one's first.
+
+    Args:
+        output: `(B, classes)`, or a tuple of such.
+        labels: `(B,)` int64.
+    """
+    from torch.nn.functional import cross_entropy
+
+    main, *others = output if isinstance(output, tuple) else (output,)
+    loss = cross_entropy(main, labels)
+    for other in others:
+        loss = loss + AUXILIARY_WEIGHT * cross_entropy(other, labels)
+    return loss
 
 
 def load_entries() -> tuple[ModelEntry, ...]:
@@ -165,9 +211,17 @@ def load_entries() -> tuple[ModelEntry, ...]:
     for path in sorted((Path(found.submodule_search_locations[0]) / "models").glob("*.py")):
         source = path.read_text(encoding="utf-8")
         for name in _registered(source):
-            make = functools.partial(build, name, path.stem)
-            reason = functools.partial(skip_reason, name, path.stem)
-            entries.append(ModelEntry(name, make, _summary(name, path.stem), reason))
+            family = path.stem
+            entry = ModelEntry(
+                name,
+                functools.partial(build, name, family),
+                _summary(name, family),
+                functools.partial(skip_reason, name, family),
+                note=functools.partial(_note, family),
+            )
+            if family in AUXILIARY:
+                entry = replace(entry, settings={"aux": Setting(False, bool)}, loss=_loss)
+            entries.append(entry)
     return tuple(entries)
 
 

@@ -11,11 +11,13 @@ import functools
 import importlib.util
 import re
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import GenericAlias
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import AfterValidator
 
 from bench.catalog.entries import OptimizerEntry, Setting
 from bench.catalog.optimizer_state import Settings, Shapes, copies_bytes, refuse_both, scalars_bytes, step_on_device
@@ -103,8 +105,59 @@ def _setting(annotation: ast.expr | None, value: ast.expr) -> Setting | None:
     return Setting(named[0](default), named[0])
 
 
+_OPPOSITES: Mapping[type[ast.cmpop], type[ast.cmpop]] = {
+    ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+    ast.Lt: ast.GtE, ast.GtE: ast.Lt, ast.Gt: ast.LtE, ast.LtE: ast.Gt,
+}  # fmt: skip
+_PLAIN = (ast.BoolOp, ast.boolop, ast.UnaryOp, ast.unaryop, ast.Compare, ast.cmpop, ast.Name, ast.Load, ast.Constant,
+          ast.Subscript, ast.List, ast.Tuple)  # fmt: skip
+
+
+def _negated(test: ast.expr) -> ast.expr | None:
+    """The condition that holds where `test` does not, as one would write it; `None` where it cannot be told."""
+    if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+        return test.operand
+    if isinstance(test, ast.BoolOp):
+        parts = [_negated(part) for part in test.values]
+        other: ast.boolop = ast.Or() if isinstance(test.op, ast.And) else ast.And()
+        return None if None in parts else ast.BoolOp(other, [part for part in parts if part is not None])
+    if isinstance(test, ast.Compare) and len(test.ops) == 1 and type(test.ops[0]) in _OPPOSITES:
+        return ast.Compare(test.left, [_OPPOSITES[type(test.ops[0])]()], test.comparators)
+    return None
+
+
+def _rules(start: ast.FunctionDef) -> dict[str, list[str]]:
+    """The conditions that the constructor sets each parameter, as it writes them: `0.0 <= betas[0] < 1.0`.
+
+    Taken are `if not CONDITION: raise ValueError(...)` and its like where they speak of one parameter alone, so that a
+    setting that torch would refuse in every run is refused where it is read.
+    """
+    found: dict[str, list[str]] = {}
+    for item in start.body:
+        if not isinstance(item, ast.If) or item.orelse or not isinstance(item.body[0], ast.Raise):
+            continue
+        condition = _negated(item.test)
+        names = {node.id for node in ast.walk(item.test) if isinstance(node, ast.Name)}
+        if condition is not None and len(names) == 1 and all(isinstance(node, _PLAIN) for node in ast.walk(condition)):
+            found.setdefault(names.pop(), []).append(ast.unparse(ast.fix_missing_locations(condition)))
+    return found
+
+
+def _obeys(name: str, rules: list[str]) -> Callable[[Any], Any]:
+    """A check of a value by the conditions of `_rules`; they hold nothing but comparisons of torch's own source."""
+
+    def check(value: Any) -> Any:
+        for rule in rules:
+            if value is not None and not eval(rule, {"__builtins__": {}}, {name: value}):
+                raise ValueError(f"obey torch's rule {rule}")
+        return value
+
+    return check
+
+
 def _settings(definition: ast.ClassDef) -> dict[str, Setting]:
     start = next(item for item in definition.body if isinstance(item, ast.FunctionDef) and item.name == "__init__")
+    rules = _rules(start)
     given = start.args
     positional = [*given.posonlyargs, *given.args]
     offset = len(positional) - len(given.defaults)
@@ -115,7 +168,13 @@ def _settings(definition: ast.ClassDef) -> dict[str, Setting]:
         for parameter, value in pairs
         if value is not None and parameter.arg not in _NO_SETTINGS
     }
-    return {name: setting for name, setting in found.items() if setting is not None}
+    return {
+        name: replace(setting, kind=Annotated[setting.kind, AfterValidator(_obeys(name, rules[name]))])
+        if name in rules
+        else setting
+        for name, setting in found.items()
+        if setting is not None
+    }
 
 
 def _definitions(folder: Path) -> Iterator[ast.ClassDef]:

@@ -9,7 +9,9 @@ in `c10/cuda/CUDAAllocatorConfig.cpp`. What differs between the versions of torc
   2.15 (">= large_segment_size_mb").
 * `roundup_power2_divisions:[..,16:8,>:4]`: in torch 2.6 the `>` also overwrites the interval named last (here 16), in
   2.11 and newer it starts behind it; see `rest_overwrites` (pytorch pull request 165304).
-* torch 2.15 reads `PYTORCH_CUDA_ALLOC_CONF` and, where it is unset, `PYTORCH_ALLOC_CONF`; torch 2.6 only the former.
+
+Numbers are read as C++'s `stoull` and `stod` do: what follows the leading digits is ignored. Which environment variable
+is read is not decided here: see `estimators/memory_settings.py`.
 """
 
 from __future__ import annotations
@@ -25,7 +27,11 @@ from bench.estimators.allocator.config import MIB, MIN_LARGE_BYTES, ROUNDUP_INTE
 
 
 def parse_allocator_config(
-    text: str, base: AllocatorConfig | None = None, *, rest_overwrites: bool = False
+    text: str,
+    base: AllocatorConfig | None = None,
+    *,
+    rest_overwrites: bool = False,
+    where: str = "allocator settings",
 ) -> AllocatorConfig:
     """Read a value of `PYTORCH_CUDA_ALLOC_CONF` or `PYTORCH_ALLOC_CONF`.
 
@@ -33,42 +39,62 @@ def parse_allocator_config(
         text: For example `max_split_size_mb:128,expandable_segments:True`.
         base: Settings to start from: those of the device (capacity, total, addresses) and of the version (ties).
         rest_overwrites: Read `>` in `roundup_power2_divisions` as torch 2.6 does.
+        where: What holds the text, for the messages: the variable's name.
 
     Returns:
-        The settings; options that concern pinned host memory or locking are accepted and change nothing.
+        The settings, in the order in which they stand, so that of two of a kind the last one counts; options that
+        concern pinned host memory or locking are accepted and change nothing.
 
     Raises:
         ConfigError: With one line for each fault: unknown option, value out of range, what cannot be replayed.
     """
     config = base or AllocatorConfig()
     faults: list[str] = []
-    options: dict[str, str] = {}
-    for key, value in _split_options(text, faults):
-        options[key] = value
-    segment_first = sorted(options, key=lambda key: key != "large_segment_size_mb")
-    for key in segment_first:
+    options = list(_split_options(text, faults, where))
+    for key, value in sorted(options, key=lambda option: option[0] != "large_segment_size_mb"):
         try:
-            config = _apply(config, key, options[key])
+            config = _apply(config, key, value)
             if rest_overwrites and key == "roundup_power2_divisions":
-                config = _overwrite_last(config, options[key])
+                config = _overwrite_last(config, value)
         except ValueError as fault:
-            faults.append(f"allocator settings: {key}:{options[key]}: {fault}")
+            faults.append(f"{where}: {key}:{value}: {fault}")
     if faults:
         raise ConfigError(faults)
     return config
 
 
-def _split_options(text: str, faults: list[str]) -> Iterator[tuple[str, str]]:
+def _split_options(text: str, faults: list[str], where: str) -> Iterator[tuple[str, str]]:
     """Keys and values, in order; blanks count for nothing (`ConfigTokenizer`)."""
+    known = [*_OPTIONS, *_WITHOUT_EFFECT]
     for option in re.findall(r"[^,\[]+(?:\[[^\]]*\]?)?[^,]*", re.sub(r"\s", "", text)):
         key, colon, value = option.partition(":")
         if not colon or not value:
-            faults.append(f'allocator settings: "{option}" is no option; write key:value, separated by commas')
+            name, _, rest = re.sub(r"[=;]", ":", option).partition(":")
+            near = nearest_sentence(_with_value(nearest(name, known) if rest else [], rest))
+            faults.append(
+                f'{where}: "{option}" is no option; write key:value, separated by commas. {near}'.rstrip(". ")
+            )
         elif key in _OPTIONS or key in _WITHOUT_EFFECT:
             yield key, value
         else:
-            near = nearest_sentence(nearest(key, [*_OPTIONS, *_WITHOUT_EFFECT]))
-            faults.append(f'allocator settings: unknown option "{key}". {near}Known: {", ".join(sorted(_OPTIONS))}')
+            near = nearest_sentence(_with_value(nearest(key, known), value))
+            faults.append(f'{where}: unknown option "{key}". {near}Known: {", ".join(sorted(_OPTIONS))}')
+
+
+def _with_value(keys: list[str], value: str) -> list[str]:
+    """The options that may have been meant, ready to be written, with the value given where it can be one."""
+    return [_correct(key, value) for key in keys]
+
+
+def _correct(key: str, value: str) -> str:
+    if key in _BOOLEANS:
+        return f"{key}:{_meant(value)}"
+    return f"{key}:{value}" if value else key
+
+
+def _meant(value: str) -> str:
+    """`True` or `False`, whichever a value that is neither was most likely to say."""
+    return "True" if value.casefold()[:4] in ("true", "1", "yes", "on", "t", "y") else "False"
 
 
 def _apply(config: AllocatorConfig, key: str, value: str) -> AllocatorConfig:
@@ -95,10 +121,8 @@ def _at_least_a_segment(name: str) -> Callable[[AllocatorConfig, str], dict[str,
 
 def _share(name: str, *, ends: bool) -> Callable[[AllocatorConfig, str], dict[str, Any]]:
     def change(config: AllocatorConfig, value: str) -> dict[str, Any]:
-        try:
-            share = float(value)
-        except ValueError:
-            share = math.nan
+        number = re.match(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", value)
+        share = float(number[0]) if number else math.nan
         if not (0 <= share <= 1 if ends else 0 < share < 1):
             raise ValueError(f"must be between 0 and 1{'' if ends else ', both excluded'}")
         return {name: share}
@@ -112,13 +136,16 @@ def _refused(config: AllocatorConfig, value: str) -> dict[str, Any]:
 
 def _boolean(config: AllocatorConfig, value: str) -> dict[str, Any]:
     if value not in ("True", "False"):
-        raise ValueError("must be True or False")
+        raise ValueError(f"must be True or False. Nearest: expandable_segments:{_meant(value)}")
     return {"expandable_segments": value == "True"}
 
 
 def _backend(config: AllocatorConfig, value: str) -> dict[str, Any]:
-    if value != "native":
+    if value in ("cudaMallocAsync", "hipMallocAsync"):
         raise ValueError("only the native backend can be replayed")
+    if value != "native":
+        near = nearest_sentence(nearest(value, ["backend:native", "backend:cudaMallocAsync"])).rstrip(". ")
+        raise ValueError(f"must be native or cudaMallocAsync. {near}".rstrip(". "))
     return {}
 
 
@@ -127,10 +154,10 @@ def _roundup(config: AllocatorConfig, value: str) -> dict[str, Any]:
     if not value.startswith("["):
         if not _is_power_of_two(_integer(value)):
             raise ValueError("must be a power of two")
-        return {"roundup_power2_divisions": (int(value),) * ROUNDUP_INTERVALS}
+        return {"roundup_power2_divisions": (_integer(value),) * ROUNDUP_INTERVALS}
     if not value.endswith("]"):
         raise ValueError("the list lacks its closing bracket")
-    divisions, last, first = [0] * ROUNDUP_INTERVALS, 0, True
+    divisions, last, first = list(config.roundup_power2_divisions or (0,) * ROUNDUP_INTERVALS), 0, True
     for entry in value[1:-1].split(","):
         bound, _, number = entry.partition(":")
         count = _integer(number)
@@ -141,7 +168,7 @@ def _roundup(config: AllocatorConfig, value: str) -> dict[str, Any]:
             continue
         if not _is_power_of_two(_integer(bound)):
             raise ValueError(f'"{entry}": an interval begins at a power of two in MiB')
-        last = min(int(bound).bit_length() - 1, ROUNDUP_INTERVALS - 1)
+        last = min(_integer(bound).bit_length() - 1, ROUNDUP_INTERVALS - 1)
         if first:
             divisions[:last], first = [count] * last, False
         divisions[last] = count
@@ -159,9 +186,10 @@ def _overwrite_last(config: AllocatorConfig, value: str) -> AllocatorConfig:
 
 
 def _integer(text: str) -> int:
-    if not re.fullmatch(r"\d+", text):
+    number = re.match(r"[+-]?\d+", text)
+    if not number:
         raise ValueError(f'"{text}" is no whole number')
-    return int(text)
+    return int(number[0]) % (1 << 64)
 
 
 def _is_power_of_two(number: int) -> bool:
@@ -181,6 +209,17 @@ _OPTIONS: dict[str, Callable[[AllocatorConfig, str], dict[str, Any]]] = {
     "expandable_segments_reserve_by_class": _refused,
     "throw_on_cudamalloc_oom": _refused,
 }
+_BOOLEANS = frozenset(
+    {
+        "expandable_segments",
+        "graph_capture_record_stream_reuse",
+        "pinned_use_background_threads",
+        "pinned_use_cuda_host_register",
+        "pinned_use_hip_host_register",
+        "release_lock_on_cudamalloc",
+        "release_lock_on_hipmalloc",
+    }
+)
 _WITHOUT_EFFECT = frozenset(
     {
         "graph_capture_record_stream_reuse",
@@ -191,6 +230,8 @@ _WITHOUT_EFFECT = frozenset(
         "pinned_reserve_segment_size_mb",
         "pinned_use_background_threads",
         "pinned_use_cuda_host_register",
+        "pinned_use_hip_host_register",
         "release_lock_on_cudamalloc",
+        "release_lock_on_hipmalloc",
     }
 )

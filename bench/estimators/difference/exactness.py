@@ -12,10 +12,9 @@ from bench.estimators.allocator import (
     Reading,
     ReplayError,
     events_from_history,
-    parse_allocator_config,
     replay,
-    tie_rule,
 )
+from bench.estimators.memory_settings import MemorySettings, read_settings
 from bench.recordings import OOM, Facts, Recording
 
 _ALLOC = 0
@@ -52,6 +51,11 @@ def version_of(facts: Facts) -> tuple[int, int]:
         raise StoreError(f"the recording names no version of torch: {facts.versions.get('torch')!r:.80}") from None
 
 
+def settings_of(facts: Facts) -> MemorySettings:
+    """What of the recording's environment decided its memory. Raises StoreError where it names no version of torch."""
+    return read_settings(facts.variables, "{}.{}".format(*version_of(facts)))
+
+
 def allocator_config(facts: Facts, *, limited: bool) -> AllocatorConfig:
     """The allocator's settings under which a recording was made.
 
@@ -63,12 +67,8 @@ def allocator_config(facts: Facts, *, limited: bool) -> AllocatorConfig:
         StoreError: The recording names no version of torch.
         ConfigError: Its settings are none, or none that can be replayed.
     """
-    version = version_of(facts)
-    base = AllocatorConfig(
-        ties=tie_rule(f"{version[0]}.{version[1]}"), device_total_bytes=facts.gpu.total_bytes,
-        capacity_bytes=facts.memory.get("free_after_context") if limited else None,
-    )  # fmt: skip
-    return parse_allocator_config(facts.allocator_settings, base, rest_overwrites=version <= (2, 6))
+    free = facts.memory.get("free_after_context") if limited else None
+    return settings_of(facts).allocator_config(facts.gpu.total_bytes, free)
 
 
 def recorded_events(recording: Recording) -> list[Event]:

@@ -16,7 +16,7 @@ from bench.estimators.difference.exactness import (
     allocator_config,
     check_replay,
     recorded_events,
-    version_of,
+    settings_of,
 )
 from bench.estimators.difference.partings import Comparison, Difference, Kind, Parting, peaks_when_mended
 from bench.estimators.temporaries import Machine
@@ -94,7 +94,7 @@ def explain_recording(
 
     facts = recording.facts
     device, case = device_of(facts), case_of(facts, where)
-    machine = machine_of(device, "{}.{}".format(*version_of(facts)))
+    machine = machine_of(device, settings_of(facts))
     try:
         trace = trace_of(facts, case, machine)
     except Unsupported as error:

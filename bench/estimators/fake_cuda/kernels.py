@@ -6,12 +6,13 @@ CUDA (convolutions choose a memory format) or are missing, `shapes.py` has a rul
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-from bench.errors import Unsupported
+from bench.errors import OPERATOR_NOTE, BenchError, ReadsValues, Unsupported, place_of
 from bench.estimators.fake_cuda.memory import DTYPES, Memory, Recorder, spec_of
 from bench.estimators.fake_cuda.shapes import RULES
 from bench.estimators.fake_cuda.strides import POINTWISE, SECOND_FIRST, lay_out
@@ -27,13 +28,37 @@ DATA_DEPENDENT = frozenset(
         "nonzero",
         "equal",
         "masked_select",
+        "_unique",
         "_unique2",
         "unique_dim",
         "unique_consecutive",
         "bincount",
+        "_ctc_loss",
     ]
 )
 """Operators whose result or its shape depends on values, which a trace does not have."""
+
+
+def reads_values(name: str, arguments: Sequence[Any]) -> bool:
+    """Whether an operator needs values to run, or for the shape of its result.
+
+    Args:
+        name: With its overload.
+        arguments: In the order of its schema, as far as they are given.
+    """
+    base = name.removeprefix("aten::").partition(".")[0]
+    if base == "index":  # a mask picks as many as it holds
+        return any(isinstance(index, torch.Tensor) and index.dtype in _MASKS for index in arguments[1])
+    if base == "repeat_interleave":
+        return name.endswith(".Tensor") and all(size is None for size in arguments[1:])
+    return base in DATA_DEPENDENT
+
+
+_MASKS = (torch.bool, torch.uint8)
+
+
+COPY_TO_HOST = "a copy to the CPU"
+"""How an operator is named that brings values to the host, whichever it is."""
 
 _STORAGE_OPERATORS = frozenset(("resize_", "set_"))
 
@@ -126,7 +151,13 @@ class Kernels:
             nonlocal plan
             if plan is None:
                 plan = Plan(name)
-            return self._run(plan, plan.bind(args, kwargs))
+            try:
+                return self._run(plan, plan.bind(args, kwargs))
+            except BenchError:
+                raise
+            except BaseException as error:
+                error.add_note(f"{OPERATOR_NOTE}{name}")
+                raise
 
         return kernel
 
@@ -134,10 +165,12 @@ class Kernels:
         if plan.base == "_local_scalar_dense":
             self.recorder.reads(plan.name)
             return 0.0 if values[0].dtype.is_floating_point else 0
-        if plan.base in DATA_DEPENDENT:
-            raise Unsupported(
-                f"the step reads values from the device ({plan.name}); a trace without data cannot follow it"
-            )
+        if reads_values(plan.name, values):
+            raise ReadsValues(plan.name)
+        if plan.base == "copy_" and values[0].is_cpu and not values[1].is_cpu:
+            self.recorder.reads(COPY_TO_HOST)
+            with torch.no_grad():
+                values[0].zero_()
         signature = tuple([describe(value) for value in values])
         if not plan.is_new:
             return self._write(plan, values, signature)
@@ -186,7 +219,9 @@ class Kernels:
                 **dict(zip(names[plan.positional :], metas[plan.positional :], strict=True)),
             )
         except NotImplementedError as error:
-            raise Unsupported(f"the memory trace has no shape rule for {plan.name}: {error}") from error
+            place = place_of(traceback.walk_stack(None))
+            where = f", which {place} calls" if place else ""
+            raise Unsupported(f"the memory trace has no shape rule for {plan.name}{where}") from error
         inferred = _from_meta(result)
         if plan.base in POINTWISE and isinstance(inferred, Spec):
             operands = [value for value in signature if isinstance(value, Spec)]
@@ -206,8 +241,11 @@ class Kernels:
 
 
 def _infer_foreach(plan: Plan, signature: tuple[Any, ...]) -> Any:
-    """One result for each tensor of the first list, with its strides; binary operators promote as one tensor does."""
-    first = signature[0]
+    """One result for each tensor of the first list, with its strides; binary operators promote as one tensor does.
+
+    The list is not the first argument everywhere: a number may be raised to the power of each of its tensors.
+    """
+    first = next(value for value in signature if isinstance(value, tuple) and not isinstance(value, Spec))
     if plan.base == "_foreach_norm":
         return tuple(Spec(spec.dtype, (), ()) for spec in first)
     if plan.base == "_foreach_max":
@@ -221,6 +259,7 @@ def _dense(spec: Spec) -> Spec:
 
 
 _TAKEN_OVER = (
+    "aten::_linalg_check_errors",  # reads whether a decomposition failed: here none does
     "aten::copy_",
     "aten::convolution",
     "aten::convolution_backward",

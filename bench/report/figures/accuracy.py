@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bench.analysis import COMPARISONS, estimator_errors, unit_label
+from bench.analysis import COMPARISONS, CaseLabels, estimator_errors
 from bench.report import theme
 from bench.report.contents import Contents
 from bench.report.drawing import Drawing
@@ -54,7 +54,8 @@ def draw(contents: Contents) -> Drawing | None:
 
 def _numbers(summary: pd.DataFrame) -> pd.DataFrame:
     """One row a case and estimator that has both numbers."""
-    units = pd.Series(list(map(unit_label, summary[["model", "dataset"]].to_dict("records"))), summary.index, dtype=str)
+    labels = CaseLabels(summary)
+    units = pd.Series(list(map(labels.unit, summary.to_dict("records"))), summary.index, dtype=str)
     kept = list(dict.fromkeys(units))
     if len(kept) > _MAX_ROWS:
         units = units.where(units.isin(kept[: _MAX_ROWS - 1]), _OTHERS)
@@ -110,7 +111,7 @@ def _draw_errors(axes: Axes, numbers: pd.DataFrame) -> None:
         reach = max(float(sizes.max()) * 1.12, 1.0)
         axes.set_xlim(-reach, reach)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:+g} %" if value else "0")
-    axes.set_yticks(range(len(rows)), [theme.clip(row, 28) for row in rows])
+    axes.set_yticks(range(len(rows)), list(theme.clip_apart(rows, 28).values()))
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
     theme.finish(axes, "Relative error by model", "(estimate - measured) / measured", "")

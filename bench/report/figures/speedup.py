@@ -163,13 +163,16 @@ def _draw_means(axes: Axes, hardware: Hardware, machines: list[str], scale: Norm
 def _finish(figure: Figure, axes: Axes, shown: pd.DataFrame, machines: list[str], scale: Normalize) -> None:
     rows = shown.drop_duplicates("case_key")
     first = ~rows["_group"].duplicated()
+    groups = [", ".join(filter(None, pair)) for pair in zip(rows["panel"], rows["detail"], strict=True)]
+    short = theme.clip_apart(groups, 48)
     labels = [
-        f"{theme.clip(', '.join(filter(None, (row['panel'], row['detail']))), 48)}    {row['batch_size']:,}" if start
+        f"{short[group]}    {row['batch_size']:,}" if start
         else f"{row['batch_size']:,}"
-        for row, start in zip(rows.to_dict("records"), first, strict=True)
+        for row, group, start in zip(rows.to_dict("records"), groups, first, strict=True)
     ]  # fmt: skip
     axes.set_yticks([*range(len(labels)), len(labels) + 0.35], [*labels, _MEAN])
-    names = [textwrap.fill(theme.clip(name, 60), max(14, 66 // len(machines))) for name in machines]
+    short = theme.clip_apart(machines, 60)
+    names = [textwrap.fill(short[name], max(14, 66 // len(machines))) for name in machines]
     axes.set_xticks(range(len(machines)), names)
     axes.xaxis.tick_top()
     axes.set_xlim(-0.5, max(len(machines), 2) - 0.5)

@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from bench.analysis import GROUP, case_label, last_attempts
-from bench.analysis.labels import varying_axes
+from bench.analysis import GROUP, CaseLabels, last_attempts
 from bench.records import MEASURED
 from bench.report import theme
 from bench.report.contents import Contents
@@ -38,10 +37,12 @@ def draw(contents: Contents) -> Drawing | None:
         len(chosen), "Step times in the order of the steps",
         f"{' / '.join(contents.machines)} · one line a process · shaded: warm-up, not counted",
     )  # fmt: skip
-    for axes, panel in zip(panels, chosen["panel"], strict=True):
+    parts = [str(panel).partition(", batch ") for panel in chosen["panel"]]
+    titles = theme.clip_apart((unit for unit, _, _ in parts), theme.TITLE_CHARACTERS)
+    details = theme.clip_apart((f"batch {rest}" for _, _, rest in parts), theme.DETAIL_CHARACTERS)
+    for axes, panel, (unit, _, rest) in zip(panels, chosen["panel"], parts, strict=True):
         _draw_panel(axes, numbers[numbers["panel"] == panel])
-        title, _, detail = str(panel).partition(", ")
-        theme.finish(axes, title, "step (0: first that counts)", "step time", detail=detail)
+        theme.finish(axes, titles[unit], "step (0: first that counts)", "step time", detail=details[f"batch {rest}"])
     _legend(figure, numbers)
     cut = " Only the first 300 steps of each process are drawn." if _is_cut(contents.frame, chosen) else ""
     return Drawing(
@@ -70,8 +71,8 @@ def _chosen_cases(summary: pd.DataFrame) -> pd.DataFrame:
     chosen = pd.concat([best.head(room), noisiest.head(max(room - len(best), 0))]).drop(
         columns="width", errors="ignore"
     )
-    axes = varying_axes(summary)
-    return chosen.assign(panel=[case_label(row, axes) for row in chosen.to_dict("records")])
+    labels = CaseLabels(summary)
+    return chosen.assign(panel=[labels.case(row) for row in chosen.to_dict("records")])
 
 
 def _numbers(frame: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:

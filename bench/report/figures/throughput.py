@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bench.analysis import best_cases, unit_label
+from bench.analysis import CaseLabels, best_cases
 from bench.records import Status
 from bench.report import theme
 from bench.report.contents import Contents
@@ -134,8 +134,9 @@ def short_rate(value: float) -> str:
 
 
 def _alt(summary: pd.DataFrame) -> str:
+    labels = CaseLabels(summary)
     parts = [
-        f"{unit_label(row)} peaks at {format_rate(row['samples_per_s'], 'samples')} at batch {row['batch_size']}"
+        f"{labels.unit(row)} peaks at {format_rate(row['samples_per_s'], 'samples')} at {labels.setting(row)}"
         for row in best_cases(summary).head(6).to_dict("records")
     ]
     return f"Lines of throughput over batch size. {'; '.join(parts)}."

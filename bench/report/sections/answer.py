@@ -9,7 +9,7 @@ import pandas as pd
 
 from bench.analysis import best_cases, estimator_errors, headline
 from bench.analysis.headline import error_summary_words
-from bench.analysis.labels import axis_words, varying_axes
+from bench.analysis.labels import CaseLabels
 from bench.compare import Comparison
 from bench.records import Status
 from bench.report.blocks import Answer, Block, Bullets, Notice, Strong, Table, Words
@@ -83,12 +83,13 @@ def _best(contents: Contents) -> list[Block]:
     if best.empty:
         return []
     several = contents.summary["machine"].nunique() > 1
-    axes = [axis for axis in varying_axes(contents.summary) if axis != "machine"]
+    labels = CaseLabels(contents.summary)
+    axes = [axis for axis in labels.axes if axis != "machine"]
     with_trace = bool(contents.summary["trace_relative_error"].notna().any())
     head = [*(["machine"] if several else []), "model", "data set", "best batch", *(["with"] if axes else []),
             "samples/s (95 % interval)", "peak allocated", "formula is off by",
             *(["trace is off by"] if with_trace else []), "largest batch that ran", "out of memory at"]  # fmt: skip
-    rows = [_row(row, several, axes, with_trace) for row in best.head(_MAX_ROWS).to_dict("records")]
+    rows = [_row(row, several, labels, with_trace) for row in best.head(_MAX_ROWS).to_dict("records")]
     errors = "; ".join(
         f"{row['title']} {error_summary_words(row)}" for row in estimator_errors(contents.summary).to_dict("records")
     )
@@ -101,12 +102,13 @@ def _best(contents: Contents) -> list[Block]:
     return [Table(head, rows, numeric, caption)]
 
 
-def _row(row: Mapping[Any, Any], several: bool, axes: Sequence[str], with_trace: bool) -> list[str]:
+def _row(row: Mapping[Any, Any], several: bool, labels: CaseLabels, with_trace: bool) -> list[str]:
+    detail = [axis for axis in labels.axes if axis != "machine"]
     peak = row["peak_allocated_bytes"]
     return [
         *([str(row["machine"])] if several else []),
-        str(row["model"]), str(row["dataset"]), integer(row["batch_size"]),
-        *([", ".join(filter(None, (axis_words(axis, row[axis]) for axis in axes)))] if axes else []),
+        labels.words(row, "model"), labels.words(row, "dataset"), integer(row["batch_size"]),
+        *([labels.detail(row, without=("machine",))] if detail else []),
         rate_cell(row),
         format_bytes(None if pd.isna(peak) else int(peak)),
         error_words(row["formula_relative_error"]),

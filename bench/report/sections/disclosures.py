@@ -22,6 +22,9 @@ _MAIN = (
     "cpu_governor", "ram_bytes", "memory_limit_bytes", "os_name", "kernel", "container",
     "virtualization", "bench_version", "git_commit", "git_dirty",
 )  # fmt: skip
+_WHERE_SAID = ("other_variables",)
+"""What results of earlier versions never say: its absence tells nothing."""
+
 _OF_GPUS = (
     "gpu_", "vbios", "driver_version", "ecc", "mig", "persistence_mode", "power_limit", "max_sm_clock", "cuda_version",
     "cudnn_version", "torch_arch_list",
@@ -41,6 +44,7 @@ def build(contents: Contents) -> Sequence[Block]:
     fields = [name for name in columns(Environment) if not (contents.cpu_only and name.startswith(_OF_GPUS))]
     main = [name for name in fields if name in _MAIN]
     rest = [name for name in fields if name not in _MAIN and name in machines]
+    rest = [name for name in rest if name not in _WHERE_SAID or machines[name].notna().any()]
     blocks: list[Block] = [_table(head, shown, main, "The machine and its software.")]
     if contents.cpu_only:
         blocks.append(Paragraph("No GPU was used; what there is to say of GPUs is left out."))

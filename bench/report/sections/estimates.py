@@ -5,21 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from bench.analysis import estimator_errors
+from bench.analysis import CaseLabels, estimator_errors
 from bench.analysis.estimates import measured_contexts, oom_predictions
+from bench.analysis.findings import counted, group_reasons, more_reasons
 from bench.report.blocks import Block, Bullets, Code, Notice, Table, Words
 from bench.report.contents import Contents
 from bench.report.kinds import Section
-from bench.report.words import error_words, known
+from bench.report.words import error_words, known, listed
 from bench.units import MISSING, format_bytes
 
 _NOTES = 6
 
 
 def build(contents: Contents) -> Sequence[Block]:
-    """What they leave out, two tables and a line a GPU; nothing where there is no estimate beside a measurement."""
+    """What they rest on and leave out, two tables and a line a GPU; tables where an estimate has a measurement."""
     tables = [*_errors(contents), *_predictions(contents)]
-    return [*(_notes(contents) if tables else ()), *tables, *_contexts(contents)]
+    return [*_described(contents), *(_notes(contents) if tables else ()), *tables, *_contexts(contents)]
+
+
+def _described(contents: Contents) -> list[Block]:
+    """Of GPUs that no device file describes: what the estimates rest on instead."""
+    files = listed(contents.devices, 4)
+    return [
+        Notice("note", f"{remark}. All of it, with the source of each value, is in {files}.")
+        for remark in contents.noted("device_remark")
+    ]
 
 
 def _errors(contents: Contents) -> list[Block]:
@@ -41,8 +51,15 @@ def _errors(contents: Contents) -> list[Block]:
 
 def _notes(contents: Contents) -> list[Block]:
     """What the estimates are not: every distinct note of the cases."""
-    notes = sorted({note for text in contents.summary["estimate_note"].dropna() for note in str(text).split("; ")})
-    more = [f"{len(notes) - _NOTES} more in table.csv"] if len(notes) > _NOTES else []
+    summary = contents.summary
+    labels, rows = CaseLabels(summary), summary[summary["estimate_note"].notna()].to_dict("records")
+    said = [(note, row) for row in rows for note in dict.fromkeys(str(row["estimate_note"]).split("; "))]
+    notes = []
+    for reason in group_reasons(note for note, _ in said):
+        such = "such as " if reason.count > 1 else ""
+        of = f" ({counted(reason.count, len(summary), 'case')}: {such}{labels.case(said[reason.places[0]][1])})"
+        notes.append(reason.text if reason.count == len(summary) else reason.text + of)
+    more = more_reasons(len(notes) - _NOTES, "table.csv")
     return [Notice("note", f"Of the estimates: {'; '.join([*notes[:_NOTES], *more])}.")] if notes else []
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.analysis.gradient_noise import gradient_noise
-from bench.analysis.labels import axis_words, unit_label, varying_axes
+from bench.analysis.labels import CaseLabels
 from bench.report.blocks import Block, Bullets, Notice, Paragraph, Table
 from bench.report.contents import Contents
 from bench.report.kinds import Section
@@ -22,13 +22,14 @@ def build(contents: Contents) -> Sequence[Block]:
     found = gradient_noise(contents.frame, contents.summary)
     if found.empty:
         return []
-    axes = varying_axes(contents.summary)
+    labels = CaseLabels(contents.summary)
+    axes = labels.axes
     records = found.to_dict("records")
     head = ["model", "data set", *(axis.replace("_", " ") for axis in axes), "batch", "samples/s (95 % interval)",
             "noise scale, samples (95 % interval)", "interval over", "a step's worth", "useful samples/s", "images",
             "cost of a pass"]  # fmt: skip
     rows = [
-        [str(row["model"]), str(row["dataset"]), *(axis_words(axis, row[axis]) for axis in axes),
+        [*(labels.words(row, axis) for axis in ("model", "dataset", *axes)),
          integer(row["batch_size"]), rate_cell(row), _scale(row), _basis(row), _worth(row),
          format_rate(row["useful_samples_per_s"]), row["images"] or MISSING, seconds_cell(row["cost_s"])]
         for row in records[:MAX_ROWS]
@@ -36,7 +37,7 @@ def build(contents: Contents) -> Sequence[Block]:
     texts = {0, 1, *range(2, 2 + len(axes)), 5 + len(axes), 8 + len(axes)}
     more = f" The first {MAX_ROWS} of {len(found)} cases." if len(found) > MAX_ROWS else ""
     table = Table(head, rows, frozenset(range(len(head))) - texts, f"Speed beside the gradient noise scale.{more}")
-    return [Paragraph(_MEANING), *_warnings(records), *_answers(records, axes), table]
+    return [Paragraph(_MEANING), *_warnings(records), *_answers(records, labels), table]
 
 
 _MEANING = (
@@ -48,13 +49,12 @@ _MEANING = (
 )
 
 
-def _answers(records: Sequence[Mapping[Any, Any]], axes: Sequence[str]) -> list[Block]:
+def _answers(records: Sequence[Mapping[Any, Any]], labels: CaseLabels) -> list[Block]:
     """For each model and data set, the batch size with the most useful samples a second."""
     best: dict[str, Mapping[Any, Any]] = {}
     for row in records:
         if known(row["useful_samples_per_s"]):
-            words = [axis_words(axis, row[axis]) for axis in axes]
-            name = ", ".join(filter(None, (unit_label(row), *words)))
+            name = ", ".join(filter(None, (labels.unit(row), labels.detail(row))))
             if name not in best or row["useful_samples_per_s"] > best[name]["useful_samples_per_s"]:
                 best[name] = row
     items = [

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 
+from bench import catalog
+from bench.errors import BenchError
 from bench.report.blocks import Block, Bullets, Code
 from bench.report.contents import Contents
 from bench.report.kinds import Section
@@ -37,8 +40,17 @@ def build(contents: Contents) -> Sequence[Block]:
     inputs = set(summary["input"].dropna())
     if inputs == {"synthetic"}:
         items.append("The batch was on the device already: loading and decoding images are not in these speeds.")
+    items += [f"{model}: {note}." for model, note in _model_notes(summary["model"].dropna().unique())]
     items.append("Nothing here speaks of how well a model learns: batch sizes are compared by speed and memory only.")
     return [Bullets(items)]
+
+
+def _model_notes(models: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """The models that are not all that their name suggests, with what they are."""
+    for model in sorted(models):
+        with contextlib.suppress(BenchError):  # of a package, or a torchvision, that is not here
+            if note := catalog.model_note(catalog.parse_choice("model", model)):
+                yield model, note
 
 
 SECTION = Section(order=60, title="Limits", build=build)

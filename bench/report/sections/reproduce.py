@@ -30,6 +30,10 @@ def build(contents: Contents) -> Sequence[Block]:
         )),
     ]  # fmt: skip
     blocks += [Fold(f"The configuration, {name}", [Listing(text, "toml")]) for name, text in contents.configs.items()]
+    blocks += [
+        Fold(f"The GPU as the estimates took it, {name} (bench estimate --device-file)", [Listing(text, "toml")])
+        for name, text in contents.devices.items()
+    ]
     keys = {
         name: sorted(set(contents.frame[name].dropna())) for name in ("environment_key", "protocol_key", "code_key")
     }

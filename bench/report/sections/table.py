@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from bench.analysis.labels import SERIES_AXES, axis_words, varying_axes
+from bench.analysis.labels import SERIES_AXES, CaseLabels
 from bench.records import Status
 from bench.report.blocks import Block, Link, Paragraph, Table
 from bench.report.contents import Contents
@@ -45,13 +45,14 @@ _COLUMNS: tuple[tuple[str, str, Callable[[Mapping[Any, Any]], str]], ...] = (
 def build(contents: Contents) -> Sequence[Block]:
     """The table, its first part where it is long, and where all of it is."""
     summary = contents.summary
-    axes = varying_axes(summary)
+    labels = CaseLabels(summary)
+    axes = labels.axes
     filled = [item for item in _COLUMNS if (summary[item[0]].notna() & (summary[item[0]].astype(str) != "")).any()]
     head = ["model", "data set", *(axis.replace("_", " ") for axis in axes), "batch", "outcome",
             *(title for _, title, _ in filled)]  # fmt: skip
     records = summary.head(MAX_ROWS).to_dict("records")
     rows = [
-        [str(row["model"]), str(row["dataset"]), *(axis_words(axis, row[axis]) for axis in axes),
+        [*(labels.words(row, axis) for axis in ("model", "dataset", *axes)),
          integer(row["batch_size"]), _outcome(row), *(cell(row) for _, _, cell in filled)]
         for row in records
     ]  # fmt: skip
@@ -59,7 +60,7 @@ def build(contents: Contents) -> Sequence[Block]:
         {2 + len(axes)} | {4 + len(axes) + place for place, item in enumerate(filled) if item[0] != "flags"}
     )
     fixed = [
-        f"{axis.replace('_', ' ')} {axis_words(axis, summary[axis].iloc[0])}"
+        f"{axis.replace('_', ' ')} {labels.words(records[0], axis)}"
         for axis in SERIES_AXES[1:6] if axis not in axes and summary[axis].nunique() == 1
     ]  # fmt: skip
     cut = f"The first {MAX_ROWS} of {len(summary)} cases. " if len(summary) > MAX_ROWS else ""

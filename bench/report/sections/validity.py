@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from bench.analysis import GROUP, case_label, last_attempts
-from bench.analysis.labels import varying_axes
+from bench.analysis import GROUP, CaseLabels, in_reading_order, last_attempts
+from bench.analysis.findings import group_reasons, more_reasons, tally_names
 from bench.records import Status
 from bench.report.blocks import Block, Code, Notice, Paragraph, Table
 from bench.report.contents import Contents
@@ -15,6 +15,7 @@ from bench.report.kinds import Section
 from bench.report.words import listed
 
 _MAX_FAILURES = 15
+_MAX_REASONS = 12
 
 
 def build(contents: Contents) -> Sequence[Block]:
@@ -33,22 +34,49 @@ def _failures(contents: Contents) -> list[Block]:
     bad = runs[~runs["status"].isin([Status.OK, Status.SKIPPED, Status.INTERRUPTED, Status.THROTTLED])]
     if bad.empty:
         return []
-    axes = varying_axes(contents.summary)
+    labels = CaseLabels(contents.summary)
     cases = {tuple(row[name] for name in GROUP): row for row in contents.summary.to_dict("records")}
     order = {key: number for number, key in enumerate(cases)}
     grouped = dict(iter(bad.groupby([*GROUP, "status"], sort=False)))
+    reasons = _reasons(in_reading_order(bad, contents.summary), {key: labels.case(row) for key, row in cases.items()})
     rows = []
     for *group, status in sorted(grouped, key=lambda key: (order[key[:-1]], key[-1]))[:_MAX_FAILURES]:
         runs = grouped[(*group, status)]
         case = cases[tuple(group)]
         rows.append([
-            case_label(case, axes), str(status), f"{len(runs)} of {case['runs_planned']}", _words(runs["phase"]),
+            labels.case(case), str(status), f"{len(runs)} of {case['runs_planned']}", _words(runs["phase"]),
             _words(runs["reason"]),
         ])  # fmt: skip
     head = ["case", "status", "runs", "during", "reason"]
     table = Table(head, rows, frozenset({2}), "Cases that did not end well.", ["warning"] * len(rows))
     more = len(grouped) - len(rows)
-    return [table, Paragraph(f"{more} more are in the whole table.")] if more > 0 else [table]
+    return [*reasons, table, *([Paragraph(f"{more} more are in the whole table.")] if more > 0 else [])]
+
+
+def _reasons(bad: pd.DataFrame, names: Mapping[tuple[str, ...], str]) -> list[Block]:
+    """Why runs did not end well: a line for each status and reason, with how many and a case; where there are several.
+
+    Args:
+        bad: The runs.
+        names: Of cases, by what `GROUP` says of them.
+    """
+    found = [
+        (reason, status, bad[bad["status"] == status].iloc[list(reason.places)])
+        for status in tally_names(bad["status"])
+        for reason in group_reasons(bad.loc[bad["status"] == status, "reason"])
+    ]
+    if len(found) < 2:
+        return []
+    rows = []
+    for reason, status, runs in found[:_MAX_REASONS]:
+        cases = [names[key] for key in dict.fromkeys(runs[list(GROUP)].itertuples(index=False, name=None))]
+        rows.append([str(status), str(len(runs)), str(len(cases)), reason.text, cases[0]])
+    head = ["status", "runs", "cases", "reason", "for example"]
+    caption = "Why runs did not end well; reasons that differ in amounts, addresses and paths only are one."
+    more = more_reasons(len(found) - len(rows), "table.csv")
+    return [
+        Table(head, rows, frozenset({1, 2}), " ".join([caption, *(f"{text[0].upper()}{text[1:]}." for text in more)]))
+    ]
 
 
 def _words(values: pd.Series) -> str:

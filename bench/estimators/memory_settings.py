@@ -1,0 +1,239 @@
+"""What of the environment decides how much memory a step takes: read once, in one place, as torch reads it.
+
+`read_settings` is pure and free of torch: each version's documented order of the allocator's variables, and cuBLAS's
+variables. `settings_in_force` asks the torch of this process for what it took, which is the truth where torch has an
+allocator for GPUs at all (a build for the CPU has none), and needs no GPU and starts no CUDA.
+
+Left out: variables that move work elsewhere (`CUDNN_...`, `TORCH_CUDNN_...`), and what torch's Python interface sets.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from bench.errors import ConfigError, Unsupported
+from bench.estimators.allocator import AllocatorConfig, parse_allocator_config, tie_rule
+from bench.estimators.temporaries.machine import MIB, BlasSettings
+
+_CUDA, _HIP, _ANY = "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF", "PYTORCH_ALLOC_CONF"
+ALLOCATOR_VARIABLES = (_CUDA, _HIP, _ANY)
+_UNCACHED = ("PYTORCH_NO_CUDA_MEMORY_CACHING", "PYTORCH_NO_HIP_MEMORY_CACHING")
+MEMORY_VARIABLES = (
+    *ALLOCATOR_VARIABLES,
+    *_UNCACHED,
+    "CUBLAS_WORKSPACE_CONFIG",
+    "CUBLASLT_WORKSPACE_SIZE",
+    "TORCH_BLAS_PREFER_CUBLASLT",
+    "TORCH_BLAS_PREFER_HIPBLASLT",
+    "TORCH_CUBLASLT_UNIFIED_WORKSPACE",
+    "TORCH_CUBLAS_WORKSPACE_CACHE",
+    "DISABLE_ADDMM_CUDA_LT",
+    "PYTORCH_TUNABLEOP_ENABLED",
+)
+"""Every variable that is read here: what two estimates must share to be the same."""
+
+_HIP_NAMES = (2, 7)
+_CHECKED = (2, 7)
+_KIB = 1 << 10
+_SIZE_T = 1 << 64
+
+
+@dataclass(frozen=True, slots=True)
+class MemorySettings:
+    """Settings of torch's allocator and of cuBLAS's workspaces, as one version of torch takes them.
+
+    Attributes:
+        torch_version: As torch writes it.
+        variable: The variable that holds the allocator's settings; None where none does.
+        allocator: Its text; empty for torch's defaults.
+        refusal: What torch says of that text, where it does not accept it.
+        in_force: What torch read from the text, by field of `AllocatorConfig`; empty where torch could not be asked.
+        uncached: The variable that turns the allocator's cache off; None where none does.
+        tunable: Whether TunableOp tries kernels out at run time.
+        blas: Of cuBLAS's workspaces.
+    """
+
+    torch_version: str
+    variable: str | None = None
+    allocator: str = ""
+    refusal: str | None = None
+    in_force: tuple[tuple[str, Any], ...] = ()
+    uncached: str | None = None
+    tunable: bool = False
+    blas: BlasSettings = field(default_factory=BlasSettings)
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """Major and minor of `torch_version`."""
+        return _version(self.torch_version)
+
+    def allocator_config(
+        self, device_total_bytes: int | None = None, capacity_bytes: int | None = None
+    ) -> AllocatorConfig:
+        """The allocator's settings on a device.
+
+        Args:
+            device_total_bytes: Its memory. Where it is unknown, a share of it is no limit; see `unknown_total`.
+            capacity_bytes: What of it is free for segments; None: without limit.
+
+        Raises:
+            ConfigError: Torch does not take the settings, or they cannot be replayed.
+            Unsupported: Nothing is cached or counted under these settings, or kernels are tried out at run time.
+        """
+        if self.uncached:
+            raise Unsupported(
+                f"{self.uncached} is set: torch takes every tensor from the driver and counts nothing, so that there "
+                "is no peak to estimate. Unset it"
+            )
+        if self.tunable:
+            raise Unsupported(
+                "PYTORCH_TUNABLEOP_ENABLED is set: the memory of kernels that are tried out at run time cannot be "
+                "traced. Unset it"
+            )
+        config = self._parse(device_total_bytes, capacity_bytes)
+        if self.refusal:
+            raise ConfigError([f"{self.variable}: torch {self.torch_version} says: {self.refusal}"])
+        return replace(config, **dict(self.in_force))
+
+    def unknown_total(self, device_name: str) -> str | None:
+        """What to say of a share of the memory of a device whose memory is unknown; None where no share is set."""
+        try:
+            share = self._parse(_SIZE_T, None).memory_fraction
+        except ConfigError:  # `allocator_config` says it
+            return None
+        if share >= 1:
+            return None
+        return (
+            f"{self.variable}: per_process_memory_fraction:{share:g} is left out: the device file of {device_name} "
+            "does not say memory_bytes"
+        )
+
+    def _parse(self, total: int | None, capacity: int | None) -> AllocatorConfig:
+        """What the text says; a share of an unknown total is left out."""
+        known = _SIZE_T if total is None else total
+        base = AllocatorConfig(ties=tie_rule(self.torch_version), device_total_bytes=known, capacity_bytes=capacity)
+        try:
+            config = parse_allocator_config(
+                self.allocator,
+                base,
+                rest_overwrites=self.version <= (2, 6),
+                where=self.variable or "allocator settings",
+            )
+        except ConfigError as error:
+            said = [f"torch says: {self.refusal}"] if self.refusal else []
+            raise ConfigError(["; ".join([*error.faults, *said])]) from error
+        return config if total is not None else replace(config, memory_fraction=1.0, device_total_bytes=None)
+
+
+def read_settings(variables: Mapping[str, str], torch_version: str) -> MemorySettings:
+    """The settings by the documented order of a version of torch, without asking torch.
+
+    Args:
+        variables: The environment of a run; a variable that is set to nothing is set.
+        torch_version: Of the torch that runs there.
+    """
+    version = _version(torch_version)
+    variable = next((name for name in allocator_order(version) if name in variables), None)
+    return MemorySettings(
+        torch_version=torch_version,
+        variable=variable,
+        allocator=variables[variable] if variable else "",
+        uncached=next((name for name in _UNCACHED if _turns_off(variables, name, version)), None),
+        tunable=variables.get("PYTORCH_TUNABLEOP_ENABLED") == "1",
+        blas=_read_blas(variables, version),
+    )
+
+
+def settings_in_force(variables: Mapping[str, str] | None = None) -> MemorySettings:
+    """The settings as the torch of this process has them in force.
+
+    Args:
+        variables: The environment; that of this process where None. Torch read its own when it was first asked.
+    """
+    import torch
+
+    settings = read_settings(os.environ if variables is None else variables, torch.__version__)
+    if not (torch.version.cuda or torch.version.hip):
+        return settings
+    try:
+        told = torch.cuda.memory._snapshot()["allocator_settings"]
+    except (
+        RuntimeError,
+        ValueError,
+    ) as error:  # torch reads its settings when it is first asked: 2.6 raises the former
+        return replace(settings, refusal=str(error).strip().partition("\n")[0])
+    text = told["PYTORCH_CUDA_ALLOC_CONF"]
+    return replace(settings, allocator=text, variable=_holder(settings, variables, text), in_force=_fields(told))
+
+
+def allocator_order(version: tuple[int, int]) -> tuple[str, ...]:
+    """The variables of the allocator in the order in which a version reads them: the first that is set counts alone.
+
+    As seen on builds for CUDA of 2.6, 2.9 (which leaves `PYTORCH_ALLOC_CONF` unread: pytorch issue 183387), 2.11 and
+    2.15. 2.10 was not seen and is taken for the newer.
+    """
+    return (_CUDA, _HIP, _ANY) if version >= (2, 10) else (_CUDA,)
+
+
+def _holder(settings: MemorySettings, variables: Mapping[str, str] | None, text: str) -> str | None:
+    """The variable that holds the text in force; the documented one where several hold the same."""
+    known = os.environ if variables is None else variables
+    if settings.variable is not None and known.get(settings.variable) == text:
+        return settings.variable
+    return next((name for name in ALLOCATOR_VARIABLES if known.get(name) == text), settings.variable if text else None)
+
+
+def _fields(told: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """The figures of torch's snapshot under the names of `AllocatorConfig`."""
+    divisions = tuple(told["roundup_power2_divisions"].values())
+    return (
+        ("max_split_bytes", told["max_split_size"] if told["max_split_size"] > 0 else None),
+        ("garbage_collection_threshold", told["garbage_collection_threshold"]),
+        ("expandable_segments", told["expandable_segments"]),
+        ("roundup_power2_divisions", divisions if any(divisions) else ()),
+    )
+
+
+def _read_blas(variables: Mapping[str, str], version: tuple[int, int]) -> BlasSettings:
+    """Source: CublasHandlePool.cpp, aten/src/ATen/Context.h, aten/src/ATen/native/cuda/Blas.cpp."""
+    lt = re.match(r"\s*[+-]?\d+", variables.get("CUBLASLT_WORKSPACE_SIZE", ""))
+    prefers = ("TORCH_BLAS_PREFER_CUBLASLT", *(["TORCH_BLAS_PREFER_HIPBLASLT"] if version >= _HIP_NAMES else []))
+    return BlasSettings(
+        workspace_bytes=workspace_bytes(variables.get("CUBLAS_WORKSPACE_CONFIG", "")),
+        lt_workspace_bytes=int(lt[0]) * _KIB if lt and abs(int(lt[0])) < 1 << 31 else MIB,
+        prefers_lt=any(_switch(variables, name) is True for name in prefers),
+        bias_in_lt=variables.get("DISABLE_ADDMM_CUDA_LT") != "1",
+        unified=_switch(variables, "TORCH_CUBLASLT_UNIFIED_WORKSPACE"),
+        cached=_switch(variables, "TORCH_CUBLAS_WORKSPACE_CACHE") if version >= (2, 14) else None,
+    )
+
+
+def workspace_bytes(text: str) -> int | None:
+    """Bytes of a value of `CUBLAS_WORKSPACE_CONFIG`: the sum over every `:KiB:COUNT` in it; None where there is none.
+
+    `parseChosenWorkspaceSize` in CublasHandlePool.cpp; torch then warns and takes its default.
+    """
+    pairs = re.findall(r":([0-9]+):([0-9]+)", text)
+    return sum(int(size) * _KIB * int(count) for size, count in pairs) % _SIZE_T if pairs else None
+
+
+def _turns_off(variables: Mapping[str, str], name: str, version: tuple[int, int]) -> bool:
+    """Whether a variable turns the cache off: by being set at all in torch 2.6, by a 1 in newer ones.
+
+    `forceUncachedAllocator` in CUDACachingAllocator.cpp.
+    """
+    return name in variables if version < _CHECKED else _switch(variables, name) is True
+
+
+def _switch(variables: Mapping[str, str], name: str) -> bool | None:
+    """`c10::utils::check_env`: 1 and 0 are on and off; anything else counts as not set."""
+    return {"1": True, "0": False}.get(variables.get(name, ""))
+
+
+def _version(torch_version: str) -> tuple[int, int]:
+    major, minor = torch_version.split(".")[:2]
+    return int(major), int(re.match(r"\d+", minor)[0])  # type: ignore[index]  # every version of torch has a minor one

@@ -1,0 +1,163 @@
+"""What of a run's precision and switches is in force: read back from torch, the device and the environment.
+
+Setting a switch is not yet having it: a variable overrules it, a card lacks the arithmetic, a compiler is turned off.
+A run says so in `not_in_force`, and is flagged.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from bench.probes.host import cpu_flags
+from bench.records import Case, Precision, Protocol
+
+if TYPE_CHECKING:
+    from bench.workload import Workload
+
+PRECISION_FLAG = "precision_not_in_force"
+SWITCH_FLAG = "switch_not_in_force"
+
+_FP16_FROM = (5, 3)  # compute capability with arithmetic in fp16; CUDA C++ Programming Guide, arithmetic instructions
+_TENSOR_FROM = (8, 0)  # the same, of tensor cores for TF32 and bf16
+_STRICT = ("", "STRICT")  # values of oneDNN's variable for float32's own arithmetic
+_CPU_FLAGS = {"bf16": {"avx512_bf16", "amx_bf16", "bf16"}, "fp16": {"avx512_fp16", "amx_fp16", "asimdhp", "fphp"}}
+"""What /proc/cpuinfo calls instructions of a precision, on x86 and ARM."""
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """What a run computed with.
+
+    Attributes:
+        precision: Of matrix products and convolutions; `bf16, emulated` where each operation is rounded from float32.
+            None is unknown.
+        faults: What was asked for and is not in force, and why, each with its flag.
+    """
+
+    precision: str | None
+    faults: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def fields(self) -> dict[str, str | None]:
+        """The columns of a `Measurement`."""
+        return {"precision_in_force": self.precision, "not_in_force": "; ".join(why for _, why in self.faults) or None}
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The flags, each once."""
+        return tuple(dict.fromkeys(flag for flag, _ in self.faults))
+
+
+def read_in_force(case: Case, protocol: Protocol, workload: Workload, compiled_graphs: int | None = None) -> InForce:
+    """Read back what the case and the protocol ask for; within `numeric_modes`, after the warm-up.
+
+    Args:
+        case: Its precision and memory format.
+        protocol: Its switches.
+        workload: What is stepped.
+        compiled_graphs: How many graphs torch.compile has made in this process; read where None.
+    """
+    kind = workload.device.type
+    found = _on_gpu(case.precision, os.environ) if kind == "cuda" else _on_cpu(case.precision, os.environ)
+    faults = [(PRECISION_FLAG, f"{case.precision}: {why}") for why in (found[1], _autocast(workload)) if why]
+    faults += [(SWITCH_FLAG, why) for why in _switches(case, protocol, workload, compiled_graphs)]
+    return InForce(found[0], tuple(faults))
+
+
+def _on_gpu(precision: Precision, environment: Mapping[str, str]) -> tuple[str | None, str | None]:
+    """What the current GPU computes in, and why that is not what was asked for."""
+    import torch
+
+    major, minor = torch.cuda.get_device_capability()
+    card = f"{torch.cuda.get_device_name()} (compute capability {major}.{minor})"
+    if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bf16, emulated", f"{card} has no bf16 arithmetic and emulates it"
+    if precision == "fp16" and torch.version.hip is None and (major, minor) < _FP16_FROM:
+        return "fp16, emulated", f"{card} has no fp16 arithmetic and emulates it"
+    if precision in ("bf16", "fp16"):
+        return precision, None
+    allowed = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
+    override = environment.get("NVIDIA_TF32_OVERRIDE", "").strip()
+    if not _has_tf32():
+        return "float32", f"{card} has no TF32 and computes in float32" if precision == "tf32" else None
+    if override == "0":
+        return "float32", "NVIDIA_TF32_OVERRIDE=0 switches TF32 off" if precision == "tf32" else None
+    if precision == "float32" and override:
+        return None, f"NVIDIA_TF32_OVERRIDE={override[:20]} may switch TF32 on, whatever torch asks for"
+    if allowed != (precision == "tf32",) * 2:
+        return None, f"torch allows TF32 in matrix products: {allowed[0]}, in convolutions: {allowed[1]}"
+    return precision, None
+
+
+def _has_tf32() -> bool:
+    import torch
+
+    supported = getattr(torch.cuda, "is_tf32_supported", None)  # torch 2.7 and newer
+    if supported is not None:
+        return bool(supported())
+    return torch.version.hip is None and torch.cuda.get_device_capability() >= _TENSOR_FROM
+
+
+def _on_cpu(precision: Precision, environment: Mapping[str, str]) -> tuple[str | None, str | None]:
+    """The same of the CPU. It has every precision, if need be by rounding: that is disclosed, and no fault."""
+    import torch
+
+    if precision in _CPU_FLAGS:
+        flags = cpu_flags()
+        return (precision if flags & _CPU_FLAGS[precision] else f"{precision}, emulated") if flags else None, None
+    for name in ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE"):
+        if (mode := environment.get(name, "").strip().upper()) not in _STRICT:
+            return None, f"{name}={mode[:20]} lets oneDNN compute float32 in less"
+    if (allowed := torch.get_float32_matmul_precision()) != "highest":
+        return None, f"torch's precision of matrix products in float32 is {allowed}"
+    return precision, None
+
+
+def _autocast(workload: Workload) -> str | None:
+    """Why autocast is not in force although the precision asks for it: torch turns it off with a warning."""
+    import torch
+
+    if workload.autocast_type is None:
+        return None
+    with workload.autocast():
+        if torch.is_autocast_enabled(workload.device.type):
+            return None
+    return f"torch has no autocast to {workload.autocast_type} on this device"
+
+
+def _switches(case: Case, protocol: Protocol, workload: Workload, graphs: int | None) -> Iterator[str]:
+    import torch
+
+    if torch.are_deterministic_algorithms_enabled() != protocol.deterministic:
+        yield f"deterministic: torch reports {torch.are_deterministic_algorithms_enabled()}"
+    elif protocol.deterministic and torch.is_deterministic_algorithms_warn_only_enabled():
+        yield "deterministic: torch only warns of operators that are not"
+    cudnn = cast(Any, torch.backends.cudnn)
+    if workload.device.type == "cuda" and (cudnn.benchmark, cudnn.deterministic) != (
+        protocol.cudnn_benchmark,
+        protocol.deterministic,
+    ):
+        yield f"cuDNN: torch reports benchmark {cudnn.benchmark} and deterministic {cudnn.deterministic}"
+    if workload.device.type == "cuda" and protocol.cudnn_benchmark and not (cudnn.is_available() and cudnn.enabled):
+        yield "cudnn_benchmark: torch does not use cuDNN"
+    if protocol.threads is not None:
+        limit = os.environ.get("OMP_THREAD_LIMIT", "")
+        used = min(torch.get_num_threads(), int(limit) if limit.isdecimal() and int(limit) else protocol.threads)
+        if used != protocol.threads:
+            yield f"threads: {protocol.threads} were asked for, and torch uses {used}"
+    if protocol.compiled and not (_compiled_graphs() if graphs is None else graphs):
+        names = [name for name in ("TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE") if os.environ.get(name)]
+        yield f"compiled: torch.compile made no graph{f' ({names[0]} is set)' if names else ''}"
+    if case.memory_format == "channels_last":
+        images = [each for each in workload.model.parameters() if each.dim() == 4]
+        if not all(each.is_contiguous(memory_format=torch.channels_last) for each in images):
+            yield "channels_last: some of the model's weights are in another layout"
+
+
+def _compiled_graphs() -> int:
+    from torch._dynamo.utils import counters
+
+    return int(counters["stats"].get("unique_graphs", 0))

@@ -1,0 +1,159 @@
+"""A case that torch cannot run is told from one that fails, by torch's own refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from bench import catalog
+from bench.catalog.entries import ModelEntry, OptimizerEntry
+from bench.errors import Unsupported
+from bench.records import Case, Choice, ImageSpec, Protocol
+from bench.workload import build_workload
+from bench.workload.step import Workload, refusal_of
+
+GREY = ImageSpec(1, 8, 8, 10)
+CPU = torch.device("cpu")
+
+
+def step_of(model: nn.Module, batch: int = 2, optimizer: Any = torch.optim.SGD, **settings: Any) -> None:
+    """One step of a model on grey images of 8 x 8 pixels."""
+    workload = Workload(model.train(), optimizer(model.parameters(), lr=0.1, **settings), CPU)
+    workload.step(torch.zeros(batch, 1, 8, 8), torch.zeros(batch, dtype=torch.long))
+
+
+def head(*layers: nn.Module) -> nn.Module:
+    return nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(10))
+
+
+REFUSED: dict[str, tuple[Callable[[], None], str]] = {
+    "batch norm": (
+        lambda: step_of(nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10)), 1),
+        "Expected more than 1 value per channel when training, got input size torch.Size([1, 10]); a norm in the model",
+    ),
+    "instance norm": (
+        lambda: step_of(head(nn.Conv2d(1, 4, 8), nn.InstanceNorm2d(4))),
+        "Expected more than 1 spatial element when training, got input size torch.Size([2, 4, 1, 1]); a norm",
+    ),
+    "capturable": (
+        lambda: step_of(head(), optimizer=torch.optim.Adam, capturable=True),
+        "must be on supported devices",
+    ),
+    "sparse": (
+        lambda: step_of(head(), optimizer=torch.optim.SparseAdam),
+        "SparseAdam does not support dense gradients",
+    ),
+    "closure": (
+        lambda: step_of(head(), optimizer=torch.optim.LBFGS),
+        "step() missing 1 required positional argument: 'closure'",
+    ),
+    "kernel larger than the images": (
+        lambda: step_of(head(nn.Conv2d(1, 4, 11))),
+        "Kernel size can't be greater than actual input size; the images are too small for this model",
+    ),
+    "nothing left to pool": (
+        lambda: step_of(head(nn.MaxPool2d(16))),
+        "Output size is too small; the images are too small for this model",
+    ),
+    "channels": (
+        lambda: step_of(head(nn.Conv2d(3, 4, 3))),
+        "to have 3 channels, but got 1 channels; the model does not take images of this shape",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_torch_refuses_whatever_the_memory_and_the_values_is_unsupported(name: str) -> None:
+    act, words = REFUSED[name]
+    with pytest.raises(Unsupported) as caught:
+        act()
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+class Slips(nn.Module):
+    """A model with a fault of its own."""
+
+    def __init__(self, act: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.layer, self.act = nn.Linear(64, 10), act
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.act(self.layer(images.flatten(1)))
+
+
+FAILS: dict[str, Callable[[], None]] = {
+    "shapes": lambda: step_of(nn.Sequential(nn.Flatten(), nn.Linear(32, 10))),
+    "inner channels": lambda: step_of(head(nn.Conv2d(1, 4, 3), nn.Conv2d(8, 4, 3))),
+    "batch of the output": lambda: step_of(Slips(lambda output: output[:1])),
+    "a type": lambda: step_of(Slips(lambda output: output.long())),
+    "a name": lambda: step_of(Slips(lambda output: output.no_such_thing)),
+    "out of memory": lambda: step_of(Slips(lambda output: output + torch.empty(1 << 60, dtype=torch.uint8)[0])),
+}
+
+
+@pytest.mark.parametrize("name", FAILS)
+def test_a_fault_of_the_model_is_not_a_case_that_cannot_run(name: str) -> None:
+    with pytest.raises((RuntimeError, ValueError, AttributeError)):
+        FAILS[name]()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("\"slow_conv2d_cpu\" not implemented for 'Half'", "take another precision"),
+        (
+            "Could not run 'torchvision::nms' with arguments from the 'CUDA' backend. This could be because ...",
+            "Could not run 'torchvision::nms' with arguments from the 'CUDA' backend; torch has no such kernel",
+        ),
+        (
+            "`fused=True` requires all the params to be floating point Tensors of supported devices: ['cpu'] but "
+            "torch.float32 and cuda",
+            "but torch.float32 and cuda; leave fused out here",
+        ),
+        ("torch.compile is not supported on Python 3.15+", "leave measure.compiled out here"),
+    ],
+)
+def test_words_of_other_machines_are_known(text: str, reason: str) -> None:
+    wrapped = RuntimeError("backend='inductor' raised")
+    wrapped.__cause__ = NotImplementedError(text)
+    for error in (RuntimeError(text), wrapped):
+        assert reason in str(refusal_of(error))
+
+
+@pytest.mark.parametrize("text", ["\"addmm_impl_cpu_\" not implemented for 'Long'", "CUDA out of memory", ""])
+def test_other_words_are_failures(text: str) -> None:
+    assert refusal_of(RuntimeError(text)) is None
+
+
+def refusing(**settings: Any) -> nn.Module:
+    return nn.Conv2d(3, 3, 1, groups=2)
+
+
+def slipping(**settings: Any) -> nn.Module:
+    one, _ = (1, 2, 3)
+    return nn.Linear(one, 1)
+
+
+def build(monkeypatch: pytest.MonkeyPatch, model: Any, optimizer: Any) -> None:
+    monkeypatch.setattr(catalog, "model", lambda name: ModelEntry(name, lambda images: model()))
+    monkeypatch.setattr(catalog, "optimizer", lambda name: OptimizerEntry(name, optimizer))
+    build_workload(Case(Choice("mnist"), Choice("m"), Choice("o"), 1), GREY, Protocol(), CPU)
+
+
+def test_arguments_that_a_constructor_refuses_are_unsupported_and_its_slips_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def sgd(parameters: Any) -> torch.optim.Optimizer:
+        return torch.optim.SGD(parameters, lr=-1.0)
+
+    with pytest.raises(Unsupported, match="m cannot be made: in_channels must be divisible by groups"):
+        build(monkeypatch, refusing, torch.optim.SGD)
+    with pytest.raises(ValueError, match="too many values to unpack"):
+        build(monkeypatch, slipping, torch.optim.SGD)
+    with pytest.raises(Unsupported, match=r"o cannot be made: Invalid learning rate: -1\.0"):
+        build(monkeypatch, lambda: nn.Linear(1, 1), sgd)
