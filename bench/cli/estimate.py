@@ -155,9 +155,9 @@ def _rows(
 
 def _estimates(cases: list[Case], device: Device, workspaces: bool) -> list[Estimate]:
     """Estimates in the order of `cases`."""
+    from bench.api import estimate_in_child
     from bench.folders import account_log
     from bench.launchers import LocalLauncher
-    from bench.sweep.estimates import estimate_in_child
     from bench.terminal import Progress
 
     with Progress() as progress, account_log("estimate") as log:

@@ -62,10 +62,10 @@ def fit(
       bench fit --model resnet50 --device auto --verify
       bench fit --model resnet50 --device-file mine.toml
     """  # fmt: skip
+    from bench.api import fit_in_child
     from bench.devices import load_device
     from bench.errors import BenchError
     from bench.launchers import LocalLauncher
-    from bench.sweep.estimates import fit_in_child
     from bench.sweep.verifying import present_gpu
 
     if len(device_files) > 1 or (device and device_files):
@@ -99,8 +99,8 @@ def _verify(
     """What real runs say, and the estimate at the batch size that they end with."""
     from dataclasses import replace
 
+    from bench.api import estimate_in_child
     from bench.folders import account_log
-    from bench.sweep.estimates import estimate_in_child
     from bench.sweep.verifying import RUN_TIMEOUT_S, verify_largest
     from bench.terminal import Progress
 

@@ -67,10 +67,10 @@ def show_model(
       bench show model resnet18 --input 3,32,32 --classes 10 --json
     """
     from bench import catalog
+    from bench.api import ask_child
     from bench.cli.root import echo_json
     from bench.launchers import LocalLauncher
     from bench.launchers.tasks import layers_task
-    from bench.sweep.estimates import ask_child
     from bench.units import format_bytes, format_count
 
     images = _images(dataset, shape, classes, image_size)

@@ -72,13 +72,13 @@ def write_timeline(case: Case, device: Device, target: Path, *, workspaces: bool
     Raises:
         BenchError: The case cannot be traced on that device, or a file cannot be written.
     """
+    from bench.api import ask_child
     from bench.errors import BenchError
     from bench.estimators.timeline import read_timeline
     from bench.launchers import LocalLauncher
     from bench.launchers.tasks import timeline_task
     from bench.report.numbers import to_csv
     from bench.report.timeline import draw_timeline, render_drawing
-    from bench.sweep.estimates import ask_child
 
     argument = {"case": case, "device": device, "workspaces": workspaces}
     try:

@@ -15,7 +15,7 @@ from bench.devices import Device, load_device
 from bench.errors import BenchError, describe_failure
 from bench.estimators.collector import collector_off
 from bench.estimators.formula import estimate_formula
-from bench.estimators.kept import machine_of, recording_of
+from bench.estimators.kept import machine_of, only_kept, recording_of
 from bench.estimators.memory import cudnn_plans, estimate_trace
 from bench.estimators.memory_settings import settings_in_force
 from bench.estimators.roofline import estimate_speed
@@ -137,6 +137,24 @@ def estimate_cases(cases: Sequence[Case], device: str | Device, *, workspaces: b
         answers.setdefault(question.case, {})[question.estimator] = found
         if question.estimator == _estimators_of(target)[-1]:
             yield _estimate(question.case, target, answers.pop(question.case))
+
+
+def estimate_kept(cases: Sequence[Case], device: str | Device, *, workspaces: bool = True) -> Iterator[Estimate]:
+    """The estimates, in the order of `cases`, that follow from what is kept alone: in milliseconds, without torch.
+
+    A case of which anything would have to be recorded, or whose code raises, is left out: it is asked elsewhere.
+    Arguments are those of `estimate_cases`.
+    """
+    target = Target.of(device, workspaces=workspaces)
+    with only_kept():
+        for case in cases:
+            try:
+                answers: dict[str, Found | Lost] = {
+                    name: _answer(Question(case, name), target) for name in _estimators_of(target)
+                }
+            except Exception:  # noqa: BLE001 - `NotKept`, or what a child that can be watched is to find out
+                continue
+            yield _estimate(case, target, answers)
 
 
 def _estimators_of(target: Target) -> tuple[str, ...]:

@@ -10,7 +10,11 @@ context.
 
 from __future__ import annotations
 
+import math
+
 from bench import catalog
+from bench.estimators.kept import shapes_of
+from bench.plan import image_spec
 from bench.records import Case, ImageSpec, Precision
 
 FLOAT32_BYTES = 4
@@ -66,7 +70,7 @@ def formula_bytes(
 
 
 def estimate_formula(case: Case, images: ImageSpec | None = None) -> dict[str, int | None]:
-    """The formula's fields of `Estimate` for a case; imports torch, and takes microseconds once its model was seen.
+    """The formula's fields of `Estimate` for a case; takes microseconds once its model was seen.
 
     Args:
         case: Device, input path and memory format make no difference to it.
@@ -76,13 +80,8 @@ def estimate_formula(case: Case, images: ImageSpec | None = None) -> dict[str, i
         Unsupported: The model cannot take the case's images.
         UnknownNameError: No such data set, model or optimizer.
     """
-    from bench.estimators.layers import model_shapes
-
-    if images is None:
-        from bench.plan import image_spec
-
-        images = image_spec(case.dataset, case.image_size)
-    shapes = model_shapes(case.model, images)
+    images = images or image_spec(case.dataset, case.image_size)
+    shapes = shapes_of(case.model, images)
     entry = catalog.optimizer(case.optimizer.name)
     state = None
     if entry.state_bytes is not None:
@@ -91,7 +90,7 @@ def estimate_formula(case: Case, images: ImageSpec | None = None) -> dict[str, i
         parameter_bytes=shapes.parameter_bytes,
         gradient_bytes=shapes.trained_bytes,
         optimizer_state_bytes=state,
-        image_elements=images.channels * images.height * images.width,
+        image_elements=math.prod(images.shape),
         sample_elements=shapes.sample_elements,
         fixed_elements=shapes.fixed_elements,
         batch_size=case.batch_size,

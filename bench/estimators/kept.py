@@ -1,6 +1,7 @@
-"""Recordings of cases: of this process, of the disk, or new ones.
+"""Recordings of cases, and shapes of models: of this process, of the disk, or new ones.
 
-What was recorded once need not be again, on this account, with this code and this torch. A file is a Python pickle,
+What was seen once need not be again, on this account, with this code and this torch. Reading what is kept needs no
+torch; a process that is to stay without it opens `only_kept`. A file is a Python pickle,
 compressed, of which only this package's few record types are taken back; what is damaged, foreign or of other code
 counts as absent. The folder is `~/.cache/bench/traces`, or the environment's `BENCH_TRACE_CACHE`, which `off` turns
 off. It is kept under `MOST_BYTES` by dropping what was used least lately.
@@ -17,19 +18,19 @@ import pickle
 import sys
 import tempfile
 import zlib
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from bench import catalog, fingerprint
-from bench.errors import DeviceError
+from bench.errors import BenchError, DeviceError
 from bench.estimators import recording, tensors
 from bench.estimators.recording import LEAST_BATCH, TRACED_BATCHES, Column, Recording, join_column
 from bench.estimators.temporaries import Machine
 from bench.folders import trace_cache_folder
 from bench.plan import image_spec
-from bench.records import Case, stable_hash
+from bench.records import Case, Choice, ImageSpec, stable_hash
 
 if TYPE_CHECKING:
     from bench.devices import Device
@@ -43,6 +44,9 @@ MOST_HELD_BYTES = 1 << 27
 LEVEL = 1
 """Of zlib's: 0.5 MB of a ResNet-50 become 50 KB within 10 ms."""
 
+SHAPES_CODE = ("estimators/fake_cuda/kernels.py", "estimators/kept.py", "estimators/layers.py", "workload")
+"""What decides, beside the model's own entry and torch, what shapes a model is seen to have."""
+
 RECORDING_CODE = (
     "estimators/fake_cuda",
     "estimators/kept.py",
@@ -54,23 +58,47 @@ RECORDING_CODE = (
 )
 """What decides, beside the case's own entries and torch, what is recorded; temporaries are worked out afterwards."""
 
-_TYPES: dict[tuple[str, str], type] = {
-    (kind.__module__, kind.__qualname__): kind
-    for kind in (
-        recording.Affine,
-        recording.Call,
-        recording.Column,
-        recording.Freed,
-        recording.Output,
-        recording.Phase,
-        recording.Recording,
-        recording.StepEnd,
-        recording.Workspaces,
-        tensors.Spec,
-    )
-}
 
-Held = Column | Recording
+@dataclass(frozen=True, slots=True)
+class ModelShapes:
+    """What an estimate needs of a model at one image size.
+
+    Attributes:
+        trained: Shapes of the parameters that get gradients, in the model's order.
+        parameter_bytes: Of all parameters.
+        trained_bytes: Of those that get gradients.
+        sample_elements: Numbers in the counted layers' outputs for each sample.
+        fixed_elements: Numbers in those outputs that do not grow with the batch (tables of relative positions).
+    """
+
+    trained: tuple[tuple[int, ...], ...]
+    parameter_bytes: int
+    trained_bytes: int
+    sample_elements: int
+    fixed_elements: int
+
+
+class NotKept(Exception):  # noqa: N818 - an answer, not an error
+    """What is asked for is not kept, and this process is not to make it."""
+
+
+_makes = True
+
+
+@contextlib.contextmanager
+def only_kept() -> Iterator[None]:
+    """While entered, nothing is recorded and torch is not imported: what is not kept raises `NotKept`."""
+    global _makes
+    before, _makes = _makes, False
+    try:
+        yield
+    finally:
+        _makes = before
+
+
+def _to_be_made() -> None:
+    if not _makes:
+        raise NotKept
 
 
 def machine_of(device: Device, settings: MemorySettings) -> Machine:
@@ -126,6 +154,7 @@ def _find_column(case: Case, machine: Machine, *, record: bool) -> Column | None
         if not isinstance(found, Column):
             if not record:
                 return None
+            _to_be_made()
             found = _record_column(case, machine)
             if found is not None:
                 keep(key, found)
@@ -147,14 +176,44 @@ def _record_column(case: Case, machine: Machine) -> Column | None:
 
 @functools.lru_cache(maxsize=16)
 def _find_recording(case: Case, machine: Machine) -> Recording:
-    from bench.estimators.record import record_case
-
     key = cache_key(case, machine.compute_capability, (case.batch_size,))
     found = load(key)
     if not isinstance(found, Recording):
+        _to_be_made()
+        from bench.estimators.record import record_case
+
         found = record_case(case, machine)
         keep(key, found)
     return found
+
+
+@functools.lru_cache(maxsize=1024)
+def shapes_of(model: Choice, images: ImageSpec) -> ModelShapes:
+    """What a model of the catalog looks like at an image size.
+
+    Raises:
+        Unsupported: The model cannot take these images.
+        UnknownNameError: No such model.
+        Exception: Whatever the model raises of its own.
+    """
+    key = None if catalog.is_external("model", model.name) else _shapes_key(model, images)
+    found = load(key)
+    if not isinstance(found, ModelShapes):
+        _to_be_made()
+        from bench.estimators.layers import model_shapes
+
+        found = model_shapes(model, images)
+        keep(key, found)
+    return found
+
+
+def _shapes_key(model: Choice, images: ImageSpec) -> str:
+    code = [fingerprint.code_key(SHAPES_CODE), catalog.code_key("model", model.name)]
+    return stable_hash(["shapes", code, _versions(), sys.version_info[:2], str(model), str(images)])
+
+
+def _versions() -> list[str]:
+    return [importlib.metadata.version(name) for name in ("torch", "torchvision")]
 
 
 def cache_key(case: Case, compute_capability: tuple[int, int], batch_sizes: Sequence[int]) -> str | None:
@@ -168,9 +227,50 @@ def cache_key(case: Case, compute_capability: tuple[int, int], batch_sizes: Sequ
         return None
     axes = {axis: str(getattr(case, axis)) for axis in ("model", "optimizer", "precision", "memory_format")}
     images = image_spec(case.dataset, case.image_size)
-    versions = [importlib.metadata.version(name) for name in ("torch", "torchvision")]
     code = [fingerprint.code_key(RECORDING_CODE), *(catalog.code_key(kind, name) for kind, name in entries)]
-    return stable_hash([code, versions, sys.version_info[:2], axes, str(images), compute_capability, list(batch_sizes)])
+    return stable_hash(
+        [code, _versions(), sys.version_info[:2], axes, str(images), compute_capability, list(batch_sizes)]
+    )
+
+
+_TYPES: dict[tuple[str, str], type] = {
+    (kind.__module__, kind.__qualname__): kind
+    for kind in (
+        recording.Affine,
+        recording.Call,
+        recording.Column,
+        recording.Freed,
+        recording.Output,
+        recording.Phase,
+        recording.Recording,
+        recording.StepEnd,
+        recording.Workspaces,
+        ModelShapes,
+        tensors.Spec,
+    )
+}
+
+Held = Column | Recording | ModelShapes
+
+
+def any_kept(cases: Iterable[Case], device: str | Device) -> bool:
+    """Whether a recording of any of some cases is kept, so that a process without torch is worth asking first."""
+    from bench.devices import load_device
+
+    folder = trace_cache_folder()
+    try:
+        capability = load_device(device).compute_capability
+        if folder is None or capability is None:
+            return False
+        keys = (
+            key
+            for case in cases
+            for sizes in (TRACED_BATCHES, (case.batch_size,))
+            if (key := cache_key(case, capability, sizes))
+        )
+        return any((folder / f"{key}{SUFFIX}").exists() for key in keys)
+    except BenchError:  # whoever is asked for the estimate says it
+        return False
 
 
 def load(key: str | None) -> Held | None:
@@ -210,6 +310,9 @@ _UNSOUND = (
 
 def _is_whole(held: object) -> bool:
     try:
+        if isinstance(held, ModelShapes):
+            counts = (held.parameter_bytes, held.trained_bytes, held.sample_elements, held.fixed_elements)
+            return all(isinstance(count, int) for count in counts) and isinstance(held.trained, tuple)
         found = held.recording if isinstance(held, Column) else held
         return (
             isinstance(found, Recording)

@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bench import catalog
 from bench.errors import BenchError, ReadsValues, Unsupported, first_line, message_of, place_of
 from bench.estimators.fake_cuda.kernels import COPY_TO_HOST, reads_values
+from bench.estimators.kept import ModelShapes
 from bench.records import Choice, ImageSpec
 
 ELEMENT_BYTES = 4
@@ -56,25 +57,6 @@ class Layer:
     output_bytes: int
     activation_bytes: int
     calls: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class ModelShapes:
-    """What an estimate needs of a model at one image size.
-
-    Attributes:
-        trained: Shapes of the parameters that get gradients, in the model's order.
-        parameter_bytes: Of all parameters.
-        trained_bytes: Of those that get gradients.
-        sample_elements: Numbers in the counted layers' outputs for each sample.
-        fixed_elements: Numbers in those outputs that do not grow with the batch (tables of relative positions).
-    """
-
-    trained: tuple[tuple[int, ...], ...]
-    parameter_bytes: int
-    trained_bytes: int
-    sample_elements: int
-    fixed_elements: int
 
 
 def build_on_meta(model: Choice, images: ImageSpec) -> nn.Module:

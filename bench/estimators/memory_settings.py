@@ -9,6 +9,7 @@ Left out: variables that move work elsewhere (`CUDNN_...`, `TORCH_CUDNN_...`), a
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import re
 from collections.abc import Mapping
@@ -149,11 +150,13 @@ def read_settings(variables: Mapping[str, str], torch_version: str) -> MemorySet
 
 
 def settings_in_force(variables: Mapping[str, str] | None = None) -> MemorySettings:
-    """The settings as the torch of this process has them in force.
+    """The settings as the torch of this process has them in force; torch is not asked where no variable is set.
 
     Args:
         variables: The environment; that of this process where None. Torch read its own when it was first asked.
     """
+    if not any(name in (os.environ if variables is None else variables) for name in MEMORY_VARIABLES):
+        return read_settings({}, importlib.metadata.version("torch"))
     import torch
 
     settings = read_settings(os.environ if variables is None else variables, torch.__version__)

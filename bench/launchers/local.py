@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ class LocalLauncher:
         """Configure the server; it starts with `warm` or with the first task."""
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(_preloaded())
+        self._bare = multiprocessing.get_context("spawn")
 
     def warm(self) -> None:
         """Start the server, which begins to import torch while this process goes on."""
@@ -60,6 +62,7 @@ class LocalLauncher:
         timeout_s: float,
         from_last_word: bool = False,
         log: Path | None = None,
+        bare: bool = False,
         listen: Callable[[dict[str, Any]], None] = lambda news: None,
     ) -> Answer:
         """Run `task(argument, send)` in a fresh process and wait for its answer.
@@ -71,13 +74,16 @@ class LocalLauncher:
             timeout_s: After so many seconds the child's whole process group is ended.
             from_last_word: Whether the seconds count from the child's last word rather than from the start.
             log: Where the child's standard output and error go; thrown away unless given.
+            bare: Whether the child is a new interpreter without torch, which starts at once, rather than a fork of the
+                server, which has imported torch first.
             listen: Called with every piece of news as it arrives.
 
         Raises:
             KeyboardInterrupt: On Ctrl-C; the child is gone by then.
         """
         started = time.monotonic()
-        process, receiver = self._start(task, argument, str(log or os.devnull))
+        context = self._bare if bare else self._context
+        process, receiver = _start(context, task, argument, str(log or os.devnull))
         conversation = Conversation(started, listen)
         try:
             timed_out = conversation.follow(receiver, process, timeout_s, from_last_word)
@@ -88,30 +94,31 @@ class LocalLauncher:
             conversation.forget("the fork server was killed, and the run with it")
         return conversation.answer(timed_out, process.exitcode, log)
 
-    def _start(self, task: Task, argument: Any, log: str) -> tuple[BaseProcess, Connection]:
-        """A child and the end of its pipe to listen at; a server that dies meanwhile is started again."""
-        for attempt in range(START_ATTEMPTS):
-            receiver, sender = self._context.Pipe(duplex=False)
-            process = self._context.Process(target=_child, args=(task, argument, sender, log), daemon=False)
-            try:
-                with (
-                    _interrupts_blocked()
-                ):  # a server that this starts must not hear Ctrl-C either: it would speak of it
-                    process.start()
-            except (EOFError, OSError) as error:
-                receiver.close()
-                if fault := start_fault():
-                    raise InfrastructureError(fault) from error
-                if attempt + 1 == START_ATTEMPTS:
-                    raise InfrastructureError(
-                        f"the fork server does not answer ({error}), although torch can be imported. Is memory short?"
-                    ) from error
-                time.sleep(0.2)
-            else:
-                return process, receiver
-            finally:
-                sender.close()
-        raise AssertionError("unreachable")
+
+def _start(
+    context: SpawnContext | ForkServerContext, task: Task, argument: Any, log: str
+) -> tuple[BaseProcess, Connection]:
+    """A child and the end of its pipe to listen at; a server that dies meanwhile is started again."""
+    for attempt in range(START_ATTEMPTS):
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_child, args=(task, argument, sender, log), daemon=False)
+        try:
+            with _interrupts_blocked():  # a server that this starts must not hear Ctrl-C either: it would speak of it
+                process.start()
+        except (EOFError, OSError) as error:
+            receiver.close()
+            if fault := start_fault():
+                raise InfrastructureError(fault) from error
+            if attempt + 1 == START_ATTEMPTS:
+                raise InfrastructureError(
+                    f"the fork server does not answer ({error}), although torch can be imported. Is memory short?"
+                ) from error
+            time.sleep(0.2)
+        else:
+            return process, receiver
+        finally:
+            sender.close()
+    raise AssertionError("unreachable")
 
 
 def _preloaded() -> list[str]:

@@ -35,6 +35,27 @@ def estimate_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
     return {}
 
 
+def estimate_kept_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
+    """Estimate those `cases` for `device` of which everything is kept, without torch; arguments as `estimate_task`."""
+    os.environ.update(argument.get("variables", {}))
+    from bench.estimators.cases import estimate_kept
+
+    for estimate in estimate_kept(argument["cases"], argument["device"], workspaces=argument["workspaces"]):
+        send({"estimate": asdict(estimate), "lost": {}})
+    return {}
+
+
+def fit_kept_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
+    """As `fit_task`, without torch; an empty answer where something would have to be recorded."""
+    from bench.estimators.kept import NotKept, only_kept
+
+    try:
+        with only_kept():
+            return fit_task(argument, send)
+    except NotKept:
+        return {}
+
+
 def timeline_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
     """Memory over a step of `case` on `device`, with `workspaces`; the fields of `estimators.timeline.Timeline`."""
     from bench.devices import load_device

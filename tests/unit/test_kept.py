@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from bench.estimators import kept
 from bench.estimators.recording import TRACED_BATCHES, Call, Freed, Output, Phase, Recording, StepEnd, join_column
 from bench.estimators.tensors import contiguous
 from bench.records import Case
+from tests import plugins
 
 CASE = Case(parse_choice("dataset", "mnist"), parse_choice("model", "mlp"), parse_choice("optimizer", "sgd"), 16)
 HOPPER = (9, 0)
@@ -131,3 +135,34 @@ def test_off_means_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BENCH_TRACE_CACHE", "off")
     kept.keep("key", recording(3))
     assert kept.load("key") is None
+
+
+FAST = """
+import json, sys
+from bench.catalog import parse_choice
+from bench.estimators.cases import estimate_kept
+from bench.records import Case
+from tests import plugins
+case = [parse_choice("dataset", "cifar10"), parse_choice("model", sys.argv[1]), parse_choice("optimizer", "adam")]
+made = [item for size in (16, 100) for item in estimate_kept([Case(*case, size)], "h200")]
+print(json.dumps([[item.trace_peak_allocated_bytes, item.formula_bytes, item.estimated_samples_per_s] for item in made]))
+print("torch" in sys.modules)
+"""
+
+
+def test_what_is_kept_is_estimated_without_torch_and_to_the_same_byte(folder: Path) -> None:
+    """For every batch size of a column, and for no other model."""
+    ask = [sys.executable, "-c", FAST]
+    assert subprocess.run([*ask, "resnet18"], capture_output=True, text=True, check=True).stdout == "[]\nFalse\n"
+    options = ["--dataset", "cifar10", "--optimizer", "adam", "--device", "h200", "--json"]
+    sizes = [word for size in (16, 48, 100) for word in ("--batch-size", str(size))]
+    made = plugins.bench("estimate", "--model", "resnet18", *options, *sizes, env=dict(os.environ))
+    assert made.returncode == 0, made.stderr
+    expected = [[row["trace_peak_allocated_bytes"], row["formula_bytes"], row["estimated_samples_per_s"]]
+                for row in json.loads(made.stdout) if row["batch_size"] != 48]  # fmt: skip
+    found, has_torch = subprocess.run([*ask, "resnet18"], capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )[:2]
+    assert json.loads(found) == expected and len(expected) == 2
+    assert has_torch == "False"
+    assert subprocess.run([*ask, "resnet34"], capture_output=True, text=True, check=True).stdout == "[]\nFalse\n"

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from bench.devices import Device, list_devices, load_device
 from bench.errors import Unsupported
 from bench.estimators.kept import machine_of, recording_of
-from bench.estimators.memory_settings import settings_in_force
 from bench.estimators.layers import build_on_meta
+from bench.estimators.memory_settings import settings_in_force
 from bench.estimators.record import record_case, record_training
 from bench.estimators.recording import Call, calls_of
 from bench.estimators.roofline import CONSTANTS, SpeedEstimate, estimate_speed, kernels_of
