@@ -43,6 +43,9 @@ from bench.store.parts import (
 
 DATA_FOLDER = "data"
 
+_FINISHED = ("status", "reason", "wall_window_s", "batch_size", "step_times_s", "duration_s")
+"""The columns that `Finished.of` reads."""
+
 
 @dataclass(frozen=True, slots=True)
 class Finished:
@@ -204,7 +207,7 @@ class Store:
         runs = read_runs(self.folder)
         for part in runs.damaged:
             _set_aside(part, "run")
-        rows = runs.table.select([PART, "status", "wall_window_s", "batch_size", "step_times_s", "duration_s"])
+        rows = runs.table.select([PART, *_FINISHED])
         return {
             row[PART].removesuffix(".parquet"): Finished.of(row)
             for batch in rows.to_batches(max_chunksize=1000)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 
 from bench import fingerprint
 from bench.api import counts_workspaces, estimate_in_child
 from bench.devices import Device, device_toml
 from bench.estimators.memory_settings import MEMORY_VARIABLES
 from bench.folders import drop_empty
-from bench.records import stable_hash
+from bench.records import Environment, Planned, stable_hash
 from bench.records.variables import cublas_workspaces
 from bench.sweep.session import Session
 
@@ -17,7 +18,7 @@ from bench.sweep.session import Session
 def estimate_planned(session: Session) -> None:
     """Store the estimates that are missing; an estimator that fails leaves its columns null and says why."""
     device = estimated_device(session)
-    key = estimate_key(session)
+    key = key_of(session)
     known = session.store.estimated(key)
     planned = dict.fromkeys(run.case for run in session.plan if run.skip_reason is None)
     cases = [case for case in planned if (case.key, str(device)) not in known]
@@ -44,18 +45,30 @@ def run_variables(session: Session) -> dict[str, str]:
     return {} if found is None else {"CUBLAS_WORKSPACE_CONFIG": found}
 
 
-def estimate_key(session: Session) -> str:
+def key_of(session: Session) -> str:
+    """The key of a sweep's estimates."""
+    described = session.gpu.device if session.gpu else None
+    return estimate_key(session.environment, session.plan, described, run_variables(session))
+
+
+def estimate_key(
+    environment: Environment,
+    plan: Iterable[Planned] = (),
+    described: Device | None = None,
+    variables: Mapping[str, str] | None = None,
+) -> str:
     """What makes two estimates of a case the same: the estimators' code, the versions, the settings and the device.
 
-    Of data sets that are described by their files, the number of classes too.
+    Args:
+        environment: Of the runs.
+        plan: The runs: of data sets that are described by their files, the number of classes counts.
+        described: The GPU, where the estimates are for one that was described for this sweep.
+        variables: What the runs set beyond this process's environment; as for `estimate_in_child`.
     """
-    environment, gpu = session.environment, session.gpu
-    planned = [run for run in session.plan if run.data.data_classes is not None]
-    classes = {str(run.case.dataset): run.data.data_classes for run in planned}
+    classes = {str(run.case.dataset): run.data.data_classes for run in plan if run.data.data_classes is not None}
     versions = (environment.torch_version, environment.torchvision_version)
-    known = {**os.environ, **run_variables(session)}
+    known = {**os.environ, **(variables or {})}
     settings = [f"{name}={known[name]}" for name in MEMORY_VARIABLES if name in known]
     settings += [str(environment.cudnn_version), str(counts_workspaces())]
-    described = [gpu.device.name, device_toml(gpu.device)] if gpu else []
-    more = [*described, *([classes] if classes else [])]
+    more = [*([described.name, device_toml(described)] if described else []), *([classes] if classes else [])]
     return stable_hash([fingerprint.code_key(fingerprint.ESTIMATE_CODE), *versions, *settings, *more])

@@ -16,7 +16,7 @@ from bench.probes.host import available_memory_bytes
 from bench.probes.nvml_session import NO_ANSWER
 from bench.probes.oom import says_out_of_memory
 from bench.records import MEASURED, Measurement, Planned, Status
-from bench.sweep.estimates import estimate_key
+from bench.sweep.estimates import key_of
 from bench.sweep.journal import MAX_ATTEMPTS
 from bench.sweep.session import Session, gpu_of
 from bench.sweep.stopping import Round, next_round
@@ -65,7 +65,7 @@ def write_plan(session: Session) -> None:
     target_frac = session.config.measure.target_frac(session.environment.device)
     before = session.store.write_plan(
         session.plan, session.config.protocol, session.environment, session.notes, target_frac=target_frac,
-        estimate_key=estimate_key(session),
+        estimate_key=key_of(session),
     )  # fmt: skip
     if before is not None:
         changes = session.environment.changes_since(before)

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bench import catalog
-from bench.errors import Unsupported, message_of
+from bench.errors import Unsupported, describe_failure, message_of
 from bench.records import Case, ImageSpec, Precision, Protocol
 from bench.records.variables import cublas_workspaces
 
@@ -92,10 +92,10 @@ def refusal_of(error: BaseException, images: tuple[int, ...] = ()) -> str | None
 
 
 def _refused_arguments(error: BaseException) -> str | None:
-    """What a constructor says that refuses its arguments: by raising a ValueError on purpose. None for a slip."""
+    """What a constructor says that refuses its arguments by raising a ValueError on purpose; None for a slip."""
     frames = traceback.extract_tb(error.__traceback__)
     deliberate = isinstance(error, ValueError) and frames and (frames[-1].line or "").startswith("raise ")
-    return (message_of(error) or "its arguments are refused") if deliberate else None
+    return describe_failure(error) if deliberate else None
 
 
 @dataclass(slots=True)

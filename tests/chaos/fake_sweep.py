@@ -77,7 +77,7 @@ class FakeLauncher:
             value = asdict(self.environment)
         elif task is estimate_task:
             for case in argument["cases"]:
-                listen({"estimate": asdict(estimate_of(case, argument["device"], self.environment))})
+                listen({"estimate": asdict(estimate_of(case, argument["device"], self.environment)), "lost": {}})
         elif task is measure_task:
             self.asked.append(log.stem)
             self.tell(f"begin {log.stem}")

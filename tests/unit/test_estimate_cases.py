@@ -38,4 +38,4 @@ def test_what_cannot_be_trained_is_refused_in_words() -> None:
     )
     (found,) = estimating.estimate_cases([replace(case, image_size=32)], "h200")
     assert found.trace_peak_allocated_bytes is None
-    assert found.estimate_note is not None and "the step cannot run: Expected more than 1 value" in found.estimate_note
+    assert found.estimate_note is not None and "Expected more than 1 value per channel when training" in found.estimate_note

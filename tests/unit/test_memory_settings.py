@@ -24,6 +24,7 @@ from bench.estimators.memory_settings import (
     read_settings,
     workspace_bytes,
 )
+from bench.estimators.recording import Call, Phase
 from bench.estimators.temporaries import Machine, script_of
 from bench.estimators.temporaries.products import kept_workspaces
 from bench.probes.torch_facts import ALLOCATOR_WORDS
@@ -133,7 +134,11 @@ def machine(variables: dict[str, str], version: str = NEW) -> Machine:
 
 
 def transient(operator: str, *arguments: Any) -> list[int]:
-    return [size for slot, size in script_of(operator, (), [], machine(*arguments)) if slot < 0 and size]
+    return [
+        size
+        for slot, size in script_of(Call(operator, (), (), Phase.FORWARD), machine(*arguments))
+        if slot < 0 and size
+    ]
 
 
 def test_settings_of_cublas_reach_the_products() -> None:
@@ -174,7 +179,7 @@ def test_every_variable_that_is_read_is_part_of_the_key(name: str, monkeypatch: 
     monkeypatch.setenv(name, "1")
     assert len({plain, empty, estimate_key(environment)}) == 3
     monkeypatch.delenv(name)
-    assert estimate_key(environment, {name: ""}) == empty  # what a run's protocol sets is as good as set
+    assert estimate_key(environment, variables={name: ""}) == empty  # what a run's protocol sets is as good as set
 
 
 def settings(text: str) -> MemorySettings:
@@ -207,13 +212,16 @@ def test_the_largest_batch_is_one_that_the_share_holds(monkeypatch: pytest.Monke
         context_low_bytes=None,
         context_high_bytes=None,
     )
-    whole = fitting.fit_batch(CASE, device)
+    case = replace(
+        CASE, dataset=parse_choice("dataset", "imagenet"), image_size=28
+    )  # MNIST has too few images to fill even a share
+    whole = fitting.fit_batch(case, device)
     take(monkeypatch, "per_process_memory_fraction:0.25")
-    part = fitting.fit_batch(CASE, device)
+    part = fitting.fit_batch(case, device)
     assert whole.largest_batch_size and part.largest_batch_size
     assert part.largest_batch_size < whole.largest_batch_size / 2
-    assert memory.trace_peaks(replace(CASE, batch_size=part.largest_batch_size), device).reserved_bytes <= GIB // 2
-    above = memory.trace_peaks(replace(CASE, batch_size=part.largest_batch_size + 1), device, capacity_bytes=GIB)
+    assert memory.trace_peaks(replace(case, batch_size=part.largest_batch_size), device).reserved_bytes <= GIB // 2
+    above = memory.trace_peaks(replace(case, batch_size=part.largest_batch_size + 1), device, capacity_bytes=GIB)
     assert above.replay.out_of_memory is not None
 
 

@@ -181,7 +181,7 @@ def test_an_exception_that_cannot_say_what_it_is_has_a_reason() -> None:
             raise ValueError("no")
 
     assert not is_out_of_memory(Mute())
-    assert describe_failure(Mute()) == "Mute"
+    assert describe_failure(Mute()) == "Mute: its message cannot be printed"
     assert describe_failure(AssertionError(" \n ")) == "AssertionError"
     assert describe_failure(KeyError("x")) == "KeyError: 'x'"
     wrapped = RuntimeError(FROM_WORKER.format(kind="Odd", last="some.where.Odd: what it says\nin two lines"))
