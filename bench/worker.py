@@ -169,7 +169,7 @@ def _refuse_other_data(run: _Run) -> None:
     if changes := found.changes_since(planned):
         raise DataError(
             f"{run.task.case.dataset}: changed since the run was planned ({', '.join(changes)}). Run the same command "
-            "again, which plans anew"
+            "again, which plans again"
         )
 
 

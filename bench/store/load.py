@@ -119,7 +119,7 @@ def _why_nothing_counts(loaded: Loaded) -> str:
     if plans:
         return (
             f"{what}, and {', '.join(str(part.path) for part in plans)} {'is' if len(plans) == 1 else 'are'} damaged. "
-            "Restore from a copy, or run the same bench sweep again on its machine: it plans anew and keeps the runs "
+            "Restore from a copy, or run the same bench sweep again on its machine: it plans again and keeps the runs "
             "that are whole"
         )
     return "no runs, and none planned; run bench sweep first"

@@ -109,7 +109,8 @@ class FullLauncher(FakeLauncher):
         """What a worker of today would have answered."""
 
         def listen_to_all(news: dict[str, Any]) -> None:
-            listen({"estimate": {**news["estimate"], "estimated_device_low_bytes": 3, "estimated_fit": "fits"}})
+            more = {"estimated_device_low_bytes": 3, "estimated_fit": "fits"}
+            listen({**news, "estimate": {**news["estimate"], **more}})
 
         heard = listen_to_all if task is estimate_task else listen
         answer = super().run(task, argument, listen=heard, log=log, **named)

@@ -43,7 +43,7 @@ def test_every_command_names_the_damaged_plan_and_says_what_to_do(here: Path, co
     assert done.exit_code == 2
     assert done.stderr.splitlines()[-1] == (
         f"error: bad: none of 4 runs counts without its plan, and {PLAN} is damaged. Restore from a copy, or run the "
-        "same bench sweep again on its machine: it plans anew and keeps the runs that are whole"
+        "same bench sweep again on its machine: it plans again and keeps the runs that are whole"
     )
     assert not (here / "new").exists()
 
@@ -58,9 +58,9 @@ def test_a_merge_refuses_a_damaged_plan_as_it_refuses_a_damaged_run(here: Path) 
 
 @pytest.mark.filterwarnings("ignore:left out")
 @pytest.mark.parametrize(("kind", "remedy"), [
-    ("plan-0001", "delete it and run the same bench sweep again on its machine: it plans anew"),
+    ("plan-0001", "delete it and run the same bench sweep again on its machine: it plans again"),
     ("runs", "run the same bench sweep again on its machine: it sets the part aside and runs it again"),
-    ("estimates", "run the same bench sweep again on its machine: it sets the part aside and makes it again"),
+    ("estimates", "run the same bench sweep again on its machine: it sets the part aside and estimates again"),
 ])  # fmt: skip
 def test_a_bundle_and_a_merge_of_results_with_one_damaged_part_say_what_to_do(
     here: Path, kind: str, remedy: str
@@ -128,13 +128,13 @@ def test_a_plan_that_the_disk_does_not_give_is_not_called_damaged(here: Path) ->
     (here / PLAN).symlink_to("nowhere")
     done = run("check", "bad")
     assert done.exit_code == 2
-    said = f"none of 4 runs counts without its plan, and the disk does not give {PLAN}; mend that, and try again"
+    said = f"none of 4 runs counts without its plan, and the disk does not give {PLAN}; fix that, and try again"
     assert done.stderr == f"error: bad: {said}\n"
 
 
 @pytest.mark.filterwarnings("ignore:set aside", "ignore:left out")
 def test_the_advice_is_true(tmp_path: Path) -> None:
-    """The same sweep plans anew, runs nothing again, and its report comes out."""
+    """The same sweep plans again, runs nothing again, and its report comes out."""
     run_fake_sweep(tmp_path / "bad", fake_config(2, 2), FakeLauncher(failing=False), conclude=False)
     plan = tmp_path / PLAN
     plan.write_bytes(plan.read_bytes()[:-100])

@@ -151,9 +151,9 @@ def test_arguments_that_a_constructor_refuses_are_unsupported_and_its_slips_are_
     def sgd(parameters: Any) -> torch.optim.Optimizer:
         return torch.optim.SGD(parameters, lr=-1.0)
 
-    with pytest.raises(Unsupported, match="m cannot be made: in_channels must be divisible by groups"):
+    with pytest.raises(Unsupported, match="m cannot be made: ValueError: in_channels must be divisible by groups"):
         build(monkeypatch, refusing, torch.optim.SGD)
     with pytest.raises(ValueError, match="too many values to unpack"):
         build(monkeypatch, slipping, torch.optim.SGD)
-    with pytest.raises(Unsupported, match=r"o cannot be made: Invalid learning rate: -1\.0"):
+    with pytest.raises(Unsupported, match=r"o cannot be made: ValueError: Invalid learning rate: -1\.0"):
         build(monkeypatch, lambda: nn.Linear(1, 1), sgd)
