@@ -25,9 +25,22 @@ nox.options.sessions = ["lint", "types", "tests"]
 
 # Import names of what each session needs beside the package's own dependencies.
 RUNTIME = [
-    "click", "filelock", "jinja2", "matplotlib", "numpy", "pandas", "psutil", "pyarrow", "pydantic", "pynvml", "rich",
-    "scipy", "seaborn", "torch", "torchvision",
-]  # fmt: skip
+    "click",
+    "filelock",
+    "jinja2",
+    "matplotlib",
+    "numpy",
+    "pandas",
+    "psutil",
+    "pyarrow",
+    "pydantic",
+    "pynvml",
+    "rich",
+    "scipy",
+    "seaborn",
+    "torch",
+    "torchvision",
+]
 # Variables that decide which build of torch uv takes.
 FLAVOUR = ["UV_TORCH_BACKEND", "UV_CONSTRAINT", "UV_OVERRIDE", "UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_DEFAULT_INDEX"]
 TEST = ["hypothesis", "pytest", "pytest_benchmark", "pytest_timeout", "xdist"]

@@ -75,10 +75,13 @@ def estimate_in_child(
             heard()
 
         argument = {
-            "cases": list(todo.values()), "device": device, "workers": os.cpu_count() or 1, "timeout_s": timeout_s,
+            "cases": list(todo.values()),
+            "device": device,
+            "workers": os.cpu_count() or 1,
+            "timeout_s": timeout_s,
             "workspaces": counts_workspaces() if workspaces is None else workspaces,
             "variables": dict(variables or {}),
-        }  # fmt: skip
+        }
         silence_s = SILENT_QUESTIONS * timeout_s + START_S
         bare = task is estimate_kept_task
         answer = launcher.run(

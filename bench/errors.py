@@ -182,16 +182,29 @@ def _spot(frame: FrameType, line: int) -> str:
 
 
 _PHRASES = {
-    "int_type": "must be a whole number", "int_from_float": "must be a whole number", "float_type": "must be a number",
-    "bool_type": "must be true or false", "string_type": "must be a text", "string_too_short": "must not be empty",
-    "list_type": "must be a list", "tuple_type": "must be a list", "none_required": "must be left out",
-    "greater_than_equal": "must be {ge} or more", "less_than_equal": "must be {le} or less",
-    "greater_than": "must be above {gt}", "less_than": "must be below {lt}", "literal_error": "must be {expected}",
-    "too_short": "must not be empty", "too_long": "must have at most {max_length} values",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "bool_type": "must be true or false",
+    "string_type": "must be a text",
+    "string_too_short": "must not be empty",
+    "list_type": "must be a list",
+    "tuple_type": "must be a list",
+    "none_required": "must be left out",
+    "greater_than_equal": "must be {ge} or more",
+    "less_than_equal": "must be {le} or less",
+    "greater_than": "must be above {gt}",
+    "less_than": "must be below {lt}",
+    "literal_error": "must be {expected}",
+    "too_short": "must not be empty",
+    "too_long": "must have at most {max_length} values",
     "finite_number": "must be finite",
-    "string_pattern_mismatch": "must match {pattern}", "string_too_long": "must have at most {max_length} characters",
-    "model_type": "must be a table", "dict_type": "must be a table", "missing": "is missing",
-}  # fmt: skip
+    "string_pattern_mismatch": "must match {pattern}",
+    "string_too_long": "must have at most {max_length} characters",
+    "model_type": "must be a table",
+    "dict_type": "must be a table",
+    "missing": "is missing",
+}
 
 
 def phrase(kind: str, context: Mapping[str, Any], otherwise: str) -> str:

@@ -112,10 +112,12 @@ def record_case(task: RecordTask, send: Send) -> dict[str, Any]:
     write_recording(Recording(facts, actions, addresses, sizes, stacks if task.stacks else []), Path(task.target))
     last = facts.last_stats
     return {
-        "status": status, "reason": reason, "events": len(actions),
+        "status": status,
+        "reason": reason,
+        "events": len(actions),
         "peak_allocated_bytes": last["allocated_bytes.all.peak"],
         "peak_reserved_bytes": last["reserved_bytes.all.peak"],
-    }  # fmt: skip
+    }
 
 
 def _begin(run: _Run, readings: Readings) -> None:
@@ -175,23 +177,39 @@ def _facts(run: _Run, status: Status, reason: str | None, switches: dict[str, bo
     task, environment = run.task, run.task.environment
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     gpu = GpuFacts(
-        name=properties.name, multiprocessors=properties.multi_processor_count,
+        name=properties.name,
+        multiprocessors=properties.multi_processor_count,
         threads_per_multiprocessor=getattr(properties, "max_threads_per_multi_processor", None),
-        compute_capability=[properties.major, properties.minor], total_bytes=properties.total_memory,
+        compute_capability=[properties.major, properties.minor],
+        total_bytes=properties.total_memory,
         driver_version=environment.driver_version,
-    )  # fmt: skip
+    )
     versions = {
-        "torch": torch.__version__, "torchvision": environment.torchvision_version, "cuda": environment.cuda_version,
-        "cudnn": environment.cudnn_version, "cublas": _cublas_version(), "bench": environment.bench_version,
-    }  # fmt: skip
+        "torch": torch.__version__,
+        "torchvision": environment.torchvision_version,
+        "cuda": environment.cuda_version,
+        "cudnn": environment.cudnn_version,
+        "cublas": _cublas_version(),
+        "bench": environment.bench_version,
+    }
     return Facts(
-        format=FORMAT, loop="bench", recording_key=task.key, case_key=task.case.key, axes=task.case.axes,
-        status="ok" if status is Status.OK else "oom", reason=reason, steps=max(len(run.stats) - 1, 0),
-        memory_stats=run.stats, at_failure=run.at_failure, gpu=gpu,
-        versions={name: str(value) if value else None for name, value in versions.items()}, switches=switches,
+        format=FORMAT,
+        loop="bench",
+        recording_key=task.key,
+        case_key=task.case.key,
+        axes=task.case.axes,
+        status="ok" if status is Status.OK else "oom",
+        reason=reason,
+        steps=max(len(run.stats) - 1, 0),
+        memory_stats=run.stats,
+        at_failure=run.at_failure,
+        gpu=gpu,
+        versions={name: str(value) if value else None for name, value in versions.items()},
+        switches=switches,
         variables=variables_set(os.environ, "allocator", "result"),
-        memory=run.memory, seed=task.protocol.seed,
-    )  # fmt: skip
+        memory=run.memory,
+        seed=task.protocol.seed,
+    )
 
 
 def _switches() -> dict[str, bool | int | str | None]:
@@ -202,10 +220,14 @@ def _switches() -> dict[str, bool | int | str | None]:
         for name in ("flash_sdp", "mem_efficient_sdp", "math_sdp", "cudnn_sdp")
     }
     return {
-        "matmul_tf32": cuda.matmul.allow_tf32, "cudnn_tf32": cudnn.allow_tf32, "cudnn_enabled": bool(cudnn.enabled),
-        "cudnn_benchmark": cudnn.benchmark, "cudnn_deterministic": cudnn.deterministic,
-        "deterministic": torch.are_deterministic_algorithms_enabled(), **attention,
-    }  # fmt: skip
+        "matmul_tf32": cuda.matmul.allow_tf32,
+        "cudnn_tf32": cudnn.allow_tf32,
+        "cudnn_enabled": bool(cudnn.enabled),
+        "cudnn_benchmark": cudnn.benchmark,
+        "cudnn_deterministic": cudnn.deterministic,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        **attention,
+    }
 
 
 def _cublas_version() -> str | None:

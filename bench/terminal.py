@@ -71,12 +71,7 @@ class Progress:
         screen = Console(stderr=True)
         texts = (TextColumn("{task.fields[left]}"), TextColumn("{task.description}"))
         self._bar = Progress(
-            BarColumn(),
-            MofNCompleteColumn(),
-            *texts,
-            console=screen,
-            refresh_per_second=2,
-            transient=True,
+            BarColumn(), MofNCompleteColumn(), *texts, console=screen, refresh_per_second=2, transient=True
         )
         self._task = self._bar.add_task("", total=self._total, left="")
         self._bar.start()

@@ -224,8 +224,9 @@ def _mark_throttled(found: dict[str, Any]) -> None:
     """Give a run its status where the device slowed itself down meanwhile."""
     causes = throttled_by(
         (*(found["throttle_reasons_start"] or ()), *(found["throttle_reasons_end"] or ())),
-        thermal_slowdown_s=found["thermal_slowdown_window_s"], window_s=found["wall_window_s"],
-    )  # fmt: skip
+        thermal_slowdown_s=found["thermal_slowdown_window_s"],
+        window_s=found["wall_window_s"],
+    )
     if causes:
         found.update(status=Status.THROTTLED, reason=f"the GPU slowed itself down: {', '.join(causes)}")
 
@@ -259,9 +260,11 @@ def _measure_cpu_memory(run: _Run) -> None:
     else:
         peak = measure_cpu_peak(functools.partial(steps, None))
     run.found.update(
-        peak_allocated_bytes=peak.warm_bytes, peak_requested_bytes=peak.warm_bytes,
-        cold_peak_allocated_bytes=peak.total_bytes, cold_peak_requested_bytes=peak.total_bytes,
-    )  # fmt: skip
+        peak_allocated_bytes=peak.warm_bytes,
+        peak_requested_bytes=peak.warm_bytes,
+        cold_peak_allocated_bytes=peak.total_bytes,
+        cold_peak_requested_bytes=peak.total_bytes,
+    )
 
 
 def _measure_gradient_noise(run: _Run) -> None:

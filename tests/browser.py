@@ -24,10 +24,18 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 """The browser's program; `None` where none is installed."""
 
 _FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-extensions", "--mute-audio",
-    "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage", "--hide-scrollbars",
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-extensions",
+    "--mute-audio",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
     "--remote-debugging-pipe",
-)  # fmt: skip
+)
 
 
 class Page:
@@ -117,9 +125,11 @@ def browser(profile: Path, timeout_s: float = 60.0) -> Iterator[Page]:
     back, here = os.pipe()
     command = shlex.join([CHROMIUM, *_FLAGS, f"--user-data-dir={profile}"])
     process = subprocess.Popen(
-        ["bash", "-c", f"exec {command} 3<&{there} 4>&{here}"], pass_fds=(there, here), stdout=subprocess.DEVNULL,
+        ["bash", "-c", f"exec {command} 3<&{there} 4>&{here}"],
+        pass_fds=(there, here),
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    )
     os.close(there)
     os.close(here)
     try:

@@ -9,14 +9,30 @@ from bench.records import Case, Environment, Measurement, Status
 from tests.results import GIB, GPU, NOTES, make_cases, make_results
 
 A100 = dataclasses.replace(
-    GPU, gpu_name="NVIDIA A100-SXM4-80GB", gpu_total_bytes=80 * GIB, estimate_device="a100", power_limit_w=400.0,
-    power_limit_default_w=400.0, host_hash="a" * 16, gpu_uuid_hash="a" * 16, gpu_capability="8.0", vbios=None,
-)  # fmt: skip
+    GPU,
+    gpu_name="NVIDIA A100-SXM4-80GB",
+    gpu_total_bytes=80 * GIB,
+    estimate_device="a100",
+    power_limit_w=400.0,
+    power_limit_default_w=400.0,
+    host_hash="a" * 16,
+    gpu_uuid_hash="a" * 16,
+    gpu_capability="8.0",
+    vbios=None,
+)
 RTX_4090 = dataclasses.replace(
-    GPU, gpu_name="NVIDIA GeForce RTX 4090", gpu_total_bytes=24 * GIB, estimate_device="rtx4090", power_limit_w=400.0,
-    power_limit_default_w=450.0, host_hash="b" * 16, gpu_uuid_hash="b" * 16, gpu_capability="8.9", ecc=None,
+    GPU,
+    gpu_name="NVIDIA GeForce RTX 4090",
+    gpu_total_bytes=24 * GIB,
+    estimate_device="rtx4090",
+    power_limit_w=400.0,
+    power_limit_default_w=450.0,
+    host_hash="b" * 16,
+    gpu_uuid_hash="b" * 16,
+    gpu_capability="8.9",
+    ecc=None,
     driver_version="565.57.01",
-)  # fmt: skip
+)
 
 CASES = [
     *make_cases(["imagenet"], ["resnet50"], ["sgd_momentum", "adam"], [8, 32, 128, 512, 1024]),
@@ -36,12 +52,21 @@ def make_machine(
             return measurement
         steps = tuple(step * factor for step in measurement.step_times_s)
         return dataclasses.replace(
-            measurement, step_times_s=steps, wall_window_s=(measurement.wall_window_s or 0.0) * factor,
+            measurement,
+            step_times_s=steps,
+            wall_window_s=(measurement.wall_window_s or 0.0) * factor,
             energy_window_j=sum(steps) * environment.power_limit_w if environment.power_limit_w else None,
-        )  # fmt: skip
+        )
 
-    make_results(folder / "data", cases, environment=environment, seed=seed, change=settings.pop("change", change),
-                 notes={**NOTES, "name": folder.name}, **settings)  # fmt: skip
+    make_results(
+        folder / "data",
+        cases,
+        environment=environment,
+        seed=seed,
+        change=settings.pop("change", change),
+        notes={**NOTES, "name": folder.name},
+        **settings,
+    )
     return folder
 
 
@@ -50,7 +75,15 @@ def make_machines(root: Path, repeats: int = 5) -> list[Path]:
     few = [case for case in CASES if case.dataset.name == "imagenet"]
     return [
         make_machine(root / "h200", GPU, FACTORS["h200"], 1, CASES, memory_bytes=141 * GIB, repeats=repeats),
-        make_machine(root / "a100", A100, FACTORS["a100"], 2, CASES, memory_bytes=80 * GIB, repeats=repeats,
-                     outcomes={1: Status.FAILED}),
+        make_machine(
+            root / "a100",
+            A100,
+            FACTORS["a100"],
+            2,
+            CASES,
+            memory_bytes=80 * GIB,
+            repeats=repeats,
+            outcomes={1: Status.FAILED},
+        ),
         make_machine(root / "rtx4090", RTX_4090, FACTORS["rtx4090"], 3, few, memory_bytes=20 * GIB, repeats=repeats),
-    ]  # fmt: skip
+    ]

@@ -19,22 +19,54 @@ from bench.store import Store
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
 CPU = Environment(
-    device="cpu", estimate_device="cpu", torch_version="2.15.0+cpu", torchvision_version="0.30.0",
-    python_version="3.11.9", numpy_version="2.3.1", pandas_version="3.1.0", pyarrow_version="26.0.0",
-    bench_version="0.1.0", torch_threads=2, cpu_model="Example Eight 3.0 GHz", cpu_cores_physical=8,
-    cpu_cores_logical=16, cpu_cores_usable=2, ram_bytes=16 * GIB, os_name="Debian 13", kernel="6.12.0",
-    host_hash="0123456789abcdef", git_commit="f" * 40, git_dirty=False,
-)  # fmt: skip
+    device="cpu",
+    estimate_device="cpu",
+    torch_version="2.15.0+cpu",
+    torchvision_version="0.30.0",
+    python_version="3.11.9",
+    numpy_version="2.3.1",
+    pandas_version="3.1.0",
+    pyarrow_version="26.0.0",
+    bench_version="0.1.0",
+    torch_threads=2,
+    cpu_model="Example Eight 3.0 GHz",
+    cpu_cores_physical=8,
+    cpu_cores_logical=16,
+    cpu_cores_usable=2,
+    ram_bytes=16 * GIB,
+    os_name="Debian 13",
+    kernel="6.12.0",
+    host_hash="0123456789abcdef",
+    git_commit="f" * 40,
+    git_dirty=False,
+)
 
 _PROTOCOL = Protocol(warmup_steps=3, measured_steps=8)
 
 GPU = dataclasses.replace(
-    CPU, device="cuda", estimate_device="h200", gpu_name="NVIDIA H200", gpu_uuid_hash="feedfeedfeedfeed", gpu_index=0,
-    gpu_count=1, gpu_total_bytes=141 * GIB, gpu_multiprocessors=132, gpu_capability="9.0", vbios="96.00.99.00.01",
-    driver_version="570.86.10", ecc=True, mig=False, persistence_mode=True, power_limit_w=700.0,
-    power_limit_default_w=700.0, max_sm_clock_hz=1.98e9, cuda_version="12.8", cudnn_version="9.7.1",
-    torch_version="2.15.0+cu128", torch_arch_list="sm_80 sm_90",
-)  # fmt: skip
+    CPU,
+    device="cuda",
+    estimate_device="h200",
+    gpu_name="NVIDIA H200",
+    gpu_uuid_hash="feedfeedfeedfeed",
+    gpu_index=0,
+    gpu_count=1,
+    gpu_total_bytes=141 * GIB,
+    gpu_multiprocessors=132,
+    gpu_capability="9.0",
+    vbios="96.00.99.00.01",
+    driver_version="570.86.10",
+    ecc=True,
+    mig=False,
+    persistence_mode=True,
+    power_limit_w=700.0,
+    power_limit_default_w=700.0,
+    max_sm_clock_hz=1.98e9,
+    cuda_version="12.8",
+    cudnn_version="9.7.1",
+    torch_version="2.15.0+cu128",
+    torch_arch_list="sm_80 sm_90",
+)
 
 _PARAMETERS = {"mlp": 101_770, "resnet18": 11_173_962, "resnet50": 25_557_032, "vit_b_16": 86_567_656}
 _SIDES = {"mnist": (1, 28), "cifar10": (3, 32), "imagenet": (3, 224)}
@@ -51,10 +83,18 @@ def make_cases(
     """The product of the axes; `axes` are further fields of `Case`, the same for all."""
     batch_sizes, optimizers, models = tuple(batch_sizes), tuple(optimizers), tuple(models)
     return [
-        Case(Choice.of(dataset), Choice.of(model), Choice.of(optimizer), batch,
-             **{"image_size": _SIDES.get(dataset, (3, 64))[1], **axes})
-        for dataset in datasets for model in models for optimizer in optimizers for batch in batch_sizes
-    ]  # fmt: skip
+        Case(
+            Choice.of(dataset),
+            Choice.of(model),
+            Choice.of(optimizer),
+            batch,
+            **{"image_size": _SIDES.get(dataset, (3, 64))[1], **axes},
+        )
+        for dataset in datasets
+        for model in models
+        for optimizer in optimizers
+        for batch in batch_sizes
+    ]
 
 
 def make_results(
@@ -163,12 +203,19 @@ def _estimate(case: Case, environment: Environment, trace: bool) -> Estimate:
         peak = _peak(case) + (0 if case.batch_size % 3 else 1024)
         rest = peak - sum(sizes.values())
         fields |= {f"trace_{name}_bytes": size for name, size in sizes.items()}
-        fields |= {"trace_temporaries_bytes": rest // 2, "trace_workspaces_bytes": rest // 4,
-                   "trace_rounding_bytes": rest - rest // 2 - rest // 4}  # fmt: skip
+        fields |= {
+            "trace_temporaries_bytes": rest // 2,
+            "trace_workspaces_bytes": rest // 4,
+            "trace_rounding_bytes": rest - rest // 2 - rest // 4,
+        }
         reserved = 2 * MIB * math.ceil(peak / (2 * MIB))
-        fields |= {"trace_peak_allocated_bytes": peak, "trace_peak_reserved_bytes": reserved,
-                   "trace_peak_requested_bytes": peak - 4 * KIB, "estimated_device_bytes": reserved + 600 * MIB,
-                   "estimated_samples_per_s": 1.2 * case.batch_size / _step_s(case, environment)}  # fmt: skip
+        fields |= {
+            "trace_peak_allocated_bytes": peak,
+            "trace_peak_reserved_bytes": reserved,
+            "trace_peak_requested_bytes": peak - 4 * KIB,
+            "estimated_device_bytes": reserved + 600 * MIB,
+            "estimated_samples_per_s": 1.2 * case.batch_size / _step_s(case, environment),
+        }
     device = environment.estimate_device or environment.device
     return Estimate(case_key=case.key, estimate_device=device, **fields)
 
@@ -200,19 +247,37 @@ def _measure(
     ]
     gpu = environment.device == "cuda"
     reserved = 2 * MIB * math.ceil(_peak(case) * 1.03 / (2 * MIB))
-    memory = {"peak_reserved_bytes": reserved, "device_used_bytes": reserved + 610 * MIB,
-              "peak_requested_bytes": _peak(case) - 4 * KIB, "device_total_bytes": environment.gpu_total_bytes,
-              "temperature_start_c": 41.0, "temperature_end_c": 55.0, "sm_clock_end_hz": 1.9e9,
-              "energy_window_j": sum(steps) * 420.0, "other_process_count": 0} if gpu else {}  # fmt: skip
+    memory = (
+        {
+            "peak_reserved_bytes": reserved,
+            "device_used_bytes": reserved + 610 * MIB,
+            "peak_requested_bytes": _peak(case) - 4 * KIB,
+            "device_total_bytes": environment.gpu_total_bytes,
+            "temperature_start_c": 41.0,
+            "temperature_end_c": 55.0,
+            "sm_clock_end_hz": 1.9e9,
+            "energy_window_j": sum(steps) * 420.0,
+            "other_process_count": 0,
+        }
+        if gpu
+        else {}
+    )
     return Measurement(
-        status=status, reason="the loss became nan" if status == Status.NAN_LOSS else None,
+        status=status,
+        reason="the loss became nan" if status == Status.NAN_LOSS else None,
         flags=("throttled",) if status == Status.THROTTLED else (),
-        warmup_times_s=tuple(warmup), step_times_s=tuple(steps),
+        warmup_times_s=tuple(warmup),
+        step_times_s=tuple(steps),
         data_wait_times_s=tuple(step * 0.3 for step in steps) if case.input == "loader" else (),
-        wall_window_s=sum(steps) * 1.002, final_loss=math.nan if status == Status.NAN_LOSS else 2.3,
-        parameter_count=_sizes(case)["parameters"] // 4, peak_allocated_bytes=_peak(case),
-        cold_peak_allocated_bytes=_peak(case), host_rss_peak_bytes=_peak(case) + 400 * MIB, **memory, **common,
-    )  # fmt: skip
+        wall_window_s=sum(steps) * 1.002,
+        final_loss=math.nan if status == Status.NAN_LOSS else 2.3,
+        parameter_count=_sizes(case)["parameters"] // 4,
+        peak_allocated_bytes=_peak(case),
+        cold_peak_allocated_bytes=_peak(case),
+        host_rss_peak_bytes=_peak(case) + 400 * MIB,
+        **memory,
+        **common,
+    )
 
 
 _REASONS = {

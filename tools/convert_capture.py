@@ -36,10 +36,15 @@ def case_of(record: dict[str, Any]) -> Case:
     name = record["optimizer"]
     optimizer = "sgd_momentum" if (name, settings) == ("sgd", "momentum=0.9") else f"{name}:{settings}".rstrip(":")
     return Case(
-        catalog.parse_choice("dataset", DATASETS[image]), catalog.parse_choice("model", record["model"]),
-        catalog.parse_choice("optimizer", optimizer), record["batch_size"], record["precision"],
-        record["memory_format"], "synthetic", image[1],
-    )  # fmt: skip
+        catalog.parse_choice("dataset", DATASETS[image]),
+        catalog.parse_choice("model", record["model"]),
+        catalog.parse_choice("optimizer", optimizer),
+        record["batch_size"],
+        record["precision"],
+        record["memory_format"],
+        "synthetic",
+        image[1],
+    )
 
 
 def gpu_of(device: dict[str, Any]) -> GpuFacts:
@@ -47,11 +52,13 @@ def gpu_of(device: dict[str, Any]) -> GpuFacts:
     properties = device["properties"]
     fields = [field.strip() for field in (device.get("smi") or "").split(",")]
     return GpuFacts(
-        name=properties["name"], multiprocessors=properties["multi_processor_count"],
+        name=properties["name"],
+        multiprocessors=properties["multi_processor_count"],
         threads_per_multiprocessor=properties.get("max_threads_per_multi_processor"),
-        compute_capability=[properties["major"], properties["minor"]], total_bytes=properties["total_memory"],
+        compute_capability=[properties["major"], properties["minor"]],
+        total_bytes=properties["total_memory"],
         driver_version=fields[1] if len(fields) > 1 else None,
-    )  # fmt: skip
+    )
 
 
 def facts_of(record: dict[str, Any], device: dict[str, Any], case: Case) -> Facts:
@@ -64,15 +71,26 @@ def facts_of(record: dict[str, Any], device: dict[str, Any], case: Case) -> Fact
     if free_after and record["status"] == "ok":
         context = max(free_after[1] - free_after[0] - stats[-1]["reserved_bytes.all.current"], 0)
     return Facts(
-        format=FORMAT, loop="gpu_capture", recording_key=stable_hash(["gpu_capture", case.key, device]),
-        case_key=case.key, axes=case.axes, status=record["status"], reason=record.get("message"),
-        steps=max(len(stats) - 1, 0), memory_stats=stats, gpu=gpu_of(device),
-        versions={name: None if value is None else str(value) for name, value in versions.items()}, switches=switches,
+        format=FORMAT,
+        loop="gpu_capture",
+        recording_key=stable_hash(["gpu_capture", case.key, device]),
+        case_key=case.key,
+        axes=case.axes,
+        status=record["status"],
+        reason=record.get("message"),
+        steps=max(len(stats) - 1, 0),
+        memory_stats=stats,
+        gpu=gpu_of(device),
+        versions={name: None if value is None else str(value) for name, value in versions.items()},
+        switches=switches,
         variables={key: value for key, value in device.get("environment", {}).items() if key.startswith(VARIABLES)},
-        memory={"free_after_context": free and free[0], "free_after_steps": free_after and free_after[0],
-                "context": context},
+        memory={
+            "free_after_context": free and free[0],
+            "free_after_steps": free_after and free_after[0],
+            "context": context,
+        },
         seed=SEED,
-    )  # fmt: skip
+    )
 
 
 def _dotted(number: int | None) -> str | None:

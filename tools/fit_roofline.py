@@ -31,18 +31,43 @@ LITTLE_POWER = ("NVIDIA L4", "Tesla P4", "Tesla T4")
 """75 W and less: their clocks under products lie far below the rated one, so they say nothing of kernels."""
 
 TENSORS = {
-    "add": 3, "mul": 3, "div": 3, "addu": 2, "mulu": 2, "divu": 2, "powu": 2, "gelu": 2, "relu": 2, "tanh": 2,
-    "softmax": 2, "ln": 2,
-}  # fmt: skip
+    "add": 3,
+    "mul": 3,
+    "div": 3,
+    "addu": 2,
+    "mulu": 2,
+    "divu": 2,
+    "powu": 2,
+    "gelu": 2,
+    "relu": 2,
+    "tanh": 2,
+    "softmax": 2,
+    "ln": 2,
+}
 """How many tensors an operator reads and writes (`u`: with one number)."""
 
 KINDS = dict.fromkeys(TENSORS, "elementwise") | {
-    "softmax": "reduction", "ln": "normalisation", "conv2d_forward": "convolution", "linear": "matmul", "bmm": "matmul",
-}  # fmt: skip
+    "softmax": "reduction",
+    "ln": "normalisation",
+    "conv2d_forward": "convolution",
+    "linear": "matmul",
+    "bmm": "matmul",
+}
 FAMILIES = (
-    "resnext", "resnet", "densenet", "vgg", "inception", "mnasnet", "mobilenet", "efficientnet_v2", "efficientnet",
-    "regnet", "convnext", "swin", "vit",
-)  # fmt: skip
+    "resnext",
+    "resnet",
+    "densenet",
+    "vgg",
+    "inception",
+    "mnasnet",
+    "mobilenet",
+    "efficientnet_v2",
+    "efficientnet",
+    "regnet",
+    "convnext",
+    "swin",
+    "vit",
+)
 
 
 def main(folder: Path) -> None:
@@ -96,9 +121,13 @@ def operator_times(frame: pd.DataFrame, constants: Constants) -> np.ndarray:
     for gpu, rows in frame.groupby("gpu"):
         first, count = rows.iloc[0], len(rows)
         device = Device(
-            name=str(gpu), gpu_name=str(gpu), kind="cuda", memory_bandwidth_bytes_per_s=first.bandwidth_gb_per_s * 1e9,
-            peak_float32_flop_per_s=first.fp32_gflops * 1e9, multiprocessors=int(first.sms),
-        )  # fmt: skip
+            name=str(gpu),
+            gpu_name=str(gpu),
+            kind="cuda",
+            memory_bandwidth_bytes_per_s=first.bandwidth_gb_per_s * 1e9,
+            peak_float32_flop_per_s=first.fp32_gflops * 1e9,
+            multiprocessors=int(first.sms),
+        )
         kernels = Kernels(
             np.full(count, "forward", dtype=object),
             rows.kind.to_numpy(object),
@@ -140,9 +169,14 @@ def step_case(row: Any) -> Case:
     """A row as the case that comes nearest to timm's protocol."""
     memory_format = "channels_last" if row.layout == "nhwc" else "contiguous"
     return Case(
-        Choice("imagenet"), Choice(row.torchvision), Choice("sgd_momentum"), row.train_batch_size, "fp16",
-        memory_format, image_size=row.train_img_size,
-    )  # fmt: skip
+        Choice("imagenet"),
+        Choice(row.torchvision),
+        Choice("sgd_momentum"),
+        row.train_batch_size,
+        "fp16",
+        memory_format,
+        image_size=row.train_img_size,
+    )
 
 
 def load_kernels(cases: Sequence[Case]) -> list[Kernels]:
@@ -196,9 +230,11 @@ def fit(
 
     simplex = np.vstack([initial, initial + 0.2 * np.eye(len(names))])
     found = minimize(
-        lambda values: np.abs(errors(with_values(values))).mean(), initial, method="Nelder-Mead",
+        lambda values: np.abs(errors(with_values(values))).mean(),
+        initial,
+        method="Nelder-Mead",
         options={"initial_simplex": simplex, "xatol": tolerance, "fatol": tolerance / 20},
-    )  # fmt: skip
+    )
     return with_values(found.x)
 
 

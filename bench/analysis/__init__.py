@@ -14,7 +14,20 @@ from bench.analysis.labels import CaseLabels, machine_labels
 from bench.analysis.validity import CONSISTENCY_WINDOW, validity
 
 __all__ = [
-    "COMPARISONS", "CONSISTENCY_WINDOW", "GROUP", "CaseLabels", "Comparison", "Finding", "best_cases", "damaged_parts",
-    "earlier_plans", "estimator_errors", "headline", "in_reading_order", "last_attempts", "machine_labels",
-    "summarise_cases", "validity",
-]  # fmt: skip
+    "COMPARISONS",
+    "CONSISTENCY_WINDOW",
+    "GROUP",
+    "CaseLabels",
+    "Comparison",
+    "Finding",
+    "best_cases",
+    "damaged_parts",
+    "earlier_plans",
+    "estimator_errors",
+    "headline",
+    "in_reading_order",
+    "last_attempts",
+    "machine_labels",
+    "summarise_cases",
+    "validity",
+]

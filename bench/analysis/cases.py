@@ -20,9 +20,13 @@ GROUP = ("case_key", *columns(Group))
 """What runs that are repeats of each other share."""
 
 PEAKS = (
-    "peak_allocated_bytes", "peak_requested_bytes", "peak_reserved_bytes", "cold_peak_allocated_bytes",
-    "device_used_bytes", "host_rss_peak_bytes",
-)  # fmt: skip
+    "peak_allocated_bytes",
+    "peak_requested_bytes",
+    "peak_reserved_bytes",
+    "cold_peak_allocated_bytes",
+    "device_used_bytes",
+    "host_rss_peak_bytes",
+)
 _CONSTANT = (*GROUP, *AXES, "device", "estimate_device", "gpu_name", "gpu_total_bytes", "cpu_model", "ram_bytes")
 _ESTIMATES = tuple(name for name in columns(Estimate) if name not in ("case_key", "estimate_device"))
 _EXACT = (*PEAKS, "parameter_count", "oom_requested_bytes", "host_memory_limit_bytes")
@@ -67,9 +71,7 @@ def summarise_cases(frame: pd.DataFrame) -> pd.DataFrame:
     constant = [name for name in (*_CONSTANT, *_ESTIMATES) if name in last]
     summary = last.iloc[firsts][constant].reset_index(drop=True)
     raw, raw_all = _Columns(last), _Columns(frame)
-    rows = [
-        {**raw.summarise(indices), **raw_all.remarks(everything[key])} for key, indices in groups.items()
-    ]  # fmt: skip
+    rows = [{**raw.summarise(indices), **raw_all.remarks(everything[key])} for key, indices in groups.items()]
     summary = pd.concat([summary, pd.DataFrame(rows, index=summary.index)], axis=1)
     for name in _EXACT:
         summary[name] = summary[name].astype("Int64")

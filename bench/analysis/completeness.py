@@ -29,8 +29,10 @@ def earlier_plans(frame: pd.DataFrame) -> list[Finding]:
 
 def _data_changes(before: pd.DataFrame, after: pd.DataFrame) -> list[str]:
     """How a data set changed between two sets of its runs, by the last of each that say most of it."""
-    old, new = (max(states, key=lambda facts: len(facts.known), default=DataFacts())
-                for states in (reversed(data_states(before)), reversed(data_states(after))))  # fmt: skip
+    old, new = (
+        max(states, key=lambda facts: len(facts.known), default=DataFacts())
+        for states in (reversed(data_states(before)), reversed(data_states(after)))
+    )
     return new.changes_since(old)
 
 
@@ -67,10 +69,11 @@ def interrupted(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
     if missing.empty:
         return None
     return finding_of(
-        "interrupted", True,
+        "interrupted",
+        True,
         f"{counted(len(missing), planned, 'planned run')} did not happen: the sweep was interrupted, or still runs.",
         missing,
-    )  # fmt: skip
+    )
 
 
 def skipped_cases(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:

@@ -33,12 +33,13 @@ def not_converged(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
     fewest, most = int(wide["processes"].min()), int(wide["processes"].max())
     after = f"{fewest}" if fewest == most else f"{fewest} to {most}"
     return finding_of(
-        NOT_CONVERGED, True,
+        NOT_CONVERGED,
+        True,
         f"The interval of throughput did not come within the {targets} asked for in "
         f"{counted(len(wide), len(widths), 'case')}, after {after} processes: the repeats or the time allowed were "
         "spent, or the sweep ended first. More of either, or a quieter machine, narrows it.",
         asked[[key in keys for key in zip(*(asked[name] for name in _GROUP), strict=True)]],
-    )  # fmt: skip
+    )
 
 
 def flag_unconverged(summary: pd.DataFrame, runs: pd.DataFrame) -> pd.Series:
@@ -55,10 +56,13 @@ def flag_unconverged(summary: pd.DataFrame, runs: pd.DataFrame) -> pd.Series:
     wide = set(widths.index[widths["wide"]])
     keys = zip(*(summary[name] for name in _GROUP), strict=True)
     return pd.Series(
-        [", ".join(sorted(filter(None, (*flags.split(", "), NOT_CONVERGED)))) if key in wide else flags
-         for key, flags in zip(keys, summary["flags"], strict=True)],
-        index=summary.index, dtype=object,
-    )  # fmt: skip
+        [
+            ", ".join(sorted(filter(None, (*flags.split(", "), NOT_CONVERGED)))) if key in wide else flags
+            for key, flags in zip(keys, summary["flags"], strict=True)
+        ],
+        index=summary.index,
+        dtype=object,
+    )
 
 
 def _asked(runs: pd.DataFrame) -> pd.DataFrame:

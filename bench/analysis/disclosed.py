@@ -10,13 +10,26 @@ from bench.analysis.findings import Finding, finding_of
 from bench.records import MEASURED
 
 _REQUIRED = (
-    "torch_version", "torchvision_version", "python_version", "bench_version", "cpu_model", "cpu_cores_usable",
-    "ram_bytes", "os_name", "kernel",
-)  # fmt: skip
+    "torch_version",
+    "torchvision_version",
+    "python_version",
+    "bench_version",
+    "cpu_model",
+    "cpu_cores_usable",
+    "ram_bytes",
+    "os_name",
+    "kernel",
+)
 _REQUIRED_GPU = (
-    "gpu_name", "gpu_uuid_hash", "gpu_total_bytes", "driver_version", "cuda_version", "cudnn_version", "power_limit_w",
+    "gpu_name",
+    "gpu_uuid_hash",
+    "gpu_total_bytes",
+    "driver_version",
+    "cuda_version",
+    "cudnn_version",
+    "power_limit_w",
     "power_limit_default_w",
-)  # fmt: skip
+)
 _HELPFUL = ("git_commit", "git_dirty", "host_hash")
 _HELPFUL_GPU = ("vbios", "ecc", "mig", "persistence_mode")
 """A consumer card has no ECC and an installed package no commit: these are named and forbid nothing."""
@@ -42,12 +55,15 @@ def missing_disclosures(frame: pd.DataFrame, runs: pd.DataFrame) -> list[Finding
     ]
     alone = gpu[gpu["other_process_count"].isna() & gpu["device_used_before_bytes"].isna()]
     if not alone.empty:
-        found.append(finding_of(
-            "missing_disclosure", True,
-            "Whether other processes were on the device is unknown: neither the driver's process list nor the memory "
-            "used before the run was recorded.",
-            alone,
-        ))  # fmt: skip
+        found.append(
+            finding_of(
+                "missing_disclosure",
+                True,
+                "Whether other processes were on the device is unknown: neither the driver's process list nor the "
+                "memory used before the run was recorded.",
+                alone,
+            )
+        )
     return found
 
 

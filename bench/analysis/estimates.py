@@ -70,11 +70,20 @@ def estimator_errors(summary: pd.DataFrame) -> pd.DataFrame:
         errors = summary[comparison.column].to_numpy(dtype=float)
         found = summarise_errors(errors[~np.isnan(errors)])
         if found is not None:
-            rows.append({
-                "name": comparison.name, "title": comparison.title, "against": comparison.against, "n": found.n,
-                "median_abs": found.median_abs, "p90_abs": found.p90_abs, "worst": found.worst, "bias": found.bias,
-                "share_exact": found.share_exact, "exact": round(found.share_exact * found.n),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "name": comparison.name,
+                    "title": comparison.title,
+                    "against": comparison.against,
+                    "n": found.n,
+                    "median_abs": found.median_abs,
+                    "p90_abs": found.p90_abs,
+                    "worst": found.worst,
+                    "bias": found.bias,
+                    "share_exact": found.share_exact,
+                    "exact": round(found.share_exact * found.n),
+                }
+            )
     names = ["name", "title", "against", "n", "median_abs", "p90_abs", "worst", "bias", "share_exact", "exact"]
     return pd.DataFrame(rows, columns=names)
 
@@ -125,8 +134,17 @@ def oom_predictions(summary: pd.DataFrame) -> pd.DataFrame:
             foretold = np.where(said, (summary[forecaster.verdict] == "does not fit").to_numpy(dtype=bool), foretold)
         if counts.any():
             rows.append(_confusion(forecaster, foretold[counts], ran_out[counts]))
-    names = ["name", "title", "n", "true_positive", "false_positive", "false_negative", "true_negative", "precision",
-             "recall"]  # fmt: skip
+    names = [
+        "name",
+        "title",
+        "n",
+        "true_positive",
+        "false_positive",
+        "false_negative",
+        "true_negative",
+        "precision",
+        "recall",
+    ]
     return pd.DataFrame(rows, columns=names)
 
 
@@ -135,11 +153,16 @@ def _confusion(forecaster: _Forecaster, foretold: np.ndarray, ran_out: np.ndarra
     hit, false_alarm = int((foretold & ran_out).sum()), int((foretold & ~ran_out).sum())
     missed = int((~foretold & ran_out).sum())
     return {
-        "name": forecaster.name, "title": forecaster.title, "n": len(ran_out), "true_positive": hit,
-        "false_positive": false_alarm, "false_negative": missed, "true_negative": int((~foretold & ~ran_out).sum()),
+        "name": forecaster.name,
+        "title": forecaster.title,
+        "n": len(ran_out),
+        "true_positive": hit,
+        "false_positive": false_alarm,
+        "false_negative": missed,
+        "true_negative": int((~foretold & ~ran_out).sum()),
         "precision": hit / (hit + false_alarm) if hit + false_alarm else np.nan,
         "recall": hit / (hit + missed) if hit + missed else np.nan,
-    }  # fmt: skip
+    }
 
 
 @dataclass(frozen=True, slots=True)

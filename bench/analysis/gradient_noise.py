@@ -89,10 +89,15 @@ def _of_case(rows: pd.DataFrame) -> dict[str, Any]:
     )
     scale, low, high = ratio_interval(traces, g2s) if len(traces) else (math.nan, None, None)
     return {
-        "scale": scale, "low": low, "high": high, "basis": basis, "count": len(traces),
+        "scale": scale,
+        "low": low,
+        "high": high,
+        "basis": basis,
+        "count": len(traces),
         "cost_s": float(rows["gradient_noise_cost_s"].max()),
-        "images": _distinct(rows["gradient_noise_data_source"]), "notes": _distinct(rows["gradient_noise_note"]),
-    }  # fmt: skip
+        "images": _distinct(rows["gradient_noise_data_source"]),
+        "notes": _distinct(rows["gradient_noise_note"]),
+    }
 
 
 def _raw(measured: pd.DataFrame, column: str) -> list[float]:

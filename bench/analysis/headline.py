@@ -33,12 +33,14 @@ def best_cases(summary: pd.DataFrame) -> pd.DataFrame:
         if timed.empty:
             continue
         ran_out = group.loc[group["status"] == Status.OOM, "batch_size"]
-        rows.append({
-            **timed.iloc[int(timed["samples_per_s"].to_numpy().argmax())].to_dict(),
-            "cases": len(group),
-            "largest_batch_ok": timed["batch_size"].max(),
-            "smallest_batch_oom": ran_out.min() if len(ran_out) else None,
-        })  # fmt: skip
+        rows.append(
+            {
+                **timed.iloc[int(timed["samples_per_s"].to_numpy().argmax())].to_dict(),
+                "cases": len(group),
+                "largest_batch_ok": timed["batch_size"].max(),
+                "smallest_batch_oom": ran_out.min() if len(ran_out) else None,
+            }
+        )
     return pd.DataFrame(rows, columns=[*summary.columns, "cases", "largest_batch_ok", "smallest_batch_oom"])
 
 
@@ -83,8 +85,9 @@ def _estimate_sentence(summary: pd.DataFrame) -> str:
     """How far the memory estimates are off, the formula's and the trace's where there."""
     parts = [
         f"the {row['name']} {error_summary_words(row)}"
-        for row in estimator_errors(summary).to_dict("records") if row["name"] in ("formula", "trace")
-    ]  # fmt: skip
+        for row in estimator_errors(summary).to_dict("records")
+        if row["name"] in ("formula", "trace")
+    ]
     return f"Against the measured peak of memory, {'; '.join(parts)}." if parts else ""
 
 

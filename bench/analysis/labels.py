@@ -18,10 +18,21 @@ SERIES_AXES = ("machine", "optimizer", "precision", "memory_format", "input", "i
 """What can set two cases apart beside model, data set and batch size."""
 
 _MACHINE_FIELDS = (
-    "torch_version", "driver_version", "cuda_version", "cudnn_version", "power_limit_w", "torchvision_version",
-    "python_version", "allocator_settings", "speed_variables", "cpu_cores_usable", "ram_bytes", "mig", "gpu_uuid_hash",
+    "torch_version",
+    "driver_version",
+    "cuda_version",
+    "cudnn_version",
+    "power_limit_w",
+    "torchvision_version",
+    "python_version",
+    "allocator_settings",
+    "speed_variables",
+    "cpu_cores_usable",
+    "ram_bytes",
+    "mig",
+    "gpu_uuid_hash",
     "host_hash",
-)  # fmt: skip
+)
 _NAME_CHARACTERS = 60
 """Of a model, data set or optimizer in a label; longer ones (a folder's path, many settings) are cut."""
 
@@ -61,8 +72,9 @@ class CaseLabels:
         self.axes = records.varying_axes(known, [axis for axis in SERIES_AXES if axis in known])
         self._short: dict[str, dict[str, str]] = {
             axis: cut_apart(map(str, dict.fromkeys(known[axis])), _NAME_CHARACTERS)
-            for axis in ("model", "dataset", "optimizer") if axis in known
-        }  # fmt: skip
+            for axis in ("model", "dataset", "optimizer")
+            if axis in known
+        }
 
     def words(self, row: Row, axis: str) -> str:
         """The value of one axis in words."""
@@ -154,8 +166,11 @@ def _telling(twins: pd.DataFrame, fields: Sequence[str]) -> list[list[str]]:
 
     One field that tells all apart is enough; otherwise those are taken that tell more rows apart than the ones before.
     """
-    words = {field: [_field_words(field, value) for value in twins[field]]
-             for field in dict.fromkeys(fields) if field in twins}  # fmt: skip
+    words = {
+        field: [_field_words(field, value) for value in twins[field]]
+        for field in dict.fromkeys(fields)
+        if field in twins
+    }
     alone = [field for field, values in words.items() if len(set(values)) == len(twins)]
     if alone:
         return [[word] for word in words[alone[0]]]

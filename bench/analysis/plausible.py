@@ -32,19 +32,30 @@ _WARMUPS_COMPARED = 3
 another may be stalled, so that two may both say nothing."""
 
 _RANGES: Mapping[str, tuple[float, float]] = {
-    "wall_window_s": (1e-6, 1e6), "duration_s": (1e-4, 1e6), "ram_bytes": (128 * MIB, 256 * TIB),
-    "gpu_total_bytes": (256 * MIB, 4 * TIB), "power_limit_w": (5, 5000), "power_limit_default_w": (5, 5000),
-    "power_end_w": (0.5, 5000), "temperature_start_c": (-40, 130), "temperature_end_c": (-40, 130),
-    "sm_clock_start_hz": (5e7, 1e10), "sm_clock_end_hz": (5e7, 1e10), "max_sm_clock_hz": (1e8, 1e10),
-    "memory_clock_start_hz": (5e7, 5e10), "memory_clock_end_hz": (5e7, 5e10),
-}  # fmt: skip
+    "wall_window_s": (1e-6, 1e6),
+    "duration_s": (1e-4, 1e6),
+    "ram_bytes": (128 * MIB, 256 * TIB),
+    "gpu_total_bytes": (256 * MIB, 4 * TIB),
+    "power_limit_w": (5, 5000),
+    "power_limit_default_w": (5, 5000),
+    "power_end_w": (0.5, 5000),
+    "temperature_start_c": (-40, 130),
+    "temperature_end_c": (-40, 130),
+    "sm_clock_start_hz": (5e7, 1e10),
+    "sm_clock_end_hz": (5e7, 1e10),
+    "max_sm_clock_hz": (1e8, 1e10),
+    "memory_clock_start_hz": (5e7, 5e10),
+    "memory_clock_end_hz": (5e7, 5e10),
+}
 """What each column can hold in the unit of its name, with room: a factor of 1000 falls out of every one of them."""
 
 _MEMORY_ORDER = (
-    ("peak_requested_bytes", "peak_allocated_bytes"), ("peak_allocated_bytes", "peak_reserved_bytes"),
-    ("peak_reserved_bytes", "device_total_bytes"), ("device_used_bytes", "device_total_bytes"),
+    ("peak_requested_bytes", "peak_allocated_bytes"),
+    ("peak_allocated_bytes", "peak_reserved_bytes"),
+    ("peak_reserved_bytes", "device_total_bytes"),
+    ("device_used_bytes", "device_total_bytes"),
     ("peak_allocated_bytes", "gpu_total_bytes"),
-)  # fmt: skip
+)
 """The left is a part of the right, by what torch's allocator and the driver count."""
 
 
@@ -56,8 +67,14 @@ def implausible(frame: pd.DataFrame, runs: pd.DataFrame) -> list[Finding]:
         runs: The last attempts among them.
     """
     measured = runs[runs["status"].isin(MEASURED)]
-    found = [_unsynchronised(measured), _too_fast(measured), _units(measured), _memory(measured),
-             _batches(measured), _keys(runs)]  # fmt: skip
+    found = [
+        _unsynchronised(measured),
+        _too_fast(measured),
+        _units(measured),
+        _memory(measured),
+        _batches(measured),
+        _keys(runs),
+    ]
     return [finding for finding in found if finding is not None]
 
 
@@ -71,12 +88,13 @@ def _unsynchronised(runs: pd.DataFrame) -> Finding | None:
     if bad.empty:
         return None
     return finding_of(
-        "unsynchronised", True,
+        "unsynchronised",
+        True,
         f"In {counted(len(bad), len(runs), 'run')} the steps (their sum, or on a GPU their median times their number) "
         f"fill less than {SYNCHRONISED_FRAC * 100:.0f} % of the wall clock: a clock was read without waiting for the "
         "device.",
         bad,
-    )  # fmt: skip
+    )
 
 
 def _too_fast(runs: pd.DataFrame) -> Finding | None:
@@ -85,11 +103,12 @@ def _too_fast(runs: pd.DataFrame) -> Finding | None:
     if bad.empty:
         return None
     return finding_of(
-        "too_fast", True,
+        "too_fast",
+        True,
         f"{counted(len(bad), len(runs), 'run')} went more than {SPEED_FACTOR:g} times as fast as the device's peak "
         "rates allow by the roofline: the window did not wait for the device, or its unit is wrong.",
         bad,
-    )  # fmt: skip
+    )
 
 
 def _units(runs: pd.DataFrame) -> Finding | None:
@@ -108,15 +127,18 @@ def _units(runs: pd.DataFrame) -> Finding | None:
         "wall_window_s is longer than the whole run": wall > 1.05 * duration,
         "wall_window_s is far below the window asked for": (wall < SHORT_WINDOW_FRAC * _numbers(runs, "min_window_s"))
         & (steps < 10_000),
-        "step_times_s and warmup_times_s are of different magnitude, or a stalled warm-up":
-            (warmups >= _WARMUPS_COMPARED) & ((quickest > 300 * step) | (warm < step / 300)),
+        "step_times_s and warmup_times_s are of different magnitude, or a stalled warm-up": (
+            warmups >= _WARMUPS_COMPARED
+        )
+        & ((quickest > 300 * step) | (warm < step / 300)),
         "energy_window_j is not the power of this device": (watts > 5 * limit) | (watts < 0.001 * limit),
-    }  # fmt: skip
+    }
     suspects |= {
         f"{name} is outside {low:g} to {high:g}": (values < low) | (values > high)
-        for name, (low, high) in _RANGES.items() if name in runs
+        for name, (low, high) in _RANGES.items()
+        if name in runs
         for values in [_numbers(runs, name)]
-    }  # fmt: skip
+    }
     return _suspected(
         runs, suspects, "wrong_unit", "Numbers that cannot be in the unit their column says (a factor of 1000?)"
     )
@@ -131,11 +153,10 @@ def _memory(runs: pd.DataFrame) -> Finding | None:
         "peak_allocated_bytes is hundreds of times the formula": peak > 200 * formula + 256 * MIB,
         "peak_allocated_bytes is more than the RAM": (peak > _numbers(runs, "ram_bytes"))
         & (runs["device"] == "cpu").to_numpy(),
-    }  # fmt: skip
+    }
     suspects |= {
-        f"{part} is more than {whole}": _numbers(runs, part) > _numbers(runs, whole)
-        for part, whole in _MEMORY_ORDER
-    }  # fmt: skip
+        f"{part} is more than {whole}": _numbers(runs, part) > _numbers(runs, whole) for part, whole in _MEMORY_ORDER
+    }
     return _suspected(runs, suspects, "impossible_memory", "Memory that cannot be (a unit, or another batch)")
 
 
@@ -160,11 +181,12 @@ def _batches(runs: pd.DataFrame) -> Finding | None:
         return None
     sizes = ", ".join(str(size) for size in sorted(set(bad["batch_size"]))[:6])
     return finding_of(
-        "batch_unseen", True,
+        "batch_unseen",
+        True,
         f"Batch sizes that peak at the same byte ({sizes}): {counted(len(bad), len(runs), 'run')} cannot have held the "
         "batch that the row says.",
         bad,
-    )  # fmt: skip
+    )
 
 
 def _keys(runs: pd.DataFrame) -> Finding | None:
@@ -174,11 +196,12 @@ def _keys(runs: pd.DataFrame) -> Finding | None:
     if bad.empty:
         return None
     return finding_of(
-        "keys_differ", True,
+        "keys_differ",
+        True,
         f"In {counted(len(bad), len(runs), 'run')} the batch size or another axis is not the one that the row's own "
         "key was made from: it was changed after planning.",
         bad,
-    )  # fmt: skip
+    )
 
 
 _KEYS = [*AXES, *GROUP, "run_key", "repeat", "attempt"]

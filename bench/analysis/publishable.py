@@ -39,9 +39,16 @@ DRIFT_FRAC = 0.10
 """Between the medians of the first and the last half of a window, beyond which the window holds two speeds."""
 
 _BLOCKS = {
-    "nothing_measured": True, "interrupted": True, "inconsistent_rate": True, "skewed_steps": True, "dirty_tree": True,
-    "unknown_code": True, "not_converged": True, "power_capped": False, "peaks_differ": False,
-}  # fmt: skip
+    "nothing_measured": True,
+    "interrupted": True,
+    "inconsistent_rate": True,
+    "skewed_steps": True,
+    "dirty_tree": True,
+    "unknown_code": True,
+    "not_converged": True,
+    "power_capped": False,
+    "peaks_differ": False,
+}
 """Which findings of `validity` forbid publishing; those it does not name keep their weight. A power limit below the
 default and peaks that differ are disclosed in the report: they bound the numbers and do not make them wrong."""
 
@@ -114,8 +121,9 @@ def named_cases(finding: Finding, frame: pd.DataFrame, summary: pd.DataFrame | N
     groups = {key: keys.dropna().tolist() for key, keys in rows.groupby(list(GROUP), dropna=False)["run_key"]}
     return [
         {"case_key": row["case_key"], "case": labels.case(row), "run_keys": groups[key]}
-        for row in summary.to_dict("records") if (key := tuple(row[name] for name in GROUP)) in groups
-    ]  # fmt: skip
+        for row in summary.to_dict("records")
+        if (key := tuple(row[name] for name in GROUP)) in groups
+    ]
 
 
 def _noisy(runs: pd.DataFrame, asked_frac: float | None) -> Finding | None:
@@ -132,11 +140,12 @@ def _noisy(runs: pd.DataFrame, asked_frac: float | None) -> Finding | None:
     worst = widths[bad.index]
     limits = " and ".join(f"±{limit * 100:g} %" for limit in sorted(set(asked)))
     return finding_of(
-        "noisy", True,
+        "noisy",
+        True,
         f"The interval of throughput is wider than {limits} in {_cases(bad, timed)}: from ±{worst.min() * 100:.1f} % "
         f"to ±{worst.max() * 100:.1f} %. More repeats or a quieter machine narrow it.",
         bad,
-    )  # fmt: skip
+    )
 
 
 def _asked(runs: pd.DataFrame, asked_frac: float | None) -> pd.Series:
@@ -157,11 +166,12 @@ def _short(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
         return None
     fewest = int(sizes.min())
     return finding_of(
-        "short_of_repeats", True,
+        "short_of_repeats",
+        True,
         f"Fewer than {PUBLISHED_PROCESSES} processes measured {_cases(bad, timed)} (the fewest: {fewest}); set "
         f"measure.repeats to {PUBLISHED_PROCESSES} or more and sweep again: what is there is kept.",
         bad,
-    )  # fmt: skip
+    )
 
 
 def _failed(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
@@ -198,11 +208,12 @@ def _throttled(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
     if bad.empty:
         return None
     return finding_of(
-        "throttled", True,
+        "throttled",
+        True,
         f"The device slowed itself down for heat or power in {counted(len(bad), len(runs), 'run')} that count: by the "
         "run's status, the driver's reasons or counter, or an SM clock below the others of the same case.",
         bad,
-    )  # fmt: skip
+    )
 
 
 def _retried(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
@@ -224,11 +235,12 @@ def _contaminated(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
     if bad.empty:
         return None
     return finding_of(
-        "contaminated", True,
+        "contaminated",
+        True,
         f"Another process was on the device in {counted(len(bad), len(runs), 'run')}: the driver listed one, or memory "
         "was taken that is not the run's own.",
         bad,
-    )  # fmt: skip
+    )
 
 
 def _drifting(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
@@ -238,11 +250,12 @@ def _drifting(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
     if bad.empty:
         return None
     return finding_of(
-        "not_steady", True,
+        "not_steady",
+        True,
         f"In {counted(len(bad), len(runs), 'run')} the step times changed over the measured window, between its halves "
         f"by up to {np.nanmax(drifts) * 100:.0f} %; a longer warm-up or a quieter machine is called for.",
         bad,
-    )  # fmt: skip
+    )
 
 
 def _drift(steps: Any) -> float:
@@ -291,5 +304,11 @@ def _cases(bad: pd.DataFrame, of: pd.DataFrame) -> str:
 
 
 _CHECKS: tuple[Callable[[pd.DataFrame, pd.DataFrame], Finding | None], ...] = (
-    _failed, _short, _throttled, _contaminated, _drifting, _out_of_memory, _retried,
-)  # fmt: skip
+    _failed,
+    _short,
+    _throttled,
+    _contaminated,
+    _drifting,
+    _out_of_memory,
+    _retried,
+)

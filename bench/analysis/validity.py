@@ -47,12 +47,13 @@ def _inconsistent(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
     if bad.empty:
         return None
     return finding_of(
-        "inconsistent_rate", True,
+        "inconsistent_rate",
+        True,
         f"In {counted(len(bad), int((~np.isnan(ratio)).sum()), 'run')} the step times add up to less than "
         f"{low * 100:.0f} % or more than {high * 100:.0f} % of the window that throughput is taken over: the rate and "
         "the step times do not speak of the same steps.",
         bad,
-    )  # fmt: skip
+    )
 
 
 def _skewed(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
@@ -66,12 +67,13 @@ def _skewed(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
     if bad.empty:
         return None
     return finding_of(
-        "skewed_steps", True,
+        "skewed_steps",
+        True,
         f"In {counted(len(bad), int((~np.isnan(ratio)).sum()), 'run')} a few slow steps set the mean: throughput x "
         f"median step / batch size lies outside {low:g} to {high:g}. Something else used the machine, or the work is "
         "uneven.",
         bad,
-    )  # fmt: skip
+    )
 
 
 def _wide(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
@@ -83,12 +85,13 @@ def _wide(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
         return None
     keys = set(wide.index)
     return finding_of(
-        "wide_intervals", True,
+        "wide_intervals",
+        True,
         f"The interval of throughput is wider than ±{WIDE_INTERVAL_FRAC * 100:.0f} % in "
         f"{counted(len(wide), len(widths), 'case')}: the processes do not agree. More repeats or a quieter machine "
         "narrow it.",
         timed[[key in keys for key in zip(*(timed[name] for name in GROUP), strict=True)]],
-    )  # fmt: skip
+    )
 
 
 def _throttled(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
@@ -96,11 +99,12 @@ def _throttled(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
     if bad.empty:
         return None
     return finding_of(
-        "throttled", True,
+        "throttled",
+        True,
         f"The device slowed itself down for heat or power in {counted(len(bad), len(frame), 'run')}; "
         "speeds come from other runs where there are any.",
         bad,
-    )  # fmt: skip
+    )
 
 
 _FLAGS = {
@@ -133,8 +137,10 @@ def _processes(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
     sizes = timed.groupby(list(GROUP), dropna=False).size()
     single = int((sizes == 1).sum())
     if single:
-        text = (f"Screening: {counted(single, len(sizes), 'case')} ran in a single process, which has no interval "
-                "and says nothing about the next process.")  # fmt: skip
+        text = (
+            f"Screening: {counted(single, len(sizes), 'case')} ran in a single process, which has no interval "
+            "and says nothing about the next process."
+        )
         return finding_of(
             "screening", True, text, timed.groupby(list(GROUP), dropna=False).filter(lambda rows: len(rows) < 2)
         )
@@ -165,10 +171,11 @@ def _peaks(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
     cases = len(measured.groupby(list(GROUP), dropna=False))
     differing = len(bad.groupby(list(GROUP), dropna=False))
     return finding_of(
-        "peaks_differ", True,
+        "peaks_differ",
+        True,
         f"The allocated peak differs between processes in {counted(differing, cases, 'case')}; the largest is shown.",
         bad,
-    )  # fmt: skip
+    )
 
 
 def _shared(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
@@ -215,11 +222,12 @@ def _synthetic(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
     )
     names = ", ".join(sorted({str(name) for name in made_up["dataset"]}))
     return finding_of(
-        "synthetic_data", False,
+        "synthetic_data",
+        False,
         f"Synthetic images in {counted(len(made_up), len(known), 'run')} ({names}): right in shape and type, "
         f"random in content, so the loss says nothing. {said}",
         made_up,
-    )  # fmt: skip
+    )
 
 
 def _cpu_only(frame: pd.DataFrame, runs: pd.DataFrame) -> Finding | None:
@@ -277,7 +285,24 @@ def _flagged(frame: pd.DataFrame, flag: str) -> np.ndarray:
 
 
 _CHECKS: tuple[Callable[[pd.DataFrame, pd.DataFrame], Finding | None], ...] = (
-    nothing_measured, failed, interrupted, _inconsistent, _wide, not_converged, _skewed, _throttled, _flags, _processes,
-    _dirty, _peaks, _shared, _power, _cpu_only, _emulated,
-    _idle_switches, _synthetic, _mixed, skipped_cases,
-)  # fmt: skip
+    nothing_measured,
+    failed,
+    interrupted,
+    _inconsistent,
+    _wide,
+    not_converged,
+    _skewed,
+    _throttled,
+    _flags,
+    _processes,
+    _dirty,
+    _peaks,
+    _shared,
+    _power,
+    _cpu_only,
+    _emulated,
+    _idle_switches,
+    _synthetic,
+    _mixed,
+    skipped_cases,
+)

@@ -17,16 +17,7 @@ from bench.errors import BusyError, StoreError
 from bench.locks import hold
 from bench.store import DATA_FOLDER, schema
 from bench.store.load import MERGED_FROM, newest_plans, results_folders
-from bench.store.parts import (
-    LEFTOVER_AGE_S,
-    TEMPORARY,
-    build_table,
-    commit,
-    notes_of,
-    parts,
-    rows_hash,
-    typed_errors,
-)
+from bench.store.parts import LEFTOVER_AGE_S, TEMPORARY, build_table, commit, notes_of, parts, rows_hash, typed_errors
 
 _PREFIX = f"{TEMPORARY}bench-merge-"  # the folder around is the user's: no other program names its folders like this
 _LOCK = "lock"

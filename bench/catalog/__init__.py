@@ -21,10 +21,27 @@ from bench.errors import BenchError, UnknownNameError, nearest, nearest_sentence
 from bench.records import Choice, SettingValue, stable_hash
 
 __all__ = [
-    "KINDS", "DatasetEntry", "DatasetInfo", "Entry", "Kind", "ModelEntry", "OptimizerEntry", "Setting", "check_choice",
-    "code_key", "dataset", "describe_dataset", "entries", "entry", "is_external", "model", "model_note", "names",
-    "optimizer", "parse_choice",
-]  # fmt: skip
+    "KINDS",
+    "DatasetEntry",
+    "DatasetInfo",
+    "Entry",
+    "Kind",
+    "ModelEntry",
+    "OptimizerEntry",
+    "Setting",
+    "check_choice",
+    "code_key",
+    "dataset",
+    "describe_dataset",
+    "entries",
+    "entry",
+    "is_external",
+    "model",
+    "model_note",
+    "names",
+    "optimizer",
+    "parse_choice",
+]
 
 Kind = Literal["model", "dataset", "optimizer"]
 KINDS: tuple[Kind, ...] = ("model", "dataset", "optimizer")

@@ -24,9 +24,17 @@ LARGEST_FILE_BYTES = 512 << 20
 """A larger batch is refused unread; the largest real one (CIFAR-100's training part) has 148 MiB."""
 
 UNPICKLING_FAULTS = (
-    pickle.UnpicklingError, AttributeError, EOFError, ImportError, IndexError, KeyError, MemoryError, OverflowError,
-    TypeError, ValueError,
-)  # fmt: skip
+    pickle.UnpicklingError,
+    AttributeError,
+    EOFError,
+    ImportError,
+    IndexError,
+    KeyError,
+    MemoryError,
+    OverflowError,
+    TypeError,
+    ValueError,
+)
 """What the pickle module raises on damaged bytes (its documentation: "not necessarily limited to")."""
 
 

@@ -23,9 +23,13 @@ def show_warnings() -> None:
     said: set[str] = set()
 
     def show(
-        message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None,
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
         line: str | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if str(message) not in said:
             click.echo(f"{click.style('warning: ', fg='yellow')}{printable(str(message))}", err=True)
         said.add(str(message))

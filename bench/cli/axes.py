@@ -23,17 +23,22 @@ _axes = (
     click.option("--precision", "precisions", type=_PRECISIONS, **_MANY, help="[float32]."),
     click.option("--memory-format", "memory_formats", type=_FORMATS, **_MANY, help="[contiguous]."),
     click.option("--image-size", "image_sizes", type=click.IntRange(1), **_MANY, help="Side in pixels [the set's]."),
-)  # fmt: skip
+)
 
 
 batch_size_option = click.option(
     "--batch-size", "batch_sizes", multiple=True, type=click.IntRange(1), help="Samples a step [64]. Repeatable."
 )
 workspaces_option = click.option(
-    "--cudnn-workspaces", "workspaces", type=click.Choice(["on", "off"]), default="on", show_default=True,
-    envvar="BENCH_CUDNN_WORKSPACES", show_envvar=True,
+    "--cudnn-workspaces",
+    "workspaces",
+    type=click.Choice(["on", "off"]),
+    default="on",
+    show_default=True,
+    envvar="BENCH_CUDNN_WORKSPACES",
+    show_envvar=True,
     help="Whether the trace counts what cuDNN's convolutions ask for.",
-)  # fmt: skip
+)
 
 
 def with_axes(command: Any) -> Any:

@@ -54,7 +54,7 @@ def check(
       bench check mine.zip --interval 0.02
 
     Exit code 0 when it is publishable, 4 when it is not, 2 when it cannot be read.
-    """  # fmt: skip
+    """
     from bench.bundles import open_results
     from bench.cli.root import echo_json
     from bench.errors import EXIT_NOT_PUBLISHABLE
@@ -105,10 +105,15 @@ def _as_json(fitness: Fitness, frame: pd.DataFrame) -> dict[str, Any]:
 
     summary = summarise_cases(frame)
     findings = [
-        {"code": finding.code, "blocks": finding.grave, "text": finding.text, "run_keys": list(finding.run_keys),
-         "cases": named_cases(finding, frame, summary)}
+        {
+            "code": finding.code,
+            "blocks": finding.grave,
+            "text": finding.text,
+            "run_keys": list(finding.run_keys),
+            "cases": named_cases(finding, frame, summary),
+        }
         for finding in fitness.findings
-    ]  # fmt: skip
+    ]
     return {"publishable": fitness.publishable, "cases": len(summary), "runs": len(frame), "findings": findings}
 
 

@@ -104,7 +104,7 @@ def compare(
     \b
     Exit codes: 0 no regression, 2 usage, or sides that cannot be compared, 3 a regression: something is slower, takes
     more memory, or does not run any more.
-    """  # fmt: skip
+    """
     from bench.cli.comparison_json import as_value
     from bench.cli.comparison_text import print_comparisons
     from bench.cli.root import echo_json
@@ -124,9 +124,14 @@ def compare(
         if name != first:
             with _naming(name, many=len(frames) > 2):
                 made[name] = compare_frames(
-                    frames[first], frame, margin=margin, confidence=confidence, across=fields,
-                    metrics=metrics or None, processes=processes,
-                )  # fmt: skip
+                    frames[first],
+                    frame,
+                    margin=margin,
+                    confidence=confidence,
+                    across=fields,
+                    metrics=metrics or None,
+                    processes=processes,
+                )
     costs = find_costs(frames, hourly, fields)
     if as_json:
         echo_json(as_value(first, made, costs, worst_first=worst_first))

@@ -26,7 +26,7 @@ def as_value(
     values = [
         {"baseline": baseline, "candidate": name, **_value(comparison, worst_first)}
         for name, comparison in made.items()
-    ]  # fmt: skip
+    ]
     cost = [asdict(item) for item in costs]
     if len(values) == 1:
         return {**values[0], "cost": cost}
@@ -35,7 +35,9 @@ def as_value(
 
 def _value(comparison: Comparison, worst_first: bool) -> dict[str, Any]:
     return {
-        "margin": comparison.margin, "confidence": comparison.confidence, "across": list(comparison.across),
+        "margin": comparison.margin,
+        "confidence": comparison.confidence,
+        "across": list(comparison.across),
         "processes": comparison.processes,
         "differences": [item._asdict() for item in comparison.differences],
         "cases": [_known(row) for row in ordered(comparison.cases, worst_first).to_dict("records")],
@@ -43,7 +45,7 @@ def _value(comparison: Comparison, worst_first: bool) -> dict[str, Any]:
         "missing": [item._asdict() for item in comparison.missing],
         "regressions": [_known(row) for row in comparison.regressions.to_dict("records")],
         "notes": comparison.notes,
-    }  # fmt: skip
+    }
 
 
 def _known(row: Mapping[Any, Any]) -> dict[str, Any]:

@@ -36,8 +36,10 @@ def print_comparisons(
         _print_differences(baseline, name, comparison.differences)
     first = next(iter(made.values()))
     first_only = "" if first.processes is None else f". Of each case the first {first.processes} processes count"
-    _heading(f"Ratios are candidate over baseline ({baseline}). A change counts from {first.margin * 100:g} %; "
-             f"intervals hold with {first.confidence * 100:g} %{first_only}")  # fmt: skip
+    _heading(
+        f"Ratios are candidate over baseline ({baseline}). A change counts from {first.margin * 100:g} %; "
+        f"intervals hold with {first.confidence * 100:g} %{first_only}"
+    )
     for metric in dict.fromkeys(name for comparison in made.values() for name in comparison.geomean):
         if len(made) == 1:
             _print_cases(metric, first, worst_first)
@@ -98,8 +100,17 @@ def _print_cases(metric: str, comparison: Comparison, worst_first: bool) -> None
             if row["n_baseline"] == row["n_candidate"]
             else f"{row['n_baseline']}/{row['n_candidate']}"
         )
-        rows.append([row["label"], known.show(row["baseline"]), known.show(row["candidate"]), _ratio(row["ratio"]),
-                     _interval(row["low"], row["high"]), counts, verdict_words(metric, row["verdict"])])  # fmt: skip
+        rows.append(
+            [
+                row["label"],
+                known.show(row["baseline"]),
+                known.show(row["candidate"]),
+                _ratio(row["ratio"]),
+                _interval(row["low"], row["high"]),
+                counts,
+                verdict_words(metric, row["verdict"]),
+            ]
+        )
         colours.append(_COLOURS.get(row["verdict"]))
     click.echo()
     _print_table(rows, colours)

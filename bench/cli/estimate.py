@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from bench.records import Case, Estimate
 
 _MEMORY = (
-    ("formula", "formula_bytes"), ("trace: allocated", "trace_peak_allocated_bytes"),
-    ("trace: reserved", "trace_peak_reserved_bytes"), ("trace: requested", "trace_peak_requested_bytes"),
+    ("formula", "formula_bytes"),
+    ("trace: allocated", "trace_peak_allocated_bytes"),
+    ("trace: reserved", "trace_peak_reserved_bytes"),
+    ("trace: requested", "trace_peak_requested_bytes"),
     ("device (nvidia-smi)", "estimated_device_bytes"),
-)  # fmt: skip
+)
 
 TIMEOUT_S = 600.0  # for one estimator on one case
 
@@ -72,7 +74,7 @@ def estimate(
       bench estimate configs/gpu.toml --device a100_80gb --json
       bench estimate --model resnet50 --optimizer adam --device h200 --timeline resnet50.png
       bench estimate --explain-difference recordings/nvidia-h200/FILE.parquet
-    """  # fmt: skip
+    """
     from bench.devices import load_device
 
     if recording is not None:
@@ -163,9 +165,15 @@ def _estimates(cases: list[Case], device: Device, workspaces: bool) -> list[Esti
     with Progress() as progress, account_log("estimate") as log:
         progress.start(len(cases), scope=str(device))
         made = estimate_in_child(
-            LocalLauncher(), cases, device, timeout_s=TIMEOUT_S, say=progress.say, workspaces=workspaces,
-            heard=progress.advance, log=log,
-        )  # fmt: skip
+            LocalLauncher(),
+            cases,
+            device,
+            timeout_s=TIMEOUT_S,
+            say=progress.say,
+            workspaces=workspaces,
+            heard=progress.advance,
+            log=log,
+        )
         by_key = {item.case_key: item for item in made}
     return [by_key[case.key] for case in cases]
 
@@ -179,8 +187,10 @@ def _print_estimate(row: dict[str, Any], device: Device) -> None:
         return
     for label, column in _MEMORY:
         click.echo(f"  {label:<20} {format_bytes(row[column]):>10}")
-    parts = [(name, row[f"formula_{name}_bytes"] if name in FORMULA_PARTS else None, row[f"trace_{name}_bytes"])
-             for name in TRACE_PARTS]  # fmt: skip
+    parts = [
+        (name, row[f"formula_{name}_bytes"] if name in FORMULA_PARTS else None, row[f"trace_{name}_bytes"])
+        for name in TRACE_PARTS
+    ]
     click.echo(f"  {'where it goes':<20} {'formula':>10} {'trace':>10}")
     for name, formula, trace in parts:
         click.echo(f"    {name.replace('_', ' '):<18} {format_bytes(formula):>10} {format_bytes(trace):>10}")

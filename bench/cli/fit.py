@@ -23,10 +23,7 @@ _VERDICTS = {"fits": "", "may not fit": "may not fit", "does not fit": "out of m
 
 @click.command()
 @with_axes
-@click.option(
-    "--device",
-    help="Name or file of a device (bench list devices) [h200]; auto is the GPU of this machine.",
-)
+@click.option("--device", help="Name or file of a device (bench list devices) [h200]; auto is the GPU of this machine.")
 @device_file_option
 @click.option(
     "--fraction",
@@ -61,7 +58,7 @@ def fit(
       bench fit --model vit_b_16 --precision bf16 --device a100_40gb --fraction 0.9 --json
       bench fit --model resnet50 --device auto --verify
       bench fit --model resnet50 --device-file mine.toml
-    """  # fmt: skip
+    """
     from bench.api import fit_in_child
     from bench.devices import load_device
     from bench.errors import BenchError
@@ -113,23 +110,13 @@ def _verify(
             return verified, None
         there = [replace(case, batch_size=verified.largest_batch_size)]
         (made,) = estimate_in_child(
-            gpu.launcher,
-            there,
-            gpu.device,
-            timeout_s=RUN_TIMEOUT_S,
-            say=progress.say,
-            log=log,
-            workspaces=workspaces,
+            gpu.launcher, there, gpu.device, timeout_s=RUN_TIMEOUT_S, say=progress.say, log=log, workspaces=workspaces
         )
     return verified, made
 
 
 def _print(
-    case: Case,
-    device: str,
-    found: dict[str, Any],
-    checked: tuple[Verified, Estimate | None] | None,
-    as_json: bool,
+    case: Case, device: str, found: dict[str, Any], checked: tuple[Verified, Estimate | None] | None, as_json: bool
 ) -> None:
     from bench import catalog
     from bench.cli.root import echo_json
@@ -208,8 +195,11 @@ def _verified_fields(found: dict[str, Any], verified: Verified, estimate: Estima
     from bench.stats import relative_error
 
     largest, run = verified.largest_batch_size, verified.largest_run or {}
-    names = {"peak_allocated_bytes": "trace_peak_allocated_bytes", "peak_reserved_bytes": "trace_peak_reserved_bytes",
-             "device_used_bytes": "estimated_device_bytes"}  # fmt: skip
+    names = {
+        "peak_allocated_bytes": "trace_peak_allocated_bytes",
+        "peak_reserved_bytes": "trace_peak_reserved_bytes",
+        "device_used_bytes": "estimated_device_bytes",
+    }
     pairs = {name: (getattr(estimate, column, None), run.get(name)) for name, column in names.items()}
     return {
         "verified_largest_batch_size": largest,
@@ -219,12 +209,15 @@ def _verified_fields(found: dict[str, Any], verified: Verified, estimate: Estima
         "verified_error_batches": (found["largest_batch_size"] or 0) - (largest or 0),
         "verified_error_frac": relative_error(found["largest_batch_size"] or 0, largest) if largest else None,
         "verified_at_largest": {
-            name: {"estimated_bytes": made, "measured_bytes": seen,
-                   "relative_error": relative_error(made, seen) if made and seen else None}
+            name: {
+                "estimated_bytes": made,
+                "measured_bytes": seen,
+                "relative_error": relative_error(made, seen) if made and seen else None,
+            }
             for name, (made, seen) in pairs.items()
         },
         "verify_runs": list(verified.runs),
-    }  # fmt: skip
+    }
 
 
 def _print_verified(found: dict[str, Any], verified: Verified, estimate: Estimate | None) -> None:

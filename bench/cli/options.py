@@ -25,10 +25,13 @@ def _check_device(context: click.Context, parameter: click.Parameter, value: str
 
 
 device_option = click.option(
-    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:N",
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="auto|cpu|cuda|cuda:N",
     callback=_check_device,
     help="Where to run; auto is a GPU where there is one.",
-)  # fmt: skip
+)
 
 
 def _load_device_files(
@@ -49,14 +52,21 @@ def _load_device_files(
 
 
 device_file_option = click.option(
-    "--device-file", "device_files", multiple=True, type=click.Path(path_type=Path), callback=_load_device_files,
+    "--device-file",
+    "device_files",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    callback=_load_device_files,
     metavar="FILE.toml",
     help="A device file of your own (bench env --device-file writes one). Repeatable.",
-)  # fmt: skip
+)
 set_option = click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE",
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
     help="Change one value of the configuration: --set 'grid.batch_size=[64]'. Repeatable.",
-)  # fmt: skip
+)
 data_root_option = click.option(
     "--root",
     type=click.Path(path_type=Path, file_okay=False),

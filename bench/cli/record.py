@@ -27,17 +27,27 @@ def _check_gpu(context: click.Context, parameter: click.Parameter, value: str) -
 @with_axes
 @batch_size_option
 @click.option(
-    "--device", default="auto", show_default=True, metavar="auto|cuda|cuda:N", callback=_check_gpu,
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="auto|cuda|cuda:N",
+    callback=_check_gpu,
     help="Which GPU; never a CPU.",
-)  # fmt: skip
+)
 @click.option("--steps", type=click.IntRange(1, 20), default=3, show_default=True, help="Training steps a case.")
 @click.option("--stacks", is_flag=True, help="Keep what Python ran at each event; files become several times larger.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the files [recordings/GPU].")
 @json_option
 def record(
-    config: Path | None, overrides: tuple[str, ...], device: str, steps: int, stacks: bool, out: Path | None,
-    as_json: bool, **axes: tuple[Any, ...],
-) -> None:  # fmt: skip
+    config: Path | None,
+    overrides: tuple[str, ...],
+    device: str,
+    steps: int,
+    stacks: bool,
+    out: Path | None,
+    as_json: bool,
+    **axes: tuple[Any, ...],
+) -> None:
     """Record what torch's allocator does in a few steps of each case, on a GPU, one Parquet file a case.
 
     Every case runs in a fresh process. What is recorded already is kept; the same command goes on where it stopped.
@@ -52,7 +62,7 @@ def record(
 
     \b
     Exit codes: 0 all recorded, 1 some cases failed, 2 usage, configuration or no GPU, 130 interrupted.
-    """  # fmt: skip
+    """
     from bench.errors import EXIT_FAILED_CASES
     from bench.sweep.record import RecordOptions, record_cases, refuse_cpu
     from bench.terminal import Progress

@@ -11,9 +11,10 @@ import click
 @click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the report [RESULTS].")
 @click.option(
-    "--baseline", metavar="NAME",
+    "--baseline",
+    metavar="NAME",
     help="The machine that the others are held against: its name, a part of it, or its results folder [the first].",
-)  # fmt: skip
+)
 def report(results: tuple[Path, ...], out: Path | None, baseline: str | None) -> None:
     """Render a report from results; the same results give the same bytes.
 

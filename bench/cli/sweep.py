@@ -7,14 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.cli.options import (
-    config_argument,
-    device_file_option,
-    device_option,
-    json_option,
-    read_config,
-    set_option,
-)
+from bench.cli.options import config_argument, device_file_option, device_option, json_option, read_config, set_option
 from bench.terminal import printable
 
 if TYPE_CHECKING:
@@ -31,10 +24,11 @@ if TYPE_CHECKING:
 )
 @click.option("--repeats", type=click.IntRange(1), help="Fresh processes a case; overrides the configuration.")
 @click.option(
-    "--retry", metavar="STATUS,...",
+    "--retry",
+    metavar="STATUS,...",
     help="Run finished cases with these statuses once more: any of ok, oom, timeout, crashed, failed, nan_loss, "
     "throttled, joined by commas.",
-)  # fmt: skip
+)
 @click.option("--dry-run", is_flag=True, help="Only say what would run (the same as bench plan).")
 @click.option("--no-report", is_flag=True, help="Leave the report to a later bench report.")
 @json_option
@@ -66,7 +60,7 @@ def sweep(
 
     \b
     Exit codes: 0 all well, 1 some cases failed, 2 usage or configuration, 130 interrupted.
-    """  # fmt: skip
+    """
     from bench.cli.plan import print_plan
     from bench.cli.root import echo_json
     from bench.errors import EXIT_FAILED_CASES
@@ -81,9 +75,12 @@ def sweep(
         print_plan(checked, device, as_json=as_json)
         return
     options = SweepOptions(
-        out=out or Path("reports") / checked.name, device=device, retry=statuses, report=not no_report,
+        out=out or Path("reports") / checked.name,
+        device=device,
+        retry=statuses,
+        report=not no_report,
         device_files=tuple(device_files.values()),
-    )  # fmt: skip
+    )
     with Progress(quiet=as_json) as progress:
         outcome = run_sweep(checked, options, progress)
     if as_json:

@@ -114,12 +114,17 @@ def _describe(timeline: Timeline, target: Path, alt: str) -> dict[str, Any]:
         "peak_reserved_bytes": timeline.peak_reserved_bytes,
         "tensors": [
             {
-                "category": tensor.category, "name": tensor.name, "made_by": tensor.made_by or None,
-                "shape": tensor.shape, "dtype": tensor.dtype, "size_bytes": tensor.size_bytes, "label": tensor.label,
+                "category": tensor.category,
+                "name": tensor.name,
+                "made_by": tensor.made_by or None,
+                "shape": tensor.shape,
+                "dtype": tensor.dtype,
+                "size_bytes": tensor.size_bytes,
+                "label": tensor.label,
             }
             for tensor in timeline.tensors
         ],
-    }  # fmt: skip
+    }
 
 
 def print_timeline(described: dict[str, Any]) -> None:

@@ -47,7 +47,7 @@ def validate(file: Path, device: str | None, cudnn_workspaces: str, as_json: boo
     Examples:
       bench validate measured.csv --device rtx3090
       bench validate peak_memory_xmem.csv --json
-    """  # fmt: skip
+    """
     from bench.validation import read_measurements, score, score_others
 
     rows, left_out = read_measurements(file, device)
@@ -93,18 +93,24 @@ def _print_json(result: Score, others: dict[str, Score], rows: list[Estimated], 
     from bench.cli.root import echo_json
 
     listed = [
-        {**asdict(row), "published": dict(row.published), "relative_error": result.row_errors.get(row.line),
-         "constant_bytes": result.constants.get(row.device) if row.quantity == "device" else None}
+        {
+            **asdict(row),
+            "published": dict(row.published),
+            "relative_error": result.row_errors.get(row.line),
+            "constant_bytes": result.constants.get(row.device) if row.quantity == "device" else None,
+        }
         for row in rows
-    ]  # fmt: skip
-    echo_json({
-        "groups": [asdict(group) for group in result.groups],
-        "other_estimators": [
-            {"estimator": name, **asdict(group)} for name, table in others.items() for group in table.groups
-        ],
-        "left_out": left_out,
-        "rows": listed,
-    })  # fmt: skip
+    ]
+    echo_json(
+        {
+            "groups": [asdict(group) for group in result.groups],
+            "other_estimators": [
+                {"estimator": name, **asdict(group)} for name, table in others.items() for group in table.groups
+            ],
+            "left_out": left_out,
+            "rows": listed,
+        }
+    )
 
 
 def _print_table(result: Score, others: dict[str, Score], rows: list[Estimated], left_out: int) -> None:

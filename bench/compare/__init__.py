@@ -12,6 +12,21 @@ from bench.compare.result import Comparison, Difference, GeoMean, Missing
 from bench.compare.selecting import first_processes, select_runs, split_values
 
 __all__ = [
-    "DEFAULT_METRICS", "FLAGS", "METRICS", "Comparison", "Cost", "Difference", "GeoMean", "Metric", "Missing",
-    "compare", "field_words", "find_costs", "first_processes", "select_runs", "split_values", "verdict_words", "words",
-]  # fmt: skip
+    "DEFAULT_METRICS",
+    "FLAGS",
+    "METRICS",
+    "Comparison",
+    "Cost",
+    "Difference",
+    "GeoMean",
+    "Metric",
+    "Missing",
+    "compare",
+    "field_words",
+    "find_costs",
+    "first_processes",
+    "select_runs",
+    "split_values",
+    "verdict_words",
+    "words",
+]

@@ -60,10 +60,13 @@ def compare(
     labels = label_pairs((one, two), across)
     for metric in chosen:
         judged = judge_ratios(
-            _values(one, pairs, metric), _values(two, pairs, metric),
-            margin=margin, confidence=confidence, higher_is_better=metric.higher_is_better,
+            _values(one, pairs, metric),
+            _values(two, pairs, metric),
+            margin=margin,
+            confidence=confidence,
+            higher_is_better=metric.higher_is_better,
             processes=processes,
-        )  # fmt: skip
+        )
         rows += [
             _row(one, two, pair, labels[pair], metric, item, across) for pair, item in zip(pairs, judged, strict=True)
         ]
@@ -72,10 +75,17 @@ def compare(
     cases = pd.DataFrame(rows)
     missing = _missing(one, two, everything, labels)
     return Comparison(
-        differences=find_differences(*shared), cases=cases, geomean=geomean, missing=missing,
-        regressions=_regressions(cases, missing), notes=_notes(*shared), margin=margin, confidence=confidence,
-        across=across, processes=processes,
-    )  # fmt: skip
+        differences=find_differences(*shared),
+        cases=cases,
+        geomean=geomean,
+        missing=missing,
+        regressions=_regressions(cases, missing),
+        notes=_notes(*shared),
+        margin=margin,
+        confidence=confidence,
+        across=across,
+        processes=processes,
+    )
 
 
 def _check_numbers(margin: float, confidence: float) -> None:
@@ -126,13 +136,23 @@ def _row(
         told = [text for text, (_, status, _) in zip(told, ends, strict=True) if status != Status.OK]
         reason = f"{reason} ({'; '.join(told)})" if told else reason
     return {
-        "case_key": first["case_key"], "candidate_case_key": second["case_key"], "label": label,
+        "case_key": first["case_key"],
+        "candidate_case_key": second["case_key"],
+        "label": label,
         **{axis: first[axis] for axis in AXES},
         **{f"{axis}_candidate": second[axis] for axis in across if axis in AXES},
-        "metric": metric.name, "baseline": known.pop("baseline"), "candidate": known.pop("candidate"),
-        "ratio": known.pop("ratio"), "low": known.pop("low"), "high": known.pop("high"), "verdict": str(judged.verdict),
-        "reason": reason, "n_baseline": judged.n_baseline, "n_candidate": judged.n_candidate, **known,
-    }  # fmt: skip
+        "metric": metric.name,
+        "baseline": known.pop("baseline"),
+        "candidate": known.pop("candidate"),
+        "ratio": known.pop("ratio"),
+        "low": known.pop("low"),
+        "high": known.pop("high"),
+        "verdict": str(judged.verdict),
+        "reason": reason,
+        "n_baseline": judged.n_baseline,
+        "n_candidate": judged.n_candidate,
+        **known,
+    }
 
 
 def _wanted(one: Half, two: Half, pair: Hashable) -> bool:

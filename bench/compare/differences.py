@@ -12,9 +12,16 @@ from bench.errors import BenchError, nearest, nearest_sentence
 from bench.records import DataFacts, Environment, Group, Protocol, absent_word, columns
 
 FLAGS = (
-    "compiled", "cudnn_benchmark", "deterministic", "threads", "loader_workers", "data_source", *columns(DataFacts),
-    "allocator_settings", "speed_variables",
-)  # fmt: skip
+    "compiled",
+    "cudnn_benchmark",
+    "deterministic",
+    "threads",
+    "loader_workers",
+    "data_source",
+    *columns(DataFacts),
+    "allocator_settings",
+    "speed_variables",
+)
 """What changes the work of a step, or how it is done, without being an axis of the case."""
 
 _NOT_SAID = ("data_source", *columns(DataFacts))
@@ -22,9 +29,19 @@ _NOT_SAID = ("data_source", *columns(DataFacts))
 
 _CODE = ("bench_version", "git_commit", "git_dirty", "code_key")
 _FIRST = (
-    "device", "gpu_name", "gpu_total_bytes", "driver_version", "power_limit_w", "power_limit_default_w",
-    "torch_version", "cuda_version", "cudnn_version", "cpu_model", *FLAGS, *_CODE,
-)  # fmt: skip
+    "device",
+    "gpu_name",
+    "gpu_total_bytes",
+    "driver_version",
+    "power_limit_w",
+    "power_limit_default_w",
+    "torch_version",
+    "cuda_version",
+    "cudnn_version",
+    "cpu_model",
+    *FLAGS,
+    *_CODE,
+)
 _UNTELLING = ("estimate_device", "data_root")
 FIELDS = tuple(
     dict.fromkeys(name for name in (*_FIRST, *columns(Environment), *columns(Protocol)) if name not in _UNTELLING)
@@ -81,8 +98,10 @@ def refuse_flags(baseline: pd.DataFrame, candidate: pd.DataFrame, across: Sequen
             fields.append(field)
     if lines:
         options = " ".join(f"--across {field}" for field in fields)
-        lines.append("the same cases, but not the same work. Measure one side again, or say that this is what to "
-                     f"compare: {options}")  # fmt: skip
+        lines.append(
+            "the same cases, but not the same work. Measure one side again, or say that this is what to "
+            f"compare: {options}"
+        )
         raise BenchError("\n".join(lines))
 
 

@@ -71,8 +71,9 @@ def halve(frame: pd.DataFrame, side: Side, across: Sequence[str]) -> Half:
         rows.setdefault(pair, []).append(position)
     heads = runs.iloc[[found[0] for found in rows.values()]][["case_key", *AXES]].to_dict("records")
     statuses, reasons = runs["status"].astype(str).tolist(), runs["reason"].tolist()
-    ends = {pair: _end([statuses[row] for row in found], [reasons[row] for row in found])
-            for pair, found in rows.items()}  # fmt: skip
+    ends = {
+        pair: _end([statuses[row] for row in found], [reasons[row] for row in found]) for pair, found in rows.items()
+    }
     return Half(side, runs, rows, dict(zip(rows, heads, strict=True)), ends)
 
 

@@ -99,8 +99,10 @@ def _fault(place: str, overridden: Sequence[str], details: ErrorDetails) -> str:
     parts = [part for part in details["loc"] if isinstance(part, int) or _is_key(part)]
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
     unknown = details["type"] == "extra_forbidden"  # of --set a.b=1 it is a that is unknown
-    if any(where == key or where.startswith((f"{key}.", f"{key}[")) or (unknown and key.startswith(f"{where}."))
-           for key in overridden):  # fmt: skip
+    if any(
+        where == key or where.startswith((f"{key}.", f"{key}[")) or (unknown and key.startswith(f"{where}."))
+        for key in overridden
+    ):
         place = "--set"
     prefix = f"{place}: {where}: " if where else f"{place}: "
     given = shown(details["input"])
@@ -131,8 +133,13 @@ def _keys_beside(parts: Sequence[str | int]) -> list[str]:
 
 
 _SECTIONS: dict[str, type[BaseModel]] = {
-    "grid": Grid, "include": Include, "exclude": Exclude, "measure": Measure, "limits": Limits, "data": Data,
-}  # fmt: skip
+    "grid": Grid,
+    "include": Include,
+    "exclude": Exclude,
+    "measure": Measure,
+    "limits": Limits,
+    "data": Data,
+}
 
 
 def _configs_nearby(path: Path) -> str:

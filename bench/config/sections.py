@@ -8,17 +8,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from bench.config.values import (
-    BatchSizes,
-    Bytes,
-    ImageSizes,
-    Name,
-    Patterns,
-    Seconds,
-    TargetInterval,
-    choices,
-    words,
-)
+from bench.config.values import BatchSizes, Bytes, ImageSizes, Name, Patterns, Seconds, TargetInterval, choices, words
 from bench.errors import nearest, nearest_sentence
 from bench.records import AXES, Choice, InputPath, MemoryFormat, Precision, Protocol
 
@@ -55,9 +45,11 @@ class Include(_Section):
 
 
 _CLOSED: dict[str, tuple[str, ...]] = {
-    "precision": get_args(Precision), "memory_format": get_args(MemoryFormat), "input": get_args(InputPath),
+    "precision": get_args(Precision),
+    "memory_format": get_args(MemoryFormat),
+    "input": get_args(InputPath),
     "device": ("cpu", "cuda"),
-}  # fmt: skip
+}
 
 
 class Exclude(_Section):
@@ -90,11 +82,12 @@ class Exclude(_Section):
     def matches(self, values: Mapping[str, str | int]) -> bool:
         """Whether a case with these axes (and `device`) is meant."""
         return all(
-            values[axis] in wanted if axis in ("batch_size", "image_size")
+            values[axis] in wanted
+            if axis in ("batch_size", "image_size")
             else any(fnmatch.fnmatchcase(str(values[axis]), pattern) for pattern in wanted)
             for axis in (*AXES, "device")
             if (wanted := getattr(self, axis)) is not None
-        )  # fmt: skip
+        )
 
 
 LEAST_REPEATS = 5

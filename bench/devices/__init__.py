@@ -114,8 +114,9 @@ def match_device(gpu_name: str, total_memory_bytes: int | None = None) -> Device
     Returns:
         The device, or None where none matches or more than one does.
     """
-    found = [device for device in map(_load_packaged, list_devices())
-             if describes(device, gpu_name, total_memory_bytes)]  # fmt: skip
+    found = [
+        device for device in map(_load_packaged, list_devices()) if describes(device, gpu_name, total_memory_bytes)
+    ]
     return found[0] if len(found) == 1 else None
 
 
@@ -169,8 +170,9 @@ def describe_gpu(found: Device, given: Sequence[Device] = ()) -> DescribedGpu:
         raise DeviceError(f"--device-file: {names} both describe {found.gpu_name}. Give one of them")
     packaged = [device for device in map(_load_packaged, list_devices()) if describes(device, found.gpu_name)]
     fitting = fitting or [device for device in packaged if not _differences(device, found)]
-    other = "; ".join(f"{device.name} says {words}" for device in (*own, *packaged)
-                      if (words := _differences(device, found)))  # fmt: skip
+    other = "; ".join(
+        f"{device.name} says {words}" for device in (*own, *packaged) if (words := _differences(device, found))
+    )
     if len(fitting) == 1:
         unfit = [device.name for device in own if device not in fitting]
         remark = f"{', '.join(unfit)} was not used for {found.gpu_name}: {other}" if unfit else None

@@ -146,12 +146,7 @@ _LARGEST = 1e30
 """Of rates: far above any, and what is computed from them stays finite."""
 
 _Check = Callable[[object], Any]
-_SPECIAL: dict[str, _Check] = {
-    "gpu_name": _text,
-    "kind": _kind,
-    "aliases": _texts,
-    "compute_capability": _capability,
-}
+_SPECIAL: dict[str, _Check] = {"gpu_name": _text, "kind": _kind, "aliases": _texts, "compute_capability": _capability}
 _RATE_ENDINGS = ("_per_s", "_hz", "_w", "_s")
 
 

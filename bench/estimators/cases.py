@@ -216,16 +216,20 @@ def _speed(question: Question, target: Target, images: ImageSpec) -> Found:
     machine = machine_of(target.device, settings_in_force())
     recording = recording_of(question.case, machine, shared=question.shared)
     speed = estimate_speed(recording, question.case, target.device)
-    return Found({
-        "estimated_step_time_s": speed.step_time_s,
-        "estimated_samples_per_s": speed.samples_per_s,
-        "estimated_speed_basis": speed.basis,
-    })  # fmt: skip
+    return Found(
+        {
+            "estimated_step_time_s": speed.step_time_s,
+            "estimated_samples_per_s": speed.samples_per_s,
+            "estimated_speed_basis": speed.basis,
+        }
+    )
 
 
 _ESTIMATORS: dict[str, Callable[[Question, Target, ImageSpec], Found]] = {
-    "formula": _formula, "trace": _trace, "speed": _speed,
-}  # fmt: skip
+    "formula": _formula,
+    "trace": _trace,
+    "speed": _speed,
+}
 
 
 def _estimate(case: Case, target: Target, answers: dict[str, Found | Lost]) -> Estimate:

@@ -73,8 +73,15 @@ class Convolution:
 
 def describe_device(device: Device) -> str:
     """The device in the JSON that cuDNN wants. Raises Unsupported where the device's file lacks a value it needs."""
-    needed = ("compute_capability", "multiprocessors", "max_threads_per_multiprocessor", "l2_bytes", "memory_bytes",
-              "boost_clock_hz", "memory_clock_hz")  # fmt: skip
+    needed = (
+        "compute_capability",
+        "multiprocessors",
+        "max_threads_per_multiprocessor",
+        "l2_bytes",
+        "memory_bytes",
+        "boost_clock_hz",
+        "memory_clock_hz",
+    )
     missing = [name for name in needed if getattr(device, name) is None]
     if missing or device.compute_capability is None:
         raise Unsupported(f"no cuDNN workspaces for {device.name}: its file lacks {', '.join(missing)}")
@@ -82,18 +89,34 @@ def describe_device(device: Device) -> str:
     shared = _SHARED_BYTES.get((major, minor), _SHARED_BYTES_OF_MAJOR.get(major, 101_376))
     return json.dumps(
         {
-            "version": 1, "deviceName": device.gpu_name, "cudaDeviceId": 0, "deviceVer": 100 * major + 10 * minor,
-            "driverVer": 13000, "multiProcessorCount": device.multiprocessors, "smCountOrigin": 0,
-            "maxGridSize": [2**31 - 1, 65535, 65535], "maxBlockSize": [1024, 1024, 64], "regsPerBlock": 65536,
-            "warpSize": 32, "maxSharedMemoryPerBlock": 49152, "maxSharedMemoryPerBlockOptin": shared,
-            "oversizedSharedMemoryPerBlock": 0, "reservedSharedMemoryPerBlock": 1024 if major >= 8 else 0,
-            "maxRegistersPerSM": 65536, "maxCtasPerSM": _BLOCKS.get((major, minor), 32), "maxThreadsPerBlock": 1024,
-            "maxThreadsPerSM": device.max_threads_per_multiprocessor, "pciDeviceId": 0, "isTccDriver": 0,
-            "supportCoopLaunch": 1, "smClockRateKHz": int((device.boost_clock_hz or 0) / 1e3),
-            "memClockRateKHz": int((device.memory_clock_hz or 0) / 1e3), "l2CacheSize": device.l2_bytes,
+            "version": 1,
+            "deviceName": device.gpu_name,
+            "cudaDeviceId": 0,
+            "deviceVer": 100 * major + 10 * minor,
+            "driverVer": 13000,
+            "multiProcessorCount": device.multiprocessors,
+            "smCountOrigin": 0,
+            "maxGridSize": [2**31 - 1, 65535, 65535],
+            "maxBlockSize": [1024, 1024, 64],
+            "regsPerBlock": 65536,
+            "warpSize": 32,
+            "maxSharedMemoryPerBlock": 49152,
+            "maxSharedMemoryPerBlockOptin": shared,
+            "oversizedSharedMemoryPerBlock": 0,
+            "reservedSharedMemoryPerBlock": 1024 if major >= 8 else 0,
+            "maxRegistersPerSM": 65536,
+            "maxCtasPerSM": _BLOCKS.get((major, minor), 32),
+            "maxThreadsPerBlock": 1024,
+            "maxThreadsPerSM": device.max_threads_per_multiprocessor,
+            "pciDeviceId": 0,
+            "isTccDriver": 0,
+            "supportCoopLaunch": 1,
+            "smClockRateKHz": int((device.boost_clock_hz or 0) / 1e3),
+            "memClockRateKHz": int((device.memory_clock_hz or 0) / 1e3),
+            "l2CacheSize": device.l2_bytes,
             "totalGlobalMem": device.memory_bytes,
         }
-    )  # fmt: skip
+    )
 
 
 _SHARED_BYTES = {(7, 0): 98_304, (7, 5): 65_536, (8, 0): 166_912, (8, 6): 101_376, (8, 9): 101_376}

@@ -130,9 +130,7 @@ def replay_trace(events: Sequence[Event], config: AllocatorConfig | None = None,
         onward: Whether to go on; else the peaks are those of the recorded steps after the first.
     """
     if onward:
-        result = replay_onward(
-            events, config, unmeasured_steps=UNMEASURED_STEPS, measured_steps=MEASURED_STEPS
-        )  # fmt: skip
+        result = replay_onward(events, config, unmeasured_steps=UNMEASURED_STEPS, measured_steps=MEASURED_STEPS)
     else:
         result = replay(events, config)
     last = result.marks[-1] if result.marks else result.final

@@ -316,10 +316,15 @@ class _Trial:
         reserved = self.free(batch_size).reserved_bytes
         shown = device_interval(reserved, self._device)
         return Rung(
-            batch_size, self.fits(batch_size, context.point_bytes), verdict, reserved,
-            shown["estimated_device_bytes"], shown["estimated_device_low_bytes"], shown["estimated_device_high_bytes"],
+            batch_size,
+            self.fits(batch_size, context.point_bytes),
+            verdict,
+            reserved,
+            shown["estimated_device_bytes"],
+            shown["estimated_device_low_bytes"],
+            shown["estimated_device_high_bytes"],
             self.share_frac(batch_size),
-        )  # fmt: skip
+        )
 
 
 def _live_bytes(events: Iterable[Event]) -> list[int]:

@@ -9,14 +9,33 @@ from bench.errors import DeviceError
 from bench.probes.gpu_monitor import GpuMonitor
 
 _CORES_PER_MULTIPROCESSOR = {
-    (6, 0): 64, (6, 1): 128, (6, 2): 128, (7, 0): 64, (7, 2): 64, (7, 5): 64, (8, 0): 64, (8, 6): 128, (8, 7): 128,
-    (8, 9): 128, (9, 0): 128, (10, 0): 128, (10, 3): 128, (12, 0): 128,
-}  # fmt: skip
+    (6, 0): 64,
+    (6, 1): 128,
+    (6, 2): 128,
+    (7, 0): 64,
+    (7, 2): 64,
+    (7, 5): 64,
+    (8, 0): 64,
+    (8, 6): 128,
+    (8, 7): 128,
+    (8, 9): 128,
+    (9, 0): 128,
+    (10, 0): 128,
+    (10, 3): 128,
+    (12, 0): 128,
+}
 """float32 lanes by compute capability: CUDA C++ Programming Guide, throughput of native arithmetic instructions."""
 
 _TENSOR_FLOP_PER_CYCLE = {
-    (7, 0): 1024, (7, 5): 1024, (8, 0): 2048, (8, 6): 1024, (8, 9): 1024, (9, 0): 4096, (10, 0): 8192, (12, 0): 1024,
-}  # fmt: skip
+    (7, 0): 1024,
+    (7, 5): 1024,
+    (8, 0): 2048,
+    (8, 6): 1024,
+    (8, 9): 1024,
+    (9, 0): 4096,
+    (10, 0): 8192,
+    (12, 0): 1024,
+}
 """Dense fp16 products accumulated in float32, of one multiprocessor and cycle: NVIDIA's architecture whitepapers, and
 what the device files of this package come to. GeForce cards do half as many; those called GTX have no tensor cores."""
 

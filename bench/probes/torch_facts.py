@@ -131,9 +131,7 @@ def start_fault(module: str = "bench.launchers.preload", timeout_s: float = 120.
     return f'{blame.variable}="{blame.value}" keeps torch from starting: {said}. {blame.remedy}'
 
 
-def _run(
-    command: Sequence[str], environment: Mapping[str, str], timeout_s: float
-) -> subprocess.CompletedProcess[str]:
+def _run(command: Sequence[str], environment: Mapping[str, str], timeout_s: float) -> subprocess.CompletedProcess[str]:
     """A Python of this installation, with what it prints."""
     return subprocess.run(
         command, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False, env=environment

@@ -14,6 +14,15 @@ from bench.recordings.files import FREE_COMPLETED, OOM, OTHER, Recording, read_r
 from bench.recordings.pack import STATISTICS, pack_history
 
 __all__ = [
-    "FREE_COMPLETED", "OOM", "OTHER", "STATISTICS", "Facts", "GpuFacts", "Recording", "case_of", "pack_history",
-    "read_recording", "write_recording",
-]  # fmt: skip
+    "FREE_COMPLETED",
+    "OOM",
+    "OTHER",
+    "STATISTICS",
+    "Facts",
+    "GpuFacts",
+    "Recording",
+    "case_of",
+    "pack_history",
+    "read_recording",
+    "write_recording",
+]

@@ -12,10 +12,14 @@ ACTIONS = {"alloc": 0, "free_requested": 1, "free_completed": 2, "segment_alloc"
 """Codes of the actions of `torch.cuda.memory._snapshot()["device_traces"]` (c10/cuda/CUDACachingAllocator.h)."""
 
 STATISTICS = (
-    *(f"{kind}_bytes.all.{when}"
-      for kind in ("requested", "allocated", "active", "reserved") for when in ("current", "peak")),
-    "num_alloc_retries", "num_ooms",
-)  # fmt: skip
+    *(
+        f"{kind}_bytes.all.{when}"
+        for kind in ("requested", "allocated", "active", "reserved")
+        for when in ("current", "peak")
+    ),
+    "num_alloc_retries",
+    "num_ooms",
+)
 """The figures of `torch.cuda.memory_stats` that a recording keeps."""
 
 MAX_FRAMES = 16

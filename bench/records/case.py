@@ -111,8 +111,11 @@ class Case:
     def label(self, shown: Collection[str] = ()) -> str:
         """The axes that a reader needs: the usual values left out, but for the axes in `shown`."""
         words = [f"{self.model} on {self.dataset}", str(self.optimizer), f"batch {self.batch_size}"]
-        words += [axis_words(axis, getattr(self, axis)) for axis, usual in USUAL.items()
-                  if axis in shown or getattr(self, axis) != (usual or getattr(self, axis))]  # fmt: skip
+        words += [
+            axis_words(axis, getattr(self, axis))
+            for axis, usual in USUAL.items()
+            if axis in shown or getattr(self, axis) != (usual or getattr(self, axis))
+        ]
         return ", ".join(words)
 
 

@@ -77,10 +77,25 @@ class Environment:
 
 
 _COMPARED = (
-    "device", "gpu_name", "gpu_uuid_hash", "gpu_capability", "driver_version", "mig", "power_limit_w", "cuda_version",
-    "cudnn_version", "torch_version", "torchvision_version", "python_version", "allocator_settings", "speed_variables",
-    "cpu_model", "cpu_cores_usable", "ram_bytes", "host_hash",
-)  # fmt: skip
+    "device",
+    "gpu_name",
+    "gpu_uuid_hash",
+    "gpu_capability",
+    "driver_version",
+    "mig",
+    "power_limit_w",
+    "cuda_version",
+    "cudnn_version",
+    "torch_version",
+    "torchvision_version",
+    "python_version",
+    "allocator_settings",
+    "speed_variables",
+    "cpu_model",
+    "cpu_cores_usable",
+    "ram_bytes",
+    "host_hash",
+)
 _VARIABLES = ("allocator_settings", "speed_variables", "other_variables")
 
 

@@ -16,9 +16,11 @@ from bench.report.escape import plain
 SPEED, MEMORY, ENERGY = "samples_per_s", "peak_allocated_bytes", "joules_per_sample"
 
 _WORDS = {
-    Status.OOM: "out of memory", Status.TIMEOUT: "timed out", Status.NAN_LOSS: "loss not finite",
+    Status.OOM: "out of memory",
+    Status.TIMEOUT: "timed out",
+    Status.NAN_LOSS: "loss not finite",
     Status.INTERRUPTED: "not run yet",
-}  # fmt: skip
+}
 NOT_PLANNED = "not planned"
 
 

@@ -60,9 +60,12 @@ def render_html(
 @functools.cache
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
         loader=jinja2.FunctionLoader(lambda name: resources.files(__package__).joinpath(name).read_text("utf-8")),
-    )  # fmt: skip
+    )
     environment.filters["plain"] = plain
     environment.filters["verbatim"] = verbatim
     environment.filters["kind"] = lambda block: type(block).__name__

@@ -57,9 +57,10 @@ def _block(block: Block) -> str:
 def _table(table: b.Table) -> str:
     ruler = ["---:" if place in table.numeric else "---" for place in range(len(table.head))]
     lines = [
-        _row([markdown(title) for title in table.head]), _row(ruler),
+        _row([markdown(title) for title in table.head]),
+        _row(ruler),
         *(_row([_words(cell, in_table=True) for cell in row]) for row in table.rows),
-    ]  # fmt: skip
+    ]
     caption = f"{markdown_start(markdown(table.caption, _LONG))}\n\n" if table.caption else ""
     return caption + "\n".join(lines)
 

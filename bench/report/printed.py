@@ -13,12 +13,26 @@ _NUMBER = re.compile(
     r"([-+]?)(\d{1,3}(?:,\d{3}){1,9}|\d{1,30})?(\.\d{1,30})?(e[-+]?\d{1,2})?\s*([^\d\s].{0,20})?", re.IGNORECASE
 )
 _UNITS = {
-    "b": ("_bytes", 1), "kib": ("_bytes", KIB), "mib": ("_bytes", MIB), "gib": ("_bytes", GIB), "tib": ("_bytes", TIB),
-    "kb": ("_bytes", KIB), "mb": ("_bytes", MIB), "gb": ("_bytes", GIB),
-    "s": ("_s", 1.0), "ms": ("_s", 1e-3), "µs": ("_s", 1e-6), "us": ("_s", 1e-6), "ns": ("_s", 1e-9),
-    "samples/s": ("_per_s", 1), "/s": ("_per_s", 1), "samples / s": ("_per_s", 1), "%": ("_frac", 0.01),
-    "j/sample": ("joules_per_sample", 1), "j": ("_j", 1),
-}  # fmt: skip
+    "b": ("_bytes", 1),
+    "kib": ("_bytes", KIB),
+    "mib": ("_bytes", MIB),
+    "gib": ("_bytes", GIB),
+    "tib": ("_bytes", TIB),
+    "kb": ("_bytes", KIB),
+    "mb": ("_bytes", MIB),
+    "gb": ("_bytes", GIB),
+    "s": ("_s", 1.0),
+    "ms": ("_s", 1e-3),
+    "µs": ("_s", 1e-6),
+    "us": ("_s", 1e-6),
+    "ns": ("_s", 1e-9),
+    "samples/s": ("_per_s", 1),
+    "/s": ("_per_s", 1),
+    "samples / s": ("_per_s", 1),
+    "%": ("_frac", 0.01),
+    "j/sample": ("joules_per_sample", 1),
+    "j": ("_j", 1),
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,10 +88,15 @@ def _contents(loaded: Loaded, name: str, baseline: str | None) -> Contents:
     frame, noted, damaged = planned_runs(loaded), loaded.notes, damaged_parts(loaded)
     summary = summarise_cases(frame)
     return Contents(
-        name, frame, summary, [*damaged, *validity(frame), *earlier_plans(loaded.frame)],
-        [note.values for note in noted], sources=list(_folders(noted)),
-        hardware=_hardware(frame, summary, noted, baseline), damaged=damaged,
-    )  # fmt: skip
+        name,
+        frame,
+        summary,
+        [*damaged, *validity(frame), *earlier_plans(loaded.frame)],
+        [note.values for note in noted],
+        sources=list(_folders(noted)),
+        hardware=_hardware(frame, summary, noted, baseline),
+        damaged=damaged,
+    )
 
 
 def _hardware(
@@ -100,9 +105,7 @@ def _hardware(
     """The machines beside each other, where there are several or a baseline was asked for."""
     names = dict(zip(summary["environment_key"], summary["machine"], strict=True))
     machines = list(dict.fromkeys(map(str, summary["machine"])))
-    folders = {
-        name: [str(names[key]) for key in keys if key in names] for name, keys in _folders(noted).items()
-    }  # fmt: skip
+    folders = {name: [str(names[key]) for key in keys if key in names] for name, keys in _folders(noted).items()}
     chosen = find_baseline(baseline, machines, folders)
     return compare_machines(frame, summary, chosen) if len(machines) > 1 else None
 

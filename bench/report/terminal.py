@@ -99,8 +99,9 @@ def _speeds(summary: pd.DataFrame, labels: CaseLabels, most: int) -> list[str]:
 def _estimates(summary: pd.DataFrame) -> list[str]:
     parts = [
         f"the {row['name']} {error_summary_words(row)}"
-        for row in estimator_errors(summary).to_dict("records") if row["name"] in ("formula", "trace")
-    ]  # fmt: skip
+        for row in estimator_errors(summary).to_dict("records")
+        if row["name"] in ("formula", "trace")
+    ]
     return [f"Peak memory: {'; '.join(parts)}"] if parts else []
 
 

@@ -40,15 +40,38 @@ WIDTH_IN = 10.0
 _HEAD_IN, _FOOT_IN = 0.62, 0.08
 
 _RC: dict[str, Any] = {
-    "font.family": ["DejaVu Sans"], "font.size": 9.0, "axes.titlesize": 9.5, "axes.labelsize": 9.0,
-    "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlepad": 6.0, "axes.labelcolor": MUTED,
-    "xtick.labelsize": 8.0, "ytick.labelsize": 8.0, "xtick.color": MUTED, "ytick.color": MUTED, "text.color": INK,
-    "axes.edgecolor": GRID, "grid.color": GRID, "grid.linewidth": 0.7, "axes.facecolor": PAPER,
-    "figure.facecolor": PAPER, "savefig.facecolor": PAPER, "legend.frameon": False, "legend.fontsize": 8.5,
-    "lines.linewidth": 1.5, "lines.markersize": 5.0, "axes.axisbelow": True, "patch.edgecolor": PAPER,
-    "text.usetex": False, "mathtext.default": "regular", "axes.unicode_minus": True, "axes.formatter.use_locale": False,
-    "text.parse_math": False, "hatch.linewidth": 0.6,
-}  # fmt: skip
+    "font.family": ["DejaVu Sans"],
+    "font.size": 9.0,
+    "axes.titlesize": 9.5,
+    "axes.labelsize": 9.0,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 6.0,
+    "axes.labelcolor": MUTED,
+    "xtick.labelsize": 8.0,
+    "ytick.labelsize": 8.0,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "text.color": INK,
+    "axes.edgecolor": GRID,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "axes.facecolor": PAPER,
+    "figure.facecolor": PAPER,
+    "savefig.facecolor": PAPER,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "lines.linewidth": 1.5,
+    "lines.markersize": 5.0,
+    "axes.axisbelow": True,
+    "patch.edgecolor": PAPER,
+    "text.usetex": False,
+    "mathtext.default": "regular",
+    "axes.unicode_minus": True,
+    "axes.formatter.use_locale": False,
+    "text.parse_math": False,
+    "hatch.linewidth": 0.6,
+}
 
 
 @contextlib.contextmanager
@@ -97,9 +120,17 @@ def finish(axes: Axes, title: str, x: str = "", y: str = "", *, detail: str = ""
     axes.set_title(clip(title, TITLE_CHARACTERS), color=INK, pad=17.0 if detail else 6.0)
     if detail:
         axes.annotate(
-            clip(detail, DETAIL_CHARACTERS), (0, 1), (0, 4), xycoords="axes fraction", textcoords="offset points",
-            fontsize=8, color=MUTED, va="bottom", ha="left", annotation_clip=False,
-        )  # fmt: skip
+            clip(detail, DETAIL_CHARACTERS),
+            (0, 1),
+            (0, 4),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            fontsize=8,
+            color=MUTED,
+            va="bottom",
+            ha="left",
+            annotation_clip=False,
+        )
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     sns.despine(ax=axes)

@@ -144,8 +144,16 @@ def _at_peak(timeline: Timeline) -> dict[_Layer, int]:
 def _write_titles(figure: Figure, case: str, device: str, timeline: Timeline) -> None:
     height = figure.get_figheight()
     left = 0.12 / theme.WIDTH_IN
-    figure.text(left, 1 - 0.12 / height, theme.clip(f"Memory over one step: {case}", 100), ha="left", va="top",
-                fontsize=13, fontweight="bold", color=theme.INK)  # fmt: skip
+    figure.text(
+        left,
+        1 - 0.12 / height,
+        theme.clip(f"Memory over one step: {case}", 100),
+        ha="left",
+        va="top",
+        fontsize=13,
+        fontweight="bold",
+        color=theme.INK,
+    )
     words = (
         f"{device} · estimated by the trace, nothing ran there · step {timeline.step} of the training · "
         f"peak {format_bytes(timeline.peak_allocated_bytes)} allocated, "
@@ -161,14 +169,30 @@ def _draw_step(axes: Axes, timeline: Timeline) -> None:
     floor = [0] * len(moments)
     for layer in LAYERS:
         top = [low + size for low, size in zip(floor, timeline.categories[layer.part], strict=True)]
-        axes.fill_between(moments, floor, top, step="post", facecolor=layer.colour, hatch=layer.hatch or None,
-                          edgecolor=theme.PAPER if layer.hatch else "none", linewidth=0.0)  # fmt: skip
+        axes.fill_between(
+            moments,
+            floor,
+            top,
+            step="post",
+            facecolor=layer.colour,
+            hatch=layer.hatch or None,
+            edgecolor=theme.PAPER if layer.hatch else "none",
+            linewidth=0.0,
+        )
         floor = top
     axes.step(moments, timeline.allocated, where="post", color=theme.INK, linewidth=0.9)
     axes.step(moments, timeline.reserved, where="post", color=theme.MUTED, linewidth=1.2, linestyle=(0, (5, 2)))
     peak = timeline.peak_allocated_bytes
-    axes.plot([timeline.peak_event], [peak], marker="o", markersize=6, color=theme.INK, markeredgecolor=theme.PAPER,
-              zorder=5, clip_on=False)  # fmt: skip
+    axes.plot(
+        [timeline.peak_event],
+        [peak],
+        marker="o",
+        markersize=6,
+        color=theme.INK,
+        markeredgecolor=theme.PAPER,
+        zorder=5,
+        clip_on=False,
+    )
     axes.set_xlim(0, max(timeline.event_count, 1))
     axes.set_ylim(0, max(timeline.peak_reserved_bytes, peak, 1) * 1.2)
     _choose_ticks(axes, factor)
@@ -201,15 +225,31 @@ def _label_peak(axes: Axes, timeline: Timeline) -> None:
     axes.plot([event, event], [peak, top], color=theme.INK, linewidth=0.9, zorder=5)
     paper = {"facecolor": theme.PAPER, "edgecolor": "none", "pad": 0.8}
     axes.annotate(
-        f"peak {format_bytes(peak)} allocated", (event, top), (-5 if late else 5, 0), textcoords="offset points",
-        ha="right" if late else "left", va="center", fontsize=9, fontweight="bold", color=theme.INK, zorder=6,
+        f"peak {format_bytes(peak)} allocated",
+        (event, top),
+        (-5 if late else 5, 0),
+        textcoords="offset points",
+        ha="right" if late else "left",
+        va="center",
+        fontsize=9,
+        fontweight="bold",
+        color=theme.INK,
+        zorder=6,
         bbox=paper,
-    )  # fmt: skip
+    )
     place, reserved = (0, timeline.reserved[0]) if late else (timeline.event_count, timeline.reserved[-1])
     axes.annotate(
-        f"reserved {format_bytes(reserved)}", (place, reserved), (3 if late else -3, 4), textcoords="offset points",
-        ha="left" if late else "right", va="bottom", fontsize=8.5, color=theme.MUTED, zorder=5, bbox=paper,
-    )  # fmt: skip
+        f"reserved {format_bytes(reserved)}",
+        (place, reserved),
+        (3 if late else -3, 4),
+        textcoords="offset points",
+        ha="left" if late else "right",
+        va="bottom",
+        fontsize=8.5,
+        color=theme.MUTED,
+        zorder=5,
+        bbox=paper,
+    )
 
 
 def _draw_phases(axes: Axes, timeline: Timeline, width_in: float) -> None:
@@ -220,8 +260,18 @@ def _draw_phases(axes: Axes, timeline: Timeline, width_in: float) -> None:
     for number, ((name, begin), end) in enumerate(zip(timeline.phases, ends, strict=True)):
         words = _PHASE_WORDS.get(name, name)
         field = theme.GRID if number % 2 else theme.FILL
-        axes.add_patch(Rectangle((begin, 1.012), end - begin, 0.062, transform=transform, facecolor=field,
-                                 edgecolor=theme.PAPER, linewidth=1.0, clip_on=False))  # fmt: skip
+        axes.add_patch(
+            Rectangle(
+                (begin, 1.012),
+                end - begin,
+                0.062,
+                transform=transform,
+                facecolor=field,
+                edgecolor=theme.PAPER,
+                linewidth=1.0,
+                clip_on=False,
+            )
+        )
         if number:
             axes.axvline(begin, color=theme.MUTED, linewidth=0.7, linestyle=(0, (2, 2)), zorder=4)
         if (end - begin) / whole * width_in > _LETTER_IN * len(words):
@@ -245,8 +295,15 @@ def _write_parts(figure: Figure, timeline: Timeline, left: float, top: float) ->
         figure.add_artist(_swatch(layer, left, y, height))
         figure.text(left + 0.22 / theme.WIDTH_IN, y, layer.label, ha="left", va="center", fontsize=8.5, color=theme.INK)
         share = f"{size / whole * 100:.0f} %" if size >= 0.005 * whole else "< 1 %" if size else ""
-        figure.text(right - 0.42 / theme.WIDTH_IN, y, format_bytes(size), ha="right", va="center", fontsize=8.5,
-                    color=theme.INK if size else theme.MUTED)  # fmt: skip
+        figure.text(
+            right - 0.42 / theme.WIDTH_IN,
+            y,
+            format_bytes(size),
+            ha="right",
+            va="center",
+            fontsize=8.5,
+            color=theme.INK if size else theme.MUTED,
+        )
         figure.text(right, y, share, ha="right", va="center", fontsize=8.5, color=theme.MUTED)
 
 
@@ -254,9 +311,14 @@ def _swatch(layer: _Layer, left: float, middle: float, height_in: float) -> Patc
     """A small field of the category's colour."""
     side = 0.15
     return Rectangle(
-        (left, middle - side / 2 / height_in), side / theme.WIDTH_IN, side / height_in, facecolor=layer.colour,
-        hatch=layer.hatch or None, edgecolor=theme.PAPER, linewidth=0.0,
-    )  # fmt: skip
+        (left, middle - side / 2 / height_in),
+        side / theme.WIDTH_IN,
+        side / height_in,
+        facecolor=layer.colour,
+        hatch=layer.hatch or None,
+        edgecolor=theme.PAPER,
+        linewidth=0.0,
+    )
 
 
 def _write_tensors(figure: Figure, timeline: Timeline, top: float, row: float) -> None:
@@ -264,8 +326,16 @@ def _write_tensors(figure: Figure, timeline: Timeline, top: float, row: float) -
     layers = {layer.part: layer for layer in LAYERS}
     height = figure.get_figheight()
     left = 0.12 / theme.WIDTH_IN
-    figure.text(left, top, "Biggest tensors alive at the peak", ha="left", va="center", fontsize=8.5, fontweight="bold",
-                color=theme.INK)  # fmt: skip
+    figure.text(
+        left,
+        top,
+        "Biggest tensors alive at the peak",
+        ha="left",
+        va="center",
+        fontsize=8.5,
+        fontweight="bold",
+        color=theme.INK,
+    )
     for number, tensor in enumerate(timeline.tensors, start=1):
         y = top - (number + 0.1) * row
         layer = layers[tensor.category]

@@ -126,8 +126,12 @@ class _Book:
         wanted = parse_printed(text)
         if wanted is None:
             return
-        cells = [(place, str(name)) for place, row in enumerate(self.rows) for name in row
-                 if wanted.is_shown_by(str(name), row[name])]  # fmt: skip
+        cells = [
+            (place, str(name))
+            for place, row in enumerate(self.rows)
+            for name in row
+            if wanted.is_shown_by(str(name), row[name])
+        ]
         shown = [(place, name) for place, name in cells if _base(name) in self.titles]
         for place, name in (shown or cells)[:MAX_FOUND]:  # what the report shows was read there
             yield self._traced(place, name, float(self.rows[place][name]))
@@ -169,17 +173,28 @@ class _Book:
         sources = [self._source(run, _RUN_COLUMN.get(base, base)) for run in runs]
         estimated = base in _ESTIMATED or base.endswith("_relative_error")
         return Traced(
-            str(row["case_key"]), self.labels[place], column, value, self.titles.get(base, ""),
-            "one process's own number" if only else _how(column, base), sorted(sources, key=lambda one: not one.counts),
-            self._estimate_parts(row) if estimated else (), tuple(_places(self.folders, value)),
-        )  # fmt: skip
+            str(row["case_key"]),
+            self.labels[place],
+            column,
+            value,
+            self.titles.get(base, ""),
+            "one process's own number" if only else _how(column, base),
+            sorted(sources, key=lambda one: not one.counts),
+            self._estimate_parts(row) if estimated else (),
+            tuple(_places(self.folders, value)),
+        )
 
     def _source(self, run: Mapping[Any, Any], column: str) -> Source:
         part = self._parts.get(str(run["run_key"]))
         return Source(
-            None if pd.isna(run["run_key"]) else str(run["run_key"]), int(run["repeat"]), int(run["attempt"]),
-            str(run["status"]), run["run_key"] in self._last, _known(run.get(column)), str(part) if part else None,
-        )  # fmt: skip
+            None if pd.isna(run["run_key"]) else str(run["run_key"]),
+            int(run["repeat"]),
+            int(run["attempt"]),
+            str(run["status"]),
+            run["run_key"] in self._last,
+            _known(run.get(column)),
+            str(part) if part else None,
+        )
 
     def _estimate_parts(self, row: Mapping[Any, Any]) -> tuple[str, ...]:
         """The last part that holds the estimates beside the case's runs: the one that loading takes."""
@@ -188,8 +203,17 @@ class _Book:
         return tuple(map(str, held[-1:]))
 
 
-_RAW = ("samples_per_s", "median_step_time_s", "wall_window_s", "peak_allocated_bytes", "peak_reserved_bytes",
-        "peak_requested_bytes", "device_used_bytes", "host_rss_peak_bytes", "energy_window_j")  # fmt: skip
+_RAW = (
+    "samples_per_s",
+    "median_step_time_s",
+    "wall_window_s",
+    "peak_allocated_bytes",
+    "peak_reserved_bytes",
+    "peak_requested_bytes",
+    "device_used_bytes",
+    "host_rss_peak_bytes",
+    "energy_window_j",
+)
 
 
 def _estimated_in(path: Path) -> set[tuple[str, str, str]]:

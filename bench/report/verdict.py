@@ -15,9 +15,12 @@ def verdict_notice(contents: Contents) -> list[Block]:
     verdict = contents.fitness
     if verdict.publishable:
         return [Notice("good", ("Publishable: every rule of ", Code("bench check"), " was kept."))]
-    return [Notice("warning", (
-        f"Not publishable: {listed(_short(verdict.objections), 8)}. ", Code("bench check"), " names every run.",
-    ))]  # fmt: skip
+    return [
+        Notice(
+            "warning",
+            (f"Not publishable: {listed(_short(verdict.objections), 8)}. ", Code("bench check"), " names every run."),
+        )
+    ]
 
 
 def _short(findings: Sequence[Finding]) -> list[str]:

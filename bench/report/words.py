@@ -100,5 +100,17 @@ _UNITS: dict[str, Callable[[float], str]] = {
     "_c": lambda value: f"{value:g} °C",
     "_s": lambda value: f"{value:g} s",
 }
-_WORDS = {"gpu": "GPU", "cpu": "CPU", "ram": "RAM", "cuda": "CUDA", "cudnn": "cuDNN", "uuid": "UUID", "ecc": "ECC",
-          "mig": "MIG", "os": "OS", "sm": "SM", "vbios": "VBIOS", "git": "git"}  # fmt: skip
+_WORDS = {
+    "gpu": "GPU",
+    "cpu": "CPU",
+    "ram": "RAM",
+    "cuda": "CUDA",
+    "cudnn": "cuDNN",
+    "uuid": "UUID",
+    "ecc": "ECC",
+    "mig": "MIG",
+    "os": "OS",
+    "sm": "SM",
+    "vbios": "VBIOS",
+    "git": "git",
+}

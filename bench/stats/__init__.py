@@ -19,6 +19,19 @@ from bench.stats.intervals import (
 )
 
 __all__ = [
-    "CONFIDENCE", "MARGIN", "PUBLISHED_PROCESSES", "ErrorSummary", "Interval", "Judgement", "Percentiles", "Verdict",
-    "geometric_interval", "holm", "judge_ratios", "mean_interval", "percentiles", "relative_error", "summarise_errors",
-]  # fmt: skip
+    "CONFIDENCE",
+    "MARGIN",
+    "PUBLISHED_PROCESSES",
+    "ErrorSummary",
+    "Interval",
+    "Judgement",
+    "Percentiles",
+    "Verdict",
+    "geometric_interval",
+    "holm",
+    "judge_ratios",
+    "mean_interval",
+    "percentiles",
+    "relative_error",
+    "summarise_errors",
+]

@@ -30,9 +30,10 @@ MAX_VALUES = 4_000_000
 _KEYS = ("case_key", *AXES, "repeat", "position", *columns(Group))
 _COLUMNS = {"plan": schema.PLAN, "run": schema.RUN, "estimates": schema.ESTIMATE}
 _NEVER_NULL = {
-    "plan": _KEYS, "run": ("run_key", "attempt", "status", "device", *_KEYS),
+    "plan": _KEYS,
+    "run": ("run_key", "attempt", "status", "device", *_KEYS),
     "estimates": ("case_key", "estimate_device"),
-}  # fmt: skip
+}
 _NEEDED = {"plan": ("skip_reason",), "run": ("step_times_s", "wall_window_s", "duration_s"), "estimates": ()}
 _DERIVED = ("planned", "schema_version", "samples_per_s", "median_step_time_s")
 _SCALARS = (pa.bool_(), pa.int64(), pa.float64(), pa.string())

@@ -125,11 +125,19 @@ class Store:
             The fields of the environment of the newest plan before, where no plan before is for this one.
         """
         rows = [
-            {"case_key": run.case.key, **run.case.axes, "repeat": run.repeat, "position": run.position,
-             "skip_reason": run.skip_reason, **asdict(group_of(run, protocol, environment)),
-             "target_interval": target_frac, "estimate_key": estimate_key, **asdict(run.data)}
+            {
+                "case_key": run.case.key,
+                **run.case.axes,
+                "repeat": run.repeat,
+                "position": run.position,
+                "skip_reason": run.skip_reason,
+                **asdict(group_of(run, protocol, environment)),
+                "target_interval": target_frac,
+                "estimate_key": estimate_key,
+                **asdict(run.data),
+            }
             for run in planned
-        ]  # fmt: skip
+        ]
         same, before = self._plans_before(environment.key)
         if same is not None and same.to_pylist() == rows:
             return None
@@ -182,10 +190,18 @@ class Store:
         group = group_of(run, protocol, environment)
         key = run_key(run.case.key, group, run.repeat, attempt)
         row = {
-            "run_key": key, "case_key": run.case.key, **run.case.axes, "repeat": run.repeat, "position": run.position,
-            "attempt": attempt, **asdict(group), **asdict(run.data), **asdict(measurement), **asdict(protocol),
+            "run_key": key,
+            "case_key": run.case.key,
+            **run.case.axes,
+            "repeat": run.repeat,
+            "position": run.position,
+            "attempt": attempt,
+            **asdict(group),
+            **asdict(run.data),
+            **asdict(measurement),
+            **asdict(protocol),
             **asdict(environment),
-        }  # fmt: skip
+        }
         commit(build_table([row], schema.RUN, "run"), self.runs_folder / f"{part_name(run, attempt, key)}.parquet")
         return row
 

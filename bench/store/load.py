@@ -299,6 +299,7 @@ def _with_rates(frame: pd.DataFrame) -> pd.DataFrame:
     samples = frame["batch_size"].to_numpy(dtype=float) * counts
     window = frame["wall_window_s"].to_numpy(dtype=float, na_value=np.nan)
     frame["samples_per_s"] = np.where(measured, samples / np.where(measured, window, 1.0), np.nan)
-    frame["median_step_time_s"] = [float(np.median(value)) if count else np.nan
-                                   for value, count in zip(times, counts, strict=True)]  # fmt: skip
+    frame["median_step_time_s"] = [
+        float(np.median(value)) if count else np.nan for value, count in zip(times, counts, strict=True)
+    ]
     return frame

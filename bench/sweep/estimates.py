@@ -27,9 +27,15 @@ def estimate_planned(session: Session) -> None:
     log = session.store.logs_folder / "estimates.log"
     limit_s = session.config.limits.run_timeout
     made = estimate_in_child(
-        session.launcher, cases, device, timeout_s=limit_s, say=session.progress.say, log=log,
-        log_name=str(log.relative_to(session.options.out)), variables=run_variables(session),
-    )  # fmt: skip
+        session.launcher,
+        cases,
+        device,
+        timeout_s=limit_s,
+        say=session.progress.say,
+        log=log,
+        log_name=str(log.relative_to(session.options.out)),
+        variables=run_variables(session),
+    )
     session.store.write_estimates(list(made), key)
     drop_empty(log)
 

@@ -105,9 +105,14 @@ def record_cases(cases: Sequence[Case], options: RecordOptions, progress: Progre
 
 
 def _record_missing(
-    cases: Sequence[Case], options: RecordOptions, progress: Progress, launcher: LocalLauncher,
-    environment: Environment, choice: DeviceChoice, folder: Path,
-) -> Recorded:  # fmt: skip
+    cases: Sequence[Case],
+    options: RecordOptions,
+    progress: Progress,
+    launcher: LocalLauncher,
+    environment: Environment,
+    choice: DeviceChoice,
+    folder: Path,
+) -> Recorded:
     found = Recorded(folder)
     names = name_cases(cases)
     todo = []
@@ -124,9 +129,14 @@ def _record_missing(
     for case, key, path in todo:
         progress.begin(names[case])
         argument = {
-            "case": case, "environment": environment, **gpu_of(choice), "steps": options.steps,
-            "stacks": options.stacks, "key": key, "target": str(path),
-        }  # fmt: skip
+            "case": case,
+            "environment": environment,
+            **gpu_of(choice),
+            "steps": options.steps,
+            "stacks": options.stacks,
+            "key": key,
+            "target": str(path),
+        }
         found.rows.append(row := _record_one(launcher, argument, path))
         progress.finish(_line(names[case], row))
     return found

@@ -64,9 +64,13 @@ def write_plan(session: Session) -> None:
     """Store the plan as it stands; say so where what is in the folder was measured in another environment."""
     target_frac = session.config.measure.target_frac(session.environment.device)
     before = session.store.write_plan(
-        session.plan, session.config.protocol, session.environment, session.notes, target_frac=target_frac,
+        session.plan,
+        session.config.protocol,
+        session.environment,
+        session.notes,
+        target_frac=target_frac,
         estimate_key=key_of(session),
-    )  # fmt: skip
+    )
     if before is not None:
         changes = session.environment.changes_since(before)
         session.progress.say(
@@ -123,10 +127,15 @@ def _measure(session: Session, todo: Iterable[tuple[Planned, int]]) -> None:
 def _measure_one(session: Session, run: Planned, attempt: int) -> Measurement:
     """One run in a fresh process, whatever comes of it."""
     argument = {
-        "case": run.case, "protocol": session.config.protocol, "device": session.environment.device,
-        "repeat": run.repeat, "nvml_error": session.silence, "data": run.data,
-        **gpu_of(session.choice), "host_memory_bytes": _host_memory(session),
-    }  # fmt: skip
+        "case": run.case,
+        "protocol": session.config.protocol,
+        "device": session.environment.device,
+        "repeat": run.repeat,
+        "nvml_error": session.silence,
+        "data": run.data,
+        **gpu_of(session.choice),
+        "host_memory_bytes": _host_memory(session),
+    }
     log = session.store.logs_folder / f"{session.journal.part(run, attempt)}.log"
     while True:
         kills = read_oom_kills()

@@ -95,9 +95,11 @@ def _prepare(session: Session) -> None:
     session.names = name_cases(dict.fromkeys(run.case for run in session.plan))
     _see_to_data(session)
     session.notes = {
-        "name": session.config.name, "description": session.config.description,
-        "config": session.config.as_json(), "device": session.options.device,
-    }  # fmt: skip
+        "name": session.config.name,
+        "description": session.config.description,
+        "config": session.config.as_json(),
+        "device": session.options.device,
+    }
     _say_data_changes(session)
     if session.gpu is not None:  # what the estimates rest on, so that anybody can make them again
         session.notes |= {"device_file": device_toml(session.gpu.device), "device_remark": session.gpu.remark or ""}

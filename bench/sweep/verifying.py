@@ -27,8 +27,17 @@ takes two runs, and one that is 64 off some ten."""
 PROTOCOL = Protocol(warmup_steps=2, measured_steps=3, min_window_s=0.0)
 """The optimizer's state is there after the first step, and the allocator is at rest after the third."""
 
-_KEPT = ("status", "reason", "peak_allocated_bytes", "peak_requested_bytes", "peak_reserved_bytes", "device_used_bytes",
-         "context_bytes", "alloc_retries", "oom_requested_bytes")  # fmt: skip
+_KEPT = (
+    "status",
+    "reason",
+    "peak_allocated_bytes",
+    "peak_requested_bytes",
+    "peak_reserved_bytes",
+    "device_used_bytes",
+    "context_bytes",
+    "alloc_retries",
+    "oom_requested_bytes",
+)
 
 
 @dataclass(frozen=True, slots=True)

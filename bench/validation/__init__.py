@@ -9,5 +9,13 @@ from bench.validation.rows import Layout, Loop, Measured
 from bench.validation.scoring import GroupScore, Score, score, score_others
 
 __all__ = [
-    "GroupScore", "Layout", "Loop", "Measured", "Score", "list_layouts", "read_measurements", "score", "score_others",
-]  # fmt: skip
+    "GroupScore",
+    "Layout",
+    "Loop",
+    "Measured",
+    "Score",
+    "list_layouts",
+    "read_measurements",
+    "score",
+    "score_others",
+]

@@ -93,9 +93,7 @@ def describe(row: Measured) -> Estimated:
     """The row without its estimate."""
     side = f"{row.images.height}x{row.images.width}"
     case = f"{row.model}, {row.optimizer}, batch {row.batch_size}, {side}"
-    return Estimated(
-        row.line, row.device, row.family, case, row.quantity, row.measured_bytes, published=row.published
-    )  # fmt: skip
+    return Estimated(row.line, row.device, row.family, case, row.quantity, row.measured_bytes, published=row.published)
 
 
 def _formula(row: Measured) -> int | None:
@@ -186,9 +184,14 @@ def _record(row: Measured, batch_size: int, machine: Machine) -> Recording:
     if row.loop is not None:
         return record_training(building(row, batch_size), STEPS, machine.compute_capability)
     case = Case(
-        row.dataset, row.model, row.optimizer, batch_size, row.precision, row.memory_format,
+        row.dataset,
+        row.model,
+        row.optimizer,
+        batch_size,
+        row.precision,
+        row.memory_format,
         image_size=row.images.height,
-    )  # fmt: skip
+    )
     return record_case(case, machine)
 
 

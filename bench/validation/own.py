@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import get_args
+from typing import cast, get_args
 
 from bench.errors import BenchError
 from bench.plan import image_spec
@@ -50,10 +50,20 @@ def read(cells: Mapping[str, str], line: int, device: str | None) -> Measured:
     if loop and (precision, memory_format) != ("float32", "contiguous"):
         raise BenchError("another torch_version or number of classes can be estimated in contiguous float32 only")
     return Measured(
-        line, model.name, model, choice(cells, "optimizer", "sgd"), whole(cells, "batch_size", MAX_BATCH_SIZE),
-        ImageSpec(own.channels, own.height, own.width, classes), _device(cells, device), measured, quantity,
-        precision, memory_format, loop=loop, dataset=dataset,  # type: ignore[arg-type]
-    )  # fmt: skip
+        line,
+        model.name,
+        model,
+        choice(cells, "optimizer", "sgd"),
+        whole(cells, "batch_size", MAX_BATCH_SIZE),
+        ImageSpec(own.channels, own.height, own.width, classes),
+        _device(cells, device),
+        measured,
+        quantity,
+        cast(Precision, precision),
+        cast(MemoryFormat, memory_format),
+        loop=loop,
+        dataset=dataset,
+    )
 
 
 def _measured(cells: Mapping[str, str]) -> tuple[int, Quantity]:

@@ -27,11 +27,17 @@ def read(cells: Mapping[str, str], line: int, device: str | None) -> Measured:
         raise BenchError(f'image_size: "{cells["image_size"][:40]}" is not {_SIDE}')
     model = choice(cells, "model")
     return Measured(
-        line, re.sub(r"\d.*", "", model.name), model, _OPTIMIZER, whole(cells, "batch_size", MAX_BATCH_SIZE),
-        ImageSpec(3, _SIDE, _SIDE, _CLASSES), device_name(_gpu(cells["gpu"])),
-        whole(cells, "peak_mem_mib", LARGEST_BYTES // MIB) * MIB, "device",
+        line,
+        re.sub(r"\d.*", "", model.name),
+        model,
+        _OPTIMIZER,
+        whole(cells, "batch_size", MAX_BATCH_SIZE),
+        ImageSpec(3, _SIDE, _SIDE, _CLASSES),
+        device_name(_gpu(cells["gpu"])),
+        whole(cells, "peak_mem_mib", LARGEST_BYTES // MIB) * MIB,
+        "device",
         loop=Loop(keeps_gradients=True, workspaces="none", torch_version=_TORCH),
-    )  # fmt: skip
+    )
 
 
 def _gpu(text: str) -> str:

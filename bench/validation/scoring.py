@@ -56,8 +56,11 @@ def fit_constant(rows: Sequence[Estimated]) -> int:
     Raises:
         ValueError: No row has an estimate.
     """
-    known = [(row.measured_bytes - row.estimated_bytes, 1 / row.measured_bytes) for row in rows
-             if row.estimated_bytes is not None]  # fmt: skip
+    known = [
+        (row.measured_bytes - row.estimated_bytes, 1 / row.measured_bytes)
+        for row in rows
+        if row.estimated_bytes is not None
+    ]
     if not known:
         raise ValueError("no estimates to fit a constant to")
     known.sort()

@@ -34,8 +34,12 @@ _MODELS = {"MnasNet": "mnasnet1_0", "MobeNetV3Large": "mobilenet_v3_large", "Mob
 _TEN_CLASSES = ("mnasnet1_0", "mobilenet_v3_large", "mobilenet_v3_small")
 _MODES: dict[str, ZeroGrad] = {"": "before_batch", "0": "before_batch", "1": "before_backward"}
 _TORCH = (2, 6)
-_PUBLISHED = {"xmem_est_bytes": "xMem", "dnnmem_est_bytes": "DNNMem", "schedtune_est_bytes": "SchedTune",
-              "llmem_est_bytes": "LLMem"}  # fmt: skip
+_PUBLISHED = {
+    "xmem_est_bytes": "xMem",
+    "dnnmem_est_bytes": "DNNMem",
+    "schedtune_est_bytes": "SchedTune",
+    "llmem_est_bytes": "LLMem",
+}
 
 
 def read(cells: Mapping[str, str], line: int, device: str | None) -> Measured | None:
@@ -49,14 +53,20 @@ def read(cells: Mapping[str, str], line: int, device: str | None) -> Measured | 
     side = int(size[1])
     mode = cells["zero_grad_mode"].strip().removesuffix(".0")
     return Measured(
-        line, re.sub(r"[\d_].*", "", model.name) or model.name, model,
-        choice({"optimizer": cells["optimizer"].casefold()}, "optimizer"), whole(cells, "batch_size", MAX_BATCH_SIZE),
-        ImageSpec(3, side, side, 10 if model.name in _TEN_CLASSES else 1000), device_name(cells["gpu"]),
-        whole(cells, "ground_nvml_bytes", LARGEST_BYTES), "device", after_setup=True,
+        line,
+        re.sub(r"[\d_].*", "", model.name) or model.name,
+        model,
+        choice({"optimizer": cells["optimizer"].casefold()}, "optimizer"),
+        whole(cells, "batch_size", MAX_BATCH_SIZE),
+        ImageSpec(3, side, side, 10 if model.name in _TEN_CLASSES else 1000),
+        device_name(cells["gpu"]),
+        whole(cells, "ground_nvml_bytes", LARGEST_BYTES),
+        "device",
+        after_setup=True,
         capacity_bytes=whole(cells, "gpu_total_bytes", LARGEST_BYTES),
         loop=Loop(_MODES.get(mode, "never"), keeps_maximum=True, workspaces="spatial", torch_version=_TORCH),
         published=_published(cells),
-    )  # fmt: skip
+    )
 
 
 def _published(cells: Mapping[str, str]) -> tuple[tuple[str, int], ...]:
@@ -82,7 +92,17 @@ def _model(text: str) -> Choice:
 LAYOUT = Layout(
     "xmem",
     "xMem's evaluation: NVML's peak less its first record, torch 2.6",
-    ("family", "model", "optimizer", "batch_size", "input", "zero_grad_mode", "gpu", "gpu_total_bytes",
-     "ground_nvml_bytes", "real_oom"),
+    (
+        "family",
+        "model",
+        "optimizer",
+        "batch_size",
+        "input",
+        "zero_grad_mode",
+        "gpu",
+        "gpu_total_bytes",
+        "ground_nvml_bytes",
+        "real_oom",
+    ),
     read,
-)  # fmt: skip
+)

@@ -65,8 +65,10 @@ def load_answers() -> dict[str, dict[str, Answer]]:
 
 
 def main() -> None:
-    lines = ["# Written by python -m tests.bad_inputs.answers, and read by a person: each must say where, what was given,",
-             "# what is allowed, the nearest match, and what to do next."]  # fmt: skip
+    lines = [
+        "# Written by python -m tests.bad_inputs.answers, and read by a person: each must say where, what was given,",
+        "# what is allowed, the nearest match, and what to do next.",
+    ]
     os.environ |= {"NO_COLOR": "1", "BENCH_TRACE_CACHE": "off"}
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"BENCH_LOCK_DIR": f"{folder}/locks", "BENCH_DATA": f"{folder}/data"}

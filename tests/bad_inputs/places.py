@@ -130,8 +130,12 @@ PLACES: dict[str, Place] = {
     "csv: thirty faults": _csv(CSV + "mlp,0,3000,h200\n" * 30),
     "csv: unknown precision": _csv("model,batch_size,peak_allocated_bytes,device,precision\nmlp,16,3000,h200,int8\n"),
     "csv: no version": _csv("model,batch_size,peak_allocated_bytes,device,torch_version\nmlp,16,3000,h200,new\n"),
-    "csv: old torch in bf16": _csv("model,batch_size,peak_allocated_bytes,device,precision,torch_version\nmlp,16,3000,h200,bf16,2.6\n"),
-    "csv: no number of an image size": _csv("model,batch_size,peak_allocated_bytes,device,image_size\nmlp,16,3000,h200,big\n"),
+    "csv: old torch in bf16": _csv(
+        "model,batch_size,peak_allocated_bytes,device,precision,torch_version\nmlp,16,3000,h200,bf16,2.6\n"
+    ),
+    "csv: no number of an image size": _csv(
+        "model,batch_size,peak_allocated_bytes,device,image_size\nmlp,16,3000,h200,big\n"
+    ),
     "csv: SchedTune, another image size": _csv(f"{SCHEDTUNE}resnet18,32,4000,Tesla V100 16/32GB,96x96\n"),
     "csv: SchedTune, no memory": _csv(f"{SCHEDTUNE}resnet18,32,,Tesla V100 16/32GB,224x224\n"),
     "csv: xMem, no shape": _csv(f"{XMEM}cnn,VGG16,Adam,100,86,0,rtx3060,12000000000,4000000000,False\n"),
@@ -147,8 +151,11 @@ PLACES: dict[str, Place] = {
     "device: negative memory": _device(f'{DEVICE}memory_bytes = -3\n{SOURCES}memory_bytes = "the box"\n'),
     "device: memory in words": _device(f'{DEVICE}memory_bytes = "8 GiB"\n{SOURCES}memory_bytes = "the box"\n'),
     "device: endless bandwidth": _device(
-        f'{DEVICE}memory_bandwidth_bytes_per_s = inf\n{SOURCES}memory_bandwidth_bytes_per_s = "the box"\n'),
-    "device: one number of a capability": _device(f'{DEVICE}compute_capability = [9]\n{SOURCES}compute_capability = "the box"\n'),
+        f'{DEVICE}memory_bandwidth_bytes_per_s = inf\n{SOURCES}memory_bandwidth_bytes_per_s = "the box"\n'
+    ),
+    "device: one number of a capability": _device(
+        f'{DEVICE}compute_capability = [9]\n{SOURCES}compute_capability = "the box"\n'
+    ),
     "device: sources is a number": _device(f"{DEVICE}sources = 3\n"),
     "device: half an interval": _device(f'{DEVICE}context_low_bytes = 3\n{SOURCES}context_low_bytes = "the box"\n'),
     "device: a nest": _device("x = " + "[" * 5000),
@@ -156,7 +163,9 @@ PLACES: dict[str, Place] = {
     "bundle: cut short": _zip(lambda: _archive()[:-30]),
     "bundle: bytes behind it": _zip(lambda: _archive() + b"x"),
     "bundle: a changed byte": _zip(lambda: _archive().replace(b"# a report", b"# A report")),
-    "bundle: a changed byte, verified": _zip(lambda: _archive().replace(b"# a report", b"# A report"), "verify", "in.zip"),
+    "bundle: a changed byte, verified": _zip(
+        lambda: _archive().replace(b"# a report", b"# A report"), "verify", "in.zip"
+    ),
     "bundle: nothing in it": _zip(lambda: pack({})),
     "bundle: without a manifest": _zip(lambda: pack({"mine/report.md": b"x"})),
     "bundle: two folders": _zip(lambda: pack({"mine/manifest.json": b"{}", "other/x": b"x"})),
@@ -176,7 +185,8 @@ PLACES: dict[str, Place] = {
     "results: a changed run, merged": _part("runs/*.parquet", _value, "merge", "both", "in", "other"),
     "results: a run cut short, merged": _part("runs/*.parquet", _truncate, "merge", "both", "in", "other"),
     "results: a run that is a pipe, merged": _part(
-        "runs/*.parquet", lambda path: (path.unlink(), os.mkfifo(path)), "merge", "both", "in", "other"),
+        "runs/*.parquet", lambda path: (path.unlink(), os.mkfifo(path)), "merge", "both", "in", "other"
+    ),
     "results: a plan that is text": _part("plan-*", lambda path: path.write_text("hello")),
     "results: a plan that is a folder": _part("plan-*", lambda path: (path.unlink(), path.mkdir())),
     "results: a link to nowhere": _part("plan-*", lambda path: (path.unlink(), path.symlink_to("nowhere"))),
@@ -186,8 +196,19 @@ PLACES: dict[str, Place] = {
     "recording: of another case": _recording(_facts(case_key="0" * 16)),
     "recording: of no status": _recording(_facts(status="great")),
     "recording: of no steps": _recording(_facts(steps=-1)),
-    "recording: of an unknown model": _recording(_facts(axes={
-        "dataset": "mnist", "model": "mpl", "optimizer": "adam", "batch_size": 64, "precision": "float32",
-        "memory_format": "contiguous", "input": "synthetic", "image_size": 28})),
+    "recording: of an unknown model": _recording(
+        _facts(
+            axes={
+                "dataset": "mnist",
+                "model": "mpl",
+                "optimizer": "adam",
+                "batch_size": 64,
+                "precision": "float32",
+                "memory_format": "contiguous",
+                "input": "synthetic",
+                "image_size": 28,
+            }
+        )
+    ),
     "recording: of no axes": _recording(_facts(axes={})),
-}  # fmt: skip
+}

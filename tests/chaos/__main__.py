@@ -70,8 +70,10 @@ def verdict(done: Mapping[str, Counter[str] | None]) -> str:
     broken = [name for name, total in done.items() if total is None]
     left = [
         f"{name}: {what.removeprefix(LEFT_OUT)}"
-        for name, total in done.items() for what in total or () if what.startswith(LEFT_OUT)
-    ]  # fmt: skip
+        for name, total in done.items()
+        for what in total or ()
+        if what.startswith(LEFT_OUT)
+    ]
     said = f"broken: {', '.join(broken)}" if broken else "all promises kept"
     return f"{said}; {LEFT_OUT}{'; '.join(left)}" if left else said
 

@@ -53,9 +53,14 @@ def prepare(config: SweepConfig) -> None:
 
 
 def attempt(
-    folder: Path, config: SweepConfig, kill_after_s: float | None = None, *, conclude: bool = True,
-    before: Callable[[], None] = lambda: None, environment: Environment = CPU,
-) -> Attempt:  # fmt: skip
+    folder: Path,
+    config: SweepConfig,
+    kill_after_s: float | None = None,
+    *,
+    conclude: bool = True,
+    before: Callable[[], None] = lambda: None,
+    environment: Environment = CPU,
+) -> Attempt:
     """Run or resume the sweep of `folder` in a child.
 
     Args:

@@ -19,9 +19,13 @@ from tests.chaos.shim import Action
 Fault = tuple[Action, int]
 KILLS: tuple[Fault, ...] = ((Action.KILL_BEFORE, 0), (Action.KILL_AFTER, 0))
 REFUSALS: tuple[Fault, ...] = (
-    (Action.FAIL, errno.ENOSPC), (Action.FAIL, errno.EIO), (Action.FAIL, errno.EINTR), (Action.SHORT, 0),
-    (Action.FAIL_ON, errno.ENOSPC), (Action.FAIL_ON, errno.EROFS),
-)  # fmt: skip
+    (Action.FAIL, errno.ENOSPC),
+    (Action.FAIL, errno.EIO),
+    (Action.FAIL, errno.EINTR),
+    (Action.SHORT, 0),
+    (Action.FAIL_ON, errno.ENOSPC),
+    (Action.FAIL_ON, errno.EROFS),
+)
 """One call that fails, a write that is short, and a disk that is full, or read-only, from one call on."""
 
 

@@ -73,12 +73,16 @@ def _crowd(places: list[Path]) -> Counter[str]:
             sweep.kill()
             sweep.communicate()
     free_after_s = _run_after(places[0])
-    return Counter({
-        "sweeps at once": len(sweeps), "left": len(left), "left, naming the holder": sum(named for _, named in left),
-        "tried again and left, naming the holder": sum(named for _, named in again),
-        "slowest to leave, in ms": round(max(left_s for left_s, _ in [*left, *again]) * 1000),
-        "the next ran after a kill, in ms": round(free_after_s * 1000),
-    })  # fmt: skip
+    return Counter(
+        {
+            "sweeps at once": len(sweeps),
+            "left": len(left),
+            "left, naming the holder": sum(named for _, named in left),
+            "tried again and left, naming the holder": sum(named for _, named in again),
+            "slowest to leave, in ms": round(max(left_s for left_s, _ in [*left, *again]) * 1000),
+            "the next ran after a kill, in ms": round(free_after_s * 1000),
+        }
+    )
 
 
 def _start(place: Path, how: str) -> subprocess.Popen[str]:

@@ -23,9 +23,8 @@ def damage_parts(seed: int, count: int, folder: Path) -> Counter[str]:
     run_fake_sweep(folder / OUT, fake_config(cases=2, repeats=1), conclude=False)
     places = [(kind, sorted((folder / OUT / "data").glob(pattern))[0]) for kind, pattern in KINDS.items()]
     points = [
-        (kind, path, cut, at)
-        for kind, path in places for cut in (True, False) for at in range(path.stat().st_size)
-    ]  # fmt: skip
+        (kind, path, cut, at) for kind, path in places for cut in (True, False) for at in range(path.stat().st_size)
+    ]
     done["bytes"] = len(points) // 2
     for kind, path, cut, at in points if len(points) <= count else generator.sample(points, count):
         whole = path.read_bytes()

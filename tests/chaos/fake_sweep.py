@@ -25,9 +25,16 @@ from bench.sweep import SweepOptions, SweepOutcome, stages
 from bench.terminal import Progress
 
 CPU = Environment(
-    device="cpu", estimate_device="cpu", cpu_model="Made-up Four", torch_version="2.15.0", host_hash="0" * 16,
-    bench_version="0", python_version="3.11.9", ram_bytes=1 << 34, cpu_cores_usable=4,
-)  # fmt: skip
+    device="cpu",
+    estimate_device="cpu",
+    cpu_model="Made-up Four",
+    torch_version="2.15.0",
+    host_hash="0" * 16,
+    bench_version="0",
+    python_version="3.11.9",
+    ram_bytes=1 << 34,
+    cpu_cores_usable=4,
+)
 
 CODE_KEY = fingerprint.code_key
 BRIEF = "BENCH_CHAOS_BRIEF"
@@ -44,13 +51,17 @@ def fake_config(cases: int = 8, repeats: int = 3, **measure: Any) -> SweepConfig
     return check_config(
         {
             "name": "fake",
-            "grid": {"dataset": "mnist", "model": "mlp", "optimizer": "sgd",
-                     "batch_size": [8 * number for number in range(1, cases + 1)]},
+            "grid": {
+                "dataset": "mnist",
+                "model": "mlp",
+                "optimizer": "sgd",
+                "batch_size": [8 * number for number in range(1, cases + 1)],
+            },
             "measure": {"repeats": repeats, **measure},
             "data": {"fetch": False},
         },
         "chaos",
-    )  # fmt: skip
+    )
 
 
 class FakeLauncher:
@@ -108,9 +119,15 @@ def measurement_of(case: Case, repeat: int, part: str, *, failing: bool = True) 
         return Measurement(status=status, reason="made up", phase="measure", **common)
     steps = tuple(1e-3 * case.batch_size * generator.uniform(0.98, 1.02) for _ in range(8))
     return Measurement(
-        status=status, step_times_s=steps, wall_window_s=sum(steps) * 1.001, final_loss=2.3, parameter_count=7,
-        peak_allocated_bytes=case.batch_size * 512, warmup_times_s=(0.1,), **common,
-    )  # fmt: skip
+        status=status,
+        step_times_s=steps,
+        wall_window_s=sum(steps) * 1.001,
+        final_loss=2.3,
+        parameter_count=7,
+        peak_allocated_bytes=case.batch_size * 512,
+        warmup_times_s=(0.1,),
+        **common,
+    )
 
 
 class _Telling(Progress):
@@ -126,9 +143,15 @@ class _Telling(Progress):
 
 
 def run_fake_sweep(
-    out: Path, config: SweepConfig, launcher: FakeLauncher | None = None, *, tell: Tell = lambda line: None,
-    report: bool = False, conclude: bool = True, **options: Any,
-) -> SweepOutcome | None:  # fmt: skip
+    out: Path,
+    config: SweepConfig,
+    launcher: FakeLauncher | None = None,
+    *,
+    tell: Tell = lambda line: None,
+    report: bool = False,
+    conclude: bool = True,
+    **options: Any,
+) -> SweepOutcome | None:
     """`bench.sweep.run_sweep` with a fake launcher in this process; `tell` hears `begin PART` and `done`.
 
     Without `conclude` it ends after its last run: nothing is loaded, and None comes back.

@@ -229,9 +229,13 @@ def _half_a_word(folder: Path) -> None:
 
 
 def _sweep(
-    folder: Path, arguments: Sequence[str], *, out: Path | None = None, around: str = "exec ",
+    folder: Path,
+    arguments: Sequence[str],
+    *,
+    out: Path | None = None,
+    around: str = "exec ",
     env: Mapping[str, str] | None = None,
-) -> subprocess.CompletedProcess[str]:  # fmt: skip
+) -> subprocess.CompletedProcess[str]:
     """The real command, from a shell of its own mounts that does `around` first."""
     config = folder / "c.toml"
     config.write_text(CONFIG, encoding="utf-8")
@@ -262,8 +266,15 @@ def _refused(done: subprocess.CompletedProcess[str], code: int, *words: str) -> 
 
 
 CHECKS = {
-    "stopped worker": _stopped_worker, "stopped parent": _stopped_parent, "half a word": _half_a_word,
-    "clock jump in a sweep": jump_below_sweep, "clock jump beside a writer": jump_below_writer,
-    "clock jump in a deadline": jump_below_deadline, "clock jump in the command": _clock_jump_in_command, "full /dev/shm": _full_shared_memory, "read-only folder": _read_only_folder,
-    "no home": _no_home, "host out of memory": _host_out_of_memory,
-}  # fmt: skip
+    "stopped worker": _stopped_worker,
+    "stopped parent": _stopped_parent,
+    "half a word": _half_a_word,
+    "clock jump in a sweep": jump_below_sweep,
+    "clock jump beside a writer": jump_below_writer,
+    "clock jump in a deadline": jump_below_deadline,
+    "clock jump in the command": _clock_jump_in_command,
+    "full /dev/shm": _full_shared_memory,
+    "read-only folder": _read_only_folder,
+    "no home": _no_home,
+    "host out of memory": _host_out_of_memory,
+}

@@ -239,9 +239,13 @@ class SweepMachine(RuleBasedStateMachine):
         """Run, or resume, what is configured; None where the program was too old for the folder."""
         before, plans = place.files(), place.whole("plan")
         tried = attempt(
-            place.folder, self.config, kill_after_s, conclude=False, before=self.program.become,
+            place.folder,
+            self.config,
+            kill_after_s,
+            conclude=False,
+            before=self.program.become,
             environment=self.environment,
-        )  # fmt: skip
+        )
         if refusals := place.newer(self.program, place.folder):
             assert tried.killed or tried.error in refusals, f"downgraded, and not refused: {tried.error}"
             assert not tried.begun
@@ -270,9 +274,10 @@ class SweepMachine(RuleBasedStateMachine):
         target = self._new_folder() / OUT
         with self.program.reader.running():
             for use in (
-                lambda: merge_results(target, [place.data]), lambda: render_report([place.data], target),
+                lambda: merge_results(target, [place.data]),
+                lambda: render_report([place.data], target),
                 lambda: summary_lines(place.load(self.program.reader), None),
-            ):  # fmt: skip
+            ):
                 with pytest.raises(StoreError) as caught:
                     use()
                 assert str(caught.value) == sentence
@@ -291,8 +296,12 @@ def explore(seed_number: int, count: int, folder: Path) -> Counter[str]:
     STEPS.clear()
     tempfile.tempdir = str(folder)
     chosen = settings(
-        max_examples=count, stateful_step_count=16, deadline=None, database=None,
-        phases=[Phase.generate], suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
+        max_examples=count,
+        stateful_step_count=16,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
     run_state_machine_as_test(seed(seed_number)(SweepMachine), settings=chosen)  # type: ignore[no-untyped-call]
     return +STEPS

@@ -91,8 +91,9 @@ class Place:
         return {
             f"{path.relative_to(below) if below else path}: written by a newer version (format {version}; this one "
             f"reads up to {program.version})"
-            for path, version in self.versions.items() if version > program.version
-        }  # fmt: skip
+            for path, version in self.versions.items()
+            if version > program.version
+        }
 
     def load(self, program: Program) -> Any:
         """The frame as `program` reads it; only damage may be warned of."""
@@ -218,9 +219,10 @@ def plain(row: dict[str, Any]) -> dict[str, Any]:
     """A row's values as JSON has them, without those that are unknown."""
     known = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in row.items()}
     return {
-        name: list(value) if isinstance(value, tuple) else value for name, value in known.items()
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in known.items()
         if value is not None and str(value) not in ("<NA>", "nan")
-    }  # fmt: skip
+    }
 
 
 def rows_of(frame: Any) -> list[str]:

@@ -116,9 +116,11 @@ class FullLauncher(FakeLauncher):
         answer = super().run(task, argument, listen=heard, log=log, **named)
         if task is measure_task:
             answer.value.update(
-                gradient_noise_scale=64.0 + argument["repeat"], gradient_noise_steps=4, gradient_noise_note="made up",
+                gradient_noise_scale=64.0 + argument["repeat"],
+                gradient_noise_steps=4,
+                gradient_noise_note="made up",
                 gradient_noise_g2_values=[0.5, -0.25],
-            )  # fmt: skip
+            )
         return answer
 
 
@@ -132,8 +134,11 @@ def write_newer(model: Path, kind: str, target: Path, version: int) -> None:
     rows = [{**row, **other, "from_the_future": 0.5} for row in table.to_pylist()]
     columns = table.schema.append(pa.field("from_the_future", pa.float64()))
     made = pa.Table.from_pylist(rows, schema=columns)
-    metadata = {**raw_metadata(model), b"bench.schema_version": str(version).encode(),
-                b"bench.sha256": rows_hash(made.to_pylist()).encode()}  # fmt: skip
+    metadata = {
+        **raw_metadata(model),
+        b"bench.schema_version": str(version).encode(),
+        b"bench.sha256": rows_hash(made.to_pylist()).encode(),
+    }
     write(target, made.replace_schema_metadata(None), metadata)
 
 

@@ -70,13 +70,17 @@ def sweep_many_cases(seed: int, count: int, folder: Path) -> Counter[str]:
     slower = _steady(work[-tenth:]) / _steady(work[:tenth])
     if slower > SLOWER_AT_MOST:
         raise AssertionError(f"the parent's work for a run is {slower:.2f} times that of the first {tenth} in the last")
-    return Counter({
-        "cases": count, "grown since the first tenth, in KiB": grown >> 10,
-        "grown since the start, in KiB": (max(rss for _, rss in launcher.rss_bytes) - launcher.rss_bytes[0][1]) >> 10,
-        "first tenth, us a run": round(statistics.median(wall_s[:tenth]) * 1e6),
-        "last tenth, us a run": round(statistics.median(wall_s[-tenth:]) * 1e6),
-        "work for a run in the last tenth, in % of the first": round(slower * 100),
-    })  # fmt: skip
+    return Counter(
+        {
+            "cases": count,
+            "grown since the first tenth, in KiB": grown >> 10,
+            "grown since the start, in KiB": (max(rss for _, rss in launcher.rss_bytes) - launcher.rss_bytes[0][1])
+            >> 10,
+            "first tenth, us a run": round(statistics.median(wall_s[:tenth]) * 1e6),
+            "last tenth, us a run": round(statistics.median(wall_s[-tenth:]) * 1e6),
+            "work for a run in the last tenth, in % of the first": round(slower * 100),
+        }
+    )
 
 
 def _steady(work: Sequence[float]) -> float:

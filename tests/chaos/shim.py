@@ -13,8 +13,18 @@ from enum import IntEnum
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("faults.c")
-NAMES = {"o": "open", "w": "write", "s": "fsync", "l": "link", "r": "rename", "u": "unlink", "c": "close", "m": "mkdir",
-         "t": "truncate", "d": "read"}  # fmt: skip
+NAMES = {
+    "o": "open",
+    "w": "write",
+    "s": "fsync",
+    "l": "link",
+    "r": "rename",
+    "u": "unlink",
+    "c": "close",
+    "m": "mkdir",
+    "t": "truncate",
+    "d": "read",
+}
 _MARK = "BENCH_CHAOS_SHIM"
 
 

@@ -15,9 +15,16 @@ from tests.chaos.shim import compiler
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
-    "kills": 4, "boundaries": 8, "refusals": 16, "damage": 60, "folder": 4, "device": 4, "hosts": 2, "model": 2,
+    "kills": 4,
+    "boundaries": 8,
+    "refusals": 16,
+    "damage": 60,
+    "folder": 4,
+    "device": 4,
+    "hosts": 2,
+    "model": 2,
     "scale": 60,
-}  # fmt: skip
+}
 LONG = {"processes", "host", "command", "devices"}  # tens of seconds each: `nox -s chaos` alone runs them
 
 

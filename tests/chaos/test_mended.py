@@ -135,8 +135,9 @@ def test_two_hosts_that_plan_at_once_both_have_their_plan(store: Store) -> None:
     with mock.patch("bench.store.folder.parts", return_value=[]):  # it looked before the first plan was there
         store.write_plan([RUN], Protocol(), other, {"name": "t"})
     assert [path.name for path in parts.parts(store.folder, "plan-*.parquet")] == [
-        "plan-0001.parquet", "plan-0002.parquet"
-    ]  # fmt: skip
+        "plan-0001.parquet",
+        "plan-0002.parquet",
+    ]
 
 
 def test_what_killed_writers_left_goes_and_a_writer_at_work_keeps_its_file(tmp_path: Path) -> None:

@@ -150,8 +150,12 @@ def test_a_publishable_report_says_so(tmp_path):
 
 
 def test_hostile_strings_drive_no_terminal(tmp_path):
-    honest(tmp_path / "data", cases=make_cases(["mnist"], ["mlp"], ["sgd"], [16]), environment=dataclasses.replace(GPU, gpu_name=HOSTILE, driver_version=None),
-           change=lambda measured, case, repeat: dataclasses.replace(measured, flags=(HOSTILE,), reason=HOSTILE))  # fmt: skip
+    honest(
+        tmp_path / "data",
+        cases=make_cases(["mnist"], ["mlp"], ["sgd"], [16]),
+        environment=dataclasses.replace(GPU, gpu_name=HOSTILE, driver_version=None),
+        change=lambda measured, case, repeat: dataclasses.replace(measured, flags=(HOSTILE,), reason=HOSTILE),
+    )
     render_report([tmp_path], tmp_path)
     output = run("check", tmp_path).output
     assert "\x1b" not in output

@@ -29,8 +29,17 @@ def as_json(*arguments: str | Path) -> Any:
 def test_plan_lists_cases_with_axes_key_and_reason() -> None:
     cases = as_json("plan", ROOT / "configs" / "gpu.toml", "--device", "cuda")
     assert set(cases[0]) == {
-        "dataset", "model", "optimizer", "batch_size", "precision", "memory_format", "input", "image_size", "case_key", "skip_reason",
-    }  # fmt: skip
+        "dataset",
+        "model",
+        "optimizer",
+        "batch_size",
+        "precision",
+        "memory_format",
+        "input",
+        "image_size",
+        "case_key",
+        "skip_reason",
+    }
     assert len({case["case_key"] for case in cases}) == len(cases)
     assert any(case["skip_reason"] for case in cases)
     assert any(case["skip_reason"] is None for case in cases)

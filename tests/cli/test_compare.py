@@ -35,9 +35,10 @@ def times(factor: float, *, batch_size: int | None = None):
         if measurement.wall_window_s is None or batch_size not in (None, case.batch_size):
             return measurement
         return dataclasses.replace(
-            measurement, wall_window_s=measurement.wall_window_s / factor,
+            measurement,
+            wall_window_s=measurement.wall_window_s / factor,
             step_times_s=tuple(value / factor for value in measurement.step_times_s),
-        )  # fmt: skip
+        )
 
     return change
 
@@ -62,8 +63,10 @@ def after(tmp_path):
     return make
 
 
-@pytest.mark.parametrize(("given", "name"), [(".", "before"), ("..", "before"), ("{base}/", "before"),
-                                             ("{base}/sub/..", "before"), ("latest", "latest")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [(".", "before"), ("..", "before"), ("{base}/", "before"), ("{base}/sub/..", "before"), ("latest", "latest")],
+)
 def test_a_side_has_a_name_however_its_folder_is_written(base, after, tmp_path, monkeypatch, given, name):
     (base / "sub").mkdir(exist_ok=True)
     (tmp_path / "latest").symlink_to(base)
@@ -133,8 +136,13 @@ def test_memory_beyond_the_margin_is_a_regression_and_reads_more(base, after):
 
 def test_what_differs_comes_first_and_the_telling_fields_lead(base, after):
     other = dataclasses.replace(
-        GPU, gpu_name="NVIDIA L4", driver_version="580.1", power_limit_w=72.0, torch_version="2.14.0", git_commit="a" * 40,
-    )  # fmt: skip
+        GPU,
+        gpu_name="NVIDIA L4",
+        driver_version="580.1",
+        power_limit_w=72.0,
+        torch_version="2.14.0",
+        git_commit="a" * 40,
+    )
     results = after(environment=other)
     found = read(base, results, "--margin", "10%")["differences"]
     assert [item["field"] for item in found] == [

@@ -35,9 +35,16 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.filterwarnings("ignore:left out")
 @pytest.mark.parametrize(
-    "command", ["report bad --out new", "check bad", "compare bad good", "compare good bad", "trace 12,300 bad",
-                "bundle bad -o new"],
-)  # fmt: skip
+    "command",
+    [
+        "report bad --out new",
+        "check bad",
+        "compare bad good",
+        "compare good bad",
+        "trace 12,300 bad",
+        "bundle bad -o new",
+    ],
+)
 def test_every_command_names_the_damaged_plan_and_says_what_to_do(here: Path, command: str) -> None:
     done = run(*command.split())
     assert done.exit_code == 2
@@ -57,11 +64,14 @@ def test_a_merge_refuses_a_damaged_plan_as_it_refuses_a_damaged_run(here: Path) 
 
 
 @pytest.mark.filterwarnings("ignore:left out")
-@pytest.mark.parametrize(("kind", "remedy"), [
-    ("plan-0001", "delete it and run the same bench sweep again on its machine: it plans again"),
-    ("runs", "run the same bench sweep again on its machine: it sets the part aside and runs it again"),
-    ("estimates", "run the same bench sweep again on its machine: it sets the part aside and estimates again"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "remedy"),
+    [
+        ("plan-0001", "delete it and run the same bench sweep again on its machine: it plans again"),
+        ("runs", "run the same bench sweep again on its machine: it sets the part aside and runs it again"),
+        ("estimates", "run the same bench sweep again on its machine: it sets the part aside and estimates again"),
+    ],
+)
 def test_a_bundle_and_a_merge_of_results_with_one_damaged_part_say_what_to_do(
     here: Path, kind: str, remedy: str
 ) -> None:
@@ -70,8 +80,10 @@ def test_a_bundle_and_a_merge_of_results_with_one_damaged_part_say_what_to_do(
         done = run(*command.split())
         assert done.exit_code == 2
         assert f"error: {part.relative_to(here)}: damaged or no Parquet file (" in done.stderr
-        assert done.stderr.endswith(f"). Where there is no copy of it to restore, {remedy}"
-                                    f"{' and keeps the runs that are whole' if kind == 'plan-0001' else ''}\n")  # fmt: skip
+        assert done.stderr.endswith(
+            f"). Where there is no copy of it to restore, {remedy}"
+            f"{' and keeps the runs that are whole' if kind == 'plan-0001' else ''}\n"
+        )
         assert not (here / "new").exists()
 
 

@@ -19,11 +19,28 @@ def estimates(*arguments: str) -> list[dict[str, Any]]:
 
 
 def test_estimates_carry_axes_and_columns_for_every_combination() -> None:
-    rows = estimates("--model", "mlp", "--dataset", "mnist", "--optimizer", "sgd", "--batch-size", "64", "--batch-size", "4096",
-                     "--device", "h200", "--device", "a100_80gb")  # fmt: skip
+    rows = estimates(
+        "--model",
+        "mlp",
+        "--dataset",
+        "mnist",
+        "--optimizer",
+        "sgd",
+        "--batch-size",
+        "64",
+        "--batch-size",
+        "4096",
+        "--device",
+        "h200",
+        "--device",
+        "a100_80gb",
+    )
     assert [(row["batch_size"], row["device"]) for row in rows] == [
-        (64, "h200"), (4096, "h200"), (64, "a100_80gb"), (4096, "a100_80gb"),
-    ]  # fmt: skip
+        (64, "h200"),
+        (4096, "h200"),
+        (64, "a100_80gb"),
+        (4096, "a100_80gb"),
+    ]
     assert [row["formula_bytes"] for row in rows[:2]] == [1_047_632, 15_756_368]
     # The stub driver under torch 2.15 reports these peaks for the first case (tests/oracle).
     assert rows[0]["trace_peak_requested_bytes"] > 1_047_632
@@ -73,8 +90,14 @@ def test_what_a_configuration_has_on_and_no_estimator_follows_is_a_note(tmp_path
 def test_the_table_says_where_memory_goes_and_whether_it_fits() -> None:
     done = plugins.bench("estimate", "--model", "mlp", "--dataset", "cifar10", "--device", "rtx3090")
     assert done.returncode == 0, done.stderr
-    for words in ("mlp on cifar10, sgd, batch 64, float32", "trace: reserved", "optimizer state", "fits: ", "roofline",
-                  "context taken from 4 GPUs measured elsewhere"):  # fmt: skip
+    for words in (
+        "mlp on cifar10, sgd, batch 64, float32",
+        "trace: reserved",
+        "optimizer state",
+        "fits: ",
+        "roofline",
+        "context taken from 4 GPUs measured elsewhere",
+    ):
         assert words in done.stdout
 
 

@@ -33,8 +33,22 @@ def test_the_plan_says_how_many_runs_there_are_at_least_and_at_most(tmp_path: Pa
 
 def test_a_sweep_adds_rounds_and_names_what_did_not_converge(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    arguments = ("sweep", written(tmp_path), "--device", "cpu", "--out", out, "--set", "grid.optimizer=sgd",
-                 "--set", "grid.batch_size=16", "--set", "measure.target_interval=1e-9", "--set", "measure.max_repeats=7")  # fmt: skip
+    arguments = (
+        "sweep",
+        written(tmp_path),
+        "--device",
+        "cpu",
+        "--out",
+        out,
+        "--set",
+        "grid.optimizer=sgd",
+        "--set",
+        "grid.batch_size=16",
+        "--set",
+        "measure.target_interval=1e-9",
+        "--set",
+        "measure.max_repeats=7",
+    )
     done = plugins.bench(*arguments)
     assert done.returncode == 0, done.stderr
     assert "round 1: one more run of 1 case; 1 case not settled within ±1e-07 %" in done.stderr

@@ -65,17 +65,35 @@ def test_a_sweep_ends_with_a_row_for_every_planned_run_and_a_report(tmp_path: Pa
 def test_a_case_that_cannot_run_is_skipped_once_with_its_reason_and_fails_nothing(tmp_path: Path, config: Path) -> None:
     out = tmp_path / "out"
     arguments = (
-        "sweep", config, "--out", out, "--repeats", "3", "--device", "cpu", "--no-report", "--set", "grid.dataset=cifar10",
-        "--set", "grid.model=['resnet18', 'mlp']", "--set", "grid.batch_size=1", "--set",
+        "sweep",
+        config,
+        "--out",
+        out,
+        "--repeats",
+        "3",
+        "--device",
+        "cpu",
+        "--no-report",
+        "--set",
+        "grid.dataset=cifar10",
+        "--set",
+        "grid.model=['resnet18', 'mlp']",
+        "--set",
+        "grid.batch_size=1",
+        "--set",
         "grid.optimizer=['sgd', {name='adam', capturable=true}]",
-    )  # fmt: skip
+    )
     done = plugins.bench(*arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     frame = bench.load(out)
     status = frame.groupby(["model", "optimizer"])["status"].agg(set).to_dict()
-    assert status == {("mlp", "sgd"): {"ok"}, **{
-        case: {"skipped"} for case in [("mlp", "adam:capturable=true"), ("resnet18", "adam:capturable=true"), ("resnet18", "sgd")]
-    }}  # fmt: skip
+    assert status == {
+        ("mlp", "sgd"): {"ok"},
+        **{
+            case: {"skipped"}
+            for case in [("mlp", "adam:capturable=true"), ("resnet18", "adam:capturable=true"), ("resnet18", "sgd")]
+        },
+    }
     found = frame[(frame["model"] == "resnet18") & (frame["optimizer"] == "sgd")].sort_values("repeat")
     assert found["reason"].nunique() == 1
     assert found["reason"].iloc[0].startswith("Expected more than 1 value per channel when training, got input size ")
@@ -92,10 +110,28 @@ def test_a_batch_above_the_limit_on_the_hosts_memory_says_the_limit_and_what_was
 ) -> None:
     out = tmp_path / "out"
     done = plugins.bench(
-        "sweep", config, "--out", out, "--repeats", "1", "--device", "cpu", "--set", "grid.dataset=cifar10", "--set",
-        "grid.model={name='mlp', hidden=[16]}", "--set", "grid.optimizer=sgd", "--set", "grid.batch_size=300000", "--set",
-        "grid.input=['cached', 'loader', 'synthetic']", "--set", "limits.host_memory=2 GiB", "--no-report",
-    )  # fmt: skip
+        "sweep",
+        config,
+        "--out",
+        out,
+        "--repeats",
+        "1",
+        "--device",
+        "cpu",
+        "--set",
+        "grid.dataset=cifar10",
+        "--set",
+        "grid.model={name='mlp', hidden=[16]}",
+        "--set",
+        "grid.optimizer=sgd",
+        "--set",
+        "grid.batch_size=300000",
+        "--set",
+        "grid.input=['cached', 'loader', 'synthetic']",
+        "--set",
+        "limits.host_memory=2 GiB",
+        "--no-report",
+    )
     assert done.returncode == 1, done.stderr
     frame = bench.load(out).set_index("input")
     assert set(frame["status"]) == {"oom"}
@@ -111,17 +147,36 @@ def test_everything_a_case_can_do_wrong_is_one_row_and_the_sweep_goes_on(tmp_pat
     env = plugins.install(tmp_path / "site")
     out = tmp_path / "out"
     done = plugins.bench(
-        "sweep", config, "--out", out, "--repeats", "1", "--set", f"grid.model={list(plugins.NAMES)}",
-        "--set", "grid.optimizer=sgd", "--set", "grid.batch_size=16", "--set", "limits.run_timeout=8 s",
-        "--set", "limits.host_memory=6 GiB", env=env,
-    )  # fmt: skip
+        "sweep",
+        config,
+        "--out",
+        out,
+        "--repeats",
+        "1",
+        "--set",
+        f"grid.model={list(plugins.NAMES)}",
+        "--set",
+        "grid.optimizer=sgd",
+        "--set",
+        "grid.batch_size=16",
+        "--set",
+        "limits.run_timeout=8 s",
+        "--set",
+        "limits.host_memory=6 GiB",
+        env=env,
+    )
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr + done.stdout
     frame = bench.load(out).set_index("model")
     assert frame["status"].to_dict() == {
-        "good": "ok", "bad_raises": "failed", "bad_hangs": "timeout", "bad_kills": "crashed", "bad_leaves": "crashed",
-        "bad_eats": "oom", "bad_nan": "nan_loss",
-    }  # fmt: skip
+        "good": "ok",
+        "bad_raises": "failed",
+        "bad_hangs": "timeout",
+        "bad_kills": "crashed",
+        "bad_leaves": "crashed",
+        "bad_eats": "oom",
+        "bad_nan": "nan_loss",
+    }
     reasons = frame["reason"].dropna().to_dict()
     assert reasons["bad_raises"] == "ValueError: a fault | of <the> model (misbehaving.py:19)"
     assert reasons["bad_hangs"] == "no answer in time; it was in the phase warm-up"
@@ -201,8 +256,22 @@ def test_ctrl_c_while_everything_still_starts_speaks_one_word(tmp_path: Path, co
 def test_a_run_that_ended_well_on_its_second_attempt_is_no_failure(tmp_path: Path, config: Path) -> None:
     env = plugins.install(tmp_path / "site")
     out = tmp_path / "out"
-    arguments = ("sweep", config, "--out", out, "--repeats", "1", "--set", "grid.optimizer=sgd", "--set", "grid.batch_size=16",
-                 "--set", "grid.model=bad_once", "--no-report", "--json")  # fmt: skip
+    arguments = (
+        "sweep",
+        config,
+        "--out",
+        out,
+        "--repeats",
+        "1",
+        "--set",
+        "grid.optimizer=sgd",
+        "--set",
+        "grid.batch_size=16",
+        "--set",
+        "grid.model=bad_once",
+        "--no-report",
+        "--json",
+    )
     first = plugins.bench(*arguments, env=env)
     second = plugins.bench(*arguments, "--retry", "failed", env=env)
     third = plugins.bench(*arguments, "--set", "grid.model=mlp", env=env)
@@ -220,8 +289,21 @@ def test_runs_on_real_images_never_pass_for_repeats_of_synthetic_ones(tmp_path: 
     from tests.unit.written_files import grey_images, write_idx
 
     out, root = tmp_path / "out", tmp_path / "data"
-    arguments = ("sweep", config, "--out", out, "--set", "grid.optimizer=sgd", "--set", "grid.batch_size=16", "--no-report",
-                 "--set", "grid.input=loader", "--set", f"data.root={root}")  # fmt: skip
+    arguments = (
+        "sweep",
+        config,
+        "--out",
+        out,
+        "--set",
+        "grid.optimizer=sgd",
+        "--set",
+        "grid.batch_size=16",
+        "--no-report",
+        "--set",
+        "grid.input=loader",
+        "--set",
+        f"data.root={root}",
+    )
     assert plugins.bench(*arguments).returncode == 0
     assert set(bench.load(out)["data_source"]) == {"synthetic"}
     for part in ("train", "t10k"):
@@ -238,8 +320,23 @@ def test_a_tree_that_changed_is_measured_anew_and_its_runs_are_kept_apart(tmp_pa
     from tests.unit.written_files import write_tree
 
     out, root = tmp_path / "out", tmp_path / "tree"
-    arguments = ("sweep", config, "--out", out, "--set", "grid.optimizer=sgd", "--set", "grid.batch_size=4", "--no-report",
-                 "--repeats", "1", "--set", f"grid.dataset=folder:{root}", "--set", "grid.image_size=8")  # fmt: skip
+    arguments = (
+        "sweep",
+        config,
+        "--out",
+        out,
+        "--set",
+        "grid.optimizer=sgd",
+        "--set",
+        "grid.batch_size=4",
+        "--no-report",
+        "--repeats",
+        "1",
+        "--set",
+        f"grid.dataset=folder:{root}",
+        "--set",
+        "grid.image_size=8",
+    )
     write_tree(root)
     assert plugins.bench(*arguments).returncode == 0
     write_tree(root, classes=tuple("abcd"))
@@ -260,10 +357,24 @@ def test_a_damaged_image_that_planning_missed_is_named_by_its_run(tmp_path: Path
     write_tree(root, count=40)
     damage(root / "dog" / "1.jpg", lambda content: content[: len(content) * 3 // 4])  # its header is whole
     done = plugins.bench(
-        "sweep", config, "--out", out, "--set", "grid.optimizer=sgd", "--set", "grid.batch_size=80", "--no-report",
-        "--repeats", "1", "--set", f"grid.dataset=folder:{root}", "--set", "grid.image_size=8",
-        "--set", "grid.input=['cached', 'loader']",
-    )  # fmt: skip
+        "sweep",
+        config,
+        "--out",
+        out,
+        "--set",
+        "grid.optimizer=sgd",
+        "--set",
+        "grid.batch_size=80",
+        "--no-report",
+        "--repeats",
+        "1",
+        "--set",
+        f"grid.dataset=folder:{root}",
+        "--set",
+        "grid.image_size=8",
+        "--set",
+        "grid.input=['cached', 'loader']",
+    )
     assert done.returncode == 1, done.stderr
     for reason in bench.load(out)["reason"]:
         assert reason.startswith(f"DataError: {root}/dog/1.jpg: no image that PIL can decode: ")
@@ -292,8 +403,21 @@ def test_a_second_sweep_in_the_same_folder_leaves_at_once_naming_the_holder(tmp_
 def test_finished_cases_run_once_more_when_asked(tmp_path: Path, config: Path) -> None:
     env = plugins.install(tmp_path / "site")
     out = tmp_path / "out"
-    arguments = ("sweep", config, "--out", out, "--repeats", "1", "--set", "grid.optimizer=sgd", "--set", "grid.batch_size=16",
-                 "--set", 'grid.model=["good", "bad_raises"]', "--no-report")  # fmt: skip
+    arguments = (
+        "sweep",
+        config,
+        "--out",
+        out,
+        "--repeats",
+        "1",
+        "--set",
+        "grid.optimizer=sgd",
+        "--set",
+        "grid.batch_size=16",
+        "--set",
+        'grid.model=["good", "bad_raises"]',
+        "--no-report",
+    )
     assert plugins.bench(*arguments, env=env).returncode == 1
     assert plugins.bench(*arguments, "--retry", "failed", env=env).returncode == 1
     assert bench.load(out).groupby("model")["attempt"].agg(list).to_dict() == {"good": [0], "bad_raises": [0, 1]}

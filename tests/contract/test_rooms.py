@@ -12,23 +12,58 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "bench"
 
 RANKS = {
-    "errors": 0, "interpreters": 0, "units": 0,
-    "folders": 1, "forks": 1, "records": 1, "terminal": 1,
-    "catalog": 2, "devices": 2, "stats": 2, "store": 2, "locks": 2, "fingerprint": 2,
-    "bundles": 3, "config": 3, "recordings": 3,
+    "errors": 0,
+    "interpreters": 0,
+    "units": 0,
+    "folders": 1,
+    "forks": 1,
+    "records": 1,
+    "terminal": 1,
+    "catalog": 2,
+    "devices": 2,
+    "stats": 2,
+    "store": 2,
+    "locks": 2,
+    "fingerprint": 2,
+    "bundles": 3,
+    "config": 3,
+    "recordings": 3,
     "plan": 4,
     "workload": 5,
-    "estimators": 6, "probes": 6, "analysis": 6, "gallery": 6,
-    "compare": 7, "worker": 7, "recorder": 7, "validation": 7,
-    "launchers": 8, "report": 8,
+    "estimators": 6,
+    "probes": 6,
+    "analysis": 6,
+    "gallery": 6,
+    "compare": 7,
+    "worker": 7,
+    "recorder": 7,
+    "validation": 7,
+    "launchers": 8,
+    "report": 8,
     "api": 9,
     "sweep": 10,
-    "cli": 11, "__main__": 12,
-}  # fmt: skip
+    "cli": 11,
+    "__main__": 12,
+}
 """docs/decisions/0001-ranks.md; `bench/__init__.py` is the door and stands outside."""
 
-TORCH_FREE = ["bench", "bench.bundles", "bench.cli", "bench.config", "bench.plan", "bench.store", "bench.stats", "bench.analysis", "bench.compare", "bench.report",
-              "bench.api", "bench.sweep", "bench.launchers", "bench.devices", "bench.catalog"]  # fmt: skip
+TORCH_FREE = [
+    "bench",
+    "bench.bundles",
+    "bench.cli",
+    "bench.config",
+    "bench.plan",
+    "bench.store",
+    "bench.stats",
+    "bench.analysis",
+    "bench.compare",
+    "bench.report",
+    "bench.api",
+    "bench.sweep",
+    "bench.launchers",
+    "bench.devices",
+    "bench.catalog",
+]
 
 
 def room(path: Path) -> str:

@@ -16,9 +16,13 @@ from tests.results import GPU, make_cases, make_results
 
 HERE = Path(__file__).parent / "schema-1"
 LATER = (
-    "target_interval", "gradient_noise", "estimated_device_low_bytes", "estimated_device_high_bytes",
-    "estimated_device_basis", "estimated_speed_basis",
-)  # fmt: skip
+    "target_interval",
+    "gradient_noise",
+    "estimated_device_low_bytes",
+    "estimated_device_high_bytes",
+    "estimated_device_basis",
+    "estimated_speed_basis",
+)
 
 
 def came_later(name: str) -> bool:
@@ -30,8 +34,11 @@ def rewrite(path: Path, *, without_later: bool, version: bytes = b"1") -> None:
     table = pq.read_table(path)
     if without_later:
         table = table.drop_columns([name for name in table.column_names if came_later(name)])
-    metadata = {**table.schema.metadata, b"bench.schema_version": version,
-                b"bench.sha256": rows_hash(table.to_pylist()).encode()}  # fmt: skip
+    metadata = {
+        **table.schema.metadata,
+        b"bench.schema_version": version,
+        b"bench.sha256": rows_hash(table.to_pylist()).encode(),
+    }
     if without_later:
         metadata.pop(b"bench.notes_sha256", None)
     write(path, table, metadata)
@@ -39,9 +46,14 @@ def rewrite(path: Path, *, without_later: bool, version: bytes = b"1") -> None:
 
 def write(path: Path, table: pa.Table, metadata: dict[bytes, bytes]) -> None:
     with pq.ParquetWriter(
-        path, table.schema, compression="none", use_dictionary=False, write_statistics=False, store_schema=False,
+        path,
+        table.schema,
+        compression="none",
+        use_dictionary=False,
+        write_statistics=False,
+        store_schema=False,
         write_page_checksum=True,
-    ) as writer:  # fmt: skip
+    ) as writer:
         writer.write_table(table)
         writer.add_key_value_metadata(metadata)
 

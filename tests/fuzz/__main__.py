@@ -80,8 +80,20 @@ def _options() -> argparse.Namespace:
 
 def _slice(options: argparse.Namespace, name: str, seconds: float, seed: int) -> int:
     """One target for some seconds in a process of its own; 1 where the process itself died."""
-    command = [sys.executable, "-m", "tests.fuzz", name, "--one", str(seconds), "--seed", str(seed), "--corpus", options.corpus,
-               "--findings", options.findings]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "tests.fuzz",
+        name,
+        "--one",
+        str(seconds),
+        "--seed",
+        str(seed),
+        "--corpus",
+        options.corpus,
+        "--findings",
+        options.findings,
+    ]
     environment = {**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system", "OMP_NUM_THREADS": "1", "ARROW_IO_THREADS": "1"}
     scratch = tempfile.mkdtemp(prefix="bench-fuzz-")
     environment["TMPDIR"] = scratch
@@ -129,9 +141,18 @@ def _fuzz_one(options: argparse.Namespace) -> int:
         made = atheris.Mutate(data, max_size) if rng.random() < 0.1 else mutate(data, rng)
         return made[:max_size]
 
-    arguments = ["fuzz", f"-seed={options.seed}", f"-max_total_time={int(options.one)}", "-max_len=1048576", "-timeout=100000",
-                 "-rss_limit_mb=6000", "-verbosity=0", "-print_final_stats=0", f"-artifact_prefix={options.findings}/{options.targets[0]}-died-",
-                 str(corpus)]  # fmt: skip
+    arguments = [
+        "fuzz",
+        f"-seed={options.seed}",
+        f"-max_total_time={int(options.one)}",
+        "-max_len=1048576",
+        "-timeout=100000",
+        "-rss_limit_mb=6000",
+        "-verbosity=0",
+        "-print_final_stats=0",
+        f"-artifact_prefix={options.findings}/{options.targets[0]}-died-",
+        str(corpus),
+    ]
     Path(options.findings).mkdir(parents=True, exist_ok=True)
     atheris.Setup(arguments, check, custom_mutator=change)
     atheris.Fuzz()

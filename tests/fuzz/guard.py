@@ -24,13 +24,37 @@ ADDRESS_SPACE_BYTES = 3 << 30
 """What may be asked for on top of what the process had mapped before the first input."""
 
 _FORBIDDEN = (
-    "subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.spawn", "os.startfile", "os.putenv", "socket.",
-    "ctypes.", "pickle.find_class", "sqlite3.", "webbrowser.", "urllib.", "ftplib.", "http.", "smtplib.", "pty.", "os.chown",
-)  # fmt: skip
+    "subprocess.",
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.fork",
+    "os.spawn",
+    "os.startfile",
+    "os.putenv",
+    "socket.",
+    "ctypes.",
+    "pickle.find_class",
+    "sqlite3.",
+    "webbrowser.",
+    "urllib.",
+    "ftplib.",
+    "http.",
+    "smtplib.",
+    "pty.",
+    "os.chown",
+)
 _CHANGES = {  # event: which of its arguments are paths, and where the dir_fd of each stands
-    "os.mkdir": ((0, 2),), "os.rename": ((0, 2), (1, 3)), "os.link": ((1, 3),), "os.symlink": ((1, 2),),
-    "os.remove": ((0, 1),), "os.rmdir": ((0, 1),), "os.truncate": ((0, -1),), "os.chmod": ((0, 2),), "os.utime": ((0, 3),),
-}  # fmt: skip
+    "os.mkdir": ((0, 2),),
+    "os.rename": ((0, 2), (1, 3)),
+    "os.link": ((1, 3),),
+    "os.symlink": ((1, 2),),
+    "os.remove": ((0, 1),),
+    "os.rmdir": ((0, 1),),
+    "os.truncate": ((0, -1),),
+    "os.chmod": ((0, 2),),
+    "os.utime": ((0, 3),),
+}
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 

@@ -173,10 +173,18 @@ TARGETS = {
         Target("results", _results_seeds, _mutate_results, _read_results),
         Target("recording", _recording_seeds, mutate_parquet, _reader("in.parquet", read_recording)),
         Target("config", _files("configs/*.toml"), mutate_text, _reader("in.toml", load_config)),
-        Target("device", _files("bench/devices/h200.toml", "bench/devices/cpu.toml", "bench/devices/a10*.toml"), mutate_text,
-               _reader("in.toml", lambda path: load_device(str(path)))),
+        Target(
+            "device",
+            _files("bench/devices/h200.toml", "bench/devices/cpu.toml", "bench/devices/a10*.toml"),
+            mutate_text,
+            _reader("in.toml", lambda path: load_device(str(path))),
+        ),
         Target("measurements", lambda folder: _CSV, mutate_text, _reader("in.csv", read_measurements)),
-        Target("choice", lambda folder: [b"resnet18", b"mlp:hidden=[64,32]", b"adam:foreach=false", b"folder:/x", b"mnist"], mutate_text,
-               _read_choices),
+        Target(
+            "choice",
+            lambda folder: [b"resnet18", b"mlp:hidden=[64,32]", b"adam:foreach=false", b"folder:/x", b"mnist"],
+            mutate_text,
+            _read_choices,
+        ),
     )
-}  # fmt: skip
+}

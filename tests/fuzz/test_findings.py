@@ -73,18 +73,28 @@ COLUMNS = [
     ("run", lambda table: table.drop_columns(["step_times_s"]), "lacks the column step_times_s"),
     ("run", swap("data_source", [None], pa.date32()), "column data_source is date32[day], not string"),
     ("estimates", swap("formula_bytes", [1.0], pa.float64()), "column formula_bytes is double, not int64"),
-    ("run", extra("tomorrows", pa.struct([("a", pa.int64())])),
-     "column tomorrows is struct<a: int64>, which no column of a part is"),
+    (
+        "run",
+        extra("tomorrows", pa.struct([("a", pa.int64())])),
+        "column tomorrows is struct<a: int64>, which no column of a part is",
+    ),
     ("run", extra("formula_bytes", pa.int64()), "column formula_bytes does not belong into a part of kind run"),
-    ("estimates", extra("samples_per_s", pa.float64()), "column samples_per_s does not belong into a part of kind estimates"),
+    (
+        "estimates",
+        extra("samples_per_s", pa.float64()),
+        "column samples_per_s does not belong into a part of kind estimates",
+    ),
     ("run", lambda table: table.slice(0, 0), "0 rows; the part of a run has one"),
     ("run", lambda table: pa.concat_tables([table, table]), "2 rows; the part of a run has one"),
-    ("run", swap("status", ["great"], pa.string()),
-     "status 'great' is none of ok, oom, timeout, crashed, failed, skipped, nan_loss, throttled, interrupted"),
+    (
+        "run",
+        swap("status", ["great"], pa.string()),
+        "status 'great' is none of ok, oom, timeout, crashed, failed, skipped, nan_loss, throttled, interrupted",
+    ),
     ("plan", swap("case_key", [None], pa.string()), "row 0: case_key is null, which it never is"),
     ("run", swap("batch_size", [0], pa.int64()), "row 0: a batch size of 0"),
     ("run", swap("step_times_s", [[0.1, None]], pa.list_(pa.float64())), "row 0: a null among step_times_s"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("kind", "change", "message"), COLUMNS, ids=[message for *_, message in COLUMNS])
@@ -105,13 +115,18 @@ def test_a_part_whose_hash_fits_but_whose_columns_do_not_is_refused(
 NOTES = [
     (b"\x80", "its notes are no JSON ('utf-8' codec can't decode byte 0x80 in position 0: invalid start byte)"),
     (b"{", "its notes are no JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))"),
-    (b"[" * 100_000, "its notes are no JSON (maximum recursion depth exceeded while decoding a JSON array from a unicode string)"),
+    (
+        b"[" * 100_000,
+        "its notes are no JSON (maximum recursion depth exceeded while decoding a JSON array from a unicode string)",
+    ),
     (b"[]", "its notes are no JSON object"),
     (b"{}", "its notes lack the protocol of its runs"),
     (b'{"protocol": {}, "environment": []}', "its notes lack the environment of its runs"),
-    (json.dumps({"protocol": {"seed": 10**30}, "environment": {}}).encode(),
-     "its notes have a wrong value in protocol (Python int too large to convert to C long)"),
-]  # fmt: skip
+    (
+        json.dumps({"protocol": {"seed": 10**30}, "environment": {}}).encode(),
+        "its notes have a wrong value in protocol (Python int too large to convert to C long)",
+    ),
+]
 
 
 @pytest.mark.parametrize(("notes", "message"), NOTES, ids=[message[:40] for _, message in NOTES])
@@ -232,10 +247,19 @@ def test_a_recording_with_a_column_twice_is_refused(tmp_path: Path, name: str) -
     assert str(caught.value) == f"{path}: its columns are not a recording's (action, address, bytes, stack)"
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ('"a b" = 1\n', 'in.toml: unknown key "a b". Allowed: name, description, grid, include, exclude, measure, limits, data'),
-    ("list = 1\n", 'in.toml: unknown key "list". Nearest: limits. Allowed: name, description, grid, include, exclude, measure, limits, data'),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            '"a b" = 1\n',
+            'in.toml: unknown key "a b". Allowed: name, description, grid, include, exclude, measure, limits, data',
+        ),
+        (
+            "list = 1\n",
+            'in.toml: unknown key "list". Nearest: limits. Allowed: name, description, grid, include, exclude, measure, limits, data',
+        ),
+    ],
+)
 def test_a_key_that_is_no_word_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
 ) -> None:
@@ -248,12 +272,15 @@ def test_a_key_that_is_no_word_is_named(
     assert str(caught.value) == message
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("memory_bytes = " + "9" * 5000, "no valid TOML: a number of thousands of digits"),
-    ("memory_bytes = " + "[" * 5000, "no valid TOML: nested too deeply"),
-    ("boost_clock_hz = 0x" + "f" * 5000, "a number of thousands of digits"),
-    ("x = 1\n" * (1 << 18), "larger than 1 MiB; no device file is"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("memory_bytes = " + "9" * 5000, "no valid TOML: a number of thousands of digits"),
+        ("memory_bytes = " + "[" * 5000, "no valid TOML: nested too deeply"),
+        ("boost_clock_hz = 0x" + "f" * 5000, "a number of thousands of digits"),
+        ("x = 1\n" * (1 << 18), "larger than 1 MiB; no device file is"),
+    ],
+)
 def test_an_absurd_device_file_is_refused(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "d.toml"
     path.write_text(text)

@@ -51,8 +51,9 @@ def rendered(
 ) -> dict[str, bytes]:
     """Every file of a report that a process of its own renders."""
     given = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
-    subprocess.run([python, "-c", RENDER, str(target), *map(str, folders)], check=True, cwd=ROOT,
-                   env={**given, **environment})  # fmt: skip
+    subprocess.run(
+        [python, "-c", RENDER, str(target), *map(str, folders)], check=True, cwd=ROOT, env={**given, **environment}
+    )
     return {str(path.relative_to(target)): path.read_bytes() for path in sorted(target.rglob("*")) if path.is_file()}
 
 

@@ -73,9 +73,16 @@ def trace_as_on_cpu(case: Case) -> Recording:
 
 
 def _batch_norm(
-    image: torch.Tensor, weight: Any, bias: Any, mean: Any, variance: Any, training: bool, momentum: float, eps: float,
+    image: torch.Tensor,
+    weight: Any,
+    bias: Any,
+    mean: Any,
+    variance: Any,
+    training: bool,
+    momentum: float,
+    eps: float,
     cudnn_enabled: bool,
-) -> torch.Tensor:  # fmt: skip
+) -> torch.Tensor:
     """Torch's own kernel (aten/src/ATen/native/Normalization.cpp: _batch_norm_impl_index)."""
     result: torch.Tensor = torch.ops.aten.native_batch_norm(
         image, weight, bias, mean, variance, training, momentum, eps
@@ -91,9 +98,16 @@ def _dropout(source: torch.Tensor, p: float, train: bool) -> torch.Tensor:
 
 
 def _attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: Any = None, dropout_p: float = 0.0,
-    is_causal: bool = False, *, scale: float | None = None, enable_gqa: bool = False,
-) -> torch.Tensor:  # fmt: skip
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> torch.Tensor:
     """The CPU's flash kernel (aten/src/ATen/native/transformers/attention.cpp: scaled_dot_product_attention)."""
     result: torch.Tensor = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale

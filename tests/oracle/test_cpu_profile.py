@@ -18,10 +18,22 @@ from tests.oracle.cpu_profile import Account, Allocation, account_of_trace, resu
 ROOT = Path(__file__).parents[2]
 CASES = [
     {"dataset": "mnist", "model": "mlp", "optimizer": "adam:foreach=false", "batch_size": 64, "image_size": 0},
-    {"dataset": "cifar10", "model": "resnet18", "optimizer": "sgd_momentum:foreach=false", "batch_size": 4, "image_size": 0},
-    {"dataset": "cifar10", "model": "mobilenet_v3_small", "optimizer": "rmsprop:foreach=false", "batch_size": 4, "image_size": 64},
+    {
+        "dataset": "cifar10",
+        "model": "resnet18",
+        "optimizer": "sgd_momentum:foreach=false",
+        "batch_size": 4,
+        "image_size": 0,
+    },
+    {
+        "dataset": "cifar10",
+        "model": "mobilenet_v3_small",
+        "optimizer": "rmsprop:foreach=false",
+        "batch_size": 4,
+        "image_size": 64,
+    },
     {"dataset": "imagenet", "model": "vit_b_32", "optimizer": "sgd:foreach=false", "batch_size": 2, "image_size": 32},
-]  # fmt: skip
+]
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +44,12 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     task.write_text(json.dumps([{**case, **rest} for case in CASES]))
     done = subprocess.run(
         [sys.executable, str(ROOT / "tools" / "accuracy" / "cpu_child.py"), str(task)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, cwd=ROOT, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
         check=False,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads(line)[1] for line in done.stdout.splitlines()]
 

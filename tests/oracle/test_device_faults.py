@@ -72,8 +72,13 @@ def test_each_fault_of_the_device_is_one_row_and_the_next_run_starts_clean(
     config = tmp_path / "c.toml"
     config.write_text(CONFIG, encoding="utf-8")
     codes = ",-,".join(str(code) for code, *_ in FAULTS)
-    env = {**os.environ, **stub_driver.environment("h200", fault_at=LAUNCH, fault_code=codes, fault_mark=str(tmp_path / "mark")),
-           "BENCH_STUB_ALONE": str(tmp_path / "alone"), "BENCH_CUDNN_WORKSPACES": "off", "PYTHONPATH": str(Path(__file__).parents[2])}  # fmt: skip
+    env = {
+        **os.environ,
+        **stub_driver.environment("h200", fault_at=LAUNCH, fault_code=codes, fault_mark=str(tmp_path / "mark")),
+        "BENCH_STUB_ALONE": str(tmp_path / "alone"),
+        "BENCH_CUDNN_WORKSPACES": "off",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
     done = plugins.bench(
         "sweep", config, "--device", "cuda", "--no-report", "--out", tmp_path / "out", env=env, timeout=900
     )
@@ -106,9 +111,21 @@ def test_memory_that_a_call_for_expandable_segments_does_not_find_is_out_of_memo
     settings = stub_driver.environment("h200", allocator="expandable_segments:True", vmm_fault=call)
     env = {**os.environ, **settings, "BENCH_CUDNN_WORKSPACES": "off", "PYTHONPATH": str(Path(__file__).parents[2])}
     done = plugins.bench(
-        "sweep", config, "--device", "cuda", "--no-report", "--out", tmp_path / "out", "--repeats", "1", "--set",
-        "grid.model=resnet18", "--set", "grid.dataset=cifar10", env=env,
-    )  # fmt: skip
+        "sweep",
+        config,
+        "--device",
+        "cuda",
+        "--no-report",
+        "--out",
+        tmp_path / "out",
+        "--repeats",
+        "1",
+        "--set",
+        "grid.model=resnet18",
+        "--set",
+        "grid.dataset=cifar10",
+        env=env,
+    )
     assert done.returncode == 1, done.stdout + done.stderr
     (row,) = bench.load(tmp_path / "out").to_dict("records")
     expected = "CUDA out of memory. Tried" if "Create" in call else "CUDA driver error: out of memory"

@@ -25,9 +25,15 @@ pytestmark = pytest.mark.slow
 def device_file(folder: Path, **changes: Any) -> Path:
     """A file for the device that the stub plays in these tests."""
     values = {
-        "gpu_name": "NVIDIA H200", "kind": "cuda", "memory_bytes": MEMORY, "multiprocessors": 132,
-        "max_threads_per_multiprocessor": 2048, "compute_capability": [9, 0], "context_bytes": CONTEXT, **changes,
-    }  # fmt: skip
+        "gpu_name": "NVIDIA H200",
+        "kind": "cuda",
+        "memory_bytes": MEMORY,
+        "multiprocessors": 132,
+        "max_threads_per_multiprocessor": 2048,
+        "compute_capability": [9, 0],
+        "context_bytes": CONTEXT,
+        **changes,
+    }
     path = folder / "small.toml"
     sources = dict.fromkeys(set(values) - {"gpu_name", "kind"}, "the stub")
     path.write_text(render_device_toml(values, sources), encoding="utf-8")
@@ -76,8 +82,9 @@ def test_a_context_that_is_wrong_in_the_file_shows_in_the_verdict(small: dict[st
     assert done.returncode == 0, done.stderr
     assert re.search(
         r"verified: the largest batch that ran is (\d+), and (\d+) did not fit; the estimate is off by \+\d+ "
-        r"\(\+\d+\.\d %\) \(12 runs\)", done.stdout,
-    ), done.stdout  # fmt: skip
+        r"\(\+\d+\.\d %\) \(12 runs\)",
+        done.stdout,
+    ), done.stdout
     assert "[12/12] batch" in done.stderr
 
 

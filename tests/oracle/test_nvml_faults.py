@@ -51,8 +51,13 @@ def sweep(stub_driver: StubDriver, tmp_path: Path) -> Any:
         *arguments: str, missing: bool = False, visible: str | None = None, **settings: int | str
     ) -> subprocess.CompletedProcess[str]:
         wait_s = "5" if "hang" in str(settings.get("nvml_fault")) else "30"  # a busy machine takes a second to import
-        env = {**os.environ, **stub_driver.environment("h200", uuid=UUID, nvml=1, context_bytes=CONTEXT, **settings),
-               "BENCH_CUDNN_WORKSPACES": "off", "BENCH_NVML_TIMEOUT": wait_s, "PYTHONPATH": str(Path(__file__).parents[2])}  # fmt: skip
+        env = {
+            **os.environ,
+            **stub_driver.environment("h200", uuid=UUID, nvml=1, context_bytes=CONTEXT, **settings),
+            "BENCH_CUDNN_WORKSPACES": "off",
+            "BENCH_NVML_TIMEOUT": wait_s,
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+        }
         if visible is not None:
             env["CUDA_VISIBLE_DEVICES"] = visible
         if missing:

@@ -113,8 +113,14 @@ def insert_foreign(recording: Recording, nth: int, nbytes: int) -> Recording:
     allocations = [index for index in range(marks[1], marks[2]) if recording.actions[index] == 0]
     at, address = allocations[nth] + 1, max(recording.addresses) + 1
     rows = list(zip(recording.actions, recording.addresses, recording.sizes, strict=True))
-    rows = [*rows[:at], (0, address, nbytes), *rows[at : marks[2]], (1, address, nbytes),
-            (FREE_COMPLETED, address, nbytes), *rows[marks[2] :]]  # fmt: skip
+    rows = [
+        *rows[:at],
+        (0, address, nbytes),
+        *rows[at : marks[2]],
+        (1, address, nbytes),
+        (FREE_COMPLETED, address, nbytes),
+        *rows[marks[2] :],
+    ]
     actions, addresses, sizes = (list(column) for column in zip(*rows, strict=True))
     return Recording(recording.facts, actions, addresses, sizes, [])
 

@@ -74,8 +74,12 @@ def test_every_precision_layout_and_path_runs_and_too_large_a_batch_is_an_oom(
 
 def test_a_case_after_an_out_of_memory_starts_from_a_clean_device(stub_driver: StubDriver, tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
-    config.write_text(CONFIG.replace('["float32", "bf16", "fp16"]', '"float32"').replace(
-        '["contiguous", "channels_last"]', '"contiguous"'), encoding="utf-8")  # fmt: skip
+    config.write_text(
+        CONFIG.replace('["float32", "bf16", "fp16"]', '"float32"').replace(
+            '["contiguous", "channels_last"]', '"contiguous"'
+        ),
+        encoding="utf-8",
+    )
     env = {**os.environ, **stub_driver.environment("h200", memory_bytes=1 << 30), **NO_WORKSPACES}
     env["PYTHONPATH"] = str(Path(__file__).parents[2])
     arguments = (
@@ -118,16 +122,42 @@ def test_on_a_known_device_the_trace_beside_each_run_is_right(stub_driver: StubD
 
 
 GPUS = (
-    {"name": "NVIDIA RTX A6000", "multiprocessors": 84, "capability_major": 8, "capability_minor": 6,
-     "threads_per_multiprocessor": 1536, "memory_bytes": 50_962_169_856, "clock_khz": 1_800_000,
-     "memory_clock_khz": 8_001_000, "memory_bus_bits": 384},
-    {"name": "NVIDIA GeForce RTX 3060", "multiprocessors": 28, "capability_major": 8, "capability_minor": 6,
-     "threads_per_multiprocessor": 1536, "memory_bytes": 8 << 30},
-    {"name": "NVIDIA A100-SXM4-40GB MIG 1g.5gb", "multiprocessors": 14, "capability_major": 8, "capability_minor": 0,
-     "threads_per_multiprocessor": 2048, "memory_bytes": 5_100_273_664},
-    {"name": "NVIDIA GeForce RTX 4090 Laptop GPU", "multiprocessors": 76, "capability_major": 8, "capability_minor": 9,
-     "threads_per_multiprocessor": 1536, "memory_bytes": 17_170_956_288},
-)  # fmt: skip
+    {
+        "name": "NVIDIA RTX A6000",
+        "multiprocessors": 84,
+        "capability_major": 8,
+        "capability_minor": 6,
+        "threads_per_multiprocessor": 1536,
+        "memory_bytes": 50_962_169_856,
+        "clock_khz": 1_800_000,
+        "memory_clock_khz": 8_001_000,
+        "memory_bus_bits": 384,
+    },
+    {
+        "name": "NVIDIA GeForce RTX 3060",
+        "multiprocessors": 28,
+        "capability_major": 8,
+        "capability_minor": 6,
+        "threads_per_multiprocessor": 1536,
+        "memory_bytes": 8 << 30,
+    },
+    {
+        "name": "NVIDIA A100-SXM4-40GB MIG 1g.5gb",
+        "multiprocessors": 14,
+        "capability_major": 8,
+        "capability_minor": 0,
+        "threads_per_multiprocessor": 2048,
+        "memory_bytes": 5_100_273_664,
+    },
+    {
+        "name": "NVIDIA GeForce RTX 4090 Laptop GPU",
+        "multiprocessors": 76,
+        "capability_major": 8,
+        "capability_minor": 9,
+        "threads_per_multiprocessor": 1536,
+        "memory_bytes": 17_170_956_288,
+    },
+)
 """None of which a device file is for; the second has the name of one."""
 
 
@@ -178,8 +208,9 @@ def test_a_device_file_given_later_is_used_for_the_runs_that_are_there(stub_driv
     mine = tmp_path / "mine.toml"
     mine.write_text(
         'gpu_name = "NVIDIA RTX A6000"\nkind = "cuda"\ncontext_bytes = 123_456_789\n'
-        '[sources]\ncontext_bytes = "a test"\n', encoding="utf-8",
-    )  # fmt: skip
+        '[sources]\ncontext_bytes = "a test"\n',
+        encoding="utf-8",
+    )
     done = plugins.bench(*arguments, "--device-file", mine, env=env)
     assert done.returncode == 0, done.stderr
     assert "1 runs are finished already, 0 to do" in done.stderr

@@ -34,18 +34,22 @@ CASES: list[Case] = [
 ]
 
 CAPTURABLE = ("adam", "adamw", "nadam", "radam", "adamax", "adadelta", "asgd", "rmsprop", "rprop")
-SWITCHES: list[Case] = [
-    ("mlp", MNIST, optimizer, {"capturable": True, "foreach": foreach}, 8, "float32", "contiguous")
-    for optimizer in CAPTURABLE
-    for foreach in (True, False)
-] + [
-    ("mlp", MNIST, optimizer, {"fused": True, "maximize": True}, 8, "float32", "contiguous")
-    for optimizer in ("sgd", "adam", "adamw", "adagrad")
-] + [
-    ("mlp", MNIST, "adam", {"amsgrad": True, "capturable": True}, 8, "bf16", "contiguous"),
-    ("mlp", MNIST, "rmsprop", {"centered": True, "momentum": 0.9, "capturable": True}, 8, "float32", "contiguous"),
-    ("resnet18", CIFAR, "adam", {"capturable": True}, 16, "float32", "contiguous"),
-]  # fmt: skip
+SWITCHES: list[Case] = (
+    [
+        ("mlp", MNIST, optimizer, {"capturable": True, "foreach": foreach}, 8, "float32", "contiguous")
+        for optimizer in CAPTURABLE
+        for foreach in (True, False)
+    ]
+    + [
+        ("mlp", MNIST, optimizer, {"fused": True, "maximize": True}, 8, "float32", "contiguous")
+        for optimizer in ("sgd", "adam", "adamw", "adagrad")
+    ]
+    + [
+        ("mlp", MNIST, "adam", {"amsgrad": True, "capturable": True}, 8, "bf16", "contiguous"),
+        ("mlp", MNIST, "rmsprop", {"centered": True, "momentum": 0.9, "capturable": True}, 8, "float32", "contiguous"),
+        ("resnet18", CIFAR, "adam", {"capturable": True}, 16, "float32", "contiguous"),
+    ]
+)
 
 
 def trace_peaks(

@@ -28,10 +28,16 @@ _choices = st.builds(
     st.dictionaries(st.sampled_from(["hidden", "lr", "aux"]), st.sampled_from([1, 2, True, "a", 0.5]), max_size=3),
 )
 _cases = st.builds(
-    Case, _choices, _choices, _choices, st.sampled_from([1, 8]), st.sampled_from(["float32", "bf16"]),
-    st.sampled_from(["contiguous", "channels_last"]), st.sampled_from(["synthetic", "loader"]),
+    Case,
+    _choices,
+    _choices,
+    _choices,
+    st.sampled_from([1, 8]),
+    st.sampled_from(["float32", "bf16"]),
+    st.sampled_from(["contiguous", "channels_last"]),
+    st.sampled_from(["synthetic", "loader"]),
     st.sampled_from([0, 32, 224]),
-)  # fmt: skip
+)
 
 MNIST = Case(Choice("mnist"), Choice("mlp"), Choice("sgd"), 16, image_size=28)
 SIZES = [replace(MNIST, image_size=side) for side in (32, 64, 224)]
@@ -46,12 +52,17 @@ def test_no_two_cases_of_a_list_are_called_alike(cases: list[Case]) -> None:
     assert all(str(case).split(", ")[0] in name for case, name in names.items())
 
 
-_rows = st.fixed_dictionaries({
-    "model": _choices.map(str), "dataset": _choices.map(str), "optimizer": _choices.map(str),
-    "batch_size": st.sampled_from([1, 8]), "image_size": st.sampled_from([32, 224]),
-    **{axis: st.sampled_from(["", "one", "two"]) for axis in ("machine", "protocol", "code")},
-    **{axis: st.sampled_from(["one", "two"]) for axis in ("precision", "memory_format", "input")},
-})  # fmt: skip
+_rows = st.fixed_dictionaries(
+    {
+        "model": _choices.map(str),
+        "dataset": _choices.map(str),
+        "optimizer": _choices.map(str),
+        "batch_size": st.sampled_from([1, 8]),
+        "image_size": st.sampled_from([32, 224]),
+        **{axis: st.sampled_from(["", "one", "two"]) for axis in ("machine", "protocol", "code")},
+        **{axis: st.sampled_from(["one", "two"]) for axis in ("precision", "memory_format", "input")},
+    }
+)
 
 
 @given(st.lists(_rows, min_size=1, max_size=8, unique_by=lambda row: tuple(row.values())))
@@ -106,8 +117,9 @@ def test_the_plan_and_the_sweep_name_what_differs(tmp_path: Path) -> None:
     config.write_text(
         'name = "c"\n[grid]\ndataset = "mnist"\nmodel = "mlp"\noptimizer = "sgd"\nbatch_size = 4\n'
         'image_size = [8, 12]\n[measure]\nrepeats = 1\nwarmup_steps = 1\nmeasured_steps = 2\nmin_window = "1 ms"\n'
-        "[data]\nfetch = false\n", encoding="utf-8",
-    )  # fmt: skip
+        "[data]\nfetch = false\n",
+        encoding="utf-8",
+    )
     planned = plugins.bench("plan", config, "--device", "cpu")
     swept = plugins.bench("sweep", config, "--device", "cpu", "--no-report", "--out", tmp_path / "out")
     assert (planned.returncode, swept.returncode) == (0, 0), swept.stderr

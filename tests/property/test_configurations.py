@@ -40,28 +40,48 @@ MORE_AXES = {
     "image_size": one_or_some(st.integers(1, 1 << 14)),
 }
 MEASURE = {
-    "repeats": st.integers(1, 1000), "order": st.sampled_from(["interleaved", "sequential"]), "warmup_steps": st.integers(1, 10_000),
-    "measured_steps": st.integers(1, 100_000), "seed": st.integers(0, (1 << 31) - 1), "loader_workers": st.integers(0, 256),
-    "min_window": st.one_of(st.floats(0.001, 1000), st.integers(1, 900).map(lambda count: f"{count} ms")), "compiled": st.booleans(),
-    "target_interval": st.one_of(st.just("auto"), st.floats(0.001, 0.5)), "max_repeats": st.integers(LEAST_REPEATS, 1000),
-}  # fmt: skip
+    "repeats": st.integers(1, 1000),
+    "order": st.sampled_from(["interleaved", "sequential"]),
+    "warmup_steps": st.integers(1, 10_000),
+    "measured_steps": st.integers(1, 100_000),
+    "seed": st.integers(0, (1 << 31) - 1),
+    "loader_workers": st.integers(0, 256),
+    "min_window": st.one_of(st.floats(0.001, 1000), st.integers(1, 900).map(lambda count: f"{count} ms")),
+    "compiled": st.booleans(),
+    "target_interval": st.one_of(st.just("auto"), st.floats(0.001, 0.5)),
+    "max_repeats": st.integers(LEAST_REPEATS, 1000),
+}
 LIMITS = {
     "run_timeout": st.one_of(st.floats(0.001, 1e5), st.integers(1, 59).map(lambda count: f"{count} min")),
     "host_memory": st.one_of(st.integers(1, 1 << 50), st.integers(1, 64).map(lambda count: f"{count} GiB")),
 }
 CONFIGURATIONS = st.fixed_dictionaries(
-    {"name": st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,79}", fullmatch=True), "grid": st.fixed_dictionaries(AXES, optional=MORE_AXES)},
+    {
+        "name": st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,79}", fullmatch=True),
+        "grid": st.fixed_dictionaries(AXES, optional=MORE_AXES),
+    },
     optional={
         "description": st.text(max_size=30),
-        "include": st.lists(st.fixed_dictionaries({"reason": st.text(min_size=1)}, optional={**AXES, **MORE_AXES}), max_size=3),
+        "include": st.lists(
+            st.fixed_dictionaries({"reason": st.text(min_size=1)}, optional={**AXES, **MORE_AXES}), max_size=3
+        ),
         "measure": st.fixed_dictionaries({}, optional=MEASURE),
         "limits": st.fixed_dictionaries({}, optional=LIMITS),
     },
-)  # fmt: skip
+)
 ODD = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20), st.dates(), st.sampled_from(["auto", "mlp:", ":"])),
-    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=8), inner, max_size=3)), max_leaves=8,
-)  # fmt: skip
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(),
+        st.text(max_size=20),
+        st.dates(),
+        st.sampled_from(["auto", "mlp:", ":"]),
+    ),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=8), inner, max_size=3)),
+    max_leaves=8,
+)
 
 
 def is_consistent(values: dict[str, Any]) -> bool:

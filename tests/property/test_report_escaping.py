@@ -26,9 +26,46 @@ from bench.report.numbers import to_csv
 from bench.report.render import all_sections
 from tests.results import CPU, GPU, make_results
 
-NASTY = ("|", "`", "``", "<script>", "</td>", "\u202e", "\u2066", "\n", "\r\n", "=cmd|' /C calc'!A1", "\x1b[31m", "\x00", "\\", "**",
-         "[x](javascript:x)", "http://e.example", "@", "-", "+", "\t", "&lt;", "{{ 7 * 7 }}", "{% raw %}", '"', "'", "#", "1.", "~~~",
-         "```", "<!--", "\u2028", "\ud7ff", "\U000e0041", "$x$", "-->", "://", "]]>", "![x](y)")  # fmt: skip
+NASTY = (
+    "|",
+    "`",
+    "``",
+    "<script>",
+    "</td>",
+    "\u202e",
+    "\u2066",
+    "\n",
+    "\r\n",
+    "=cmd|' /C calc'!A1",
+    "\x1b[31m",
+    "\x00",
+    "\\",
+    "**",
+    "[x](javascript:x)",
+    "http://e.example",
+    "@",
+    "-",
+    "+",
+    "\t",
+    "&lt;",
+    "{{ 7 * 7 }}",
+    "{% raw %}",
+    '"',
+    "'",
+    "#",
+    "1.",
+    "~~~",
+    "```",
+    "<!--",
+    "\u2028",
+    "\ud7ff",
+    "\U000e0041",
+    "$x$",
+    "-->",
+    "://",
+    "]]>",
+    "![x](y)",
+)
 TEXTS = st.lists(st.one_of(st.sampled_from(NASTY), st.text(max_size=5)), min_size=1, max_size=8).map("".join)
 UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\U000e0000-\U000e007f]")
 OURS = {"details", "summary"}
@@ -124,8 +161,15 @@ def _contents(root: Path, model: str, gpu: str, reason: str, note: str, setting:
     one = dataclasses.replace(GPU, gpu_name=gpu, kernel=setting, torch_version=setting)
     two = dataclasses.replace(CPU, cpu_model=gpu, os_name=setting, git_commit=note)
     for name, environment in (("a", one), ("b", two)):
-        make_results(root / name, cases, environment=environment, outcomes={2: Status.FAILED}, change=change, repeats=2,
-                     notes={"name": note, "description": note, "config": {"name": note}, "device": note})  # fmt: skip
+        make_results(
+            root / name,
+            cases,
+            environment=environment,
+            outcomes={2: Status.FAILED},
+            change=change,
+            repeats=2,
+            notes={"name": note, "description": note, "config": {"name": note}, "device": note},
+        )
     frame = bench.load(root / "a", root / "b")
     summary = summarise_cases(frame)
     hardware = compare_machines(frame, summary, str(summary["machine"].iloc[0]))
@@ -139,9 +183,37 @@ def _hold_html(page: str) -> None:
     tags = Tags()
     tags.feed(page)
     assert tags.tags <= {
-        "html", "head", "meta", "title", "style", "body", "main", "h1", "h2", "h3", "p", "a", "nav", "ul", "li", "strong", "code", "span",
-        "pre", "div", "table", "caption", "thead", "tbody", "tr", "th", "td", "details", "summary", "footer",
-    }, tags.tags  # fmt: skip
+        "html",
+        "head",
+        "meta",
+        "title",
+        "style",
+        "body",
+        "main",
+        "h1",
+        "h2",
+        "h3",
+        "p",
+        "a",
+        "nav",
+        "ul",
+        "li",
+        "strong",
+        "code",
+        "span",
+        "pre",
+        "div",
+        "table",
+        "caption",
+        "thead",
+        "tbody",
+        "tr",
+        "th",
+        "td",
+        "details",
+        "summary",
+        "footer",
+    }, tags.tags
     assert tags.attributes <= {
         "lang",
         "charset",

@@ -20,9 +20,17 @@ from bench.records import Case, Choice
 ROOT = Path(__file__).parents[2]
 CASE = Case(Choice("imagenet"), Choice("resnet50"), Choice("adam"), 64)
 MODELS = (
-    "mlp", "resnet18", "resnet50", "vgg11", "mobilenet_v2", "vit_b_16", "convnext_tiny", "efficientnet_b0", "swin_t",
+    "mlp",
+    "resnet18",
+    "resnet50",
+    "vgg11",
+    "mobilenet_v2",
+    "vit_b_16",
+    "convnext_tiny",
+    "efficientnet_b0",
+    "swin_t",
     "densenet121",
-)  # fmt: skip
+)
 OPTIMIZERS = ("sgd", "sgd_momentum", "adam", "adamw", "rmsprop")
 BATCHES = (4, 8, 12, 16, 20, 24, 32, 48, 64, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024)
 _COLD = """

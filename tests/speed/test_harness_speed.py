@@ -26,8 +26,18 @@ def grid_of_10_000() -> SweepConfig:
             "name": "big",
             "grid": {
                 "dataset": ["mnist", "cifar10", "cifar100", "imagenet"],
-                "model": ["mlp", "mlp:hidden=256", "resnet18", "resnet34", "resnet50", "vgg16", "vit_b_16", "swin_t",
-                          "densenet121", "mobilenet_v2"],
+                "model": [
+                    "mlp",
+                    "mlp:hidden=256",
+                    "resnet18",
+                    "resnet34",
+                    "resnet50",
+                    "vgg16",
+                    "vit_b_16",
+                    "swin_t",
+                    "densenet121",
+                    "mobilenet_v2",
+                ],
                 "optimizer": ["sgd", "adam", "adamw", "rmsprop", "adagrad"],
                 "batch_size": {"from": 1, "to": 25, "step": 1},
                 "precision": ["float32", "bf16"],
@@ -35,7 +45,7 @@ def grid_of_10_000() -> SweepConfig:
             "measure": {"repeats": 1},
         },
         "speed",
-    )  # fmt: skip
+    )
 
 
 def test_help_of_the_command(benchmark: BenchmarkFixture) -> None:

@@ -16,10 +16,13 @@ def results(tmp_path_factory):
         case
         for precision in ("float32", "tf32", "bf16", "fp16")
         for case in make_cases(
-            ["imagenet", "cifar10"], ["resnet18", "resnet50", "vit_b_16", "mlp", "vgg16", "swin_t"],
-            ["sgd", "sgd_momentum", "adam", "adamw"], [16 << power for power in range(9)], precision=precision,
+            ["imagenet", "cifar10"],
+            ["resnet18", "resnet50", "vit_b_16", "mlp", "vgg16", "swin_t"],
+            ["sgd", "sgd_momentum", "adam", "adamw"],
+            [16 << power for power in range(9)],
+            precision=precision,
         )
-    ][:1667]  # fmt: skip
+    ][:1667]
     folder = tmp_path_factory.mktemp("speed")
     protocol = Protocol(warmup_steps=10, measured_steps=30)
     return make_results(folder / "data", cases, environment=GPU, trace=True, memory_bytes=60 * GIB, protocol=protocol)

@@ -12,9 +12,12 @@ from bench.records import Case, Choice
 
 CASE = Case(Choice("mnist"), Choice("mlp"), Choice("adam"), 64, image_size=28)
 GPU = GpuFacts(
-    name="NVIDIA H200", multiprocessors=132, threads_per_multiprocessor=2048, compute_capability=[9, 0],
+    name="NVIDIA H200",
+    multiprocessors=132,
+    threads_per_multiprocessor=2048,
+    compute_capability=[9, 0],
     total_bytes=150_110_011_392,
-)  # fmt: skip
+)
 
 
 def stats_of(reading: Any) -> dict[str, int]:
@@ -30,9 +33,18 @@ def stats_of(reading: Any) -> dict[str, int]:
 def make_facts(case: Case = CASE, **fields: Any) -> Facts:
     """Facts of an ok recording, with some fields replaced."""
     values: dict[str, Any] = {
-        "format": 1, "loop": "bench", "recording_key": "0" * 16, "case_key": case.key, "axes": case.axes,
-        "status": "ok", "steps": 0, "memory_stats": [{}], "gpu": GPU, "versions": {"torch": "2.15.0"}, "seed": 42,
-    }  # fmt: skip
+        "format": 1,
+        "loop": "bench",
+        "recording_key": "0" * 16,
+        "case_key": case.key,
+        "axes": case.axes,
+        "status": "ok",
+        "steps": 0,
+        "memory_stats": [{}],
+        "gpu": GPU,
+        "versions": {"torch": "2.15.0"},
+        "seed": 42,
+    }
     return Facts(**{**values, **fields})
 
 

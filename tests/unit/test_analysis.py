@@ -191,7 +191,7 @@ def test_flags_of_the_probes_are_counted(tmp_path):
         ({"repeats": 3}, "few_processes", False),
         ({}, "cpu_only", False),
     ],
-)  # fmt: skip
+)
 def test_what_was_not_kept_is_found(tmp_path, settings, code, grave):
     frame, _ = summary_of(tmp_path, **settings)
     assert codes(frame)[code].grave is grave
@@ -264,12 +264,15 @@ def test_summaries_do_not_change_the_frame(tmp_path):
     pd.testing.assert_frame_equal(frame, before)
 
 
-@pytest.mark.parametrize(("field", "values", "said"), [
-    ("allocator_settings", (None, "backend:native"), ["none set", "backend:native"]),
-    ("speed_variables", (None, "OMP_NUM_THREADS=2"), ["none set", "OMP_NUM_THREADS=2"]),
-    ("cpu_cores_usable", (None, 4), ["unknown", "4"]),
-    ("mig", (None, True), ["unknown", "True"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("field", "values", "said"),
+    [
+        ("allocator_settings", (None, "backend:native"), ["none set", "backend:native"]),
+        ("speed_variables", (None, "OMP_NUM_THREADS=2"), ["none set", "OMP_NUM_THREADS=2"]),
+        ("cpu_cores_usable", (None, 4), ["unknown", "4"]),
+        ("mig", (None, True), ["unknown", "True"]),
+    ],
+)
 def test_machines_told_apart_by_what_only_one_has_say_what_the_other_means(tmp_path, field, values, said):
     for number, value in enumerate(values):
         machine = dataclasses.replace(CPU, **{field: value})

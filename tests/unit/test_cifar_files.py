@@ -10,13 +10,7 @@ import pytest
 from bench.catalog import describe_dataset
 from bench.errors import DataError
 from bench.records import Choice
-from tests.unit.written_files import (
-    batch_dictionary,
-    colour_images,
-    pixels,
-    python2_batch,
-    write_cifar10,
-)
+from tests.unit.written_files import batch_dictionary, colour_images, pixels, python2_batch, write_cifar10
 
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])

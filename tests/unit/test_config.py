@@ -236,25 +236,45 @@ def test_a_target_for_intervals_raises_the_least_and_the_most_runs() -> None:
 @pytest.mark.parametrize(
     ("line", "fault"),
     [
-        ('target_interval = "outo"', 'measure.target_interval: "outo" is no half-width of an interval. Nearest: auto. Write it '
-         'as a fraction above 0 and up to 0.5 (0.01 for ±1 %), or "auto"'),
-        ("target_interval = 1", "measure.target_interval: 1 is no half-width of an interval. Write it as a fraction above 0 and "
-         'up to 0.5 (0.01 for ±1 %), or "auto"'),
-        ("target_interval = true", "measure.target_interval: true is no half-width of an interval. Write it as a fraction above "
-         '0 and up to 0.5 (0.01 for ±1 %), or "auto"'),
-        ("target_interval = 0.01\nmax_repeats = 4",
-         "measure.max_repeats: 4 is less than the 5 runs that a case takes at least with a target_interval"),
-        ("target_interval = 0.01\nrepeats = 25",
-         "measure.max_repeats: 20 is less than the 25 runs that a case takes at least with a target_interval"),
-        ('time_budget = "2 h"',
-         "measure.time_budget: bounds the repeats that target_interval adds; give that too, or leave this out; given \"2 h\""),
-        ('target_interval = 0.01\ntime_budget = "soon"', 'measure.time_budget: "soon" is no duration; write it like 90 s, '
-         "2 min or 250 ms"),
-        ("target_intervall = 0.01", 'measure.target_intervall: unknown key "target_intervall". Nearest: target_interval. Allowed: '
-         "repeats, target_interval, max_repeats, time_budget, order, seed, warmup_steps, measured_steps, min_window, "
-         "loader_workers, threads, cudnn_benchmark, deterministic, compiled, gradient_noise"),
+        (
+            'target_interval = "outo"',
+            'measure.target_interval: "outo" is no half-width of an interval. Nearest: auto. Write it '
+            'as a fraction above 0 and up to 0.5 (0.01 for ±1 %), or "auto"',
+        ),
+        (
+            "target_interval = 1",
+            "measure.target_interval: 1 is no half-width of an interval. Write it as a fraction above 0 and "
+            'up to 0.5 (0.01 for ±1 %), or "auto"',
+        ),
+        (
+            "target_interval = true",
+            "measure.target_interval: true is no half-width of an interval. Write it as a fraction above "
+            '0 and up to 0.5 (0.01 for ±1 %), or "auto"',
+        ),
+        (
+            "target_interval = 0.01\nmax_repeats = 4",
+            "measure.max_repeats: 4 is less than the 5 runs that a case takes at least with a target_interval",
+        ),
+        (
+            "target_interval = 0.01\nrepeats = 25",
+            "measure.max_repeats: 20 is less than the 25 runs that a case takes at least with a target_interval",
+        ),
+        (
+            'time_budget = "2 h"',
+            'measure.time_budget: bounds the repeats that target_interval adds; give that too, or leave this out; given "2 h"',
+        ),
+        (
+            'target_interval = 0.01\ntime_budget = "soon"',
+            'measure.time_budget: "soon" is no duration; write it like 90 s, 2 min or 250 ms',
+        ),
+        (
+            "target_intervall = 0.01",
+            'measure.target_intervall: unknown key "target_intervall". Nearest: target_interval. Allowed: '
+            "repeats, target_interval, max_repeats, time_budget, order, seed, warmup_steps, measured_steps, min_window, "
+            "loader_workers, threads, cudnn_benchmark, deterministic, compiled, gradient_noise",
+        ),
     ],
-)  # fmt: skip
+)
 def test_faults_of_stopping_are_reported_with_what_is_allowed(tmp_path: Path, line: str, fault: str) -> None:
     assert faults(tmp_path, f'name = "n"\n{GRID}\n[measure]\n{line}\n') == [fault]
 

@@ -19,20 +19,41 @@ from .made_recordings import GPU, make_recording, stats_of
 ROOT = Path(__file__).parents[2]
 EVENTS: list[Event] = [Alloc(0, 1000), Mark("0"), Alloc(1, 5 << 20), Free(1), Mark("1"), Alloc(2, 3 << 20)]
 DEVICE = {
-    "properties": {"name": GPU.name, "multi_processor_count": 132, "major": 9, "minor": 0, "total_memory": 1 << 37,
-                   "max_threads_per_multi_processor": 2048},
-    "torch": "2.15.0+cu132", "cuda": "13.2", "cudnn": 92600, "smi": "NVIDIA H200, 580.65, rest", "flags": {"benchmark": False},
-    "sdp": {"flash": True}, "environment": {"PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:512"},
-}  # fmt: skip
+    "properties": {
+        "name": GPU.name,
+        "multi_processor_count": 132,
+        "major": 9,
+        "minor": 0,
+        "total_memory": 1 << 37,
+        "max_threads_per_multi_processor": 2048,
+    },
+    "torch": "2.15.0+cu132",
+    "cuda": "13.2",
+    "cudnn": 92600,
+    "smi": "NVIDIA H200, 580.65, rest",
+    "flags": {"benchmark": False},
+    "sdp": {"flash": True},
+    "environment": {"PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:512"},
+}
 
 
 def line(case: int, **fields: Any) -> dict[str, Any]:
     stats = [stats_of(mark) for mark in replay(EVENTS).marks]
     return {
-        "case": case, "model": "resnet18", "image": [3, 224, 224], "classes": 1000, "optimizer": "adamw",
-        "settings": {"fused": True}, "batch_size": 8, "precision": "bf16", "memory_format": "channels_last",
-        "status": "ok", "free_total_after_context": [1 << 36, 1 << 37], "memory_stats": stats, **fields,
-    }  # fmt: skip
+        "case": case,
+        "model": "resnet18",
+        "image": [3, 224, 224],
+        "classes": 1000,
+        "optimizer": "adamw",
+        "settings": {"fused": True},
+        "batch_size": 8,
+        "precision": "bf16",
+        "memory_format": "channels_last",
+        "status": "ok",
+        "free_total_after_context": [1 << 36, 1 << 37],
+        "memory_stats": stats,
+        **fields,
+    }
 
 
 def write_capture(folder: Path, lines: list[dict[str, Any]], tail: list[tuple[int, int, int]]) -> None:

@@ -11,10 +11,7 @@ from bench.catalog import data_fetch, describe_dataset
 from bench.errors import DataError
 from bench.interpreters import python_command
 from bench.records import Choice
-from tests.unit.written_files import (
-    grey_images,
-    write_idx,
-)
+from tests.unit.written_files import grey_images, write_idx
 
 
 @pytest.fixture

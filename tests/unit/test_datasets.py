@@ -11,10 +11,7 @@ from bench.errors import DataError
 from bench.folders import data_folder
 from bench.records import Choice
 from bench.workload.images import build_transform
-from tests.unit.written_files import (
-    damage,
-    write_tree,
-)
+from tests.unit.written_files import damage, write_tree
 
 
 @pytest.mark.parametrize(

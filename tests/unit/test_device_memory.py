@@ -27,17 +27,20 @@ def test_an_unmeasured_context_is_the_median_and_range_of_other_gpus() -> None:
 def test_a_measured_context_is_taken_with_the_spread_that_its_file_states() -> None:
     measured = dataclasses.replace(H200, context_bytes=500, context_low_bytes=450, context_high_bytes=600)
     assert device_interval(1000, measured) == {
-        "estimated_device_bytes": 1500, "estimated_device_low_bytes": 1450, "estimated_device_high_bytes": 1600,
+        "estimated_device_bytes": 1500,
+        "estimated_device_low_bytes": 1450,
+        "estimated_device_high_bytes": 1600,
         "estimated_device_basis": "context measured on this GPU",
-    }  # fmt: skip
+    }
 
 
 def test_a_spread_that_is_not_known_is_null_and_said() -> None:
     found = device_interval(1000, dataclasses.replace(H200, context_bytes=500))
     assert (found["estimated_device_low_bytes"], found["estimated_device_high_bytes"]) == (None, None)
     assert (found["estimated_device_bytes"], found["estimated_device_basis"]) == (
-        1500, "context measured on this GPU, its spread unknown",
-    )  # fmt: skip
+        1500,
+        "context measured on this GPU, its spread unknown",
+    )
 
 
 def test_a_cpu_has_no_context() -> None:
@@ -48,11 +51,15 @@ def test_a_cpu_has_no_context() -> None:
 @pytest.mark.parametrize(
     ("room", "ends", "verdict"),
     [
-        (30, (10, 30), "fits"), (29, (10, 30), "may not fit"), (20, (10, 30), "may not fit"),
-        (19, (10, 30), "may not fit"), (9, (10, 30), "does not fit"), (20, (None, None), "fits"),
+        (30, (10, 30), "fits"),
+        (29, (10, 30), "may not fit"),
+        (20, (10, 30), "may not fit"),
+        (19, (10, 30), "may not fit"),
+        (9, (10, 30), "does not fit"),
+        (20, (None, None), "fits"),
         (19, (None, None), "does not fit"),
     ],
-)  # fmt: skip
+)
 def test_the_verdict_is_open_where_the_interval_lies_across_the_limit(
     room: int, ends: tuple[int | None, int | None], verdict: str
 ) -> None:

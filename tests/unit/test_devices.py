@@ -74,8 +74,15 @@ def test_every_value_has_a_source_and_every_source_a_value(name: str) -> None:
 
 @pytest.mark.parametrize("name", GPUS)
 def test_gpu_states_what_the_estimators_need(name: str) -> None:
-    optional = {"context_bytes", "context_low_bytes", "context_high_bytes", "launch_overhead_s", "aliases",
-                "peak_tf32_flop_per_s", "peak_bf16_flop_per_s"}  # fmt: skip
+    optional = {
+        "context_bytes",
+        "context_low_bytes",
+        "context_high_bytes",
+        "launch_overhead_s",
+        "aliases",
+        "peak_tf32_flop_per_s",
+        "peak_bf16_flop_per_s",
+    }
     assert set(CHECKS) - optional <= set(_known(load_device(name)))
 
 
@@ -318,8 +325,16 @@ def test_devices_load_without_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-OWN = ("memory_bytes", "multiprocessors", "compute_capability", "max_threads_per_multiprocessor", "l2_bytes",
-       "memory_bus_bits", "memory_clock_hz", "boost_clock_hz")  # fmt: skip
+OWN = (
+    "memory_bytes",
+    "multiprocessors",
+    "compute_capability",
+    "max_threads_per_multiprocessor",
+    "l2_bytes",
+    "memory_bus_bits",
+    "memory_clock_hz",
+    "boost_clock_hz",
+)
 """What a driver says of a GPU itself."""
 
 
@@ -347,13 +362,22 @@ def _like(name: str, gpu_name: str | None = None, **changes: object) -> Device:
     clock_hz=st.floats(1e8, 4e9),
 )
 def test_whatever_a_gpu_reports_is_what_its_estimates_use(
-    name: str, memory_bytes: int, multiprocessors: int, capability: tuple[int, int], threads: int, l2_bytes: int,
+    name: str,
+    memory_bytes: int,
+    multiprocessors: int,
+    capability: tuple[int, int],
+    threads: int,
+    l2_bytes: int,
     clock_hz: float,
-) -> None:  # fmt: skip
+) -> None:
     values = {
-        "memory_bytes": memory_bytes, "multiprocessors": multiprocessors, "compute_capability": capability,
-        "max_threads_per_multiprocessor": threads, "l2_bytes": l2_bytes, "boost_clock_hz": clock_hz,
-    }  # fmt: skip
+        "memory_bytes": memory_bytes,
+        "multiprocessors": multiprocessors,
+        "compute_capability": capability,
+        "max_threads_per_multiprocessor": threads,
+        "l2_bytes": l2_bytes,
+        "boost_clock_hz": clock_hz,
+    }
     gpu = describe_gpu(_found(name, **values))
     assert {key: getattr(gpu.device, key) for key in values} == values
     assert parse_device_toml(gpu.device.name, device_toml(gpu.device), "stored") == gpu.device
@@ -385,7 +409,7 @@ def test_a_gpu_that_a_file_describes_gets_the_rated_peaks_of_that_file(name: str
         (_like("t4", compute_capability=(8, 0)), "compute capability 7.5 where the GPU has compute capability 8.0"),
     ],
     ids=lambda value: value.gpu_name if isinstance(value, Device) else None,
-)  # fmt: skip
+)
 def test_a_gpu_that_no_file_is_for_is_described_by_itself_and_that_is_said(gpu: Device, remark: str) -> None:
     described = describe_gpu(gpu)
     assert described.device.name == f"{gpu.gpu_name} (read from the GPU)"
@@ -397,10 +421,14 @@ def test_a_gpu_that_no_file_is_for_is_described_by_itself_and_that_is_said(gpu: 
 @pytest.mark.parametrize(
     ("gpu_name", "name"),
     [
-        ("NVIDIA GeForce RTX 4090", "rtx4090"), ("NVIDIA H100 80GB HBM3", "h100_sxm"), ("NVIDIA H100 PCIe", "h100_pcie"),
-        ("Tesla V100-SXM2-16GB", "v100_16gb"), ("NVIDIA A100-SXM4-80GB", "a100_80gb"), ("NVIDIA L40S", "l40s"),
+        ("NVIDIA GeForce RTX 4090", "rtx4090"),
+        ("NVIDIA H100 80GB HBM3", "h100_sxm"),
+        ("NVIDIA H100 PCIe", "h100_pcie"),
+        ("Tesla V100-SXM2-16GB", "v100_16gb"),
+        ("NVIDIA A100-SXM4-80GB", "a100_80gb"),
+        ("NVIDIA L40S", "l40s"),
     ],
-)  # fmt: skip
+)
 def test_a_driver_s_name_finds_its_file(gpu_name: str, name: str) -> None:
     assert describe_gpu(_like(name, gpu_name)).device.name == name
 

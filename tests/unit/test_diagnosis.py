@@ -288,9 +288,13 @@ def test_machine_without_a_sign_of_a_gpu_is_decided_without_starting_torch(monke
 
 @pytest.mark.parametrize(
     ("requested", "facts", "key"),
-    [("auto", GOOD, hash_uuid("GPU-a")), ("cuda:0", GOOD, hash_uuid("GPU-a")), ("cpu", GOOD, "cpu-0"),
-     ("auto", MachineFacts(), "cpu-0")],
-)  # fmt: skip
+    [
+        ("auto", GOOD, hash_uuid("GPU-a")),
+        ("cuda:0", GOOD, hash_uuid("GPU-a")),
+        ("cpu", GOOD, "cpu-0"),
+        ("auto", MachineFacts(), "cpu-0"),
+    ],
+)
 def test_a_device_that_is_held_is_said_before_torch_touches_it(
     monkeypatch: pytest.MonkeyPatch, requested: str, facts: MachineFacts, key: str
 ) -> None:

@@ -93,7 +93,11 @@ def test_a_recording_of_what_the_trace_says_has_no_difference() -> None:
 
 def test_the_order_within_a_run_of_frees_is_no_difference() -> None:
     events = recorded_events()
-    frees = [index for index in range(len(events) - 1) if isinstance(events[index], Free) and isinstance(events[index + 1], Free)]  # fmt: skip
+    frees = [
+        index
+        for index in range(len(events) - 1)
+        if isinstance(events[index], Free) and isinstance(events[index + 1], Free)
+    ]
     assert frees
     for index in frees:
         events[index], events[index + 1] = events[index + 1], events[index]
@@ -178,8 +182,7 @@ def test_a_recording_that_ran_out_of_memory_is_compared_up_to_there() -> None:
     cut = index_of(events, WORKSPACE)
     until = events[:cut]
     free = replay(until).final.reserved + MIB  # no room for a workspace
-    recording = make_recording(until, failed_bytes=WORKSPACE, status="oom",
-                               memory={"free_after_context": free})  # fmt: skip
+    recording = make_recording(until, failed_bytes=WORKSPACE, status="oom", memory={"free_after_context": free})
     found = explain(recording)
     assert found.replay.exact, found.replay
     assert found.differences == 0

@@ -12,12 +12,7 @@ import psutil
 import pytest
 
 from bench.probes import environment, host
-from bench.probes.cgroup import (
-    read_cpu_quota,
-    read_memory_limit_bytes,
-    read_memory_used_bytes,
-    read_oom_kills,
-)
+from bench.probes.cgroup import read_cpu_quota, read_memory_limit_bytes, read_memory_used_bytes, read_oom_kills
 from bench.probes.environment import measure_environment, read_git_state
 from bench.probes.gpu_monitor import GpuMonitor
 from bench.records import Environment, columns

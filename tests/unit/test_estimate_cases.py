@@ -9,11 +9,16 @@ from bench.estimators import cases as estimating
 from bench.records import Case
 
 CASES = [
-    Case(parse_choice("dataset", "mnist"), parse_choice("model", f"mlp:hidden={width}"), parse_choice("optimizer", name), batch)
+    Case(
+        parse_choice("dataset", "mnist"),
+        parse_choice("model", f"mlp:hidden={width}"),
+        parse_choice("optimizer", name),
+        batch,
+    )
     for width in (8, 16)
     for name in ("sgd", "adam")
     for batch in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-]  # fmt: skip
+]
 
 
 def test_forks_say_what_one_process_says() -> None:
@@ -38,4 +43,7 @@ def test_what_cannot_be_trained_is_refused_in_words() -> None:
     )
     (found,) = estimating.estimate_cases([replace(case, image_size=32)], "h200")
     assert found.trace_peak_allocated_bytes is None
-    assert found.estimate_note is not None and "Expected more than 1 value per channel when training" in found.estimate_note
+    assert (
+        found.estimate_note is not None
+        and "Expected more than 1 value per channel when training" in found.estimate_note
+    )

@@ -37,8 +37,7 @@ def between(summary: pd.DataFrame, column: str, below: int) -> int:
 
 
 def counts(row: pd.Series) -> tuple[int, int, int, int]:
-    return tuple(int(row[kind]) for kind in
-                 ("true_positive", "false_positive", "false_negative", "true_negative"))  # fmt: skip
+    return tuple(int(row[kind]) for kind in ("true_positive", "false_positive", "false_negative", "true_negative"))
 
 
 def section_of(results: Path, target: Path) -> str:

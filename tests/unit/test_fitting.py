@@ -24,9 +24,12 @@ def case(dataset: str, model: str, optimizer: str = "sgd", **settings: Any) -> C
 
 def device(memory_bytes: int, context_bytes: int = 0) -> Device:
     return replace(
-        load_device("rtx3090"), memory_bytes=memory_bytes, context_bytes=context_bytes, context_low_bytes=None,
+        load_device("rtx3090"),
+        memory_bytes=memory_bytes,
+        context_bytes=context_bytes,
+        context_low_bytes=None,
         context_high_bytes=None,
-    )  # fmt: skip
+    )
 
 
 def up_to(limit: int, holes: Iterable[int] = (), again: Iterable[int] = ()) -> Callable[[int], bool]:
@@ -136,11 +139,19 @@ def test_a_few_images_that_the_model_cannot_train_on_are_below_the_limit_and_no_
 
 
 FOUND = {
-    "largest_batch_size": 271, "largest_fitting_batch_size": 276, "memory_bytes": 24 << 30, "fraction": 0.8,
-    "largest_batch_size_low": 271, "largest_batch_size_high": 271, "recommended_batch_size": 200, "ended_by": "memory",
-    "dataset_images": 60_000, "batch_sizes_that_do_not_fit": [[272, 274]], "searched_batch_sizes": [255, 277],
+    "largest_batch_size": 271,
+    "largest_fitting_batch_size": 276,
+    "memory_bytes": 24 << 30,
+    "fraction": 0.8,
+    "largest_batch_size_low": 271,
+    "largest_batch_size_high": 271,
+    "recommended_batch_size": 200,
+    "ended_by": "memory",
+    "dataset_images": 60_000,
+    "batch_sizes_that_do_not_fit": [[272, 274]],
+    "searched_batch_sizes": [255, 277],
     "none_fits_from": 278,
-}  # fmt: skip
+}
 
 
 def test_the_answer_names_both_limits_and_what_was_not_tried() -> None:
@@ -154,8 +165,13 @@ def test_the_answer_names_both_limits_and_what_was_not_tried() -> None:
 
 
 def test_the_end_of_our_search_is_not_given_as_the_gpus() -> None:
-    ended = {**FOUND, "largest_batch_size": 1 << 24, "largest_fitting_batch_size": 1 << 24, "ended_by": "search",
-             "dataset_images": None}  # fmt: skip
+    ended = {
+        **FOUND,
+        "largest_batch_size": 1 << 24,
+        "largest_fitting_batch_size": 1 << 24,
+        "ended_by": "search",
+        "dataset_images": None,
+    }
     assert list(_answer(ended))[:2] == [
         "a batch of 16,777,216 fits in 24.0 GiB, and more may",
         "that is where our search ends, not the GPU's limit",

@@ -46,9 +46,13 @@ def of(images: ImageSpec = MNIST, **axes: Any) -> dict[str, int]:
 )
 def test_worked_table_to_the_byte(batch_size: int, batch_bytes: int, activation_bytes: int, total_bytes: int) -> None:
     assert of(batch_size=batch_size) == {
-        "parameters": 407_080, "gradients": 407_080, "optimizer_state": 0, "batch": batch_bytes,
-        "activations": activation_bytes, "total": total_bytes,
-    }  # fmt: skip
+        "parameters": 407_080,
+        "gradients": 407_080,
+        "optimizer_state": 0,
+        "batch": batch_bytes,
+        "activations": activation_bytes,
+        "total": total_bytes,
+    }
 
 
 @pytest.mark.parametrize(
@@ -72,9 +76,13 @@ def test_worked_table_as_the_documents_print_it(
 
 def test_colour_mlp_counts_its_larger_samples_and_weights() -> None:
     assert of(CIFAR10, batch_size=32) == {
-        "parameters": 394_634 * 4, "gradients": 394_634 * 4, "optimizer_state": 0, "batch": 32 * 12_288,
-        "activations": 32 * 128 * 4, "total": 2 * 394_634 * 4 + 32 * 12_288 + 32 * 128 * 4,
-    }  # fmt: skip
+        "parameters": 394_634 * 4,
+        "gradients": 394_634 * 4,
+        "optimizer_state": 0,
+        "batch": 32 * 12_288,
+        "activations": 32 * 128 * 4,
+        "total": 2 * 394_634 * 4 + 32 * 12_288 + 32 * 128 * 4,
+    }
 
 
 @pytest.mark.parametrize(
@@ -160,9 +168,14 @@ def test_arithmetic_needs_no_torch() -> None:
 def test_outputs_that_do_not_grow_with_the_batch_count_once() -> None:
     def total(batch_size: int) -> int:
         found = formula_bytes(
-            parameter_bytes=0, gradient_bytes=0, optimizer_state_bytes=0, image_elements=0, sample_elements=3,
-            fixed_elements=5, batch_size=batch_size,
-        )  # fmt: skip
+            parameter_bytes=0,
+            gradient_bytes=0,
+            optimizer_state_bytes=0,
+            image_elements=0,
+            sample_elements=3,
+            fixed_elements=5,
+            batch_size=batch_size,
+        )
         return found["formula_bytes"] or 0
 
     assert [total(1), total(10)] == [(3 + 5) * 4, (30 + 5) * 4]

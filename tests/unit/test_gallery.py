@@ -10,14 +10,7 @@ from bench.catalog import describe_dataset, parse_choice
 from bench.errors import BenchError
 from bench.records import Choice
 from bench.workload.images import build_transform, undo_normalisation
-from tests.unit.written_files import (
-    colour_images,
-    grey_images,
-    pixels,
-    write_cifar10,
-    write_idx,
-    write_tree,
-)
+from tests.unit.written_files import colour_images, grey_images, pixels, write_cifar10, write_idx, write_tree
 
 
 @pytest.mark.parametrize("text", ["mnist", "cifar10", "folder"])

@@ -242,15 +242,24 @@ def made_up(measurement: Measurement, case: Case, repeat: int) -> Measurement:
     """A noise scale of 200 samples with some spread; none at batch 16."""
     if case.batch_size == 16:
         return replace(
-            measurement, gradient_noise_cost_s=0.1, gradient_noise_note="no scale: | <b>drowned</b>",
+            measurement,
+            gradient_noise_cost_s=0.1,
+            gradient_noise_note="no scale: | <b>drowned</b>",
             gradient_noise_data_source="synthetic",
-        )  # fmt: skip
+        )
     g2 = 1.0 + 0.1 * repeat
     return replace(
-        measurement, gradient_noise_g2=g2, gradient_noise_trace=220.0, gradient_noise_scale=220.0 / g2,
-        gradient_noise_microbatch=8, gradient_noise_steps=2, gradient_noise_cost_s=1.5 + repeat,
-        gradient_noise_data_source="files", gradient_noise_g2_values=(0.9, 1.1), gradient_noise_trace_values=(200.0, 240.0),
-    )  # fmt: skip
+        measurement,
+        gradient_noise_g2=g2,
+        gradient_noise_trace=220.0,
+        gradient_noise_scale=220.0 / g2,
+        gradient_noise_microbatch=8,
+        gradient_noise_steps=2,
+        gradient_noise_cost_s=1.5 + repeat,
+        gradient_noise_data_source="files",
+        gradient_noise_g2_values=(0.9, 1.1),
+        gradient_noise_trace_values=(200.0, 240.0),
+    )
 
 
 CASES = make_cases(datasets=("mnist",), optimizers=("sgd",), batch_sizes=(16, 64, 1024))

@@ -8,13 +8,7 @@ import pytest
 from bench.catalog import describe_dataset, idx_files
 from bench.errors import DataError
 from bench.records import Choice
-from tests.unit.written_files import (
-    damage,
-    grey_images,
-    idx_bytes,
-    pixels,
-    write_idx,
-)
+from tests.unit.written_files import damage, grey_images, idx_bytes, pixels, write_idx
 
 DEBIAN = idx_files.DEBIAN_FOLDERS["FashionMNIST"]
 

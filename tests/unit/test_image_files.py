@@ -55,11 +55,23 @@ def understood(root: Path) -> tuple[str, str, tuple[str, ...]]:
 @pytest.mark.parametrize(
     ("train", "held_out"),
     [
-        ("train", "val"), ("train", "test"), ("train", "valid"), ("Train", "Validation"), ("TRAIN", "TEST"), ("training", "dev"),
-        ("Training", "Testing"), ("train", "eval"), ("train2017", "val2017"), ("train_set", "test_set"), ("trainset", "testset"),
-        ("Train Images", "Test Images"), ("trainval", "test"), ("training-data", "validation-data"), ("seg_train", "seg_test"),
+        ("train", "val"),
+        ("train", "test"),
+        ("train", "valid"),
+        ("Train", "Validation"),
+        ("TRAIN", "TEST"),
+        ("training", "dev"),
+        ("Training", "Testing"),
+        ("train", "eval"),
+        ("train2017", "val2017"),
+        ("train_set", "test_set"),
+        ("trainset", "testset"),
+        ("Train Images", "Test Images"),
+        ("trainval", "test"),
+        ("training-data", "validation-data"),
+        ("seg_train", "seg_test"),
     ],
-)  # fmt: skip
+)
 def test_parts_are_recognised_by_their_usual_names_in_any_case(tmp_path: Path, train: str, held_out: str) -> None:
     grown(tmp_path, *part(train, "a", "b"), *part(held_out, "a", "b"))
     assert understood(tmp_path) == (train, held_out, ("a", "b"))
@@ -78,11 +90,19 @@ def test_validation_comes_before_test_and_training_images_alone_are_trained_on(t
     ("files", "wanted"),
     [
         (part("train", "a", "b"), ("train", "train", ("a", "b"))),
-        ((*part("dataset/images/train", "a", "b"), *part("dataset/images/val", "a", "b"), "dataset/labels/train/1.txt"),
-         ("dataset/images/train", "dataset/images/val", ("a", "b"))),
+        (
+            (
+                *part("dataset/images/train", "a", "b"),
+                *part("dataset/images/val", "a", "b"),
+                "dataset/labels/train/1.txt",
+            ),
+            ("dataset/images/train", "dataset/images/val", ("a", "b")),
+        ),
         (part("flower_photos", "daisy", "rose"), ("flower_photos", "flower_photos", ("daisy", "rose"))),
-        ((*part("seg_train/seg_train", "a", "b"), *part("seg_test/seg_test", "a", "b")),
-         ("seg_train/seg_train", "seg_test/seg_test", ("a", "b"))),
+        (
+            (*part("seg_train/seg_train", "a", "b"), *part("seg_test/seg_test", "a", "b")),
+            ("seg_train/seg_train", "seg_test/seg_test", ("a", "b")),
+        ),
         ((*part("train", "a", "b"), "test/1.png", "test/2.png"), ("train", "train", ("a", "b"))),
         ((*part("train", "a", "b"), *part("val", "y", "z"), *part("test", "a", "b")), ("train", "test", ("a", "b"))),
         ((*part("train", "a", "b"), *part("val", "a", "b"), "labels/a.txt"), ("train", "val", ("a", "b"))),
@@ -93,9 +113,22 @@ def test_validation_comes_before_test_and_training_images_alone_are_trained_on(t
         (("a/x/1.png", "a/y/2.png", "b/0.png", "b/z/1.png"), (".", ".", ("a", "b"))),
         (("0.png", "a/1.png", "b/1.PNG"), (".", ".", ("a", "b"))),
     ],
-    ids=["train alone", "one level down", "a folder around", "a part in itself", "unsorted test", "few-shot val", "texts beside",
-         "a class train", "a class valid", "classes with such words", "a class train in train", "nested", "an image beside"],
-)  # fmt: skip
+    ids=[
+        "train alone",
+        "one level down",
+        "a folder around",
+        "a part in itself",
+        "unsorted test",
+        "few-shot val",
+        "texts beside",
+        "a class train",
+        "a class valid",
+        "classes with such words",
+        "a class train in train",
+        "nested",
+        "an image beside",
+    ],
+)
 def test_what_is_unambiguous_is_recognised(
     tmp_path: Path, files: tuple[str, ...], wanted: tuple[str, str, tuple[str, ...]]
 ) -> None:
@@ -110,18 +143,37 @@ def test_what_is_unambiguous_is_recognised(
         ((*part("train", "a", "b"), "a/1.png", "b/1.png"), ("holds train", "beside a, b")),
         ((*part("train", "a", "b"), "bus/1.png"), ("holds train", "beside bus")),
         (("cats/1.png", "dogs/1.png", "test/1.png"), ("holds test", "beside cats, dogs")),
-        ((*part("train", "a", "b"), *part("test", "a", "b"), "unlabeled/1.png"), ("holds test, train", "beside unlabeled")),
+        (
+            (*part("train", "a", "b"), *part("test", "a", "b"), "unlabeled/1.png"),
+            ("holds test, train", "beside unlabeled"),
+        ),
         ((*part("train", "a", "b"), *part("Training", "a", "b")), ("Training, train are named like one part",)),
         (("train/1.png", "test/1.png"), ("{root}/train: 1 image directly in it",)),
         (("images/train/1.png", "images/val/1.png", "labels/train/1.txt"), ("{root}/images/train: 1 image directly",)),
-        (("cup/train/1.png", "cup/test/1.png", "pan/train/1.png", "pan/test/1.png"), ("cup/test and cup/train", "{root}/cup")),
+        (
+            ("cup/train/1.png", "cup/test/1.png", "pan/train/1.png", "pan/test/1.png"),
+            ("cup/test and cup/train", "{root}/cup"),
+        ),
         ((*part("fold1", "a", "b"), *part("fold2", "a", "b")), ("named like parts, not classes (fold1, fold2)",)),
         (("a/1.png",), ("a single class folder, a",)),
         (part("train", "a"), ("{root}/train: it has a single class folder, a",)),
     ],
-    ids=["test alone", "no train", "train beside classes", "train nested beside a class", "unsorted test beside classes",
-         "a third beside parts", "two trains", "unsorted parts", "YOLO", "parts in classes", "folds", "one class", "one in train"],
-)  # fmt: skip
+    ids=[
+        "test alone",
+        "no train",
+        "train beside classes",
+        "train nested beside a class",
+        "unsorted test beside classes",
+        "a third beside parts",
+        "two trains",
+        "unsorted parts",
+        "YOLO",
+        "parts in classes",
+        "folds",
+        "one class",
+        "one in train",
+    ],
+)
 def test_an_ambiguous_tree_is_refused_with_what_was_found_and_what_is_expected(
     tmp_path: Path, files: tuple[str, ...], told: tuple[str, ...]
 ) -> None:
@@ -418,8 +470,18 @@ def scaled(largest: int, kind: str) -> np.ndarray:
 
 def tiff(values: bytes, bits: int, *, order: str = "<", white: int = 1, form: int = 1) -> bytes:
     """A grey 16 x 16 TIFF in one strip (TIFF 6.0): what PIL itself does not write."""
-    entries = [(256, 3, 16), (257, 3, 16), (258, 3, bits), (259, 3, 1), (262, 3, white), (273, 4, 8), (277, 3, 1),
-               (278, 3, 16), (279, 4, len(values)), (339, 3, form)]  # fmt: skip
+    entries = [
+        (256, 3, 16),
+        (257, 3, 16),
+        (258, 3, bits),
+        (259, 3, 1),
+        (262, 3, white),
+        (273, 4, 8),
+        (277, 3, 1),
+        (278, 3, 16),
+        (279, 4, len(values)),
+        (339, 3, form),
+    ]
     directory = struct.pack(f"{order}H", len(entries))
     for tag, kind, value in entries:
         held = struct.pack(f"{order}HH", value, 0) if kind == 3 else struct.pack(f"{order}I", value)
@@ -464,8 +526,21 @@ def saved(path: Path, kind: str) -> Path:
     return path / kind
 
 
-READ = ("grey.png", "sixteen.png", "sixteen.tif", "sixteen.pgm", "twelve.pgm", "big-endian.tif", "white-is-zero.tif", "twelve.tif",
-        "grey-alpha.png", "rgba.png", "cmyk.tif", "ycbcr.tif", "palette.png")  # fmt: skip
+READ = (
+    "grey.png",
+    "sixteen.png",
+    "sixteen.tif",
+    "sixteen.pgm",
+    "twelve.pgm",
+    "big-endian.tif",
+    "white-is-zero.tif",
+    "twelve.tif",
+    "grey-alpha.png",
+    "rgba.png",
+    "cmyk.tif",
+    "ycbcr.tif",
+    "palette.png",
+)
 REFUSED = ("float.tif", "32 bits.tif", "signed.tif", "signed bytes.tif", "lab.tif")
 
 

@@ -77,10 +77,17 @@ class Evil:
         return os.mkdir, ("broken-in",)
 
 
-@pytest.mark.parametrize("content", [
-    b"", b"nonsense", zlib.compress(b"nonsense"), zlib.compress(pickle.dumps({"entries": []})),
-    zlib.compress(pickle.dumps(Recording()))[:-3], zlib.compress(pickle.dumps(Evil())),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"nonsense",
+        zlib.compress(b"nonsense"),
+        zlib.compress(pickle.dumps({"entries": []})),
+        zlib.compress(pickle.dumps(Recording()))[:-3],
+        zlib.compress(pickle.dumps(Evil())),
+    ],
+)
 def test_what_is_damaged_or_foreign_counts_as_absent(
     folder: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,8 +165,11 @@ def test_what_is_kept_is_estimated_without_torch_and_to_the_same_byte(folder: Pa
     sizes = [word for size in (16, 48, 100) for word in ("--batch-size", str(size))]
     made = plugins.bench("estimate", "--model", "resnet18", *options, *sizes, env=dict(os.environ))
     assert made.returncode == 0, made.stderr
-    expected = [[row["trace_peak_allocated_bytes"], row["formula_bytes"], row["estimated_samples_per_s"]]
-                for row in json.loads(made.stdout) if row["batch_size"] != 48]  # fmt: skip
+    expected = [
+        [row["trace_peak_allocated_bytes"], row["formula_bytes"], row["estimated_samples_per_s"]]
+        for row in json.loads(made.stdout)
+        if row["batch_size"] != 48
+    ]
     found, has_torch = subprocess.run([*ask, "resnet18"], capture_output=True, text=True, check=True).stdout.split(
         "\n"
     )[:2]

@@ -29,15 +29,36 @@ CIFAR10 = ImageSpec(3, 32, 32, 10)
 TORCHVISION_NAMES = torchvision.models.list_models(module=torchvision.models)
 
 ONE_A_FAMILY = (
-    "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet", "inception_v3",
-    "maxvit_t", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "regnet_y_400mf", "resnet18", "shufflenet_v2_x0_5",
-    "squeezenet1_1", "swin_t", "vgg11", "vit_b_32",
-)  # fmt: skip
+    "alexnet",
+    "convnext_tiny",
+    "densenet121",
+    "efficientnet_b0",
+    "efficientnet_v2_s",
+    "googlenet",
+    "inception_v3",
+    "maxvit_t",
+    "mnasnet0_5",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "regnet_y_400mf",
+    "resnet18",
+    "shufflenet_v2_x0_5",
+    "squeezenet1_1",
+    "swin_t",
+    "vgg11",
+    "vit_b_32",
+)
 SMALLEST_MEMBERS = {
-    "alexnet": "alexnet", "convnext": "convnext_tiny", "densenet": "densenet121", "googlenet": "googlenet",
-    "inception": "inception_v3", "squeezenet": "squeezenet1_0", "squeezenet1_1": "squeezenet1_1",
-    "swin_transformer": "swin_v2_t", "vgg": "vgg11",
-}  # fmt: skip
+    "alexnet": "alexnet",
+    "convnext": "convnext_tiny",
+    "densenet": "densenet121",
+    "googlenet": "googlenet",
+    "inception": "inception_v3",
+    "squeezenet": "squeezenet1_0",
+    "squeezenet1_1": "squeezenet1_1",
+    "swin_transformer": "swin_v2_t",
+    "vgg": "vgg11",
+}
 TRAINS_BELOW_ITS_METADATA = ("swin_", "efficientnet_v2_", "vit_", "maxvit_")
 
 
@@ -72,9 +93,7 @@ def test_founding_mlp_is_flatten_linear_relu_linear() -> None:
     assert [type(layer) for layer in catalog.model("mlp").build(MNIST)] == [nn.Flatten, nn.Linear, nn.ReLU, nn.Linear]
 
 
-@pytest.mark.parametrize(
-    ("hidden", "widths"), [(64, [784, 64, 10]), ((32, 16), [784, 32, 16, 10]), ((), [784, 10])]
-)  # fmt: skip
+@pytest.mark.parametrize(("hidden", "widths"), [(64, [784, 64, 10]), ((32, 16), [784, 32, 16, 10]), ((), [784, 10])])
 def test_hidden_widths_are_a_setting(hidden: int | tuple[int, ...], widths: list[int]) -> None:
     model = catalog.model("mlp").build(MNIST, hidden=hidden)
     linear = [layer for layer in model if isinstance(layer, nn.Linear)]
@@ -367,9 +386,12 @@ def test_estimates_follow_the_auxiliary_classifiers() -> None:
     from bench.records import Case
 
     plain, aux = estimate_cases(
-        [Case(Choice("cifar10"), catalog.parse_choice("model", name), Choice("sgd"), 8, image_size=32)
-         for name in ("googlenet", "googlenet:aux=true")], "h200",
-    )  # fmt: skip
+        [
+            Case(Choice("cifar10"), catalog.parse_choice("model", name), Choice("sgd"), 8, image_size=32)
+            for name in ("googlenet", "googlenet:aux=true")
+        ],
+        "h200",
+    )
     assert plain.estimate_note is aux.estimate_note is None
     assert plain.formula_parameters_bytes is not None and aux.formula_parameters_bytes is not None
     assert aux.formula_parameters_bytes > 1.7 * plain.formula_parameters_bytes

@@ -38,43 +38,98 @@ FROM_WORKER = 'Caught {kind} in DataLoader worker process 0.\nOriginal Traceback
 TEXTS = (
     # text, bytes asked for where it says, where it comes from (torch's version)
     (CUDA_TEXT, 2 << 30, "c10/cuda/CUDACachingAllocator.cpp (1.0 on)"),
-    ("CUDA out of memory. Allocation was preemptively rejected because it would exceed per_process_memory_fraction "
-     "limit. Requested size: 1.50 GiB. Already allocated: 2.00 GiB", 3 << 29, "CUDACachingAllocator.cpp (2.15)"),
+    (
+        "CUDA out of memory. Allocation was preemptively rejected because it would exceed per_process_memory_fraction "
+        "limit. Requested size: 1.50 GiB. Already allocated: 2.00 GiB",
+        3 << 29,
+        "CUDACachingAllocator.cpp (2.15)",
+    ),
     ("CUDA out of memory. Tried to allocate more than 1EB memory.", None, "CUDACachingAllocator.cpp (1.7 on)"),
-    ("Allocation on device 0 would exceed allowed memory. (out of memory)\nCurrently allocated     : 1.00 GiB\n"
-     "Requested               : 2.00 GiB\nDevice limit            : 2.50 GiB", 2 << 30, "CUDAMallocAsyncAllocator.cpp (2.0 on)"),
+    (
+        "Allocation on device 0 would exceed allowed memory. (out of memory)\nCurrently allocated     : 1.00 GiB\n"
+        "Requested               : 2.00 GiB\nDevice limit            : 2.50 GiB",
+        2 << 30,
+        "CUDAMallocAsyncAllocator.cpp (2.0 on)",
+    ),
     ("HIP out of memory. Tried to allocate 512 bytes. GPU 0 has ...", 512, "the same file, hipified"),
-    ("XPU out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of ...", 20 << 20, "c10/xpu/XPUCachingAllocator.cpp (2.3 on)"),
-    ("MPS backend out of memory (MPS allocated: 18.00 GB, other allocations: 384.00 KB, max allowed: 18.13 GB). "
-     "Tried to allocate 256.00 MB on private pool. Use PYTORCH_MPS_HIGH_WATERMARK_RATIO=0.0 ...", 256 << 20, "aten/src/ATen/mps/MPSAllocator.mm (1.13 on)"),
-    ("MPS backend out of memory (MPS allocated: 1024.00 MiB, other allocations: 384.00 KiB, max allowed: 511.18 MiB). "
-     "Tried to allocate 256.00 MiB on shared pool. Use ...", 256 << 20, "the same file (2.9 on)"),
+    (
+        "XPU out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of ...",
+        20 << 20,
+        "c10/xpu/XPUCachingAllocator.cpp (2.3 on)",
+    ),
+    (
+        "MPS backend out of memory (MPS allocated: 18.00 GB, other allocations: 384.00 KB, max allowed: 18.13 GB). "
+        "Tried to allocate 256.00 MB on private pool. Use PYTORCH_MPS_HIGH_WATERMARK_RATIO=0.0 ...",
+        256 << 20,
+        "aten/src/ATen/mps/MPSAllocator.mm (1.13 on)",
+    ),
+    (
+        "MPS backend out of memory (MPS allocated: 1024.00 MiB, other allocations: 384.00 KiB, max allowed: 511.18 MiB). "
+        "Tried to allocate 256.00 MiB on shared pool. Use ...",
+        256 << 20,
+        "the same file (2.9 on)",
+    ),
     ("NVML_SUCCESS == r " + NVML_ASSERT, None, "CUDACachingAllocator.cpp (2.1 on), pytorch/pytorch #112377, #122068"),
     ("NVML_SUCCESS == DriverAPI::get()->nvmlInit_v2_() " + NVML_ASSERT, None, "the same, pytorch/pytorch #130486"),
     ("CUDA driver error: out of memory", None, "c10/cuda/driver_api.h (2.1 on), pytorch/pytorch #188008"),
-    ("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported", None, "c10/cuda/CUDAException.cpp"),
-    ("CUDA error: out of memory\nSearch for `cudaErrorMemoryAllocation' in https://docs.nvidia.com/ ...", None, "CUDAException.cpp (2.9 on)"),
+    (
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+        None,
+        "c10/cuda/CUDAException.cpp",
+    ),
+    (
+        "CUDA error: out of memory\nSearch for `cudaErrorMemoryAllocation' in https://docs.nvidia.com/ ...",
+        None,
+        "CUDAException.cpp (2.9 on)",
+    ),
     ("HIP error: out of memory", None, "the same file, hipified"),
-    ("parallel_for failed: cudaErrorMemoryAllocation: out of memory", None, "thrust, as torch's sort and unique use it"),
+    (
+        "parallel_for failed: cudaErrorMemoryAllocation: out of memory",
+        None,
+        "thrust, as torch's sort and unique use it",
+    ),
     ("Triton Error [CUDA]: out of memory", None, "triton/backends/nvidia/driver.c (triton 2.1 on)"),
-    ("CUDA ran out of memory outside PyTorch's allocator. If this workload uses many dynamic shapes, cuDNN may need "
-     "additional device memory", None, "ATen/cudnn (2.15)"),
-    ("NCCL error in: ../torch/csrc/distributed/c10d/NCCLUtils.hpp:275, unhandled cuda error\nLast error:\n"
-     "Cuda failure 2 'out of memory'", None, "NCCL 2.19"),
+    (
+        "CUDA ran out of memory outside PyTorch's allocator. If this workload uses many dynamic shapes, cuDNN may need "
+        "additional device memory",
+        None,
+        "ATen/cudnn (2.15)",
+    ),
+    (
+        "NCCL error in: ../torch/csrc/distributed/c10d/NCCLUtils.hpp:275, unhandled cuda error\nLast error:\n"
+        "Cuda failure 2 'out of memory'",
+        None,
+        "NCCL 2.19",
+    ),
     ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", None, "ATen/cuda/CUDABlas.cpp"),
     ("cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `...`", None, "ATen/cuda/CUDASolver.cpp"),
     ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", None, "ATen/cudnn/Exceptions.h, cuDNN 8"),
     ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED", None, "the same, cuDNN 9"),
     ("cuFFT error: CUFFT_ALLOC_FAILED", None, "ATen/native/cuda/CuFFTUtils.h"),
     (CPU_TEXT, 1 << 40, "c10/core/impl/alloc_cpu.cpp (1.10 on)"),
-    ("[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: not enough memory: you tried to allocate "
-     "4294967296 bytes.", 4 << 30, "the same file on Windows"),
+    (
+        "[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: not enough memory: you tried to allocate "
+        "4294967296 bytes.",
+        4 << 30,
+        "the same file on Windows",
+    ),
     ("unable to mmap 4096 bytes from file </torch_1_2_3>: Cannot allocate memory (12)", 4096, "ATen/MapAllocator.cpp"),
     ("std::bad_alloc", None, "C++"),
-    (FROM_WORKER.format(kind="RuntimeError", last="RuntimeError: " + CPU_TEXT), 1 << 40, "torch/_utils.py, ExceptionWrapper"),
-    (FROM_WORKER.format(kind="_ArrayMemoryError", last="numpy._core._exceptions._ArrayMemoryError: Unable to allocate "
-     "3.50 GiB for an array with shape (1, 2) and data type uint8"), 7 << 29, "ExceptionWrapper, which cannot make numpy's"),
-)  # fmt: skip
+    (
+        FROM_WORKER.format(kind="RuntimeError", last="RuntimeError: " + CPU_TEXT),
+        1 << 40,
+        "torch/_utils.py, ExceptionWrapper",
+    ),
+    (
+        FROM_WORKER.format(
+            kind="_ArrayMemoryError",
+            last="numpy._core._exceptions._ArrayMemoryError: Unable to allocate "
+            "3.50 GiB for an array with shape (1, 2) and data type uint8",
+        ),
+        7 << 29,
+        "ExceptionWrapper, which cannot make numpy's",
+    ),
+)
 
 
 @pytest.mark.parametrize(("text", "expected", "source"), TEXTS, ids=[source for *_, source in TEXTS])
@@ -158,12 +213,19 @@ def test_other_failures_are_not_out_of_memory(error: BaseException) -> None:
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (RuntimeError("backend='inductor' raised:\nOutOfMemoryError: CUDA out of memory. Tried to allocate 1.00 GiB"),
-         "OutOfMemoryError: CUDA out of memory. Tried to allocate 1.00 GiB"),
+        (
+            RuntimeError(
+                "backend='inductor' raised:\nOutOfMemoryError: CUDA out of memory. Tried to allocate 1.00 GiB"
+            ),
+            "OutOfMemoryError: CUDA out of memory. Tried to allocate 1.00 GiB",
+        ),
         (MemoryError(), "MemoryError"),
-        (MemoryError(FROM_WORKER.format(kind="MemoryError", last="MemoryError")), "MemoryError (in DataLoader worker process 0)"),
+        (
+            MemoryError(FROM_WORKER.format(kind="MemoryError", last="MemoryError")),
+            "MemoryError (in DataLoader worker process 0)",
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_line_that_says_it_is_given(error: BaseException, line: str) -> None:
     assert describe_out_of_memory(error) == line
 

@@ -23,19 +23,47 @@ from bench.catalog.optimizers import rest
 from bench.errors import BenchError
 
 SETTINGS: tuple[dict[str, Any], ...] = (
-    {}, {"foreach": True}, {"foreach": False}, {"fused": True}, {"capturable": True}, {"amsgrad": True},
-    {"amsgrad": True, "fused": True}, {"amsgrad": True, "capturable": True}, {"momentum": 0.5}, {"momentum": 0.0},
-    {"momentum": 0.9, "nesterov": True}, {"momentum": 0.9, "fused": True}, {"centered": True},
-    {"centered": True, "momentum": 0.9}, {"centered": True, "capturable": True}, {"weight_decay": 0.1}, {"lr": 0.5},
-    {"maximize": True}, {"decoupled_weight_decay": True}, {"initial_accumulator_value": 0.1},
-)  # fmt: skip
+    {},
+    {"foreach": True},
+    {"foreach": False},
+    {"fused": True},
+    {"capturable": True},
+    {"amsgrad": True},
+    {"amsgrad": True, "fused": True},
+    {"amsgrad": True, "capturable": True},
+    {"momentum": 0.5},
+    {"momentum": 0.0},
+    {"momentum": 0.9, "nesterov": True},
+    {"momentum": 0.9, "fused": True},
+    {"centered": True},
+    {"centered": True, "momentum": 0.9},
+    {"centered": True, "capturable": True},
+    {"weight_decay": 0.1},
+    {"lr": 0.5},
+    {"maximize": True},
+    {"decoupled_weight_decay": True},
+    {"initial_accumulator_value": 0.1},
+)
 NOT_OFFERED = {
-    "params", "differentiable",  # not of a step that is measured
+    "params",
+    "differentiable",  # not of a step that is measured
     "decoupled_weight_decay",  # adam with it is adamw
-    "ns_coefficients", "eps", "ns_steps",  # muon's, whose defaults are named constants
-}  # fmt: skip
-HOST_SCALARS = {"adagrad": 1, "adam": 1, "adamw": 1, "adamax": 1, "nadam": 2, "radam": 1, "rmsprop": 1, "rprop": 1,
-                "adadelta": 1, "adafactor": 1}  # fmt: skip
+    "ns_coefficients",
+    "eps",
+    "ns_steps",  # muon's, whose defaults are named constants
+}
+HOST_SCALARS = {
+    "adagrad": 1,
+    "adam": 1,
+    "adamw": 1,
+    "adamax": 1,
+    "nadam": 2,
+    "radam": 1,
+    "rmsprop": 1,
+    "rprop": 1,
+    "adadelta": 1,
+    "adafactor": 1,
+}
 """Scalars that torch keeps on the CPU for each parameter tensor, so that on the CPU they come on top."""
 
 
@@ -199,7 +227,7 @@ def test_nesterov_with_momentum_is_not_refused() -> None:
 
 @pytest.mark.parametrize(
     "text", ["adam:lr=-1", "adam:betas=[0.9,1.0]", "adam:fused=1", "adam:lr=true", "sgd:lr=nan", "rprop:etas=[0.5]"]
-)  # fmt: skip
+)
 def test_setting_of_a_wrong_type_or_range_is_refused(text: str) -> None:
     with pytest.raises(BenchError, match="is not allowed"):
         catalog.parse_choice("optimizer", text)

@@ -53,17 +53,19 @@ def test_what_is_no_number_is_none(text):
 
 
 def test_kinds_follow_from_the_column_s_name():
-    assert [kind_of(name) for name in ("samples_per_s_high", "step_p50_s", "batch_size", "case_key", "trace_relative_error")] == [
-        "_per_s", "_s", "", "", "_frac",
-    ]  # fmt: skip
+    assert [
+        kind_of(name) for name in ("samples_per_s_high", "step_p50_s", "batch_size", "case_key", "trace_relative_error")
+    ] == ["_per_s", "_s", "", "", "_frac"]
 
 
 @given(st.floats(1e-9, 1e12))
 def test_whatever_is_printed_is_found_again(value):
     for column, text in {
-        "samples_per_s": format_rate(value, "samples"), "step_p50_s": format_seconds(value),
-        "peak_allocated_bytes": format_bytes(value), "formula_relative_error": format_frac(value),
-    }.items():  # fmt: skip
+        "samples_per_s": format_rate(value, "samples"),
+        "step_p50_s": format_seconds(value),
+        "peak_allocated_bytes": format_bytes(value),
+        "formula_relative_error": format_frac(value),
+    }.items():
         wanted = parse_printed(text)
         assert wanted is not None, text
         assert wanted.is_shown_by(column, value), (column, text)

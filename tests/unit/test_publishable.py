@@ -54,9 +54,18 @@ def test_honest_results_are_publishable(tmp_path):
 def test_an_interval_wider_than_asked_names_its_case_and_no_other(tmp_path):
     folder = honest(tmp_path)
     case = of_case(folder)
-    keys = [key for number in (0, 1) for key in rewrite(
-        folder, lambda row: {"wall_window_s": row["wall_window_s"] * 1.6, "step_times_s": [t * 1.6 for t in row["step_times_s"]]},
-        f"{case}-r{number}-")]  # fmt: skip
+    keys = [
+        key
+        for number in (0, 1)
+        for key in rewrite(
+            folder,
+            lambda row: {
+                "wall_window_s": row["wall_window_s"] * 1.6,
+                "step_times_s": [t * 1.6 for t in row["step_times_s"]],
+            },
+            f"{case}-r{number}-",
+        )
+    ]
     frame = planned(folder)
     (finding,) = judge(frame, 0.05).objections
     assert finding.code == "noisy"
@@ -84,10 +93,14 @@ def test_too_few_processes_are_named(tmp_path, repeats):
 @pytest.mark.parametrize(
     ("status", "code"),
     [
-        (Status.FAILED, "failed"), (Status.CRASHED, "failed"), (Status.TIMEOUT, "failed"), (Status.NAN_LOSS, "failed"),
-        (Status.INTERRUPTED, "interrupted"), (Status.THROTTLED, "throttled"),
+        (Status.FAILED, "failed"),
+        (Status.CRASHED, "failed"),
+        (Status.TIMEOUT, "failed"),
+        (Status.NAN_LOSS, "failed"),
+        (Status.INTERRUPTED, "interrupted"),
+        (Status.THROTTLED, "throttled"),
     ],
-)  # fmt: skip
+)
 def test_a_case_that_did_not_end_well_is_named(tmp_path, status, code):
     folder = honest(tmp_path, outcomes={2: status})
     frame = planned(folder)
@@ -99,8 +112,14 @@ def test_running_out_of_memory_every_time_is_an_answer_and_now_and_then_is_not(t
     always = honest(tmp_path / "always", memory_bytes=2 * MIB)
     assert "oom" in set(planned(always)["status"])
     assert not objections(always)
-    sometimes = honest(tmp_path / "sometimes", change=lambda measured, case, repeat: dataclasses.replace(
-        measured, status=Status.OOM, step_times_s=(), wall_window_s=None) if (case.batch_size, repeat) == (64, 1) else measured)  # fmt: skip
+    sometimes = honest(
+        tmp_path / "sometimes",
+        change=lambda measured, case, repeat: (
+            dataclasses.replace(measured, status=Status.OOM, step_times_s=(), wall_window_s=None)
+            if (case.batch_size, repeat) == (64, 1)
+            else measured
+        ),
+    )
     assert "failed" in objections(sometimes)
 
 
@@ -192,8 +211,20 @@ def test_a_window_that_never_waited_for_the_device_is_too_fast_to_be_true(tmp_pa
         (lambda row: {"step_times_s": [t * 1000 for t in row["step_times_s"]]}, "inconsistent_rate"),
         (lambda row: {"wall_window_s": row["wall_window_s"] * 1000}, "wrong_unit"),
         (lambda row: {"wall_window_s": row["wall_window_s"] / 1000}, "inconsistent_rate"),
-        (lambda row: {"wall_window_s": row["wall_window_s"] * 1000, "step_times_s": [t * 1000 for t in row["step_times_s"]]}, "wrong_unit"),
-        (lambda row: {"wall_window_s": row["wall_window_s"] / 1000, "step_times_s": [t / 1000 for t in row["step_times_s"]]}, "wrong_unit"),
+        (
+            lambda row: {
+                "wall_window_s": row["wall_window_s"] * 1000,
+                "step_times_s": [t * 1000 for t in row["step_times_s"]],
+            },
+            "wrong_unit",
+        ),
+        (
+            lambda row: {
+                "wall_window_s": row["wall_window_s"] / 1000,
+                "step_times_s": [t / 1000 for t in row["step_times_s"]],
+            },
+            "wrong_unit",
+        ),
         (lambda row: {"peak_allocated_bytes": row["peak_allocated_bytes"] // 1000}, "impossible_memory"),
         (lambda row: {"peak_allocated_bytes": row["peak_allocated_bytes"] * 1000}, "impossible_memory"),
         (lambda row: {"peak_reserved_bytes": row["peak_reserved_bytes"] // 1024}, "impossible_memory"),
@@ -205,7 +236,7 @@ def test_a_window_that_never_waited_for_the_device_is_too_fast_to_be_true(tmp_pa
         (lambda row: {"temperature_end_c": row["temperature_end_c"] * 1000}, "wrong_unit"),
     ],
     ids=range(14),
-)  # fmt: skip
+)
 def test_a_unit_off_by_a_thousand_is_found(tmp_path, change, code):
     folder = honest(tmp_path)
     keys = rewrite(folder, change)
@@ -282,11 +313,14 @@ def test_a_window_whose_second_half_was_slowed_is_found_though_nobody_flagged_it
 @pytest.mark.parametrize(
     "said",
     [
-        {"throttle_reasons_end": ["sw_thermal_slowdown"]}, {"throttle_reasons_start": ["hw_power_brake_slowdown"]},
-        {"thermal_slowdown_window_s": 0.5}, {"flags": ["throttled"]}, {"sm_clock_end_hz": 1.2e9},
+        {"throttle_reasons_end": ["sw_thermal_slowdown"]},
+        {"throttle_reasons_start": ["hw_power_brake_slowdown"]},
+        {"thermal_slowdown_window_s": 0.5},
+        {"flags": ["throttled"]},
+        {"sm_clock_end_hz": 1.2e9},
     ],
     ids=["reason at the end", "reason at the start", "counter", "flag", "clock"],
-)  # fmt: skip
+)
 def test_a_throttled_half_of_the_runs_is_found_though_their_status_says_ok(tmp_path, said):
     folder = honest(tmp_path)
     keys = [key for number in (0, 1) for key in rewrite(folder, lambda row: said, f"-r{number}-")]
@@ -311,12 +345,9 @@ def test_reasons_that_the_driver_did_not_say_are_no_throttling(tmp_path, said):
 
 @pytest.mark.parametrize(
     "seen",
-    [
-        {"other_process_count": 1}, {"device_used_before_bytes": 2 * GIB},
-        {"device_used_total_bytes": 10 * GIB},
-    ],
+    [{"other_process_count": 1}, {"device_used_before_bytes": 2 * GIB}, {"device_used_total_bytes": 10 * GIB}],
     ids=["listed", "memory before", "memory beside"],
-)  # fmt: skip
+)
 def test_a_foreign_process_on_the_device_is_found(tmp_path, seen):
     folder = honest(tmp_path)
     keys = rewrite(folder, lambda row: seen, "-r2-")
@@ -351,8 +382,14 @@ def test_a_stalled_warm_up_of_two_steps_says_nothing_of_units_and_one_of_three_d
 
 def test_a_case_that_one_machine_skipped_is_not_named_for_another_machine_s(tmp_path):
     """The A100 measured two processes and was to measure five; the other machine never ran the same cases."""
-    skipped = make_results(tmp_path / "skipped", environment=GPU, cases=CASES, repeats=5, protocol=PROTOCOL,
-                           outcomes=dict.fromkeys(range(len(CASES)), Status.SKIPPED))  # fmt: skip
+    skipped = make_results(
+        tmp_path / "skipped",
+        environment=GPU,
+        cases=CASES,
+        repeats=5,
+        protocol=PROTOCOL,
+        outcomes=dict.fromkeys(range(len(CASES)), Status.SKIPPED),
+    )
     short = make_results(tmp_path / "short", environment=A100, cases=CASES, repeats=2, protocol=PROTOCOL)
     frame = bench.load(skipped, short)
     frame = frame[frame["planned"]].reset_index(drop=True)

@@ -23,8 +23,10 @@ from tests.results import make_cases, make_results
 @pytest.mark.parametrize(
     ("one", "two"),
     [
-        ("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 12 MiB", "CUDA out of memory. Tried to allocate "
-         "512 MiB. GPU 0 has 3.5 GiB"),
+        (
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 12 MiB",
+            "CUDA out of memory. Tried to allocate 512 MiB. GPU 0 has 3.5 GiB",
+        ),
         ("an illegal memory access at 0x7f00deadbeef", "an illegal memory access at 0x10"),
         ("/data/a/b.png: cannot be read", "/somewhere/else.png: cannot be read"),
         ("no such file: '/data/a.png'", "no such file: './b/c.png'"),
@@ -32,7 +34,7 @@ from tests.results import make_cases, make_results
         ("shapes cannot be multiplied (8x512 and 256x10)", "shapes cannot be multiplied (16x512 and 1024x10)"),
         ("no answer after 60 s", "no answer  after 1,200.5 s"),
     ],
-)  # fmt: skip
+)
 def test_reasons_that_differ_in_amounts_addresses_and_paths_are_one(one: str, two: str) -> None:
     assert alike(one) == alike(two)
 
@@ -84,9 +86,11 @@ CASES = make_cases(models=("mlp",), datasets=("mnist",), optimizers=("sgd",), ba
 
 def test_three_cases_with_three_reasons_are_three_lines(tmp_path: Path) -> None:
     texts = {16: "KeyError: 'a'", 32: "ValueError: needs 3 channels", 64: "OSError: /x/y.png: gone"}
-    frame = bench.load(make_results(
-        tmp_path / "data", CASES, outcomes=dict.fromkeys(range(3), Status.FAILED), change=_saying(texts), repeats=1
-    ))  # fmt: skip
+    frame = bench.load(
+        make_results(
+            tmp_path / "data", CASES, outcomes=dict.fromkeys(range(3), Status.FAILED), change=_saying(texts), repeats=1
+        )
+    )
     lines = [line for line in summary_lines(frame, None) if line.startswith("failed ")]
     assert lines == [
         f"failed 1: mlp on mnist, batch {size}: {text}"
@@ -118,9 +122,11 @@ def test_alike_reasons_are_one_line_with_a_case_and_the_count_of_the_others(tmp_
 def test_reasons_without_room_are_counted_and_said_where(tmp_path: Path) -> None:
     cases = make_cases(models=("mlp",), datasets=("mnist",), optimizers=("sgd",), batch_sizes=range(1, 13))
     texts = {size: f"reason {chr(96 + size)}" for size in range(1, 13)}
-    frame = bench.load(make_results(
-        tmp_path / "data", cases, outcomes=dict.fromkeys(range(12), Status.FAILED), change=_saying(texts), repeats=1
-    ))  # fmt: skip
+    frame = bench.load(
+        make_results(
+            tmp_path / "data", cases, outcomes=dict.fromkeys(range(12), Status.FAILED), change=_saying(texts), repeats=1
+        )
+    )
     lines = summary_lines(frame, tmp_path / "index.html")
     assert len(lines) <= 10
     named = [line for line in lines if line.startswith("failed 1: ")]

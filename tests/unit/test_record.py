@@ -115,9 +115,10 @@ def tiny_task(argument: Any, send: Any) -> dict[str, Any]:
             for number in recording.holders
             if number in recording.roles
         ),
-        "hooks": len(torch.nn.modules.module._global_forward_hooks) + len(torch.nn.modules.module._global_forward_pre_hooks),
+        "hooks": len(torch.nn.modules.module._global_forward_hooks)
+        + len(torch.nn.modules.module._global_forward_pre_hooks),
         "backward": torch.autograd.backward.__module__,
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture(scope="module")
@@ -135,16 +136,22 @@ def test_modules_parameters_gradients_and_states_have_their_names(tiny: dict[str
     assert [path for path, operator in forward if operator in ("_log_softmax", "nll_loss_forward")] == ["None", "None"]
     backward = [(path, operator.partition(".")[0]) for phase, path, operator in made if phase == 3]
     for expected in (
-        ("head", "mm"), ("Model", "sigmoid_backward"), ("stages.0", "gelu_backward"), ("stem", "gelu_backward"),
-        ("stages.0.conv", "convolution_backward"), ("stem.conv", "convolution_backward"),
+        ("head", "mm"),
+        ("Model", "sigmoid_backward"),
+        ("stages.0", "gelu_backward"),
+        ("stem", "gelu_backward"),
+        ("stages.0.conv", "convolution_backward"),
+        ("stem.conv", "convolution_backward"),
         ("None", "_log_softmax_backward_data"),
-    ):  # fmt: skip
+    ):
         assert expected in backward, backward
     held = {tuple(item) for item in tiny["held"]}
     for expected_held in (
-        ("parameters", "stem.conv.weight", ""), ("gradients", "stages.0.conv.bias", ""),
-        ("optimizer_state", "head.weight", "exp_avg"), ("optimizer_state", "head.weight", "exp_avg_sq"),
-    ):  # fmt: skip
+        ("parameters", "stem.conv.weight", ""),
+        ("gradients", "stages.0.conv.bias", ""),
+        ("optimizer_state", "head.weight", "exp_avg"),
+        ("optimizer_state", "head.weight", "exp_avg_sq"),
+    ):
         assert expected_held in held, sorted(held)
 
 

@@ -52,8 +52,10 @@ def test_codes_of_actions_are_those_that_the_replay_reads() -> None:
 
 
 def test_a_history_is_packed_with_its_marks_and_without_places_of_this_machine() -> None:
-    frames = [{"filename": "/home/me/env/lib/python3/site-packages/torch/nn/linear.py", "line": 3, "name": "forward"},
-              {"filename": "/home/me/project/train.py", "line": 7, "name": "main"}]  # fmt: skip
+    frames = [
+        {"filename": "/home/me/env/lib/python3/site-packages/torch/nn/linear.py", "line": 3, "name": "forward"},
+        {"filename": "/home/me/project/train.py", "line": 7, "name": "main"},
+    ]
     trace = [
         {"action": "segment_alloc", "addr": 1 << 20, "size": 2 << 20},
         {"action": "alloc", "addr": (1 << 20) + 1024, "size": 700, "frames": frames},
@@ -69,8 +71,16 @@ def test_a_history_is_packed_with_its_marks_and_without_places_of_this_machine()
 
 
 def test_the_case_of_a_recording_is_that_of_its_axes() -> None:
-    case = Case(Choice("cifar10"), Choice("resnet18"), Choice.of("adamw", {"fused": True}), 16, "bf16",
-                "channels_last", "cached", 32)  # fmt: skip
+    case = Case(
+        Choice("cifar10"),
+        Choice("resnet18"),
+        Choice.of("adamw", {"fused": True}),
+        16,
+        "bf16",
+        "channels_last",
+        "cached",
+        32,
+    )
     assert case_of(make_facts(case), "here") == case
 
 
@@ -133,7 +143,7 @@ def other_facts(path: Path) -> None:
         (Path.unlink, "no such file. Recordings are made with: bench record"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
-)  # fmt: skip
+)
 def test_what_is_no_recording_is_refused_with_a_sentence(tmp_path: Path, damage: Any, message: str) -> None:
     path = write(tmp_path)
     damage(path)
@@ -145,9 +155,13 @@ def test_what_is_no_recording_is_refused_with_a_sentence(tmp_path: Path, damage:
 
 @pytest.mark.parametrize(
     ("limit", "message"),
-    [("MAX_FILE_BYTES", "larger than"), ("MAX_EVENTS", "6 events in"), ("MAX_DATA_BYTES", "recordings have up to"),
-     ("MAX_METADATA_BYTES", "its metadata are larger than")],
-)  # fmt: skip
+    [
+        ("MAX_FILE_BYTES", "larger than"),
+        ("MAX_EVENTS", "6 events in"),
+        ("MAX_DATA_BYTES", "recordings have up to"),
+        ("MAX_METADATA_BYTES", "its metadata are larger than"),
+    ],
+)
 def test_what_is_too_large_is_refused_before_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, message: str
 ) -> None:

@@ -30,8 +30,15 @@ FIGURES = ("throughput", "memory", "categories", "accuracy", "steps")
 def cpu_report(tmp_path_factory):
     """A report of every status on a CPU, made once."""
     folder = tmp_path_factory.mktemp("cpu") / "example"
-    outcomes = {1: Status.FAILED, 2: Status.SKIPPED, 3: Status.TIMEOUT, 4: Status.CRASHED, 5: Status.NAN_LOSS,
-                6: Status.INTERRUPTED, 7: Status.THROTTLED}  # fmt: skip
+    outcomes = {
+        1: Status.FAILED,
+        2: Status.SKIPPED,
+        3: Status.TIMEOUT,
+        4: Status.CRASHED,
+        5: Status.NAN_LOSS,
+        6: Status.INTERRUPTED,
+        7: Status.THROTTLED,
+    }
     cases = [*make_cases(), *make_cases(["cifar10"], ["resnet18"], ["sgd"], [8, 16, 32, 64])]
     make_results(folder / "data", cases, outcomes=outcomes, memory_bytes=180 << 20)
     render_report([folder], folder)
@@ -93,9 +100,12 @@ def test_numbers_beside_throughput_are_the_points_drawn(cpu_report):
         drawing = next(kind for kind in all_figures() if kind.order == 10).draw(contents)
     drawn = {
         (round(float(x)), float(y))
-        for axes in drawing.figure.axes for line in axes.get_lines() if line.get_transform() == axes.transData
-        for x, y in zip(*line.get_data(), strict=True) if len(line.get_xdata()) and line.get_marker() not in ("_", "|")
-    }  # fmt: skip
+        for axes in drawing.figure.axes
+        for line in axes.get_lines()
+        if line.get_transform() == axes.transData
+        for x, y in zip(*line.get_data(), strict=True)
+        if len(line.get_xdata()) and line.get_marker() not in ("_", "|")
+    }
     written = pd.read_csv(cpu_report / "figures" / "throughput.csv")
     written = written[written["drawn"] & written["samples_per_s"].notna()]
     expected = {(int(row.batch_size), float(row.samples_per_s)) for row in written.itertuples()}
@@ -106,8 +116,12 @@ def test_numbers_beside_throughput_are_the_points_drawn(cpu_report):
 def test_numbers_beside_step_times_are_the_raw_ones(cpu_report):
     frame = bench.load(cpu_report)
     written = pd.read_csv(cpu_report / "figures" / "steps.csv")
-    raw = {float(value) for values in (*frame["step_times_s"], *frame["warmup_times_s"]) if values is not None
-           for value in values}  # fmt: skip
+    raw = {
+        float(value)
+        for values in (*frame["step_times_s"], *frame["warmup_times_s"])
+        if values is not None
+        for value in values
+    }
     assert set(written["step_time_s"]) <= raw
     assert written.loc[written["warm_up"], "step"].max() == -1
     assert set(written["process"]) == {0, 1, 2}
@@ -138,8 +152,16 @@ def test_sections_stand_in_the_order_of_the_rules(cpu_report):
 
 def test_the_first_page_says_what_was_measured_on_what_and_how_far_to_trust_it(cpu_report):
     page = first_page(cpu_report)
-    for words in ("Example Eight 3.0 GHz (CPU)", "trains at up to", "95 % interval", "3 fresh processes",
-                  "runs ended well", "Trust:", "failures", "interrupted"):  # fmt: skip
+    for words in (
+        "Example Eight 3.0 GHz (CPU)",
+        "trains at up to",
+        "95 % interval",
+        "3 fresh processes",
+        "runs ended well",
+        "Trust:",
+        "failures",
+        "interrupted",
+    ):
         assert words in page
 
 
@@ -155,12 +177,26 @@ def test_synthetic_images_are_said_on_the_first_page(cpu_report, gpu_report):
 
 def test_failures_stand_in_the_table_with_their_reasons(cpu_report):
     markdown = (cpu_report / "report.md").read_text()
-    for words in ("RuntimeError: the made-up model raised", "no answer after 60 s", "SIGKILL", "out of memory",
-                  "skipped: excluded by a rule of the example"):  # fmt: skip
+    for words in (
+        "RuntimeError: the made-up model raised",
+        "no answer after 60 s",
+        "SIGKILL",
+        "out of memory",
+        "skipped: excluded by a rule of the example",
+    ):
         assert words in markdown
     table = pd.read_csv(cpu_report / "table.csv")
-    assert set(table["status"]) == {"ok", "failed", "skipped", "timeout", "crashed", "nan_loss", "interrupted",
-                                    "throttled", "oom"}  # fmt: skip
+    assert set(table["status"]) == {
+        "ok",
+        "failed",
+        "skipped",
+        "timeout",
+        "crashed",
+        "nan_loss",
+        "interrupted",
+        "throttled",
+        "oom",
+    }
 
 
 def test_absent_disclosures_read_unknown(cpu_report):
@@ -203,7 +239,10 @@ def test_figures_are_readable_on_dark_paper(cpu_report):
 
 
 def test_the_configuration_in_the_report_is_the_one_that_was_run(tmp_path):
-    config = load_config(_file(tmp_path / "given.toml", """
+    config = load_config(
+        _file(
+            tmp_path / "given.toml",
+            """
         name = "mine"
         description = 'quotes " and \\ and ü'
         [grid]
@@ -216,7 +255,9 @@ def test_the_configuration_in_the_report_is_the_one_that_was_run(tmp_path):
         batch_size = 16
         [limits]
         run_timeout = "90 s"
-    """))  # fmt: skip
+    """,
+        )
+    )
     folder = small(tmp_path / "mine", notes={"name": "mine", "config": config.as_json(), "device": "cuda:1"})
     assert load_config(folder / "config.toml").as_json() == config.as_json()
     assert "bench sweep reports/mine/config.toml --device cuda:1\n" in (folder / "report.md").read_text()
@@ -225,8 +266,15 @@ def test_the_configuration_in_the_report_is_the_one_that_was_run(tmp_path):
 def test_toml_of_odd_texts_reads_back():
     import tomllib
 
-    values = {"a b": 'x"\\\n\t\x7f\x01é😀', "flag": True, "list": [[1, 2.5], ["x"]], "none": None, "empty": [],
-              "table": {"k": {"z": 1}}, "tables": [{"a": 1}, {"b": [{"c": 2}]}]}  # fmt: skip
+    values = {
+        "a b": 'x"\\\n\t\x7f\x01é😀',
+        "flag": True,
+        "list": [[1, 2.5], ["x"]],
+        "none": None,
+        "empty": [],
+        "table": {"k": {"z": 1}},
+        "tables": [{"a": 1}, {"b": [{"c": 2}]}],
+    }
     assert tomllib.loads(to_toml(values)) == {key: value for key, value in values.items() if value is not None}
 
 
@@ -326,8 +374,12 @@ def test_long_tables_are_cut_in_the_text_and_whole_in_the_csv(tmp_path):
 
 
 def test_more_panels_and_lines_than_fit_are_counted_and_kept_in_the_csv(tmp_path):
-    cases = [case for number in range(12) for optimizer in ("sgd", "adam")
-             for case in make_cases(["mnist"], [f"model{number:02d}"], [optimizer], [16, 32])]  # fmt: skip
+    cases = [
+        case
+        for number in range(12)
+        for optimizer in ("sgd", "adam")
+        for case in make_cases(["mnist"], [f"model{number:02d}"], [optimizer], [16, 32])
+    ]
     folder = small(tmp_path / "many", cases=cases, repeats=1)
     written = pd.read_csv(folder / "figures" / "throughput.csv")
     assert written.loc[written["drawn"], "panel"].nunique() == 9
@@ -342,8 +394,9 @@ def test_two_machines_share_one_report(tmp_path):
     page = (tmp_path / "both" / "report.md").read_text()
     assert "|   | NVIDIA H200 | Example Eight 3.0 GHz (CPU) |" in page
     assert set(pd.read_csv(tmp_path / "both" / "figures" / "curves.csv")["machine"]) == {
-        "NVIDIA H200", "Example Eight 3.0 GHz (CPU)",
-    }  # fmt: skip
+        "NVIDIA H200",
+        "Example Eight 3.0 GHz (CPU)",
+    }
     assert not (tmp_path / "both" / "figures" / "throughput.csv").exists()
 
 

@@ -135,16 +135,21 @@ def test_colours_are_symmetric_around_one_on_a_log_scale():
 
 def test_the_knee_is_the_smallest_batch_with_nine_tenths_of_the_best():
     rates = [100.0, 500.0, 899.0, 900.0, 1000.0, 950.0]
-    frame = pd.DataFrame({
-        "panel": "p", "detail": "", "machine": "m", "batch_size": [1, 2, 4, 8, 16, 32], "samples_per_s": rates,
-    }).sample(frac=1, random_state=3)  # fmt: skip
+    frame = pd.DataFrame(
+        {"panel": "p", "detail": "", "machine": "m", "batch_size": [1, 2, 4, 8, 16, 32], "samples_per_s": rates}
+    ).sample(frac=1, random_state=3)
     assert frame.loc[knees(frame), "batch_size"].tolist() == [8]
     assert not knees(frame.assign(samples_per_s=np.nan)).any()
 
 
 def test_the_edge_of_memory_lies_between_the_last_that_ran_and_the_first_that_did_not():
-    line = pd.DataFrame({"batch_size": [16, 64, 256, 1024], "status": ["ok", "ok", "oom", "oom"],
-                         "peak_allocated_bytes": [1, 2, None, None]})  # fmt: skip
+    line = pd.DataFrame(
+        {
+            "batch_size": [16, 64, 256, 1024],
+            "status": ["ok", "ok", "oom", "oom"],
+            "peak_allocated_bytes": [1, 2, None, None],
+        }
+    )
     assert boundary(line) == (256, 128.0)
     assert boundary(line.head(2)) is None
 
@@ -266,9 +271,16 @@ def test_work_that_is_not_the_same_is_named_and_not_compared(tmp_path):
 def test_machines_beyond_the_hues_stay_in_the_numbers(tmp_path):
     cases = make_cases(["imagenet"], ["resnet50"], ["adam"], [8, 32])
     folders = [
-        make_machine(tmp_path / f"m{n}", dataclasses.replace(GPU, gpu_name=f"GPU {n}", host_hash=f"{n}" * 16), 1.0 + n / 9,
-                     n, cases, repeats=2) for n in range(9)
-    ]  # fmt: skip
+        make_machine(
+            tmp_path / f"m{n}",
+            dataclasses.replace(GPU, gpu_name=f"GPU {n}", host_hash=f"{n}" * 16),
+            1.0 + n / 9,
+            n,
+            cases,
+            repeats=2,
+        )
+        for n in range(9)
+    ]
     contents = contents_of(*folders)
     numbers = drawn(speedup, contents).numbers
     assert numbers.loc[numbers["drawn"], "machine"].nunique() == 6
@@ -313,8 +325,12 @@ def test_ratios_print_three_digits():
 
 def test_sums_of_energy_do_not_depend_on_the_version_of_python(tmp_path):
     cases = make_cases(["imagenet"], ["resnet50"], ["adam"], [8])
-    make_results(tmp_path / "data", cases, environment=GPU,
-                 change=lambda run, case, repeat: dataclasses.replace(run, energy_window_j=(0.1, 0.2, 0.3)[repeat]))  # fmt: skip
+    make_results(
+        tmp_path / "data",
+        cases,
+        environment=GPU,
+        change=lambda run, case, repeat: dataclasses.replace(run, energy_window_j=(0.1, 0.2, 0.3)[repeat]),
+    )
     frame = bench.load(tmp_path)
     steps = sum(len(times) for times in frame["step_times_s"])
     assert summarise_cases(frame)["joules_per_sample"].tolist() == [

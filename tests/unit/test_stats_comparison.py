@@ -183,8 +183,10 @@ def test_the_permutation_test_counts_every_dealing():
     values = [*one, *two]
     gap = abs(one.mean() - two.mean())
     dealings = list(itertools.combinations(range(6), 3))
-    far = sum(abs(np.mean([values[i] for i in left]) - np.mean([values[i] for i in range(6) if i not in left])) >= gap - 1e-12
-              for left in dealings)  # fmt: skip
+    far = sum(
+        abs(np.mean([values[i] for i in left]) - np.mean([values[i] for i in range(6) if i not in left])) >= gap - 1e-12
+        for left in dealings
+    )
     assert permutation_p(one, two) == pytest.approx(far / len(dealings))
     assert permutation_p(one, two + 100) == pytest.approx(2 / 20)
 

@@ -7,16 +7,7 @@ import random
 
 import pytest
 
-from bench.estimators.allocator import (
-    Alloc,
-    AllocatorConfig,
-    Event,
-    Free,
-    Mark,
-    ReplayResult,
-    replay,
-    replay_onward,
-)
+from bench.estimators.allocator import Alloc, AllocatorConfig, Event, Free, Mark, ReplayResult, replay, replay_onward
 
 MIB = 1 << 20
 
@@ -92,8 +83,10 @@ def test_a_step_that_frees_what_an_older_one_made_is_not_gone_on_with() -> None:
 def shuffled(seed: int, steps: int) -> list[Event]:
     """A made-up training whose backward frees in no order at all."""
     some = random.Random(seed)
-    sizes = [some.randint(1, some.choice([2, 12, 40])) * MIB + some.choice([0, 512, 700_000])
-             for _ in range(some.randint(4, 30))]  # fmt: skip
+    sizes = [
+        some.randint(1, some.choice([2, 12, 40])) * MIB + some.choice([0, 512, 700_000])
+        for _ in range(some.randint(4, 30))
+    ]
     order = list(range(len(sizes)))
     some.shuffle(order)
     numbers = itertools.count()

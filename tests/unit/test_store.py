@@ -172,11 +172,14 @@ def test_estimates_join_their_case_and_device(store: Store) -> None:
         ({}, 9, "x"),
         ({"compiled": True}, None, "x; compiled is on, and torch.compile is left out"),
         ({"cudnn_benchmark": True, "deterministic": True}, None, "x"),
-        ({"cudnn_benchmark": True, "deterministic": True}, 9,
-         "x; cudnn_benchmark is on, and what cuDNN's trials take and choose is left out; "
-         "deterministic is on, and the kernels and cuBLAS workspaces that it changes are left out"),
+        (
+            {"cudnn_benchmark": True, "deterministic": True},
+            9,
+            "x; cudnn_benchmark is on, and what cuDNN's trials take and choose is left out; "
+            "deterministic is on, and the kernels and cuBLAS workspaces that it changes are left out",
+        ),
     ],
-)  # fmt: skip
+)
 def test_estimates_say_what_of_their_runs_protocol_they_leave_out(
     tmp_path: Path, switches: dict[str, bool], trace: int | None, note: str
 ) -> None:

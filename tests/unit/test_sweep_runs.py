@@ -86,8 +86,9 @@ def test_a_throttled_run_is_tried_once_more_at_the_end_and_both_are_kept(tmp_pat
         launcher.asked[0]["case"].batch_size
     ] * 2
     assert bench.load(tmp_path)[["attempt", "status"]].values.tolist() in (
-        [[0, "throttled"], [1, "throttled"], [0, "ok"]], [[0, "ok"], [0, "throttled"], [1, "throttled"]]
-    )  # fmt: skip
+        [[0, "throttled"], [1, "throttled"], [0, "ok"]],
+        [[0, "ok"], [0, "throttled"], [1, "throttled"]],
+    )
 
 
 def test_a_sweep_killed_between_the_two_attempts_makes_the_second(tmp_path: Path) -> None:

@@ -119,11 +119,14 @@ def test_column_refuses_another_structure() -> None:
         join_column(16, Recording([StepEnd(0)]), 48, Recording([StepEnd(0), Freed(3)]))
 
 
-@pytest.mark.parametrize(("dims", "expected"), [
-    ((-2,), [4, 138_412_032, 384, 0, 0]),  # seen from torch 2.15's allocator, in a step of Adafactor
-    ((-1,), [4]),
-    (None, [4, 2112, 4, 0, 0]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("dims", "expected"),
+    [
+        ((-2,), [4, 138_412_032, 384, 0, 0]),  # seen from torch 2.15's allocator, in a step of Adafactor
+        ((-1,), [4]),
+        (None, [4, 2112, 4, 0, 0]),
+    ],
+)
 def test_a_norm_is_a_reduction(dims: tuple[int, ...] | None, expected: list[int]) -> None:
     weight = contiguous("float32", (4096, 12_288))
     assert sizes(script("aten::linalg_vector_norm", (weight, 2, dims, True, None), [4], H200)) == expected

@@ -184,10 +184,16 @@ print(json.dumps({suffix: hashlib.sha256(content).hexdigest() for suffix, conten
 
 def test_pictures_are_equal_to_the_byte_in_other_processes() -> None:
     found = [
-        subprocess.run([sys.executable, "-c", DRAW], cwd=ROOT, check=True, capture_output=True, text=True,
-                       env={**os.environ, **extra}).stdout
+        subprocess.run(
+            [sys.executable, "-c", DRAW],
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+            text=True,
+            env={**os.environ, **extra},
+        ).stdout
         for extra in ({"PYTHONHASHSEED": "1", "TZ": "UTC"}, {"PYTHONHASHSEED": "2", "TZ": "Asia/Kathmandu"})
-    ]  # fmt: skip
+    ]
     assert found[0] == found[1]
     assert len(json.loads(found[0])) == 4
 

@@ -82,9 +82,12 @@ def test_what_fits_by_fit_fits_by_estimate_and_one_more_does_not(monkeypatch: py
     from bench.estimators.memory import estimate_trace
 
     small: Any = replace(
-        load_device("rtx4090"), memory_bytes=1 << 30, context_bytes=100 << 20, context_low_bytes=None,
+        load_device("rtx4090"),
+        memory_bytes=1 << 30,
+        context_bytes=100 << 20,
+        context_low_bytes=None,
         context_high_bytes=None,
-    )  # fmt: skip
+    )
     case = Case(Choice("cifar10"), Choice("resnet18"), Choice("adam"), 16)
     largest = fit_batch(case, small, workspaces=False).largest_batch_size
     assert largest is not None

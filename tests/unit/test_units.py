@@ -42,9 +42,19 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(None, "–"), (math.nan, "–"), (0, "0 B"), (1023, "1023 B"), (1024, "1.00 KiB"), (407_080, "398 KiB"), (1 << 20, "1.00 MiB"),
-     (1_048_575, "1.00 MiB"), (150_754_820_096, "140 GiB"), (-2048, "-2.00 KiB")],
-)  # fmt: skip
+    [
+        (None, "–"),
+        (math.nan, "–"),
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.00 KiB"),
+        (407_080, "398 KiB"),
+        (1 << 20, "1.00 MiB"),
+        (1_048_575, "1.00 MiB"),
+        (150_754_820_096, "140 GiB"),
+        (-2048, "-2.00 KiB"),
+    ],
+)
 def test_bytes_print_with_three_digits(count: float | None, text: str) -> None:
     assert units.format_bytes(count) == text
 

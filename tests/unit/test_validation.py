@@ -19,10 +19,17 @@ from tests import plugins
 
 OWN = {"model": "resnet18", "batch_size": "16", "device": "rtx3090", "peak_allocated_bytes": "1000000000"}
 XMEM = {
-    "family": "cnn", "model": "ConvNeXtTiny", "optimizer": "Adam", "batch_size": "282", "input": "86x86x3 CIFAR-10",
-    "zero_grad_mode": "", "gpu": "NVIDIA GeForce RTX 3060", "gpu_total_bytes": "12622168064",
-    "ground_nvml_bytes": "4798283776", "real_oom": "False",
-}  # fmt: skip
+    "family": "cnn",
+    "model": "ConvNeXtTiny",
+    "optimizer": "Adam",
+    "batch_size": "282",
+    "input": "86x86x3 CIFAR-10",
+    "zero_grad_mode": "",
+    "gpu": "NVIDIA GeForce RTX 3060",
+    "gpu_total_bytes": "12622168064",
+    "ground_nvml_bytes": "4798283776",
+    "real_oom": "False",
+}
 SCHEDTUNE = {
     "model": "vgg11",
     "batch_size": "8",
@@ -71,14 +78,20 @@ def test_another_torch_or_other_classes_take_a_plain_loop(tmp_path: Path) -> Non
 
 
 def test_xmem_rows_become_cases(tmp_path: Path) -> None:
-    others = [XMEM | {"model": name, "zero_grad_mode": mode} for name, mode in
-              (("MnasNet", "1.0"), ("MobeNetV3Large", "2.0"), ("RegNetX400MF", "0.0"), ("MobileNetV2", ""))]  # fmt: skip
+    others = [
+        XMEM | {"model": name, "zero_grad_mode": mode}
+        for name, mode in (("MnasNet", "1.0"), ("MobeNetV3Large", "2.0"), ("RegNetX400MF", "0.0"), ("MobileNetV2", ""))
+    ]
     skipped = [XMEM | {"family": "transformer", "model": "gpt"}, XMEM | {"real_oom": "True"}]
     rows, left_out = read_measurements(written(tmp_path, XMEM, *others, *skipped))
     assert left_out == 2
     assert [str(row.model) for row in rows] == [
-        "convnext_tiny", "mnasnet1_0", "mobilenet_v3_large", "regnet_x_400mf", "mobilenet_v2",
-    ]  # fmt: skip
+        "convnext_tiny",
+        "mnasnet1_0",
+        "mobilenet_v3_large",
+        "regnet_x_400mf",
+        "mobilenet_v2",
+    ]
     assert [row.images.classes for row in rows] == [1000, 10, 10, 1000, 1000]
     loops = [row.loop.zero_grad for row in rows if row.loop]
     assert loops == ["before_batch", "before_backward", "never", "before_batch", "before_batch"]
@@ -88,8 +101,10 @@ def test_xmem_rows_become_cases(tmp_path: Path) -> None:
 def test_schedtune_rows_become_cases(tmp_path: Path) -> None:
     (row,), _ = read_measurements(written(tmp_path, SCHEDTUNE))
     assert (row.device, row.measured_bytes, row.optimizer) == (
-        "v100_32gb", 2807 << 20, Choice.of("sgd_momentum", {"foreach": False}),
-    )  # fmt: skip
+        "v100_32gb",
+        2807 << 20,
+        Choice.of("sgd_momentum", {"foreach": False}),
+    )
     assert row.loop is not None and row.loop.keeps_gradients and row.loop.workspaces == "none"
 
 
@@ -271,8 +286,10 @@ def test_the_command_compares_and_prints_a_table(tmp_path: Path) -> None:
     assert all(row["estimated_bytes"] > 0 for row in answer["rows"][:2])
     assert answer["rows"][2]["estimated_bytes"] is None and "no trace for cpu" in answer["rows"][2]["note"]
     assert {group["device"]: group["failures"] for group in answer["groups"] if group["family"] == "all"} == {
-        "cpu": 1, "h200": 0, "all": 1,
-    }  # fmt: skip
+        "cpu": 1,
+        "h200": 0,
+        "all": 1,
+    }
     # parameters, gradients, 64 images of 3,136 B and 64 times 128 activations, as the founding documents have them
     assert [row["formula_bytes"] for row in answer["rows"][:2]] == [1_047_632, 1_281_104]
     others = [(group["estimator"], group["device"]) for group in answer["other_estimators"]]

@@ -83,11 +83,16 @@ def test_an_unknown_variable_of_a_known_family_is_in_the_key(family: str, rest: 
 def test_results_measured_with_the_variables_of_old_keep_their_keys() -> None:
     """The texts and the key are those of version 9b563e3."""
     old = {
-        "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True,max_split_size_mb:64", "OMP_NUM_THREADS": "4",
-        "GOMP_CPU_AFFINITY": "0-3 7", "GLIBC_TUNABLES": "glibc.malloc.arena_max=2:glibc.malloc.check=3",
-        "LD_PRELOAD": "/usr/lib/a/libjemalloc.so.2:/opt/libx.so", "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-        "CUDA_VISIBLE_DEVICES": "0", "CUDA_HOME": "/usr/local/cuda", "NVIDIA_REQUIRE_CUDA": "cuda>=12.0 brand=x",
-    }  # fmt: skip
+        "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True,max_split_size_mb:64",
+        "OMP_NUM_THREADS": "4",
+        "GOMP_CPU_AFFINITY": "0-3 7",
+        "GLIBC_TUNABLES": "glibc.malloc.arena_max=2:glibc.malloc.check=3",
+        "LD_PRELOAD": "/usr/lib/a/libjemalloc.so.2:/opt/libx.so",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "CUDA_VISIBLE_DEVICES": "0",
+        "CUDA_HOME": "/usr/local/cuda",
+        "NVIDIA_REQUIRE_CUDA": "cuda>=12.0 brand=x",
+    }
     made = environment(**old)
     assert made.allocator_settings == "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True,max_split_size_mb:64"
     assert made.speed_variables == (

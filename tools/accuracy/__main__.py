@@ -62,9 +62,7 @@ over a stub of the CUDA driver, which plays a GPU of these properties and this m
 )
 @click.option("--seed", default=SEED, show_default=True, help="Of the choice of cases.")
 @click.option("--jobs", type=click.IntRange(1), default=None, help="Child processes at a time [one a core, at most 4].")
-def main(
-    cases: int, quick: bool, data: Path | None, output: Path, cache: Path, seed: int, jobs: int | None
-) -> None:  # fmt: skip
+def main(cases: int, quick: bool, data: Path | None, output: Path, cache: Path, seed: int, jobs: int | None) -> None:
     """Compare every estimate with its ground truth and write the page.
 
     \b
@@ -104,15 +102,19 @@ def _stub_parts(cases: int, quick: bool, children: Children, seed: int) -> list[
         _grid(driver, children, cases, seed),
         grid_part(
             compare(draw_mlps(max(8, cases // 4), seed), driver, children, workspaces=False),
-            "The founding MLPs, against torch's real allocator", "MLPs", LIMIT, shares=1.0,
+            "The founding MLPs, against torch's real allocator",
+            "MLPs",
+            LIMIT,
+            shares=1.0,
         ),
         grid_part(
             compare(draw_convolutions(max(4, cases // 6), seed), driver, children, workspaces=True),
-            "With cuDNN's workspaces, against torch's real allocator", "with cuDNN's deviceless workspaces",
+            "With cuDNN's workspaces, against torch's real allocator",
+            "with cuDNN's deviceless workspaces",
             WORKSPACE_LIMIT,
         ),
         streams_part(driver, children, 500 if quick else EVENTS),
-    ]  # fmt: skip
+    ]
 
 
 def _grid(driver: StubDriver, children: Children, cases: int, seed: int) -> Part:
@@ -121,8 +123,9 @@ def _grid(driver: StubDriver, children: Children, cases: int, seed: int) -> Part
     part = grid_part(rows, "torchvision's models, against torch's real allocator", "torchvision's models", LIMIT)
     part.lines[:0] = [
         f"{len(rows)} cases of {len(models)} models, without cuDNN's workspaces on either side: each model, optimizer, "
-        "precision, memory format, batch and device in turn, combined at random.", "",
-    ]  # fmt: skip
+        "precision, memory format, batch and device in turn, combined at random.",
+        "",
+    ]
     return part
 
 

@@ -28,8 +28,9 @@ def grid_part(rows: Sequence[Compared], title: str, what: str, limit: float, sha
         part.say(f"Not run: {'; '.join(reasons)}.")
         part.goals.append(Goal(what, f"{percent(shares)} exact", "not run", None))
         return part
-    part.lines += table(["", "cases", "allocated", "reserved", "requested", "allocated and reserved", "worst"],
-                        [_row(tally)])  # fmt: skip
+    part.lines += table(
+        ["", "cases", "allocated", "reserved", "requested", "allocated and reserved", "worst"], [_row(tally)]
+    )
     part.lines.append("")
     part.say(_early(rows))
     part.lines += _by_group(rows, limit)
@@ -111,11 +112,13 @@ def _reason(answer: dict[str, object]) -> str:
 def _goals(tally: Tally, what: str, limit: float, shares: float) -> list[Goal]:
     goals = [
         Goal(
-            f"{what}: {peak} equal to the byte", f"at least {percent(shares)}", share(tally.exact[peak], tally.count),
+            f"{what}: {peak} equal to the byte",
+            f"at least {percent(shares)}",
+            share(tally.exact[peak], tally.count),
             tally.exact[peak] >= shares * tally.count,
         )
         for peak in ("allocated", "reserved")
-    ]  # fmt: skip
+    ]
     if shares < 1:
         reached = f"{tally.within}/{tally.unequal} within" if tally.unequal else "no others"
         worst = f", worst {percent(tally.worst.worst)}" if tally.worst else ""

@@ -17,13 +17,23 @@ TOO_LARGE = ("vit_h_14", "regnet_y_128gf")
 """Models of 600 million parameters, which this machine's own memory would have to hold."""
 
 OPTIMIZERS = (
-    "sgd", "sgd:foreach=false", "sgd:fused=true",
-    "sgd_momentum", "sgd_momentum:foreach=false", "sgd_momentum:fused=true",
-    "adam", "adam:foreach=false", "adam:fused=true",
-    "adamw", "adamw:foreach=false", "adamw:fused=true",
-    "rmsprop", "rmsprop:foreach=false",
-    "adagrad", "adafactor",
-)  # fmt: skip
+    "sgd",
+    "sgd:foreach=false",
+    "sgd:fused=true",
+    "sgd_momentum",
+    "sgd_momentum:foreach=false",
+    "sgd_momentum:fused=true",
+    "adam",
+    "adam:foreach=false",
+    "adam:fused=true",
+    "adamw",
+    "adamw:foreach=false",
+    "adamw:fused=true",
+    "rmsprop",
+    "rmsprop:foreach=false",
+    "adagrad",
+    "adafactor",
+)
 """The five of the goal, as torch chooses (many tensors a kernel), one by one, and fused; and two more."""
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "bf16")
@@ -92,17 +102,26 @@ def draw_vision(count: int, seed: int = SEED) -> list[Point]:
     A smaller count gives the beginning of a larger one's list.
     """
     axes = zip(
-        in_turns(torchvision_models(), count, seed, "model"), in_turns(OPTIMIZERS, count, seed, "optimizer"),
-        in_turns(PRECISIONS, count, seed, "precision"), in_turns(FORMATS, count, seed, "format"),
-        in_turns(BATCHES, count, seed, "batch"), in_turns(DEVICES, count, seed, "device"), strict=True,
-    )  # fmt: skip
+        in_turns(torchvision_models(), count, seed, "model"),
+        in_turns(OPTIMIZERS, count, seed, "optimizer"),
+        in_turns(PRECISIONS, count, seed, "precision"),
+        in_turns(FORMATS, count, seed, "format"),
+        in_turns(BATCHES, count, seed, "batch"),
+        in_turns(DEVICES, count, seed, "device"),
+        strict=True,
+    )
     points = []
     for index, (model, optimizer, precision, memory_format, batch, device) in enumerate(axes):
         dataset, size, fitting = _images(model, batch, random.Random(f"{seed} images {index}"))
         case = Case(
-            Choice(dataset), Choice(model), catalog.parse_choice("optimizer", optimizer), fitting, precision,
-            memory_format, image_size=size,
-        )  # fmt: skip
+            Choice(dataset),
+            Choice(model),
+            catalog.parse_choice("optimizer", optimizer),
+            fitting,
+            precision,
+            memory_format,
+            image_size=size,
+        )
         points.append(Point(case, device))
     return list(dict.fromkeys(points))
 
@@ -110,10 +129,14 @@ def draw_vision(count: int, seed: int = SEED) -> list[Point]:
 def draw_mlps(count: int, seed: int = SEED) -> list[Point]:
     """`count` cases of the founding family at several widths, on grey and colour images; see `draw_vision`."""
     axes = zip(
-        in_turns(HIDDEN, count, seed, "width"), in_turns(OPTIMIZERS, count, seed, "MLP optimizer"),
-        in_turns(PRECISIONS, count, seed, "MLP precision"), in_turns(MLP_BATCHES, count, seed, "MLP batch"),
-        in_turns(DEVICES, count, seed, "MLP device"), in_turns(MLP_DATASETS, count, seed, "MLP images"), strict=True,
-    )  # fmt: skip
+        in_turns(HIDDEN, count, seed, "width"),
+        in_turns(OPTIMIZERS, count, seed, "MLP optimizer"),
+        in_turns(PRECISIONS, count, seed, "MLP precision"),
+        in_turns(MLP_BATCHES, count, seed, "MLP batch"),
+        in_turns(DEVICES, count, seed, "MLP device"),
+        in_turns(MLP_DATASETS, count, seed, "MLP images"),
+        strict=True,
+    )
     points = []
     for hidden, optimizer, precision, batch, device, (dataset, size) in axes:
         model = Choice.of("mlp", {} if hidden == 128 else {"hidden": hidden})
@@ -126,9 +149,10 @@ def draw_convolutions(count: int, seed: int = SEED) -> list[Point]:
     """`count` cases of models with convolutions, at batches whose plans cuDNN is asked for within seconds."""
     points = draw_vision(4 * count, seed + 1)
     chosen = [
-        point for point in points
+        point
+        for point in points
         if point.family not in ("swin_transformer", "vision_transformer") and point.case.batch_size <= MAX_PLANNED_BATCH
-    ]  # fmt: skip
+    ]
     return chosen[:count]
 
 

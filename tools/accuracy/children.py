@@ -106,8 +106,12 @@ def _run_child(work: Work, items: Sequence[Any], part: list[int], keep: Callable
         with errors.open("w") as sink:
             child = subprocess.Popen(
                 [sys.executable, str(work.script), str(task)],
-                env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=sink, text=True,
-            )  # fmt: skip
+                env=environment,
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=sink,
+                text=True,
+            )
         done = 0
         with _watchdog(child, work.timeout_s) as seen:
             assert child.stdout is not None

@@ -73,17 +73,17 @@ def compare(points: Sequence[Point], driver: StubDriver, children: Children, *, 
     for device in dict.fromkeys(point.device for point in points):
         here = [point for point in points if point.device == device]
         work = Work(
-            f"real allocator, {device}{', workspaces' if workspaces else ''}", HERE / "stub_child.py",
-            driver.environment(
-                STUB_NAMES[device], cudnn_workspaces=workspaces, memory_bytes=capacity_bytes(device)
-            ),
+            f"real allocator, {device}{', workspaces' if workspaces else ''}",
+            HERE / "stub_child.py",
+            driver.environment(STUB_NAMES[device], cudnn_workspaces=workspaces, memory_bytes=capacity_bytes(device)),
             ("truth", device, str(workspaces), *versions().values(), code_hash(*_TRUTH)),
-        )  # fmt: skip
+        )
         truths |= dict(zip(here, children.ask(work, [point.axes for point in here]), strict=True))
     work = Work(
-        f"estimate{', workspaces' if workspaces else ''}", HERE / "trace_child.py",
+        f"estimate{', workspaces' if workspaces else ''}",
+        HERE / "trace_child.py",
         key=("estimate", *versions().values(), code_hash(*_ESTIMATE)),
-    )  # fmt: skip
+    )
     estimates = children.ask(work, [[point.axes, point.device, workspaces] for point in points])
     return [Compared(point, truths[point], estimate) for point, estimate in zip(points, estimates, strict=True)]
 

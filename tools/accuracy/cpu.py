@@ -13,15 +13,42 @@ OPTIMIZERS = ("sgd", "sgd_momentum", "adam", "adamw", "rmsprop", "adagrad")
 SIZES = {"inception_v3": 96, "maxvit_t": 224}
 BATCH = 2
 MODELS = (
-    "mlp", "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet",
-    "inception_v3", "maxvit_t", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small",
-    "regnet_x_400mf", "regnet_y_400mf", "resnet18", "resnet50", "resnext50_32x4d", "shufflenet_v2_x0_5",
-    "squeezenet1_0", "squeezenet1_1", "swin_t", "swin_v2_t", "vgg11_bn", "vit_b_32", "wide_resnet50_2",
-)  # fmt: skip
+    "mlp",
+    "alexnet",
+    "convnext_tiny",
+    "densenet121",
+    "efficientnet_b0",
+    "efficientnet_v2_s",
+    "googlenet",
+    "inception_v3",
+    "maxvit_t",
+    "mnasnet0_5",
+    "mobilenet_v2",
+    "mobilenet_v3_large",
+    "mobilenet_v3_small",
+    "regnet_x_400mf",
+    "regnet_y_400mf",
+    "resnet18",
+    "resnet50",
+    "resnext50_32x4d",
+    "shufflenet_v2_x0_5",
+    "squeezenet1_0",
+    "squeezenet1_1",
+    "swin_t",
+    "swin_v2_t",
+    "vgg11_bn",
+    "vit_b_32",
+    "wide_resnet50_2",
+)
 _CODE = (
-    "tests/oracle/cpu_profile.py", "tools/accuracy/cpu_child.py", "bench/estimators/fake_cuda/*.py",
-    "bench/estimators/record*.py", "bench/workload/step.py", "bench/workload/inputs.py", "bench/catalog/*/*.py",
-)  # fmt: skip
+    "tests/oracle/cpu_profile.py",
+    "tools/accuracy/cpu_child.py",
+    "bench/estimators/fake_cuda/*.py",
+    "bench/estimators/record*.py",
+    "bench/workload/step.py",
+    "bench/workload/inputs.py",
+    "bench/catalog/*/*.py",
+)
 EXPLANATION = """
 The very step runs on the CPU, with real values, under torch's profiler with its memory events, and is traced as well.
 From both comes the account of what results hold, from birth to death; the highest of each of three steps and what is
@@ -55,9 +82,13 @@ def cpu_part(children: Children, models: tuple[str, ...] = MODELS) -> Part:
         rows.append([*words, f"{max(run['peaks']):,}", f"{difference:+,}" if difference else "0"])
     part.lines += [*table(["case", "family", "peak of the run, B", "largest difference, B"], rows), ""]
     part.goals.append(
-        Goal("real CPU run, operators' scratch set aside", "0 B on every model", f"0 B on {share(equal, len(cases))}",
-             equal == scored == len(cases) if cases else None)
-    )  # fmt: skip
+        Goal(
+            "real CPU run, operators' scratch set aside",
+            "0 B on every model",
+            f"0 B on {share(equal, len(cases))}",
+            equal == scored == len(cases) if cases else None,
+        )
+    )
     return part
 
 

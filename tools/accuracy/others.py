@@ -71,10 +71,18 @@ def _groups(answer: Answer) -> list[str]:
             continue
         left = [percent(held["median_abs"]), percent(held["p90_abs"])] if held else ["", ""]
         constant = f"{group['constant_bytes'] / 2**20:.0f} MiB" if group["constant_bytes"] is not None else ""
-        rows.append([
-            group["device"], str(errors["n"]), percent(errors["median_abs"]), percent(errors["p90_abs"]),
-            percent(errors["worst"], signed=True), percent(errors["bias"], signed=True), *left, constant,
-        ])  # fmt: skip
+        rows.append(
+            [
+                group["device"],
+                str(errors["n"]),
+                percent(errors["median_abs"]),
+                percent(errors["p90_abs"]),
+                percent(errors["worst"], signed=True),
+                percent(errors["bias"], signed=True),
+                *left,
+                constant,
+            ]
+        )
     head = ["device", "rows", "median", "p90", "worst", "bias", "held out: median", "held out: p90", "constant"]
     return [*table(head, rows), ""]
 
@@ -139,9 +147,13 @@ def _beside_xmem(answer: Answer, file: Path) -> tuple[np.ndarray, np.ndarray]:
 def _failures(name: str, errors: np.ndarray) -> list[str]:
     size = np.abs(errors)
     return [
-        name, str(len(errors)), percent(float(np.median(size))), percent(float(np.quantile(size, 0.9))),
-        share(int((errors < 0).sum()), len(errors)), share(int((errors < -REPEAT_SPREAD).sum()), len(errors)),
-    ]  # fmt: skip
+        name,
+        str(len(errors)),
+        percent(float(np.median(size))),
+        percent(float(np.quantile(size, 0.9))),
+        share(int((errors < 0).sum()), len(errors)),
+        share(int((errors < -REPEAT_SPREAD).sum()), len(errors)),
+    ]
 
 
 def _schedtune(folder: Path | None, children: Children) -> Part:
@@ -169,17 +181,25 @@ _SCORE = re.compile(
 def _timm(folder: Path | None, children: Children) -> Part:
     part = Part("Time, against timm's measurements")
     what = "timm's rows of models that torchvision shares (RTX 3090)"
-    asked = [(f"{what}: median error of samples/s", f"under {percent(SPEED_MEDIAN)}"),
-             (f"{what}: rank correlation", f"over {SPEED_RANK}")]  # fmt: skip
+    asked = [
+        (f"{what}: median error of samples/s", f"under {percent(SPEED_MEDIAN)}"),
+        (f"{what}: rank correlation", f"over {SPEED_RANK}"),
+    ]
     if _absent(part, folder, TIMM, [Goal(*names, "not run", None) for names in asked]):
         return part
     assert folder is not None
     answer = children.remember("time", _key(folder / TIMM), lambda: _speed(folder))
     rows = [
-        [score["layout"], score["n"], percent(float(score["median"])), percent(float(score["p90"])),
-         percent(float(score["bias"]), signed=True), score["rank"]]
+        [
+            score["layout"],
+            score["n"],
+            percent(float(score["median"])),
+            percent(float(score["p90"])),
+            percent(float(score["bias"]), signed=True),
+            score["rank"],
+        ]
         for score in answer["scores"]
-    ]  # fmt: skip
+    ]
     part.say(
         "The roofline with the constants that are shipped, which were fitted to these rows among others; "
         "`python tools/fit_roofline.py` prints the errors on families that were left out of the fit."

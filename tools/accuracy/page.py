@@ -61,6 +61,5 @@ def verdict(met: bool | None) -> str:
 def goals_table(goals: Iterable[Goal]) -> list[str]:
     """Every goal beside what was reached."""
     return table(
-        ["goal", "asked", "reached", ""],
-        ([goal.what, goal.asked, goal.reached, verdict(goal.met)] for goal in goals),
+        ["goal", "asked", "reached", ""], ([goal.what, goal.asked, goal.reached, verdict(goal.met)] for goal in goals)
     )

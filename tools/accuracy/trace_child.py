@@ -23,11 +23,7 @@ def estimate(axes: dict[str, Any], device: str, workspaces: bool) -> dict[str, A
         peaks = trace_peaks(case_of(axes), load_device(device), workspaces=workspaces)
     except (BenchError, ValueError) as error:  # torch refuses to normalise one value a channel with a ValueError
         return {"refused": str(error)}
-    return {
-        "requested": peaks.requested_bytes,
-        "allocated": peaks.allocated_bytes,
-        "reserved": peaks.reserved_bytes,
-    }
+    return {"requested": peaks.requested_bytes, "allocated": peaks.allocated_bytes, "reserved": peaks.reserved_bytes}
 
 
 def main() -> None:

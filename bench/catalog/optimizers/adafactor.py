@@ -32,9 +32,15 @@ def build(
     import torch
 
     return torch.optim.Adafactor(
-        parameters, lr=lr, beta2_decay=beta2_decay, eps=eps, d=d, weight_decay=weight_decay, maximize=maximize,
+        parameters,
+        lr=lr,
+        beta2_decay=beta2_decay,
+        eps=eps,
+        d=d,
+        weight_decay=weight_decay,
+        maximize=maximize,
         foreach=foreach,
-    )  # fmt: skip
+    )
 
 
 def state_bytes(shapes: Shapes, element_bytes: int, settings: Settings) -> int:

@@ -13,7 +13,7 @@ from bench.catalog.optimizer_state import (
     refuse_both,
     scalars_bytes,
     step_on_device,
-)  # fmt: skip
+)
 
 if TYPE_CHECKING:
     import torch
@@ -35,9 +35,16 @@ def build(
     import torch
 
     return torch.optim.Adagrad(
-        parameters, lr=lr, lr_decay=lr_decay, weight_decay=weight_decay, eps=eps, maximize=maximize, foreach=foreach,
-        initial_accumulator_value=initial_accumulator_value, fused=fused,
-    )  # fmt: skip
+        parameters,
+        lr=lr,
+        lr_decay=lr_decay,
+        weight_decay=weight_decay,
+        eps=eps,
+        maximize=maximize,
+        foreach=foreach,
+        initial_accumulator_value=initial_accumulator_value,
+        fused=fused,
+    )
 
 
 def state_bytes(shapes: Shapes, element_bytes: int, settings: Settings) -> int:

@@ -14,7 +14,7 @@ from bench.catalog.optimizer_state import (
     refuse_both,
     scalars_bytes,
     step_on_device,
-)  # fmt: skip
+)
 
 if TYPE_CHECKING:
     import torch
@@ -37,9 +37,17 @@ def build(
     import torch
 
     return torch.optim.Adam(
-        parameters, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, maximize=maximize,
-        capturable=capturable, foreach=foreach, fused=fused,
-    )  # fmt: skip
+        parameters,
+        lr=lr,
+        betas=betas,
+        eps=eps,
+        weight_decay=weight_decay,
+        amsgrad=amsgrad,
+        maximize=maximize,
+        capturable=capturable,
+        foreach=foreach,
+        fused=fused,
+    )
 
 
 def state_bytes(shapes: Shapes, element_bytes: int, settings: Settings) -> int:

@@ -29,9 +29,17 @@ def build(
     import torch
 
     return torch.optim.AdamW(
-        parameters, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, maximize=maximize,
-        capturable=capturable, foreach=foreach, fused=fused,
-    )  # fmt: skip
+        parameters,
+        lr=lr,
+        betas=betas,
+        eps=eps,
+        weight_decay=weight_decay,
+        amsgrad=amsgrad,
+        maximize=maximize,
+        capturable=capturable,
+        foreach=foreach,
+        fused=fused,
+    )
 
 
 SUMMARY = "Adam with decoupled weight decay; two moments a parameter"

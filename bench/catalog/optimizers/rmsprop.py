@@ -28,9 +28,17 @@ def build(
     import torch
 
     return torch.optim.RMSprop(
-        parameters, lr=lr, alpha=alpha, eps=eps, weight_decay=weight_decay, momentum=momentum, centered=centered,
-        maximize=maximize, capturable=capturable, foreach=foreach,
-    )  # fmt: skip
+        parameters,
+        lr=lr,
+        alpha=alpha,
+        eps=eps,
+        weight_decay=weight_decay,
+        momentum=momentum,
+        centered=centered,
+        maximize=maximize,
+        capturable=capturable,
+        foreach=foreach,
+    )
 
 
 def state_bytes(shapes: Shapes, element_bytes: int, settings: Settings) -> int:

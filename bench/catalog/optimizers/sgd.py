@@ -30,9 +30,16 @@ def build(
     import torch
 
     return torch.optim.SGD(
-        parameters, lr=lr, momentum=momentum, dampening=dampening, weight_decay=weight_decay, nesterov=nesterov,
-        maximize=maximize, foreach=foreach, fused=fused,
-    )  # fmt: skip
+        parameters,
+        lr=lr,
+        momentum=momentum,
+        dampening=dampening,
+        weight_decay=weight_decay,
+        nesterov=nesterov,
+        maximize=maximize,
+        foreach=foreach,
+        fused=fused,
+    )
 
 
 def state_bytes(momentum: float, shapes: Shapes, element_bytes: int, settings: Settings) -> int:

@@ -25,14 +25,7 @@ from bench.estimators.allocator.caching import CachingAllocator, OutOfMemoryErro
 from bench.estimators.allocator.config import AllocatorConfig, tie_rule
 from bench.estimators.allocator.events import Alloc, Complete, EmptyCache, Event, Free, Mark, ReplayError
 from bench.estimators.allocator.history import events_from_history
-from bench.estimators.allocator.replay import (
-    CategoryShare,
-    OutOfMemory,
-    Reading,
-    ReplayResult,
-    SegmentView,
-    replay,
-)
+from bench.estimators.allocator.replay import CategoryShare, OutOfMemory, Reading, ReplayResult, SegmentView, replay
 from bench.estimators.allocator.settings import parse_allocator_config
 from bench.estimators.allocator.steady import replay_onward
 

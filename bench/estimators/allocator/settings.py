@@ -27,11 +27,7 @@ from bench.estimators.allocator.config import MIB, MIN_LARGE_BYTES, ROUNDUP_INTE
 
 
 def parse_allocator_config(
-    text: str,
-    base: AllocatorConfig | None = None,
-    *,
-    rest_overwrites: bool = False,
-    where: str = "allocator settings",
+    text: str, base: AllocatorConfig | None = None, *, rest_overwrites: bool = False, where: str = "allocator settings"
 ) -> AllocatorConfig:
     """Read a value of `PYTORCH_CUDA_ALLOC_CONF` or `PYTORCH_ALLOC_CONF`.
 

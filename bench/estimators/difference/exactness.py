@@ -5,15 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bench.errors import StoreError
-from bench.estimators.allocator import (
-    Alloc,
-    AllocatorConfig,
-    Event,
-    Reading,
-    ReplayError,
-    events_from_history,
-    replay,
-)
+from bench.estimators.allocator import Alloc, AllocatorConfig, Event, Reading, ReplayError, events_from_history, replay
 from bench.estimators.memory_settings import MemorySettings, read_settings
 from bench.recordings import OOM, Facts, Recording
 

@@ -113,9 +113,12 @@ def device_of(facts: Facts) -> Device:
     major, minor = gpu.compute_capability
     known = match_device(gpu.name, gpu.total_bytes) or Device(name=gpu.name, gpu_name=gpu.name, kind="cuda")
     return replace(
-        known, multiprocessors=gpu.multiprocessors, compute_capability=(major, minor), memory_bytes=gpu.total_bytes,
+        known,
+        multiprocessors=gpu.multiprocessors,
+        compute_capability=(major, minor),
+        memory_bytes=gpu.total_bytes,
         max_threads_per_multiprocessor=gpu.threads_per_multiprocessor or known.max_threads_per_multiprocessor,
-    )  # fmt: skip
+    )
 
 
 def compare(
@@ -138,9 +141,13 @@ def compare(
     comparison = Comparison(one, other, align(one, other), ends_early=facts.status == "oom")
     naming = _Naming(comparison, Places(trace), [origins[block.event] for block in one.blocks], recording)
     return replace(
-        blank, trace=traced, traced_allocations=len(one.blocks), recorded_allocations=len(other.blocks),
-        differences=len(comparison.differences), partings=naming.partings(most),
-    )  # fmt: skip
+        blank,
+        trace=traced,
+        traced_allocations=len(one.blocks),
+        recorded_allocations=len(other.blocks),
+        differences=len(comparison.differences),
+        partings=naming.partings(most),
+    )
 
 
 def _blank(recording: Recording, where: str, *notes: str) -> Explanation:
@@ -153,12 +160,21 @@ def _blank(recording: Recording, where: str, *notes: str) -> Explanation:
     if facts.status == "oom" and facts.at_failure is None:
         notes = (*notes, "what torch reported at the failure was not kept; recorded peaks are those of the last mark")
     return Explanation(
-        case=str(case), case_key=facts.case_key, gpu_name=facts.gpu.name, status=facts.status, loop=facts.loop,
-        torch_version=facts.versions.get("torch") or "unknown", replay=check_replay(recording),
+        case=str(case),
+        case_key=facts.case_key,
+        gpu_name=facts.gpu.name,
+        status=facts.status,
+        loop=facts.loop,
+        torch_version=facts.versions.get("torch") or "unknown",
+        replay=check_replay(recording),
         recorded=Peaks(*(last.get(f"{kind}_bytes.all.peak", 0) for kind in ("requested", "allocated", "reserved"))),
-        trace=None, recorded_allocations=sum(action == 0 for action in recording.actions), traced_allocations=None,
-        differences=None, partings=(), notes=notes,
-    )  # fmt: skip
+        trace=None,
+        recorded_allocations=sum(action == 0 for action in recording.actions),
+        traced_allocations=None,
+        differences=None,
+        partings=(),
+        notes=notes,
+    )
 
 
 def _peaks_of(events: list[Event], facts: Facts) -> tuple[list[Event], Peaks]:
@@ -206,11 +222,19 @@ class _Naming:
         requested, allocated, reserved = (new - old for new, old in zip(mended, plain, strict=True))
         trace, recorded = self._comparison.trace.blocks, self._comparison.recorded.blocks
         return Parting(
-            difference.kind, operators[0], operators, self._places.phase(first), self._places.step(first), len(group),
+            difference.kind,
+            operators[0],
+            operators,
+            self._places.phase(first),
+            self._places.step(first),
+            len(group),
             None if difference.trace is None else trace[difference.trace].size,
             None if difference.recorded is None else recorded[difference.recorded].size,
-            requested, allocated, reserved, self._stack(difference),
-        )  # fmt: skip
+            requested,
+            allocated,
+            reserved,
+            self._stack(difference),
+        )
 
     def _entries(self, difference: Difference) -> tuple[int, int]:
         """First and last entry of the trace between which a difference lies."""

@@ -215,8 +215,7 @@ class Kernels:
         names = [name for name, _ in plan.arguments]
         try:
             result = plan.overload(
-                *metas[: plan.positional],
-                **dict(zip(names[plan.positional :], metas[plan.positional :], strict=True)),
+                *metas[: plan.positional], **dict(zip(names[plan.positional :], metas[plan.positional :], strict=True))
             )
         except NotImplementedError as error:
             place = place_of(traceback.walk_stack(None))

@@ -20,9 +20,16 @@ def _like_convolution(dtype: str, shape: Sequence[int], last: bool) -> Spec:
 
 
 def convolution(
-    image: Spec, weight: Spec, bias: Spec | None, stride: Any, padding: Any, dilation: Any, transposed: bool,
-    output_padding: Any, groups: int,
-) -> Spec:  # fmt: skip
+    image: Spec,
+    weight: Spec,
+    bias: Spec | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    output_padding: Any,
+    groups: int,
+) -> Spec:
     """The result of a convolution over any number of spatial dimensions."""
     spatial = len(weight.shape) - 2
 
@@ -43,9 +50,18 @@ def convolution(
 
 
 def convolution_backward(
-    gradient: Spec, image: Spec, weight: Spec, bias_sizes: Any, stride: Any, padding: Any, dilation: Any,
-    transposed: bool, output_padding: Any, groups: int, output_mask: Sequence[bool],
-) -> tuple[Spec | None, ...]:  # fmt: skip
+    gradient: Spec,
+    image: Spec,
+    weight: Spec,
+    bias_sizes: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    output_padding: Any,
+    groups: int,
+    output_mask: Sequence[bool],
+) -> tuple[Spec | None, ...]:
     """Gradients of image, weight and bias; the image's and weight's are in the convolution's format."""
     channels = weight.shape[1] * groups if transposed else weight.shape[0]
     last = suggests_channels_last(image)

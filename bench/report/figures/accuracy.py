@@ -31,10 +31,11 @@ def draw(contents: Contents) -> Drawing | None:
     if numbers.empty:
         return None
     figure, (left, right) = theme.panels(
-        2, "Measured against estimated memory",
+        2,
+        "Measured against estimated memory",
         f"{' / '.join(contents.machines)} · on the line: exact · left of zero: the estimate is too low",
         row_in=3.6,
-    )  # fmt: skip
+    )
     _draw_scatter(left, numbers)
     _draw_errors(right, numbers)
     _legend(figure, numbers)
@@ -61,10 +62,14 @@ def _numbers(summary: pd.DataFrame) -> pd.DataFrame:
         units = units.where(units.isin(kept[: _MAX_ROWS - 1]), _OTHERS)
     shared = summary[["machine", "dataset", "model", "optimizer", "batch_size", "precision"]].assign(row=units)
     parts = [
-        shared.assign(estimator=item.name, estimated_bytes=summary[item.estimate],
-                      measured_bytes=summary[item.measured], relative_error=summary[item.column])
+        shared.assign(
+            estimator=item.name,
+            estimated_bytes=summary[item.estimate],
+            measured_bytes=summary[item.measured],
+            relative_error=summary[item.column],
+        )
         for item in _MEMORY
-    ]  # fmt: skip
+    ]
     numbers = pd.concat(parts)
     return numbers[numbers["relative_error"].notna()]
 
@@ -78,9 +83,17 @@ def _draw_scatter(axes: Axes, numbers: pd.DataFrame) -> None:
     for name, (colour, marker) in _LOOKS.items():
         rows = numbers[numbers["estimator"] == name]
         sns.scatterplot(
-            x=rows["measured_bytes"].to_numpy(dtype=float), y=rows["estimated_bytes"].to_numpy(dtype=float), ax=axes,
-            color=colour, marker=marker, s=26, alpha=0.8, linewidth=0.5, edgecolor=theme.PAPER, zorder=3,
-        )  # fmt: skip
+            x=rows["measured_bytes"].to_numpy(dtype=float),
+            y=rows["estimated_bytes"].to_numpy(dtype=float),
+            ax=axes,
+            color=colour,
+            marker=marker,
+            s=26,
+            alpha=0.8,
+            linewidth=0.5,
+            edgecolor=theme.PAPER,
+            zorder=3,
+        )
     axes.tick_params(axis="x", labelrotation=30)
     theme.finish(axes, "Each case", "measured", "estimated")
 
@@ -100,8 +113,16 @@ def _draw_errors(axes: Axes, numbers: pd.DataFrame) -> None:
             y = place + (number - (len(names) - 1) / 2) * step
             spread = percentiles(errors)
             axes.plot([spread.p10, spread.p90], [y, y], color=colour, linewidth=3.2, alpha=0.45, solid_capstyle="butt")
-            axes.plot(errors, np.full(len(errors), y), color=colour, marker=marker, markersize=3.2, linestyle="none",
-                      alpha=0.7, markeredgewidth=0)  # fmt: skip
+            axes.plot(
+                errors,
+                np.full(len(errors), y),
+                color=colour,
+                marker=marker,
+                markersize=3.2,
+                linestyle="none",
+                alpha=0.7,
+                markeredgewidth=0,
+            )
             axes.plot([spread.median], [y], color=colour, marker="|", markersize=11, markeredgewidth=2.2)
     axes.axvline(0, color=theme.MUTED, linewidth=1.0, zorder=1)
     sizes = np.abs(numbers["relative_error"].to_numpy(dtype=float)) * 100
@@ -131,8 +152,9 @@ def _alt(summary: pd.DataFrame) -> str:
     parts = [
         f"{row['title']}: median error {row['median_abs'] * 100:.3g} %, worst {format_frac(row['worst'])}, "
         f"{row['n']} cases"
-        for row in estimator_errors(summary).to_dict("records") if row["name"] in _LOOKS
-    ]  # fmt: skip
+        for row in estimator_errors(summary).to_dict("records")
+        if row["name"] in _LOOKS
+    ]
     return f"Estimated over measured memory with the identity line, and relative errors by model. {'; '.join(parts)}."
 
 

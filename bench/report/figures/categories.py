@@ -53,9 +53,10 @@ def draw(contents: Contents) -> Drawing | None:
     estimators = [name for name, _ in _ESTIMATORS if name in set(numbers["estimator"])]
     which = "left bar: formula, right bar: trace" if len(estimators) > 1 else f"bars: {estimators[0]}"
     figure, panels = theme.panels(
-        len(pairs), "Where memory goes, beside what was measured",
+        len(pairs),
+        "Where memory goes, beside what was measured",
         f"{' / '.join(contents.machines)} · {which} · 100 % is the measured peak of allocations, written above",
-    )  # fmt: skip
+    )
     shown = numbers[numbers["drawn"]]
     for axes, (panel, series) in zip(panels, pairs, strict=True):
         _draw_panel(axes, shown[(shown["panel"] == panel) & (shown["series"] == series)], estimators)
@@ -83,9 +84,10 @@ def _numbers(frame: pd.DataFrame) -> pd.DataFrame:
         known[["panel", "series", "machine", "batch_size", "peak_allocated_bytes"]].assign(
             estimator=estimator, category=category.label, bytes=known[f"{estimator}_{category.name}_bytes"]
         )
-        for estimator, _ in _ESTIMATORS for category in _CATEGORIES
+        for estimator, _ in _ESTIMATORS
+        for category in _CATEGORIES
         if f"{estimator}_{category.name}_bytes" in known
-    ]  # fmt: skip
+    ]
     numbers = pd.concat(parts)
     numbers = numbers[numbers["bytes"].notna()].sort_index(kind="stable")
     share = numbers["bytes"].astype(float) / numbers["peak_allocated_bytes"].astype(float)
@@ -98,9 +100,11 @@ def _drawn(numbers: pd.DataFrame, pairs: list[tuple[str, str]]) -> list[bool]:
     for panel, series in pairs:
         rows = numbers[(numbers["panel"] == panel) & (numbers["series"] == series)]
         sizes = sorted(set(rows["batch_size"]))
-        few = sizes if len(sizes) <= _MAX_BATCHES else [
-            sizes[round(i)] for i in np.linspace(0, len(sizes) - 1, _MAX_BATCHES)
-        ]  # fmt: skip
+        few = (
+            sizes
+            if len(sizes) <= _MAX_BATCHES
+            else [sizes[round(i)] for i in np.linspace(0, len(sizes) - 1, _MAX_BATCHES)]
+        )
         kept |= {(panel, series, size) for size in few}
     return [key in kept for key in zip(numbers["panel"], numbers["series"], numbers["batch_size"], strict=True)]
 
@@ -115,8 +119,16 @@ def _draw_panel(axes: Axes, rows: pd.DataFrame, estimators: list[str]) -> None:
             part = rows[(rows["estimator"] == estimator) & (rows["category"] == category.label)]
             by_size = part.groupby("batch_size")["share_of_measured"].first()
             heights = by_size.reindex(sizes).fillna(0.0).to_numpy(dtype=float) * 100
-            axes.bar(places, heights, width, bottom=bottom, color=category.colour, hatch=category.hatch,
-                     edgecolor=theme.PAPER, linewidth=0.5)  # fmt: skip
+            axes.bar(
+                places,
+                heights,
+                width,
+                bottom=bottom,
+                color=category.colour,
+                hatch=category.hatch,
+                edgecolor=theme.PAPER,
+                linewidth=0.5,
+            )
             bottom += heights
     highest = float((rows.groupby(["batch_size", "estimator"])["share_of_measured"].sum() * 100).max())
     top = max(100.0, highest)
@@ -124,8 +136,9 @@ def _draw_panel(axes: Axes, rows: pd.DataFrame, estimators: list[str]) -> None:
     axes.axhline(100, color=theme.INK, linewidth=1.0, linestyle=(0, (4, 2)))
     peaks = rows.groupby("batch_size")["peak_allocated_bytes"].first()
     for place, size in enumerate(sizes):
-        axes.text(place, top * 1.03, format_bytes(int(peaks[size])), ha="center", va="bottom", fontsize=6.8,
-                  color=theme.MUTED)  # fmt: skip
+        axes.text(
+            place, top * 1.03, format_bytes(int(peaks[size])), ha="center", va="bottom", fontsize=6.8, color=theme.MUTED
+        )
     axes.set_xticks(range(len(sizes)), [f"{size:,}" for size in sizes])
     axes.set_xlim(-0.6, len(sizes) - 0.4)
     axes.grid(visible=False, axis="x")

@@ -17,9 +17,18 @@ from bench.report.machines import KNEE_FRAC, Board, boundary, edge_dashes, knees
 from bench.units import format_rate
 
 _COLUMNS = [
-    "panel", "detail", "drawn", "machine", "batch_size", "status", "processes", "samples_per_s", "samples_per_s_low",
-    "samples_per_s_high", "knee",
-]  # fmt: skip
+    "panel",
+    "detail",
+    "drawn",
+    "machine",
+    "batch_size",
+    "status",
+    "processes",
+    "samples_per_s",
+    "samples_per_s_low",
+    "samples_per_s_high",
+    "knee",
+]
 
 
 def draw(contents: Contents) -> Drawing | None:
@@ -31,14 +40,23 @@ def draw(contents: Contents) -> Drawing | None:
     board = lay_out_machines(summary, contents.machines, timed | (summary["status"] == Status.OOM))
     board.frame["knee"] = knees(board.frame)
     figure, panels = theme.panels(
-        len(board.pairs), "Throughput against batch size, machine by machine",
+        len(board.pairs),
+        "Throughput against batch size, machine by machine",
         "higher is better · bars: 95 % interval over processes · ring: the knee · cross: first batch out of memory",
-    )  # fmt: skip
+    )
     for axes, pair in zip(panels, board.pairs, strict=True):
         _draw_panel(axes, board, pair)
     out = bool((board.frame["drawn"] & (board.frame["status"] == Status.OOM)).any())
-    ring = Line2D([], [], color=theme.MUTED, marker="o", markersize=10, markerfacecolor="none", linestyle="none",
-                  label=f"knee: {KNEE_FRAC * 100:.0f} % of the best rate")  # fmt: skip
+    ring = Line2D(
+        [],
+        [],
+        color=theme.MUTED,
+        marker="o",
+        markersize=10,
+        markerfacecolor="none",
+        linestyle="none",
+        label=f"knee: {KNEE_FRAC * 100:.0f} % of the best rate",
+    )
     legend(figure, [*machine_handles(board, out_of_memory=out), ring])
     return Drawing(
         name="curves",
@@ -77,21 +95,45 @@ def _draw_edges(axes: Axes, board: Board, pair: tuple[str, str]) -> None:
         colour, level = board.looks[machine].colour, list(board.looks).index(machine)
         axes.axvline(place, color=colour, linewidth=1.2, linestyle=dashes[machine], zorder=1.5)
         axes.plot(
-            float(first), 0.05 + 0.075 * level, marker="X", color=colour, markersize=7, markeredgecolor=theme.PAPER,
-            markeredgewidth=0.6, linestyle="none", transform=axes.get_xaxis_transform(),
-        )  # fmt: skip
+            float(first),
+            0.05 + 0.075 * level,
+            marker="X",
+            color=colour,
+            markersize=7,
+            markeredgecolor=theme.PAPER,
+            markeredgewidth=0.6,
+            linestyle="none",
+            transform=axes.get_xaxis_transform(),
+        )
 
 
 def _draw_line(axes: Axes, line: pd.DataFrame, colour: str, marker: str, dashes: object) -> None:
     sizes, middle = line["batch_size"].to_numpy(dtype=float), line["samples_per_s"].to_numpy()
     reach = np.vstack([middle - line["samples_per_s_low"], line["samples_per_s_high"] - middle])
     axes.errorbar(
-        sizes, middle, yerr=np.nan_to_num(reach), color=colour, marker=marker, linestyle=dashes, capsize=2.5,
-        elinewidth=1.0, markeredgecolor=theme.PAPER, markeredgewidth=0.6,
-    )  # fmt: skip
+        sizes,
+        middle,
+        yerr=np.nan_to_num(reach),
+        color=colour,
+        marker=marker,
+        linestyle=dashes,
+        capsize=2.5,
+        elinewidth=1.0,
+        markeredgecolor=theme.PAPER,
+        markeredgewidth=0.6,
+    )
     knee = line["knee"].to_numpy()
-    axes.plot(sizes[knee], middle[knee], marker="o", markersize=11, markerfacecolor="none", markeredgecolor=colour,
-              markeredgewidth=1.3, linestyle="none", zorder=4)  # fmt: skip
+    axes.plot(
+        sizes[knee],
+        middle[knee],
+        marker="o",
+        markersize=11,
+        markerfacecolor="none",
+        markeredgecolor=colour,
+        markeredgewidth=1.3,
+        linestyle="none",
+        zorder=4,
+    )
 
 
 def _alt(frame: pd.DataFrame) -> str:

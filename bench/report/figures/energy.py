@@ -31,9 +31,10 @@ def draw(contents: Contents) -> Drawing | None:
         return None
     board = lay_out_machines(rows, contents.machines, known)
     figure, panels = theme.panels(
-        len(board.pairs), "Energy per sample",
+        len(board.pairs),
+        "Energy per sample",
         "lower is better · the GPU's own counter over the measured window · bars: 95 % interval over processes",
-    )  # fmt: skip
+    )
     for axes, pair in zip(panels, board.pairs, strict=True):
         _draw_panel(axes, board, pair)
     legend(figure, machine_handles(board))
@@ -82,10 +83,17 @@ def _draw_panel(axes: Axes, board: Board, pair: tuple[str, str]) -> None:
         line = board.rows(pair, machine)
         middle, low, high = (line[name].to_numpy(dtype=float) for name in _VALUES)
         axes.errorbar(
-            line["batch_size"].to_numpy(dtype=float), middle, yerr=np.nan_to_num(np.vstack([middle - low,
-            high - middle])), color=look.colour, marker=look.marker, linestyle=look.dashes, capsize=2.5, elinewidth=1.0,
-            markeredgecolor=theme.PAPER, markeredgewidth=0.6,
-        )  # fmt: skip
+            line["batch_size"].to_numpy(dtype=float),
+            middle,
+            yerr=np.nan_to_num(np.vstack([middle - low, high - middle])),
+            color=look.colour,
+            marker=look.marker,
+            linestyle=look.dashes,
+            capsize=2.5,
+            elinewidth=1.0,
+            markeredgecolor=theme.PAPER,
+            markeredgewidth=0.6,
+        )
     theme.finish(axes, pair[0], "batch size", "J / sample", detail=pair[1])
 
 

@@ -35,10 +35,11 @@ def draw(contents: Contents) -> Drawing | None:
     board = lay_out_machines(summary, contents.machines, summary["memory_share"].notna())
     board.frame["headroom_bytes"] = board.frame["limit_bytes"] - board.frame["memory_bytes"]
     figure, panels = theme.panels(
-        len(board.pairs), "Memory headroom, machine by machine",
+        len(board.pairs),
+        "Memory headroom, machine by machine",
         f"share of the machine's memory · dotted: {SAFE_SHARE * 100:.0f} %, a rule of thumb · "
         "cross: first batch out of memory",
-    )  # fmt: skip
+    )
     for axes, pair in zip(panels, board.pairs, strict=True):
         _draw_panel(axes, board, pair)
     out = bool((board.frame["drawn"] & (board.frame["status"] == Status.OOM)).any())
@@ -75,13 +76,25 @@ def _draw_panel(axes: Axes, board: Board, pair: tuple[str, str]) -> None:
     for machine, look in board.looks.items():
         line = board.rows(pair, machine)
         axes.plot(
-            line["batch_size"].to_numpy(dtype=float), line["memory_share"].to_numpy(dtype=float) * 100,
-            color=look.colour, marker=look.marker, linestyle=look.dashes, markeredgecolor=theme.PAPER,
+            line["batch_size"].to_numpy(dtype=float),
+            line["memory_share"].to_numpy(dtype=float) * 100,
+            color=look.colour,
+            marker=look.marker,
+            linestyle=look.dashes,
+            markeredgecolor=theme.PAPER,
             markeredgewidth=0.6,
-        )  # fmt: skip
+        )
         if machine in firsts:
-            axes.plot(float(firsts[machine]), 105.5 + 7 * stacks[machine], marker="X", color=look.colour, markersize=7,
-                      markeredgecolor=theme.PAPER, markeredgewidth=0.6, linestyle="none")  # fmt: skip
+            axes.plot(
+                float(firsts[machine]),
+                105.5 + 7 * stacks[machine],
+                marker="X",
+                color=look.colour,
+                markersize=7,
+                markeredgecolor=theme.PAPER,
+                markeredgewidth=0.6,
+                linestyle="none",
+            )
     theme.finish(axes, pair[0], "batch size", "of the machine's memory", detail=pair[1])
 
 

@@ -53,9 +53,10 @@ def draw(contents: Contents) -> Drawing | None:
     chosen = set(pairs)
     numbers["drawn"] = [pair in chosen for pair in zip(numbers["panel"], numbers["series"], strict=True)]
     figure, panels = theme.panels(
-        len(pairs), "Peak memory against batch size",
+        len(pairs),
+        "Peak memory against batch size",
         f"{' / '.join(contents.machines)} · solid: measured · dashed, hollow: estimated without running",
-    )  # fmt: skip
+    )
     capacity = _capacity(contents.summary)
     for axes, (panel, series) in zip(panels, pairs, strict=True):
         rows = numbers[(numbers["panel"] == panel) & (numbers["series"] == series)]
@@ -83,8 +84,9 @@ def _numbers(frame: pd.DataFrame) -> pd.DataFrame:
     shared = ["panel", "series", "machine", "batch_size", "status"]
     parts = [
         frame[shared].assign(kind=kind.label, measured=kind.measured, bytes=frame[kind.column])
-        for kind in _KINDS if kind.column in frame
-    ]  # fmt: skip
+        for kind in _KINDS
+        if kind.column in frame
+    ]
     numbers = pd.concat(parts)
     numbers = numbers[numbers["bytes"].notna() & (numbers["bytes"] > 0)]
     return numbers.sort_index(kind="stable")
@@ -96,12 +98,17 @@ def _draw_panel(axes: Axes, rows: pd.DataFrame, capacity: int | None) -> None:
         if not line.empty:
             handle = _handle(kind)
             axes.plot(
-                line["batch_size"].to_numpy(dtype=float), line["bytes"].to_numpy(dtype=float), color=handle.get_color(),
-                linestyle=handle.get_linestyle() if kind.measured else theme.DASHES[1], marker=handle.get_marker(),
-                markerfacecolor=handle.get_markerfacecolor(), markeredgecolor=handle.get_markeredgecolor(),
-                zorder=3 if kind.measured else 2.5, markersize=handle.get_markersize(),
+                line["batch_size"].to_numpy(dtype=float),
+                line["bytes"].to_numpy(dtype=float),
+                color=handle.get_color(),
+                linestyle=handle.get_linestyle() if kind.measured else theme.DASHES[1],
+                marker=handle.get_marker(),
+                markerfacecolor=handle.get_markerfacecolor(),
+                markeredgecolor=handle.get_markeredgecolor(),
+                zorder=3 if kind.measured else 2.5,
+                markersize=handle.get_markersize(),
                 linewidth=handle.get_linewidth(),
-            )  # fmt: skip
+            )
     theme.batch_axis(axes, [int(size) for size in rows["batch_size"]])
     largest = float(rows["bytes"].max())
     if capacity and largest < capacity < largest * _CAPACITY_WITHIN:
@@ -109,8 +116,15 @@ def _draw_panel(axes: Axes, rows: pd.DataFrame, capacity: int | None) -> None:
     theme.log_axis(axes, "y", float(rows["bytes"].min()), largest, base=2, words=tick_bytes)
     if capacity and capacity <= largest:
         axes.axhline(capacity, color=theme.MUTED, linewidth=1.0, linestyle=(0, (2, 2)))
-        axes.text(0.01, capacity, f"device memory: {format_bytes(capacity)}", transform=axes.get_yaxis_transform(),
-                  fontsize=7.5, va="top", color=theme.MUTED)  # fmt: skip
+        axes.text(
+            0.01,
+            capacity,
+            f"device memory: {format_bytes(capacity)}",
+            transform=axes.get_yaxis_transform(),
+            fontsize=7.5,
+            va="top",
+            color=theme.MUTED,
+        )
     out = rows.loc[rows["status"] == Status.OOM, "batch_size"]
     if len(out):
         ran = rows.loc[rows["batch_size"] < out.min(), "batch_size"]
@@ -124,10 +138,17 @@ def _handle(kind: _Kind) -> Line2D:
     colour = theme.HUES[kind.hue]
     marker = theme.MARKERS[kind.hue]
     return Line2D(
-        [], [], color=colour, marker=marker, label=kind.label, linestyle="-" if kind.measured else "--",
-        markerfacecolor=colour if kind.measured else theme.PAPER, linewidth=1.6 if kind.measured else 1.2,
-        markeredgecolor=theme.PAPER if kind.measured else colour, markersize=5.0 if kind.measured else 5.5,
-    )  # fmt: skip
+        [],
+        [],
+        color=colour,
+        marker=marker,
+        label=kind.label,
+        linestyle="-" if kind.measured else "--",
+        markerfacecolor=colour if kind.measured else theme.PAPER,
+        linewidth=1.6 if kind.measured else 1.2,
+        markeredgecolor=theme.PAPER if kind.measured else colour,
+        markersize=5.0 if kind.measured else 5.5,
+    )
 
 
 def _capacity(summary: pd.DataFrame) -> int | None:
@@ -152,8 +173,9 @@ def _alt(summary: pd.DataFrame) -> str:
         words += f" Measured allocated peaks reach from {low} to {high}."
     errors = [
         f"{row['title']} is off by {row['median_abs'] * 100:.3g} % in the median"
-        for row in estimator_errors(summary).to_dict("records") if row["name"] != "speed"
-    ]  # fmt: skip
+        for row in estimator_errors(summary).to_dict("records")
+        if row["name"] != "speed"
+    ]
     return f"{words} {'; '.join(errors)}." if errors else words
 
 

@@ -19,9 +19,20 @@ from bench.units import format_bytes, format_rate
 
 _RATE = ["samples_per_s", "samples_per_s_low", "samples_per_s_high"]
 _COLUMNS = [
-    "panel", "drawn", "machine", "batch_size", "optimizer", "precision", "memory_format", "input", "image_size",
-    "peak_allocated_bytes", *_RATE, "on_front_of_machine", "on_front",
-]  # fmt: skip
+    "panel",
+    "drawn",
+    "machine",
+    "batch_size",
+    "optimizer",
+    "precision",
+    "memory_format",
+    "input",
+    "image_size",
+    "peak_allocated_bytes",
+    *_RATE,
+    "on_front_of_machine",
+    "on_front",
+]
 
 
 _ONE_WAY = dict.fromkeys(axis for axis in SERIES_AXES if axis != "machine")
@@ -39,13 +50,22 @@ def draw(contents: Contents) -> Drawing | None:
     board.frame["on_front_of_machine"] = _fronts(board.frame, ["panel", "machine"])
     board.frame["on_front"] = _fronts(board.frame, ["panel"])
     figure, panels = theme.panels(
-        len(board.pairs), "Throughput against memory",
+        len(board.pairs),
+        "Throughput against memory",
         "up and to the left is better · steps: the front of each machine · ring: beaten by no case of any machine",
-    )  # fmt: skip
+    )
     for axes, pair in zip(panels, board.pairs, strict=True):
         _draw_panel(axes, board, pair)
-    ring = Line2D([], [], color=theme.MUTED, marker="o", markersize=10, markerfacecolor="none", linestyle="none",
-                  label="on the front of all machines")  # fmt: skip
+    ring = Line2D(
+        [],
+        [],
+        color=theme.MUTED,
+        marker="o",
+        markersize=10,
+        markerfacecolor="none",
+        linestyle="none",
+        label="on the front of all machines",
+    )
     legend(figure, [*machine_handles(board), ring])
     return Drawing(
         name="pareto",
@@ -82,14 +102,32 @@ def _draw_panel(axes: Axes, board: Board, pair: tuple[str, str]) -> None:
     for machine, look in board.looks.items():
         line = board.rows(pair, machine).sort_values(["peak_allocated_bytes", "samples_per_s"], kind="stable")
         x, (y, low, high) = line["peak_allocated_bytes"].to_numpy(dtype=float), line[_RATE].to_numpy(dtype=float).T
-        axes.errorbar(x, y, yerr=np.nan_to_num(np.vstack([y - low, high - y])), color=look.colour, marker=look.marker,
-                      linestyle="none", elinewidth=0.8, markersize=4.5, markeredgecolor=theme.PAPER,
-                      markeredgewidth=0.5)  # fmt: skip
+        axes.errorbar(
+            x,
+            y,
+            yerr=np.nan_to_num(np.vstack([y - low, high - y])),
+            color=look.colour,
+            marker=look.marker,
+            linestyle="none",
+            elinewidth=0.8,
+            markersize=4.5,
+            markeredgecolor=theme.PAPER,
+            markeredgewidth=0.5,
+        )
         front = line["on_front_of_machine"].to_numpy()
         axes.step(x[front], y[front], where="post", color=look.colour, linestyle=look.dashes, linewidth=1.0)
         best = line["on_front"].to_numpy()
-        axes.plot(x[best], y[best], marker="o", markersize=10, markerfacecolor="none", markeredgecolor=look.colour,
-                  markeredgewidth=1.1, linestyle="none", zorder=4)  # fmt: skip
+        axes.plot(
+            x[best],
+            y[best],
+            marker="o",
+            markersize=10,
+            markerfacecolor="none",
+            markeredgecolor=look.colour,
+            markeredgewidth=1.1,
+            linestyle="none",
+            zorder=4,
+        )
     theme.finish(axes, pair[0], "peak allocated", "samples / s")
 
 

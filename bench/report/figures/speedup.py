@@ -29,9 +29,19 @@ _UNCLEAR = "unclear"
 _MIDDLE_LUMINANCE = 0.22  # above it text is dark (by WCAG 2 from 0.18; hatching asks for a little more)
 _DARK_TEXT, _LIGHT_TEXT = "#14171a", "#fbfbfa"  # on cells; no neutral of the theme, so that dark paper keeps them
 _COLUMNS = [
-    "panel", "detail", "batch_size", "drawn", "machine", "baseline", "ratio", "low", "high", "verdict", "reason",
+    "panel",
+    "detail",
+    "batch_size",
+    "drawn",
+    "machine",
+    "baseline",
+    "ratio",
+    "low",
+    "high",
+    "verdict",
+    "reason",
     "outcome",
-]  # fmt: skip
+]
 _STEPS = 33
 _SCALE = LinearSegmentedColormap.from_list("around 1", theme.DIVERGING, N=_STEPS)
 
@@ -97,10 +107,11 @@ def _fits(cases: pd.DataFrame) -> pd.Series:
 def _sheet(baseline: str, rows: int) -> tuple[Figure, Axes]:
     height = (rows + 6) * _ROW_IN + 0.7
     figure, (axes,) = theme.panels(
-        1, f"Throughput against {theme.clip(baseline, 60)}",
+        1,
+        f"Throughput against {theme.clip(baseline, 60)}",
         "above 1×: faster than the baseline · in brackets: 95 % interval · hatched: unclear · empty: no ratio",
         row_in=height / 1.35,
-    )  # fmt: skip
+    )
     return figure, axes
 
 
@@ -118,8 +129,15 @@ def _draw_cells(axes: Axes, shown: pd.DataFrame, machines: list[str], scale: Nor
         if pd.isna(row["ratio"]):
             _draw_empty(axes, x, y, str(row["outcome"]))
         else:
-            _draw_cell(axes, x, y, ratio_words(row["ratio"], row["low"], row["high"]), row["ratio"], scale,
-                       unclear=row["verdict"] == _UNCLEAR)  # fmt: skip
+            _draw_cell(
+                axes,
+                x,
+                y,
+                ratio_words(row["ratio"], row["low"], row["high"]),
+                row["ratio"],
+                scale,
+                unclear=row["verdict"] == _UNCLEAR,
+            )
 
 
 def _draw_cell(
@@ -131,19 +149,36 @@ def _draw_cell(
     if unclear:
         lines = ink if theme.luminance(colour) > 0.5 else other
         axes.add_patch(
-            Rectangle((x - 0.49, y - 0.46), 0.98, 0.92, facecolor="none", edgecolor=lines, linewidth=0, hatch="///",
-                      alpha=0.4)
-        )  # fmt: skip
+            Rectangle(
+                (x - 0.49, y - 0.46), 0.98, 0.92, facecolor="none", edgecolor=lines, linewidth=0, hatch="///", alpha=0.4
+            )
+        )
     behind = {"facecolor": colour, "edgecolor": "none", "pad": 0.8} if unclear else None
-    axes.text(x, y, words, ha="center", va="center_baseline", fontsize=7.6, color=ink, bbox=behind,
-              fontweight="bold" if bold else "normal")  # fmt: skip
+    axes.text(
+        x,
+        y,
+        words,
+        ha="center",
+        va="center_baseline",
+        fontsize=7.6,
+        color=ink,
+        bbox=behind,
+        fontweight="bold" if bold else "normal",
+    )
 
 
 def _draw_empty(axes: Axes, x: int, y: float, outcome: str) -> None:
     axes.add_patch(
-        Rectangle((x - 0.49, y - 0.46), 0.98, 0.92, facecolor="none", edgecolor=theme.MUTED, linewidth=0.6,
-                  linestyle=(0, (2, 3)))
-    )  # fmt: skip
+        Rectangle(
+            (x - 0.49, y - 0.46),
+            0.98,
+            0.92,
+            facecolor="none",
+            edgecolor=theme.MUTED,
+            linewidth=0.6,
+            linestyle=(0, (2, 3)),
+        )
+    )
     axes.text(x, y, theme.clip(outcome, 28), ha="center", va="center_baseline", fontsize=7.2, color=theme.MUTED)
 
 
@@ -166,10 +201,9 @@ def _finish(figure: Figure, axes: Axes, shown: pd.DataFrame, machines: list[str]
     groups = [", ".join(filter(None, pair)) for pair in zip(rows["panel"], rows["detail"], strict=True)]
     short = theme.clip_apart(groups, 48)
     labels = [
-        f"{short[group]}    {row['batch_size']:,}" if start
-        else f"{row['batch_size']:,}"
+        f"{short[group]}    {row['batch_size']:,}" if start else f"{row['batch_size']:,}"
         for row, group, start in zip(rows.to_dict("records"), groups, first, strict=True)
-    ]  # fmt: skip
+    ]
     axes.set_yticks([*range(len(labels)), len(labels) + 0.35], [*labels, _MEAN])
     short = theme.clip_apart(machines, 60)
     names = [textwrap.fill(short[name], max(14, 66 // len(machines))) for name in machines]

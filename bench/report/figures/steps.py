@@ -34,9 +34,10 @@ def draw(contents: Contents) -> Drawing | None:
         return None
     numbers = _numbers(contents.frame, chosen)
     figure, panels = theme.panels(
-        len(chosen), "Step times in the order of the steps",
+        len(chosen),
+        "Step times in the order of the steps",
         f"{' / '.join(contents.machines)} · one line a process · shaded: warm-up, not counted",
-    )  # fmt: skip
+    )
     parts = [str(panel).partition(", batch ") for panel in chosen["panel"]]
     titles = theme.clip_apart((unit for unit, _, _ in parts), theme.TITLE_CHARACTERS)
     details = theme.clip_apart((f"batch {rest}" for _, _, rest in parts), theme.DETAIL_CHARACTERS)
@@ -86,25 +87,42 @@ def _numbers(frame: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
         if key not in panels:
             continue
         warmup, steps = _listed(row["warmup_times_s"]), _listed(row["step_times_s"])[:_MAX_STEPS]
-        parts.append(pd.DataFrame({
-            "panel": panels[key], "case": row["case_key"], "process": int(row["repeat"]),
-            "step": np.arange(-len(warmup), len(steps)), "warm_up": np.arange(-len(warmup), len(steps)) < 0,
-            "step_time_s": np.concatenate([warmup, steps]),
-        }))  # fmt: skip
+        parts.append(
+            pd.DataFrame(
+                {
+                    "panel": panels[key],
+                    "case": row["case_key"],
+                    "process": int(row["repeat"]),
+                    "step": np.arange(-len(warmup), len(steps)),
+                    "warm_up": np.arange(-len(warmup), len(steps)) < 0,
+                    "step_time_s": np.concatenate([warmup, steps]),
+                }
+            )
+        )
     numbers = pd.concat(parts)
     order = {panel: number for number, panel in enumerate(chosen["panel"])}
-    return numbers.assign(place=numbers["panel"].map(order)).sort_values(
-        ["place", "process", "step"], kind="stable"
-    ).drop(columns="place")  # fmt: skip
+    return (
+        numbers.assign(place=numbers["panel"].map(order))
+        .sort_values(["place", "process", "step"], kind="stable")
+        .drop(columns="place")
+    )
 
 
 def _draw_panel(axes: Axes, rows: pd.DataFrame) -> None:
     for process, line in rows.groupby("process", sort=True):
         colour, marker, dashes = _look(int(str(process)))
         points = len(line) <= 40
-        axes.plot(line["step"].to_numpy(), line["step_time_s"].to_numpy(), color=colour, linestyle=dashes,
-                  linewidth=1.1, marker=marker if points else "", markersize=3.2, markeredgewidth=0,
-                  alpha=0.9)  # fmt: skip
+        axes.plot(
+            line["step"].to_numpy(),
+            line["step_time_s"].to_numpy(),
+            color=colour,
+            linestyle=dashes,
+            linewidth=1.1,
+            marker=marker if points else "",
+            markersize=3.2,
+            markeredgewidth=0,
+            alpha=0.9,
+        )
     counted = rows.loc[~rows["warm_up"], "step_time_s"]
     low, high = float(counted.min()), float(counted.max())
     first, last = float(rows["step"].min()), float(rows["step"].max())
@@ -125,14 +143,27 @@ def _mark_beyond(axes: Axes, warmup: pd.DataFrame) -> None:
     """An arrow at the top for each warm-up step beyond the panel, and the longest in words."""
     beyond = warmup[warmup["step_time_s"] > axes.get_ylim()[1]]
     for process, rows in beyond.groupby("process", sort=True):
-        axes.plot(rows["step"].to_numpy(), np.full(len(rows), 0.97), transform=axes.get_xaxis_transform(), marker="^",
-                  color=_look(int(str(process)))[0], markersize=5, markeredgewidth=0, linestyle="none")  # fmt: skip
+        axes.plot(
+            rows["step"].to_numpy(),
+            np.full(len(rows), 0.97),
+            transform=axes.get_xaxis_transform(),
+            marker="^",
+            color=_look(int(str(process)))[0],
+            markersize=5,
+            markeredgewidth=0,
+            linestyle="none",
+        )
     if not beyond.empty:
         axes.annotate(
-            f"▲ warm-up, up to {format_seconds(float(beyond['step_time_s'].max()))}", (-0.5, 0.97), (5, 0),
-            xycoords=axes.get_xaxis_transform(), textcoords="offset points", fontsize=7.5, va="center",
+            f"▲ warm-up, up to {format_seconds(float(beyond['step_time_s'].max()))}",
+            (-0.5, 0.97),
+            (5, 0),
+            xycoords=axes.get_xaxis_transform(),
+            textcoords="offset points",
+            fontsize=7.5,
+            va="center",
             color=theme.MUTED,
-        )  # fmt: skip
+        )
 
 
 def tick_seconds(value: float) -> str:
@@ -154,7 +185,7 @@ def _legend(figure: Figure, numbers: pd.DataFrame) -> None:
     handles = [
         Line2D([], [], color=colour, marker=marker, linestyle=dashes, label=f"process {process + 1}")
         for process, (colour, marker, dashes) in looks
-    ]  # fmt: skip
+    ]
     legend(figure, handles)
 
 
@@ -170,8 +201,9 @@ def _listed(value: object) -> np.ndarray:
 def _alt(chosen: pd.DataFrame) -> str:
     parts = [
         f"{row['panel']}: median {format_seconds(row['step_p50_s'])}, p99 {format_seconds(row['step_p99_s'])}"
-        for row in chosen.head(6).to_dict("records") if not math.isnan(row["step_p50_s"])
-    ]  # fmt: skip
+        for row in chosen.head(6).to_dict("records")
+        if not math.isnan(row["step_p50_s"])
+    ]
     return f"Lines of step time over step number, one a process. {'; '.join(parts)}."
 
 

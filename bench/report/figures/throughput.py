@@ -18,9 +18,17 @@ from bench.report.series import Layout, lay_out
 from bench.units import format_rate
 
 _COLUMNS = [
-    "panel", "series", "drawn", "machine", "batch_size", "status", "processes", "samples_per_s", "samples_per_s_low",
+    "panel",
+    "series",
+    "drawn",
+    "machine",
+    "batch_size",
+    "status",
+    "processes",
+    "samples_per_s",
+    "samples_per_s_low",
     "samples_per_s_high",
-]  # fmt: skip
+]
 
 
 def draw(contents: Contents) -> Drawing | None:
@@ -33,9 +41,10 @@ def draw(contents: Contents) -> Drawing | None:
         return None
     layout = lay_out(known, theme.MAX_PANELS)
     figure, panels = theme.panels(
-        len(layout.panels), "Throughput against batch size",
+        len(layout.panels),
+        "Throughput against batch size",
         f"{' / '.join(contents.machines)} · higher is better · bars: 95 % interval over processes",
-    )  # fmt: skip
+    )
     for axes, panel in zip(panels, layout.panels, strict=True):
         _draw_panel(axes, layout, panel)
     _legend(figure, layout)
@@ -63,10 +72,17 @@ def _draw_panel(axes: Axes, layout: Layout, panel: str) -> None:
         middle = line["samples_per_s"].to_numpy()
         reach = np.vstack([middle - line["samples_per_s_low"], line["samples_per_s_high"] - middle])
         axes.errorbar(
-            line["batch_size"].to_numpy(dtype=float), middle, yerr=np.nan_to_num(reach), color=look.colour,
-            marker=look.marker, linestyle=look.dashes, capsize=2.5, elinewidth=1.0, markeredgecolor=theme.PAPER,
+            line["batch_size"].to_numpy(dtype=float),
+            middle,
+            yerr=np.nan_to_num(reach),
+            color=look.colour,
+            marker=look.marker,
+            linestyle=look.dashes,
+            capsize=2.5,
+            elinewidth=1.0,
+            markeredgecolor=theme.PAPER,
             markeredgewidth=0.6,
-        )  # fmt: skip
+        )
     theme.batch_axis(axes, [int(size) for size in rows["batch_size"]])
     if not timed.empty:
         ends = timed[["samples_per_s", "samples_per_s_low", "samples_per_s_high"]].to_numpy(dtype=float)
@@ -88,16 +104,31 @@ def _mark_out_of_memory(axes: Axes, rows: pd.DataFrame, layout: Layout) -> None:
     axes.axvspan(edge, right, color=theme.FILL, zorder=0, linewidth=0)
     axes.axvline(edge, color=theme.MUTED, linewidth=1.0, linestyle=(0, (2, 2)))
     axes.text(
-        edge, 0.97, "out of memory", transform=axes.get_xaxis_transform(), fontsize=7.5, va="top", ha="left",
-        rotation=90, rotation_mode="default", color=theme.MUTED,
-    )  # fmt: skip
+        edge,
+        0.97,
+        "out of memory",
+        transform=axes.get_xaxis_transform(),
+        fontsize=7.5,
+        va="top",
+        ha="left",
+        rotation=90,
+        rotation_mode="default",
+        color=theme.MUTED,
+    )
     boundaries = out.groupby("series", sort=False)["batch_size"].min()
     for size, lines in boundaries.groupby(boundaries, sort=True):
         alone = layout.looks[str(lines.index[0])].colour if len(lines) == 1 else theme.MUTED
         axes.plot(
-            float(size), 0.06, marker="X", color=alone, markersize=7, markeredgecolor=theme.PAPER,
-            markeredgewidth=0.6, transform=axes.get_xaxis_transform(), linestyle="none",
-        )  # fmt: skip
+            float(size),
+            0.06,
+            marker="X",
+            color=alone,
+            markersize=7,
+            markeredgecolor=theme.PAPER,
+            markeredgewidth=0.6,
+            transform=axes.get_xaxis_transform(),
+            linestyle="none",
+        )
 
 
 def _legend(figure: Figure, layout: Layout) -> None:

@@ -39,8 +39,9 @@ def _answer(contents: Contents) -> str:
     parts = [
         f"{name} trains at {ratio_words(mean.ratio, mean.low, mean.high)} its throughput, in the geometric mean of "
         f"{mean.n} of {mean.n_planned} cases ({_called(found)} of {mean.n} called different)"
-        for name, (found, mean) in means.items() if mean is not None and mean.ratio is not None
-    ]  # fmt: skip
+        for name, (found, mean) in means.items()
+        if mean is not None and mean.ratio is not None
+    ]
     if hardware is None or not parts:
         return headline(contents.summary)
     return f"Against {hardware.baseline}: {'; '.join(parts)}. In brackets: 95 % intervals over the cases."
@@ -66,13 +67,23 @@ def _scope(contents: Contents) -> Bullets:
     noun = "process" if processes == [1] else "processes"
     models, datasets = (listed(dict.fromkeys(summary[axis]), 6) for axis in ("model", "dataset"))
     items: list[Words] = [
-        (Strong("Measured: "), f"{len(ran)} cases ({models} on {datasets}) on {listed(contents.machines, 4)}; "
-         f"{ok} of {planned} runs ended well."),
-        (Strong("How: "), f"{spread} fresh {noun} a case, every step timed after {listed(warmup, 4)} steps of warm-up; "
-         "intervals are over processes."),
-        (Strong("Trust: "), f"mind {listed((finding.code.replace('_', ' ') for finding in grave), 9)}; see Validity."
-         if grave else "nothing was found against the numbers; what they do not cover is under Validity."),
-    ]  # fmt: skip
+        (
+            Strong("Measured: "),
+            f"{len(ran)} cases ({models} on {datasets}) on {listed(contents.machines, 4)}; "
+            f"{ok} of {planned} runs ended well.",
+        ),
+        (
+            Strong("How: "),
+            f"{spread} fresh {noun} a case, every step timed after {listed(warmup, 4)} steps of warm-up; "
+            "intervals are over processes.",
+        ),
+        (
+            Strong("Trust: "),
+            f"mind {listed((finding.code.replace('_', ' ') for finding in grave), 9)}; see Validity."
+            if grave
+            else "nothing was found against the numbers; what they do not cover is under Validity.",
+        ),
+    ]
     described = contents.noted("description")
     return Bullets([*([(Strong("Sweep: "), described[0])] if described else []), *items])
 
@@ -86,9 +97,19 @@ def _best(contents: Contents) -> list[Block]:
     labels = CaseLabels(contents.summary)
     axes = [axis for axis in labels.axes if axis != "machine"]
     with_trace = bool(contents.summary["trace_relative_error"].notna().any())
-    head = [*(["machine"] if several else []), "model", "data set", "best batch", *(["with"] if axes else []),
-            "samples/s (95 % interval)", "peak allocated", "formula is off by",
-            *(["trace is off by"] if with_trace else []), "largest batch that ran", "out of memory at"]  # fmt: skip
+    head = [
+        *(["machine"] if several else []),
+        "model",
+        "data set",
+        "best batch",
+        *(["with"] if axes else []),
+        "samples/s (95 % interval)",
+        "peak allocated",
+        "formula is off by",
+        *(["trace is off by"] if with_trace else []),
+        "largest batch that ran",
+        "out of memory at",
+    ]
     rows = [_row(row, several, labels, with_trace) for row in best.head(_MAX_ROWS).to_dict("records")]
     errors = "; ".join(
         f"{row['title']} {error_summary_words(row)}" for row in estimator_errors(contents.summary).to_dict("records")
@@ -107,7 +128,9 @@ def _row(row: Mapping[Any, Any], several: bool, labels: CaseLabels, with_trace: 
     peak = row["peak_allocated_bytes"]
     return [
         *([str(row["machine"])] if several else []),
-        labels.words(row, "model"), labels.words(row, "dataset"), integer(row["batch_size"]),
+        labels.words(row, "model"),
+        labels.words(row, "dataset"),
+        integer(row["batch_size"]),
         *([labels.detail(row, without=("machine",))] if detail else []),
         rate_cell(row),
         format_bytes(None if pd.isna(peak) else int(peak)),
@@ -115,7 +138,7 @@ def _row(row: Mapping[Any, Any], several: bool, labels: CaseLabels, with_trace: 
         *([error_words(row["trace_relative_error"])] if with_trace else []),
         integer(row["largest_batch_ok"]),
         integer(row["smallest_batch_oom"]) if row["smallest_batch_oom"] is not None else MISSING,
-    ]  # fmt: skip
+    ]
 
 
 SECTION = Section(order=10, title="", build=build)

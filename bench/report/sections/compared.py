@@ -39,13 +39,23 @@ def build(contents: Contents) -> Sequence[Block]:
 def _whole(hardware: Hardware) -> Table:
     """A line a machine: the geometric means and how the cases fell."""
     energy = any(ENERGY in found.geomean for found in hardware.comparisons.values())
-    head = ["machine", "throughput (95 % interval)", "peak allocated", *(["energy a sample"] if energy else []),
-            "cases in common", *_VERDICTS]  # fmt: skip
+    head = [
+        "machine",
+        "throughput (95 % interval)",
+        "peak allocated",
+        *(["energy a sample"] if energy else []),
+        "cases in common",
+        *_VERDICTS,
+    ]
     rows = [
-        [machine, *(_mean(found, metric) for metric in (SPEED, MEMORY, *([ENERGY] if energy else []))),
-         _common(found), *_counts(found)]
+        [
+            machine,
+            *(_mean(found, metric) for metric in (SPEED, MEMORY, *([ENERGY] if energy else []))),
+            _common(found),
+            *_counts(found),
+        ]
         for machine, found in hardware.comparisons.items()
-    ]  # fmt: skip
+    ]
     margin = next(iter(hardware.comparisons.values())).margin
     caption = (
         f"Each machine over {hardware.baseline}: geometric means over the cases that both measured, with intervals "
@@ -81,10 +91,13 @@ def _remarks(hardware: Hardware) -> list[Block]:
     for machine, found in hardware.comparisons.items():
         broken = [item for item in found.missing if item.broken]
         if broken:
-            items.append((
-                Strong(f"{machine}: "), f"{len(broken)} cases that ran on {hardware.baseline} did not run here "
-                f"({_tally(item.status for item in broken)}).",
-            ))  # fmt: skip
+            items.append(
+                (
+                    Strong(f"{machine}: "),
+                    f"{len(broken)} cases that ran on {hardware.baseline} did not run here "
+                    f"({_tally(item.status for item in broken)}).",
+                )
+            )
     text = (
         "Every ratio with its interval and verdict, and the reason where it is unclear, is in ",
         Link("speedup.csv", "figures/speedup.csv"),
@@ -112,12 +125,21 @@ def _lines(contents: Contents) -> list[Block]:
     order = list(dict.fromkeys(zip(frame["panel"], frame["detail"], strict=True)))
     lines.sort(key=lambda line: order.index((line["panel"], line["detail"])))
     detailed = any(line["detail"] for line in lines)
-    head = ["model and data set", *(["with"] if detailed else []), "machine", "knee at batch", "samples/s there",
-            "of its memory", "fastest at batch", "largest batch that ran", "out of memory at"]  # fmt: skip
+    head = [
+        "model and data set",
+        *(["with"] if detailed else []),
+        "machine",
+        "knee at batch",
+        "samples/s there",
+        "of its memory",
+        "fastest at batch",
+        "largest batch that ran",
+        "out of memory at",
+    ]
     rows = [
         [line["panel"], *([line["detail"]] if detailed else []), line["machine"], *line["cells"]]
         for line in lines[:_MAX_LINES]
-    ]  # fmt: skip
+    ]
     texts = 2 + detailed
     caption = (
         f"The knee is the smallest batch size that reaches {KNEE_FRAC * 100:.0f} % of the line's best rate. "
@@ -133,8 +155,14 @@ def _line(rows: pd.DataFrame) -> Mapping[str, Any]:
     best = extreme(timed, "samples_per_s")
     out = rows.loc[rows["status"] == Status.OOM, "batch_size"]
     share = f"{knee['memory_share'] * 100:.0f} %" if known(knee["memory_share"]) else MISSING
-    cells = [integer(knee["batch_size"]), rate_cell(knee.to_dict()), share, integer(best["batch_size"]),
-             integer(timed["batch_size"].max()), integer(out.min()) if len(out) else MISSING]  # fmt: skip
+    cells = [
+        integer(knee["batch_size"]),
+        rate_cell(knee.to_dict()),
+        share,
+        integer(best["batch_size"]),
+        integer(timed["batch_size"].max()),
+        integer(out.min()) if len(out) else MISSING,
+    ]
     return {**{name: str(knee[name]) for name in LINE}, "cells": cells}
 
 

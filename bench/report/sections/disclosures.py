@@ -16,23 +16,63 @@ from bench.report.words import field_title, field_words
 _MAX_MACHINES = 6
 _MAX_COMMIT = 12
 _MAIN = (
-    "gpu_name", "gpu_count", "gpu_total_bytes", "driver_version", "power_limit_w", "power_limit_default_w", "ecc",
-    "mig", "cuda_version", "cudnn_version", "torch_version", "torchvision_version", "python_version",
-    "allocator_settings", "speed_variables", "cpu_model", "cpu_cores_usable", "cpu_capability", "torch_threads",
-    "cpu_governor", "ram_bytes", "memory_limit_bytes", "os_name", "kernel", "container",
-    "virtualization", "bench_version", "git_commit", "git_dirty",
-)  # fmt: skip
+    "gpu_name",
+    "gpu_count",
+    "gpu_total_bytes",
+    "driver_version",
+    "power_limit_w",
+    "power_limit_default_w",
+    "ecc",
+    "mig",
+    "cuda_version",
+    "cudnn_version",
+    "torch_version",
+    "torchvision_version",
+    "python_version",
+    "allocator_settings",
+    "speed_variables",
+    "cpu_model",
+    "cpu_cores_usable",
+    "cpu_capability",
+    "torch_threads",
+    "cpu_governor",
+    "ram_bytes",
+    "memory_limit_bytes",
+    "os_name",
+    "kernel",
+    "container",
+    "virtualization",
+    "bench_version",
+    "git_commit",
+    "git_dirty",
+)
 _WHERE_SAID = ("other_variables",)
 """What results of earlier versions never say: its absence tells nothing."""
 
 _OF_GPUS = (
-    "gpu_", "vbios", "driver_version", "ecc", "mig", "persistence_mode", "power_limit", "max_sm_clock", "cuda_version",
-    "cudnn_version", "torch_arch_list",
-)  # fmt: skip
+    "gpu_",
+    "vbios",
+    "driver_version",
+    "ecc",
+    "mig",
+    "persistence_mode",
+    "power_limit",
+    "max_sm_clock",
+    "cuda_version",
+    "cudnn_version",
+    "torch_arch_list",
+)
 _RANGES = (
-    "temperature_start_c", "temperature_end_c", "sm_clock_start_hz", "sm_clock_end_hz", "power_end_w",
-    "host_memory_limit_bytes", "pcie_generation", "pcie_width", "other_process_count",
-)  # fmt: skip
+    "temperature_start_c",
+    "temperature_end_c",
+    "sm_clock_start_hz",
+    "sm_clock_end_hz",
+    "power_end_w",
+    "host_memory_limit_bytes",
+    "pcie_generation",
+    "pcie_width",
+    "other_process_count",
+)
 
 
 def build(contents: Contents) -> Sequence[Block]:
@@ -73,8 +113,9 @@ def _table(
         return Table(list(head), cells, caption=caption)
     half = (len(cells) + 1) // 2
     right = [*cells[half:], ["", ""]][:half]
-    return Table([*head, "", ""], [[*one, *other] for one, other in zip(cells[:half], right, strict=True)],
-                 caption=caption)  # fmt: skip
+    return Table(
+        [*head, "", ""], [[*one, *other] for one, other in zip(cells[:half], right, strict=True)], caption=caption
+    )
 
 
 def _side_by_side(head: Sequence[str], cells: Sequence[Sequence[str]], caption: str) -> Table:

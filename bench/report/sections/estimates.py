@@ -35,10 +35,18 @@ def _described(contents: Contents) -> list[Block]:
 def _errors(contents: Contents) -> list[Block]:
     """The error table: one row an estimator, over all cases that have both numbers."""
     rows: list[list[Words]] = [
-        [row["title"], row["against"], str(row["n"]), _percent(row["median_abs"]), _percent(row["p90_abs"]),
-         error_words(row["worst"]), error_words(row["bias"]), f"{row['exact']}/{row['n']}"]
+        [
+            row["title"],
+            row["against"],
+            str(row["n"]),
+            _percent(row["median_abs"]),
+            _percent(row["p90_abs"]),
+            error_words(row["worst"]),
+            error_words(row["bias"]),
+            f"{row['exact']}/{row['n']}",
+        ]
         for row in estimator_errors(contents.summary).to_dict("records")
-    ]  # fmt: skip
+    ]
     if not rows:
         return []
     head = ["estimator", "of", "cases", "median error", "90th percentile", "worst", "bias", "exact"]
@@ -69,12 +77,28 @@ def _predictions(contents: Contents) -> list[Block]:
     if not found:
         return []
     rows: list[list[Words]] = [
-        [row["title"], str(row["n"]), str(row["true_positive"]), str(row["false_positive"]), str(row["false_negative"]),
-         str(row["true_negative"]), _percent(row["precision"]), _percent(row["recall"])]
+        [
+            row["title"],
+            str(row["n"]),
+            str(row["true_positive"]),
+            str(row["false_positive"]),
+            str(row["false_negative"]),
+            str(row["true_negative"]),
+            _percent(row["precision"]),
+            _percent(row["recall"]),
+        ]
         for row in found
-    ]  # fmt: skip
-    head = ["estimator", "cases", "ran out, foretold", "ran, foretold to run out", "ran out, unforeseen",
-            "ran, as foretold", "precision", "recall"]  # fmt: skip
+    ]
+    head = [
+        "estimator",
+        "cases",
+        "ran out, foretold",
+        "ran, foretold to run out",
+        "ran out, unforeseen",
+        "ran, as foretold",
+        "precision",
+        "recall",
+    ]
     caption = (
         "Out of memory: an estimate above the device's memory foretells it. Precision is the share of those foretold "
         "that ran out, recall the share of those that ran out that were foretold."
@@ -87,13 +111,19 @@ def _contexts(contents: Contents) -> list[Block]:
     items: list[Words] = []
     for found in measured_contexts(contents.frame):
         runs = f"{found.n} run{'s' if found.n != 1 else ''}"
-        items.append((
-            f"On {found.machine} the CUDA context and loaded modules took {format_bytes(found.median_bytes)} in the "
-            f"median ({format_bytes(found.low_bytes)} to {format_bytes(found.high_bytes)}, {runs}). In its device "
-            "file: ",
-            Code(f"context_bytes = {found.median_bytes}"), ", ", Code(f"context_low_bytes = {found.low_bytes}"), ", ",
-            Code(f"context_high_bytes = {found.high_bytes}"), ".",
-        ))  # fmt: skip
+        items.append(
+            (
+                f"On {found.machine} the CUDA context and loaded modules took {format_bytes(found.median_bytes)} in "
+                f"the median ({format_bytes(found.low_bytes)} to {format_bytes(found.high_bytes)}, {runs}). In its "
+                "device file: ",
+                Code(f"context_bytes = {found.median_bytes}"),
+                ", ",
+                Code(f"context_low_bytes = {found.low_bytes}"),
+                ", ",
+                Code(f"context_high_bytes = {found.high_bytes}"),
+                ".",
+            )
+        )
     return [Bullets(items)] if items else []
 
 

@@ -25,15 +25,33 @@ def build(contents: Contents) -> Sequence[Block]:
     labels = CaseLabels(contents.summary)
     axes = labels.axes
     records = found.to_dict("records")
-    head = ["model", "data set", *(axis.replace("_", " ") for axis in axes), "batch", "samples/s (95 % interval)",
-            "noise scale, samples (95 % interval)", "interval over", "a step's worth", "useful samples/s", "images",
-            "cost of a pass"]  # fmt: skip
+    head = [
+        "model",
+        "data set",
+        *(axis.replace("_", " ") for axis in axes),
+        "batch",
+        "samples/s (95 % interval)",
+        "noise scale, samples (95 % interval)",
+        "interval over",
+        "a step's worth",
+        "useful samples/s",
+        "images",
+        "cost of a pass",
+    ]
     rows = [
-        [*(labels.words(row, axis) for axis in ("model", "dataset", *axes)),
-         integer(row["batch_size"]), rate_cell(row), _scale(row), _basis(row), _worth(row),
-         format_rate(row["useful_samples_per_s"]), row["images"] or MISSING, seconds_cell(row["cost_s"])]
+        [
+            *(labels.words(row, axis) for axis in ("model", "dataset", *axes)),
+            integer(row["batch_size"]),
+            rate_cell(row),
+            _scale(row),
+            _basis(row),
+            _worth(row),
+            format_rate(row["useful_samples_per_s"]),
+            row["images"] or MISSING,
+            seconds_cell(row["cost_s"]),
+        ]
         for row in records[:MAX_ROWS]
-    ]  # fmt: skip
+    ]
     texts = {0, 1, *range(2, 2 + len(axes)), 5 + len(axes), 8 + len(axes)}
     more = f" The first {MAX_ROWS} of {len(found)} cases." if len(found) > MAX_ROWS else ""
     table = Table(head, rows, frozenset(range(len(head))) - texts, f"Speed beside the gradient noise scale.{more}")

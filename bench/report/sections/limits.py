@@ -32,11 +32,15 @@ def build(contents: Contents) -> Sequence[Block]:
         "take more."
     )
     if summary["formula_bytes"].notna().any():
-        items.append((
-            "The formula counts parameters, gradients, optimizer state, the batch and the activations of leaf modules. "
-            "It leaves out temporaries of kernels, workspaces, the allocator's rounding and the context: it is a lower "
-            "bound in most cases. Its error is in the column ", Code("formula_relative_error"), " of the table.",
-        ))  # fmt: skip
+        items.append(
+            (
+                "The formula counts parameters, gradients, optimizer state, the batch and the activations of leaf "
+                "modules. It leaves out temporaries of kernels, workspaces, the allocator's rounding and the context: "
+                "it is a lower bound in most cases. Its error is in the column ",
+                Code("formula_relative_error"),
+                " of the table.",
+            )
+        )
     inputs = set(summary["input"].dropna())
     if inputs == {"synthetic"}:
         items.append("The batch was on the device already: loading and decoding images are not in these speeds.")

@@ -17,8 +17,15 @@ def build(contents: Contents) -> Sequence[Block]:
     """Every objection with its cases; one sentence where there is none."""
     verdict = contents.fitness
     if verdict.publishable:
-        return [Paragraph(("Nothing stands against publishing these numbers. ", Code("bench check"), " holds them and "
-                           "the figures against the Parquet files again."))]  # fmt: skip
+        return [
+            Paragraph(
+                (
+                    "Nothing stands against publishing these numbers. ",
+                    Code("bench check"),
+                    " holds them and the figures against the Parquet files again.",
+                )
+            )
+        ]
     count = len(verdict.objections)
     title = f"{count} rule{'s' if count > 1 else ''} of publication {'were' if count > 1 else 'was'} not kept"
     return [Fold(title, [Bullets([_item(finding, contents) for finding in verdict.objections])])]

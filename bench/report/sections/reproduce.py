@@ -23,12 +23,19 @@ def build(contents: Contents) -> Sequence[Block]:
     blocks: list[Block] = [
         Paragraph(f"With {', '.join(versions) or 'versions unknown'}{at}:"),
         Listing("\n".join([*_sweeps(contents), _report(contents)]), "sh"),
-        Paragraph((
-            Code("bench sweep"), " measures what is missing, on another machine everything; ", Code("bench report"),
-            " makes this report again, to the byte, from the Parquet files in ", Code("data"), ". In Python, ",
-            Code(f"bench.load({_place(contents)!r})"), " gives one row a run, with every step's time.",
-        )),
-    ]  # fmt: skip
+        Paragraph(
+            (
+                Code("bench sweep"),
+                " measures what is missing, on another machine everything; ",
+                Code("bench report"),
+                " makes this report again, to the byte, from the Parquet files in ",
+                Code("data"),
+                ". In Python, ",
+                Code(f"bench.load({_place(contents)!r})"),
+                " gives one row a run, with every step's time.",
+            )
+        ),
+    ]
     blocks += [Fold(f"The configuration, {name}", [Listing(text, "toml")]) for name, text in contents.configs.items()]
     blocks += [
         Fold(f"The GPU as the estimates took it, {name} (bench estimate --device-file)", [Listing(text, "toml")])

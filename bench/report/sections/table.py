@@ -25,21 +25,33 @@ _COLUMNS: tuple[tuple[str, str, Callable[[Mapping[Any, Any]], str]], ...] = (
     ("step_p50_s", "step, median", lambda row: seconds_cell(row["step_p50_s"])),
     ("step_p90_s", "step, p10 to p90", lambda row: _span(row)),
     ("step_p99_s", "step, p99", lambda row: seconds_cell(row["step_p99_s"])),
-    ("data_wait_frac", "waiting for data", lambda row: f"{row['data_wait_frac'] * 100:.0f} %"
-     if known(row["data_wait_frac"]) else "–"),
-    ("joules_per_sample", "J/sample", lambda row: f"{row['joules_per_sample']:.3g}"
-     if known(row["joules_per_sample"]) else "–"),
+    (
+        "data_wait_frac",
+        "waiting for data",
+        lambda row: f"{row['data_wait_frac'] * 100:.0f} %" if known(row["data_wait_frac"]) else "–",
+    ),
+    (
+        "joules_per_sample",
+        "J/sample",
+        lambda row: f"{row['joules_per_sample']:.3g}" if known(row["joules_per_sample"]) else "–",
+    ),
     ("peak_allocated_bytes", "peak allocated", lambda row: bytes_cell(row["peak_allocated_bytes"])),
     ("formula_bytes", "formula (error)", _estimate("formula_bytes", "formula_relative_error")),
     ("trace_peak_allocated_bytes", "trace (error)", _estimate("trace_peak_allocated_bytes", "trace_relative_error")),
     ("peak_reserved_bytes", "peak reserved", lambda row: bytes_cell(row["peak_reserved_bytes"])),
-    ("trace_peak_reserved_bytes", "trace reserved (error)",
-     _estimate("trace_peak_reserved_bytes", "trace_reserved_relative_error")),
+    (
+        "trace_peak_reserved_bytes",
+        "trace reserved (error)",
+        _estimate("trace_peak_reserved_bytes", "trace_reserved_relative_error"),
+    ),
     ("device_used_bytes", "device used", lambda row: bytes_cell(row["device_used_bytes"])),
-    ("estimated_device_bytes", "estimated device (error)",
-     _estimate("estimated_device_bytes", "device_relative_error")),
+    (
+        "estimated_device_bytes",
+        "estimated device (error)",
+        _estimate("estimated_device_bytes", "device_relative_error"),
+    ),
     ("flags", "flags", lambda row: row["flags"]),
-)  # fmt: skip
+)
 
 
 def build(contents: Contents) -> Sequence[Block]:
@@ -48,21 +60,32 @@ def build(contents: Contents) -> Sequence[Block]:
     labels = CaseLabels(summary)
     axes = labels.axes
     filled = [item for item in _COLUMNS if (summary[item[0]].notna() & (summary[item[0]].astype(str) != "")).any()]
-    head = ["model", "data set", *(axis.replace("_", " ") for axis in axes), "batch", "outcome",
-            *(title for _, title, _ in filled)]  # fmt: skip
+    head = [
+        "model",
+        "data set",
+        *(axis.replace("_", " ") for axis in axes),
+        "batch",
+        "outcome",
+        *(title for _, title, _ in filled),
+    ]
     records = summary.head(MAX_ROWS).to_dict("records")
     rows = [
-        [*(labels.words(row, axis) for axis in ("model", "dataset", *axes)),
-         integer(row["batch_size"]), _outcome(row), *(cell(row) for _, _, cell in filled)]
+        [
+            *(labels.words(row, axis) for axis in ("model", "dataset", *axes)),
+            integer(row["batch_size"]),
+            _outcome(row),
+            *(cell(row) for _, _, cell in filled),
+        ]
         for row in records
-    ]  # fmt: skip
+    ]
     numeric = frozenset(
         {2 + len(axes)} | {4 + len(axes) + place for place, item in enumerate(filled) if item[0] != "flags"}
     )
     fixed = [
         f"{axis.replace('_', ' ')} {labels.words(records[0], axis)}"
-        for axis in SERIES_AXES[1:6] if axis not in axes and summary[axis].nunique() == 1
-    ]  # fmt: skip
+        for axis in SERIES_AXES[1:6]
+        if axis not in axes and summary[axis].nunique() == 1
+    ]
     cut = f"The first {MAX_ROWS} of {len(summary)} cases. " if len(summary) > MAX_ROWS else ""
     same = f"The same for all: {listed(fixed, 9)}. " if fixed else ""
     levels = ["" if row["status"] == Status.OK else "warning" for row in records]

@@ -43,10 +43,15 @@ def _failures(contents: Contents) -> list[Block]:
     for *group, status in sorted(grouped, key=lambda key: (order[key[:-1]], key[-1]))[:_MAX_FAILURES]:
         runs = grouped[(*group, status)]
         case = cases[tuple(group)]
-        rows.append([
-            labels.case(case), str(status), f"{len(runs)} of {case['runs_planned']}", _words(runs["phase"]),
-            _words(runs["reason"]),
-        ])  # fmt: skip
+        rows.append(
+            [
+                labels.case(case),
+                str(status),
+                f"{len(runs)} of {case['runs_planned']}",
+                _words(runs["phase"]),
+                _words(runs["reason"]),
+            ]
+        )
     head = ["case", "status", "runs", "during", "reason"]
     table = Table(head, rows, frozenset({2}), "Cases that did not end well.", ["warning"] * len(rows))
     more = len(grouped) - len(rows)
