@@ -98,4 +98,5 @@ def verify(bundle: Path, digest: str | None, as_json: bool) -> None:
         raise SystemExit(EXIT_FAILED_CASES)
 
 
+GROUP = "Publish"
 COMMANDS = (bundle, verify)

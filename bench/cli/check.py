@@ -138,4 +138,5 @@ def _print(fitness: Fitness, frame: pd.DataFrame, results: Path, show_all: bool)
     click.echo(printable(f"{results}: {'publishable' if fitness.publishable else against}"))
 
 
+GROUP = "Publish"
 COMMANDS = (check,)

@@ -246,4 +246,5 @@ def _naming(name: str, *, many: bool) -> Iterator[None]:
         raise BenchError(f"{name}: {error}") if many else error from error
 
 
+GROUP = "Publish"
 COMMANDS = (compare,)

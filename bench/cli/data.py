@@ -43,4 +43,5 @@ def fetch(names: tuple[Choice, ...], root: Path | None) -> None:
         raise DataError("\n".join(faults))
 
 
+GROUP = "Measure"
 COMMANDS = (data,)

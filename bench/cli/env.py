@@ -78,4 +78,5 @@ def _write_device_file(target: Path) -> None:
     click.echo(target)
 
 
+GROUP = "Measure"
 COMMANDS = (env,)

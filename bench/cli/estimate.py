@@ -219,4 +219,5 @@ def _print_verdict(row: dict[str, Any], device: Device) -> None:
     click.echo(printable(f"  {words}; {row['estimated_device_basis']}"))
 
 
+GROUP = "Estimate"
 COMMANDS = (estimate,)

@@ -247,4 +247,5 @@ def _print_verified(found: dict[str, Any], verified: Verified, estimate: Estimat
         click.echo(f"  {title} at batch {largest}: {made} estimated, {seen} measured ({error})")
 
 
+GROUP = "Estimate"
 COMMANDS = (fit,)

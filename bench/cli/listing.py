@@ -76,4 +76,5 @@ def _devices() -> list[dict[str, Any]]:
     return rows
 
 
+GROUP = "Estimate"
 COMMANDS = (list_names,)

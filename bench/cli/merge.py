@@ -63,4 +63,5 @@ def _keep_quiet(done: int, of: int) -> None:
     """Say nothing."""
 
 
+GROUP = "Publish"
 COMMANDS = (merge,)

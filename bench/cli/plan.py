@@ -74,4 +74,5 @@ def _runs(config: SweepConfig, kind: str, cases: int) -> str:
     )
 
 
+GROUP = "Measure"
 COMMANDS = (plan,)

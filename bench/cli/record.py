@@ -96,4 +96,5 @@ def _print(recorded: Recorded, *, as_json: bool) -> None:
     echo_json({"folder": str(recorded.folder), "counts": recorded.counts, "cases": rows})
 
 
+GROUP = "Measure"
 COMMANDS = (record,)

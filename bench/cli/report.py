@@ -45,4 +45,5 @@ def _report_folder(results: Path) -> Path:
     return results.parent if results.name == DATA_FOLDER else results
 
 
+GROUP = "Publish"
 COMMANDS = (report,)

@@ -1,4 +1,4 @@
-"""The command group: how commands are found, and how a fault becomes a message and an exit code."""
+"""The command group: how commands are found and listed, and how an error becomes a message and an exit code."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ import click
 from bench import __version__
 from bench.errors import EXIT_INTERRUPTED, BenchError, nearest, nearest_sentence
 from bench.terminal import printable
+
+
+GROUPS: dict[str, list[str]] = {"Measure": [], "Estimate": [], "Publish": []}
+"""The names of the commands under each heading of `bench --help`; every command's module says its `GROUP`."""
 
 
 class Fault(click.ClickException):
@@ -49,12 +53,21 @@ class BenchGroup(click.Group):
             click.echo("interrupted", err=True)
             ctx.exit(EXIT_INTERRUPTED)
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands by what they are for, in the order of `GROUPS`."""
+        width = max(map(len, self.commands))
+        for group, members in GROUPS.items():
+            named = [(name, self.commands[name]) for name in self.list_commands(ctx) if name in members]
+            rows = [(name.ljust(width), command.get_short_help_str(formatter.width - 6 - width)) for name, command in named]
+            with formatter.section(group):
+                formatter.write_dl(rows)
+
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """Find the command; an unknown one is answered with the nearest."""
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             names = self.list_commands(ctx)
             near = nearest_sentence(nearest(args[0], names))
-            ctx.fail(f'unknown command "{args[0]}". {near}There are: {", ".join(names)}')
+            ctx.fail(f'unknown command "{args[0]}". {near}Available: {", ".join(names)}')
         return super().resolve_command(ctx, args)
 
 
@@ -80,23 +93,25 @@ def cli() -> None:
 
     \b
     Examples:
-      bench sweep                              the default sweep, then its report
-      bench sweep configs/gpu.toml             the reference grid for GPUs
-      bench plan configs/gpu.toml              what that would run
+      bench sweep                              run the default sweep, then its report
+      bench sweep configs/gpu.toml             run the reference grid for GPUs
+      bench plan configs/gpu.toml              list what that would run
       bench show model resnet18 --dataset cifar10
-      bench env                                is this machine fit to measure on?
+      bench env                                check this machine before measuring
+      bench estimate --model resnet50 --optimizer adam --device h200
 
     Shell completion: eval "$(_BENCH_COMPLETE=bash_source bench)" (or zsh_source, fish_source).
     """
 
 
 def _find_commands() -> None:
-    """Add every command of this folder's modules: those that define COMMANDS."""
+    """Add every command of this folder's modules: those that define COMMANDS, each under its module's GROUP."""
     for info in sorted(pkgutil.iter_modules([str(Path(__file__).parent)]), key=lambda info: info.name):
         if info.name != "root":
             module = importlib.import_module(f"bench.cli.{info.name}")
             for command in getattr(module, "COMMANDS", ()):
                 cli.add_command(command)
+                GROUPS[module.GROUP].append(command.name)
 
 
 _find_commands()

@@ -133,4 +133,5 @@ def _images(dataset: Choice | None, shape: str | None, classes: int | None, imag
     return ImageSpec(channels, image_size or height, image_size or width, classes or 10)
 
 
+GROUP = "Estimate"
 COMMANDS = (show,)

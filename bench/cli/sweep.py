@@ -92,4 +92,5 @@ def sweep(
         raise SystemExit(EXIT_FAILED_CASES)
 
 
+GROUP = "Measure"
 COMMANDS = (sweep,)

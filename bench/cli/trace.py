@@ -85,4 +85,5 @@ def _lines(one: Traced) -> list[str]:
     return lines
 
 
+GROUP = "Publish"
 COMMANDS = (trace,)

@@ -156,4 +156,5 @@ def _notes(rows: list[Estimated]) -> dict[str, int]:
     return {note: notes.count(note) for note in dict.fromkeys(notes)}
 
 
+GROUP = "Estimate"
 COMMANDS = (validate,)
