@@ -69,7 +69,7 @@ def estimate_in_child(
             for name, reason in news["lost"].items():
                 if (str(case.model), reason) not in said:
                     said.add((str(case.model), reason))
-                    say(f"no {name} of {case}: {reason}{kept_in}")
+                    say(f"no {name} for {case}: {reason}{kept_in}")
             note = estimate.estimate_note
             made.append(replace(estimate, estimate_note=f"{note}{kept_in}") if news["lost"] else estimate)
             heard()

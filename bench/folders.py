@@ -82,7 +82,7 @@ def _given(variable: str) -> Path | None:
     try:
         return Path(given).expanduser() if given else None
     except RuntimeError as error:
-        raise BenchError(f"the environment's {variable}={given}: {error}. Give the whole path") from error
+        raise BenchError(f"environment variable {variable}={given}: {error}. Give the full path") from error
 
 
 def _account() -> str:

@@ -84,7 +84,7 @@ def work_apart(work: Work[Item], groups: Sequence[Sequence[Item]], workers: int)
                 if hangs[work.kin(items[0])] < MOST_HANGS:
                     running.append(_Fork(work, items, alone))
                 else:
-                    yield items[0], Lost(f"not tried: {MOST_HANGS} like it gave no answer in {work.timeout_s:.0f} s")
+                    yield items[0], Lost(f"not tried: {MOST_HANGS} similar ones timed out after {work.timeout_s:.0f} s")
                     waiting.extendleft([(items[1:], False)] if items[1:] else [])
             _wait(running)
             for fork in list(running):
@@ -144,7 +144,7 @@ class _Fork(Generic[Item]):
         if not self.is_over and time.monotonic() >= self.deadline:
             self.hung = True
             self._say_where()
-            self._lose(f"no answer within {self._work.timeout_s:.0f} s")
+            self._lose(f"timed out after {self._work.timeout_s:.0f} s")
         elif not self.is_over and not self.process.is_alive() and not self.receiver.poll():
             self._lose(how_it_ended(self.process.exitcode))
 
@@ -225,9 +225,9 @@ def die_with_parent() -> None:
 def how_it_ended(exit_code: int | None) -> str:
     """The end of a process in words; `exit_code` as multiprocessing has it, None where it has not ended."""
     if exit_code is None:
-        return "the process does not end, even when killed,"
+        return "the process could not be killed"
     if exit_code < 0:
         name = signal.Signals(-exit_code).name if -exit_code in _SIGNALS else f"signal {-exit_code}"
         hint = " (the host's out-of-memory killer does this)" if -exit_code == signal.SIGKILL else ""
-        return f"the process was ended by {name}{hint}"
-    return f"the process left with exit code {exit_code}"
+        return f"the process was killed by {name}{hint}"
+    return f"the process exited with code {exit_code}"

@@ -44,7 +44,7 @@ def render_samples(
         DataError: The files are damaged, or the picture cannot be written.
     """
     if split not in PARTS:
-        raise BenchError(f'"{split}" is no part of a data set. Allowed: {", ".join(PARTS)}')
+        raise BenchError(f'"{split}" is not a split of a data set. Allowed: {", ".join(PARTS)}')
     if not 1 <= count <= LARGEST_COUNT:
         raise BenchError(f"{count} samples cannot be shown. Allowed: 1 to {LARGEST_COUNT}")
     info = describe(choice)
@@ -86,4 +86,4 @@ def _draw(pictures: list[tuple[torch.Tensor, str]], title: str, target: Path) ->
         target.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(target, format="png", dpi=150, metadata={"Software": None})
     except OSError as error:
-        raise DataError(f"{target}: cannot write the picture: {error.strerror or error}") from error
+        raise DataError(f"{target}: cannot write the image: {error.strerror or error}") from error

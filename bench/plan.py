@@ -154,7 +154,7 @@ def _check_images(config: SweepConfig, cases: Mapping[Case, str | None]) -> None
 def skip_reason(case: Case, device: str) -> str | None:
     """Why the case cannot run on this kind of device, as far as that is known without building it."""
     if case.precision == "tf32" and device == "cpu":
-        return "tf32 is a mode of NVIDIA's tensor cores; the CPU has none"
+        return "tf32 needs NVIDIA's tensor cores; it is not available on the CPU"
     if catalog.is_external("dataset", case.dataset.name):
         return None
     images = image_spec(case.dataset, case.image_size)

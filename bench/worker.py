@@ -169,7 +169,7 @@ def _refuse_other_data(run: _Run) -> None:
     if changes := found.changes_since(planned):
         raise DataError(
             f"{run.task.case.dataset}: changed since the run was planned ({', '.join(changes)}). Run the same command "
-            "again, which plans again"
+            "again: it plans again"
         )
 
 
@@ -228,7 +228,7 @@ def _mark_throttled(found: dict[str, Any]) -> None:
         window_s=found["wall_window_s"],
     )
     if causes:
-        found.update(status=Status.THROTTLED, reason=f"the GPU slowed itself down: {', '.join(causes)}")
+        found.update(status=Status.THROTTLED, reason=f"the GPU throttled: {', '.join(causes)}")
 
 
 def _close(run: _Run, workload: Workload) -> None:
@@ -275,11 +275,11 @@ def _measure_gradient_noise(run: _Run) -> None:
     try:
         microbatch_count(case.batch_size)
         workload = build_workload(case, run.images, seeded, run.device)
-        notes = ["batch norm: of a loss with statistics over a microbatch"] if has_batch_norm(workload.model) else []
+        notes = ["batch norm: the loss uses statistics over a microbatch"] if has_batch_norm(workload.model) else []
         with build_inputs(case, run.info, seeded, run.device) as inputs:
             run.found["gradient_noise_data_source"] = inputs.data_source
             if inputs.data_source != "files":
-                notes.append("synthetic images with random labels: says nothing about training")
+                notes.append("synthetic images with random labels: not representative of training")
             run.found.update(measure_gradient_noise(workload, inputs, case.batch_size).fields(notes))
     except Unsupported as error:
         run.found["gradient_noise_note"] = f"no scale: {error}"
@@ -306,8 +306,10 @@ def _with_amounts(run: _Run, said: str, requested_bytes: int | None) -> str:
     if limit is None:
         return said
     asked = f"a batch of {case.batch_size:,} images takes {format_bytes(batch)}"
-    asked = asked if requested_bytes is None else f"{format_bytes(requested_bytes)} asked for"
-    return f"{asked}, the process may hold {format_bytes(limit)} (limits.host_memory, or 90 % of what was free): {said}"
+    asked = asked if requested_bytes is None else f"{format_bytes(requested_bytes)} requested"
+    return (
+        f"{asked}, the process may use {format_bytes(limit)} (limits.host_memory, or 90 % of the free memory): {said}"
+    )
 
 
 def _flags(step_times_s: tuple[float, ...], wall_s: float) -> tuple[str, ...]:

@@ -187,7 +187,7 @@ def parse_choice(kind: Kind, text: str) -> Choice:
         for part in _split_settings(rest):
             key, equals, value = part.partition("=")
             if not equals:
-                raise BenchError(f'{kind} "{text}": "{part}" is no setting; write {name}:setting=value')
+                raise BenchError(f'{kind} "{text}": "{part}" is not a setting; write {name}:setting=value')
             settings[key.strip()] = _parse_value(value.strip())
     choice = Choice.of(name, settings)
     faults = check_choice(kind, choice)

@@ -15,13 +15,12 @@ from bench import __version__
 from bench.errors import EXIT_INTERRUPTED, BenchError, nearest, nearest_sentence
 from bench.terminal import printable
 
-
 GROUPS: dict[str, list[str]] = {"Measure": [], "Estimate": [], "Publish": []}
 """The names of the commands under each heading of `bench --help`; every command's module says its `GROUP`."""
 
 
 class Fault(click.ClickException):
-    """A user's mistake or a machine's refusal, printed as it is."""
+    """An error of the user or the machine, printed without a traceback."""
 
     def __init__(self, error: BenchError) -> None:
         """Keep the message and the exit code of `error`."""
@@ -29,7 +28,7 @@ class Fault(click.ClickException):
         self.exit_code = error.exit_code  # type: ignore[misc]  # click reads it from the instance
 
     def show(self, file: Any = None) -> None:
-        """Print every line of the message on standard error, the first marked."""
+        """Print every line of the message on standard error, the first one with `error:`."""
         prefix = click.style("error: ", fg="red", bold=True)
         for line in self.message.splitlines():
             click.echo(f"{prefix}{printable(line)}", err=True)
@@ -37,10 +36,10 @@ class Fault(click.ClickException):
 
 
 class BenchGroup(click.Group):
-    """A group whose unknown commands name the nearest one and whose faults print without a traceback."""
+    """A group that suggests the nearest command for an unknown one and prints errors without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; a BenchError leaves as its message, Ctrl-C as exit code 130."""
+        """Run the command; a BenchError is printed as its message, Ctrl-C exits with code 130."""
         try:
             return super().invoke(ctx)
         except BenchError as error:
@@ -58,12 +57,14 @@ class BenchGroup(click.Group):
         width = max(map(len, self.commands))
         for group, members in GROUPS.items():
             named = [(name, self.commands[name]) for name in self.list_commands(ctx) if name in members]
-            rows = [(name.ljust(width), command.get_short_help_str(formatter.width - 6 - width)) for name, command in named]
+            rows = [
+                (name.ljust(width), command.get_short_help_str(formatter.width - 6 - width)) for name, command in named
+            ]
             with formatter.section(group):
                 formatter.write_dl(rows)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        """Find the command; an unknown one is answered with the nearest."""
+        """Find the command; for an unknown one, suggest the nearest."""
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             names = self.list_commands(ctx)
             near = nearest_sentence(nearest(args[0], names))
@@ -72,7 +73,7 @@ class BenchGroup(click.Group):
 
 
 def _while_importing_torch(error: BaseException) -> bool:
-    """Whether an exception was raised while torch was imported: a variable that it does not take, a broken library."""
+    """Whether an exception was raised while torch was imported: a variable with a bad value, a broken library."""
     frames = (frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__))
     return any(code.co_name == "<module>" and code.co_filename.endswith(_TORCH) for code in frames)
 
@@ -118,7 +119,7 @@ _find_commands()
 
 
 def echo_json(value: Any) -> None:
-    """Print `value` as JSON on standard output; what is unknown is null, never NaN."""
+    """Print `value` as JSON on standard output; unknown values are null, never NaN."""
     import json
 
     json.dump(value, sys.stdout, indent=2, allow_nan=False, default=str)

@@ -90,9 +90,9 @@ def compare(
 
 def _check_numbers(margin: float, confidence: float) -> None:
     if not 0 < margin < 1:
-        raise BenchError(f"margin {margin:g}: a fraction between 0 and 1 is needed; 0.01 is 1 %")
+        raise BenchError(f"margin {margin:g}: must be a fraction between 0 and 1; 0.01 is 1 %")
     if not 0.5 <= confidence < 1:
-        raise BenchError(f"confidence {confidence:g}: a fraction from 0.5 to below 1 is needed; 0.95 is usual")
+        raise BenchError(f"confidence {confidence:g}: must be a fraction of at least 0.5 and below 1; 0.95 is usual")
 
 
 def _measured_metrics(one: Half, two: Half, asked: Sequence[str] | None) -> list[Metric]:
@@ -110,7 +110,9 @@ def _measured_metrics(one: Half, two: Half, asked: Sequence[str] | None) -> list
         if any(np.isfinite(metric.values(half.runs)).any() for half in (one, two)):
             found.append(metric)
         elif asked:
-            raise BenchError(f"neither side measured {metric.name}; leave it out, or measure where it is known")
+            raise BenchError(
+                f"neither side measured {metric.name}; remove the metric, or measure on a machine that reports it"
+            )
     return found or [METRICS[DEFAULT_METRICS[0]]]
 
 
@@ -184,7 +186,7 @@ def _notes(one: pd.DataFrame, two: pd.DataFrame) -> list[str]:
     """What a reader should know beside the numbers."""
     measured = ["run_key", "wall_window_s"]  # the key alone is the same for the same turn of the same sweep, repeated
     if len(one[measured].dropna().merge(two[measured].dropna())):
-        return ["The two sides hold the same runs."]
+        return ["Both sides contain the same runs."]
     notes = []
     hosts = set(one["host_hash"].dropna()) & set(two["host_hash"].dropna())
     begun = [side["started_unix_s"].dropna().astype(float) for side in (one, two)]
@@ -193,6 +195,6 @@ def _notes(one: pd.DataFrame, two: pd.DataFrame) -> list[str]:
         if first.max() < second.min():
             notes.append(
                 "The two sides were measured on one machine, one after the other: slow drift between them would look "
-                "like a difference. docs/statistics.md says how to interleave them."
+                "like a difference. docs/statistics.md explains how to interleave them."
             )
     return notes

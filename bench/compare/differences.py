@@ -94,13 +94,12 @@ def refuse_flags(baseline: pd.DataFrame, candidate: pd.DataFrame, across: Sequen
         found = _first_conflict(baseline, candidate, field)
         if found is not None:
             one, two = (field_words(field, value) for value in found)
-            lines.append(f"{field} differs: {one} in the baseline, {two} in the candidate")
+            lines.append(f"different {field}: {one} in the baseline, {two} in the candidate")
             fields.append(field)
     if lines:
         options = " ".join(f"--across {field}" for field in fields)
         lines.append(
-            "the same cases, but not the same work. Measure one side again, or say that this is what to "
-            f"compare: {options}"
+            f"same cases, but different work. Measure one side again, or compare across the difference: {options}"
         )
         raise BenchError("\n".join(lines))
 
@@ -136,8 +135,8 @@ def refuse_mixed(runs: pd.DataFrame, side: str) -> None:
     field = next((name for name in FIELDS if len(_distinct(first, name)) > 1), "code_key")
     values = [field_words(field, value) for value in _distinct(first, field)]
     raise BenchError(
-        f"the {side} holds runs of one case under different {field} ({', '.join(values)}), which are no repeats of "
-        f"each other. Choose: --only '{field}={values[-1]}'"
+        f"the {side} has runs of one case with different {field} ({', '.join(values)}), which are not repeats. "
+        f"Choose one: --only '{field}={values[-1]}'"
     )
 
 
@@ -145,7 +144,7 @@ def unknown_field(what: str, given: str, allowed: Iterable[str]) -> BenchError:
     """The refusal of a field that there is not, with the nearest ones and all that there are."""
     names = list(allowed)
     return BenchError(
-        f'unknown {what} "{given}". {nearest_sentence(nearest(given, names))}There are: {", ".join(names)}'
+        f'unknown {what} "{given}". {nearest_sentence(nearest(given, names))}Available: {", ".join(names)}'
     )
 
 

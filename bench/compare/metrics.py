@@ -72,7 +72,7 @@ _ALL = (
     Metric("cold_peak_allocated_bytes", "cold peak", "memory", False, format_bytes),
     Metric("device_used_bytes", "device used", "memory", False, format_bytes),
     Metric("host_rss_peak_bytes", "host memory", "memory", False, format_bytes),
-    Metric("joules_per_sample", "energy a sample", "energy", False, _show_joules, _joules_per_sample),
+    Metric("joules_per_sample", "energy per sample", "energy", False, _show_joules, _joules_per_sample),
 )
 METRICS = {metric.name: metric for metric in _ALL}
 """By name."""

@@ -88,17 +88,17 @@ def common_pairs(baseline: Half, candidate: Half, across: Sequence[str]) -> list
         return in_order(baseline, common)
     if baseline.runs.empty or candidate.runs.empty:
         empty = baseline if baseline.runs.empty else candidate
-        raise BenchError(f"the {empty.side} has no runs to compare; see --only, or run bench sweep first")
+        raise BenchError(f"the {empty.side} has no runs to compare; check --only, or run bench sweep first")
     lines = [
-        f"{axis} differs: {_listed(baseline, axis)} in the baseline, {_listed(candidate, axis)} in the candidate"
+        f"different {axis}: {_listed(baseline, axis)} in the baseline, {_listed(candidate, axis)} in the candidate"
         for axis in AXES
         if axis not in across and set(baseline.runs[axis]) != set(candidate.runs[axis])
     ]
     disjoint = [axis for axis in AXES if not set(baseline.runs[axis]) & set(candidate.runs[axis])]
-    advice = "choose sides that share cases (bench plan lists them)"
+    advice = "choose sides with common cases (bench plan lists cases)"
     if disjoint and len(disjoint) <= 2:
         advice += f", or compare across: {' '.join(f'--across {axis}' for axis in disjoint)}"
-    raise BenchError("\n".join(["no case is on both sides", *lines, advice]))
+    raise BenchError("\n".join(["the sides have no case in common", *lines, advice]))
 
 
 def in_order(half: Half, pairs: Iterable[Hashable]) -> list[Hashable]:
@@ -156,7 +156,7 @@ def _refuse_ambiguous(runs: pd.DataFrame, side: Side, across: Sequence[str]) -> 
         if len(counts) and counts.max() > 1:
             values = ", ".join(field_words(axis, value) for value in dict.fromkeys(runs[axis]))
             raise BenchError(
-                f"across {axis}: the {side} has several of it for one case ({values}). Choose one a side: "
+                f"across {axis}: the {side} has several values for one case ({values}). Choose one per side: "
                 f"--across {axis}=BASELINE,CANDIDATE"
             )
 

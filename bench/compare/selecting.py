@@ -27,7 +27,7 @@ def first_processes(frame: pd.DataFrame, processes: int | None) -> pd.DataFrame:
     if processes is None:
         return frame
     if processes < LEAST_PROCESSES:
-        raise BenchError(f"processes {processes}: at least {LEAST_PROCESSES} a case are needed for a verdict")
+        raise BenchError(f"processes {processes}: a verdict needs at least {LEAST_PROCESSES} per case")
     return frame[frame["repeat"] < processes].reset_index(drop=True)
 
 
@@ -57,7 +57,7 @@ def select_runs(frame: pd.DataFrame, patterns: Sequence[str]) -> pd.DataFrame:
         kept = [value for value, text in texts.items() if text in meant]
         if not kept:
             there = ", ".join(list(texts.values())[:6])
-            raise BenchError(f"no run has {field} like {' or '.join(values)}; there are: {there}")
+            raise BenchError(f"no run matches {field} = {' or '.join(values)}. Available: {there}")
         chosen = chosen[chosen[field].isin(kept)]
     return chosen.reset_index(drop=True)
 

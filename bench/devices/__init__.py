@@ -96,7 +96,7 @@ class UnknownDeviceError(UnknownNameError):
         for device in map(_load_packaged, list_devices()):
             meant |= dict.fromkeys(_comparable_names(device), device.name)
         near = dict.fromkeys(meant[name] for name in nearest(_comparable(given), meant, count=6))
-        remedy = "For another GPU, run bench env --device-file mine.toml on a machine that has it, and give mine.toml"
+        remedy = "For another GPU, run bench env --device-file mine.toml on a machine that has it, then use mine.toml"
         super().__init__("device", given, [], matches=list(near)[:3], remedy=remedy)
 
 
@@ -161,27 +161,27 @@ def describe_gpu(found: Device, given: Sequence[Device] = ()) -> DescribedGpu:
     if given and not own:
         meant = ", ".join(f"{device.name} is for {device.gpu_name}" for device in given)
         raise DeviceError(
-            f"--device-file: the GPU here is {found.gpu_name}, and {meant}. Leave it out, or write the file for this "
-            "GPU: bench env --device-file mine.toml"
+            f"--device-file: the GPU here is {found.gpu_name}, but {meant}. Remove the option, or write a file for "
+            "this GPU: bench env --device-file mine.toml"
         )
     fitting = [device for device in own if not _differences(device, found)]
     if len(fitting) > 1:
         names = " and ".join(device.name for device in fitting)
-        raise DeviceError(f"--device-file: {names} both describe {found.gpu_name}. Give one of them")
+        raise DeviceError(f"--device-file: {names} both describe {found.gpu_name}. Use one of them")
     packaged = [device for device in map(_load_packaged, list_devices()) if describes(device, found.gpu_name)]
     fitting = fitting or [device for device in packaged if not _differences(device, found)]
     other = "; ".join(
-        f"{device.name} says {words}" for device in (*own, *packaged) if (words := _differences(device, found))
+        f"{device.name} has {words}" for device in (*own, *packaged) if (words := _differences(device, found))
     )
     if len(fitting) == 1:
         unfit = [device.name for device in own if device not in fitting]
         remark = f"{', '.join(unfit)} was not used for {found.gpu_name}: {other}" if unfit else None
         return DescribedGpu(_with_own(fitting[0], found), found, remark)
-    why = f"the device file of that name is for another GPU ({other})" if other else "no device file describes it"
+    why = f"the device file of that name is for another GPU ({other})" if other else "there is no device file for it"
     remark = (
-        f"{found.gpu_name}: {why}. The estimates use what was read from the GPU itself: {_properties(found)}; its peak "
-        "rates are derived from these where they can be. For rated ones: bench env --device-file mine.toml, complete "
-        "that file, and give --device-file mine.toml"
+        f"{found.gpu_name}: {why}. The estimates use what the GPU reports: {_properties(found)}; its peak "
+        "rates are derived from these if possible. For rated ones: run bench env --device-file mine.toml, complete "
+        "that file, and use --device-file mine.toml"
     )
     return DescribedGpu(replace(found, name=f"{found.gpu_name} {READ}"), found, remark)
 
@@ -198,11 +198,11 @@ def _differences(device: Device, found: Device) -> str:
     """In what a file of the GPU's name is not that GPU, in words; empty where it is."""
     words = []
     if found.memory_bytes is not None and not _has_about(device, found.memory_bytes):
-        words.append(f"{format_bytes(device.memory_bytes)} where the GPU has {format_bytes(found.memory_bytes)}")
+        words.append(f"{format_bytes(device.memory_bytes)} but the GPU has {format_bytes(found.memory_bytes)}")
     for key in _DECIDING:
         said, has = getattr(device, key), getattr(found, key)
         if None not in (said, has) and said != has:
-            words.append(f"{_key_words(key, said)} where the GPU has {_key_words(key, has)}")
+            words.append(f"{_key_words(key, said)} but the GPU has {_key_words(key, has)}")
     return ", ".join(words)
 
 
@@ -245,7 +245,7 @@ def load_device_file(path: Path) -> Device:
             f"{path}: cannot be read as a device file: byte {error.start} is not text in UTF-8"
         ) from error
     if len(data) > MAX_FILE_BYTES:
-        raise DeviceError(f"{path}: larger than {MAX_FILE_BYTES >> 20} MiB; no device file is")
+        raise DeviceError(f"{path}: larger than {MAX_FILE_BYTES >> 20} MiB, the limit for a device file")
     return parse_device_toml(path.name.removesuffix(SUFFIX), text, str(path))
 
 

@@ -44,7 +44,7 @@ November 2026 with torch 2.15. The first two are too low for a context, and the 
 modules when they are needed, as it does from CUDA 11.7 on: one of today's lies between them.
 """
 
-ELSEWHERE_BASIS = f"context taken from {len(MEASURED_ELSEWHERE)} GPUs measured elsewhere"
+ELSEWHERE_BASIS = f"CUDA context size extrapolated from {len(MEASURED_ELSEWHERE)} other GPUs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def context_of(device: Device) -> Context:
         raise ValueError(f"{device.name} has no CUDA context")
     if device.context_bytes is not None:
         low, high = device.context_low_bytes, device.context_high_bytes
-        spread = "context measured on this GPU"
+        spread = "CUDA context size measured on this GPU"
         spread += ", its spread unknown" if low is None or high is None else ""
         return Context(device.context_bytes, low, high, spread)
     found = [gpu.context_bytes for gpu in MEASURED_ELSEWHERE]

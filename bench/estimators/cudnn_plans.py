@@ -139,7 +139,7 @@ class CudnnPlans:
         self._device = self._create(_DEVICE)
         buffer = ctypes.create_string_buffer(text, len(text))
         if self._put(self._device, 2702, _TYPE_CHAR, buffer, len(text)) or self._finalize(self._device):
-            raise Unsupported(f"no cuDNN workspaces for {device.name}: cuDNN does not take its description")
+            raise Unsupported(f"no cuDNN workspaces for {device.name}: cuDNN rejects its description")
         self._known: dict[Convolution, int | None] = {}
 
     def workspace_bytes(self, convolution: Convolution) -> int | None:

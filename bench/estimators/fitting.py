@@ -135,7 +135,7 @@ def fit_batch(
     """
     memory = device.memory_bytes
     if memory is None or device.kind != "cuda":
-        raise Unsupported(f"{device.name}: its file does not say how much memory it has")
+        raise Unsupported(f"{device.name}: its device file lacks memory_bytes")
     context = context_of(device)
     images = catalog.describe_dataset(case.dataset).train_samples or None
     most = min(images or MAX_BATCH_SIZE, MAX_BATCH_SIZE)

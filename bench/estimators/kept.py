@@ -361,5 +361,5 @@ class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         kind = _TYPES.get((module, name))
         if kind is None:
-            raise pickle.UnpicklingError(f"{module}.{name} is no part of a recording")
+            raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a recording")
         return cast(Any, kind)

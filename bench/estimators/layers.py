@@ -120,7 +120,7 @@ def _probe_model(model: Choice, images: ImageSpec) -> _Probed:
         why = message_of(error) if isinstance(error, BenchError) else f"without values it raises {type(error).__name__}"
     with torch.random.fork_rng(devices=[]), refusals_in_words():
         built = entry.build(images, **model.options).train()
-        return _Probed(built, _records(built, images, values=True), f"seen in a run on random images: {why}")
+        return _Probed(built, _records(built, images, values=True), f"shapes taken from a run on random images: {why}")
 
 
 def layer_table(model: nn.Module, images: ImageSpec, batch_size: int = 1) -> tuple[Layer, ...]:
@@ -213,7 +213,7 @@ def refusals_in_words() -> Iterator[None]:
             operator = re.search(r"\w+::[\w.]+", message)
             called = f", which {place} calls" if place else ""
             raise Unsupported(
-                f"torch knows no shapes without data for {operator[0] if operator else 'an operator'}{called}"
+                f"torch cannot infer shapes without data for {operator[0] if operator else 'an operator'}{called}"
             ) from error
         raise
 

@@ -111,7 +111,7 @@ def trace_events(
 ) -> list[Event]:
     """What the allocator is asked in `record.STEPS` steps. Otherwise as `estimate_trace`."""
     if device.kind != "cuda":
-        raise Unsupported(f"no trace for {device.name}: it follows torch's CUDA allocator")
+        raise Unsupported(f"no memory trace for {device.name}: it needs torch's CUDA allocator")
     settings.allocator_config(device.memory_bytes)  # a fault of the settings is said before anything is recorded
     machine = machine_of(device, settings)
     recording = recording_of(case, machine, shared=shared)

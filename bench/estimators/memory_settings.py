@@ -87,17 +87,17 @@ class MemorySettings:
         """
         if self.uncached:
             raise Unsupported(
-                f"{self.uncached} is set: torch takes every tensor from the driver and counts nothing, so that there "
+                f"{self.uncached} is set: torch allocates every tensor from the driver and counts nothing, so there "
                 "is no peak to estimate. Unset it"
             )
         if self.tunable:
             raise Unsupported(
-                "PYTORCH_TUNABLEOP_ENABLED is set: the memory of kernels that are tried out at run time cannot be "
+                "PYTORCH_TUNABLEOP_ENABLED is set: the memory of kernels that are tuned at run time cannot be "
                 "traced. Unset it"
             )
         config = self._parse(device_total_bytes, capacity_bytes)
         if self.refusal:
-            raise ConfigError([f"{self.variable}: torch {self.torch_version} says: {self.refusal}"])
+            raise ConfigError([f"{self.variable}: torch {self.torch_version} rejects it: {self.refusal}"])
         return replace(config, **dict(self.in_force))
 
     def unknown_total(self, device_name: str) -> str | None:
@@ -109,8 +109,8 @@ class MemorySettings:
         if share >= 1:
             return None
         return (
-            f"{self.variable}: per_process_memory_fraction:{share:g} is left out: the device file of {device_name} "
-            "does not say memory_bytes"
+            f"{self.variable}: per_process_memory_fraction:{share:g} is ignored: the device file of {device_name} "
+            "lacks memory_bytes"
         )
 
     def _parse(self, total: int | None, capacity: int | None) -> AllocatorConfig:
@@ -125,8 +125,8 @@ class MemorySettings:
                 where=self.variable or "allocator settings",
             )
         except ConfigError as error:
-            said = [f"torch says: {self.refusal}"] if self.refusal else []
-            raise ConfigError(["; ".join([*error.faults, *said])]) from error
+            refused = [f"torch rejects it: {self.refusal}"] if self.refusal else []
+            raise ConfigError(["; ".join([*error.faults, *refused])]) from error
         return config if total is not None else replace(config, memory_fraction=1.0, device_total_bytes=None)
 
 

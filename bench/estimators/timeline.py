@@ -135,7 +135,7 @@ def estimate_timeline(case: Case, device: Device, *, workspaces: bool = True) ->
     from bench.estimators.workspaces import add_workspaces
 
     if device.kind != "cuda":
-        raise Unsupported(f"no timeline for {device.name}: it follows torch's CUDA allocator")
+        raise Unsupported(f"no timeline for {device.name}: it needs torch's CUDA allocator")
     settings = settings_in_force()
     config = settings.allocator_config(device.memory_bytes)
     machine = machine_of(device, settings)

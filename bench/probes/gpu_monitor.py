@@ -93,7 +93,7 @@ class GpuMonitor:
         handles = ((name, self._session.read("nvmlDeviceGetHandleByUUID", name)) for name in prefixed)
         self.uuid, self._device = next(((name, found) for name, found in handles if found is not None), (uuid, None))
         if self._device is None:
-            raise NvmlUnavailable(self._session.last_error or "NVML knows no GPU of this UUID")
+            raise NvmlUnavailable(self._session.last_error or "NVML has no GPU with this UUID")
         self._is_slice = bool(self._session.read("nvmlDeviceIsMigDeviceHandle", self._device))
         board = self._session.read("nvmlDeviceGetDeviceHandleFromMigDeviceHandle", self._device)
         self._board = board if self._is_slice and board is not None else self._device

@@ -78,8 +78,8 @@ def list_gpus(*, visible_only: bool = True, timeout_s: float | None = None) -> t
     listing = read_gpu_listing(timeout_s)
     if listing.error and not listing.absent:
         raise DeviceError(
-            f"GPUs: {listing.error}. See whether `nvidia-smi` works; a driver that was updated needs a reboot. "
-            "To measure on the CPU all the same: --device cpu"
+            f"GPUs: {listing.error}. Check that `nvidia-smi` works; an updated driver needs a reboot. "
+            "To measure on the CPU instead: --device cpu"
         )
     return visible_gpus(listing.gpus) if visible_only else listing.gpus
 

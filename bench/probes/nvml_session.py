@@ -78,7 +78,7 @@ class NvmlSession:
             NvmlUnavailable: No answer within `timeout_s`, now or in an earlier call.
         """
         if self._hung_in:
-            raise NvmlUnavailable(f"{NO_ANSWER} to {self._hung_in}, and is not asked again")
+            raise NvmlUnavailable(f"{NO_ANSWER} to {self._hung_in}; it is not queried again")
         reply: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._jobs.put((function, reply))
         try:
@@ -133,7 +133,7 @@ def _timeout_s() -> float:
         seconds = math.nan
     if not 0 < seconds <= MOST_S:
         raise DeviceError(
-            f'{TIMEOUT_VARIABLE}: "{given[:40]}" is no number of seconds above 0 and up to {MOST_S:g}. For example: 30'
+            f'{TIMEOUT_VARIABLE}: "{given[:40]}" must be a number of seconds above 0 and up to {MOST_S:g}, such as 30'
         )
     return seconds
 

@@ -151,8 +151,8 @@ def limit_host_memory(limit_bytes: int) -> int | None:
     headroom = limit_bytes - present
     if headroom < SMALLEST_HEADROOM_BYTES:
         raise BenchError(
-            f"memory limit: {format_bytes(limit_bytes)} is too low: a process with torch holds {format_bytes(present)} "
-            f"before it runs a step. Allowed: {format_bytes(present + SMALLEST_HEADROOM_BYTES)} and more"
+            f"memory limit: {format_bytes(limit_bytes)} is too low: a process with torch uses {format_bytes(present)} "
+            f"before its first step. Allowed: {format_bytes(present + SMALLEST_HEADROOM_BYTES)} or more"
         )
     import resource
 

@@ -53,10 +53,10 @@ def choose_build(driver_cuda: tuple[int, int] | None, capability: tuple[int, int
 def install_advice(build: TorchBuild | None) -> str:
     """One sentence on how to get `build`: with uv's automatic choice, and with the one named."""
     if build is None:
-        return "No build of torch 2.6 or newer suits this driver and card: update the driver or use another card."
+        return "No build of torch 2.6 or newer supports this driver and card: update the driver or use another card."
     return (
-        f"Install a build that suits: `UV_TORCH_BACKEND=auto` or `UV_TORCH_BACKEND={build.backend}` before the set-up "
-        f'command, or `UV_TORCH_BACKEND={build.backend} uv pip install --reinstall "{build.torch}" torchvision` here.'
+        f"Install a matching build: set `UV_TORCH_BACKEND=auto` or `UV_TORCH_BACKEND={build.backend}` before the "
+        f'set-up command, or run `UV_TORCH_BACKEND={build.backend} uv pip install --reinstall "{build.torch}" torchvision` here.'
     )
 
 

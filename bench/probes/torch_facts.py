@@ -47,7 +47,7 @@ _TRIES = 8  # of variables, one by one, where torch does not say which one it me
 
 @dataclass(frozen=True, slots=True)
 class Blame:
-    """An environment variable that keeps torch from starting: without it, torch starts.
+    """An environment variable that prevents torch from starting: without it, torch starts.
 
     Attributes:
         variable: Its name.
@@ -92,13 +92,13 @@ def read_torch_facts(timeout_s: float = 120.0) -> TorchFacts:
         try:
             asked = _run(python_command("bench.probes.torch_facts", "print_facts"), environment, timeout_s)
         except subprocess.TimeoutExpired:
-            return TorchFacts(error=f"torch gave no answer about its GPUs within {timeout_s:g} s"), ""
+            return TorchFacts(error=f"torch did not report its GPUs within {timeout_s:g} s"), ""
         answers = [line for line in asked.stdout.splitlines() if line.startswith(_MARK)]
         if answers:
             facts = parse_facts(answers[-1].removeprefix(_MARK))
             return facts, facts.error or facts.trial_error or ""
         said = last_words(asked.stderr)
-        error = f"asking torch about its GPUs ended with exit code {asked.returncode}: {said or 'no message'}"
+        error = f"querying torch for its GPUs failed with exit code {asked.returncode}: {said or 'no message'}"
         return TorchFacts(error=error), asked.stderr or "no message"
 
     facts, said = ask(os.environ)
@@ -128,7 +128,7 @@ def start_fault(module: str = "bench.launchers.preload", timeout_s: float = 120.
     blame = find_blame(failed.stderr, lambda environment: ask(environment) is None)
     if blame is None:
         return f"a worker process cannot start: {said}"
-    return f'{blame.variable}="{blame.value}" keeps torch from starting: {said}. {blame.remedy}'
+    return f'{blame.variable}="{blame.value}" prevents torch from starting: {said}. {blame.remedy}'
 
 
 def _run(command: Sequence[str], environment: Mapping[str, str], timeout_s: float) -> subprocess.CompletedProcess[str]:

@@ -41,8 +41,8 @@ def start_gpu(used_bytes: int | None = None) -> None:
     try:
         torch.cuda.synchronize()
     except (RuntimeError, AssertionError) as error:  # AssertionError: a torch without CUDA
-        held = f" ({format_bytes(used_bytes)} of it are in use already)" if used_bytes else ""
-        raise DeviceError(f"the GPU does not start{held}: {str(error).strip().partition(chr(10))[0]}") from error
+        held = f" ({format_bytes(used_bytes)} of it already in use)" if used_bytes else ""
+        raise DeviceError(f"the GPU cannot be initialised{held}: {str(error).strip().partition(chr(10))[0]}") from error
 
 
 class CudaMemory:

@@ -90,7 +90,7 @@ def parse_facts(text: bytes, where: str) -> Facts:
         facts = Facts.model_validate_json(text)
     except ValidationError as error:
         faults = [_fault(details) for details in error.errors()[:5]]
-        raise StoreError(f"{where}: its metadata are not a recording's ({'; '.join(faults)})") from error
+        raise StoreError(f"{where}: its metadata are not those of a recording ({'; '.join(faults)})") from error
     if facts.format > FORMAT:
         raise StoreError(f"{where}: written by a newer version (format {facts.format}; this one reads up to {FORMAT})")
     if case_of(facts, where).key != facts.case_key:
@@ -98,7 +98,7 @@ def parse_facts(text: bytes, where: str) -> Facts:
     failed_in_setup = facts.status == "oom" and not facts.steps and not facts.memory_stats
     if len(facts.memory_stats) != facts.steps + 1 and not failed_in_setup:
         raise StoreError(
-            f"{where}: {len(facts.memory_stats)} readings of memory for {facts.steps} steps that ended {facts.status}"
+            f"{where}: {len(facts.memory_stats)} memory readings for {facts.steps} steps that ended {facts.status}"
         )
     return facts
 
@@ -112,13 +112,13 @@ def case_of(facts: Facts, where: str) -> Case:
     """The case of the axes. Raises StoreError where they name none; BenchError for a setting that is none."""
     axes: dict[str, Any] = dict(facts.axes)
     if missing := [axis for axis in AXES if axis not in axes]:
-        raise StoreError(f"{where}: its axes lack {', '.join(missing)}")
+        raise StoreError(f"{where}: its axes are missing {', '.join(missing)}")
     numbers = (axes["batch_size"], axes["image_size"])
     if not all(isinstance(number, int) and 0 <= number <= 1 << 24 for number in numbers):
         raise StoreError(f"{where}: its batch size and image size must be whole numbers, not {numbers!r:.80}")
     for axis, allowed in (("precision", Precision), ("memory_format", MemoryFormat), ("input", InputPath)):
         if axes[axis] not in get_args(allowed):
-            raise StoreError(f"{where}: {axis} {axes[axis]!r:.80} is none of {', '.join(get_args(allowed))}")
+            raise StoreError(f"{where}: {axis} {axes[axis]!r:.80} is not one of {', '.join(get_args(allowed))}")
     try:
         dataset = catalog.parse_choice("dataset", str(axes["dataset"]))
         model = catalog.parse_choice("model", str(axes["model"]))

@@ -11,10 +11,10 @@ FORMULA_PARTS = ("parameters", "gradients", "optimizer_state", "batch", "activat
 TRACE_PARTS = (*FORMULA_PARTS, "temporaries", "workspaces", "rounding")
 """What the trace's peak of `allocated` is made of: its columns `trace_<part>_bytes`."""
 
-_LEFT_OUT_OF_ALL = {"compiled": "compiled is on, and torch.compile is left out"}
+_LEFT_OUT_OF_ALL = {"compiled": "compiled is on, but torch.compile is not modelled"}
 _LEFT_OUT_OF_THE_TRACE = {
-    "cudnn_benchmark": "cudnn_benchmark is on, and what cuDNN's trials take and choose is left out",
-    "deterministic": "deterministic is on, and the kernels and cuBLAS workspaces that it changes are left out",
+    "cudnn_benchmark": "cudnn_benchmark is on, but the memory and choices of cuDNN's trials are not modelled",
+    "deterministic": "deterministic is on, but the kernels and cuBLAS workspaces that it changes are not modelled",
 }
 UNMODELLED = (*_LEFT_OUT_OF_ALL, *_LEFT_OUT_OF_THE_TRACE)
 """The switches of a `Protocol` that change what a step takes, and that no estimator follows."""

@@ -22,6 +22,7 @@ from scipy.special import comb, stdtr, stdtrit
 from bench.stats.correction import holm
 from bench.stats.intervals import CONFIDENCE, finite
 from bench.stats.permutation import permutation_p
+from bench.units import counted
 
 MARGIN = 0.01
 """The smallest change that counts, as a fraction, unless a comparison says otherwise."""
@@ -245,19 +246,19 @@ def _reason(test: _Test, number: int, verdict: Verdict) -> str:
         equal = test.error[number] == 0 and test.difference[number] == 0
         return "equal in every process" if equal else f"within {margin}, by an equivalence test"
     if verdict is not Verdict.UNCLEAR:
-        corrected = f" after correction for {_counted(test.size)}" if test.size > 1 else ""
+        corrected = f" after correction for {counted(test.size, 'case')}" if test.size > 1 else ""
         return f"the interval excludes 1{corrected}, and the ratio passes {margin}"
     if test.p_alone[number] >= test.alpha:
-        return f"the interval includes 1 and is too wide to say that the ratio is within {margin}"
+        return f"the interval includes 1 and is too wide to show that the ratio is within {margin}"
     if not test.passes[number]:
-        return f"smaller than {margin}, and not certain to be within it"
+        return f"smaller than {margin}, but not certain to be within it"
     if test.p_welch[number] < test.alpha and test.few[number]:
-        few = f"{_counted(n, 'process')} a side are too few to exclude luck among {_counted(test.size)}"
-        return f"{few}: {_enough(test)} would do"
+        few = f"{counted(n, 'process')} per side are too few to exclude chance among {counted(test.size, 'case')}"
+        return f"{few}: {_enough(test)} would suffice"
     if test.p_welch[number] < test.alpha:
-        again = "dealing out the processes again does not exclude luck"
-        return f"the interval excludes 1, but {again} among {_counted(test.size)}"
-    return f"the interval excludes 1 for this case alone, not after correction for {_counted(test.size)}"
+        again = "a permutation test does not exclude chance"
+        return f"the interval excludes 1, but {again} among {counted(test.size, 'case')}"
+    return f"the interval excludes 1 for this case alone, not after correction for {counted(test.size, 'case')}"
 
 
 def _enough(test: _Test) -> int:
@@ -271,17 +272,12 @@ def _why_untestable(n_baseline: int, n_candidate: int, processes: int | None) ->
         return f"not measured in the {' and the '.join(absent)}"
     if processes:
         return (
-            f"of the first {processes} processes {n_baseline} against {n_candidate} measured; later ones do not fill in"
+            f"of the first {processes} processes, {n_baseline} against {n_candidate} measured; later ones do not count"
         )
     if n_baseline == n_candidate:
-        return "one process a side says nothing about the next one"
-    unequal = f"{_counted(n_baseline, 'process')} against {n_candidate}: unequal numbers give no verdict"
-    return f"{unequal}; after adaptive stopping, bench compare --processes N takes the first N of every case"
-
-
-def _counted(count: int, what: str = "case") -> str:
-    ending = "" if count == 1 else "es" if what.endswith("s") else "s"
-    return f"{count} {what}{ending}"
+        return "one process per side shows nothing about variation between processes"
+    unequal = f"{counted(n_baseline, 'process')} against {n_candidate}: unequal numbers give no verdict"
+    return f"{unequal}; after adaptive stopping, bench compare --processes N uses the first N of each case"
 
 
 def _exp(logarithm: float) -> float | None:

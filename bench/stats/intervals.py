@@ -127,7 +127,7 @@ def finite(values: Sequence[float] | np.ndarray) -> np.ndarray:
     if numbers.ndim != 1 or not len(numbers):
         raise ValueError("needs at least one value")
     if not np.isfinite(numbers).all():
-        raise ValueError("takes finite values only; leave unknown ones out")
+        raise ValueError("takes finite values only; omit unknown ones")
     return numbers
 
 

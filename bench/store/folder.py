@@ -259,7 +259,7 @@ def _set_aside(part: Damaged, what: str) -> None:
     """Rename a damaged part, so that it no longer stands in the way of a whole one. Raises where the disk refuses."""
     if isinstance(part.error, UnreadableError):
         raise part.error
-    warnings.warn(f"set aside, to be {what} again: {part.error}", stacklevel=4)
+    warnings.warn(f"moved aside, to be {what} again: {part.error}", stacklevel=4)
     with typed_errors(part.path):
         part.path.rename(part.path.with_suffix(".damaged"))
 

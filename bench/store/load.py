@@ -113,16 +113,16 @@ def planned_runs(loaded: Loaded) -> pd.DataFrame:
 def _why_nothing_counts(loaded: Loaded) -> str:
     """What keeps the runs, or the lack of any, from counting, and what to do about it."""
     runs, plans = len(loaded.frame), [part for part in loaded.damaged if part.path.name.startswith("plan-")]
-    what = f"none of {runs} runs counts without its plan" if runs else "no runs"
+    what = f"none of {runs} runs count without their plan" if runs else "no runs"
     if unreadable := [str(part.path) for part in plans if isinstance(part.error, UnreadableError)]:
-        return f"{what}, and the disk does not give {', '.join(unreadable)}; fix that, and try again"
+        return f"{what}, and the disk cannot read {', '.join(unreadable)}; fix that and try again"
     if plans:
         return (
             f"{what}, and {', '.join(str(part.path) for part in plans)} {'is' if len(plans) == 1 else 'are'} damaged. "
-            "Restore from a copy, or run the same bench sweep again on its machine: it plans again and keeps the runs "
-            "that are whole"
+            "Restore from a copy, or run the same bench sweep again on its machine: it plans again and keeps the "
+            "intact runs"
         )
-    return "no runs, and none planned; run bench sweep first"
+    return "no runs and no plan; run bench sweep first"
 
 
 def load_notes(*paths: str | os.PathLike[str]) -> list[Notes]:
@@ -217,7 +217,7 @@ def _absent(skip_reason: str | None) -> dict[str, str]:
     """Status and reason of a planned run that has no part."""
     if skip_reason is not None:
         return {"status": Status.SKIPPED, "reason": skip_reason}
-    return {"status": Status.INTERRUPTED, "reason": "planned and not finished; the same bench sweep goes on with it"}
+    return {"status": Status.INTERRUPTED, "reason": "planned but not finished; the same bench sweep resumes it"}
 
 
 def newest_plans(folder: Path) -> list[tuple[str, pa.Table]]:

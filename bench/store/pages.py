@@ -68,7 +68,7 @@ def _pages(data: bytes, meta: dict[int, Any]) -> tuple[int, int]:
         packed, whole = header[_PAGE_PACKED], header[_PAGE_UNPACKED]
         count = (header.get(_PAGE_DATA) or header.get(_PAGE_DATA_2) or {1: 0})[1]
         if min(packed, whole, count) < 0:
-            raise ValueError("a page of negative size")
+            raise ValueError("a page has a negative size")
         size, values, at = size + whole, values + count, at + packed
     return size, values
 
@@ -125,7 +125,7 @@ def _items(data: bytes, at: int, depth: int) -> tuple[list[Any], int]:
     head = data[at]
     count, at = (head >> 4, at + 1) if head >> 4 < 15 else _varint(data, at + 1)
     if count > len(data) or depth > _MAX_DEPTH:
-        raise ValueError("a list longer than the file, or nested too deeply")
+        raise ValueError("a list is longer than the file or nested too deeply")
     items: list[Any] = []
     for _ in range(count):
         byte = data[at]
@@ -150,7 +150,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at + 1
         shift += 7
-    raise ValueError("a number of more than 64 bits")
+    raise ValueError("a number has more than 64 bits")
 
 
 def _signed(data: bytes, at: int) -> tuple[int, int]:

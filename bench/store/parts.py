@@ -172,9 +172,9 @@ def decode(path: Path, data: bytes, kind: str) -> pa.Table:
         found = rows_hash(rows).encode()
     except (pa.ArrowException, OSError, ValueError) as error:  # Arrow says of some damage that it is an OSError
         said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise StoreError(f"{path}: damaged or no Parquet file ({said})") from error
+        raise StoreError(f"{path}: damaged or not a Parquet file ({said})") from error
     if found != metadata.get(_HASH):
-        raise StoreError(f"{path}: its rows differ from the hash they were written with; restore or delete it")
+        raise StoreError(f"{path}: its rows do not match their hash; restore or delete it")
     return table.replace_schema_metadata(metadata)  # the one that was checked; a file can hold two
 
 
@@ -200,7 +200,7 @@ def version_of(table: pa.Table) -> int:
 def _check_header(path: Path, metadata: Mapping[bytes, bytes], kind: str) -> None:
     found = metadata.get(_KIND, b"").decode(errors="replace")
     if found != kind:
-        raise StoreError(f"{path}: not a part of kind {kind} (it says {found or 'nothing'})")
+        raise StoreError(f"{path}: not a results file of kind {kind} (its kind is {found or 'missing'})")
     version = int(metadata.get(_VERSION, b"0"))
     if version > SCHEMA_VERSION:
         raise NewerFormatError(
@@ -208,7 +208,7 @@ def _check_header(path: Path, metadata: Mapping[bytes, bytes], kind: str) -> Non
         )
     noted = metadata.get(_NOTES_HASH)  # parts of before have none
     if noted is not None and hashlib.sha256(metadata.get(_NOTES, b"")).hexdigest().encode() != noted:
-        raise StoreError(f"{path}: its notes differ from the hash they were written with; restore or delete it")
+        raise StoreError(f"{path}: its notes do not match their hash; restore or delete it")
     parse_notes(path, metadata.get(_NOTES, b"{}"), kind)
 
 
@@ -246,5 +246,5 @@ def typed_errors(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         hint = {errno.ENOSPC: "free some space and run the same command again", errno.EROFS: "choose another --out"}
-        advice = hint.get(error.errno or 0, "what was finished is kept; run the same command again to go on")
+        advice = hint.get(error.errno or 0, "finished runs are kept; run the same command again to resume")
         raise StoreError(f"{path}: cannot be written ({error.strerror or error}); {advice}") from error

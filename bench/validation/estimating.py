@@ -115,7 +115,7 @@ def _estimate(row: Measured, entries: _Entries, plans: dict[str, CudnnPlans | st
 
     device = _device(row)
     if device.kind != "cuda":
-        raise Unsupported(f"no trace for {device.name}: it follows torch's CUDA allocator")
+        raise Unsupported(f"no memory trace for {device.name}: it needs torch's CUDA allocator")
     machine = _machine(row)
     found = entries.at(row, machine)
     note = None
@@ -145,7 +145,7 @@ def _bytes(row: Measured, device: Device, events: list[Event]) -> int:
     if room is not None and peaks.cold_reserved_bytes > room:
         peaks = replay_trace(events, replace(config, capacity_bytes=room))
         if peaks.replay.out_of_memory is not None:
-            raise BenchError(f"by the estimate the step does not fit into {room} B beside the context")
+            raise BenchError(f"by the estimate, the step does not fit in the {room} B that the context leaves")
     return peaks.cold_reserved_bytes - (peaks.replay.marks[0].reserved if row.after_setup else 0)
 
 

@@ -60,10 +60,10 @@ def read_measurements(path: Path, device: str | None = None) -> tuple[list[Measu
     if faults:
         raise DataError("\n".join(faults))
     if not count:
-        raise DataError(f"{path}: no rows below the line of column names")
+        raise DataError(f"{path}: no rows below the header")
     if not rows:
         where = f" on {asked}" if asked else ""
-        raise DataError(f"{path}: none of its {count} rows is a case that can be estimated{where}")
+        raise DataError(f"{path}: none of its {count} rows can be estimated{where}")
     return rows, left_out
 
 
@@ -72,13 +72,13 @@ def _lines(path: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
     try:
         if not path.is_file():
             state = "a folder" if path.is_dir() else "not a file" if path.exists() else "no such file"
-            raise DataError(f"{path}: {state}; give a CSV of measurements (bench validate --help says its columns)")
+            raise DataError(f"{path}: {state}; give a CSV of measurements (bench validate --help lists the columns)")
         if path.stat().st_size > MAX_BYTES:
             raise DataError(f"{path}: larger than {MAX_BYTES >> 20} MiB; split the file")
         with path.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream, restkey="", restval="", strict=True)
             if reader.fieldnames is None:
-                raise DataError(f"{path}: empty; the first line names the columns")
+                raise DataError(f"{path}: empty; the first line must name the columns")
             names = [str(name).strip() for name in reader.fieldnames]
             twice = sorted({name for name in names if name and names.count(name) > 1})
             if twice:
@@ -103,7 +103,7 @@ def _layout_of(path: Path, columns: list[str]) -> Layout:
     near = nearest_sentence(nearest(missing[0].split(" ")[0], columns))
     known = "; ".join(f"{layout.name}: {', '.join(layout.columns)}" for layout in layouts)
     raise DataError(
-        f"{path}: columns of no layout that is known. Closest: {closest.name}, without {', '.join(missing)}. {near}"
+        f"{path}: its columns match no known layout. Closest: {closest.name}, but missing {', '.join(missing)}. {near}"
         f"Layouts: {known}"
     )
 

@@ -112,7 +112,7 @@ def whole(cells: Mapping[str, str], column: str, largest: int, default: int | No
     except ValueError:
         value = math.nan
     if not math.isfinite(value) or value != int(value) or not 0 < value <= largest:
-        raise BenchError(f'{column}: "{text[:40]}" is no whole number from 1 to {largest}')
+        raise BenchError(f'{column}: "{text[:40]}" is not a whole number from 1 to {largest}')
     return int(value)
 
 
@@ -120,7 +120,7 @@ def choice(cells: Mapping[str, str], kind: Literal["model", "optimizer", "datase
     """An entry of a catalog from the cell of its kind. Raises UnknownNameError or BenchError."""
     text = cells.get(kind, "").strip() or default
     if not text or len(text) > 200:
-        raise BenchError(f'{kind}: "{text[:40]}" is no name of a {kind}')
+        raise BenchError(f'{kind}: "{text[:40]}" is not the name of a {kind}')
     return catalog.parse_choice(kind, text)
 
 

@@ -68,7 +68,7 @@ class GradientNoise:
             g2, trace = (math.fsum(values) / len(values) for values in (self.g2_values, self.trace_values))
             found |= {"gradient_noise_g2": g2, "gradient_noise_trace": trace}
             if g2 <= 0:
-                notes.append("no scale: the estimate of |G|^2 is not positive, the noise drowns the gradient")
+                notes.append("no scale: the estimate of |G|^2 is not positive: the noise exceeds the gradient")
             elif trace < 0:
                 notes.append("no scale: the estimate of tr(Sigma) is negative")
             else:

@@ -40,7 +40,7 @@ class SyntheticSamples:
         channels, height, width = info.images.shape
         if channels not in MODES:
             raise Unsupported(
-                f"images of {channels} channels cannot pass the loader: PIL knows 1, 3 or 4; use synthetic"
+                f"images of {channels} channels cannot go through the loader: PIL supports 1, 3 or 4; use synthetic"
             )
         self._length = (info.train_samples if train else info.test_samples) or POOL_SAMPLES
         count = max(1, min(POOL_SAMPLES, self._length, POOL_BYTES // (channels * height * width)))

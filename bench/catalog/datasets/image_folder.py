@@ -58,7 +58,7 @@ def describe_folder(*, path: str = "", channels: Literal[1, 3] = 3) -> DatasetIn
         DataError: No path, no such folder, or one that is not a tree of images with two classes or more.
     """
     if not path:
-        raise DataError("dataset folder: it needs the path of a folder; write folder:PATH, as in folder:~/flowers")
+        raise DataError("dataset folder: the path of a folder is required; write folder:PATH, as in folder:~/flowers")
     return _described(read_tree(Path(path)), channels, classes=None)
 
 

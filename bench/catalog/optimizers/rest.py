@@ -64,18 +64,20 @@ def state_bytes(kept: Kept, shapes: Shapes, element_bytes: int, settings: Settin
 
 
 def _refuse_lbfgs(shapes: Shapes, settings: Settings) -> str:
-    return "lbfgs evaluates the model several times a step through a closure; the step measured here evaluates it once"
+    return (
+        "lbfgs evaluates the model several times per step through a closure; the step measured here evaluates it once"
+    )
 
 
 def _refuse_sparse_adam(shapes: Shapes, settings: Settings) -> str:
-    return "sparse_adam takes sparse gradients only; the models here have dense ones; adam takes those"
+    return "sparse_adam takes sparse gradients only; the models here have dense ones; use adam"
 
 
 def _refuse_muon(shapes: Shapes, settings: Settings) -> str | None:
     others = [shape for shape in shapes if len(shape) != 2]
     if not others:
         return None
-    return f"muon trains matrices only; {len(others)} of {len(shapes)} parameters are none, as {others[0]}"
+    return f"muon trains matrices only; {len(others)} of {len(shapes)} parameters are not, such as {others[0]}"
 
 
 _REFUSE = {"lbfgs": _refuse_lbfgs, "muon": _refuse_muon, "sparse_adam": _refuse_sparse_adam}
@@ -222,7 +224,7 @@ def load_entries() -> tuple[OptimizerEntry, ...]:
     """One entry an optimizer of the torch installed; none, with a warning that says so, where it is not."""
     found = importlib.util.find_spec("torch")
     if found is None or not found.submodule_search_locations:
-        warnings.warn("torch is not installed: its further optimizers are not listed; pip install torch", stacklevel=2)
+        warnings.warn("torch is not installed, so its other optimizers are not listed; pip install torch", stacklevel=2)
         return ()
     own = {path.stem for path in Path(__file__).parent.glob("*.py")}
     definitions = _definitions(Path(found.submodule_search_locations[0]) / "optim")

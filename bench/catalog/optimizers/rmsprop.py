@@ -47,4 +47,4 @@ def state_bytes(shapes: Shapes, element_bytes: int, settings: Settings) -> int:
     return copies_bytes(copies, shapes, element_bytes) + scalars_bytes(step_on_device(settings), shapes)
 
 
-ENTRIES = (OptimizerEntry("rmsprop", build, "RMSprop; one moving average a parameter, or more", state_bytes),)
+ENTRIES = (OptimizerEntry("rmsprop", build, "RMSprop; one or more moving averages per parameter", state_bytes),)

@@ -67,5 +67,5 @@ def _entry(name: str, summary: str, momentum: float) -> OptimizerEntry:
 
 ENTRIES = (
     _entry("sgd", "stochastic gradient descent; keeps no state", 0.0),
-    _entry("sgd_momentum", f"SGD with momentum {MOMENTUM}; one buffer a parameter", MOMENTUM),
+    _entry("sgd_momentum", f"SGD with momentum {MOMENTUM}; one buffer per parameter", MOMENTUM),
 )

@@ -43,7 +43,7 @@ def events_from_history(
             count += 1
         elif action == FREE_REQUESTED:
             if address not in live:
-                raise ReplayError(f"history entry {index}: a free of address {address}, which holds nothing")
+                raise ReplayError(f"history entry {index}: a free of address {address}, where nothing is allocated")
             name = live.pop(address)
             at_once = following[index] == FREE_COMPLETED and addresses[index + 1] == address
             events.append(Free(name, pending=not at_once))

@@ -179,7 +179,7 @@ class Run:
         elif isinstance(event, EmptyCache):
             self.allocator.empty_cache()
         else:
-            raise ReplayError(f"event {index}: {event!r} is none of Alloc, Free, Complete, Mark, EmptyCache")
+            raise ReplayError(f"event {index}: {event!r} is not one of Alloc, Free, Complete, Mark, EmptyCache")
 
     def _allocate(self, index: int, event: Alloc) -> None:
         name, size, stream, _, optional = event

@@ -40,7 +40,7 @@ def version_of(facts: Facts) -> tuple[int, int]:
         major, minor = (facts.versions.get("torch") or "").split(".")[:2]
         return int(major), int(minor)
     except ValueError:
-        raise StoreError(f"the recording names no version of torch: {facts.versions.get('torch')!r:.80}") from None
+        raise StoreError(f"the recording has no valid version of torch: {facts.versions.get('torch')!r:.80}") from None
 
 
 def settings_of(facts: Facts) -> MemorySettings:
@@ -110,7 +110,7 @@ def check_replay(recording: Recording) -> ReplayCheck:
     marks = len(facts.memory_stats)
     if facts.status == "oom" and OOM in recording.actions:
         if result.out_of_memory is None:
-            return ReplayCheck(False, marks, "the recording ran out of memory and its replay does not")
+            return ReplayCheck(False, marks, "the recording ran out of memory, but its replay does not")
         peaks = {name: field for name, field in _FIGURES.items() if name.endswith("peak")}
         parting = _parting("out of memory", result.final, facts.at_failure or {}, {**peaks, **_COUNTS})
         return ReplayCheck(parting is None, marks + 1, parting)
@@ -126,4 +126,4 @@ def _parting(where: str, reading: Reading, stats: dict[str, int], figures: dict[
 
 
 def _end(failure: object) -> str:
-    return "it runs out of memory" if failure is not None else "there are too few marks among the events"
+    return "it runs out of memory" if failure is not None else "the events have too few marks"

@@ -98,7 +98,7 @@ def explain_recording(
     try:
         trace = trace_of(facts, case, machine)
     except Unsupported as error:
-        return _blank(recording, where, f"no trace of this case: {error}")
+        return _blank(recording, where, f"this case cannot be traced: {error}")
     notes = version_notes(facts)
     if workspaces:
         trace, reason = add_planned_workspaces(trace, facts, device)
@@ -156,9 +156,12 @@ def _blank(recording: Recording, where: str, *notes: str) -> Explanation:
     last = facts.last_stats
     case = case_of(facts, where)
     if case.input != "synthetic":
-        notes = (*notes, f"the case reads {case.input} batches; the trace takes one batch to lie on the device")
+        notes = (
+            *notes,
+            f"the case reads {case.input} batches; the trace assumes one batch that is already on the device",
+        )
     if facts.status == "oom" and facts.at_failure is None:
-        notes = (*notes, "what torch reported at the failure was not kept; recorded peaks are those of the last mark")
+        notes = (*notes, "torch's report at the failure was not kept; recorded peaks are those of the last mark")
     return Explanation(
         case=str(case),
         case_key=facts.case_key,

@@ -16,8 +16,8 @@ class Kind(StrEnum):
 
     MISSING = "missing from the trace"
     EXTRA = "not in the recording"
-    SIZE = "of another size"
-    LIFETIME = "freed at another place"
+    SIZE = "different size"
+    LIFETIME = "freed at a different point"
 
 
 @dataclass(frozen=True, slots=True)

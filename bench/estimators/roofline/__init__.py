@@ -84,7 +84,7 @@ def estimate_speed(recording: Recording, case: Case, device: Device, constants: 
         Unsupported: The device file lacks what is needed (a peak rate, the bandwidth).
     """
     if device.kind != "cuda":
-        raise Unsupported(f"no roofline for {device.name}: its kernels were fitted on NVIDIA GPUs only")
+        raise Unsupported(f"no speed estimate for {device.name}: the constants were fitted on NVIDIA GPUs only")
     kernels = kernels_of(recording)
     times = kernel_times_s(kernels, device, case.precision, case.memory_format, constants)
     device_time, launches = float(times.sum()), float(kernels.column("launches").sum())
@@ -121,5 +121,5 @@ def _basis(case: Case, device: Device, host_bound: bool) -> str:
     if case.precision not in ("fp16", "bf16"):
         words.append(f"not validated for {case.precision}")
     if host_bound:
-        words.append("bound by the host, at a constant time for each kernel that was not fitted")
+        words.append("limited by the host, at a constant time per kernel that was not fitted")
     return "; ".join(words)

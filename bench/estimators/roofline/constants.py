@@ -83,6 +83,6 @@ CONSTANTS = Constants()
 
 FITTED_ON = (
     "fitted on single float32 operators and on large fp16 steps of an RTX 3090 (median error of samples/s 4 % "
-    "there, 7 % on families left out, one in ten over 20 %); unchecked on other GPUs and on small steps"
+    "there, 7 % on families held out, one in ten over 20 %); not validated on other GPUs or small steps"
 )
 """What a reader must know beside an estimate: the figures above in one line."""
