@@ -113,7 +113,7 @@ def fit_in_child(
     *,
     workspaces: bool,
 ) -> dict[str, Any]:
-    """The fields of `estimators.fitting.Fit` as a JSON object. Raises BenchError where the case cannot be traced."""
+    """The fields of `estimators.fitting.Fit` as a JSON object. Raises BenchError if the case cannot be traced."""
 
     def listen(news: dict[str, Any]) -> None:
         say(f"tracing batch {news['batch_size']}")

@@ -49,7 +49,7 @@ MOST_LOGS = 50
 def account_log(command: str) -> Iterator[Path]:
     """A new log for what a command's children print, outside of a results folder; it goes where nothing was printed.
 
-    It lies in the environment's `BENCH_LOGS`, else in `~/.cache/bench/logs`, or where that cannot be written, in the
+    It is in the environment's `BENCH_LOGS`, else in `~/.cache/bench/logs`, or where that cannot be written, in the
     system's folder for temporary files.
     """
     folder = _given("BENCH_LOGS") or account_folder("logs")

@@ -55,7 +55,7 @@ class Work(Generic[Item]):
             other items.
         shares: Whether `do` would share work with others for this item, unless told that it is alone.
         kin: What items have in common that hang for the same cause.
-        describe: An item in words, for the log.
+        describe: An item as text, for the log.
         timeout_s: For one item.
     """
 
@@ -149,7 +149,7 @@ class _Fork(Generic[Item]):
             self._lose(how_it_ended(self.process.exitcode))
 
     def _receive(self) -> Lost | _Answer | None:
-        """The next message; None where there is none, or none that can be read any more."""
+        """The next message; None if there is none, or none that can be read any more."""
         try:
             message = self.receiver.recv() if self.receiver.poll() else None
         except Exception:  # noqa: BLE001 - it ended amid a message, or what it works on wrote into its pipe
@@ -223,7 +223,7 @@ def die_with_parent() -> None:
 
 
 def how_it_ended(exit_code: int | None) -> str:
-    """The end of a process in words; `exit_code` as multiprocessing has it, None where it has not ended."""
+    """The end of a process as text; `exit_code` as multiprocessing has it, None if it has not ended."""
     if exit_code is None:
         return "the process could not be killed"
     if exit_code < 0:

@@ -31,7 +31,7 @@ def render_samples(
     Args:
         choice: Which data set.
         root: The folder of the data sets.
-        target: The PNG to write; its folder is made if need be.
+        target: The PNG to write; its folder is made if needed.
         count: How many samples, 1 to 400; all of them where the part has fewer.
         seed: Which samples are drawn.
         split: `train` or `test`.

@@ -76,7 +76,7 @@ def _own_library() -> set[str]:
 
 
 def _found_package() -> Path | None:
-    """The folder from which `import` would take this package if it were not loaded yet; None where it finds none."""
+    """The folder from which `import` would take this package if it were not loaded yet; None if it finds none."""
     for finder in sys.meta_path:
         spec = finder.find_spec(__package__ or "bench", None)
         if spec is not None and spec.origin:

@@ -1,4 +1,4 @@
-"""One sweep a device and one a results folder; the kernel holds the locks, so that any death frees them."""
+"""One sweep per device and one per results folder; the kernel holds the locks, so that any death frees them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def device_lock_path(device_id: str) -> Path:
 
 @contextlib.contextmanager
 def hold(path: Path, what: str) -> Iterator[None]:
-    """Hold a lock for the time of the context, or leave at once.
+    """Hold a lock for the duration of the context, or leave at once.
 
     Args:
         path: The lock file; who holds it stands beside it.

@@ -32,7 +32,7 @@ def build_plan(config: SweepConfig, device: str) -> list[Planned]:
         device: `cpu` or `cuda`; some cases exist on one of them only.
 
     Returns:
-        One item a run; a skipped case appears once, as repeat 0.
+        One item per run; a skipped case appears once, as repeat 0.
     """
     cases = build_cases(config, device)
     facts = {dataset: data_facts(dataset) for dataset in {case.dataset for case in cases}}
@@ -92,7 +92,7 @@ def with_data(run: Planned, data: DataFacts, source: str | None = None) -> Plann
 def build_cases(config: SweepConfig, device: str) -> dict[Case, str | None]:
     """Every case of the grid and its includes, each with the reason why it will not run, or `None`.
 
-    Folders of data sets are looked at anew.
+    Folders of data sets are looked at again.
 
     Raises:
         ConfigError: One of them is not there, or cannot be read.
@@ -178,7 +178,7 @@ def image_spec(dataset: Choice, image_size: int) -> ImageSpec:
 
 @functools.lru_cache(maxsize=1024)
 def describe(dataset: Choice) -> DatasetInfo:
-    """What is known of a data set without reading its images; asked once a plan, and once a process without one."""
+    """What is known of a data set without reading its images; asked once per plan, and once per process without one."""
     return catalog.describe_dataset(dataset)
 
 

@@ -1,4 +1,4 @@
-"""One case with the allocator's history on, in a process of its own: what `bench record` runs on the GPU.
+"""One case with the allocator's history on, in a separate process: what `bench record` runs on the GPU.
 
 It is the very step of `bench.workload`, built in the same order as the worker builds it; nothing is timed. The history
 begins before anything is allocated, so that a replay of it starts from an empty allocator. Python's garbage collector
@@ -43,7 +43,7 @@ class RecordTask:
     Attributes:
         case: The case.
         environment: The machine, as the parent read it.
-        gpu_uuid: Which GPU, as NVML names it; None where there is no NVML.
+        gpu_uuid: Which GPU, as NVML names it; None if there is no NVML.
         steps: Training steps.
         stacks: Whether to keep what Python ran at each event.
         key: The recording's key.
@@ -231,7 +231,7 @@ def _switches() -> dict[str, bool | int | str | None]:
 
 
 def _cublas_version() -> str | None:
-    """Of NVIDIA's wheel; None where torch brings its own library."""
+    """Of NVIDIA's wheel; None if torch brings its own library."""
     names = ("nvidia-cublas", "nvidia-cublas-cu13", "nvidia-cublas-cu12", "nvidia-cublas-cu11")
     for name in names:
         try:

@@ -2,7 +2,7 @@
 
 `measure_case` goes through phases that it announces, so that the parent knows where a run was when it hangs or dies:
 build, warm-up, measure, memory, gradient noise. What a run can do wrong by itself (no memory, an exception, a loss that
-is no number) becomes a status here; what kills the process is the parent's to tell.
+is not a number) becomes a status here; what kills the process is the parent's to tell.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class MeasureTask:
         gpu_uuid: Which GPU, as NVML names it; `None` on a CPU, or where there is no NVML.
         host_memory_bytes: The most that the process may take of the host's memory; `None` for no limit.
         repeat: Which of the case's fresh processes this is; what is drawn at random for training differs by it.
-        nvml_error: Why NVML is not to be asked; `None` where it is.
+        nvml_error: Why NVML is not to be asked; `None` if it is.
         data: What the run's key says of its data set.
     """
 
@@ -245,7 +245,7 @@ def _close(run: _Run, workload: Workload) -> None:
 
 
 def _measure_cpu_memory(run: _Run) -> None:
-    """The peak of torch's allocations on the CPU, in a pass of its own, from the making of the model on."""
+    """The peak of torch's allocations on the CPU, in a separate pass, from the making of the model on."""
 
     def steps(inputs: Inputs | None, mark: Callable[[], None]) -> None:
         workload = build_workload(run.task.case, run.images, run.task.protocol, run.device)
@@ -268,7 +268,7 @@ def _measure_cpu_memory(run: _Run) -> None:
 
 
 def _measure_gradient_noise(run: _Run) -> None:
-    """The gradient noise scale, on a workload and images of its own; whatever comes of it, the run stands."""
+    """The gradient noise scale, on a workload and images of its own; whatever its outcome, the run stands."""
     started = time.perf_counter()
     seeded = replace(run.task.protocol, seed=run.task.protocol.seed + run.task.repeat)
     case = replace(run.task.case, input="loader")  # new samples every step, real ones where there are any
@@ -300,7 +300,7 @@ def _failure(run: _Run, error: BaseException) -> dict[str, Any]:
 
 
 def _with_amounts(run: _Run, said: str, requested_bytes: int | None) -> str:
-    """In front of it, where the host's memory is limited: what was asked for, or what a batch takes; and the limit."""
+    """In front of it, where the host's memory is limited: what was requested, or what a batch takes; and the limit."""
     case, limit = run.task.case, run.found.get("host_memory_limit_bytes")
     batch = case.batch_size * math.prod(run.images.shape) * torch.float32.itemsize
     if limit is None:

@@ -75,7 +75,7 @@ class Manifest:
 
     Attributes:
         name: Of the results.
-        version: Of the harness that wrote it.
+        version: Of bench that wrote it.
         files: `(bytes, sha256)` by path, relative to the bundle's folder.
     """
 
@@ -132,7 +132,7 @@ class Verified:
     Attributes:
         differences: By path; none where every byte is what the manifest says.
         files: How many files the manifest names.
-        digest: The manifest's, or nothing where there is no readable one.
+        digest: The manifest's, or nothing if there is no readable one.
         name: Of the results.
     """
 
@@ -216,7 +216,7 @@ def require_names(names: Iterable[str]) -> None:
 
 
 def name_fault(name: str) -> str | None:
-    """Why a file in a bundle may not be called `name`, or None where it may.
+    """Why a file in a bundle may not be called `name`, or None if it may.
 
     Refused are absolute names, `..`, backslashes, drives, hidden files, names that a system reserves for devices, and
     everything outside plain ASCII: what remains is one place below the bundle's folder on every system.
@@ -293,7 +293,7 @@ def verify(path: Path) -> Verified:
 
 @contextlib.contextmanager
 def open_bundle(path: Path) -> Iterator[Path]:
-    """The folder of an unpacked bundle, for the time of the context.
+    """The folder of an unpacked bundle, for the duration of the context.
 
     It is verified first: what `verify` finds a difference in is refused before anything is written.
 
@@ -318,7 +318,7 @@ def open_bundle(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def open_results(paths: Iterable[str | os.PathLike[str]]) -> Iterator[list[Path]]:
-    """Results as folders, for the time of the context: bundles are opened, folders are passed on as they are.
+    """Results as folders, for the duration of the context: bundles are opened, folders are passed on as they are.
 
     Raises:
         BundleError: A file that is not a bundle.
@@ -347,7 +347,7 @@ class _Comparison(io.RawIOBase):
         self._differs: set[int] = set()
 
     def first_difference(self, size: int) -> int | None:
-        """The byte near which the file of `size` bytes differs from what was written, or None where it does not."""
+        """The byte near which the file of `size` bytes differs from what was written, or None if it does not."""
         ends = {self._place, size}
         return min(self._differs | (ends if len(ends) > 1 else set()), default=None)
 
@@ -421,7 +421,7 @@ def _require_plain(infos: Sequence[zipfile.ZipInfo], size: int) -> None:
 
 
 def _verify_archive(file: IO[bytes], archive: zipfile.ZipFile, path: Path) -> Verified:
-    """Write the archive again from what is read, and compare. Raises BundleError where the manifest is not valid."""
+    """Write the archive again from what is read, and compare. Raises BundleError if the manifest is not valid."""
     infos = {info.filename.partition("/")[2]: info for info in archive.infolist()}
     if MANIFEST not in infos or infos[MANIFEST].file_size > MAX_MANIFEST_BYTES:
         raise BundleError(f"has no {MANIFEST}, or it is too large; bench bundle writes one")

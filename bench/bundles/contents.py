@@ -63,7 +63,7 @@ def bundle_files(results: Path, report: Path, version: str) -> dict[str, Content
     Args:
         results: One results folder, or the folder that contains one.
         report: A folder with nothing but the report of these results.
-        version: Of the harness.
+        version: Of bench.
 
     Raises:
         BundleError: There are several results folders; merge them first.
@@ -115,7 +115,7 @@ def _environments(folder: Path) -> list[dict[str, Any]]:
 
 
 def _choices(environments: Sequence[Mapping[str, Any]]) -> str:
-    """How to compare with one of several machines: a command for each; nothing where there is one machine.
+    """How to compare with one of several machines: a command for each; nothing if there is one machine.
 
     Machines are named by the first field that differs between all of them, or else by the first in which any differ.
     """

@@ -55,7 +55,7 @@ class _Union:
     duplicates: int = 0
 
     def add(self, key: str, path: Path, digest: str, what: str) -> None:
-        """Take a part. Raises StoreError where another one with this key or name says otherwise."""
+        """Take a part. Raises StoreError if another one with this key or name says otherwise."""
         other = self.places.get(key)
         if other is not None and other[1] != digest:
             raise StoreError(

@@ -131,7 +131,7 @@ _TYPES: dict[Kind, type] = {"model": ModelEntry, "dataset": DatasetEntry, "optim
 
 
 def _load(kind: Kind, name: str) -> Entry:
-    """Import another package's entry. Raises BenchError where what it names is none."""
+    """Import another package's entry. Raises BenchError if what it names is none."""
     point = _external(kind)[name]
     loaded = point.load()
     if not isinstance(loaded, _TYPES[kind]):
@@ -197,7 +197,7 @@ def parse_choice(kind: Kind, text: str) -> Choice:
 
 
 def check_choice(kind: Kind, choice: Choice) -> list[str]:
-    """Every fault of a choice, in words; empty where there is none. Another package's is checked in the worker."""
+    """Every fault of a choice, as text; empty if there is none. Another package's is checked in the worker."""
     if is_external(kind, choice.name):
         return []
     try:

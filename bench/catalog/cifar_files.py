@@ -1,7 +1,7 @@
 """The batch files of CIFAR-10 and CIFAR-100, read without running what they hold.
 
 The batches are pickles, and a pickle may run any code. torchvision unpickles them after checking their md5; files with
-another checksum (written anew, converted, cut down) are read here by an unpickler that knows only arrays of bytes and
+another checksum (written again, converted, cut down) are read here by an unpickler that knows only arrays of bytes and
 plain containers. Even numpy stays out of it: the pickle's arrays are collected as inert parts and checked before an
 array is made of them.
 """

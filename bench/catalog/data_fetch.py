@@ -1,6 +1,6 @@
 """Fetching data sets through torchvision: bounded in time, whole or not at all, and one clear line when it fails.
 
-torchvision downloads in a process of its own, for three reasons: a download that stalls can be ended (its sockets have
+torchvision downloads in a separate process, for three reasons: a download that stalls can be ended (its sockets have
 no time limits, and a host with eight addresses behind a silent firewall costs eight of them), the process that asks
 stays free of torch, and an interrupted download leaves nothing that could be taken for data: files move to their
 place, one rename each, after torchvision has checked the whole set.
@@ -45,7 +45,7 @@ def fetch_dataset(choice: Choice, root: Path) -> Path:
 
     Args:
         choice: Which data set.
-        root: The folder of the data sets; made if need be.
+        root: The folder of the data sets; made if needed.
 
     Returns:
         `root`, under which the files lie now (a Debian package's files stay in their own folder).
@@ -91,7 +91,7 @@ def fetch_torchvision(class_name: str, place: str, root: Path) -> None:
 
 
 def _unreachable(class_name: str) -> str | None:
-    """Why the set's host does not answer, within a few seconds; `None` where it does, or a proxy stands between."""
+    """Why the set's host does not answer, within a few seconds; `None` if it does, or a proxy stands between."""
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY")):
         return None
     host, port = HOSTS[class_name]

@@ -31,7 +31,7 @@ class Setting:
     kind: Any = float | int | bool | str | None
 
     def check(self, value: SettingValue | None) -> str | None:
-        """Why `value` is refused, or `None` where it is accepted. Booleans are no numbers."""
+        """Why `value` is refused, or `None` if it is accepted. Booleans are not numbers."""
         try:
             TypeAdapter(self.kind).validate_python(value, strict=True)
         except ValidationError as error:
@@ -117,7 +117,7 @@ class OptimizerEntry:
             it refuses the parameters or the settings, and the case is skipped.
         summary: One line for `bench list optimizers`.
         state_bytes: `(shapes: parameter shapes, element_bytes, settings) -> bytes` of state on the parameters' device
-            after the first step, by the sum of the state's tensors (no rounding); `None` where nobody wrote it down.
+            after the first step, by the sum of the state's tensors (no rounding); `None` if nobody wrote it down.
         refuse_reason: `(shapes, settings) -> why this optimizer cannot train these parameters`, or `None`.
         settings: Read from `build` unless given.
     """
@@ -162,9 +162,9 @@ class DatasetInfo:
 
     Attributes:
         images: Shape of one sample at the data set's own size, and its number of classes.
-        class_names: One name a class, or empty where they have none.
-        mean: The normalisation's mean a channel, for images scaled to [0, 1].
-        std: The normalisation's standard deviation a channel.
+        class_names: One name per class, or empty if they have none.
+        mean: The normalisation's mean per channel, for images scaled to [0, 1].
+        std: The normalisation's standard deviation per channel.
         train_samples: How many images the training part has.
         test_samples: How many the test part has.
         on_disk: `(root) -> True` where its files lie under `root` (or in a folder of its own); torch-free.

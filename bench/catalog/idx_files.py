@@ -23,7 +23,7 @@ DEBIAN_FOLDERS = {"FashionMNIST": Path("/usr/share/datasets/fashion-mnist")}
 """Where Debian's packages (dataset-fashion-mnist) put the gzipped files; read in place, never written to."""
 
 LARGEST_FILE_BYTES = 1 << 30
-"""A header that asks for more than this is damaged: the sets of this kind hold less than 1 GiB a file."""
+"""A header that asks for more than this is damaged: the sets of this kind hold less than 1 GiB per file."""
 
 
 def file_names(train: bool) -> tuple[str, str]:
@@ -33,7 +33,7 @@ def file_names(train: bool) -> tuple[str, str]:
 
 
 def find_idx(class_name: str, root: Path, train: bool) -> tuple[Path, Path] | None:
-    """The images' and the labels' file of one part, or `None` where they are not on disk.
+    """The images' and the labels' file of one part, or `None` if they are not on disk.
 
     Args:
         class_name: torchvision's class, which names the folder: `<root>/<class_name>/raw/`.

@@ -104,7 +104,7 @@ class _Folder:
         images: Images in the folder itself.
         kids: The folders in it, hidden and system ones left out, in the order of their names.
         faults: What cannot be read in the folder itself.
-        suffixes: The endings of files that are no images, with how many there are.
+        suffixes: The endings of files that are not images, with how many there are.
     """
 
     path: Path
@@ -293,7 +293,7 @@ def _understood(folder: _Folder, fewest: int, notes: tuple[str, ...] = ()) -> Im
 
 
 def _parts_of(holding: Mapping[str, _Folder]) -> dict[str, str]:
-    """Which folders are parts, and of which role; empty where the folders are classes.
+    """Which folders are parts, and of which role; empty if the folders are classes.
 
     A name with other words in it (`seg_train`) counts where it holds folders of images and stands beside another such
     part; one that classes have too counts where it does not stand beside folders that hold images directly, as it does.
@@ -339,7 +339,7 @@ def _divided(folder: _Folder, parts: Mapping[str, str], fewest: int, notes: tupl
 
 
 def _roles(folder: _Folder, parts: Mapping[str, str]) -> dict[str, _Folder]:
-    """The folder of each part, `train` among them. Raises DataError where they cannot be told from anything else."""
+    """The folder of each part, `train` among them. Raises DataError if they cannot be told from anything else."""
     at, holding = shown(folder.path), folder.holding
     if others := [name for name in holding if name not in parts]:
         raise DataError(

@@ -193,7 +193,7 @@ def _beyond(largest: int | None, at_all: int | None, found: dict[str, Any]) -> I
 
 
 def _verified_fields(found: dict[str, Any], verified: Verified, estimate: Estimate | None) -> dict[str, Any]:
-    """What `--verify` adds to the JSON; errors are (estimate - measured) / measured, None where either is unknown."""
+    """What `--verify` adds to the JSON; errors are (estimate - measured) / measured, None if either is unknown."""
     from bench.stats import relative_error
 
     largest, run = verified.largest_batch_size, verified.largest_run or {}

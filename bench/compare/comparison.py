@@ -45,7 +45,7 @@ def compare(
 
     Raises:
         BenchError: The sides have no case in common, a flag differs that the comparison is not across, a side mixes
-            runs that are no repeats of each other, or neither side measured a metric that was asked for.
+            runs that are not repeats of each other, or neither side measured a metric that was requested.
     """
     _check_numbers(margin, confidence)
     across = check_across(across)
@@ -100,7 +100,7 @@ def _measured_metrics(one: Half, two: Half, asked: Sequence[str] | None) -> list
 
     Raises:
         UnknownNameError: There is no such metric.
-        BenchError: Neither side measured one that was asked for.
+        BenchError: Neither side measured one that was requested.
     """
     for name in asked or ():
         if name not in METRICS:
@@ -117,7 +117,7 @@ def _measured_metrics(one: Half, two: Half, asked: Sequence[str] | None) -> list
 
 
 def _values(half: Half, pairs: Sequence[Hashable], metric: Metric) -> list[list[float]]:
-    """One number a process of each case."""
+    """One number per process of each case."""
     values = metric.values(half.runs).tolist()
     return [[value for row in half.rows[pair] if (value := values[row]) == value] for pair in pairs]
 

@@ -22,11 +22,11 @@ class Cost:
 
     Attributes:
         case_key: Which case.
-        label: The case in words.
+        label: The case as text.
         name: Of the results.
         joules_per_sample: Energy of the measured window over its samples, geometric mean over processes; `None` where
             the machine has no counter.
-        price_per_million_samples: In the unit of the price an hour; `None` where no price is given.
+        price_per_million_samples: In the unit of the price an hour; `None` if no price is given.
     """
 
     case_key: str

@@ -25,7 +25,7 @@ FLAGS = (
 """What changes the work of a step, or how it is done, without being an axis of the case."""
 
 _NOT_SAID = ("data_source", *columns(DataFacts))
-"""Flags of which unknown is no value: a run that failed early, or of an earlier version, does not say them."""
+"""Flags of which unknown is not a value: a run that failed early, or of an earlier version, does not say them."""
 
 _CODE = ("bench_version", "git_commit", "git_dirty", "code_key")
 _FIRST = (
@@ -122,7 +122,7 @@ def _first_conflict(baseline: pd.DataFrame, candidate: pd.DataFrame, field: str)
 
 
 def refuse_mixed(runs: pd.DataFrame, side: str) -> None:
-    """Refuse a side on which runs of one case differ in environment, protocol or code: they are no repeats.
+    """Refuse a side on which runs of one case differ in environment, protocol or code: they are not repeats.
 
     Raises:
         BenchError: They do; the first field that sets them apart is named, and how to choose.

@@ -18,7 +18,7 @@ Kind = Literal["speed", "memory", "energy"]
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One number a run.
+    """One number per run.
 
     Attributes:
         name: How it is asked for; a column of `bench.load` unless `read` says otherwise.
@@ -26,7 +26,7 @@ class Metric:
         kind: Speed and energy count runs that ended `ok`; memory counts every run that measured.
         higher_is_better: True for rates only.
         show: Prints a value with its unit; NaN as a dash.
-        read: From a frame of runs to one value a run, NaN where unknown.
+        read: From a frame of runs to one value per run, NaN if unknown.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Metric:
     read: Callable[[pd.DataFrame], np.ndarray] | None = None
 
     def values(self, runs: pd.DataFrame) -> np.ndarray:
-        """One positive value a run; NaN where the run did not measure it (a zero is no measurement either)."""
+        """One positive value per run; NaN if the run did not measure it (a zero is no measurement either)."""
         known = runs[self.name] if self.read is None and self.name in runs else None
         numbers = known.to_numpy(dtype=float, na_value=np.nan) if known is not None else np.full(len(runs), np.nan)
         numbers = self.read(runs) if self.read is not None else numbers

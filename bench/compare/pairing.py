@@ -113,7 +113,7 @@ def all_pairs(one: Half, two: Half) -> list[Hashable]:
 
 
 def label_pairs(halves: Sequence[Half], across: Sequence[str] = ()) -> dict[Hashable, str]:
-    """Every case of some sides in words, no two alike; what they are compared across is left out where it can be.
+    """Every case of some sides as text, no two alike; what they are compared across is left out where it can be.
 
     Args:
         halves: The sides whose cases are listed together.

@@ -21,7 +21,7 @@ class Difference(NamedTuple):
         field: The column of `bench.load`.
         baseline: Its value there; several are a tuple in order of appearance, unknown is `None`.
         candidate: The same of the candidate.
-        kind: `environment` (machine and versions), `protocol` (how it was measured), `code` (of the harness), or
+        kind: `environment` (machine and versions), `protocol` (how it was measured), `code` (of bench), or
             `flags` (what changes the work that a step does; refused unless the comparison is across it).
     """
 
@@ -36,7 +36,7 @@ class GeoMean:
     """The geometric mean of one metric's ratios over the cases that both sides measured.
 
     Attributes:
-        ratio: Candidate over baseline; `None` where no case has a ratio.
+        ratio: Candidate over baseline; `None` if no case has a ratio.
         low: Lower end of Student's t interval over the cases' log ratios; `None` for fewer than two cases.
         high: Upper end.
         n: Cases with a ratio.
@@ -51,7 +51,7 @@ class GeoMean:
 
     @classmethod
     def of(cls, interval: Interval | None, n_planned: int) -> GeoMean:
-        """From an interval over the cases; `None` where there is no case."""
+        """From an interval over the cases; `None` if there is no case."""
         if interval is None:
             return cls(None, None, None, 0, n_planned)
         return cls(interval.middle, interval.low, interval.high, interval.n, n_planned)
@@ -62,10 +62,10 @@ class Missing(NamedTuple):
 
     Attributes:
         case_key: Of the side that planned it (the baseline's where both did).
-        label: The case in words.
+        label: The case as text.
         side: The side that has no measurement of it.
         status: How it ended there, or `not planned`.
-        reason: Why, in the words of the run; `None` where unknown.
+        reason: Why, in the words of the run; `None` if unknown.
         broken: Whether the baseline measured it and the candidate tried and failed: a regression.
     """
 
@@ -97,7 +97,7 @@ class Comparison:
         margin: The smallest change that counts, as a fraction.
         confidence: Of every interval and of the whole set of verdicts of a metric.
         across: The fields that the two sides were compared across.
-        processes: Only the first so many processes of each case were counted; `None` where all were.
+        processes: Only the first so many processes of each case were counted; `None` if all were.
     """
 
     differences: list[Difference]

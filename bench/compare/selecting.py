@@ -37,8 +37,8 @@ def select_runs(frame: pd.DataFrame, patterns: Sequence[str]) -> pd.DataFrame:
     Args:
         frame: From `bench.load`.
         patterns: `FIELD=PATTERN`, with the wildcards of file names; a value that is the pattern to the letter is meant
-            before any other (`mlp:hidden=[256,128]` is no wildcard). Of several for one field any may match; those of
-            different fields must all match.
+            before any other (`mlp:hidden=[256,128]` is not a wildcard). Of several for one field any may match; those
+            of different fields must all match.
 
     Raises:
         BenchError: A pattern without a field, a field that is not known, or no run that matches.
@@ -63,7 +63,7 @@ def select_runs(frame: pd.DataFrame, patterns: Sequence[str]) -> pd.DataFrame:
 
 
 def split_values(frames: Iterable[pd.DataFrame], field: str, text: str) -> tuple[str, str] | None:
-    """The two values of a field in `BASELINE,CANDIDATE`; `None` where no comma stands between two known ones.
+    """The two values of a field in `BASELINE,CANDIDATE`; `None` if no comma stands between two known ones.
 
     Values with settings hold commas themselves (`mlp:hidden=[256,128],mlp`), so a comma counts only between two values
     that runs have, or patterns that match some. A text with one comma is split there whatever its halves are.

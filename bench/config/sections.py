@@ -192,7 +192,7 @@ class SweepConfig(_Section):
         measure = self.measure.model_dump()
         measure["min_window_s"] = measure.pop("min_window")
         for name in ("repeats", "order", "target_interval", "max_repeats", "time_budget"):
-            del measure[name]  # how many runs there are, and in which order, is no part of what one does
+            del measure[name]  # how many runs there are, and in which order, is not part of what one does
         return Protocol(**measure, data_root=self.data.root)
 
 

@@ -1,6 +1,6 @@
 """Devices as files: what each GPU has, how it is found by name, and how a user's own file is read.
 
-One TOML file a device lies in this folder, and a new device is one more file. Nothing here imports torch or asks the
+One TOML file per device lies in this folder, and a new device is one more file. Nothing here imports torch or asks the
 machine what it has: a device that is not described is an error or None, never a guess.
 """
 
@@ -63,7 +63,7 @@ def list_devices() -> list[str]:
 
 
 def load_device(name: str | Device) -> Device:
-    """Load a device by its name, by the name that the driver prints, or from a file of the user's own.
+    """Load a device by its name, by the name that the driver prints, or from a file of the user.
 
     Args:
         name: `rtx4090`, `RTX-4090`, `NVIDIA GeForce RTX 4090`, or a path that ends in `.toml`; a device is returned.
@@ -112,7 +112,7 @@ def match_device(gpu_name: str, total_memory_bytes: int | None = None) -> Device
             (a virtual one, an 8 GB RTX 3060) from matching.
 
     Returns:
-        The device, or None where none matches or more than one does.
+        The device, or None if none matches or more than one does.
     """
     found = [
         device for device in map(_load_packaged, list_devices()) if describes(device, gpu_name, total_memory_bytes)
@@ -135,7 +135,7 @@ class DescribedGpu:
         device: What the GPU says of itself, and what only a file knows from the file that describes it. Where none
             does, its name is the GPU's and ends with `READ`.
         found: What the GPU says of itself alone.
-        remark: What a reader must know of that, in a sentence; None where a file describes the GPU.
+        remark: What a reader must know of that, in a sentence; None if a file describes the GPU.
     """
 
     device: Device
@@ -152,7 +152,7 @@ def describe_gpu(found: Device, given: Sequence[Device] = ()) -> DescribedGpu:
 
     Args:
         found: As `bench.probes.device_facts` read it. Values whose source begins with `measured:` are the GPU's own.
-        given: Files of the user's own; they go before those of the package.
+        given: Files of the user; they go before those of the package.
 
     Raises:
         DeviceError: None of the files given is for this GPU, or several are.
@@ -195,7 +195,7 @@ def _with_own(device: Device, found: Device) -> Device:
 
 
 def _differences(device: Device, found: Device) -> str:
-    """In what a file of the GPU's name is not that GPU, in words; empty where it is."""
+    """In what a file of the GPU's name is not that GPU, as text; empty if it is."""
     words = []
     if found.memory_bytes is not None and not _has_about(device, found.memory_bytes):
         words.append(f"{format_bytes(device.memory_bytes)} but the GPU has {format_bytes(found.memory_bytes)}")
@@ -207,7 +207,7 @@ def _differences(device: Device, found: Device) -> str:
 
 
 def _properties(device: Device) -> str:
-    """What decides a trace, in words."""
+    """What decides a trace, as text."""
     known = [format_bytes(device.memory_bytes)] if device.memory_bytes else []
     known += [_key_words(key, value) for key in _DECIDING if (value := getattr(device, key)) is not None]
     return ", ".join(known)
@@ -226,7 +226,7 @@ def _load_packaged(name: str) -> Device:
 
 
 def load_device_file(path: Path) -> Device:
-    """Load a device from a file of the user's own, whatever its suffix; it goes by the file's name without `.toml`.
+    """Load a device from a file of the user, whatever its suffix; it goes by the file's name without `.toml`.
 
     Raises:
         DeviceError: The file cannot be read.

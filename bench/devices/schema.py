@@ -36,10 +36,10 @@ class Device:
         nvml_memory_bytes: What NVML and `nvidia-smi` report as total; larger, as it holds what the driver keeps.
         memory_bandwidth_bytes_per_s: Of the device memory, rated.
         memory_bus_bits: Width of the memory bus.
-        memory_clock_hz: As CUDA reports it; data moves twice a cycle.
+        memory_clock_hz: As CUDA reports it; data moves twice per cycle.
         l2_bytes: As CUDA reports it.
         multiprocessors: Those that are enabled.
-        fp32_cores_per_multiprocessor: Each does one float32 multiply-add a cycle.
+        fp32_cores_per_multiprocessor: Each does one float32 multiply-add per cycle.
         max_threads_per_multiprocessor: Resident at once.
         compute_capability: Major and minor.
         boost_clock_hz: The rated boost clock; cards of other makers than NVIDIA differ.
@@ -89,7 +89,7 @@ class Device:
         return self.name
 
     def peak_flop_per_s(self, precision: str) -> float | None:
-        """The peak rate in FLOP/s at `precision`, one of `PRECISIONS`; None where unknown or where the chip has none.
+        """The peak rate in FLOP/s at `precision`, one of `PRECISIONS`; None if unknown or where the chip has none.
 
         Raises:
             ValueError: `precision` is none of `PRECISIONS`.
@@ -100,7 +100,7 @@ class Device:
         return peak
 
     def source(self, key: str) -> str | None:
-        """Where the value of `key` comes from; None where it has no value."""
+        """Where the value of `key` comes from; None if it has no value."""
         return dict(self.sources).get(key)
 
 
@@ -229,7 +229,7 @@ def parse_device_toml(name: str, text: str, where: str) -> Device:
     """Read a device file's text.
 
     Raises:
-        ConfigError: The text is no TOML, or says what a device file may not; every fault is reported at once.
+        ConfigError: The text is not valid TOML, or says what a device file may not; every fault is reported at once.
     """
     try:
         content = tomllib.loads(text)

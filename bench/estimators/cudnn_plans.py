@@ -72,7 +72,7 @@ class Convolution:
 
 
 def describe_device(device: Device) -> str:
-    """The device in the JSON that cuDNN wants. Raises Unsupported where the device's file lacks a value it needs."""
+    """The device in the JSON that cuDNN wants. Raises Unsupported if the device's file lacks a value it needs."""
     needed = (
         "compute_capability",
         "multiprocessors",

@@ -47,14 +47,14 @@ class Rung:
     """One batch size on one device.
 
     Attributes:
-        batch_size: Samples a step.
+        batch_size: Samples per step.
         fits: Whether torch's allocator finds room for every allocation beside the context, after giving back what it
             caches.
         verdict: `fits` or `does not fit` where that holds at both ends of the context's interval, else `may not fit`.
         reserved_bytes: At the peak, with nothing given back before the device is full.
         device_bytes: Reserved and context: what the driver will show.
-        device_low_bytes: With the least that the context may be; None where its spread is unknown.
-        device_high_bytes: With the most that it may be; None where its spread is unknown.
+        device_low_bytes: With the least that the context may be; None if its spread is unknown.
+        device_high_bytes: With the most that it may be; None if its spread is unknown.
         share_frac: Of the device's memory, `device_bytes` takes.
     """
 
@@ -70,7 +70,7 @@ class Rung:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """The answer; batch sizes are None where not even one sample fits.
+    """The answer; batch sizes are None if not even one sample fits.
 
     Attributes:
         largest_batch_size: This one and every smaller one fit, with the context's point. Where `ended_by` is not
@@ -79,19 +79,19 @@ class Fit:
         largest_batch_size_high: The same if the context is as small as its interval allows.
         largest_fitting_batch_size: The largest that fits at all: above `largest_batch_size` where memory has holes.
         batch_sizes_that_do_not_fit: The holes between the two, as `(first, last)`.
-        searched_batch_sizes: `(first, last)` between which every batch was tried around the limit; None where the
+        searched_batch_sizes: `(first, last)` between which every batch was tried around the limit; None if the
             memory did not end the search.
-        none_fits_from: From this batch on the tensors alone exceed the memory; None where that is not known.
+        none_fits_from: From this batch on the tensors alone exceed the memory; None if that is not known.
         ended_by: What ended the search.
-        dataset_images: Images in the data set's training part; None where they are not known.
+        dataset_images: Images in the data set's training part; None if they are not known.
         recommended_batch_size: Within `fraction` of the memory, in steps of `MULTIPLE`, never above `dataset_images`.
         ladder: From `LADDER_START` up, doubling, to the first that does not fit or to the end of the search.
         fraction: As asked for.
         memory_bytes: Of the device.
         context_bytes: What was reckoned with.
-        context_low_bytes: Its low end; None where its spread is unknown.
-        context_high_bytes: Its high end; None where its spread is unknown.
-        context_basis: Where it comes from, in words.
+        context_low_bytes: Its low end; None if its spread is unknown.
+        context_high_bytes: Its high end; None if its spread is unknown.
+        context_basis: Where it comes from, as text.
     """
 
     largest_batch_size: int | None
@@ -131,7 +131,7 @@ def fit_batch(
         workspaces: Whether to count cuDNN's workspaces.
 
     Raises:
-        Unsupported: The device is no GPU, its memory or another figure is unknown, or the case cannot be traced.
+        Unsupported: The device is not a GPU, its memory or another figure is unknown, or the case cannot be traced.
     """
     memory = device.memory_bytes
     if memory is None or device.kind != "cuda":
@@ -203,7 +203,7 @@ def _search(
         fits: Whether a batch does.
         most: The largest to try.
         none_fits_from: See `Fit`.
-        refused: Those of them that the model cannot train on, as `fits` finds out; they are no holes in the memory.
+        refused: Those of them that the model cannot train on, as `fits` finds out; they are not holes in the memory.
     """
     edge = _last(fits, most) or 0
     if edge == most:
@@ -246,7 +246,7 @@ class _Trial:
     def fits(self, batch_size: int, context_bytes: int) -> bool:
         """Whether every allocation finds room beside a context of that size.
 
-        A few samples that the model cannot train on, as where a batch norm has one value a channel, do not fit.
+        A few samples that the model cannot train on, as where a batch norm has one value per channel, do not fit.
         """
         key = (batch_size, context_bytes)
         if key not in self._known:
@@ -279,11 +279,11 @@ class _Trial:
         return self._free[batch_size]
 
     def none_fits_from(self, capacity_bytes: int, checked: int) -> int | None:
-        """From which batch on the tensors alone exceed the capacity; None where their bytes follow no line.
+        """From which batch on the tensors alone exceed the capacity; None if their bytes follow no line.
 
         Args:
             capacity_bytes: What torch may hold.
-            checked: A batch at which the line is held against what is really asked for.
+            checked: A batch at which the line is compared with what is really asked for.
         """
         if capacity_bytes <= 0:
             return 1

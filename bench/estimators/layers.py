@@ -30,7 +30,7 @@ ELEMENT_BYTES = 4
 """Layers are listed in float32."""
 
 _PROBE_BATCH = 11
-"""One sample's shape is had from several, since batch norm in training refuses one value a channel; from a prime
+"""One sample's shape is had from several, since batch norm in training refuses one value per channel; from a prime
 number, so that a leading dimension which it divides is the batch, or windows of the batch."""
 
 
@@ -141,7 +141,7 @@ def layer_table(model: nn.Module, images: ImageSpec, batch_size: int = 1) -> tup
 
 @functools.lru_cache(maxsize=1024)
 def model_shapes(model: Choice, images: ImageSpec) -> ModelShapes:
-    """Parameter shapes and layer outputs of a model of the catalog; cached, so that a grid asks once a model and size.
+    """Parameter shapes and layer outputs of a model of the catalog; cached, so that a grid builds each only once.
 
     Raises:
         Unsupported: The model cannot take these images.
@@ -197,8 +197,8 @@ def refusals_in_words() -> Iterator[None]:
 
     Raises:
         ReadsValues: `.numpy()` of a tensor that is not on the CPU; torch calls that a wrong type.
-        Unsupported: Torch does not train this (one value a channel in a batch norm), or an operator of it does not know
-            the shape of its result without data.
+        Unsupported: Torch does not train this (one value per channel in a batch norm), or an operator of it does not
+            know the shape of its result without data.
     """
     try:
         yield

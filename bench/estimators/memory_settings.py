@@ -49,11 +49,11 @@ class MemorySettings:
 
     Attributes:
         torch_version: As torch writes it.
-        variable: The variable that holds the allocator's settings; None where none does.
+        variable: The variable that holds the allocator's settings; None if none does.
         allocator: Its text; empty for torch's defaults.
         refusal: What torch says of that text, where it does not accept it.
-        in_force: What torch read from the text, by field of `AllocatorConfig`; empty where torch could not be asked.
-        uncached: The variable that turns the allocator's cache off; None where none does.
+        in_force: What torch read from the text, by field of `AllocatorConfig`; empty if torch could not be asked.
+        uncached: The variable that turns the allocator's cache off; None if none does.
         tunable: Whether TunableOp tries kernels out at run time.
         blas: Of cuBLAS's workspaces.
     """
@@ -78,7 +78,7 @@ class MemorySettings:
         """The allocator's settings on a device.
 
         Args:
-            device_total_bytes: Its memory. Where it is unknown, a share of it is no limit; see `unknown_total`.
+            device_total_bytes: Its memory. Where it is unknown, a share of it is not a limit; see `unknown_total`.
             capacity_bytes: What of it is free for segments; None: without limit.
 
         Raises:
@@ -101,7 +101,7 @@ class MemorySettings:
         return replace(config, **dict(self.in_force))
 
     def unknown_total(self, device_name: str) -> str | None:
-        """What to say of a share of the memory of a device whose memory is unknown; None where no share is set."""
+        """What to say of a share of the memory of a device whose memory is unknown; None if no share is set."""
         try:
             share = self._parse(_SIZE_T, None).memory_fraction
         except ConfigError:  # `allocator_config` says it
@@ -216,7 +216,7 @@ def _read_blas(variables: Mapping[str, str], version: tuple[int, int]) -> BlasSe
 
 
 def workspace_bytes(text: str) -> int | None:
-    """Bytes of a value of `CUBLAS_WORKSPACE_CONFIG`: the sum over every `:KiB:COUNT` in it; None where there is none.
+    """Bytes of a value of `CUBLAS_WORKSPACE_CONFIG`: the sum over every `:KiB:COUNT` in it; None if there is none.
 
     `parseChosenWorkspaceSize` in CublasHandlePool.cpp; torch then warns and takes its default.
     """

@@ -63,7 +63,7 @@ class Training(Protocol):
 def record_case(
     case: Case, machine: Machine, protocol: MeasuringProtocol | None = None, steps: int = STEPS
 ) -> Recording:
-    """Run the case's step over memory that does not exist; in a process of its own.
+    """Run the case's step over memory that does not exist; in a separate process.
 
     Raises:
         Unsupported: The case cannot run, or cannot be traced.

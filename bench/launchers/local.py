@@ -219,7 +219,7 @@ def _signal_group(group: int, number: int) -> None:
 
 @contextlib.contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """Hold Ctrl-C back for the time of the context; processes that start within never hear it unless they ask to.
+    """Hold Ctrl-C back for the duration of the context; processes that start within never hear it unless they ask to.
 
     Nor do they import from the current folder.
     """

@@ -1,4 +1,4 @@
-"""What is wrong with a machine, and how to mend it.
+"""What is wrong with a machine, and how to fix it.
 
 Each check is a pure function from `MachineFacts` to findings, so that every machine ever met can stand in a test.
 """
@@ -35,10 +35,10 @@ class Finding:
 
 
 def diagnose(facts: MachineFacts | None = None) -> tuple[Finding, ...]:
-    """What is wrong with this machine, errors first; empty where all is well.
+    """What is wrong with this machine, errors first; empty if all is well.
 
     Args:
-        facts: What is known of the machine; read here, with torch in a process of its own, where None.
+        facts: What is known of the machine; read here, with torch in a separate process, where None.
     """
     known = read_machine_facts() if facts is None else facts
     found = [finding for check in _CHECKS for finding in check(known)]

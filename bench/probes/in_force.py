@@ -34,7 +34,7 @@ class InForce:
     Attributes:
         precision: Of matrix products and convolutions; `bf16, emulated` where each operation is rounded from float32.
             None is unknown.
-        faults: What was asked for and is not in force, and why, each with its flag.
+        faults: What was requested and is not in force, and why, each with its flag.
     """
 
     precision: str | None
@@ -68,7 +68,7 @@ def read_in_force(case: Case, protocol: Protocol, workload: Workload, compiled_g
 
 
 def _on_gpu(precision: Precision, environment: Mapping[str, str]) -> tuple[str | None, str | None]:
-    """What the current GPU computes in, and why that is not what was asked for."""
+    """What the current GPU computes in, and why that is not what was requested."""
     import torch
 
     major, minor = torch.cuda.get_device_capability()
@@ -102,7 +102,7 @@ def _has_tf32() -> bool:
 
 
 def _on_cpu(precision: Precision, environment: Mapping[str, str]) -> tuple[str | None, str | None]:
-    """The same of the CPU. It has every precision, if need be by rounding: that is disclosed, and no fault."""
+    """The same of the CPU. It has every precision, if needed by rounding: that is disclosed, and no fault."""
     import torch
 
     if precision in _CPU_FLAGS:

@@ -24,7 +24,7 @@ Answer = TypeVar("Answer")
 
 TIMEOUT_VARIABLE = "BENCH_NVML_TIMEOUT"
 DEFAULT_TIMEOUT_S = 30.0
-"""An `nvmlInit` without persistence mode initialises every GPU, which takes 1 to 3 s a card, on up to 16 cards."""
+"""An `nvmlInit` without persistence mode initialises every GPU, which takes 1 to 3 s per card, on up to 16 cards."""
 
 MOST_S = 3600.0
 NO_ANSWER = "NVML gave no answer"
@@ -39,7 +39,7 @@ function not found, argument version mismatch (nvml.h). Everything else is a fau
 
 
 class NvmlUnavailable(Exception):  # noqa: N818 - reads as the state it reports
-    """NVML gives no answer; `absent` is true where there is no driver, or no `nvidia-ml-py`, to ask."""
+    """NVML gives no answer; `absent` is true if there is no driver, or no `nvidia-ml-py`, to ask."""
 
     def __init__(self, reason: str, *, absent: bool = False) -> None:
         """Keep the reason, one line for people."""

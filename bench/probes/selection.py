@@ -29,8 +29,8 @@ class DeviceChoice:
         reason: Why.
         gpu_index: Counts what torch sees.
         gpu: None where only torch knows the GPU: ROCm, or NVML that is missing or gives no answer.
-        uuid: Of the GPU, by NVML or else by torch, with or without prefix; None where neither tells.
-        warning: What will be missing from every run there; None where nothing will.
+        uuid: Of the GPU, by NVML or else by torch, with or without prefix; None if neither tells.
+        warning: What will be missing from every run there; None if nothing will.
     """
 
     kind: Literal["cpu", "cuda"]
@@ -51,7 +51,7 @@ def usable_device(requested: str = "auto", facts: MachineFacts | None = None) ->
             without one answers in milliseconds.
 
     Raises:
-        DeviceError: The driver shows a GPU that torch cannot use and the CPU was not asked for; or a GPU was asked for
+        DeviceError: The driver shows a GPU that torch cannot use and the CPU was not asked for; or a GPU was requested
             that is not there; or the request is none of the four. The message holds the remedy.
     """
     check_request(requested)

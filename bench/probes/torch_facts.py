@@ -1,4 +1,4 @@
-"""What torch says of itself and of the GPUs, read in a process of its own.
+"""What torch says of itself and of the GPUs, read in a separate process.
 
 `read_torch_facts` starts a Python for it, so that a parent stays free of torch and CUDA: asking
 torch whether CUDA works initialises CUDA, which spoils every later fork, and a broken driver can crash or hang whoever
@@ -52,7 +52,7 @@ class Blame:
     Attributes:
         variable: Its name.
         value: What it holds.
-        nearest: What it may have been meant to hold; None where nothing valid is near.
+        nearest: What it may have been meant to hold; None if nothing valid is near.
     """
 
     variable: str
@@ -79,7 +79,7 @@ class TorchFacts:
     device_count: int = 0
     device_names: tuple[str, ...] = ()
     capabilities: tuple[tuple[int, int], ...] = ()
-    uuids: tuple[str, ...] = ()  # bare, as CUDA writes them; empty where this torch or ROCm does not tell
+    uuids: tuple[str, ...] = ()  # bare, as CUDA writes them; empty if this torch or ROCm does not tell
     warning: str | None = None  # what torch warned of while it was asked, where CUDA is not available
     trial_error: str | None = None  # why a small addition on the first GPU failed
     blame: Blame | None = None  # the variable for which torch could not be asked, or the addition failed
@@ -111,7 +111,7 @@ def start_fault(module: str = "bench.launchers.preload", timeout_s: float = 120.
     """Why a process that imports `module` does not start: what torch says, the variable to blame, and the remedy.
 
     Returns:
-        One line; None where it does start.
+        One line; None if it does start.
     """
 
     def ask(environment: Mapping[str, str]) -> subprocess.CompletedProcess[str] | None:
@@ -139,7 +139,7 @@ def _run(command: Sequence[str], environment: Mapping[str, str], timeout_s: floa
 
 
 def last_words(printed: str) -> str:
-    """What a process said of its end, in one line: its exception, or C++'s; empty where it said nothing."""
+    """What a process said of its end, in one line: its exception, or C++'s; empty if it said nothing."""
     lines = printed.strip().splitlines()
     for index in range(len(lines) - 1, -1, -1):
         raised = re.match(r"(?:[\w.]*(?:Error|Exception|Interrupt)(?::|$)|\s+what\(\):)\s*", lines[index])

@@ -51,7 +51,7 @@ class Facts(_Strict):
         steps: Finished steps.
         memory_stats: `torch.cuda.memory_stats` at each mark, in bytes and counts (names of `STATISTICS`): before the
             first step and after each; none where memory ran out before. Peaks are since the start of the process.
-        at_failure: The same where memory ran out; None where it did not, or where the recorder kept nothing.
+        at_failure: The same where memory ran out; None if it did not, or where the recorder kept nothing.
         gpu: The device.
         versions: Of torch, torchvision, cuda, cudnn, cublas, bench.
         switches: TF32, cuDNN's benchmark and determinism, the attention backends.
@@ -80,7 +80,7 @@ class Facts(_Strict):
 
     @property
     def last_stats(self) -> dict[str, int]:
-        """The last figures that torch reported; empty where none were kept."""
+        """The last figures that torch reported; empty if none were kept."""
         return self.at_failure or (self.memory_stats[-1] if self.memory_stats else {})
 
 
@@ -109,7 +109,7 @@ def _fault(details: ErrorDetails) -> str:
 
 
 def case_of(facts: Facts, where: str) -> Case:
-    """The case of the axes. Raises StoreError where they name none; BenchError for a setting that is none."""
+    """The case of the axes. Raises StoreError if they name none; BenchError for a setting that is none."""
     axes: dict[str, Any] = dict(facts.axes)
     if missing := [axis for axis in AXES if axis not in axes]:
         raise StoreError(f"{where}: its axes are missing {', '.join(missing)}")

@@ -43,7 +43,7 @@ class Recording:
         actions: Codes, see `MARK` and its neighbours.
         addresses: In units of 512 B above the lowest.
         sizes: Bytes asked for; a mark's number; of segments, their size.
-        stacks: What Python ran at each event, innermost line first; empty where that was not recorded.
+        stacks: What Python ran at each event, innermost line first; empty if that was not recorded.
     """
 
     facts: Facts

@@ -1,6 +1,6 @@
 """Two sides compared: ratios with intervals, a correction for many cases, and one of four verdicts.
 
-One number a process, positive, on each side of each case. Everything is computed on logarithms, where a ratio is a
+One number per process, positive, on each side of each case. Everything is computed on logarithms, where a ratio is a
 difference, and a rate and its inverse give the same answer.
 
 The interval of a ratio is Welch's (B. L. Welch, Biometrika 34, 1947); the correction is Holm's (S. Holm, Scandinavian
@@ -45,14 +45,14 @@ class Judgement:
     """One case compared.
 
     Attributes:
-        baseline: Geometric mean of the baseline's processes, in the unit of the values; `None` where there are none.
+        baseline: Geometric mean of the baseline's processes, in the unit of the values; `None` if there are none.
         candidate: The same of the candidate.
-        ratio: Candidate over baseline; `None` where one side has no values.
-        low: Lower end of the ratio's interval for this case alone; `None` where a side has fewer than two processes.
+        ratio: Candidate over baseline; `None` if one side has no values.
+        low: Lower end of the ratio's interval for this case alone; `None` if a side has fewer than two processes.
         high: Upper end.
         n_baseline: Processes of the baseline.
         n_candidate: Processes of the candidate.
-        p_value: Of a ratio at least this far from 1 where nothing differs; `None` where there is no verdict to have.
+        p_value: Of a ratio at least this far from 1 where nothing differs; `None` if there is no verdict to have.
         p_adjusted: The same after Holm's correction over the cases compared.
         p_same: Of looking this alike where the sides differ by the margin.
         verdict: `unclear` wherever the sides have one process or unequal numbers.
@@ -88,7 +88,7 @@ def judge_ratios(
     margin; `same` where the equivalence test puts the ratio inside the margin, or all values of both sides are equal.
 
     Args:
-        baseline: For each case one positive number a process; none where the case was not measured.
+        baseline: For each case one positive number per process; none where the case was not measured.
         candidate: The same cases in the same order.
         margin: The smallest change that counts, as a fraction: a ratio of `1 + margin` or `1 / (1 + margin)`.
         confidence: Of the intervals, and of there being no false `faster` or `slower` among all the cases.
@@ -96,7 +96,7 @@ def judge_ratios(
         processes: How many each case was to have on each side: one with fewer is `unclear`, equal numbers or not.
 
     Returns:
-        One judgement a case, in order.
+        One judgement per case, in order.
 
     Raises:
         ValueError: A value is not finite and positive, or the sides differ in length.
@@ -203,7 +203,7 @@ class _Test:
 
 
 def _least_p(n: np.ndarray) -> np.ndarray:
-    """The smallest p-value that a permutation test of `n` processes a side can give: both tails of all dealings."""
+    """The smallest p-value that a permutation test of `n` processes per side can give: both tails of all dealings."""
     p: np.ndarray = 2.0 / comb(2 * n, n)
     return p
 
@@ -262,7 +262,7 @@ def _reason(test: _Test, number: int, verdict: Verdict) -> str:
 
 
 def _enough(test: _Test) -> int:
-    """The fewest processes a side with which a permutation test can tell among so many cases."""
+    """The fewest processes per side with which a permutation test can tell among so many cases."""
     return next(n for n in itertools.count(2) if _least_p(np.array(n)) * test.size <= test.alpha / 2)
 
 

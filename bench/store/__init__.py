@@ -1,7 +1,7 @@
 """Results on disk: immutable Parquet parts, and one frame that joins them.
 
-A results folder holds `plan-NNNN.parquet` (what was to be run), `runs/` (one part a run), `estimates/` (parts of one
-row a case and device) and `logs/` (what each run printed). The files are the journal: a run exists if and only if its
+A results folder holds `plan-NNNN.parquet` (what was to be run), `runs/` (one part per run), `estimates/` (parts of one
+row per case and device) and `logs/` (what each run printed). The files are the journal: a run exists if and only if its
 part does. `consolidated/` holds the same runs once more in one file, for speed.
 """
 

@@ -1,4 +1,4 @@
-"""What a part must look like before its rows are used: it may come from anybody, and its hash is no signature.
+"""What a part must look like before its rows are used: it may come from anybody, and its hash is not a signature.
 
 Whoever writes a part can write the hash that fits it. So sizes, types and what readers rely on are checked here, once
 for all of them: behind it no part is too large for memory, has columns of other types, or lacks its keys.
@@ -109,7 +109,7 @@ def texts(file: pq.ParquetFile) -> list[str]:
 
 
 def plain(path: Path, table: pa.Table) -> pa.Table:
-    """The table with its dictionaries unfolded. Raises StoreError where that would take too much memory."""
+    """The table with its dictionaries unfolded. Raises StoreError if that would take too much memory."""
     for index, field in enumerate(table.schema):
         if not pa.types.is_dictionary(field.type):
             continue

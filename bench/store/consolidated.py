@@ -116,12 +116,12 @@ def read_runs(folder: Path) -> Runs:
 
 
 def consolidate(folder: Path) -> Path | None:
-    """Write the consolidated file of a results folder anew, where enough parts are not in it.
+    """Write the consolidated file of a results folder again, where enough parts are not in it.
 
     A part of a newer version's columns is left to itself. Readers that are at work meanwhile read the parts.
 
     Returns:
-        The new file; None where the one that is there will do, or where the disk refuses: it only saves time.
+        The new file; None if the one that is there will do, or where the disk refuses: it only saves time.
 
     Raises:
         NewerFormatError: A part was written by a newer version.

@@ -53,9 +53,9 @@ class Finished:
 
     Attributes:
         status: How it ended.
-        samples_per_s: Over the measured window; `None` where there is none.
+        samples_per_s: Over the measured window; `None` if there is none.
         duration_s: Of the whole run.
-        reason: Why it ended so; `None` where it ended well.
+        reason: Why it ended so; `None` if it ended well.
     """
 
     status: Status

@@ -76,7 +76,7 @@ def load_results(*paths: str | os.PathLike[str]) -> pd.DataFrame:
 
 
 def read_results(*paths: str | os.PathLike[str]) -> Loaded:
-    """Every run under `paths`, one row a run, and what could not be read.
+    """Every run under `paths`, one row per run, and what could not be read.
 
     The order is that of the folders, then of the plan. `planned` is false for runs that the newest plan of their
     environment no longer names: what an earlier configuration in the same folder ran. Parts that cannot be read, or

@@ -187,7 +187,7 @@ def _measurement(answer: Answer, uncaught: str = "", *, killed_for_memory: bool 
 
     Args:
         answer: What the process returned.
-        uncaught: The message of the C++ exception that ended the process; empty where none did.
+        uncaught: The message of the C++ exception that ended the process; empty if none did.
         killed_for_memory: Whether the kernel killed a process of this control group for memory in the meantime.
     """
     if answer.outcome is Outcome.ANSWERED:

@@ -60,7 +60,7 @@ class Verified:
         smallest_too_large: The smallest that ran out of memory; None if none did.
         runs: Each with its `batch_size`, its status, and bytes as in `Measurement`, in order.
         largest_fitting_batch_size: The largest that ran at all, which may lie above one that did not.
-        most: The end of the search, where that is below the GPU's limit; None where memory ends it.
+        most: The end of the search, where that is below the GPU's limit; None if memory ends it.
     """
 
     largest_batch_size: int | None

@@ -39,12 +39,12 @@ class Estimated:
         line: As in `Measured`, and so are device, family, quantity and measured_bytes.
         device: See line.
         family: See line.
-        case: What ran, in words.
+        case: What ran, as text.
         quantity: See line.
         measured_bytes: See line.
-        estimated_bytes: None where the estimator refused. For a peak of the driver's: without the context.
+        estimated_bytes: None if the estimator refused. For a peak of the driver's: without the context.
         note: Why it refused, or what was left out.
-        formula_bytes: What the founding formula says, without the context; None where it cannot say.
+        formula_bytes: What the founding formula says, without the context; None if it cannot say.
         published: See line.
     """
 

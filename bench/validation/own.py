@@ -1,4 +1,4 @@
-"""The layout of this harness: columns named as in its results, so that an export of a store is such a file."""
+"""The layout of bench: columns named as in its results, so that an export of a store is such a file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def read(cells: Mapping[str, str], line: int, device: str | None) -> Measured:
 
     Beside the required columns: dataset [imagenet], image_size, classes, precision, memory_format, device or gpu_name,
     and torch_version. With another torch than the installed one, or other classes than the data set's, a plain loop in
-    float32 stands for the step of this harness.
+    float32 stands for the step of bench.
     """
     measured, quantity = _measured(cells)
     dataset = choice(cells, "dataset", "imagenet")

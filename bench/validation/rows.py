@@ -50,7 +50,7 @@ class Measured:
         family: A word to group errors by, the model's name unless the file knows better.
         model: Of the catalog.
         optimizer: Of the catalog.
-        batch_size: Samples a step.
+        batch_size: Samples per step.
         images: What the model saw.
         device: Name of a device file.
         measured_bytes: What was measured.
@@ -59,8 +59,8 @@ class Measured:
         memory_format: As in `Case`.
         after_setup: Whether `measured_bytes` is what came on top of model and optimizer on the device.
         capacity_bytes: All of the device's memory where the file knows it.
-        loop: None for the step of this harness.
-        dataset: Whose images and classes the step of this harness takes; of no consequence to other loops.
+        loop: None for the step of bench.
+        dataset: Whose images and classes the step of bench takes; of no consequence to other loops.
         published: What other estimators said of this row, by their names, in bytes; as they published it.
     """
 
@@ -90,8 +90,8 @@ class Layout:
         name: The module's.
         summary: One line.
         columns: Those that a file of this layout must have; the layout with most of them wins.
-        read: `(cells, line, device) -> Measured`, None for a row that is no case of ours; raises BenchError with the
-            fault of a cell. `device` is what the user asked for, or None.
+        read: `(cells, line, device) -> Measured`, None for a row that is not a supported case; raises BenchError with
+            the fault of a cell. `device` is what the user asked for, or None.
         alternatives: Of each of these groups of columns a file must have one.
     """
 

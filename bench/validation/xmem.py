@@ -43,7 +43,7 @@ _PUBLISHED = {
 
 
 def read(cells: Mapping[str, str], line: int, device: str | None) -> Measured | None:
-    """A row; see `Layout.read`. Rows of other families than `cnn`, and those that ran out of memory, are no cases."""
+    """A row; see `Layout.read`. Rows of other families than `cnn`, and those that ran out of memory, are not cases."""
     if cells["family"] != "cnn" or cells["real_oom"].strip().casefold() == "true":
         return None
     model = _model(cells["model"].strip())

@@ -13,7 +13,7 @@ What the number is of, and is not:
   are independent draws. The noise scale grows by orders of magnitude in the course of a training.
 * Batch norm makes a sample's gradient depend on the batch that it is in. Both norms come from microbatches here, so
   they belong together, but to a loss with statistics over b samples, not over B.
-* Dropout draws anew for each microbatch; its noise counts, as in training. So does the rounding of bf16 and fp16.
+* Dropout draws again for each microbatch; its noise counts, as in training. So does the rounding of bf16 and fp16.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MICROBATCHES = 8
 FEWEST_STEPS = 2
 
 Gradients = Callable[[Tensor, Tensor], Sequence[Tensor]]
-"""The gradient of the mean loss over samples and labels, one tensor a parameter."""
+"""The gradient of the mean loss over samples and labels, one tensor per parameter."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ def shared_memory_advice(place: Path = SHARED_MEMORY) -> str:
 
 
 def shared_memory_hint(error: BaseException) -> str:
-    """`; ` and the advice, to end the reason of a run that failed by `error`; empty where it is another failure.
+    """`; ` and the advice, to end the reason of a run that failed by `error`; empty if it is another failure.
 
     Empty too where the message gives the advice already.
     """

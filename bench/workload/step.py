@@ -71,7 +71,7 @@ _REFUSED_IMAGES = (
 
 
 def refusal_of(error: BaseException, images: tuple[int, ...] = ()) -> str | None:
-    """Why the case cannot run, where `error` says so; None where it is a failure.
+    """Why the case cannot run, where `error` says so; None if it is a failure.
 
     Args:
         error: What building the case or its step raised.
@@ -221,7 +221,7 @@ def build_workload(case: Case, images: ImageSpec, protocol: Protocol, device: to
 
 @contextlib.contextmanager
 def numeric_modes(case: Case, protocol: Protocol) -> Iterator[None]:
-    """Set every switch that decides which kernels run, explicitly, for the time of the context.
+    """Set every switch that decides which kernels run, explicitly, for the duration of the context.
 
     TF32 is on for `tf32` only, in matrix products and convolutions alike; torch's default has it on in convolutions.
     `deterministic` is `torch.use_deterministic_algorithms` as a script calls it: operators without a deterministic form

@@ -202,7 +202,7 @@ def _loss(output: Any, labels: torch.Tensor) -> torch.Tensor:
 
 
 def load_entries() -> tuple[ModelEntry, ...]:
-    """One entry a model of the torchvision installed; none, with a warning that says so, where it is not."""
+    """One entry per model of the torchvision installed; none, with a warning that says so, where it is not."""
     found = importlib.util.find_spec("torchvision")
     if found is None or not found.submodule_search_locations:
         warnings.warn(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
 
 _NO_SETTINGS = ("self", "params", "differentiable")
-"""Parameters that are no settings; a differentiable step is for training through the optimizer, which no case does."""
+"""Parameters that are not settings; a differentiable step is for training through the optimizer, which no case does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def _snake(class_name: str) -> str:
 
 
 def _setting(annotation: ast.expr | None, value: ast.expr) -> Setting | None:
-    """The setting of one parameter, or `None` where its default or type is nothing a configuration can hold."""
+    """The setting of one parameter, or `None` if its default or type is nothing a configuration can hold."""
     words = re.findall(r"\w+", ast.unparse(annotation)) if annotation else []
     named = [_KIND_WORDS[word] for word in words if word in _KIND_WORDS]
     try:
@@ -136,7 +136,7 @@ _PLAIN = (
 
 
 def _negated(test: ast.expr) -> ast.expr | None:
-    """The condition that holds where `test` does not, as one would write it; `None` where it cannot be told."""
+    """The condition that holds where `test` does not, as one would write it; `None` if it cannot be told."""
     if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
         return test.operand
     if isinstance(test, ast.BoolOp):

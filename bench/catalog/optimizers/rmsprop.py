@@ -1,4 +1,4 @@
-"""RMSprop: one to three moving averages a parameter."""
+"""RMSprop: one to three moving averages per parameter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent, without state and with one momentum buffer a parameter."""
+"""Stochastic gradient descent, without state and with one momentum buffer per parameter."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def build(
 
 
 def state_bytes(momentum: float, shapes: Shapes, element_bytes: int, settings: Settings) -> int:
-    """One buffer a parameter with momentum, nothing without; `momentum` is the entry's default."""
+    """One buffer per parameter with momentum, nothing without; `momentum` is the entry's default."""
     return copies_bytes(1 if settings.get("momentum", momentum) else 0, shapes, element_bytes)
 
 

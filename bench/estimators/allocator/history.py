@@ -23,7 +23,7 @@ def events_from_history(
         actions: ALLOC, FREE_REQUESTED, FREE_COMPLETED or MARK; all others are skipped.
         addresses: What identifies a block while it is live.
         sizes: Bytes asked for; at a mark its number.
-        reset_peaks: Whether the peaks start anew at every mark.
+        reset_peaks: Whether the peaks start again at every mark.
 
     Returns:
         Events with ids counted from 0 in order of allocation. Frees that completed at once are plain ones.

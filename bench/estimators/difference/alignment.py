@@ -23,7 +23,7 @@ class Block(NamedTuple):
     Attributes:
         event: Index of its event.
         size: Bytes asked for.
-        freed: Number of allocations before its free, itself included; None where it is never freed.
+        freed: Number of allocations before its free, itself included; None if it is never freed.
     """
 
     event: int

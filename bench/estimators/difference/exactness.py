@@ -26,7 +26,7 @@ class ReplayCheck:
     Attributes:
         exact: Every figure at every mark is equal to the byte.
         marks: Marks that were compared.
-        parting: The first figure that differs, in words; None where all are equal.
+        parting: The first figure that differs, as text; None if all are equal.
     """
 
     exact: bool
@@ -35,7 +35,7 @@ class ReplayCheck:
 
 
 def version_of(facts: Facts) -> tuple[int, int]:
-    """Major and minor of the recording's torch. Raises StoreError where it names none."""
+    """Major and minor of the recording's torch. Raises StoreError if it names none."""
     try:
         major, minor = (facts.versions.get("torch") or "").split(".")[:2]
         return int(major), int(minor)
@@ -44,7 +44,7 @@ def version_of(facts: Facts) -> tuple[int, int]:
 
 
 def settings_of(facts: Facts) -> MemorySettings:
-    """What of the recording's environment decided its memory. Raises StoreError where it names no version of torch."""
+    """What of the recording's environment decided its memory. Raises StoreError if it names no version of torch."""
     return read_settings(facts.variables, "{}.{}".format(*version_of(facts)))
 
 

@@ -51,7 +51,7 @@ class Explanation:
         torch_version: Of the recording.
         replay: Whether the recording's own replay is exact.
         recorded: As torch reported at the end.
-        trace: Of the trace; None where there is none, and a note says why.
+        trace: Of the trace; None if there is none, and a note says why.
         recorded_allocations: Of the recording, up to where memory ran out.
         traced_allocations: Of the trace.
         differences: Allocations that differ, over all steps; None without a trace.
@@ -78,7 +78,7 @@ class Explanation:
 def explain_recording(
     recording: Recording, where: str = "recording", *, most: int = MOST, workspaces: bool = True
 ) -> Explanation:
-    """Check a recording's replay, trace its case and compare; in a process of its own.
+    """Check a recording's replay, trace its case and compare; in a separate process.
 
     Args:
         recording: Of the case.

@@ -40,10 +40,10 @@ class Constants:
         depthwise_frac: Of the bandwidth.
         winograd_frac: Of the peak rate, convolutions by 3 x 3 in float32 without tensor cores, which multiply less
             than is counted.
-        convolution_columns: Channels a group at which half of it is reached.
+        convolution_columns: Channels per group at which half of it is reached.
         convolution_tiles: Tiles of its result for each multiprocessor, likewise.
         matmul_frac: Of the peak rate, products and all other convolutions.
-        product_depth: Length of the sums at which half of it is reached, in convolutions too (channels a group times
+        product_depth: Length of the sums at which half of it is reached, in convolutions too (channels per group times
             positions of the filter): single convolutions were at hand with filters of 3 x 3 only, which do not tell.
         attention_frac: Of the peak rate; FlashAttention-2 (arXiv 2307.08691) reports 0.5 to 0.73; not fitted.
         direct_frac: Of the peak rate, grouped convolutions in channels-last without a tensor-core kernel.
