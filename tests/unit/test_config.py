@@ -284,3 +284,13 @@ def test_how_many_runs_there_are_is_no_part_of_what_one_does() -> None:
     aimed = {"target_interval": 0.02, "max_repeats": 9, "time_budget": "1 h", "repeats": 6}
     keys = {check_config({"name": "n", "grid": grid, "measure": measure}, "t").protocol.key for measure in ({}, aimed)}
     assert len(keys) == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("quick.toml", "quick"), ("my sweep.toml", "my_sweep"), (".hidden.toml", "_hidden"), ("n" * 90 + ".toml", "n" * 80)],
+)
+def test_a_configuration_without_a_name_takes_its_files(tmp_path: Path, file: str, name: str) -> None:
+    (tmp_path / file).write_text(GRID)
+    assert load_config(tmp_path / file).name == name
+    assert load_config(tmp_path / file, ["name=other"]).name == "other"
