@@ -56,7 +56,8 @@ def install_advice(build: TorchBuild | None) -> str:
         return "No build of torch 2.6 or newer supports this driver and card: update the driver or use another card."
     return (
         f"Install a matching build: set `UV_TORCH_BACKEND=auto` or `UV_TORCH_BACKEND={build.backend}` before the "
-        f'set-up command, or `UV_TORCH_BACKEND={build.backend} uv pip install --reinstall "{build.torch}" torchvision` here.'
+        f"set-up command, or `UV_TORCH_BACKEND={build.backend} uv pip install --reinstall "
+        f'"{build.torch}" torchvision` here.'
     )
 
 

@@ -162,7 +162,7 @@ class Store:
             except (NewerFormatError, UnreadableError):
                 raise
             except StoreError as error:
-                warnings.warn(f"left out: {error}", stacklevel=3)
+                warnings.warn(f"skipped: {error}", stacklevel=3)
                 continue
             if table.num_rows and table["environment_key"][0].as_py() == environment_key:
                 return table, None

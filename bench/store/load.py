@@ -61,7 +61,7 @@ class Loaded:
     def warn(self) -> None:
         """Name every damaged part in a warning."""
         for part in self.damaged:
-            warnings.warn(f"left out: {part.error}", stacklevel=3)
+            warnings.warn(f"skipped: {part.error}", stacklevel=3)
 
 
 def load_results(*paths: str | os.PathLike[str]) -> pd.DataFrame:
@@ -228,7 +228,7 @@ def newest_plans(folder: Path) -> list[tuple[str, pa.Table]]:
     damaged: list[Damaged] = []
     plans = _newest(_read_all(parts(folder, "plan-*.parquet"), "plan", damaged))
     for part in damaged:
-        warnings.warn(f"left out: {part.error}", stacklevel=2)
+        warnings.warn(f"skipped: {part.error}", stacklevel=2)
     return plans
 
 
