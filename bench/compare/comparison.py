@@ -18,7 +18,7 @@ from bench.records import AXES, Status
 from bench.stats import CONFIDENCE, MARGIN, Judgement, Verdict, geometric_interval, judge_ratios
 
 _BROKEN = (Status.OOM, Status.TIMEOUT, Status.CRASHED, Status.FAILED, Status.NAN_LOSS)
-"""How a case ends that ran before and does not any more."""
+"""Statuses of a case that ran before and no longer does."""
 
 
 def compare(
@@ -31,13 +31,13 @@ def compare(
     metrics: Sequence[str] | None = None,
     processes: int | None = None,
 ) -> Comparison:
-    """Compare two frames of runs, case by case and on the whole.
+    """Compare two frames of runs, case by case and overall.
 
     Args:
         baseline: From `bench.load`.
         candidate: The same.
         margin: The smallest change that counts, as a fraction.
-        confidence: Of every interval; and of there being no false verdict among all the cases of a metric.
+        confidence: Of every interval, and of no false verdict among all the cases of a metric.
         across: Axes and flags that may differ between the sides; cases are joined on the other axes.
         metrics: Names in `METRICS`; throughput and peak memory unless given.
         processes: Only the first so many processes of each case count, on both sides; a case that lacks any of them is
@@ -96,10 +96,10 @@ def _check_numbers(margin: float, confidence: float) -> None:
 
 
 def _measured_metrics(one: Half, two: Half, asked: Sequence[str] | None) -> list[Metric]:
-    """The metrics to compare; of the usual ones those that a side measured.
+    """The metrics to compare; of the default ones, those that a side measured.
 
     Raises:
-        UnknownNameError: There is no such metric.
+        UnknownNameError: The metric is unknown.
         BenchError: Neither side measured one that was requested.
     """
     for name in asked or ():
@@ -158,12 +158,12 @@ def _row(
 
 
 def _wanted(one: Half, two: Half, pair: Hashable) -> bool:
-    """Whether any side meant to run a case: what each side that knows it skips was never planned."""
+    """Whether any side planned to run a case: one that every side skips was never planned."""
     return any(half.end(pair)[0] not in (Status.SKIPPED, "not planned") for half in (one, two))
 
 
 def _missing(one: Half, two: Half, pairs: Sequence[Hashable], labels: Mapping[Hashable, str]) -> list[Missing]:
-    """Cases that a side did not measure, with how they ended there."""
+    """Cases that a side did not measure, with their status there."""
     found = []
     for pair in pairs:
         knows = one if pair in one.rows else two
@@ -177,13 +177,13 @@ def _missing(one: Half, two: Half, pairs: Sequence[Hashable], labels: Mapping[Ha
 
 
 def _regressions(cases: pd.DataFrame, missing: Sequence[Missing]) -> pd.DataFrame:
-    """What got worse: rows called `slower`, and rows of cases that do not run any more."""
+    """Regressions: rows with the verdict `slower`, and rows of cases that no longer run."""
     broken = {item.case_key for item in missing if item.broken}
     return cases[(cases["verdict"] == Verdict.SLOWER) | cases["case_key"].isin(broken)].reset_index(drop=True)
 
 
 def _notes(one: pd.DataFrame, two: pd.DataFrame) -> list[str]:
-    """What a reader should know beside the numbers."""
+    """What a reader should know besides the numbers."""
     measured = ["run_key", "wall_window_s"]  # the key alone is the same for the same turn of the same sweep, repeated
     if len(one[measured].dropna().merge(two[measured].dropna())):
         return ["Both sides contain the same runs."]

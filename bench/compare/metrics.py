@@ -1,4 +1,4 @@
-"""What can be compared, and which way is better."""
+"""The metrics that can be compared, and which direction is better."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Metric:
 
     Attributes:
         name: How it is asked for; a column of `bench.load` unless `read` says otherwise.
-        label: What a table calls it.
+        label: Its title in tables.
         kind: Speed and energy count runs that ended `ok`; memory counts every run that measured.
         higher_is_better: True for rates only.
         show: Prints a value with its unit; NaN as a dash.
@@ -81,7 +81,7 @@ DEFAULT_METRICS = ("samples_per_s", "peak_allocated_bytes")
 
 
 def verdict_words(metric: str, verdict: str) -> str:
-    """What a verdict is called for a metric: of memory and energy, `faster` is `less` and `slower` is `more`."""
+    """The word for a verdict on a metric: for memory and energy, `less` for `faster` and `more` for `slower`."""
     if METRICS[metric].kind == "speed":
         return str(verdict)
     return {Verdict.FASTER: "less", Verdict.SLOWER: "more"}.get(Verdict(verdict), str(verdict))

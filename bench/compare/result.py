@@ -1,4 +1,4 @@
-"""What a comparison is made of."""
+"""The results of a comparison."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ class Missing(NamedTuple):
         label: The case as text.
         side: The side that has no measurement of it.
         status: How it ended there, or `not planned`.
-        reason: Why, in the words of the run; `None` if unknown.
-        broken: Whether the baseline measured it and the candidate tried and failed: a regression.
+        reason: The reason that the run gave; `None` if unknown.
+        broken: Whether the baseline measured it and the candidate failed: a regression.
     """
 
     case_key: str
@@ -82,8 +82,8 @@ class Comparison:
     """What changed from a baseline to a candidate.
 
     Attributes:
-        differences: What differs between the two sides beside the cases, the most telling first.
-        cases: One row a common case and metric, sorted by the axes: `case_key`, `candidate_case_key`,
+        differences: What differs between the two sides besides the cases, the most important first.
+        cases: One row per common case and metric, sorted by the axes: `case_key`, `candidate_case_key`,
             `label` (the case in words), the axes (of the baseline; `<axis>_candidate` for an axis compared across),
             `metric`, `baseline` and `candidate` (geometric means over processes, in the metric's unit), `ratio`
             (candidate over baseline), `low` and `high` (its interval for this case alone), `verdict` (`faster`,
@@ -92,10 +92,10 @@ class Comparison:
         geomean: By metric.
         missing: Cases that one side did not measure.
         regressions: The rows of `cases` whose verdict is `slower`, and of every case that the baseline measured and
-            the candidate tried and failed at.
-        notes: What a reader should know beside the numbers, a sentence each.
+            the candidate failed.
+        notes: What a reader should know besides the numbers, one sentence each.
         margin: The smallest change that counts, as a fraction.
-        confidence: Of every interval and of the whole set of verdicts of a metric.
+        confidence: Of every interval, and of all verdicts on a metric together.
         across: The fields that the two sides were compared across.
         processes: Only the first so many processes of each case were counted; `None` if all were.
     """

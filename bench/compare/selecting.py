@@ -12,14 +12,14 @@ from bench.errors import BenchError
 from bench.records import AXES
 
 LEAST_PROCESSES = 2
-"""One process says nothing about the next one."""
+"""One process shows nothing about the variation between processes."""
 
 
 def first_processes(frame: pd.DataFrame, processes: int | None) -> pd.DataFrame:
     """The runs of the first processes of each case, all of them where `processes` is `None`.
 
-    A run that failed or is missing among them is replaced by no later one: which runs count follows from their number
-    alone, never from what they measured.
+    A run among them that failed or is missing is not replaced by a later one: which runs count depends on their number
+    alone, never on their measurements.
 
     Raises:
         BenchError: `processes` is below `LEAST_PROCESSES`.
@@ -36,8 +36,8 @@ def select_runs(frame: pd.DataFrame, patterns: Sequence[str]) -> pd.DataFrame:
 
     Args:
         frame: From `bench.load`.
-        patterns: `FIELD=PATTERN`, with the wildcards of file names; a value that is the pattern to the letter is meant
-            before any other (`mlp:hidden=[256,128]` is not a wildcard). Of several for one field any may match; those
+        patterns: `FIELD=PATTERN`, with the wildcards of file names; a value that equals the pattern takes
+            precedence (`mlp:hidden=[256,128]` is not a wildcard). Of several for one field any may match; those
             of different fields must all match.
 
     Raises:
@@ -93,6 +93,6 @@ def _texts(frame: pd.DataFrame, field: str) -> dict[object, str]:
 
 
 def _matching(texts: Iterable[str], pattern: str) -> list[str]:
-    """The texts that a pattern means: the one that it spells, else those that it matches."""
+    """The texts that a pattern selects: the one it equals, else those it matches."""
     found = list(texts)
     return [pattern] if pattern in found else [text for text in found if fnmatch.fnmatchcase(text, pattern)]

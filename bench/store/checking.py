@@ -1,7 +1,7 @@
-"""What a part must look like before its rows are used: it may come from anybody, and its hash is not a signature.
+"""What a part must look like before its rows are used: it may come from anyone, and its hash is not a signature.
 
-Whoever writes a part can write the hash that fits it. So sizes, types and what readers rely on are checked here, once
-for all of them: behind it no part is too large for memory, has columns of other types, or lacks its keys.
+Whoever writes a part can write a matching hash. So sizes, types and everything that readers rely on are checked here,
+once: after that, no part is too large for memory, has columns of other types, or lacks its keys.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ _TYPES = (*_SCALARS, *(pa.list_(kind) for kind in _SCALARS))
 
 
 def check_file(path: Path, limit: int = MAX_PART_BYTES) -> None:
-    """Refuse what is not a regular file, or larger than `limit` bytes, before it is opened: a pipe would block.
+    """Refuse a file that is not regular or is larger than `limit` bytes before opening it: a pipe would block.
 
     Raises:
-        StoreError: Saying which.
-        OSError: The file cannot be looked at.
+        StoreError: The reason.
+        OSError: The file cannot be examined.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
@@ -61,7 +61,7 @@ def check_columns(path: Path, data: bytes, file: pq.ParquetFile, kind: str) -> N
         path: For messages.
         data: The whole file.
         file: The same, opened.
-        kind: What the part is to be.
+        kind: The expected kind.
 
     Raises:
         StoreError: Too large, or its columns are not those of its kind.
@@ -89,7 +89,7 @@ def _check_names(path: Path, names: Sequence[str], kind: str) -> None:
 
 
 def _check_type(path: Path, field: pa.Field, kind: str) -> None:
-    """A known column has its own type; one that a later version added has a plain type, and no name that is taken."""
+    """A known column has its own type; one that a later version added has a plain type and an unused name."""
     own = _COLUMNS[kind]
     if field.name in own.names:
         expected = own.field(field.name).type
@@ -102,7 +102,7 @@ def _check_type(path: Path, field: pa.Field, kind: str) -> None:
 
 
 def texts(file: pq.ParquetFile) -> list[str]:
-    """The columns of text, to be read as dictionaries: so a text that comes in many rows is held once."""
+    """The columns of text, to be read as dictionaries, so that a text in many rows is stored once."""
     if file.metadata.num_rows == 1:
         return []
     return [field.name for field in file.schema_arrow if field.type == pa.string()]
@@ -125,7 +125,7 @@ def plain(path: Path, table: pa.Table) -> pa.Table:
 
 
 def check_rows(path: Path, rows: Sequence[Mapping[str, Any]], kind: str) -> None:
-    """Refuse rows that no harness writes: without their keys, of a status that is none, with gaps in a list.
+    """Refuse rows that bench never writes: without their keys, with an unknown status, with gaps in a list.
 
     Raises:
         StoreError: With the row and the column.
@@ -144,10 +144,10 @@ def check_rows(path: Path, rows: Sequence[Mapping[str, Any]], kind: str) -> None
 
 
 def parse_notes(path: Path, text: bytes, kind: str) -> dict[str, Any]:
-    """The notes beside the rows; those of a plan hold the protocol and the environment of its runs.
+    """The notes stored with the rows; those of a plan have the protocol and the environment of its runs.
 
     Raises:
-        StoreError: They are not what a harness writes.
+        StoreError: They are not what bench writes.
     """
     try:
         notes = json.loads(text)

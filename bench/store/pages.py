@@ -1,8 +1,8 @@
-"""How much a Parquet file unpacks to, read off the headers of its pages without unpacking any.
+"""The unpacked size of a Parquet file, read from the headers of its pages without unpacking any.
 
-Nothing holds a reader to the sizes in a file's footer: a page of 100 KiB may unpack to 2 GiB, and a few bytes of run
-lengths to 10^9 values of a list. (And asking pyarrow for the footer's entry of a column ends the process where that
-entry is damaged.) So the headers of the pages are read here, which the reader does go by.
+Readers do not enforce the sizes in a file's footer: a page of 100 KiB may unpack to 2 GiB, and a few bytes of run
+lengths to 10^9 values of a list. (And reading the footer's entry of a column with pyarrow ends the process if that
+entry is damaged.) So the headers of the pages, which readers do follow, are read here.
 
 Footer and headers are structs in Thrift's compact protocol. (Sources: apache/parquet-format, parquet.thrift;
 apache/thrift, doc/specs/thrift-compact-protocol.md.)
@@ -25,13 +25,13 @@ _KEPT_BYTES = 1 << 16  # of one: the list of a part's columns takes some KiB, a 
 
 
 def unpacked(data: bytes, nested: Container[int]) -> tuple[int, int]:
-    """What the pages of a file come to.
+    """The total size of the pages of a file.
 
-    Only pages that can hold more than their bytes are looked at: compressed ones, and those of columns of lists.
+    Only pages that can unpack to more than their bytes are counted: compressed ones, and those of columns of lists.
 
     Args:
         data: The file.
-        nested: The numbers of the columns that hold lists.
+        nested: The numbers of the columns of lists.
 
     Returns:
         The bytes of all pages uncompressed, and the values in columns of lists.

@@ -105,7 +105,7 @@ def test_every_fault_of_a_file_is_reported_at_once(tmp_path: Path) -> None:
         "grid.batch_size[3]: pow2 takes two powers of two, the smaller first: { pow2 = [16, 4096] }; given { pow2 = [3, 9] }",
         'grid.precision[0]: "bf61" is not allowed. Nearest: bf16, fp16. Allowed: float32, tf32, bf16, fp16',
         "exclude[0].reason: required, but missing",
-        "measure.repeats: must be 1 or more; given 0",
+        "measure.repeats: must be at least 1; given 0",
         "measure.warmup_steps: must be a whole number; given true",
         'measure.measured_stepz: unknown key "measured_stepz". Nearest: measured_steps, warmup_steps. Allowed: repeats, '
         "target_interval, max_repeats, time_budget, order, seed, warmup_steps, measured_steps, min_window, loader_workers, "
@@ -265,7 +265,7 @@ def test_a_target_for_intervals_raises_the_least_and_the_most_runs() -> None:
         ),
         (
             'target_interval = 0.01\ntime_budget = "soon"',
-            'measure.time_budget: "soon" is no duration; write it like 90 s, 2 min or 250 ms',
+            'measure.time_budget: invalid duration "soon": expected something like 90 s, 2 min or 250 ms',
         ),
         (
             "target_intervall = 0.01",
