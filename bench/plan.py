@@ -170,7 +170,7 @@ def skip_reason(case: Case, device: str) -> str | None:
 
 
 def image_spec(dataset: Choice, image_size: int) -> ImageSpec:
-    """The shape of one sample at `image_size`; 0 keeps the data set's own. Raises DataError if a folder does not exist."""
+    """The shape of one sample at `image_size`; 0 keeps the data set's own. Raises DataError for a missing folder."""
     images = describe(dataset).images
     side = image_size or images.height
     return images if not image_size else ImageSpec(images.channels, side, side, images.classes)

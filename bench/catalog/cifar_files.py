@@ -1,4 +1,4 @@
-"""The batch files of CIFAR-10 and CIFAR-100, read without running what they hold.
+"""The batch files of CIFAR-10 and CIFAR-100, read without executing their content.
 
 The batches are pickles, and a pickle may run any code. torchvision unpickles them after checking their md5; files with
 another checksum (written again, converted, cut down) are read here by an unpickler that knows only arrays of bytes and

@@ -1,4 +1,4 @@
-"""The idx files of MNIST and its kin: where they lie, and reading them plain or gzipped, with every fault named.
+"""The idx files of MNIST and similar data sets: finding them, and reading them plain or gzipped, with clear errors.
 
 The format (yann.lecun.com/exdb/mnist): two zero bytes, a type (8: unsigned bytes), the number of dimensions, each
 dimension as a big-endian 32-bit integer, then the values. torchvision's own reader needs all four files uncompressed,

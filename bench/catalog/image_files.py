@@ -1,4 +1,4 @@
-"""Trees of image files: which folders are classes, which are parts, whether they can be read, and what they hold.
+"""Trees of image files: which folders are classes, which are splits, whether they can be read, and their content.
 
 torchvision's `ImageFolder` is the reference for which files count and in which order (torchvision/datasets/folder.py).
 It takes every folder below the root for a class, also `train`, `__MACOSX` and what a file manager keeps its thumbnails
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""The files that torchvision's `ImageFolder` takes for images (torchvision/datasets/folder.py: IMG_EXTENSIONS)."""
+"""The files that torchvision's `ImageFolder` reads as images (torchvision/datasets/folder.py: IMG_EXTENSIONS)."""
 
 _SYSTEM_FOLDERS = (
     "__macosx",
@@ -47,7 +47,7 @@ _SYSTEM_FOLDERS = (
 """Folders of operating systems, file servers and tools, in lower case; like hidden ones (`.git`) never classes."""
 
 MOST_FOLDERS = 500_000
-"""More are no tree of classes (ImageNet-21k has 21,841), but a home folder, a disk, or links to and fro."""
+"""More are not a tree of classes (ImageNet-21k has 21,841), but a home folder, a disk, or circular links."""
 DEEPEST = 100
 
 CHECKED_SIZES, CHECKED_HEADERS, DECODED = 10_000, 500, 32
@@ -76,7 +76,7 @@ class ImageTree:
         class_names: The training part's class folders, sorted; a class's label is its place here, in both parts.
         train_samples: Images below the class folders of the training part, at any depth.
         test_samples: Those of the held-out part in folders that are classes of the training part too.
-        notes: What was left out or may be taken otherwise; one sentence each.
+        notes: What was skipped or is ambiguous; one sentence each.
     """
 
     train: Path

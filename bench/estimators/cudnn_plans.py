@@ -1,11 +1,11 @@
-"""What cuDNN's heuristics would run for a convolution on a GPU that is not here, and the workspace that it asks for.
+"""The plan that cuDNN's heuristics choose for a convolution on a GPU that is not present, and its workspace.
 
 cuDNN 9.8 and newer take a description of a device (CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR) in place of a device. The order
-of questions is torch's own (aten/src/ATen/native/cudnn/Conv_v8.cpp: run_single_conv, filterEngineConfigs, try_configs):
+of queries is torch's own (aten/src/ATen/native/cudnn/Conv_v8.cpp: run_single_conv, filterEngineConfigs, try_configs):
 the engines that the instant heuristic names, without those that would round float32 operands down, and the first of
 which a plan can be made. Numbers of descriptors, attributes and types are those of cudnn_graph.h.
 
-Left out: `cudnn.benchmark`, deterministic mode, and what an older cuDNN than the installed one would have chosen.
+Not modelled: `cudnn.benchmark`, deterministic mode, and the choices of other versions of cuDNN than the installed one.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ _BLOCKS = {(7, 5): 16, (8, 6): 16, (8, 9): 24, (12, 0): 24}
 
 
 class CudnnPlans:
-    """Answers for one device; each question is asked once."""
+    """Plans for one device; each query is made once."""
 
     def __init__(self, device: Device) -> None:
         """Load cuDNN and describe the device to it.

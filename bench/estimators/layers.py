@@ -1,8 +1,8 @@
-"""A model as a table of layers, and what the formula needs of it, without computing anything.
+"""A model as a table of layers, and what the formula needs from it, without computing anything.
 
 Models are built and run on torch's meta device: shapes only, no memory, no arithmetic, no random numbers drawn. One
-that cannot be (it reads values of tensors, or an operator of it knows no shapes without them) is built and run once on
-the CPU, on a few random images.
+that cannot run there (it reads values of tensors, or an operator cannot infer shapes without them) is built and run
+once on the CPU, on a few random images.
 """
 
 from __future__ import annotations

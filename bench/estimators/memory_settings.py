@@ -1,10 +1,11 @@
-"""What of the environment decides how much memory a step takes: read once, in one place, as torch reads it.
+"""The environment variables that determine the memory of a step: read once, in one place, as torch reads them.
 
 `read_settings` is pure and free of torch: each version's documented order of the allocator's variables, and cuBLAS's
-variables. `settings_in_force` asks the torch of this process for what it took, which is the truth where torch has an
+variables. `settings_in_force` reads what the torch of this process has in force, which is authoritative if torch has an
 allocator for GPUs at all (a build for the CPU has none), and needs no GPU and starts no CUDA.
 
-Left out: variables that move work elsewhere (`CUDNN_...`, `TORCH_CUDNN_...`), and what torch's Python interface sets.
+Not modelled: variables that move work elsewhere (`CUDNN_...`, `TORCH_CUDNN_...`), and what torch's Python interface
+sets.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class MemorySettings:
         torch_version: As torch writes it.
         variable: The variable that holds the allocator's settings; None if none does.
         allocator: Its text; empty for torch's defaults.
-        refusal: What torch says of that text, where it does not accept it.
+        refusal: Torch's message about that text, if it rejects it.
         in_force: What torch read from the text, by field of `AllocatorConfig`; empty if torch could not be asked.
         uncached: The variable that turns the allocator's cache off; None if none does.
         tunable: Whether TunableOp tries kernels out at run time.
@@ -82,8 +83,8 @@ class MemorySettings:
             capacity_bytes: What of it is free for segments; None: without limit.
 
         Raises:
-            ConfigError: Torch does not take the settings, or they cannot be replayed.
-            Unsupported: Nothing is cached or counted under these settings, or kernels are tried out at run time.
+            ConfigError: Torch rejects the settings, or they cannot be simulated.
+            Unsupported: Nothing is cached or counted under these settings, or kernels are tuned at run time.
         """
         if self.uncached:
             raise Unsupported(
@@ -101,7 +102,7 @@ class MemorySettings:
         return replace(config, **dict(self.in_force))
 
     def unknown_total(self, device_name: str) -> str | None:
-        """What to say of a share of the memory of a device whose memory is unknown; None if no share is set."""
+        """The note about a memory fraction for a device of unknown memory; None if no fraction is set."""
         try:
             share = self._parse(_SIZE_T, None).memory_fraction
         except ConfigError:  # `allocator_config` says it
@@ -114,7 +115,7 @@ class MemorySettings:
         )
 
     def _parse(self, total: int | None, capacity: int | None) -> AllocatorConfig:
-        """What the text says; a share of an unknown total is left out."""
+        """The parsed text; a fraction of an unknown total is ignored."""
         known = _SIZE_T if total is None else total
         base = AllocatorConfig(ties=tie_rule(self.torch_version), device_total_bytes=known, capacity_bytes=capacity)
         try:

@@ -1,4 +1,4 @@
-"""What stands beside the events of a recording: case, GPU, versions, switches, what torch and the driver reported."""
+"""The facts stored with the events of a recording: case, GPU, versions, switches, memory as reported."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _Values = dict[_Name, bool | int | _Text | None]
 
 
 class _Strict(BaseModel):
-    """Types are taken as they are; a key that this version does not know is left alone."""
+    """Types are strict; unknown keys are ignored."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
@@ -85,7 +85,7 @@ class Facts(_Strict):
 
 
 def parse_facts(text: bytes, where: str) -> Facts:
-    """Facts from the JSON of a file's metadata. Raises StoreError with every fault, each by its place."""
+    """Facts from the JSON of a file's metadata. Raises StoreError with every error and its place."""
     try:
         facts = Facts.model_validate_json(text)
     except ValidationError as error:

@@ -54,11 +54,11 @@ class Recording:
 
 
 def write_recording(recording: Recording, path: Path) -> None:
-    """Write a recording so that it is whole or absent.
+    """Write a recording completely or not at all.
 
     Raises:
-        FileExistsError: `path` exists; it is left as it is.
-        StoreError: The disk refuses.
+        FileExistsError: `path` exists; it is not changed.
+        StoreError: The disk cannot write it.
     """
     columns = (recording.actions, recording.addresses, recording.sizes)
     arrays: list[Any] = [pa.array(values, kind) for values, (_, kind) in zip(columns, _COLUMNS, strict=True)]
@@ -72,7 +72,7 @@ def write_recording(recording: Recording, path: Path) -> None:
 
 
 def read_recording(path: Path) -> Recording:
-    """Read a recording of anybody's.
+    """Read a recording from any source.
 
     Raises:
         StoreError: Absent, damaged, not a recording, larger than one can be, or written by a newer version; the message
@@ -106,7 +106,7 @@ def read_recording(path: Path) -> Recording:
 
 
 def _check_shape(path: Path, data: bytes, file: pq.ParquetFile, metadata: dict[bytes, bytes]) -> None:
-    """Refuse what is no recording, or would not fit into memory, before any of it is decoded."""
+    """Refuse a file that is not a recording, or would not fit in memory, before decoding it."""
     if _FACTS not in metadata:
         raise StoreError(f"{path}: a Parquet file, but not a recording of bench record")
     if len(metadata[_FACTS]) > MAX_METADATA_BYTES:

@@ -279,7 +279,7 @@ def _with_estimates(frame: pd.DataFrame, estimates: pd.DataFrame) -> pd.DataFram
 
 
 def _with_notes(frame: pd.DataFrame) -> pd.DataFrame:
-    """Add to each run's `estimate_note` what the estimates do not model of its protocol: they are stored by case alone."""
+    """Add to each `estimate_note` what estimates do not model of the run's protocol: they are stored by case alone."""
     switches = frame[list(UNMODELLED)].fillna(False).astype(bool)
     traced = frame["trace_peak_allocated_bytes"].notna()
     for row in frame.index[switches.any(axis=1) & (traced | frame["formula_bytes"].notna())]:

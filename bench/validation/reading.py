@@ -1,4 +1,4 @@
-"""A CSV of measurements, checked as a whole: every fault of a file is reported at once, up to a number."""
+"""A CSV of measurements, checked as a whole: all errors of a file are reported at once, up to a limit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_FAULTS = 20
 
 
 def list_layouts() -> list[Layout]:
-    """Every layout of this folder, by name: the modules that define LAYOUT."""
+    """Every layout in this folder, by name: the modules that define LAYOUT."""
     package = importlib.import_module("bench.validation")
     names = sorted(info.name for info in pkgutil.iter_modules(package.__path__))
     modules = [importlib.import_module(f"bench.validation.{name}") for name in names]
@@ -25,14 +25,14 @@ def list_layouts() -> list[Layout]:
 
 
 def read_measurements(path: Path, device: str | None = None) -> tuple[list[Measured], int]:
-    """The rows of a file, and how many were left out (no cases of ours, or of another device than the one asked for).
+    """The rows of a file, and how many were skipped (unsupported cases, or other devices than the requested one).
 
     Args:
         path: A CSV with a header, UTF-8, at most 64 MiB and 20,000 rows.
-        device: A device's name: that of rows which name none; rows of other devices are left out.
+        device: The device of rows without one; rows of other devices are skipped.
 
     Raises:
-        DataError: The file cannot be read, has no layout's columns, or has faults: each with its line.
+        DataError: The file cannot be read, has no layout's columns, or has errors: each with its line.
         UnknownNameError: No such device.
     """
     asked = device_name(device) if device else None
@@ -68,7 +68,7 @@ def read_measurements(path: Path, device: str | None = None) -> tuple[list[Measu
 
 
 def _lines(path: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
-    """Line numbers and cells by column; cells that a short row lacks are empty."""
+    """Line numbers and cells by column; missing cells of a short row are empty."""
     try:
         if not path.is_file():
             state = "a folder" if path.is_dir() else "not a file" if path.exists() else "no such file"

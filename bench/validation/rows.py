@@ -1,4 +1,4 @@
-"""What a measurement from elsewhere is, whatever file it came in, and how cells of a CSV are read."""
+"""Measurements from other tools, whatever their file, and reading the cells of a CSV."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_CLASSES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """A training loop that is not ours, in what decides its memory.
+    """The properties of another training loop that determine its memory.
 
     Attributes:
         zero_grad: When gradients go: before the batch is loaded, between loss and backward, or never.
@@ -61,7 +61,7 @@ class Measured:
         capacity_bytes: All of the device's memory where the file knows it.
         loop: None for the step of bench.
         dataset: Whose images and classes the step of bench takes; of no consequence to other loops.
-        published: What other estimators said of this row, by their names, in bytes; as they published it.
+        published: The published estimates of other estimators for this row, by name, in bytes.
     """
 
     line: int

@@ -24,7 +24,7 @@ class GroupScore:
         held_out: With the constant fitted on the other families' rows (other rows, where there is one family only);
             None if there are none.
         failures: Rows without an estimate.
-        below: Rows whose estimate lies below the measurement: a run given that much memory would have failed.
+        below: Rows whose estimate is below the measurement: a run given that much memory would have failed.
     """
 
     device: str
@@ -37,7 +37,7 @@ class GroupScore:
 
     @property
     def exact(self) -> int:
-        """Rows whose estimate is the measurement, to the byte; a fitted constant makes one of its rows so by itself."""
+        """Rows whose estimate is the measurement, to the byte; a fitted constant makes one of its rows exact."""
         return round(self.errors.share_exact * self.errors.n) if self.errors else 0
 
 

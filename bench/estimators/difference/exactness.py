@@ -1,4 +1,4 @@
-"""Whether the replay of a recording gives what torch reported at every mark; free of torch."""
+"""Whether the replay of a recording matches what torch reported at every mark; without torch."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def allocator_config(facts: Facts, *, limited: bool) -> AllocatorConfig:
 
     Raises:
         StoreError: The recording names no version of torch.
-        ConfigError: Its settings are none, or none that can be replayed.
+        ConfigError: Its settings are invalid or cannot be simulated.
     """
     free = facts.memory.get("free_after_context") if limited else None
     return settings_of(facts).allocator_config(facts.gpu.total_bytes, free)
@@ -69,7 +69,7 @@ def recorded_events(recording: Recording) -> list[Event]:
     A request that failed and was done without (a workspace of cuDNN's) is optional.
 
     Raises:
-        ReplayError: The history begins too late, or is none.
+        ReplayError: The history begins too late, or is invalid.
     """
     actions, addresses, sizes = recording.actions, recording.addresses, recording.sizes
     failures = [index for index, action in enumerate(actions) if action == OOM]

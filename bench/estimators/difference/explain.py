@@ -1,4 +1,4 @@
-"""From a recording and the trace of its case to the operators at which they part."""
+"""From a recording and the trace of its case to the operators that differ."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ def _count_before(length: int, chosen: Sequence[int]) -> list[int]:
 def peaks_when_mended(
     comparison: Comparison, mended: Sequence[Difference], config: AllocatorConfig
 ) -> tuple[int, int, int]:
-    """Peaks of the trace in bytes (requested, allocated, reserved) with some of its differences mended.
+    """Peaks of the trace in bytes (requested, allocated, reserved) with some of its differences fixed.
 
     Args:
         comparison: Both streams.
