@@ -16,13 +16,13 @@ __version__ = "0.1.0"
 
 
 def load(*paths: str | PathLike[str]) -> pd.DataFrame:
-    """Load result folders into one frame, one row a run (see `bench.store.load_results`).
+    """Load result folders into one frame, one row per run (see `bench.store.load_results`).
 
     Args:
         *paths: Folders that `bench sweep` wrote, folders that hold several of them, or bundles of `bench bundle`.
 
     Returns:
-        One row a run, planned runs that have not happened and skipped cases included; each with its case's axes,
+        One row per run, planned runs that have not happened and skipped cases included; each with its case's axes,
         its measurement, its environment and the estimates for its case. Unknown values are null.
 
     Raises:

@@ -1,7 +1,7 @@
-"""What the commands ask of a child process: estimates, fits and whatever else runs somebody's model.
+"""Work of the commands in a child process: estimates, fits and everything else that runs a user's model.
 
-The parent stays free of torch. A question of which everything was recorded before goes to a bare process, which answers
-without torch; all others go to a fork of the server that has torch imported.
+The parent never imports torch. If everything needed is already recorded, a bare process answers without torch;
+otherwise a fork of the server that has torch imported does.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from bench.records import Case, Estimate
 
 FIT_TIMEOUT_S = 600.0  # for one batch size
 SILENT_QUESTIONS = 8
-"""Time-outs without a word after which the process that watches over estimates counts as hanging itself: an estimate
-comes when every estimator has answered, each of which may hang twice."""
+"""Time limits without a message after which the process that runs the estimators counts as hanging itself: an estimate
+is sent when every estimator has finished, and each may time out twice."""
 START_S = 60.0  # for the process to come up
 
 
@@ -40,20 +40,20 @@ def estimate_in_child(
     variables: Mapping[str, str] | None = None,
     heard: Callable[[], None] = lambda: None,
 ) -> Iterator[Estimate]:
-    """An estimate for each case; where an estimator raises, hangs or dies on one, its note says so, and only its.
+    """An estimate for each case; if an estimator raises, hangs or dies on one, only its note has the reason.
 
     Args:
-        launcher: Makes the process.
-        cases: Each once; estimates come in an order of their own.
+        launcher: Starts the process.
+        cases: Each once; estimates arrive in any order.
         device: Name or path of a device file, or a device.
         timeout_s: For one estimator on one case.
-        say: Hears of what was lost.
-        log: Where the process's output goes, tracebacks among it.
+        say: Called with a line about each failure.
+        log: The file for the process's output, tracebacks included.
         log_name: How notes name the log: its path unless given.
-        workspaces: Whether the trace counts cuDNN's workspaces; as the environment says where None.
+        workspaces: Whether estimates include cuDNN's workspaces; as the environment sets it if None.
         variables: Environment variables that the runs set for themselves, as their protocol has it, in addition to this
             process's environment: `{"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}`, say.
-        heard: Called with every estimate that comes.
+        heard: Called with every estimate that arrives.
     """
     todo = {case.key: case for case in cases}
     kept_in = f"; see {log_name or log}"
@@ -69,7 +69,7 @@ def estimate_in_child(
             for name, reason in news["lost"].items():
                 if (str(case.model), reason) not in said:
                     said.add((str(case.model), reason))
-                    say(f"no {name} of {case}: {reason}{kept_in}")
+                    say(f"no {name} for {case}: {reason}{kept_in}")
             note = estimate.estimate_note
             made.append(replace(estimate, estimate_note=f"{note}{kept_in}") if news["lost"] else estimate)
             heard()
@@ -100,7 +100,7 @@ def estimate_in_child(
 
 
 def counts_workspaces() -> bool:
-    """Whether estimates count cuDNN's workspaces: unless the environment's `BENCH_CUDNN_WORKSPACES` is `off`."""
+    """Whether estimates include cuDNN's workspaces: unless `BENCH_CUDNN_WORKSPACES` is `off`."""
     return os.environ.get("BENCH_CUDNN_WORKSPACES", "on") != "off"
 
 
@@ -113,7 +113,7 @@ def fit_in_child(
     *,
     workspaces: bool,
 ) -> dict[str, Any]:
-    """The fields of `estimators.fitting.Fit` as a JSON object. Raises BenchError where the case cannot be traced."""
+    """The fields of `estimators.fitting.Fit` as a JSON object. Raises BenchError if the case cannot be traced."""
 
     def listen(news: dict[str, Any]) -> None:
         say(f"tracing batch {news['batch_size']}")
@@ -137,18 +137,18 @@ def ask_child(
     timeout_s: float,
     listen: Callable[[dict[str, Any]], None] = lambda news: None,
 ) -> dict[str, Any]:
-    """What a task answers that runs somebody's model for a command; what it prints goes to a log of the account.
+    """The result of a task that runs a user's model for a command; its output goes to a log of the account.
 
     Args:
         launcher: Makes the process.
         command: Names the log.
         task: As for `LocalLauncher.run`.
         argument: As for `LocalLauncher.run`.
-        timeout_s: From its last word on.
+        timeout_s: Counted from its last message.
         listen: As for `LocalLauncher.run`.
 
     Raises:
-        BenchError: It gave no answer; the message says why in one line, and names the log where there is one.
+        BenchError: It gave no result; the message has the reason in one line, and the log if there is one.
     """
     with account_log(command) as log:
         answer = launcher.run(task, argument, timeout_s=timeout_s, from_last_word=True, log=log, listen=listen)

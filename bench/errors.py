@@ -1,8 +1,8 @@
-"""One exception tree for everything that a user can mend, and the words it speaks in.
+"""One exception tree for every error that a user can fix, and the wording of messages.
 
-Every message says where, what was given, what is allowed, the nearest match and what to do next. The command line
-prints the message and leaves with the class's `exit_code`; anything outside this tree is a fault of the harness and
-keeps its traceback.
+Every message states the place, what was given, what is allowed, the nearest match and what to do next. The command line
+prints the message and exits with the class's `exit_code`; anything outside this tree is a bug in bench and keeps its
+traceback.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ EXIT_INTERRUPTED = 130
 
 
 class BenchError(Exception):
-    """A fault with a remedy; `str(error)` is the whole message."""
+    """An error with a remedy; `str(error)` is the whole message."""
 
     exit_code = EXIT_USAGE
 
@@ -50,8 +50,8 @@ class UnknownNameError(BenchError):
             given: The name as the user wrote it.
             allowed: Every name that would have been accepted.
             list_command: The command that lists them, without `bench`; `list KINDs` unless given.
-            matches: The nearest names, where the caller knows better than their spelling.
-            remedy: A further sentence on what to do, without a full stop.
+            matches: The nearest names, if the caller knows better than their spelling.
+            remedy: Another sentence on what to do, without a full stop.
         """
         self.kind, self.given = kind, given
         self.matches = nearest(given, allowed) if matches is None else list(matches)
@@ -61,20 +61,20 @@ class UnknownNameError(BenchError):
 
 
 class ConfigError(BenchError):
-    """A configuration with faults; all of them are reported at once."""
+    """A configuration with errors; all of them are reported at once."""
 
     def __init__(self, faults: Sequence[str]) -> None:
-        """Keep `faults`, one line each, already carrying their place."""
+        """Keep `faults`, one line each, which already begin with their place."""
         self.faults = tuple(faults)
         super().__init__("\n".join(self.faults))
 
 
 class DataError(BenchError):
-    """A data set that cannot be read or fetched."""
+    """A data set that cannot be read or downloaded."""
 
 
 class DeviceError(BenchError):
-    """A device that is asked for, or shown by the driver, and cannot be used."""
+    """A device that was requested or found and cannot be used."""
 
 
 class StoreError(BenchError):
@@ -82,11 +82,11 @@ class StoreError(BenchError):
 
 
 class BusyError(BenchError):
-    """A device or a folder that another process holds."""
+    """A device or a folder that another process has locked."""
 
 
 class InfrastructureError(BenchError):
-    """Runs fail for causes outside the cases; the sweep stops rather than filling rows with noise."""
+    """Runs fail for causes outside the cases; the sweep stops instead of filling rows with noise."""
 
     exit_code = EXIT_FAILED_CASES
 
@@ -96,42 +96,41 @@ class Unsupported(BenchError):  # noqa: N818 - a verdict on a case, not a fault
 
 
 class ReadsValues(Unsupported):
-    """A step whose course depends on values of tensors that an estimator does not have."""
+    """A step that depends on values of tensors that an estimator does not have."""
 
     def __init__(self, operator: str, place: str | None = None) -> None:
-        """Say what reads.
+        """Build the message.
 
         Args:
-            operator: That asked for the values, as torch names it.
-            place: The line of the user's code that called it; looked up among the callers unless given.
+            operator: The operator that read the values, as torch names it.
+            place: The line of the user's code that called it; found among the callers unless given.
         """
         found = place or place_of(traceback.walk_stack(None))
-        said = f"{operator} in {found}" if found else operator
-        super().__init__(f"the step reads values from the device ({said}), so it cannot be traced without running it")
+        reader = f"{operator} in {found}" if found else operator
+        super().__init__(f"the step reads values from the device ({reader}), so it cannot be traced without running it")
 
 
 OPERATOR_NOTE = "operator "
-"""How a note begins that an estimator puts on a foreign exception: the operator of torch under which it was raised."""
+"""Prefix of the note that an estimator adds to a foreign exception: the torch operator that raised it."""
 
 _MESSAGE_CHARACTERS = 500
 
 _FROM_WORKER = re.compile(r"Caught (\w+) (in [^\n]*)\.\nOriginal Traceback \(most recent call last\):\n")
-"""How torch raises again what was raised in another process or thread (torch/_utils.py, `ExceptionWrapper`)."""
+"""How torch re-raises an exception of another process or thread (torch/_utils.py, `ExceptionWrapper`)."""
 
 
 def describe_failure(error: BaseException) -> str:
-    """An exception of somebody's code in one line: its type, the first line of its message, and where it was raised.
+    """An exception of user code in one line: its type, the first line of its message, and where it was raised.
 
     `ValueError: not a size (model.py:12)`; the place is the innermost line of the model, the optimizer or their
-    package, rather than of torch below them, and torch's operator stands beside it where that is known. Of an exception
-    that came from a worker process, the line is the worker's own. Never empty: without a message there are type and
-    place.
+    package, rather than of torch below them, followed by torch's operator if known. For an exception from a worker
+    process, the line is the worker's. Never empty: without a message, it has the type and the place.
     """
     text, kind = message_of(error), type(error).__name__
     if wrapped := _FROM_WORKER.match(text):
         kind, where = wrapped[1], wrapped[2]
-        said = re.findall(rf"^(?:[\w.]+\.)?{kind}(?:: (.*))?$", text, re.MULTILINE)
-        line = said[-1] if said else text.splitlines()[-1]
+        messages = re.findall(rf"^(?:[\w.]+\.)?{kind}(?:: (.*))?$", text, re.MULTILINE)
+        line = messages[-1] if messages else text.splitlines()[-1]
     else:
         frames = list(traceback.walk_tb(error.__traceback__))
         operators = [note.removeprefix(OPERATOR_NOTE) for note in _notes(error) if note.startswith(OPERATOR_NOTE)]
@@ -141,13 +140,13 @@ def describe_failure(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of the exception's message that is not blank; empty where there is none."""
+    """The first line of the exception's message that is not blank; empty if there is none."""
     lines = (line.strip() for line in message_of(error).splitlines())
     return next((line[:_MESSAGE_CHARACTERS] for line in lines if line), "")
 
 
 def message_of(error: BaseException) -> str:
-    """What the exception says, in characters that can be stored."""
+    """The exception's message, in characters that can be stored."""
     try:
         return str(error).encode(errors="backslashreplace").decode()
     except BaseException:  # noqa: BLE001 - somebody's `__str__` may do anything
@@ -161,11 +160,11 @@ def _notes(error: BaseException) -> list[str]:
 
 _BELOW = {"torch", "numpy", "functorch", "bench", *sys.stdlib_module_names} - {"__main__"}
 _OWN = ("torch.optim.", "bench.catalog.")
-"""Modules of the packages above that hold models and optimizers themselves."""
+"""Modules of these packages that define models and optimizers."""
 
 
 def place_of(frames: Iterable[tuple[FrameType, int]]) -> str | None:
-    """`file:line` of the first frame that belongs to a model, an optimizer or their package; None where none does.
+    """`file:line` of the first frame that belongs to a model, an optimizer or their package; None if none does.
 
     Args:
         frames: The innermost first, as `traceback.walk_stack` gives them.
@@ -186,13 +185,13 @@ _PHRASES = {
     "int_from_float": "must be a whole number",
     "float_type": "must be a number",
     "bool_type": "must be true or false",
-    "string_type": "must be a text",
+    "string_type": "must be a string",
     "string_too_short": "must not be empty",
     "list_type": "must be a list",
     "tuple_type": "must be a list",
-    "none_required": "must be left out",
-    "greater_than_equal": "must be {ge} or more",
-    "less_than_equal": "must be {le} or less",
+    "none_required": "must be omitted",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
     "greater_than": "must be above {gt}",
     "less_than": "must be below {lt}",
     "literal_error": "must be {expected}",
@@ -208,12 +207,12 @@ _PHRASES = {
 
 
 def phrase(kind: str, context: Mapping[str, Any], otherwise: str) -> str:
-    """What a value must be, in the words of a configuration rather than Python's.
+    """What a value must be, in the terms of a configuration rather than Python's.
 
     Args:
-        kind: The type of a fault as pydantic names it.
-        context: What pydantic says beside it.
-        otherwise: What it says of a fault that has no words here.
+        kind: The type of an error as pydantic names it.
+        context: The context that pydantic gives with it.
+        otherwise: The message of pydantic, for other types of errors.
     """
     try:
         return _PHRASES[kind].format_map(context)
@@ -230,5 +229,5 @@ def nearest(given: str, allowed: Iterable[str], count: int = 3, *, cutoff: float
 
 
 def nearest_sentence(matches: Sequence[str]) -> str:
-    """`Nearest: a, b. ` with a space behind it, or nothing where nothing is near."""
+    """`Nearest: a, b. ` with a trailing space, or empty if nothing is near."""
     return f"Nearest: {', '.join(matches)}. " if matches else ""

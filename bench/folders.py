@@ -1,4 +1,4 @@
-"""Where things lie that are no results: data sets, caches and logs of this account."""
+"""The folders of data sets, caches and logs of this account."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def data_folder(given: str | None = None) -> Path:
 def trace_cache_folder() -> Path | None:
     """The folder of recorded steps: the environment's `BENCH_TRACE_CACHE`, else `~/.cache/bench/traces`.
 
-    None where `BENCH_TRACE_CACHE` is `off`.
+    None if `BENCH_TRACE_CACHE` is `off`.
     """
     if os.environ.get("BENCH_TRACE_CACHE") == OFF:
         return None
@@ -47,9 +47,9 @@ MOST_LOGS = 50
 
 @contextlib.contextmanager
 def account_log(command: str) -> Iterator[Path]:
-    """A new log for what a command's children print, outside of a results folder; it goes where nothing was printed.
+    """A new log for what a command's children print, outside of a results folder; deleted if nothing was printed.
 
-    It lies in the environment's `BENCH_LOGS`, else in `~/.cache/bench/logs`, or where that cannot be written, in the
+    It is in the environment's `BENCH_LOGS`, else in `~/.cache/bench/logs`, or where that cannot be written, in the
     system's folder for temporary files.
     """
     folder = _given("BENCH_LOGS") or account_folder("logs")
@@ -70,19 +70,19 @@ def account_log(command: str) -> Iterator[Path]:
 
 
 def drop_empty(log: Path) -> None:
-    """Delete a log in which nothing stands."""
+    """Delete an empty log."""
     with contextlib.suppress(OSError):
         if not log.stat().st_size:
             log.unlink()
 
 
 def _given(variable: str) -> Path | None:
-    """The folder that a variable of the environment names; raises BenchError where it names no account's home."""
+    """The folder that a variable of the environment names; raises BenchError if `~` cannot be resolved."""
     given = os.environ.get(variable)
     try:
         return Path(given).expanduser() if given else None
     except RuntimeError as error:
-        raise BenchError(f"the environment's {variable}={given}: {error}. Give the whole path") from error
+        raise BenchError(f"environment variable {variable}={given}: {error}. Give the full path") from error
 
 
 def _account() -> str:

@@ -1,12 +1,12 @@
-"""Work that may end in any way, done in forks of this process: what raises, hangs or dies costs its own item only.
+"""Work that may fail in any way, done in forks of this process: an item that raises, hangs or dies affects only itself.
 
-A fork works through a group of items, in order, and says what came of each. Where one is lost (it raised, it gave no
-answer in time, the process died under it), the fork is not trusted with another: the rest of the group goes on in a
-fresh one. An item that is lost in company (behind others in its fork, or with work that it shares with them) is asked
-once more, alone; so nothing is charged with what its neighbours did to the process.
+A fork works through a group of items, in order, and returns each result. If one is lost (it raised, it timed out, the
+process died), the fork is not used again: the rest of the group continues in a fresh one. An item that is lost after
+others in its fork, or with work that it shares with them, is retried once, alone, so that it does not fail because of
+what its neighbours did to the process.
 
-Standard output and error of the forks are this process's. What a lost item leaves there stands above a line that names
-it: the traceback of an exception, the stack of what hung, Python's last words before a fatal signal.
+Forks write to the standard output and error of this process. The output of a lost item is followed by a line that names
+it: the traceback of an exception, the stack of what hung, Python's last output before a fatal signal.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from bench.errors import describe_failure
 Item = TypeVar("Item")
 
 MOST_HANGS = 2
-"""Items of one kin that may hang; each costs its whole time, so the others of that kin are not tried any more."""
+"""How many items of one kind may hang; each costs the full time limit, so the others of that kind are not tried."""
 
 _PR_SET_PDEATHSIG = 1
 _STACK_S = 0.5  # for a fork that hangs to write down where
@@ -41,22 +41,22 @@ _SIGNALS = {number.value for number in signal.Signals}
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """An item without an answer; `reason` says in one line what happened, and where in the user's code."""
+    """An item without a result; `reason` is one line on what happened, and where in the user's code."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Work(Generic[Item]):
-    """What forks do.
+    """The work of the forks.
 
     Attributes:
-        do: `(item, alone) -> answer`, called in a fork; the answer can be pickled. `alone`: do not share work with
+        do: `(item, alone) -> answer`, called in a fork; the result can be pickled. `alone`: do not share work with
             other items.
         shares: Whether `do` would share work with others for this item, unless told that it is alone.
-        kin: What items have in common that hang for the same cause.
-        describe: An item in words, for the log.
-        timeout_s: For one item.
+        kin: The kind of an item: items of one kind hang for the same cause.
+        describe: An item as text, for the log.
+        timeout_s: The limit for one item.
     """
 
     do: Callable[[Item, bool], Any]
@@ -67,12 +67,12 @@ class Work(Generic[Item]):
 
 
 def work_apart(work: Work[Item], groups: Sequence[Sequence[Item]], workers: int) -> Iterator[tuple[Item, Any]]:
-    """Each item with its answer or a `Lost`, as they come.
+    """Each item with its result or a `Lost`, as they complete.
 
     Args:
         work: What to do.
-        groups: Items that one fork does well to work through, since they share what it learns on the way.
-        workers: How many forks at a time.
+        groups: Items that one fork should work through, since they share intermediate results.
+        workers: The number of concurrent forks.
     """
     waiting = collections.deque((tuple(group), False) for group in groups if group)
     running: list[_Fork[Item]] = []
@@ -84,7 +84,7 @@ def work_apart(work: Work[Item], groups: Sequence[Sequence[Item]], workers: int)
                 if hangs[work.kin(items[0])] < MOST_HANGS:
                     running.append(_Fork(work, items, alone))
                 else:
-                    yield items[0], Lost(f"not tried: {MOST_HANGS} like it gave no answer in {work.timeout_s:.0f} s")
+                    yield items[0], Lost(f"not tried: {MOST_HANGS} similar ones timed out after {work.timeout_s:.0f} s")
                     waiting.extendleft([(items[1:], False)] if items[1:] else [])
             _wait(running)
             for fork in list(running):
@@ -103,7 +103,7 @@ def work_apart(work: Work[Item], groups: Sequence[Sequence[Item]], workers: int)
 
 
 def _wait(running: Sequence[_Fork[Any]]) -> None:
-    """Until a fork says something, ends, or is overdue."""
+    """Wait until a fork sends a message, ends, or is overdue."""
     if not running:
         return
     first = min(fork.deadline for fork in running) - time.monotonic()
@@ -112,7 +112,7 @@ def _wait(running: Sequence[_Fork[Any]]) -> None:
 
 
 class _Fork(Generic[Item]):
-    """One fork and what is left for it to do; `lost` says what became of the first of these."""
+    """One fork and its remaining items; `lost` is the failure of the first of these."""
 
     def __init__(self, work: Work[Item], items: Sequence[Item], alone: bool) -> None:
         self.left, self.hung, self.is_over = list(items), False, False
@@ -127,11 +127,11 @@ class _Fork(Generic[Item]):
 
     @property
     def in_company(self) -> bool:
-        """Whether others may have had a hand in what became of the item."""
+        """Whether other items may have caused the failure of this one."""
         return not self._alone and (self._done > 0 or self._work.shares(self.left[0]))
 
     def answers(self) -> Iterator[tuple[Item, Any]]:
-        """What has come since; ends the fork where it is lost, overdue or done."""
+        """The results since the last call; ends the fork if it is lost, overdue or done."""
         while not self.is_over and (message := self._receive()) is not None:
             if isinstance(message, Lost):
                 self._lose(message.reason)
@@ -143,13 +143,13 @@ class _Fork(Generic[Item]):
                     self.end()
         if not self.is_over and time.monotonic() >= self.deadline:
             self.hung = True
-            self._say_where()
-            self._lose(f"no answer within {self._work.timeout_s:.0f} s")
+            self._write_stack()
+            self._lose(f"timed out after {self._work.timeout_s:.0f} s")
         elif not self.is_over and not self.process.is_alive() and not self.receiver.poll():
             self._lose(how_it_ended(self.process.exitcode))
 
     def _receive(self) -> Lost | _Answer | None:
-        """The next message; None where there is none, or none that can be read any more."""
+        """The next message; None if there is none, or none that can be read."""
         try:
             message = self.receiver.recv() if self.receiver.poll() else None
         except Exception:  # noqa: BLE001 - it ended amid a message, or what it works on wrote into its pipe
@@ -164,18 +164,18 @@ class _Fork(Generic[Item]):
         self.lost = reason
         self.end()
 
-    def _say_where(self) -> None:
-        """Have a fork that hangs write its stack to the log."""
+    def _write_stack(self) -> None:
+        """Make a hanging fork write its stack to the log."""
         if self.process.pid is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.process.pid, signal.SIGUSR1)
             self.process.join(timeout=_STACK_S)
 
     def end(self) -> None:
-        """End the fork with all that it started."""
+        """Kill the fork and everything it started."""
         self.is_over = True
         if self.process.pid is not None:
-            for kill in (os.killpg, os.kill):  # it may not have come to make its own group
+            for kill in (os.killpg, os.kill):  # it may not have created its own group yet
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     kill(self.process.pid, signal.SIGKILL)
         self.process.join(timeout=_END_S)
@@ -188,10 +188,10 @@ class _Answer:
 
 
 def _live(work: Work[Item], items: Sequence[Item], alone: bool, sender: Any) -> None:
-    """The whole life of a fork."""
-    os.setpgid(0, 0)  # what signals its own group hits nobody else
+    """The main function of a fork."""
+    os.setpgid(0, 0)  # a signal to its own group reaches nothing else
     die_with_parent()
-    with contextlib.suppress(Exception):  # standard error may be none
+    with contextlib.suppress(Exception):  # standard error may be closed
         faulthandler.enable()
         faulthandler.register(signal.SIGUSR1)
     for item in items:
@@ -203,11 +203,11 @@ def _live(work: Work[Item], items: Sequence[Item], alone: bool, sender: Any) -> 
             break
     with contextlib.suppress(Exception):
         sys.stdout.flush()
-    os._exit(0)  # nothing of what was worked on may have a say in the end
+    os._exit(0)  # user code must not affect the exit
 
 
 def write_traceback(error: BaseException) -> None:
-    """Write it to standard error, past whatever stands for `sys.stderr` by now."""
+    """Write it to standard error, bypassing whatever `sys.stderr` is by now."""
     try:
         text = "".join(traceback.format_exception(error))
     except BaseException:  # noqa: BLE001 - an exception may fail to be printed in any way
@@ -223,11 +223,11 @@ def die_with_parent() -> None:
 
 
 def how_it_ended(exit_code: int | None) -> str:
-    """The end of a process in words; `exit_code` as multiprocessing has it, None where it has not ended."""
+    """The end of a process as text; `exit_code` as multiprocessing has it, None if it has not ended."""
     if exit_code is None:
-        return "the process does not end, even when killed,"
+        return "the process could not be killed"
     if exit_code < 0:
         name = signal.Signals(-exit_code).name if -exit_code in _SIGNALS else f"signal {-exit_code}"
         hint = " (the host's out-of-memory killer does this)" if -exit_code == signal.SIGKILL else ""
-        return f"the process was ended by {name}{hint}"
-    return f"the process left with exit code {exit_code}"
+        return f"the process was killed by {name}{hint}"
+    return f"the process exited with code {exit_code}"

@@ -1,4 +1,4 @@
-"""A data set as a picture: samples drawn at random, with their labels. Imports torch."""
+"""A figure of a data set: random samples with their labels. Imports torch."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ def render_samples(
 ) -> str:
     """Draw samples of a data set as a PNG, the same for the same seed and files.
 
-    Each image goes the way that a training step's images go, through the normalised tensor, and back: normalisation
-    undone, channels moved last. A wrong mean or layout therefore shows.
+    Each image is processed like those of a training step, to a normalised tensor, and back: normalisation undone,
+    channels moved last. So a wrong mean or layout is visible.
 
     Args:
         choice: Which data set.
         root: The folder of the data sets.
-        target: The PNG to write; its folder is made if need be.
-        count: How many samples, 1 to 400; all of them where the part has fewer.
+        target: The PNG to write; its folder is made if needed.
+        count: How many samples, 1 to 400; all of them if the split has fewer.
         seed: Which samples are drawn.
         split: `train` or `test`.
 
     Returns:
-        `files`, or `synthetic` where there are none.
+        `files`, or `synthetic` if there are none.
 
     Raises:
-        BenchError: No such data set, part or count.
-        DataError: The files are damaged, or the picture cannot be written.
+        BenchError: Unknown data set or split, or invalid count.
+        DataError: The files are damaged, or the figure cannot be written.
     """
     if split not in PARTS:
-        raise BenchError(f'"{split}" is no part of a data set. Allowed: {", ".join(PARTS)}')
+        raise BenchError(f'"{split}" is not a split of a data set. Allowed: {", ".join(PARTS)}')
     if not 1 <= count <= LARGEST_COUNT:
         raise BenchError(f"{count} samples cannot be shown. Allowed: 1 to {LARGEST_COUNT}")
     info = describe(choice)
@@ -86,4 +86,4 @@ def _draw(pictures: list[tuple[torch.Tensor, str]], title: str, target: Path) ->
         target.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(target, format="png", dpi=150, metadata={"Software": None})
     except OSError as error:
-        raise DataError(f"{target}: cannot write the picture: {error.strerror or error}") from error
+        raise DataError(f"{target}: cannot write the image: {error.strerror or error}") from error

@@ -1,8 +1,8 @@
-"""From where the Python processes of this package import: from what is installed, not from what lies about.
+"""Where the Python processes of this package import from: installed packages, not the current folder.
 
-Python puts the current folder ahead of its own library where a program is started with `-m` or `-c`, and takes an empty
-part of `PYTHONPATH` for it: a folder `torch`, `random` or `json` there then passes for the package of that name. All
-children of this package are such programs (multiprocessing starts its servers with `-c`).
+Python puts the current folder ahead of its own library if a program is started with `-m` or `-c`, and reads an empty
+part of `PYTHONPATH` as the current folder: a folder `torch`, `random` or `json` there is then imported as the package
+of that name. All children of this package are such programs (multiprocessing starts its servers with `-c`).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _SAFE_PATH = "PYTHONSAFEPATH"  # Python 3.11 and newer: the current folder is no
 
 
 def leave_current_folder() -> None:
-    """Take the current folder off this process's path, where nobody asked for it, and keep it off all children's.
+    """Remove the current folder from the path of this process, unless requested, and of all its children.
 
-    What `PYTHONPATH` names stays, and so do a script's own folder and what an editable installation adds behind
+    Entries of `PYTHONPATH` stay, and so do a script's own folder and what an editable installation adds behind
     Python's library. A package that is run from a checkout without being installed goes on to be imported from there;
     the checkout then comes last in this process, unless another version of the package would be found before it.
     """
@@ -76,7 +76,7 @@ def _own_library() -> set[str]:
 
 
 def _found_package() -> Path | None:
-    """The folder from which `import` would take this package if it were not loaded yet; None where it finds none."""
+    """The folder from which `import` would take this package if it were not loaded yet; None if it finds none."""
     for finder in sys.meta_path:
         spec = finder.find_spec(__package__ or "bench", None)
         if spec is not None and spec.origin:

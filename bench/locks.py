@@ -1,4 +1,4 @@
-"""One sweep a device and one a results folder; the kernel holds the locks, so that any death frees them."""
+"""One sweep per device and one per results folder; the kernel releases the locks when a process dies."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def device_lock_path(device_id: str) -> Path:
     """The lock of a device, shared by all users of the machine. `BENCH_LOCK_DIR` moves it.
 
     Raises:
-        BusyError: The folder of the locks cannot be made.
+        BusyError: The folder of the locks cannot be created.
     """
     root = Path(os.environ.get("BENCH_LOCK_DIR") or Path(tempfile.gettempdir()) / "bench-locks")
     try:
@@ -38,10 +38,10 @@ def device_lock_path(device_id: str) -> Path:
 
 @contextlib.contextmanager
 def hold(path: Path, what: str) -> Iterator[None]:
-    """Hold a lock for the time of the context, or leave at once.
+    """Hold a lock for the duration of the context, or fail at once.
 
     Args:
-        path: The lock file; who holds it stands beside it.
+        path: The lock file; its holder is noted next to it.
         what: What is locked, for the message.
 
     Raises:

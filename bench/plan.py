@@ -1,9 +1,9 @@
-"""A configuration becomes an ordered list of runs, without torch and without touching a device.
+"""Turns a configuration into an ordered list of runs, without torch and without touching a device.
 
 Cases are the product of the axes, each once, in the file's order. A case that cannot run stays in the plan with its
-reason. Repeats of different cases are interleaved: each repeat is a block that holds every case once, shuffled with the
-stored seed, so that a slow drift of the machine does not become a difference between cases. Repeats beyond those that
-every case takes come in rounds (`order_round`), each shuffled in the same way; `bench.sweep.stopping` says which.
+reason. Repeats of different cases are interleaved: each repeat is a block with every case once, shuffled with the
+stored seed, so that a slow drift of the machine does not become a difference between cases. Further repeats come in
+rounds (`order_round`), each shuffled in the same way; `bench.sweep.stopping` decides them.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def build_plan(config: SweepConfig, device: str) -> list[Planned]:
 
     Args:
         config: The sweep.
-        device: `cpu` or `cuda`; some cases exist on one of them only.
+        device: `cpu` or `cuda`; some cases run on one of them only.
 
     Returns:
-        One item a run; a skipped case appears once, as repeat 0.
+        One item per run; a skipped case appears once, as repeat 0.
     """
     cases = build_cases(config, device)
     facts = {dataset: data_facts(dataset) for dataset in {case.dataset for case in cases}}
@@ -46,10 +46,10 @@ def build_plan(config: SweepConfig, device: str) -> list[Planned]:
 
 
 def order_round(last: Sequence[Planned], config: SweepConfig, planned: int) -> list[Planned]:
-    """The order in which one more run of each case is made.
+    """The order of one more run of each case.
 
     Args:
-        last: The last run so far of every case that the round may hold, in the order of the plan.
+        last: The last run so far of every case that may be in the round, in the order of the plan.
         config: The sweep: `order` and `seed` are read.
         planned: How many runs are planned so far; with the seed it decides the order.
 
@@ -62,7 +62,7 @@ def order_round(last: Sequence[Planned], config: SweepConfig, planned: int) -> l
 
 
 def _code_key(case: Case) -> str:
-    """Of the worker's code and the three entries that a case names."""
+    """The key of the worker's code and the three entries that a case names."""
     entries = (("model", case.model), ("dataset", case.dataset), ("optimizer", case.optimizer))
     return stable_hash(
         [fingerprint.code_key(fingerprint.RUN_CODE), *(catalog.code_key(kind, choice.name) for kind, choice in entries)]
@@ -70,7 +70,7 @@ def _code_key(case: Case) -> str:
 
 
 def data_facts(dataset: Choice) -> DataFacts:
-    """What of a data set's files decides the model, where anything does. Raises DataError."""
+    """What a data set's files determine about the model, if anything. Raises DataError."""
     if catalog.is_external("dataset", dataset.name):  # it is described in the worker only
         return DataFacts()
     info = describe(dataset)
@@ -78,11 +78,11 @@ def data_facts(dataset: Choice) -> DataFacts:
 
 
 def with_data(run: Planned, data: DataFacts, source: str | None = None) -> Planned:
-    """A run whose key holds what it depends on of its data, so that other data make another run.
+    """A run whose key includes the data it depends on, so that other data make another run.
 
     Args:
-        run: As planned; its key is of the code alone.
-        data: What was found.
+        run: The planned run; its key covers the code alone.
+        data: The facts found.
         source: `files` or `synthetic`, for a run that reads images.
     """
     parts = [source] * (source is not None) + [data.known] * bool(data.known)
@@ -92,10 +92,10 @@ def with_data(run: Planned, data: DataFacts, source: str | None = None) -> Plann
 def build_cases(config: SweepConfig, device: str) -> dict[Case, str | None]:
     """Every case of the grid and its includes, each with the reason why it will not run, or `None`.
 
-    Folders of data sets are looked at anew.
+    Folders of data sets are read again.
 
     Raises:
-        ConfigError: One of them is not there, or cannot be read.
+        ConfigError: One of them does not exist or cannot be read.
     """
     describe.cache_clear()
     _check_folders(config)
@@ -111,7 +111,7 @@ def build_cases(config: SweepConfig, device: str) -> dict[Case, str | None]:
 
 
 def _check_folders(config: SweepConfig) -> None:
-    """Refuse data sets whose folders are not there: a mistyped path must not become a sweep of skipped cases."""
+    """Refuse data sets whose folders do not exist: a mistyped path must not become a sweep of skipped cases."""
     named = dict.fromkeys(
         [*config.grid.dataset, *(item for include in config.include for item in include.dataset or ())]
     )
@@ -127,12 +127,12 @@ def _check_folders(config: SweepConfig) -> None:
 
 
 def reads_images(case: Case, *, gradient_noise: bool) -> bool:
-    """Whether a run of the case reads its data set's images; all do where the gradient noise is measured."""
+    """Whether a run of the case reads its data set's images; all do if the gradient noise is measured."""
     return gradient_noise or case.input != "synthetic"
 
 
 def _check_images(config: SweepConfig, cases: Mapping[Case, str | None]) -> None:
-    """Refuse data sets that cannot be read, where a case reads them: each of its runs would fail."""
+    """Refuse unreadable data sets that a case reads: each of its runs would fail."""
     every = config.measure.gradient_noise
     runnable = (case for case, reason in cases.items() if reason is None)
     root = data_folder(config.data.root)
@@ -152,9 +152,9 @@ def _check_images(config: SweepConfig, cases: Mapping[Case, str | None]) -> None
 
 
 def skip_reason(case: Case, device: str) -> str | None:
-    """Why the case cannot run on this kind of device, as far as that is known without building it."""
+    """Why the case cannot run on this kind of device, as far as known without building it."""
     if case.precision == "tf32" and device == "cpu":
-        return "tf32 is a mode of NVIDIA's tensor cores; the CPU has none"
+        return "tf32 needs NVIDIA's tensor cores; it is not available on the CPU"
     if catalog.is_external("dataset", case.dataset.name):
         return None
     images = image_spec(case.dataset, case.image_size)
@@ -170,7 +170,7 @@ def skip_reason(case: Case, device: str) -> str | None:
 
 
 def image_spec(dataset: Choice, image_size: int) -> ImageSpec:
-    """The shape of one sample at `image_size`; 0 keeps the data set's own. Raises DataError for a folder not there."""
+    """The shape of one sample at `image_size`; 0 keeps the data set's own. Raises DataError for a missing folder."""
     images = describe(dataset).images
     side = image_size or images.height
     return images if not image_size else ImageSpec(images.channels, side, side, images.classes)
@@ -178,12 +178,12 @@ def image_spec(dataset: Choice, image_size: int) -> ImageSpec:
 
 @functools.lru_cache(maxsize=1024)
 def describe(dataset: Choice) -> DatasetInfo:
-    """What is known of a data set without reading its images; asked once a plan, and once a process without one."""
+    """What is known about a data set without reading its images; read once per plan or process."""
     return catalog.describe_dataset(dataset)
 
 
 def _axes(grid: Grid, include: Include | None = None) -> dict[str, tuple[Any, ...]]:
-    """The values of every axis; an include's own before the grid's."""
+    """The values of every axis; those of an include take precedence over the grid's."""
     return {axis: tuple(getattr(include, axis, None) or getattr(grid, axis) or (0,)) for axis in AXES}
 
 
@@ -194,7 +194,7 @@ def _product(axes: Mapping[str, tuple[Any, ...]]) -> Iterator[Case]:
 
 
 def _sized(case: Case) -> Case:
-    """The case with its image size in pixels, so that a size given and the same size by default are one case."""
+    """The case with its image size in pixels, so that an explicit and an equal default size give one case."""
     if case.image_size:
         return case
     if catalog.is_external("dataset", case.dataset.name):

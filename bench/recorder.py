@@ -1,8 +1,8 @@
-"""One case with the allocator's history on, in a process of its own: what `bench record` runs on the GPU.
+"""One case with the allocator's history on, in a separate process: what `bench record` runs on the GPU.
 
-It is the very step of `bench.workload`, built in the same order as the worker builds it; nothing is timed. The history
-begins before anything is allocated, so that a replay of it starts from an empty allocator. Python's garbage collector
-rests meanwhile: it would free tensors in the middle of a step, at a place that no other process repeats.
+It runs the step of `bench.workload`, built in the same order as in the worker; nothing is timed. The history begins
+before anything is allocated, so that its replay starts from an empty allocator. Python's garbage collector is off: it
+would free tensors in the middle of a step, at a point that no other process repeats.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ MAX_ENTRIES = 1_500_000  # of the history; the oldest would be dropped, and the 
 
 @dataclass(frozen=True, slots=True)
 class RecordTask:
-    """What is to be recorded.
+    """What to record.
 
     Attributes:
         case: The case.
         environment: The machine, as the parent read it.
-        gpu_uuid: Which GPU, as NVML names it; None where there is no NVML.
+        gpu_uuid: The GPU's UUID in NVML; None without NVML.
         steps: Training steps.
-        stacks: Whether to keep what Python ran at each event.
+        stacks: Whether to keep Python's call stack at each event.
         key: The recording's key.
         target: Where the file goes.
         protocol: Its seed and switches are taken.
@@ -63,7 +63,7 @@ class RecordTask:
 
 @dataclass(slots=True)
 class _Run:
-    """A recording under way."""
+    """A running recording."""
 
     task: RecordTask
     send: Send
@@ -74,7 +74,7 @@ class _Run:
     kept: Any = None  # what the case holds on the device, so that nothing is freed before the history is read
 
     def mark(self) -> None:
-        """Note what torch reports, and how far the history has come."""
+        """Note the memory that torch reports, and the length of the history."""
         self.stats.append(_read_stats())
         self.marks.append(len(_history()))
 
@@ -84,10 +84,10 @@ def record_case(task: RecordTask, send: Send) -> dict[str, Any]:
 
     Returns:
         `status` and `reason`; where a file was written, also `events`, `peak_allocated_bytes`, `peak_reserved_bytes`.
-        There is one where the status is ok or oom: a step that the device has no room for is worth recording too.
+        There is one if the status is ok or oom: a step that does not fit is worth recording too.
 
     Raises:
-        DeviceError: The GPU does not start.
+        DeviceError: The GPU cannot be initialised.
     """
     run = _Run(task, send)
     readings = Readings(task.gpu_uuid)
@@ -231,7 +231,7 @@ def _switches() -> dict[str, bool | int | str | None]:
 
 
 def _cublas_version() -> str | None:
-    """Of NVIDIA's wheel; None where torch brings its own library."""
+    """Of NVIDIA's wheel; None if torch brings its own library."""
     names = ("nvidia-cublas", "nvidia-cublas-cu13", "nvidia-cublas-cu12", "nvidia-cublas-cu11")
     for name in names:
         try:

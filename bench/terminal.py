@@ -1,4 +1,4 @@
-"""What a person sees while a sweep runs: a bar with rate and ETA on a terminal, plain lines in a log."""
+"""Progress of a sweep: a bar with rate and ETA on a terminal, plain lines in a log."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def printable(text: str) -> str:
-    """The text without characters that would drive a terminal (colours, cursor moves, text direction)."""
+    """The text without characters that control a terminal (colours, cursor moves, text direction)."""
     return "".join(
         character if character.isprintable() and not _turns_text(character) else " " if character in "\t\n" else "�"
         for character in text
@@ -30,7 +30,7 @@ class Progress:
     """Lines on standard error about a sweep, with a live bar where that is a terminal."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        """Prepare; with `quiet` nothing is ever printed."""
+        """Prepare; with `quiet`, nothing is printed."""
         self._quiet = quiet
         self._bar: RichProgress | None = None
         self._task: TaskID | None = None
@@ -45,16 +45,16 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Take the bar away; the lines stay."""
+        """Remove the bar; the lines stay."""
         if self._bar is not None:
             self._bar.stop()
 
     def start(self, total: int, scope: str = "") -> None:
-        """Begin to count `total` runs, or so many more.
+        """Begin to count `total` runs, or `total` more.
 
         Args:
-            total: How many there are to do.
-            scope: What they make up, where that is not all: `round 2`.
+            total: How many runs to do.
+            scope: What they belong to, if that is not the whole: `round 2`.
         """
         if not self._total:
             self._started = time.monotonic()
@@ -87,7 +87,7 @@ class Progress:
             sys.stderr.flush()
 
     def begin(self, what: str) -> None:
-        """Say what runs now (on a terminal only)."""
+        """Show what runs now (on a terminal only)."""
         if self._bar is not None and self._task is not None:
             from rich.markup import escape
 
@@ -111,5 +111,5 @@ class Progress:
 
     def _show(self) -> None:
         if self._bar is not None and self._task is not None:
-            rate = f"{self._done / (time.monotonic() - self._started) * 60:.0f} a minute"
+            rate = f"{self._done / (time.monotonic() - self._started) * 60:.0f}/min"
             self._bar.update(self._task, advance=1, left=f"{rate}, {format_duration(self._left_s)} left{self._scope}")

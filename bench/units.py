@@ -21,13 +21,13 @@ def parse_bytes(text: str) -> int:
     """Read `512 MiB`, `2GB`, `1.5g` or `4096` as bytes; every unit is a power of 1024.
 
     Raises:
-        ValueError: The text is no amount of bytes.
+        ValueError: The text is not a valid size.
     """
     match = _QUANTITY.fullmatch(text)
     unit = match[2].lower() if match else ""
     short = re.sub(r"(i?b)$", "", unit) if unit != "b" else "b"
     if not match or short not in _BYTE_FACTORS:
-        raise ValueError(f'"{text}" is no amount of memory; write it like 512 MiB, 2 GiB or 4096')
+        raise ValueError(f'invalid memory size "{text}": expected something like 512 MiB, 2 GiB or 4096')
     return round(float(match[1]) * _BYTE_FACTORS[short])
 
 
@@ -35,11 +35,11 @@ def parse_seconds(text: str) -> float:
     """Read `90`, `90 s`, `2 min`, `250ms` or `1h` as seconds.
 
     Raises:
-        ValueError: The text is no duration.
+        ValueError: The text is not a valid duration.
     """
     match = _QUANTITY.fullmatch(text)
     if not match or match[2].lower() not in _SECOND_FACTORS:
-        raise ValueError(f'"{text}" is no duration; write it like 90 s, 2 min or 250 ms')
+        raise ValueError(f'invalid duration "{text}": expected something like 90 s, 2 min or 250 ms')
     return float(match[1]) * _SECOND_FACTORS[match[2].lower()]
 
 
@@ -56,7 +56,7 @@ def format_bytes(count: float | None) -> str:
 
 
 def format_seconds(seconds: float | None) -> str:
-    """Seconds with three significant digits in the unit that suits: `12.3 ms`, `4.10 s`; unknown prints as a dash."""
+    """Seconds with three significant digits in a suitable unit: `12.3 ms`, `4.10 s`; unknown prints as a dash."""
     if seconds is None or math.isnan(seconds):
         return MISSING
     for unit, factor in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
@@ -66,7 +66,7 @@ def format_seconds(seconds: float | None) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """A length of wall time for people: `42 s`, `3 min 05 s`, `2 h 10 min`."""
+    """A length of wall time: `42 s`, `3 min 05 s`, `2 h 10 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -90,6 +90,18 @@ def format_count(count: float | None) -> str:
 def format_frac(frac: float | None, digits: int = 1) -> str:
     """A signed fraction as a percentage: `+3.2 %`; unknown prints as a dash."""
     return MISSING if frac is None or math.isnan(frac) else f"{frac * 100:+.{digits}f} %"
+
+
+def counted(count: int, singular: str, plural: str | None = None) -> str:
+    """A number with its noun: `1 case`, `1,200 cases`, `3 processes`.
+
+    Args:
+        count: How many.
+        singular: The noun for one.
+        plural: The noun for any other number; `singular` with `s`, or with `es` after an `s`, unless given.
+    """
+    noun = singular if count == 1 else plural or f"{singular}{'es' if singular.endswith('s') else 's'}"
+    return f"{count:,} {noun}"
 
 
 def _three_digits(value: float) -> str:

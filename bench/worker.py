@@ -1,8 +1,8 @@
 """One run in one process: the only place that touches the device.
 
-`measure_case` goes through phases that it announces, so that the parent knows where a run was when it hangs or dies:
-build, warm-up, measure, memory, gradient noise. What a run can do wrong by itself (no memory, an exception, a loss that
-is no number) becomes a status here; what kills the process is the parent's to tell.
+`measure_case` reports its phases, so that the parent knows where a run was when it hangs or dies: build, warm-up,
+measure, memory, gradient noise. Failures of the run itself (no memory, an exception, a loss that is not a number)
+become a status here; if the process is killed, the parent reports it.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ WALL_TOLERANCE_FRAC = 0.02  # between the events' sum and the wall clock: measur
 
 @dataclass(frozen=True, slots=True)
 class MeasureTask:
-    """What a worker needs to know of a run.
+    """What a worker needs to know about a run.
 
     Attributes:
         case: What to measure.
-        protocol: How.
+        protocol: How to measure it.
         device: `cpu` or `cuda`.
-        gpu_uuid: Which GPU, as NVML names it; `None` on a CPU, or where there is no NVML.
-        host_memory_bytes: The most that the process may take of the host's memory; `None` for no limit.
-        repeat: Which of the case's fresh processes this is; what is drawn at random for training differs by it.
-        nvml_error: Why NVML is not to be asked; `None` where it is.
-        data: What the run's key says of its data set.
+        gpu_uuid: The GPU's UUID in NVML; `None` on a CPU, or without NVML.
+        host_memory_bytes: The limit on the process's host memory; `None` for none.
+        repeat: The number of this fresh process of the case; random draws for training depend on it.
+        nvml_error: Why NVML must not be queried; `None` if it may.
+        data: The facts about the data set in the run's key.
     """
 
     case: Case
@@ -74,7 +74,7 @@ class MeasureTask:
 
 @dataclass(slots=True)
 class _Run:
-    """A run under way; `found` collects the fields of its measurement."""
+    """A running measurement; `found` collects its fields."""
 
     task: MeasureTask
     send: Send
@@ -95,7 +95,7 @@ class _Run:
         return image_spec(self.task.case.dataset, self.task.case.image_size)
 
     def enter(self, phase: str) -> None:
-        """Announce a phase."""
+        """Report a phase."""
         self.found["phase"] = phase
         self.send({"phase": phase})
 
@@ -104,7 +104,7 @@ def measure_case(task: MeasureTask, send: Send) -> dict[str, Any]:
     """Measure one case in this process; returns the fields of a `Measurement` as a JSON object.
 
     Raises:
-        DeviceError: The GPU does not start, before the case has begun: no fault of the case.
+        DeviceError: The GPU cannot be initialised, before the case begins: not the case's fault.
     """
     run = _Run(task, send, Readings(task.gpu_uuid, task.nvml_error), {"started_unix_s": time.time()})
     if task.protocol.threads is not None:
@@ -135,7 +135,7 @@ def measure_case(task: MeasureTask, send: Send) -> dict[str, Any]:
 
 
 def _start_gpu(run: _Run) -> None:
-    """Read what others hold of the device, then make the context."""
+    """Read the memory that other processes use on the device, then create the context."""
     run.found["device_used_before_bytes"] = run.readings.used_bytes()
     start_gpu(run.found["device_used_before_bytes"])
     run.memory = CudaMemory()
@@ -163,13 +163,13 @@ def _measure(run: _Run) -> None:
 
 
 def _refuse_other_data(run: _Run) -> None:
-    """Raise DataError where the data set has changed since the run was planned, whose key it would not match."""
+    """Raise DataError if the data set changed since the run was planned, so that it no longer matches the key."""
     planned = run.task.data
     found = DataFacts(run.images.classes, run.info.train_samples if run.info.from_files else None)
     if changes := found.changes_since(planned):
         raise DataError(
             f"{run.task.case.dataset}: changed since the run was planned ({', '.join(changes)}). Run the same command "
-            "again, which plans again"
+            "again: it plans again"
         )
 
 
@@ -221,18 +221,18 @@ def _time(run: _Run, workload: Workload, inputs: Inputs) -> None:
 
 
 def _mark_throttled(found: dict[str, Any]) -> None:
-    """Give a run its status where the device slowed itself down meanwhile."""
+    """Set the status of a run during which the device throttled."""
     causes = throttled_by(
         (*(found["throttle_reasons_start"] or ()), *(found["throttle_reasons_end"] or ())),
         thermal_slowdown_s=found["thermal_slowdown_window_s"],
         window_s=found["wall_window_s"],
     )
     if causes:
-        found.update(status=Status.THROTTLED, reason=f"the GPU slowed itself down: {', '.join(causes)}")
+        found.update(status=Status.THROTTLED, reason=f"the GPU throttled: {', '.join(causes)}")
 
 
 def _close(run: _Run, workload: Workload) -> None:
-    """Read what must be read before the workload goes."""
+    """Read what must be read before the workload is freed."""
     run.found["final_loss"] = workload.loss
     if not math.isfinite(workload.loss or 0.0):
         if run.found["status"] is Status.THROTTLED:
@@ -245,7 +245,7 @@ def _close(run: _Run, workload: Workload) -> None:
 
 
 def _measure_cpu_memory(run: _Run) -> None:
-    """The peak of torch's allocations on the CPU, in a pass of its own, from the making of the model on."""
+    """The peak of torch's allocations on the CPU, in a separate pass, from building the model on."""
 
     def steps(inputs: Inputs | None, mark: Callable[[], None]) -> None:
         workload = build_workload(run.task.case, run.images, run.task.protocol, run.device)
@@ -268,18 +268,18 @@ def _measure_cpu_memory(run: _Run) -> None:
 
 
 def _measure_gradient_noise(run: _Run) -> None:
-    """The gradient noise scale, on a workload and images of its own; whatever comes of it, the run stands."""
+    """The gradient noise scale, on a workload and images of its own; whatever its outcome, the run is valid."""
     started = time.perf_counter()
     seeded = replace(run.task.protocol, seed=run.task.protocol.seed + run.task.repeat)
     case = replace(run.task.case, input="loader")  # new samples every step, real ones where there are any
     try:
         microbatch_count(case.batch_size)
         workload = build_workload(case, run.images, seeded, run.device)
-        notes = ["batch norm: of a loss with statistics over a microbatch"] if has_batch_norm(workload.model) else []
+        notes = ["batch norm: the loss uses statistics over a microbatch"] if has_batch_norm(workload.model) else []
         with build_inputs(case, run.info, seeded, run.device) as inputs:
             run.found["gradient_noise_data_source"] = inputs.data_source
             if inputs.data_source != "files":
-                notes.append("synthetic images with random labels: says nothing about training")
+                notes.append("synthetic images with random labels: not representative of training")
             run.found.update(measure_gradient_noise(workload, inputs, case.batch_size).fields(notes))
     except Unsupported as error:
         run.found["gradient_noise_note"] = f"no scale: {error}"
@@ -300,18 +300,20 @@ def _failure(run: _Run, error: BaseException) -> dict[str, Any]:
 
 
 def _with_amounts(run: _Run, said: str, requested_bytes: int | None) -> str:
-    """In front of it, where the host's memory is limited: what was asked for, or what a batch takes; and the limit."""
+    """The reason, preceded by the requested size or that of a batch, and the limit, if host memory is limited."""
     case, limit = run.task.case, run.found.get("host_memory_limit_bytes")
     batch = case.batch_size * math.prod(run.images.shape) * torch.float32.itemsize
     if limit is None:
         return said
     asked = f"a batch of {case.batch_size:,} images takes {format_bytes(batch)}"
-    asked = asked if requested_bytes is None else f"{format_bytes(requested_bytes)} asked for"
-    return f"{asked}, the process may hold {format_bytes(limit)} (limits.host_memory, or 90 % of what was free): {said}"
+    asked = asked if requested_bytes is None else f"{format_bytes(requested_bytes)} requested"
+    return (
+        f"{asked}, the process may use {format_bytes(limit)} (limits.host_memory, or 90 % of the free memory): {said}"
+    )
 
 
 def _flags(step_times_s: tuple[float, ...], wall_s: float) -> tuple[str, ...]:
-    """What the window itself says against the run: steps that do not fill it, or that change while it lasts."""
+    """Flags from the window itself: steps that do not fill it, or that change during it."""
     flags = []
     if abs(wall_s - sum(step_times_s)) > WALL_TOLERANCE_FRAC * wall_s:
         flags.append("host_bound")

@@ -62,11 +62,7 @@ _DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
 _ZIP_ERRORS = (zipfile.BadZipFile, RuntimeError, EOFError, struct.error, ValueError, OSError)
 """What zipfile raises for a damaged archive; `NotImplementedError` and `UnicodeDecodeError` are among them."""
 
-_SAID = {
-    "changed": "was changed since it was bundled",
-    "missing": "is missing from it",
-    "added": "is not named in its manifest",
-}
+_SAID = {"changed": "was changed since it was bundled", "missing": "is missing", "added": "is not in the manifest"}
 
 
 class BundleError(StoreError):
@@ -79,7 +75,7 @@ class Manifest:
 
     Attributes:
         name: Of the results.
-        version: Of the harness that wrote it.
+        version: Of bench that wrote it.
         files: `(bytes, sha256)` by path, relative to the bundle's folder.
     """
 
@@ -136,7 +132,7 @@ class Verified:
     Attributes:
         differences: By path; none where every byte is what the manifest says.
         files: How many files the manifest names.
-        digest: The manifest's, or nothing where there is no readable one.
+        digest: The manifest's, or nothing if there is no readable one.
         name: Of the results.
     """
 
@@ -159,7 +155,7 @@ def write_bundle(target: Path, name: str, files: Mapping[str, Content], *, force
         BundleError: The archive exists and `force` is not set, it would be too large, or a file cannot be read.
         StoreError: The disk refuses.
     """
-    exists = f"{target}: exists; nothing was changed. Replace it with --force, or name another with -o"
+    exists = f"{target}: already exists; nothing was changed. Replace it with --force, or choose another name with -o"
     if target.exists() and not force:
         raise BundleError(exists)
     require_names(f"{name}/{path}" for path in (*files, MANIFEST))
@@ -203,7 +199,7 @@ def write_archive(file: IO[bytes] | _Comparison, sources: Mapping[str, Source]) 
             with archive.open(entry, "w") as out:
                 sums[name] = _pour(opened, out)
             if file.tell() > MAX_BYTES:
-                raise BundleError(f"more than {MAX_BYTES >> 30} GiB; bundle parts of the results on their own")
+                raise BundleError(f"more than {MAX_BYTES >> 30} GiB; bundle parts of the results separately")
     return sums
 
 
@@ -211,7 +207,7 @@ def require_names(names: Iterable[str]) -> None:
     """Check that a bundle may have files of these names. Raises BundleError that says which name is wrong and why."""
     names = sorted(names)
     if len(names) > MAX_FILES:
-        raise BundleError(f"{len(names):,} files, at most {MAX_FILES:,} are allowed; bundle parts of the results alone")
+        raise BundleError(f"{len(names):,} files, the limit is {MAX_FILES:,}; bundle parts of the results separately")
     for name in names:
         if (fault := name_fault(name)) is not None:
             raise BundleError(f"{name[:MAX_NAME]!r}: not a valid name in a bundle ({fault})")
@@ -220,7 +216,7 @@ def require_names(names: Iterable[str]) -> None:
 
 
 def name_fault(name: str) -> str | None:
-    """Why a file in a bundle may not be called `name`, or None where it may.
+    """Why a file in a bundle may not be called `name`, or None if it may.
 
     Refused are absolute names, `..`, backslashes, drives, hidden files, names that a system reserves for devices, and
     everything outside plain ASCII: what remains is one place below the bundle's folder on every system.
@@ -230,9 +226,9 @@ def name_fault(name: str) -> str | None:
     if name.count("/") >= MAX_DEPTH:
         return f"more than {MAX_DEPTH} folders deep"
     if not _NAME.fullmatch(name):
-        return "not made of letters, digits and . _ - below the bundle's folder"
+        return "must consist of letters, digits and . _ - below the bundle's folder"
     if any(_DEVICES.fullmatch(part) for part in name.split("/")):
-        return "the name of a device on some systems"
+        return "reserved for a device on some systems"
     return None
 
 
@@ -259,7 +255,7 @@ def parse_manifest(text: bytes) -> Manifest:
     Raises:
         BundleError: Not a manifest, of a newer format, or changed.
     """
-    changed = f"{MANIFEST} was changed, or is not that of a bundle"
+    changed = f"{MANIFEST} was changed, or is not the manifest of a bundle"
     try:
         found = json.loads(text)
         if found["format"] > FORMAT:
@@ -285,7 +281,7 @@ def verify(path: Path) -> Verified:
     if path.is_dir():
         return _verify_folder(path)
     if not path.exists():
-        raise BundleError(f"{path}: does not exist; give a bundle, or the folder that one was unpacked to")
+        raise BundleError(f"{path}: does not exist; give a bundle, or a folder that one was unpacked to")
     with _open_regular(path) as file:
         _require_zip(file, path)
         try:
@@ -297,7 +293,7 @@ def verify(path: Path) -> Verified:
 
 @contextlib.contextmanager
 def open_bundle(path: Path) -> Iterator[Path]:
-    """The folder of an unpacked bundle, for the time of the context.
+    """The folder of an unpacked bundle, for the duration of the context.
 
     It is verified first: what `verify` finds a difference in is refused before anything is written.
 
@@ -322,7 +318,7 @@ def open_bundle(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def open_results(paths: Iterable[str | os.PathLike[str]]) -> Iterator[list[Path]]:
-    """Results as folders, for the time of the context: bundles are opened, folders are passed on as they are.
+    """Results as folders, for the duration of the context: bundles are opened, folders are passed on as they are.
 
     Raises:
         BundleError: A file that is not a bundle.
@@ -336,7 +332,7 @@ class _BoundedReader(io.BufferedReader):
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and size > _MAX_DIRECTORY_BYTES:
-            raise BundleError("its directory is larger than that of any bundle")
+            raise BundleError("its directory is larger than a bundle's can be")
         return super().read(size)
 
 
@@ -351,7 +347,7 @@ class _Comparison(io.RawIOBase):
         self._differs: set[int] = set()
 
     def first_difference(self, size: int) -> int | None:
-        """The byte near which the file of `size` bytes differs from what was written, or None where it does not."""
+        """The byte near which the file of `size` bytes differs from what was written, or None if it does not."""
         ends = {self._place, size}
         return min(self._differs | (ends if len(ends) > 1 else set()), default=None)
 
@@ -379,7 +375,7 @@ def _open_regular(path: Path) -> _BoundedReader:
         raise BundleError(f"{path}: cannot be read ({error.strerror or error})") from error
     if not stat.S_ISREG(os.fstat(raw.fileno()).st_mode):
         raw.close()
-        raise BundleError(f"{path}: not a bundle: not a regular file; bench bundle writes one")
+        raise BundleError(f"{path}: not a bundle (not a regular file); bench bundle writes one")
     return _BoundedReader(raw)
 
 
@@ -388,9 +384,7 @@ def _require_zip(file: IO[bytes], path: Path) -> None:
     with contextlib.suppress(*_ZIP_ERRORS):
         if file.read(4) != b"PK\3\4" and not zipfile.is_zipfile(file):
             size = os.fstat(file.fileno()).st_size
-            raise BundleError(
-                f"{path}: not a bundle but another kind of file ({size:,} bytes); bench bundle writes one"
-            )
+            raise BundleError(f"{path}: not a bundle ({size:,} bytes); bench bundle writes one")
 
 
 @contextlib.contextmanager
@@ -413,24 +407,24 @@ def _require_plain(infos: Sequence[zipfile.ZipInfo], size: int) -> None:
     """Check everything that the directory of an archive of `size` bytes says. Raises BundleError."""
     require_names(info.orig_filename for info in infos)
     if len({info.filename.partition("/")[0] for info in infos}) != 1 or "/" not in infos[0].filename:
-        raise BundleError("its files are not in one folder, as those of a bundle are")
+        raise BundleError("its files are not in one folder, as in a bundle")
     for info in infos:
         stored = info.compress_type == zipfile.ZIP_STORED and info.compress_size == info.file_size
         if not stored or info.flag_bits or info.external_attr != _MODE:
             what = "compressed" if not stored else "encrypted" if info.flag_bits & 1 else "not a plain file"
             raise BundleError(
-                f"{info.filename} is not stored as bench bundle stores it (it is {what}). If somebody packed it "
-                "again, unpack it and give the folder to bench verify"
+                f"{info.filename} is not stored as bench bundle stores it (it is {what}). If the archive "
+                "was repacked, unpack it and run bench verify on the folder"
             )
     if sum(info.file_size for info in infos) > size:
-        raise BundleError("its files claim to be larger than the archive")
+        raise BundleError("the sizes of its files exceed the archive")
 
 
 def _verify_archive(file: IO[bytes], archive: zipfile.ZipFile, path: Path) -> Verified:
-    """Write the archive again from what is read, and compare. Raises BundleError where the manifest is not valid."""
+    """Write the archive again from what is read, and compare. Raises BundleError if the manifest is not valid."""
     infos = {info.filename.partition("/")[2]: info for info in archive.infolist()}
     if MANIFEST not in infos or infos[MANIFEST].file_size > MAX_MANIFEST_BYTES:
-        raise BundleError(f"has no {MANIFEST}, or too large a one; bench bundle writes one")
+        raise BundleError(f"has no {MANIFEST}, or it is too large; bench bundle writes one")
     sources: dict[str, Source] = {
         info.filename: (info.file_size, partial(_open_entry, archive, info)) for info in infos.values()
     }
@@ -445,13 +439,13 @@ def _verify_archive(file: IO[bytes], archive: zipfile.ZipFile, path: Path) -> Ve
     if verified.differences or place is None or (place >= archive.start_dir and size > _PLAIN_ZIP_BYTES):
         return verified
     where = {info.header_offset: name for name, info in infos.items()}.get(place, path.name)
-    detail = f"all files are as they were bundled, but the archive itself was changed near byte {place:,}"
+    detail = f"no file was changed, but the archive itself was, near byte {place:,}"
     return replace(verified, differences=(Difference(where, "damaged", detail),))
 
 
 def _verify_folder(folder: Path) -> Verified:
     if not (folder / MANIFEST).is_file():
-        raise BundleError(f"{folder}: has no {MANIFEST}; give a bundle, or the folder that one was unpacked to")
+        raise BundleError(f"{folder}: has no {MANIFEST}; give a bundle, or a folder that one was unpacked to")
     try:
         if (folder / MANIFEST).stat().st_size > MAX_MANIFEST_BYTES:
             raise BundleError("too large")
@@ -463,7 +457,7 @@ def _verify_folder(folder: Path) -> Verified:
     odd = []
     for count, path in enumerate(folder.rglob("*")):  # links to folders are not followed
         if count > 2 * MAX_FILES:
-            raise BundleError(f"{folder}: more than {2 * MAX_FILES:,} files; no bundle unpacks to as many")
+            raise BundleError(f"{folder}: more than {2 * MAX_FILES:,} files, more than a bundle can have")
         name, link = path.relative_to(folder).as_posix(), path.is_symlink()
         if name == MANIFEST or (path.is_dir() and not link):
             continue

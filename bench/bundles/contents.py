@@ -23,13 +23,13 @@ REPRODUCE = """\
 
 This folder was written by `bench bundle` (stepbench {version}).
 
-- `bench verify .` (or the archive itself) compares every file with `manifest.json`, and names what changed.
-- `bench check .` says whether the numbers are fit to be published, and renders the report again to compare it.
+- `bench verify .` (or the archive itself) compares every file with `manifest.json`, and lists what changed.
+- `bench check .` checks whether the numbers can be published, and renders the report again to compare it.
 - `bench report . --out somewhere` renders the report again from the Parquet files in `data`; with the same versions of
-  the harness and of its libraries it is the same, to the byte.
-- `bench.load(".")` in Python gives one row a run, with every step's time.
+  bench and its libraries it is the same, to the byte.
+- `bench.load(".")` in Python gives one row per run, with every step's time.
 - `bench sweep config.toml --out mine` measures the same on your machine. `config.toml` is the configuration with the
-  defaults of its time filled in (several are numbered). `bench compare . mine` says what differs.{several}
+  defaults of its time filled in (several are numbered). `bench compare . mine` shows what differs.{several}
 
 `environment.json` has the machines and versions behind these results, and how every run measured. What runs printed
 (`logs/`) is not included: it may contain paths and names of the machine.
@@ -44,10 +44,9 @@ _SEVERAL = """ These results
 _TELLING = ("gpu_name", "cpu_model", "gpu_uuid_hash", "host_hash")
 
 _NEXT = {
-    "plan": "delete it and run the same bench sweep again on its machine: it plans again and keeps the runs that are "
-    "whole",
-    "run": "run the same bench sweep again on its machine: it sets the part aside and runs it again",
-    "estimates": "run the same bench sweep again on its machine: it sets the part aside and estimates again",
+    "plan": "delete it and run the same bench sweep again on its machine: it plans again and keeps the intact runs",
+    "run": "run the same bench sweep again on its machine: it moves the file aside and runs it again",
+    "estimates": "run the same bench sweep again on its machine: it moves the file aside and estimates again",
 }
 
 
@@ -64,7 +63,7 @@ def bundle_files(results: Path, report: Path, version: str) -> dict[str, Content
     Args:
         results: One results folder, or the folder that contains one.
         report: A folder with nothing but the report of these results.
-        version: Of the harness.
+        version: Of bench.
 
     Raises:
         BundleError: There are several results folders; merge them first.
@@ -73,7 +72,7 @@ def bundle_files(results: Path, report: Path, version: str) -> dict[str, Content
     folders = results_folders([results])
     if len(folders) > 1:
         raise BundleError(
-            f"{results}: contains {len(folders)} results folders, and a bundle has one. Join them first: bench merge "
+            f"{results}: contains {len(folders)} results folders, but a bundle has one. Merge them first: bench merge "
             "reports/joined " + " ".join(str(folder) for folder in folders[:4])
         )
     files: dict[str, Content] = {
@@ -101,7 +100,7 @@ def read_whole(path: Path, kind: str) -> pa.Table:
     except (NewerFormatError, UnreadableError):
         raise
     except StoreError as error:
-        raise StoreError(f"{error}. Where there is no copy of it to restore, {_NEXT[kind]}") from error
+        raise StoreError(f"{error}. If there is no copy to restore, {_NEXT[kind]}") from error
 
 
 def _environments(folder: Path) -> list[dict[str, Any]]:
@@ -116,7 +115,7 @@ def _environments(folder: Path) -> list[dict[str, Any]]:
 
 
 def _choices(environments: Sequence[Mapping[str, Any]]) -> str:
-    """How to compare with one of several machines: a command for each; nothing where there is one machine.
+    """How to compare with one of several machines: a command for each; nothing if there is one machine.
 
     Machines are named by the first field that differs between all of them, or else by the first in which any differ.
     """

@@ -55,7 +55,7 @@ class _Union:
     duplicates: int = 0
 
     def add(self, key: str, path: Path, digest: str, what: str) -> None:
-        """Take a part. Raises StoreError where another one with this key or name says otherwise."""
+        """Take a part. Raises StoreError if another one with this key or name says otherwise."""
         other = self.places.get(key)
         if other is not None and other[1] != digest:
             raise StoreError(
@@ -88,11 +88,11 @@ def merge_results(
             disk refuses. Nothing is left behind; what a killed merge left beside `target` goes with the next one.
     """
     if target.exists():
-        raise StoreError(f"{target}: exists; nothing was changed. Name a new folder")
+        raise StoreError(f"{target}: already exists; nothing was changed. Name a new folder")
     folders = results_folders(sources)
     for folder in (*sources, *folders):
         if target.resolve().is_relative_to(folder.resolve()):
-            raise StoreError(f"{target}: is inside {folder}, which is only read; name a folder outside it")
+            raise StoreError(f"{target}: is inside {folder}, which must not be changed; name a folder outside it")
     runs, estimates = _unions(folders, progress)
     plans = _plans(folders)
     with typed_errors(target), _unfinished_folder(target) as unfinished:

@@ -1,4 +1,4 @@
-"""The seams: models, data sets and optimizers by name. Adding one is one new file in the folder of its kind.
+"""Models, data sets and optimizers by name. Adding one takes one new file in the folder of its kind.
 
 Names come from the files of `bench/catalog/<kind>/` and from other packages' entry points (`bench.models`,
 `bench.datasets`, `bench.optimizers`). The parent process knows the latter by name only; they are loaded in the worker.
@@ -116,8 +116,8 @@ def entry(kind: Kind, name: str, *, load_external: bool = False) -> Entry:
         load_external: Import another package's entry where the name is one (in the worker only).
 
     Raises:
-        UnknownNameError: No such name; the message has the nearest ones.
-        BenchError: Another package's entry is of another type.
+        UnknownNameError: Unknown name; the message has the nearest ones.
+        BenchError: Another package's entry has the wrong type.
         Exception: Whatever importing another package raises.
     """
     if name in entries(kind):
@@ -131,7 +131,7 @@ _TYPES: dict[Kind, type] = {"model": ModelEntry, "dataset": DatasetEntry, "optim
 
 
 def _load(kind: Kind, name: str) -> Entry:
-    """Import another package's entry. Raises BenchError where what it names is none."""
+    """Import another package's entry. Raises BenchError if what it names is none."""
     point = _external(kind)[name]
     loaded = point.load()
     if not isinstance(loaded, _TYPES[kind]):
@@ -148,7 +148,7 @@ def model(name: str) -> ModelEntry:
 
 
 def model_note(choice: Choice) -> str | None:
-    """What a reader must know of a model beside its name; None for another package's, which is not loaded for it."""
+    """What a reader should know about a model besides its name; None for another package's, which is not loaded."""
     known = entries("model").get(choice.name)
     return cast(ModelEntry, known).note(choice.options) if known is not None else None
 
@@ -172,11 +172,11 @@ def parse_choice(kind: Kind, text: str) -> Choice:
     """Read `name` or `name:key=value,key=value` as on the command line, and check it.
 
     Values are TOML values (`true`, `0.1`, `[256,128]`); anything else is a string. A data set with a bare setting takes
-    all that stands behind the colon: `folder:/data/flowers`.
+    everything after the colon: `folder:/data/flowers`.
 
     Raises:
-        UnknownNameError: No such name.
-        BenchError: A setting that is unknown, misspelt or of a wrong type.
+        UnknownNameError: Unknown name.
+        BenchError: A setting is unknown, misspelt or has the wrong type.
     """
     name, _, rest = text.strip().partition(":")
     settings: dict[str, SettingValue] = {}
@@ -187,7 +187,7 @@ def parse_choice(kind: Kind, text: str) -> Choice:
         for part in _split_settings(rest):
             key, equals, value = part.partition("=")
             if not equals:
-                raise BenchError(f'{kind} "{text}": "{part}" is no setting; write {name}:setting=value')
+                raise BenchError(f'{kind} "{text}": "{part}" is not a setting; write {name}:setting=value')
             settings[key.strip()] = _parse_value(value.strip())
     choice = Choice.of(name, settings)
     faults = check_choice(kind, choice)
@@ -197,7 +197,7 @@ def parse_choice(kind: Kind, text: str) -> Choice:
 
 
 def check_choice(kind: Kind, choice: Choice) -> list[str]:
-    """Every fault of a choice, in words; empty where there is none. Another package's is checked in the worker."""
+    """Every error of a choice, as text; empty if there is none. Another package's is checked in the worker."""
     if is_external(kind, choice.name):
         return []
     try:

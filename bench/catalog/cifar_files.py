@@ -1,7 +1,7 @@
-"""The batch files of CIFAR-10 and CIFAR-100, read without running what they hold.
+"""The batch files of CIFAR-10 and CIFAR-100, read without executing their content.
 
 The batches are pickles, and a pickle may run any code. torchvision unpickles them after checking their md5; files with
-another checksum (written anew, converted, cut down) are read here by an unpickler that knows only arrays of bytes and
+another checksum (written again, converted, cut down) are read here by an unpickler that knows only arrays of bytes and
 plain containers. Even numpy stays out of it: the pickle's arrays are collected as inert parts and checked before an
 array is made of them.
 """
@@ -104,10 +104,10 @@ class _ArrayUnpickler(pickle.Unpickler):
         try:
             return _KNOWN[module_name, global_name]
         except KeyError:
-            raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}") from None
+            raise pickle.UnpicklingError(f"it refers to {module_name}.{global_name}") from None
 
     def persistent_load(self, pid: object) -> NoReturn:
-        raise pickle.UnpicklingError("it asks for an object outside the file")
+        raise pickle.UnpicklingError("it refers to an object outside the file")
 
 
 def read_cifar(
@@ -126,28 +126,28 @@ def read_cifar(
         values = _bytes_array(batch.get("data"), folder / name)
         found = batch.get(label_key)
         if not isinstance(found, list) or len(found) != len(values):
-            raise _damaged(folder / name, f'"{label_key}" is no list of {len(values):,} labels')
+            raise _damaged(folder / name, f'"{label_key}" is not a list of {len(values):,} labels')
         if not all(type(label) is int and 0 <= label < classes for label in found):
             raise _damaged(folder / name, f'"{label_key}" has a label outside 0 to {classes - 1}')
         images.append(values)
         labels.extend(found)
     if not labels:
-        raise _damaged(folder, "its batches hold no images")
+        raise _damaged(folder, "its batches contain no images")
     return np.vstack(images).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels
 
 
 def _read_batch(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > LARGEST_FILE_BYTES:
-            raise _damaged(path, f"it has {path.stat().st_size:,} B, more than any batch")
+            raise _damaged(path, f"it has {path.stat().st_size:,} B, more than a batch can have")
         with path.open("rb") as stream:
             batch = _ArrayUnpickler(stream, encoding="latin1").load()
     except OSError as error:
         raise _damaged(path, error.strerror or str(error)) from error
     except UNPICKLING_FAULTS as error:
-        raise _damaged(path, f"no pickle of arrays and plain containers: {error}") from error
+        raise _damaged(path, f"not a pickle of arrays and plain containers: {error}") from error
     if not isinstance(batch, dict):
-        raise _damaged(path, "it holds no dictionary")
+        raise _damaged(path, "it does not contain a dictionary")
     return {key.decode("latin1") if isinstance(key, bytes) else str(key): value for key, value in batch.items()}
 
 
@@ -161,9 +161,9 @@ def _bytes_array(parts: object, path: Path) -> np.ndarray[Any, Any]:
         case (_, (int(count), 3072 as width), _Parts(arguments=("u1", *_)), False | 0, str() as text):
             values = text.encode("latin1", errors="replace")  # as Python 2 wrote bytes: the real files
         case _:
-            raise _damaged(path, '"data" is no array of bytes with 3,072 columns in C order')
+            raise _damaged(path, '"data" is not an array of bytes with 3,072 columns in C order')
     if count < 1 or len(values) != math.prod((count, width)):
-        raise _damaged(path, f'"data" holds {len(values):,} B for {count:,} images')
+        raise _damaged(path, f'"data" has {len(values):,} B for {count:,} images')
     return np.frombuffer(values, dtype=np.uint8).reshape(count, width)
 
 

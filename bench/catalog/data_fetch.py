@@ -1,6 +1,6 @@
 """Fetching data sets through torchvision: bounded in time, whole or not at all, and one clear line when it fails.
 
-torchvision downloads in a process of its own, for three reasons: a download that stalls can be ended (its sockets have
+torchvision downloads in a separate process, for three reasons: a download that stalls can be ended (its sockets have
 no time limits, and a host with eight addresses behind a silent firewall costs eight of them), the process that asks
 stays free of torch, and an interrupted download leaves nothing that could be taken for data: files move to their
 place, one rename each, after torchvision has checked the whole set.
@@ -45,7 +45,7 @@ def fetch_dataset(choice: Choice, root: Path) -> Path:
 
     Args:
         choice: Which data set.
-        root: The folder of the data sets; made if need be.
+        root: The folder of the data sets; made if needed.
 
     Returns:
         `root`, under which the files lie now (a Debian package's files stay in their own folder).
@@ -58,7 +58,7 @@ def fetch_dataset(choice: Choice, root: Path) -> Path:
     if info.on_disk(root):
         return root
     if info.fetch is None:
-        raise DataError(f"{choice}: nothing to fetch; it works without files, on synthetic images")
+        raise DataError(f"{choice}: nothing to download; it uses synthetic images")
     info.fetch(root)
     return root
 
@@ -75,7 +75,7 @@ def fetch_torchvision(class_name: str, place: str, root: Path) -> None:
         DataError: The download failed, stalled, or cannot be written; nothing of it stays.
     """
     remedy = (
-        f"Copy the files to {root / place} (from a machine with a network, or set BENCH_DATA to where they are); "
+        f"Copy the files to {root / place} (from a machine with network access), or set BENCH_DATA to their folder; "
         "without them, images are synthetic"
     )
     if reason := _unreachable(class_name):
@@ -84,18 +84,18 @@ def fetch_torchvision(class_name: str, place: str, root: Path) -> None:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=root, ignore_cleanup_errors=True) as part:
             if reason := _run_download(_download_command(class_name, part), Path(part)):
-                raise DataError(f"{class_name}: torchvision could not download it: {reason}. {remedy}")
+                raise DataError(f"{class_name}: the download failed: {reason}. {remedy}")
             _move_files(Path(part), root)
     except OSError as error:
-        raise DataError(f"{class_name}: cannot write below {root}: {error.strerror or error}. {remedy}") from error
+        raise DataError(f"{class_name}: cannot write to {root}: {error.strerror or error}. {remedy}") from error
 
 
 def _unreachable(class_name: str) -> str | None:
-    """Why the set's host does not answer, within a few seconds; `None` where it does, or a proxy stands between."""
+    """Why the set's host does not answer, within a few seconds; `None` if it does, or a proxy stands between."""
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY")):
         return None
     host, port = HOSTS[class_name]
-    reasons: list[str | None] = [f"{host} does not answer"]
+    reasons: list[str | None] = [f"{host} does not respond"]
 
     def connect() -> None:
         try:
@@ -123,14 +123,14 @@ def _run_download(command: list[str], folder: Path) -> str | None:
                 if (grown := _size_bytes(folder)) != size:
                     size, patience_s, last_growth = grown, STALL_TIMEOUT_S, time.monotonic()
                 elif time.monotonic() - last_growth > patience_s:
-                    return f"no answer for {patience_s:.0f} s"
+                    return f"no response for {patience_s:.0f} s"
                 time.sleep(0.1)
         finally:
             child.kill()  # nothing to do where it has ended; on Ctrl-C it must not go on alone
         lines = child.stdout.read().strip().splitlines() if child.stdout else []
         if child.returncode == 0:
             return None
-        return lines[-1] if lines else f"the download process ended with exit code {child.returncode}"
+        return lines[-1] if lines else f"the download process exited with code {child.returncode}"
 
 
 def _size_bytes(folder: Path) -> int:

@@ -1,7 +1,7 @@
-"""What an entry of a catalog is: a name, a line about it, its settings, and how to build it.
+"""The entries of a catalog: a name, a one-line summary, settings, and how to build it.
 
-A catalog's folder holds one file an entry or family; each file defines `ENTRIES`, a tuple of the types below. Nothing
-here, and nothing at the head of those files, imports torch: it is imported inside the functions that build.
+A catalog's folder has one file per entry or family; each file defines `ENTRIES`, a tuple of the types below. Nothing
+here, and nothing at the top of those files, imports torch: it is imported inside the functions that build.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting of an entry: the default it has, and the type it takes (an annotation pydantic understands)."""
+    """One setting of an entry: its default and its type (an annotation that pydantic understands)."""
 
     default: SettingValue | None
     kind: Any = float | int | bool | str | None
 
     def check(self, value: SettingValue | None) -> str | None:
-        """Why `value` is refused, or `None` where it is accepted. Booleans are no numbers."""
+        """Why `value` is refused, or `None` if it is accepted. Booleans are not numbers."""
         try:
             TypeAdapter(self.kind).validate_python(value, strict=True)
         except ValidationError as error:
@@ -90,7 +90,7 @@ class ModelEntry:
         settings: Read from `build` unless given.
         loss: `(output, labels) -> scalar tensor`, for a model whose output in training is not `(B, classes)` alone;
             cross-entropy of the output unless given.
-        note: `settings -> what a reader must know of what is built`, where the name says something else; or `None`.
+        note: `settings -> what a reader should know about the model`, if its name is misleading; or `None`.
     """
 
     name: str
@@ -117,7 +117,7 @@ class OptimizerEntry:
             it refuses the parameters or the settings, and the case is skipped.
         summary: One line for `bench list optimizers`.
         state_bytes: `(shapes: parameter shapes, element_bytes, settings) -> bytes` of state on the parameters' device
-            after the first step, by the sum of the state's tensors (no rounding); `None` where nobody wrote it down.
+            after the first step, by the sum of the state's tensors (no rounding); `None` if unknown.
         refuse_reason: `(shapes, settings) -> why this optimizer cannot train these parameters`, or `None`.
         settings: Read from `build` unless given.
     """
@@ -141,7 +141,7 @@ class FilesFound:
 
     Attributes:
         samples: How many images.
-        hash: 16 digits for their contents; the same for a copy, wherever it lies.
+        hash: 16 digits for their contents; the same for a copy in any place.
     """
 
     samples: int
@@ -162,9 +162,9 @@ class DatasetInfo:
 
     Attributes:
         images: Shape of one sample at the data set's own size, and its number of classes.
-        class_names: One name a class, or empty where they have none.
-        mean: The normalisation's mean a channel, for images scaled to [0, 1].
-        std: The normalisation's standard deviation a channel.
+        class_names: One name per class, or empty if they have none.
+        mean: The normalisation's mean per channel, for images scaled to [0, 1].
+        std: The normalisation's standard deviation per channel.
         train_samples: How many images the training part has.
         test_samples: How many the test part has.
         on_disk: `(root) -> True` where its files lie under `root` (or in a folder of its own); torch-free.
@@ -204,7 +204,7 @@ class DatasetEntry:
         describe: `(*, <settings>) -> DatasetInfo`; torch-free; raises `DataError` where a folder it needs is not there.
         summary: One line for `bench list datasets`.
         settings: Read from `describe` unless given.
-        positional: The setting that may be written bare behind the colon: `folder:PATH`.
+        positional: The setting that may be written bare after the colon: `folder:PATH`.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The idx files of MNIST and its kin: where they lie, and reading them plain or gzipped, with every fault named.
+"""The idx files of MNIST and similar data sets: finding them, and reading them plain or gzipped, with clear errors.
 
 The format (yann.lecun.com/exdb/mnist): two zero bytes, a type (8: unsigned bytes), the number of dimensions, each
 dimension as a big-endian 32-bit integer, then the values. torchvision's own reader needs all four files uncompressed,
@@ -23,7 +23,7 @@ DEBIAN_FOLDERS = {"FashionMNIST": Path("/usr/share/datasets/fashion-mnist")}
 """Where Debian's packages (dataset-fashion-mnist) put the gzipped files; read in place, never written to."""
 
 LARGEST_FILE_BYTES = 1 << 30
-"""A header that asks for more than this is damaged: the sets of this kind hold less than 1 GiB a file."""
+"""A header that asks for more than this is damaged: the sets of this kind hold less than 1 GiB per file."""
 
 
 def file_names(train: bool) -> tuple[str, str]:
@@ -33,7 +33,7 @@ def file_names(train: bool) -> tuple[str, str]:
 
 
 def find_idx(class_name: str, root: Path, train: bool) -> tuple[Path, Path] | None:
-    """The images' and the labels' file of one part, or `None` where they are not on disk.
+    """The images' and the labels' file of one part, or `None` if they are not on disk.
 
     Args:
         class_name: torchvision's class, which names the folder: `<root>/<class_name>/raw/`.
@@ -79,13 +79,13 @@ def read_idx_pair(
     """
     images, labels = read_idx(paths[0], dimensions=3), read_idx(paths[1], dimensions=1)
     if images.shape[1:] != image_shape:
-        raise _damaged(paths[0], f"its images are {images.shape[1:]}, not {image_shape}")
+        raise _damaged(paths[0], f"its images have the shape {images.shape[1:]}, not {image_shape}")
     if len(images) != len(labels):
         raise _damaged(paths[1], f"it has {len(labels):,} labels for the {len(images):,} images of {paths[0].name}")
     if len(images) == 0:
-        raise _damaged(paths[0], "it holds no images")
+        raise _damaged(paths[0], "it contains no images")
     if int(labels.max()) >= classes:
-        raise _damaged(paths[1], f"it has the label {int(labels.max())}; allowed are 0 to {classes - 1}")
+        raise _damaged(paths[1], f"it has the label {int(labels.max())}; allowed: 0 to {classes - 1}")
     return images, labels
 
 
@@ -108,10 +108,10 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray[Any, Any]:
 def _read_values(stream: BinaryIO, path: Path, dimensions: int) -> tuple[bytearray, tuple[int, ...]]:
     header = stream.read(4 + 4 * dimensions)
     if len(header) < 4 + 4 * dimensions:
-        raise _damaged(path, f"it ends inside its header, after {len(header)} B")
+        raise _damaged(path, f"it ends within its header, after {len(header)} B")
     if header[:4] != bytes((0, 0, 8, dimensions)):
         raise _damaged(
-            path, f"it is no idx file of bytes with {dimensions} dimensions: it begins {header[:4].hex(' ')}"
+            path, f"it is not an idx file of bytes with {dimensions} dimensions: it begins with {header[:4].hex(' ')}"
         )
     shape = tuple(int.from_bytes(header[at : at + 4], "big") for at in range(4, len(header), 4))
     size = math.prod(shape)
@@ -125,4 +125,4 @@ def _read_values(stream: BinaryIO, path: Path, dimensions: int) -> tuple[bytearr
 
 
 def _damaged(path: Path, what: str) -> DataError:
-    return DataError(f"{path}: {what}. Delete it and fetch it again: bench data fetch, or copy a whole file there")
+    return DataError(f"{path}: {what}. Delete it and fetch it again: bench data fetch, or copy an intact file there")

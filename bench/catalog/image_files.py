@@ -1,4 +1,4 @@
-"""Trees of image files: which folders are classes, which are parts, whether they can be read, and what they hold.
+"""Trees of image files: which folders are classes, which are splits, whether they can be read, and their content.
 
 torchvision's `ImageFolder` is the reference for which files count and in which order (torchvision/datasets/folder.py).
 It takes every folder below the root for a class, also `train`, `__MACOSX` and what a file manager keeps its thumbnails
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""The files that torchvision's `ImageFolder` takes for images (torchvision/datasets/folder.py: IMG_EXTENSIONS)."""
+"""The files that torchvision's `ImageFolder` reads as images (torchvision/datasets/folder.py: IMG_EXTENSIONS)."""
 
 _SYSTEM_FOLDERS = (
     "__macosx",
@@ -47,7 +47,7 @@ _SYSTEM_FOLDERS = (
 """Folders of operating systems, file servers and tools, in lower case; like hidden ones (`.git`) never classes."""
 
 MOST_FOLDERS = 500_000
-"""More are no tree of classes (ImageNet-21k has 21,841), but a home folder, a disk, or links to and fro."""
+"""More are not a tree of classes (ImageNet-21k has 21,841), but a home folder, a disk, or circular links."""
 DEEPEST = 100
 
 CHECKED_SIZES, CHECKED_HEADERS, DECODED = 10_000, 500, 32
@@ -76,7 +76,7 @@ class ImageTree:
         class_names: The training part's class folders, sorted; a class's label is its place here, in both parts.
         train_samples: Images below the class folders of the training part, at any depth.
         test_samples: Those of the held-out part in folders that are classes of the training part too.
-        notes: What was left out or may be taken otherwise; one sentence each.
+        notes: What was skipped or is ambiguous; one sentence each.
     """
 
     train: Path
@@ -104,7 +104,7 @@ class _Folder:
         images: Images in the folder itself.
         kids: The folders in it, hidden and system ones left out, in the order of their names.
         faults: What cannot be read in the folder itself.
-        suffixes: The endings of files that are no images, with how many there are.
+        suffixes: The endings of files that are not images, with how many there are.
     """
 
     path: Path
@@ -146,11 +146,11 @@ def read_tree(folder: Path, *, fewest_classes: int = 2) -> ImageTree:
         reason = None if stat.S_ISDIR(folder.stat().st_mode) else "not a folder"
         str(folder).encode()
     except UnicodeEncodeError:
-        reason = "its name is not text in UTF-8, which results are stored in"
+        reason = "its name is not text in UTF-8, the encoding of stored results"
     except (OSError, ValueError, RuntimeError) as error:  # a zero byte; the home folder of nobody
         reason = getattr(error, "strerror", None) or str(error)
     if reason:
-        raise DataError(f"{shown(folder)}: {reason}. Give a folder that holds one folder of images a class")
+        raise DataError(f"{shown(folder)}: {reason}. Give a folder with one folder of images per class")
     return _understood(_read(folder, [], [0]), fewest_classes)
 
 
@@ -161,14 +161,12 @@ def _read(path: Path, above: list[tuple[int, int]], seen: list[int]) -> _Folder:
     """A folder and all that is in it; `above` holds device and number of the folders that it lies in."""
     seen[0] += 1
     if seen[0] > MOST_FOLDERS:
-        raise DataError(
-            f"{shown(path)}: more than {MOST_FOLDERS:,} folders so far, which is no tree of images. {WANTED}"
-        )
+        raise DataError(f"{shown(path)}: more than {MOST_FOLDERS:,} folders, too many for a tree of images. {WANTED}")
     try:
         status = path.stat()
         here = (status.st_dev, status.st_ino)
         if here in above:
-            return _Folder(path, faults=(f"{shown(path)}: a link back to a folder that it lies in. Remove the link",))
+            return _Folder(path, faults=(f"{shown(path)}: a link back to a parent folder. Remove the link",))
         if len(above) >= DEEPEST:
             return _Folder(path, faults=(f"{shown(path)}: more than {DEEPEST} folders deep. Move its images up",))
         images, folders, others, faults = _entries(path)
@@ -197,7 +195,7 @@ def _entries(path: Path) -> tuple[list[str], list[str], list[str], list[str]]:
                 elif item.is_file():
                     images.append(name)
                 else:
-                    what = "a link to what is not there" if item.is_symlink() else "not a file with contents"
+                    what = "a broken link" if item.is_symlink() else "not a regular file"
                     faults.append(f"{shown(item.path)}: {what}. Remove it, or put an image there")
             except OSError as error:  # a link to itself
                 faults.append(f"{shown(item.path)}: {error.strerror}. Remove it, or put an image there")
@@ -277,7 +275,7 @@ def _understood(folder: _Folder, fewest: int, notes: tuple[str, ...] = ()) -> Im
         return _divided(folder, parts, fewest, notes)
     kid, *others = holding.values()
     if not others and kid.holding and not kid.images and (len(folder.kids) == 1 or _parts_of(kid.holding)):
-        return _understood(kid, fewest, (*notes, f"{shown(kid.path)} is the folder read: it alone holds images"))
+        return _understood(kid, fewest, (*notes, f"{shown(kid.path)} is the folder used: only it contains images"))
     inside = {name: _parts_of(kid.holding) for name, kid in holding.items()}
     if found := [name for name, roles in inside.items() if len(set(roles.values())) > 1]:
         lies = " and ".join(shown(f"{found[0]}/{part}") for part in inside[found[0]])
@@ -295,7 +293,7 @@ def _understood(folder: _Folder, fewest: int, notes: tuple[str, ...] = ()) -> Im
 
 
 def _parts_of(holding: Mapping[str, _Folder]) -> dict[str, str]:
-    """Which folders are parts, and of which role; empty where the folders are classes.
+    """Which folders are parts, and of which role; empty if the folders are classes.
 
     A name with other words in it (`seg_train`) counts where it holds folders of images and stands beside another such
     part; one that classes have too counts where it does not stand beside folders that hold images directly, as it does.
@@ -333,7 +331,7 @@ def _divided(folder: _Folder, parts: Mapping[str, str], fewest: int, notes: tupl
         if missing := [name for name in names if name not in held_out.holding]:
             notes = (*notes, f"{shown(held_out.path)} has no images of {_listed(missing)}")
         if extra := [name for name in held_out.holding if name not in names]:
-            what = "not read, as they are no classes of the training part"
+            what = "ignored, as they are not classes of the training split"
             notes = (*notes, f"{shown(held_out.path)} also has the folders {_listed(extra)}, {what}")
         found = sum(kid.total for name, kid in held_out.holding.items() if name in names)
         return ImageTree(train.path, held_out.path, names, count, found, notes)
@@ -341,7 +339,7 @@ def _divided(folder: _Folder, parts: Mapping[str, str], fewest: int, notes: tupl
 
 
 def _roles(folder: _Folder, parts: Mapping[str, str]) -> dict[str, _Folder]:
-    """The folder of each part, `train` among them. Raises DataError where they cannot be told from anything else."""
+    """The folder of each part, `train` among them. Raises DataError if they cannot be told from anything else."""
     at, holding = shown(folder.path), folder.holding
     if others := [name for name in holding if name not in parts]:
         raise DataError(
@@ -384,7 +382,7 @@ def _classes(folder: _Folder, fewest: int) -> tuple[tuple[str, ...], int]:
     if len(folder.kids) < fewest:
         ((name, kid),) = folder.kids.items()
         inside = f", and in it {_listed(kid.holding)}" if kid.holding else ""
-        what = f"a single class folder, {shown(name)}{inside}, and a model tells apart two classes or more"
+        what = f"a single class folder, {shown(name)}{inside}, and a model needs at least two classes"
         raise DataError(f"{shown(folder.path)}: it has {what}. {WANTED}; give the folder that holds the class folders")
     return tuple(folder.kids), sum(kid.total for kid in folder.kids.values())
 
@@ -525,7 +523,9 @@ def _typed_faults(path: Path) -> Iterator[None]:
         if isinstance(error, OSError) and error.strerror:
             raise DataError(f"{shown(path)}: {error.strerror}. Make it readable, or delete it") from error
         reason = (str(error).splitlines() or [type(error).__name__])[0].replace(repr(str(path)), "").strip(" :")
-        raise DataError(f"{shown(path)}: no image that PIL can decode: {reason}. Replace or delete the file") from error
+        raise DataError(
+            f"{shown(path)}: PIL cannot decode it as an image: {reason}. Replace or delete the file"
+        ) from error
 
 
 def decode_image(path: str | Path, mode: str) -> Image.Image:
@@ -567,11 +567,11 @@ _PHOTOMETRIC, _BITS_PER_SAMPLE, _SAMPLE_FORMAT = 262, 258, 339
 _WHITE_IS_ZERO, _UNSIGNED = 0, 1
 
 _REFUSED = {
-    "F": "floating-point values, of which none is known to be white. Save it with 8 or 16 unsigned bits, as PNG",
-    "I": "32-bit or signed values, of which none is known to be white. Save it with 8 or 16 unsigned bits, as PNG",
+    "F": "floating-point values, whose white level is unknown. Save it with 8 or 16 unsigned bits, as PNG",
+    "I": "32-bit or signed values, whose white level is unknown. Save it with 8 or 16 unsigned bits, as PNG",
     "LAB": "colours in CIELAB, which PIL does not convert. Save it as RGB",
 }
-_SIGNED = "signed values, of which none is known to be white. Save it with 8 or 16 unsigned bits, as PNG"
+_SIGNED = "signed values, whose white level is unknown. Save it with 8 or 16 unsigned bits, as PNG"
 _SIXTEEN_BITS = ("PNG", "PPM")
 """Formats whose images in PIL's mode `I` hold 0 to 65,535: as older versions of PIL read them."""
 

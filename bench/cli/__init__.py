@@ -1,7 +1,7 @@
 """The command line: parse, print, exit codes; nothing else.
 
-One file a command, each with a light head: `bench --help` starts without torch, pandas or matplotlib. Commands import
-what they need when they run.
+One file per command, each with light imports at the top: `bench --help` starts without torch, pandas or matplotlib.
+Commands import what they need when they run.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ __all__ = ["cli", "main", "show_warnings"]
 
 
 def show_warnings() -> None:
-    """Print warnings as lines for people from now on, each once: no file of the harness, no line of its code."""
-    said: set[str] = set()
+    """Print each warning from now on as one line, once, without the file and the code line that raised it."""
+    printed: set[str] = set()
 
     def show(
         message: Warning | str,
@@ -30,15 +30,15 @@ def show_warnings() -> None:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        if str(message) not in said:
+        if str(message) not in printed:
             click.echo(f"{click.style('warning: ', fg='yellow')}{printable(str(message))}", err=True)
-        said.add(str(message))
+        printed.add(str(message))
 
     warnings.showwarning = show
 
 
 def main() -> None:
-    """Run the command line; leaves with the exit code of what happened."""
+    """Run the command line and exit with the code of the result."""
     leave_current_folder()
     show_warnings()
     cli(prog_name="bench")

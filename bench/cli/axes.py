@@ -17,17 +17,27 @@ _PRECISIONS = click.Choice(["float32", "tf32", "bf16", "fp16"])
 _FORMATS = click.Choice(["contiguous", "channels_last"])
 _MANY: dict[str, Any] = {"multiple": True}
 _axes = (
-    click.option("--dataset", "datasets", type=ChoiceType("dataset"), **_MANY, help="Data set [imagenet]."),
-    click.option("--model", "models", type=ChoiceType("model"), **_MANY, help="Model."),
+    click.option(
+        "--dataset",
+        "datasets",
+        type=ChoiceType("dataset"),
+        **_MANY,
+        help="Data set [imagenet]. Repeatable, like the axes below.",
+    ),
+    click.option("--model", "models", type=ChoiceType("model"), **_MANY, help="Model (bench list models)."),
     click.option("--optimizer", "optimizers", type=ChoiceType("optimizer"), **_MANY, help="Optimizer [sgd]."),
-    click.option("--precision", "precisions", type=_PRECISIONS, **_MANY, help="[float32]."),
-    click.option("--memory-format", "memory_formats", type=_FORMATS, **_MANY, help="[contiguous]."),
-    click.option("--image-size", "image_sizes", type=click.IntRange(1), **_MANY, help="Side in pixels [the set's]."),
+    click.option("--precision", "precisions", type=_PRECISIONS, **_MANY, help="Precision [float32]."),
+    click.option(
+        "--memory-format", "memory_formats", type=_FORMATS, **_MANY, help="Memory format of tensors [contiguous]."
+    ),
+    click.option(
+        "--image-size", "image_sizes", type=click.IntRange(1), **_MANY, help="Image side in pixels [the data set's]."
+    ),
 )
 
 
 batch_size_option = click.option(
-    "--batch-size", "batch_sizes", multiple=True, type=click.IntRange(1), help="Samples a step [64]. Repeatable."
+    "--batch-size", "batch_sizes", multiple=True, type=click.IntRange(1), help="Samples per step [64]. Repeatable."
 )
 workspaces_option = click.option(
     "--cudnn-workspaces",
@@ -37,7 +47,7 @@ workspaces_option = click.option(
     show_default=True,
     envvar="BENCH_CUDNN_WORKSPACES",
     show_envvar=True,
-    help="Whether the trace counts what cuDNN's convolutions ask for.",
+    help="Whether estimates include the workspaces of cuDNN's convolutions.",
 )
 
 
@@ -49,17 +59,17 @@ def with_axes(command: Any) -> Any:
 
 
 def read_cases(config: Path | None, overrides: tuple[str, ...], axes: dict[str, tuple[Any, ...]]) -> list[Case]:
-    """The cases of a configuration, or of the axes given. A case that cannot be is left out with a word."""
+    """The cases of a configuration, or of the axes given. A case that cannot run is skipped with a message."""
     from bench.config import check_config
     from bench.plan import build_cases
     from bench.records import name_cases
 
     if config is not None and any(axes.values()):
         raise click.UsageError(
-            "give a configuration or the axes of cases, not both (change a configuration with --set)"
+            "CONFIG cannot be combined with --model, --batch-size and the other axes; use --set to change it"
         )
     if config is None and not axes["models"]:
-        raise click.UsageError("give --model, or a configuration")
+        raise click.UsageError("give --model NAME (bench list models) or a configuration")
     if config is not None:
         checked = read_config(config, overrides)
     else:
@@ -78,5 +88,5 @@ def read_cases(config: Path | None, overrides: tuple[str, ...], axes: dict[str, 
         if reason is None:
             found.append(case)
         else:
-            click.echo(printable(f"left out: {names[case]}: {reason}"), err=True)
+            click.echo(printable(f"skipping {names[case]}: {reason}"), err=True)
     return found

@@ -26,25 +26,25 @@ _CASES_SHOWN = 10
     "--data",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="The results of a report that lies apart from them. Repeatable.",
+    help="Results behind a report that is stored elsewhere. Repeatable.",
 )
-@click.option("--baseline", metavar="NAME", help="The baseline that the report was rendered with, where one was given.")
+@click.option("--baseline", metavar="NAME", help="The baseline that the report was rendered with, if one was given.")
 @click.option(
     "--interval",
     type=click.FloatRange(0, 1, min_open=True),
     metavar="FRACTION",
-    help="Half the width intervals may have: 0.01 is ±1 % [as the sweep asked, else ±1 % on a GPU, ±5 % on a CPU].",
+    help="Largest half-width of an interval: 0.01 is ±1 % [the sweep's target, else ±1 % on a GPU, ±5 % on a CPU].",
 )
-@click.option("--all", "show_all", is_flag=True, help="Name every case, however many.")
+@click.option("--all", "show_all", is_flag=True, help="List every case, however many.")
 @json_option
 def check(
     results: Path, data: tuple[Path, ...], baseline: str | None, interval: float | None, show_all: bool, as_json: bool
 ) -> None:
-    """Say whether results, or a report with its results, are fit to be published.
+    """Check whether results and their report can be published.
 
-    Names every case that is noisy, throttled, shared its device, failed, has too few processes or did not converge;
-    numbers that cannot be true; what is not disclosed; and each figure and number of the report that is not what the
-    data make. RESULTS is a folder that bench sweep wrote, its report, or a bundle.
+    Lists every case that is noisy, throttled, shared its device, failed, has too few processes or did not converge;
+    numbers that cannot be right; settings that are not disclosed; and every figure and number of the report that does
+    not match the data. RESULTS is a folder written by bench sweep, its report, or a bundle.
 
     \b
     Examples:
@@ -53,7 +53,7 @@ def check(
       bench check reports/both --data reports/host-a --data reports/host-b
       bench check mine.zip --interval 0.02
 
-    Exit code 0 when it is publishable, 4 when it is not, 2 when it cannot be read.
+    Exit codes: 0 publishable, 4 not publishable, 2 unreadable.
     """
     from bench.bundles import open_results
     from bench.cli.root import echo_json
@@ -74,7 +74,7 @@ def check(
 
 
 def _folder(path: Path) -> Path:
-    """The report's folder, whichever of it, its page or its data was named."""
+    """The report's folder, given the folder itself, its page or its data."""
     from bench.store import DATA_FOLDER
 
     return path.parent if path.name in (DATA_FOLDER, "report.md", "index.html", "table.csv") else path
@@ -91,7 +91,7 @@ def _judge(loaded: Loaded, interval: float | None) -> tuple[pd.DataFrame, Fitnes
 
 
 def _report_findings(folder: Path, loaded: Loaded, baseline: str | None) -> list[Finding]:
-    """What of the report in the folder, where there is one, is not what its data make."""
+    """Where the report in the folder, if there is one, does not match its data."""
     from bench.report.checking import REPORT_FILES, check_report
 
     if not any((folder / name).is_file() for name in REPORT_FILES):
@@ -118,13 +118,14 @@ def _as_json(fitness: Fitness, frame: pd.DataFrame) -> dict[str, Any]:
 
 
 def _print(fitness: Fitness, frame: pd.DataFrame, results: Path, show_all: bool) -> None:
-    """What forbids publishing with its cases, what a reader is told in any case, and the verdict last."""
+    """What prevents publication with its cases, then what readers should know, and the verdict last."""
     from bench.analysis import summarise_cases
     from bench.analysis.publishable import named_cases
+    from bench.units import counted
 
     summary = summarise_cases(frame)
     for finding in fitness.findings:
-        colour, word = ("red", "no") if finding.grave else ("cyan", "note")
+        colour, word = ("red", "FAIL") if finding.grave else ("cyan", "note")
         click.echo(f"{click.style(f'{word:<4}', fg=colour, bold=True)} {printable(f'{finding.code}: {finding.text}')}")
         cases = named_cases(finding, frame, summary) if finding.grave else []
         shown = cases if show_all else cases[:_CASES_SHOWN]
@@ -132,10 +133,11 @@ def _print(fitness: Fitness, frame: pd.DataFrame, results: Path, show_all: bool)
             keys = f"  runs {', '.join(case['run_keys'])}" if case["run_keys"] else ""
             click.echo(printable(f"       {case['case']}{keys}"))
         if len(cases) > len(shown):
-            click.echo(f"       and {len(cases) - len(shown)} more; --all names them")
+            click.echo(f"       and {len(cases) - len(shown)} more; --all lists them")
     count = len(fitness.objections)
-    against = f"not publishable: {count} finding{'s' if count > 1 else ''} against it"
-    click.echo(printable(f"{results}: {'publishable' if fitness.publishable else against}"))
+    verdict = "publishable" if fitness.publishable else f"not publishable: {counted(count, 'problem')}"
+    click.echo(printable(f"{results}: {verdict}"))
 
 
+GROUP = "Publish"
 COMMANDS = (check,)

@@ -1,4 +1,4 @@
-"""`bench compare`: what changed between results, and whether it can be told from noise."""
+"""`bench compare`: what changed between results, and whether it is more than noise."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Share(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic
         try:
             return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
         except ValueError:
-            self.fail(f'"{value}" is no fraction; write it like 0.02 or 2%', param, ctx)
+            self.fail(f'"{value}" is not a valid fraction; write it like 0.02 or 2%', param, ctx)
 
 
 @click.command()
 @click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="BASELINE CANDIDATE...")
-@click.option("--baseline", metavar="NAME", help="Which of the results the others are compared with [the first].")
+@click.option("--baseline", metavar="NAME", help="The results that the others are compared with [the first].")
 @click.option(
     "--across",
     multiple=True,
@@ -44,7 +44,7 @@ class Share(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic
     "--only",
     multiple=True,
     metavar="FIELD=PATTERN",
-    help="Only such runs: 'model=resnet*'. An axis, or a field of machine, versions or protocol. Repeatable.",
+    help="Only matching runs, as in 'model=resnet*'. Any axis or field of machine, versions or protocol. Repeatable.",
 )
 @click.option(
     "--metric",
@@ -59,21 +59,25 @@ class Share(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic
     "--processes",
     type=int,
     metavar="N",
-    help="Count the first N processes of each case only, for sweeps with measure.target_interval: give the fewest that "
-    "every case had (5 unless measure.repeats is more), chosen before looking. A failed one is not made up for.",
+    help="Use only the first N processes of each case, for sweeps with measure.target_interval: the smallest number "
+    "that every case had (5, or measure.repeats if larger), chosen before looking. Failed ones are not replaced.",
 )
-@click.option("--margin", type=Share(), default="1%", show_default=True, help="The smallest change that counts.")
+@click.option("--margin", type=Share(), default="1%", show_default=True, help="Smallest change that counts.")
 @click.option(
     "--confidence",
     type=Share(),
     default="95%",
     show_default=True,
-    help="Of intervals, and of having no false verdict among all cases.",
+    help="Confidence of the intervals, and of having no false verdict among all cases.",
 )
 @click.option(
-    "--price", "prices", multiple=True, metavar="NAME=PER_HOUR", help="What an hour of results NAME costs. Repeatable."
+    "--price",
+    "prices",
+    multiple=True,
+    metavar="NAME=PER_HOUR",
+    help="Cost per hour of the machine behind results NAME. Repeatable.",
 )
-@click.option("--worst-first", is_flag=True, help="Order cases by what got worse most.")
+@click.option("--worst-first", is_flag=True, help="List the largest regressions first.")
 @json_option
 def compare(
     results: tuple[Path, ...],
@@ -88,10 +92,11 @@ def compare(
     worst_first: bool,
     as_json: bool,
 ) -> None:
-    """Compare results case by case: first what differs beside them, then the ratio of each case with its interval.
+    """Compare two or more results, case by case.
 
-    A case is faster or slower only where its ratio passes the margin and chance is excluded over all cases; memory
-    is less or more by the same rule. One process a side never gives a verdict. docs/statistics.md explains each number.
+    Prints what else differs between the sides, then the ratio of each case with its interval. A case counts as faster
+    or slower only if its ratio exceeds the margin and chance is excluded across all cases; memory as less or more by
+    the same rule. One process per side never gives a verdict. docs/statistics.md explains each number.
 
     \b
     Examples:
@@ -102,8 +107,8 @@ def compare(
       bench compare reports/adaptive-a reports/adaptive-b --processes 5
 
     \b
-    Exit codes: 0 no regression, 2 usage, or sides that cannot be compared, 3 a regression: something is slower, takes
-    more memory, or does not run any more.
+    Exit codes: 0 no regression, 2 wrong usage or sides that cannot be compared, 3 a regression: something is slower,
+    takes more memory or no longer runs.
     """
     from bench.cli.comparison_json import as_value
     from bench.cli.comparison_text import print_comparisons
@@ -142,7 +147,7 @@ def compare(
 
 
 def _load(path: Path) -> pd.DataFrame:
-    """The runs of one of the results. Raises StoreError where none counts."""
+    """The runs of one of the results. Raises StoreError if none counts."""
     from bench.bundles import open_results
     from bench.store import planned_runs, read_results
 
@@ -164,7 +169,7 @@ def _sides(across: tuple[str, ...], loaded: list[pd.DataFrame]) -> list[tuple[st
             continue
         halves = split_values(loaded, field, values)
         if halves is None:
-            raise click.UsageError(f'--across: "{item}" names the values of two sides: {field}=BASELINE,CANDIDATE')
+            raise click.UsageError(f'--across: "{item}" needs the values of two sides: {field}=BASELINE,CANDIDATE')
         found.append((field, *halves))
     return found
 
@@ -172,12 +177,12 @@ def _sides(across: tuple[str, ...], loaded: list[pd.DataFrame]) -> list[tuple[st
 def _named(results: tuple[Path, ...], sides: list[tuple[str, str, str]]) -> list[str]:
     """The results by the names of their folders (`.` and `..` too), or as they were given where those are equal.
 
-    One folder is both sides where the values to compare are given: the sides then go by these.
+    With values to compare, one folder is both sides, and the values name them.
     """
     if len(results) == 1:
         if not sides:
             raise click.UsageError(
-                "give two results, or one with the values to compare: --across precision=float32,bf16"
+                "give two results, or one and the values to compare: --across precision=float32,bf16"
             )
         _, *values = zip(*sides, strict=True)
         return [", ".join(side) for side in values]
@@ -187,7 +192,7 @@ def _named(results: tuple[Path, ...], sides: list[tuple[str, str, str]]) -> list
     names = [place.parent.name if place.name == DATA_FOLDER else place.name for place in places]
     told_apart = names if len(set(names)) == len(names) else [str(path) for path in results]
     if len(set(told_apart)) < len(results):
-        raise click.UsageError(f"{results[0]} is given twice; compare it with something else")
+        raise click.UsageError(f"{results[0]} is given twice; compare two different results")
     return told_apart
 
 
@@ -197,7 +202,7 @@ def _chosen(name: str, frames: dict[str, pd.DataFrame], option: str) -> str:
 
     if name not in frames:
         near = nearest_sentence(nearest(name, frames))
-        raise click.UsageError(f'{option}: no results are called "{name}". {near}There are: {", ".join(frames)}')
+        raise click.UsageError(f'{option}: no results are called "{name}". {near}Available: {", ".join(frames)}')
     return name
 
 
@@ -211,7 +216,7 @@ def _prices(given: tuple[str, ...], frames: dict[str, pd.DataFrame]) -> dict[str
         except ValueError:
             price = -1.0
         if not equals or not 0 < price < float("inf"):
-            raise click.UsageError(f'--price: "{item}" is no price; write NAME=PER_HOUR, as in h100=2.5')
+            raise click.UsageError(f'--price: "{item}" is not a valid price; write NAME=PER_HOUR, as in h100=2.5')
         found[_chosen(name, frames, "--price")] = price
     return found
 
@@ -225,7 +230,9 @@ def _selected(
     chosen = {name: [*only] for name in frames}
     for field, *values in sides:
         if len(frames) != 2:
-            raise click.UsageError(f"--across {field}={','.join(values)}: names the values of two sides; compare two")
+            raise click.UsageError(
+                f"--across {field}={','.join(values)}: gives the values of two sides; compare exactly two results"
+            )
         for name in frames:
             chosen[name].append(f"{field}={values[0 if name == first else 1]}")
     selected = {}
@@ -246,4 +253,5 @@ def _naming(name: str, *, many: bool) -> Iterator[None]:
         raise BenchError(f"{name}: {error}") if many else error from error
 
 
+GROUP = "Publish"
 COMMANDS = (compare,)

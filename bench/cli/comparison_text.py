@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.terminal import printable
-from bench.units import MISSING
+from bench.units import MISSING, counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _COLOURS = {"faster": "green", "slower": "red", "unclear": "yellow"}
 _LONG = 60
-"""Values of differences are cut here: a list of architectures says nothing on a terminal."""
+"""Longer values of differences are cut: a list of architectures is of no use on a terminal."""
 
 
 def print_comparisons(
@@ -35,10 +35,10 @@ def print_comparisons(
     for name, comparison in made.items():
         _print_differences(baseline, name, comparison.differences)
     first = next(iter(made.values()))
-    first_only = "" if first.processes is None else f". Of each case the first {first.processes} processes count"
+    first_only = "" if first.processes is None else f". Only the first {first.processes} processes of each case count"
     _heading(
-        f"Ratios are candidate over baseline ({baseline}). A change counts from {first.margin * 100:g} %; "
-        f"intervals hold with {first.confidence * 100:g} %{first_only}"
+        f"Ratios are candidate over baseline ({baseline}). Changes below {first.margin * 100:g} % do not count; "
+        f"intervals are at {first.confidence * 100:g} % confidence{first_only}"
     )
     for metric in dict.fromkeys(name for comparison in made.values() for name in comparison.geomean):
         if len(made) == 1:
@@ -67,7 +67,7 @@ def ordered(cases: pd.DataFrame, worst_first: bool) -> pd.DataFrame:
 def _print_differences(baseline: str, candidate: str, differences: Sequence[Difference]) -> None:
     from bench.compare import field_words
 
-    _heading(f"What differs between {baseline} and {candidate}, beside the cases")
+    _heading(f"What differs between {baseline} and {candidate} besides the cases")
     rows = [
         [item.kind, item.field, *(_cut(field_words(item.field, value)) for value in (item.baseline, item.candidate))]
         for item in differences
@@ -75,11 +75,11 @@ def _print_differences(baseline: str, candidate: str, differences: Sequence[Diff
     if rows:
         _print_table([["", "", baseline, candidate], *rows])
     else:
-        click.echo("  nothing that is recorded")
+        click.echo("  no recorded difference")
 
 
 def _print_cases(metric: str, comparison: Comparison, worst_first: bool) -> None:
-    """One row a case, and the geometric mean."""
+    """One row per case, and the geometric mean."""
     from bench.compare import METRICS, verdict_words
 
     known = METRICS[metric]
@@ -125,7 +125,7 @@ def _print_unclear(cases: pd.DataFrame, of: str = "") -> None:
 
 
 def _print_candidates(metric: str, made: Mapping[str, Comparison], worst_first: bool) -> None:
-    """One row a case, by its worst candidate where the worst come first; one column a candidate."""
+    """One row per case, by its worst candidate if the worst come first; one column per candidate."""
     import pandas as pd
 
     from bench.compare import METRICS
@@ -165,7 +165,7 @@ def _print_costs(costs: Sequence[Cost]) -> None:
     show = METRICS["joules_per_sample"].show
     energy = {(item.label, item.name): show(item.joules_per_sample) for item in costs}
     prices = {(item.label, item.name): _price(item) for item in costs}
-    for title, cells in (("energy a sample", energy), ("price of a million samples", prices)):
+    for title, cells in (("energy per sample", energy), ("price of a million samples", prices)):
         if set(cells.values()) == {MISSING}:
             continue
         labels = dict.fromkeys(item.label for item in costs)
@@ -176,7 +176,7 @@ def _print_costs(costs: Sequence[Cost]) -> None:
 
 
 def _print_rest(name: str, comparison: Comparison) -> None:
-    """What is missing, what should be known, and what got worse."""
+    """What is missing, notes, and regressions."""
     of = f"{name}: " if name else ""
     if comparison.missing:
         click.echo()
@@ -188,7 +188,7 @@ def _print_rest(name: str, comparison: Comparison) -> None:
         click.echo(printable(f"note: {of}{note}"))
     if len(comparison.regressions):
         count = comparison.regressions["case_key"].nunique()
-        text = f"{of}regression in {count} case{'s' if count > 1 else ''}"
+        text = f"{of}regression in {counted(count, 'case')}"
         click.echo(click.style(printable(text), fg="red", bold=True))
 
 
@@ -197,7 +197,7 @@ def _heading(text: str) -> None:
 
 
 def _print_table(rows: Sequence[Sequence[str]], colours: Iterable[str | None] = ()) -> None:
-    """Columns under a head: the first to the left, numbers to the right; the last cell of a row in its colour."""
+    """Aligned columns under a header; the last cell of a row in its colour."""
     from rich.cells import cell_len
 
     safe = [[printable(cell) for cell in row] for row in rows]
@@ -216,8 +216,8 @@ def _title(metric: Metric) -> str:
 
 def _geomean_words(mean: GeoMean) -> str:
     if mean.ratio is None:
-        return f"no ratio in any of {mean.n_planned} cases"
-    over = f"over {mean.n} of {mean.n_planned} cases"
+        return f"no ratio in any of {counted(mean.n_planned, 'case')}"
+    over = f"over {mean.n} of {counted(mean.n_planned, 'case')}"
     if mean.low is None or mean.high is None:
         return f"geometric mean {_ratio(mean.ratio)} {over}"
     return f"geometric mean {_ratio(mean.ratio)} (interval {_interval(mean.low, mean.high)}) {over}"

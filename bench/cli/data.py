@@ -1,4 +1,4 @@
-"""`bench data`: the images themselves."""
+"""`bench data`: download data sets."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ if TYPE_CHECKING:
 
 @click.group()
 def data() -> None:
-    """Fetch data sets."""
+    """Download data sets."""
 
 
 @data.command("fetch")
 @click.argument("names", nargs=-1, required=True, type=ChoiceType("dataset"))
 @data_root_option
 def fetch(names: tuple[Choice, ...], root: Path | None) -> None:
-    """Download data sets; those already there are left as they are.
+    """Download data sets.
+
+    Data sets that are already on this machine are left unchanged.
 
     \b
     Examples:
@@ -43,4 +45,5 @@ def fetch(names: tuple[Choice, ...], root: Path | None) -> None:
         raise DataError("\n".join(faults))
 
 
+GROUP = "Measure"
 COMMANDS = (data,)

@@ -1,4 +1,4 @@
-"""`bench env`: is this machine fit to measure on, and if not, how to fix it."""
+"""`bench env`: whether this machine is ready to measure, and how to fix what is not."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 @click.command()
 @json_option
 @click.option(
-    "--device-file", type=click.Path(path_type=Path, dir_okay=False), help="Write a device file for the GPU present."
+    "--device-file", type=click.Path(path_type=Path, dir_okay=False), help="Write a device file for this machine's GPU."
 )
 def env(as_json: bool, device_file: Path | None) -> None:
-    """Say what this machine is, what is wrong with it, and how to fix it.
+    """Show this machine, its problems and how to fix them.
 
     \b
     Examples:
@@ -26,7 +26,7 @@ def env(as_json: bool, device_file: Path | None) -> None:
       bench env --json
       bench env --device-file mycard.toml
 
-    Exit code 2 when something makes measuring impossible or wrong (a GPU that torch cannot use, say).
+    Exit code 2 if a problem makes measurements impossible or wrong (for example, a GPU that torch cannot use).
     """
     from dataclasses import asdict
 
@@ -45,10 +45,10 @@ def env(as_json: bool, device_file: Path | None) -> None:
     if not any(finding["code"] in ("bad_variable", "torch_unusable") for finding in findings):
         try:
             environment = asdict(read_environment(LocalLauncher(), usable_device())[0])
-        except DeviceError:  # what is wrong stands among the findings
+        except DeviceError:  # the findings name the problem
             pass
         except InfrastructureError as error:
-            remedy = "Runs need one: `python -c 'import torch'` shows all of what is wrong."
+            remedy = "Runs need one: `python -c 'import torch'` shows the whole error."
             findings.insert(0, asdict(Finding("error", "no_worker", str(error), remedy)))
     if as_json:
         echo_json({"environment": environment, "findings": findings})
@@ -59,7 +59,7 @@ def env(as_json: bool, device_file: Path | None) -> None:
             mark = click.style(f"{finding['severity']}: ", fg=_COLOURS[finding["severity"]], bold=True)
             click.echo(f"{mark}{printable(finding['what'])}\n  {printable(finding['remedy'])}")
         if not findings:
-            click.echo("nothing found that would spoil a measurement")
+            click.echo("no problems found")
     if any(finding["severity"] == "error" for finding in findings):
         raise SystemExit(EXIT_USAGE)
 
@@ -78,4 +78,5 @@ def _write_device_file(target: Path) -> None:
     click.echo(target)
 
 
+GROUP = "Measure"
 COMMANDS = (env,)

@@ -1,4 +1,4 @@
-"""`bench estimate`: memory and speed of a step on a GPU that need not be here."""
+"""`bench estimate`: memory and speed of a training step on a GPU that need not be present."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TIMEOUT_S = 600.0  # for one estimator on one case
 @with_axes
 @batch_size_option
 @click.option(
-    "--device", "devices", multiple=True, help="Name or file of a device (bench list devices) [h200]. Repeatable."
+    "--device", "devices", multiple=True, help="Device, by name or file (bench list devices) [h200]. Repeatable."
 )
 @device_file_option
 @click.option(
@@ -44,13 +44,13 @@ TIMEOUT_S = 600.0  # for one estimator on one case
     "recording",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="RECORDING",
-    help="Compare a file of bench record with the trace of its case, operator by operator.",
+    help="Compare a recording (bench record) with the estimate of its case, operator by operator.",
 )
 @click.option(
     "--timeline",
     type=click.Path(path_type=Path),
     metavar="FILE.png",
-    help="Draw memory over the step of one case on one device (.png, .svg or .pdf); the numbers go to FILE.csv.",
+    help="Plot memory over the step of one case on one device (.png, .svg or .pdf); writes its numbers to FILE.csv.",
 )
 @workspaces_option
 @json_option
@@ -65,7 +65,9 @@ def estimate(
     as_json: bool,
     **axes: tuple[Any, ...],
 ) -> None:
-    """Estimate memory and speed of cases on a device, without the device; axes and devices may be given several times.
+    """Estimate memory and speed on a GPU, without the GPU.
+
+    Options for axes and devices can be repeated; every combination is estimated.
 
     \b
     Examples:
@@ -79,7 +81,9 @@ def estimate(
 
     if recording is not None:
         if config is not None or overrides or devices or device_files or timeline is not None or any(axes.values()):
-            raise click.UsageError("a recording names its case and device itself: give --explain-difference alone")
+            raise click.UsageError(
+                "--explain-difference takes the case and the device from the file; remove the other options"
+            )
         explain_difference(recording, workspaces=workspaces == "on", as_json=as_json)
         return
     named = {name: load_device(name) for name in devices or (() if device_files else ("h200",))} | device_files
@@ -95,7 +99,7 @@ def estimate(
             rows[0]["timeline"] = write_timeline(
                 cases[0], next(iter(named.values())), timeline, workspaces=workspaces == "on"
             )
-        except BenchError as error:  # what is known without it is printed first
+        except BenchError as error:  # print the estimates first
             undrawn = error
     _print_rows(rows, cases, named, as_json=as_json)
     if undrawn is not None:
@@ -121,12 +125,12 @@ def _print_rows(rows: list[dict[str, Any]], cases: list[Case], named: Mapping[st
 
 
 def _is_refused(row: dict[str, Any], device: Device) -> bool:
-    """Whether a GPU was asked for and the trace has nothing to say of the case."""
+    """Whether a GPU was requested and the case could not be traced."""
     return row["trace_peak_allocated_bytes"] is None and device.kind == "cuda"
 
 
 def _switches(config: Path | None, overrides: tuple[str, ...]) -> list[str]:
-    """What a configuration's protocol has on that no estimator follows."""
+    """The switches of a configuration's protocol that no estimator models."""
     from bench.records import UNMODELLED
 
     protocol = None if config is None else read_config(config, overrides).protocol
@@ -136,7 +140,7 @@ def _switches(config: Path | None, overrides: tuple[str, ...]) -> list[str]:
 def _rows(
     cases: list[Case], devices: Mapping[str, Device], workspaces: bool, switches: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """What is printed of each case on each device: its axes, the device as given, and the fields of its `Estimate`."""
+    """Each case on each device: its axes, the device as given, and the fields of its `Estimate`."""
     from dataclasses import asdict
 
     from bench import catalog
@@ -197,17 +201,17 @@ def _print_estimate(row: dict[str, Any], device: Device) -> None:
     if row["estimated_device_bytes"] is not None:
         _print_verdict(row, device)
     speed = format_rate(row["estimated_samples_per_s"], "samples")
-    click.echo(f"  speed                {speed} ({format_seconds(row['estimated_step_time_s'])} a step)")
+    click.echo(f"  speed                {speed} ({format_seconds(row['estimated_step_time_s'])} per step)")
     if row["estimated_speed_basis"]:
         click.echo(printable(f"    {row['estimated_speed_basis']}"))
     if row["trace_peak_allocated_bytes"] is None and not _is_refused(row, device):
-        click.echo("  note: the trace and the speed are for GPUs; see bench list devices")
+        click.echo("  note: trace and speed are estimated for GPUs only; see bench list devices")
     if row["estimate_note"]:
         click.echo(printable(f"  note: {row['estimate_note']}"))
 
 
 def _print_verdict(row: dict[str, Any], device: Device) -> None:
-    """What the driver will show, between which ends, on what basis, and whether the device holds it."""
+    """The memory the driver will report, its range and basis, and whether it fits on the device."""
     from bench.units import format_bytes
 
     names = ("estimated_device_bytes", "estimated_device_low_bytes", "estimated_device_high_bytes")
@@ -219,4 +223,5 @@ def _print_verdict(row: dict[str, Any], device: Device) -> None:
     click.echo(printable(f"  {words}; {row['estimated_device_basis']}"))
 
 
+GROUP = "Estimate"
 COMMANDS = (estimate,)

@@ -1,4 +1,4 @@
-"""What `bench estimate --explain-difference` prints: a recording beside the trace of its case."""
+"""What `bench estimate --explain-difference` prints: a recording compared with the trace of its case."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from typing import Any
 import click
 
 from bench.terminal import printable
+from bench.units import counted
 
 EXPLAIN_TIMEOUT_S = 600.0
 MOST_PRINTED = 10
 
 
 def explain_difference(path: Path, *, workspaces: bool, as_json: bool) -> None:
-    """Compare a recording with the trace, in a process of its own, and print what came of it.
+    """Compare a recording with the trace, in a separate process, and print the result.
 
     Args:
         path: The recording.
         workspaces: Whether to count cuDNN's workspaces in the trace.
-        as_json: For scripts.
+        as_json: Whether to print JSON.
 
     Raises:
-        StoreError: The file is no recording.
+        StoreError: The file is not a recording.
         BenchError: The comparison is refused, or its process died.
     """
     from bench.cli.root import echo_json
@@ -31,7 +32,7 @@ def explain_difference(path: Path, *, workspaces: bool, as_json: bool) -> None:
     from bench.launchers.tasks import difference_task
     from bench.recordings import read_recording
 
-    read_recording(path)  # a file that is none is refused before torch is loaded
+    read_recording(path)  # any other file is refused before torch is loaded
     argument = {"path": str(path), "most": MOST_PRINTED, "workspaces": workspaces}
     answer = LocalLauncher().run(difference_task, argument, timeout_s=EXPLAIN_TIMEOUT_S)
     if answer.outcome is not Outcome.ANSWERED:
@@ -44,11 +45,11 @@ def explain_difference(path: Path, *, workspaces: bool, as_json: bool) -> None:
 
 
 def explanation_lines(found: dict[str, Any]) -> list[str]:
-    """An explanation, as the fields of `estimators.difference.Explanation`, in lines for people."""
+    """The fields of an `estimators.difference.Explanation` as readable lines."""
     lines = [f"{found['case']} on {found['gpu_name']}, torch {found['torch_version']}, ended {found['status']}"]
     check = found["replay"]
     lines.append(
-        f"  replay of the recording: exact at {check['marks']} marks"
+        f"  replay of the recording: exact at {counted(check['marks'], 'mark')}"
         if check["exact"]
         else f"  replay of the recording: NOT exact; {check['parting']}"
     )
@@ -64,7 +65,7 @@ def explanation_lines(found: dict[str, Any]) -> list[str]:
 def _difference_lines(found: dict[str, Any]) -> list[str]:
     counts = f"{found['recorded_allocations']:,} allocations recorded, {found['traced_allocations']:,} traced"
     if not found["differences"]:
-        return [f"  {counts}: none differs"]
+        return [f"  {counts}: no differences"]
     lines = [f"  {counts}; {found['differences']:,} differ. In order, by operator:"]
     for number, parting in enumerate(found["partings"], start=1):
         both = (("recorded_bytes", "recorded"), ("trace_bytes", "traced"))
@@ -74,9 +75,9 @@ def _difference_lines(found: dict[str, Any]) -> list[str]:
             f"{_times(parting['count'])}"
         )
         if len(parting["operators"]) > 1:
-            lines.append(f"     it is one of {', '.join(parting['operators'])}")
+            lines.append(f"     one of {', '.join(parting['operators'])}")
         effects = (f"{name} {parting[f'effect_{name}_bytes']:+,} B" for name in ("requested", "allocated", "reserved"))
-        lines.append(f"     mended, the trace's peaks move: {', '.join(effects)}")
+        lines.append(f"     fixing it changes the trace's peaks: {', '.join(effects)}")
         if parting["stack"]:
             lines.append(f"     at {' < '.join(parting['stack'].splitlines()[:4])}")
     return lines

@@ -1,4 +1,4 @@
-"""`bench fit`: the largest batch that a GPU holds, and a recommended one."""
+"""`bench fit`: the largest batch that fits on a GPU, and a recommended one."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import click
 from bench.cli.axes import read_cases, with_axes, workspaces_option
 from bench.cli.options import device_file_option, json_option
 from bench.terminal import printable
+from bench.units import counted
 
 if TYPE_CHECKING:
     from bench.devices import Device
@@ -23,16 +24,16 @@ _VERDICTS = {"fits": "", "may not fit": "may not fit", "does not fit": "out of m
 
 @click.command()
 @with_axes
-@click.option("--device", help="Name or file of a device (bench list devices) [h200]; auto is the GPU of this machine.")
+@click.option("--device", help="Device, by name or file (bench list devices) [h200]; auto is this machine's GPU.")
 @device_file_option
 @click.option(
     "--fraction",
     type=click.FloatRange(0.05, 1.0),
     default=0.8,
     show_default=True,
-    help="Share of the memory that the recommended batch may take.",
+    help="Fraction of memory that the recommended batch may use.",
 )
-@click.option("--verify", is_flag=True, help="Run real steps around the answer on this machine's GPU.")
+@click.option("--verify", is_flag=True, help="Check the result with real steps on this machine's GPU.")
 @workspaces_option
 @json_option
 def fit(
@@ -44,13 +45,14 @@ def fit(
     as_json: bool,
     **axes: tuple[Any, ...],
 ) -> None:
-    """Find the largest batch that a GPU holds, a recommended one, and the ladder from 16 up.
+    """Find the largest batch that fits on a GPU.
 
-    The search ends at the images that the data set has, and says so where more would fit. Up to the largest batch all
-    fit; where memory lets a larger one fit again, that one is named too.
+    Also prints a recommended batch and a ladder of batch sizes from 16 up. The search ends at the size of the data set,
+    and the output says if more would fit. Every batch up to the largest one fits; if an even larger one happens to fit
+    again, it is named too.
 
-    Where the GPU's file does not say what a CUDA context takes, an interval stands for it, and batches between its ends
-    may not fit. --verify says how far off the estimate was: it runs a few steps in fresh processes, 12 at the most.
+    If the GPU's file lacks the size of a CUDA context, a range of measured sizes is used, and batches within it may not
+    fit. --verify reports the error of the estimate: it runs a few steps in at most 12 fresh processes.
 
     \b
     Examples:
@@ -66,15 +68,15 @@ def fit(
     from bench.sweep.verifying import present_gpu
 
     if len(device_files) > 1 or (device and device_files):
-        raise click.UsageError("fit answers for one device: give --device or one --device-file")
+        raise click.UsageError("fit works on one device: give --device or one --device-file")
     ((device, described),) = device_files.items() or [(device or "h200", None)]
     if device != "auto" and (described := described or load_device(device)).kind != "cuda":
-        raise BenchError(f"{device}: fit follows torch's CUDA allocator and answers for GPUs. See bench list devices")
+        raise BenchError(f"{device}: fit follows torch's CUDA allocator, so it needs a GPU. See bench list devices")
     if not axes["models"]:
         raise click.UsageError("give --model NAME (bench list models)")
     cases = read_cases(None, (), axes)
     if len(cases) != 1:
-        raise BenchError(f"fit answers for one case at a time; these axes give {len(cases)}")
+        raise BenchError(f"fit works on one case at a time; these axes give {counted(len(cases), 'case')}")
 
     def say(line: str) -> None:
         if not as_json:
@@ -84,16 +86,16 @@ def fit(
         if gpu and gpu.remark:
             say(gpu.remark)
         asked = gpu.device if gpu else described or device
-        launcher, counted = gpu.launcher if gpu else LocalLauncher(), workspaces == "on"
-        found = fit_in_child(launcher, cases[0], asked, fraction, say, workspaces=counted)
-        checked = _verify(gpu, cases[0], found, workspaces=counted, quiet=as_json) if gpu and verify else None
+        launcher, with_workspaces = gpu.launcher if gpu else LocalLauncher(), workspaces == "on"
+        found = fit_in_child(launcher, cases[0], asked, fraction, say, workspaces=with_workspaces)
+        checked = _verify(gpu, cases[0], found, workspaces=with_workspaces, quiet=as_json) if gpu and verify else None
     _print(cases[0], str(asked) if device == "auto" else device, found, checked, as_json)
 
 
 def _verify(
     gpu: PresentGpu, case: Case, found: dict[str, Any], *, workspaces: bool, quiet: bool
 ) -> tuple[Verified, Estimate | None]:
-    """What real runs say, and the estimate at the batch size that they end with."""
+    """The real runs, and the estimate at the batch size they end with."""
     from dataclasses import replace
 
     from bench.api import estimate_in_child
@@ -134,7 +136,7 @@ def _print(
 
 
 def _print_found(found: dict[str, Any]) -> None:
-    """The ladder, the answer and what it rests on."""
+    """The ladder, the result and its basis."""
     from bench.units import format_bytes
 
     click.echo(f"{'batch':>8} {'reserved':>10} {'device':>10} {'share':>7}")
@@ -150,12 +152,12 @@ def _print_found(found: dict[str, Any]) -> None:
 
 
 def _most(found: dict[str, Any]) -> int | None:
-    """The largest batch to run: where the search ended, unless memory ended it; and never more than all images."""
+    """The largest batch to run: where the search ended, unless memory ended it; never more than the data set has."""
     return found["largest_batch_size"] if found["ended_by"] == "search" else found["dataset_images"]  # type: ignore[no-any-return]
 
 
 def _answer(found: dict[str, Any]) -> Iterator[str]:
-    """How large the batch may be, in a few lines: whose limit it is, and what lies beyond it."""
+    """The largest batch, what limits it, and what is known beyond it."""
     from bench.units import format_bytes
 
     largest, at_all, memory = found["largest_batch_size"], found["largest_fitting_batch_size"], found["memory_bytes"]
@@ -163,35 +165,35 @@ def _answer(found: dict[str, Any]) -> Iterator[str]:
     spread = f" (between {low} and {high})" if low != high else ""
     room = f"{found['fraction'] * 100:.0f} %: {found['recommended_batch_size'] or 'none'}"
     if found["ended_by"] == "images":
-        yield f"more than the data set's {largest:,} images fit in {format_bytes(memory)}{spread}"
-        yield "the search ends at the data set, not at the GPU's limit"
+        yield f"all {largest:,} images of the data set fit in {format_bytes(memory)}, and more would{spread}"
+        yield "the search ended at the size of the data set, below the GPU's limit"
     elif found["ended_by"] == "search":
         yield f"a batch of {largest:,} fits in {format_bytes(memory)}, and more may{spread}"
-        yield "that is where our search ends, not the GPU's limit"
+        yield "the search ended there, below the GPU's limit"
     else:
         yield f"largest batch that fits in {format_bytes(memory)}: {largest or 'none'}{spread}"
         yield from _beyond(largest, at_all, found)
     images, room_ends = found["dataset_images"], found["recommended_batch_size"]
     as_many = found["ended_by"] == "images" and room_ends is not None and images - room_ends < _MULTIPLE
-    yield f"recommended at {room}{', as many as the data set has' if as_many else ''}"
+    yield f"recommended at {room}{', the size of the data set' if as_many else ''}"
 
 
 def _beyond(largest: int | None, at_all: int | None, found: dict[str, Any]) -> Iterator[str]:
-    """What is known of larger batches than the largest up to which all fit."""
+    """What is known about batches beyond the largest one up to which all fit."""
     if at_all != largest:
         spans = ", ".join(
             str(one) if one == two else f"{one} to {two}" for one, two in found["batch_sizes_that_do_not_fit"]
         )
-        yield f"memory is not monotone here: the largest that fits at all is {at_all}; {spans} do not fit"
+        yield f"memory is not monotonic here: the largest batch that fits at all is {at_all}; {spans} do not fit"
     last, bound = found["searched_batch_sizes"][1], found["none_fits_from"]
     if bound is None:
-        yield f"batches above {last} were not all tried"
+        yield f"not all batches above {last} were tried"
     elif last + 1 < bound:
-        yield f"batches from {last + 1} to {bound - 1} were not all tried; from {bound} on none can fit"
+        yield f"not all batches from {last + 1} to {bound - 1} were tried; none from {bound} up can fit"
 
 
 def _verified_fields(found: dict[str, Any], verified: Verified, estimate: Estimate | None) -> dict[str, Any]:
-    """What `--verify` adds to the JSON; errors are (estimate - measured) / measured, None where either is unknown."""
+    """What `--verify` adds to the JSON; errors are (estimate - measured) / measured, None if either is unknown."""
     from bench.stats import relative_error
 
     largest, run = verified.largest_batch_size, verified.largest_run or {}
@@ -227,17 +229,17 @@ def _print_verified(found: dict[str, Any], verified: Verified, estimate: Estimat
     largest, runs = verified.largest_batch_size, len(verified.runs)
     words = f"verified: the largest batch that ran is {largest or 'none'}"
     if largest is not None and largest == verified.most:
-        words += ", the end of the search and not the GPU's limit"
+        words += ", where the search ended, below the GPU's limit"
     elif not verified.exact:
         too_large = verified.smallest_too_large
-        words += f", and {f'{too_large} did not fit' if too_large else 'none was too large'}"
+        words += f", and {f'{too_large} did not fit' if too_large else 'no batch was too large'}"
     off = fields["verified_error_batches"]
     far = "the estimate is exact" if off == 0 else f"the estimate is off by {off:+d}"
     far += f" ({format_frac(fields['verified_error_frac'])})" if off and largest else ""
-    click.echo(click.style(f"{words}; {far} ({runs} run{'s' if runs != 1 else ''})", bold=True))
+    click.echo(click.style(f"{words}; {far} ({counted(runs, 'run')})", bold=True))
     again, estimated = verified.largest_fitting_batch_size, found["largest_fitting_batch_size"]
     if again != largest or estimated != found["largest_batch_size"]:
-        click.echo(f"  the largest that ran at all is {again or 'none'}; {estimated or 'none'} by the estimate")
+        click.echo(f"  the largest batch that ran at all is {again or 'none'}; the estimate is {estimated or 'none'}")
     for name, both in fields["verified_at_largest"].items():
         if both["measured_bytes"] is None or both["estimated_bytes"] is None:
             continue
@@ -247,4 +249,5 @@ def _print_verified(found: dict[str, Any], verified: Verified, estimate: Estimat
         click.echo(f"  {title} at batch {largest}: {made} estimated, {seen} measured ({error})")
 
 
+GROUP = "Estimate"
 COMMANDS = (fit,)

@@ -1,4 +1,4 @@
-"""`bench list`: what can be named."""
+"""`bench list`: the names that commands and configurations accept."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from bench.terminal import printable
 @click.argument("pattern", required=False, default="*")
 @json_option
 def list_names(what: str, pattern: str, as_json: bool) -> None:
-    """List models, datasets, optimizers or devices; PATTERN may hold * and ?.
+    """List models, data sets, optimizers or devices.
+
+    PATTERN may contain * and ?.
 
     \b
     Examples:
@@ -71,9 +73,10 @@ def _devices() -> list[dict[str, Any]]:
     rows = []
     for name in list_devices():
         device = load_device(name)
-        memory = format_bytes(device.memory_bytes) if device.memory_bytes else "memory as found"
+        memory = format_bytes(device.memory_bytes) if device.memory_bytes else "all of its memory"
         rows.append({"name": name, "summary": f"{device.gpu_name or 'the CPU of this machine'}, {memory}"})
     return rows
 
 
+GROUP = "Estimate"
 COMMANDS = (list_names,)

@@ -1,4 +1,4 @@
-"""`bench merge`: the results of many hosts in one folder."""
+"""`bench merge`: results of several hosts in one folder."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from bench.terminal import printable
 @click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
 @json_option
 def merge(out: Path, results: tuple[Path, ...], as_json: bool) -> None:
-    """Join RESULTS, folders or bundles, into the new folder OUT.
+    """Join the results of several hosts into one folder.
 
-    OUT loads, reports, compares and bundles like any results. A run that is in several of them is kept once; two
-    different runs under one key are refused. RESULTS are only read.
+    RESULTS are folders or bundles, and are only read. OUT is a new folder that can be loaded, reported, compared and
+    bundled like any results. A run found in several of them is kept once; two different runs under one key are an
+    error.
 
     \b
     Examples:
@@ -31,6 +32,7 @@ def merge(out: Path, results: tuple[Path, ...], as_json: bool) -> None:
 
     from bench.bundles import merge_results, open_results
     from bench.cli.root import echo_json
+    from bench.units import counted
 
     with open_results(results) as folders:
         merged = merge_results(out, folders, _show if sys.stderr.isatty() and not as_json else _keep_quiet)
@@ -38,29 +40,26 @@ def merge(out: Path, results: tuple[Path, ...], as_json: bool) -> None:
         echo_json({**asdict(merged), "folder": str(merged.folder)})
         return
     twice = (
-        _counted(merged.duplicates - merged.duplicate_estimates, "run", "runs"),
-        _counted(merged.duplicate_estimates, "part of estimates", "parts of estimates"),
+        counted(merged.duplicates - merged.duplicate_estimates, "run"),
+        counted(merged.duplicate_estimates, "part of estimates", "parts of estimates"),
     )
     named = " and ".join(text for text in twice if not text.startswith("0 "))
-    kept = f" ({named} in several of them, kept once)" if named else ""
-    made = f"{_counted(merged.runs, 'run', 'runs')} and {_counted(merged.plans, 'plan', 'plans')}"
-    sources = _counted(merged.sources, "results folder", "results folders")
+    kept = f" ({named} found more than once, kept once)" if named else ""
+    made = f"{counted(merged.runs, 'run')} and {counted(merged.plans, 'plan')}"
+    sources = counted(merged.sources, "results folder")
     click.echo(printable(f"{merged.folder}: {made} from {sources}{kept}. Next: bench report {merged.folder}"))
 
 
-def _counted(count: int, one: str, many: str) -> str:
-    return f"{count} {one if count == 1 else many}"
-
-
 def _show(done: int, of: int) -> None:
-    """Count parts on one line of a terminal."""
+    """Show progress on one line of the terminal."""
     if done == of or done % 100 == 0:
         sys.stderr.write(f"\rread {done:,} of {of:,} runs{chr(10) if done == of else ''}")
         sys.stderr.flush()
 
 
 def _keep_quiet(done: int, of: int) -> None:
-    """Say nothing."""
+    """Show no progress."""
 
 
+GROUP = "Publish"
 COMMANDS = (merge,)

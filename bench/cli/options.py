@@ -30,7 +30,7 @@ device_option = click.option(
     show_default=True,
     metavar="auto|cpu|cuda|cuda:N",
     callback=_check_device,
-    help="Where to run; auto is a GPU where there is one.",
+    help="Where to run; auto is a GPU if there is one.",
 )
 
 
@@ -47,7 +47,7 @@ def _load_device_files(
         except BenchError as error:
             raise BenchError(f"--device-file: {error}") from error
         if loaded[str(path)].kind != "cuda":
-            raise BenchError(f'--device-file: {path}: describes a CPU; a GPU\'s file has kind = "cuda"')
+            raise BenchError(f'--device-file: {path}: describes a CPU; the file of a GPU has kind = "cuda"')
     return loaded
 
 
@@ -58,14 +58,14 @@ device_file_option = click.option(
     type=click.Path(path_type=Path),
     callback=_load_device_files,
     metavar="FILE.toml",
-    help="A device file of your own (bench env --device-file writes one). Repeatable.",
+    help="Your own device file (bench env --device-file writes one). Repeatable.",
 )
 set_option = click.option(
     "--set",
     "overrides",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Change one value of the configuration: --set 'grid.batch_size=[64]'. Repeatable.",
+    help="Override one value of the configuration, as in --set 'grid.batch_size=[64]'. Repeatable.",
 )
 data_root_option = click.option(
     "--root",
@@ -75,12 +75,12 @@ data_root_option = click.option(
 
 
 def config_argument(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The configuration file, the default sweep's unless given."""
+    """The configuration file; by default that of the default sweep."""
     return click.argument("config", required=False, type=click.Path(path_type=Path), metavar="[CONFIG]")(command)
 
 
 def read_config(path: Path | None, overrides: tuple[str, ...]) -> SweepConfig:
-    """The checked configuration; the default one where no path is given."""
+    """The checked configuration; the default one if no path is given."""
     from bench.config import load_config
 
     return load_config(path or default_config(), overrides)
@@ -110,7 +110,7 @@ class ChoiceType(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # ge
         return value if isinstance(value, Choice) else parse_choice(self.kind, value)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """Names that begin as typed."""
+        """Names that begin with what was typed."""
         from bench.catalog import names
 
         return [CompletionItem(name) for name in names(self.kind) if name.startswith(incomplete)]

@@ -9,7 +9,7 @@ import click
 
 from bench.cli.options import config_argument, device_option, json_option, read_config, set_option
 from bench.terminal import printable
-from bench.units import format_duration
+from bench.units import counted, format_duration
 
 if TYPE_CHECKING:
     from bench.config import SweepConfig
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @device_option
 @json_option
 def plan(config: Path | None, overrides: tuple[str, ...], device: str, as_json: bool) -> None:
-    """List the cases of a configuration, without running any.
+    """List the cases of a configuration without running them.
 
     \b
     Examples:
@@ -33,7 +33,7 @@ def plan(config: Path | None, overrides: tuple[str, ...], device: str, as_json: 
 
 
 def print_plan(config: SweepConfig, device: str, *, as_json: bool) -> None:
-    """Print every case with its key, and why those that are skipped are."""
+    """Print every case with its key, and why cases are skipped."""
     from bench import catalog
     from bench.cli.root import echo_json
     from bench.plan import build_cases, describe
@@ -57,21 +57,22 @@ def print_plan(config: SweepConfig, device: str, *, as_json: bool) -> None:
             click.echo(printable(f"{model}: {note}"))
     skipped = sum(reason is not None for reason in cases.values())
     runs = _runs(config, kind, len(cases) - skipped)
-    click.echo(f"{config.name}: {len(cases)} cases, {skipped} of them skipped; {runs}")
+    click.echo(f"{config.name}: {counted(len(cases), 'case')}, {skipped} skipped; {runs}")
 
 
 def _runs(config: SweepConfig, kind: str, cases: int) -> str:
-    """How many runs so many cases make: one number, or the least and the most where repeats follow the intervals."""
+    """How many runs the cases take: one number, or the minimum and maximum if repeats depend on the intervals."""
     measure = config.measure
     target_frac = measure.target_frac(kind)
     if target_frac is None:
-        return f"{cases * measure.repeats} runs ({measure.repeats} repeats a case) on {kind}"
-    budget = f", or {format_duration(measure.time_budget)} in all" if measure.time_budget else ""
+        return f"{counted(cases * measure.repeats, 'run')} ({counted(measure.repeats, 'repeat')} per case) on {kind}"
+    budget = f", or {format_duration(measure.time_budget)} in total" if measure.time_budget else ""
     return (
         f"at least {cases * measure.least_repeats} runs, at most {cases * measure.most_repeats} "
-        f"({measure.least_repeats} a case, and up to {measure.most_repeats} until its interval is within "
+        f"({measure.least_repeats} per case, and up to {measure.most_repeats} until its interval is within "
         f"±{target_frac * 100:g} %{budget}) on {kind}"
     )
 
 
+GROUP = "Measure"
 COMMANDS = (plan,)

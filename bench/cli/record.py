@@ -1,4 +1,4 @@
-"""`bench record`: what torch's allocator does in a few steps of each case, as files to compare with anywhere."""
+"""`bench record`: torch's allocator history for a few steps of each case, as files to compare anywhere."""
 
 from __future__ import annotations
 
@@ -32,11 +32,13 @@ def _check_gpu(context: click.Context, parameter: click.Parameter, value: str) -
     show_default=True,
     metavar="auto|cuda|cuda:N",
     callback=_check_gpu,
-    help="Which GPU; never a CPU.",
+    help="GPU to record on (not a CPU).",
 )
-@click.option("--steps", type=click.IntRange(1, 20), default=3, show_default=True, help="Training steps a case.")
-@click.option("--stacks", is_flag=True, help="Keep what Python ran at each event; files become several times larger.")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the files [recordings/GPU].")
+@click.option("--steps", type=click.IntRange(1, 20), default=3, show_default=True, help="Training steps per case.")
+@click.option(
+    "--stacks", is_flag=True, help="Keep Python's call stack at each event; files become several times larger."
+)
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for the files [recordings/GPU].")
 @json_option
 def record(
     config: Path | None,
@@ -48,11 +50,11 @@ def record(
     as_json: bool,
     **axes: tuple[Any, ...],
 ) -> None:
-    """Record what torch's allocator does in a few steps of each case, on a GPU, one Parquet file a case.
+    """Record the history of torch's allocator on a GPU.
 
-    Every case runs in a fresh process. What is recorded already is kept; the same command goes on where it stopped.
-    A case that runs out of memory is a recording too. Any machine can compare a recording with the trace:
-    bench estimate --explain-difference FILE.
+    Runs a few steps of each case in a fresh process and writes one Parquet file per case. Existing recordings are kept;
+    the same command resumes where it stopped. A case that runs out of memory is recorded too. Any machine can compare a
+    recording with the estimate: bench estimate --explain-difference FILE.
 
     \b
     Examples:
@@ -61,7 +63,7 @@ def record(
       bench record --model mlp --dataset mnist --stacks --json
 
     \b
-    Exit codes: 0 all recorded, 1 some cases failed, 2 usage, configuration or no GPU, 130 interrupted.
+    Exit codes: 0 all recorded, 1 some cases failed, 2 wrong usage or configuration, or no GPU, 130 interrupted.
     """
     from bench.errors import EXIT_FAILED_CASES
     from bench.sweep.record import RecordOptions, record_cases, refuse_cpu
@@ -82,7 +84,7 @@ def _print(recorded: Recorded, *, as_json: bool) -> None:
 
     if not as_json:
         counts = ", ".join(f"{count} {status}" for status, count in recorded.counts.items())
-        click.echo(printable(f"{counts or 'no case'}: {recorded.folder}"))
+        click.echo(printable(f"{counts or 'no cases'}: {recorded.folder}"))
         return
     rows = [
         {
@@ -96,4 +98,5 @@ def _print(recorded: Recorded, *, as_json: bool) -> None:
     echo_json({"folder": str(recorded.folder), "counts": recorded.counts, "cases": rows})
 
 
+GROUP = "Measure"
 COMMANDS = (record,)

@@ -1,4 +1,4 @@
-"""The command group: how commands are found, and how a fault becomes a message and an exit code."""
+"""The command group: how commands are found and listed, and how an error becomes a message and an exit code."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ from bench import __version__
 from bench.errors import EXIT_INTERRUPTED, BenchError, nearest, nearest_sentence
 from bench.terminal import printable
 
+GROUPS: dict[str, list[str]] = {"Measure": [], "Estimate": [], "Publish": []}
+"""The names of the commands under each heading of `bench --help`; every command's module says its `GROUP`."""
+
 
 class Fault(click.ClickException):
-    """A user's mistake or a machine's refusal, printed as it is."""
+    """An error of the user or the machine, printed without a traceback."""
 
     def __init__(self, error: BenchError) -> None:
         """Keep the message and the exit code of `error`."""
@@ -25,7 +28,7 @@ class Fault(click.ClickException):
         self.exit_code = error.exit_code  # type: ignore[misc]  # click reads it from the instance
 
     def show(self, file: Any = None) -> None:
-        """Print every line of the message on standard error, the first marked."""
+        """Print every line of the message on standard error, the first one with `error:`."""
         prefix = click.style("error: ", fg="red", bold=True)
         for line in self.message.splitlines():
             click.echo(f"{prefix}{printable(line)}", err=True)
@@ -33,10 +36,10 @@ class Fault(click.ClickException):
 
 
 class BenchGroup(click.Group):
-    """A group whose unknown commands name the nearest one and whose faults print without a traceback."""
+    """A group that suggests the nearest command for an unknown one and prints errors without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; a BenchError leaves as its message, Ctrl-C as exit code 130."""
+        """Run the command; a BenchError is printed as its message, Ctrl-C exits with code 130."""
         try:
             return super().invoke(ctx)
         except BenchError as error:
@@ -49,17 +52,28 @@ class BenchGroup(click.Group):
             click.echo("interrupted", err=True)
             ctx.exit(EXIT_INTERRUPTED)
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands by what they are for, in the order of `GROUPS`."""
+        width = max(map(len, self.commands))
+        for group, members in GROUPS.items():
+            named = [(name, self.commands[name]) for name in self.list_commands(ctx) if name in members]
+            rows = [
+                (name.ljust(width), command.get_short_help_str(formatter.width - 6 - width)) for name, command in named
+            ]
+            with formatter.section(group):
+                formatter.write_dl(rows)
+
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        """Find the command; an unknown one is answered with the nearest."""
+        """Find the command; for an unknown one, suggest the nearest."""
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             names = self.list_commands(ctx)
             near = nearest_sentence(nearest(args[0], names))
-            ctx.fail(f'unknown command "{args[0]}". {near}There are: {", ".join(names)}')
+            ctx.fail(f'unknown command "{args[0]}". {near}Available: {", ".join(names)}')
         return super().resolve_command(ctx, args)
 
 
 def _while_importing_torch(error: BaseException) -> bool:
-    """Whether an exception was raised while torch was imported: a variable that it does not take, a broken library."""
+    """Whether an exception was raised while torch was imported: a variable with a bad value, a broken library."""
     frames = (frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__))
     return any(code.co_name == "<module>" and code.co_filename.endswith(_TORCH) for code in frames)
 
@@ -80,30 +94,32 @@ def cli() -> None:
 
     \b
     Examples:
-      bench sweep                              the default sweep, then its report
-      bench sweep configs/gpu.toml             the reference grid for GPUs
-      bench plan configs/gpu.toml              what that would run
+      bench sweep                              run the default sweep, then its report
+      bench sweep configs/gpu.toml             run the reference grid for GPUs
+      bench plan configs/gpu.toml              list what that would run
       bench show model resnet18 --dataset cifar10
-      bench env                                is this machine fit to measure on?
+      bench env                                check this machine before measuring
+      bench estimate --model resnet50 --optimizer adam --device h200
 
     Shell completion: eval "$(_BENCH_COMPLETE=bash_source bench)" (or zsh_source, fish_source).
     """
 
 
 def _find_commands() -> None:
-    """Add every command of this folder's modules: those that define COMMANDS."""
+    """Add every command of this folder's modules: those that define COMMANDS, each under its module's GROUP."""
     for info in sorted(pkgutil.iter_modules([str(Path(__file__).parent)]), key=lambda info: info.name):
         if info.name != "root":
             module = importlib.import_module(f"bench.cli.{info.name}")
             for command in getattr(module, "COMMANDS", ()):
                 cli.add_command(command)
+                GROUPS[module.GROUP].append(command.name)
 
 
 _find_commands()
 
 
 def echo_json(value: Any) -> None:
-    """Print `value` as JSON on standard output; what is unknown is null, never NaN."""
+    """Print `value` as JSON on standard output; unknown values are null, never NaN."""
     import json
 
     json.dump(value, sys.stdout, indent=2, allow_nan=False, default=str)

@@ -19,17 +19,19 @@ TIMEOUT_S = 120.0
 
 @click.group()
 def show() -> None:
-    """Look at a data set or a model."""
+    """Show samples of a data set or the layers of a model."""
 
 
 @show.command("dataset")
 @click.argument("name", type=ChoiceType("dataset"))
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="The PNG to write [NAME.png].")
-@click.option("--count", type=click.IntRange(1, 400), default=16, show_default=True, help="How many samples.")
-@click.option("--seed", type=int, default=42, show_default=True, help="Which samples.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="PNG file to write [NAME.png].")
+@click.option("--count", type=click.IntRange(1, 400), default=16, show_default=True, help="Number of samples.")
+@click.option("--seed", type=int, default=42, show_default=True, help="Seed for the random choice.")
 @data_root_option
 def show_dataset(name: Choice, out: Path | None, count: int, seed: int, root: Path | None) -> None:
-    """Draw samples at random, with their labels, normalisation undone.
+    """Draw random samples with their labels.
+
+    Normalisation is undone.
 
     \b
     Examples:
@@ -40,26 +42,30 @@ def show_dataset(name: Choice, out: Path | None, count: int, seed: int, root: Pa
     from bench.gallery import render_samples
     from bench.plan import describe
 
-    describe.cache_clear()  # a folder is looked at anew
+    describe.cache_clear()  # read a folder again
     target = out or Path(f"{name.name}.png")
     source = render_samples(name, root or data_folder(), target, count=count, seed=seed)
     for note in describe(name).notes:
         click.echo(printable(f"{name}: {note}"), err=True)
-    note = " (synthetic: its files are not on this machine; see bench data fetch)" if source == "synthetic" else ""
+    note = (
+        " (synthetic images: the files are not on this machine; see bench data fetch)" if source == "synthetic" else ""
+    )
     click.echo(f"{target}{note}")
 
 
 @show.command("model")
 @click.argument("name", type=ChoiceType("model"))
-@click.option("--dataset", type=ChoiceType("dataset"), help="Take the shape and the classes of this data set.")
-@click.option("--input", "shape", metavar="C,H,W", help="The shape of one sample, instead of a data set's.")
-@click.option("--classes", type=click.IntRange(1), help="How many classes [the data set's, 10 with --input].")
-@click.option("--image-size", type=click.IntRange(1), help="Side of the image in pixels [the data set's].")
+@click.option("--dataset", type=ChoiceType("dataset"), help="Use the shape and classes of this data set.")
+@click.option("--input", "shape", metavar="C,H,W", help="Shape of one sample, instead of a data set's.")
+@click.option("--classes", type=click.IntRange(1), help="Number of classes [the data set's, 10 with --input].")
+@click.option("--image-size", type=click.IntRange(1), help="Image side in pixels [the data set's].")
 @json_option
 def show_model(
     name: Choice, dataset: Choice | None, shape: str | None, classes: int | None, image_size: int | None, as_json: bool
 ) -> None:
-    """List a model's layers for one sample: output shape, parameters, activation bytes.
+    """List the layers of a model.
+
+    For one sample: output shape, parameters and bytes of activations of each layer.
 
     \b
     Examples:
@@ -104,7 +110,7 @@ def show_model(
     total = sum(layer["parameters"] for layer in layers)
     click.echo(
         f"{format_count(total)} parameters ({format_bytes(total * 4)} in float32); "
-        f"{format_bytes(sum(layer['activation_bytes'] for layer in layers))} of outputs a sample"
+        f"{format_bytes(sum(layer['activation_bytes'] for layer in layers))} of outputs per sample"
     )
     for note in notes:
         click.echo(printable(f"note: {note}"))
@@ -117,7 +123,7 @@ def _images(dataset: Choice | None, shape: str | None, classes: int | None, imag
     from bench.records import ImageSpec
 
     if shape is None:
-        describe.cache_clear()  # a folder is looked at anew
+        describe.cache_clear()  # read a folder again
         images = image_spec(dataset or parse_choice("dataset", "mnist"), image_size or 0)
         return ImageSpec(*images.shape, classes or images.classes)
     if dataset is not None:
@@ -128,9 +134,11 @@ def _images(dataset: Choice | None, shape: str | None, classes: int | None, imag
             raise ValueError
     except ValueError:
         raise click.BadParameter(
-            f'"{shape}" is no shape; write three whole numbers like 3,32,32, up to 16384 each', param_hint="--input"
+            f'"{shape}" is not a valid shape; write three whole numbers like 3,32,32, each at most 16384',
+            param_hint="--input",
         ) from None
     return ImageSpec(channels, image_size or height, image_size or width, classes or 10)
 
 
+GROUP = "Estimate"
 COMMANDS = (show,)

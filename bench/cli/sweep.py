@@ -1,4 +1,4 @@
-"""`bench sweep`: run a configuration, keep everything, end with a report."""
+"""`bench sweep`: run a configuration, keep every run, then render a report."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 @device_option
 @device_file_option
 @click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the report and its data [reports/NAME]."
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for the report and its data [reports/NAME]."
 )
-@click.option("--repeats", type=click.IntRange(1), help="Fresh processes a case; overrides the configuration.")
+@click.option("--repeats", type=click.IntRange(1), help="Fresh processes per case; overrides the configuration.")
 @click.option(
     "--retry",
     metavar="STATUS,...",
-    help="Run finished cases with these statuses once more: any of ok, oom, timeout, crashed, failed, nan_loss, "
-    "throttled, joined by commas.",
+    help="Run finished cases with these statuses again: ok, oom, timeout, crashed, failed, nan_loss, throttled, "
+    "separated by commas.",
 )
-@click.option("--dry-run", is_flag=True, help="Only say what would run (the same as bench plan).")
-@click.option("--no-report", is_flag=True, help="Leave the report to a later bench report.")
+@click.option("--dry-run", is_flag=True, help="Only list what would run (same as bench plan).")
+@click.option("--no-report", is_flag=True, help="Do not render the report; bench report does it later.")
 @json_option
 def sweep(
     config: Path | None,
@@ -44,11 +44,11 @@ def sweep(
     no_report: bool,
     as_json: bool,
 ) -> None:
-    """Run every case of a configuration in fresh processes, then render the report.
+    """Run every case of a configuration, then render a report.
 
-    What is finished is kept, however the sweep ends; the same command goes on where it stopped. Estimates take the
-    properties that the GPU itself reports, and what only a file knows (rated peaks, a measured context) from the file
-    that describes it: one of bench list devices, or a --device-file.
+    Each run is a fresh process. Finished runs are kept even if the sweep is interrupted; the same command resumes it.
+    Estimates use the properties that the GPU reports, and take rated peaks and the measured size of a CUDA context from
+    its device file: one of bench list devices, or a --device-file.
 
     \b
     Examples:
@@ -59,7 +59,7 @@ def sweep(
       bench sweep --device-file mine.toml
 
     \b
-    Exit codes: 0 all well, 1 some cases failed, 2 usage or configuration, 130 interrupted.
+    Exit codes: 0 success, 1 some cases failed, 2 wrong usage or configuration, 130 interrupted.
     """
     from bench.cli.plan import print_plan
     from bench.cli.root import echo_json
@@ -92,4 +92,5 @@ def sweep(
         raise SystemExit(EXIT_FAILED_CASES)
 
 
+GROUP = "Measure"
 COMMANDS = (sweep,)

@@ -1,4 +1,4 @@
-"""`bench estimate --timeline`: one case's step as a picture, its numbers beside it and its biggest tensors in words."""
+"""`bench estimate --timeline`: a figure of memory over one step, its numbers as CSV, and the largest tensors."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.terminal import printable
+from bench.units import counted
 
 if TYPE_CHECKING:
     from bench.devices import Device
@@ -20,54 +21,54 @@ TIMEOUT_S = 600.0
 
 
 def check_target(target: Path) -> None:
-    """Refuse a picture that could not be written once it is drawn.
+    """Check that the figure can be written, before it is drawn.
 
     Raises:
-        BenchError: The suffix is none of a picture, or the folder is not there or not to be written to.
+        BenchError: The suffix is not supported, or the folder is missing or not writable.
     """
     from bench.errors import BenchError
     from bench.report.timeline import SUFFIXES
 
     if target.suffix.lower() not in SUFFIXES:
-        given = f'"{target.suffix}"' if target.suffix else "a name without suffix"
-        raise BenchError(f"--timeline {target}: {given} is no picture that can be drawn; use {', '.join(SUFFIXES)}")
+        given = f'unsupported format "{target.suffix}"' if target.suffix else "the name has no suffix"
+        raise BenchError(f"--timeline {target}: {given}; use {', '.join(SUFFIXES)}")
     if target.is_dir():
-        raise BenchError(f"--timeline {target}: a folder of that name is in the way; name a file")
+        raise BenchError(f"--timeline {target}: is a folder; name a file")
     folder = target.parent
     if not folder.is_dir():
-        raise BenchError(f"--timeline {target}: there is no folder {folder}; make it first: mkdir -p {folder}")
+        raise BenchError(f"--timeline {target}: folder {folder} does not exist; create it: mkdir -p {folder}")
     for path in (target, numbers_path(target)):
         if not os.access(path if path.exists() else folder, os.W_OK):
-            raise BenchError(f"--timeline {target}: {path} cannot be written; name a file elsewhere")
+            raise BenchError(f"--timeline {target}: {path} is not writable; choose another file")
 
 
 def check_single(cases: Sequence[Case], devices: Sequence[str]) -> None:
-    """Refuse anything but one case on one device. Raises BenchError."""
+    """Check that there is one case and one device. Raises BenchError."""
     from bench.errors import BenchError
 
     if len(cases) != 1 or len(devices) != 1:
         raise BenchError(
-            f"--timeline draws one case on one device; these axes give {len(cases)} cases on {len(devices)} devices. "
-            "Give each axis and --device once"
+            f"--timeline plots one case on one device; these axes give {counted(len(cases), 'case')} on "
+            f"{counted(len(devices), 'device')}. Give each axis and --device once"
         )
 
 
 def numbers_path(target: Path) -> Path:
-    """Where the numbers of a picture stand."""
+    """The CSV file with the numbers of a figure."""
     return target.with_suffix(".csv")
 
 
 def write_timeline(case: Case, device: Device, target: Path, *, workspaces: bool) -> dict[str, Any]:
-    """Trace the case in a process of its own, and write its picture to `target` and the numbers beside it.
+    """Trace the case in a separate process, and write its figure to `target` and the numbers next to it.
 
     Args:
-        case: Its input path makes no difference.
+        case: The case; its input path does not matter.
         device: A GPU.
         target: A file that `check_target` has passed.
         workspaces: Whether to count cuDNN's workspaces.
 
     Returns:
-        What `--json` says of it: the files, the step, and the peak with its tensors, in bytes.
+        What `--json` prints: the files, the step, and the peak with its tensors, in bytes.
 
     Raises:
         BenchError: The case cannot be traced on that device, or a file cannot be written.
@@ -95,7 +96,7 @@ def write_timeline(case: Case, device: Device, target: Path, *, workspaces: bool
 
 
 def _words(case: Case) -> str:
-    """The case for the picture's title."""
+    """The case, for the title of the figure."""
     words = [f"{case.model} on {case.dataset}", str(case.optimizer), f"batch {case.batch_size}", case.precision]
     words += ["channels last"] if case.memory_format == "channels_last" else []
     return ", ".join(words + ([f"{case.image_size} px"] if case.image_size else []))
@@ -128,11 +129,11 @@ def _describe(timeline: Timeline, target: Path, alt: str) -> dict[str, Any]:
 
 
 def print_timeline(described: dict[str, Any]) -> None:
-    """The peak's biggest tensors, and where the picture is; takes what `write_timeline` returns."""
+    """Print the largest tensors at the peak and the path of the figure; takes what `write_timeline` returns."""
     from bench.units import format_bytes
 
-    click.echo(f"  biggest tensors at the peak of step {described['step']}")
+    click.echo(f"  largest tensors at the peak of step {described['step']}")
     for tensor in described["tensors"]:
         category = tensor["category"].replace("_", " ")
         click.echo(printable(f"    {format_bytes(tensor['size_bytes']):>10}  {category:<15}  {tensor['label']}"))
-    click.echo(printable(f"  timeline: {described['picture']} (its numbers: {described['numbers']})"))
+    click.echo(printable(f"  timeline: {described['picture']} (numbers: {described['numbers']})"))

@@ -1,4 +1,4 @@
-"""`bench trace`: from a number in a report back to the runs and parts that it came from."""
+"""`bench trace`: from a number in a report back to the runs and Parquet files it came from."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import click
 
 from bench.cli.options import json_option
 from bench.terminal import printable
+from bench.units import counted
 
 if TYPE_CHECKING:
     from bench.report.tracing import Traced
@@ -22,10 +23,11 @@ _PLACES_SHOWN = 4
 @click.argument("results", nargs=-1, type=click.Path(path_type=Path))
 @json_option
 def trace(number: str, results: tuple[Path, ...], as_json: bool) -> None:
-    """Say where a number of a report stands, how it was computed, and from which Parquet parts.
+    """Show where a number in a report comes from.
 
-    NUMBER is a number as the report prints it or as its CSV files have it, CASE a case key, a run key, the name of a
-    part, or words of a case. RESULTS are folders or bundles [reports].
+    Prints where the number appears, how it was computed, and from which runs and Parquet files. NUMBER is a number as
+    printed in the report or its CSV files; CASE is a case key, a run key, the name of a Parquet file, or words from the
+    name of a case. RESULTS are folders or bundles [reports].
 
     \b
     Examples:
@@ -33,7 +35,7 @@ def trace(number: str, results: tuple[Path, ...], as_json: bool) -> None:
       bench trace '244 MiB' reports/mine --json
       bench trace 'resnet18 batch 64' reports/mine
       bench trace f28011d15ecfb5d8
-      bench trace -- '-12.3 %' reports/mine    a number that begins with a minus
+      bench trace -- '-12.3 %' reports/mine    a negative number
     """
     from dataclasses import asdict
 
@@ -45,7 +47,7 @@ def trace(number: str, results: tuple[Path, ...], as_json: bool) -> None:
     with open_results(results) as folders:
         found = trace_back(number, folders)
         given = dict(zip(folders, results, strict=True))
-    found = [_told(one, given) for one in found]
+    found = [_renamed(one, given) for one in found]
     if as_json:
         echo_json([asdict(one) for one in found])
         return
@@ -54,22 +56,22 @@ def trace(number: str, results: tuple[Path, ...], as_json: bool) -> None:
             click.echo(printable(line))
 
 
-def _told(one: Traced, given: Mapping[Path, Path]) -> Traced:
-    """The same with the names that results were given by: a bundle was open in another place."""
+def _renamed(one: Traced, given: Mapping[Path, Path]) -> Traced:
+    """The same with the paths as the user gave them: a bundle was opened in a temporary folder."""
     from dataclasses import replace
 
-    def told(part: str | None) -> str | None:
+    def renamed(part: str | None) -> str | None:
         for opened, named in given.items():
             if part is not None and Path(part).is_relative_to(opened):
                 return str(named / Path(part).relative_to(opened))
         return part
 
-    sources = [replace(source, part=told(source.part)) for source in one.sources]
-    return replace(one, sources=sources, estimate_parts=[str(told(part)) for part in one.estimate_parts])
+    sources = [replace(source, part=renamed(source.part)) for source in one.sources]
+    return replace(one, sources=sources, estimate_parts=[str(renamed(part)) for part in one.estimate_parts])
 
 
 def _lines(one: Traced) -> list[str]:
-    """One number: where, how, from what."""
+    """One number: where it appears, how it was computed, and its sources."""
     value = "unknown" if one.value is None else f"{one.value:.10g}"
     where = f' (table "All cases", column "{one.title}")' if one.title else " (table.csv)"
     lines = [f"{one.case}  {one.case_key}", f"  {one.column} = {value}{where}", f"  how: {one.how}"]
@@ -77,12 +79,13 @@ def _lines(one: Traced) -> list[str]:
         turn = f"repeat {source.repeat}, attempt {source.attempt}: {source.status}"
         own = "" if source.value is None else f", {source.value:.10g}"
         left = "" if source.counts else " (does not count)"
-        lines.append(f"  run {source.run_key or 'none'}  {turn}{own}{left}  {source.part or 'no part'}")
+        lines.append(f"  run {source.run_key or 'none'}  {turn}{own}{left}  {source.part or 'no file'}")
     lines += [f"  estimate  {part}" for part in one.estimate_parts]
-    lines += [f"  stands in {place}" for place in one.places[:_PLACES_SHOWN]]
+    lines += [f"  appears in {place}" for place in one.places[:_PLACES_SHOWN]]
     more = len(one.places) - _PLACES_SHOWN
-    lines += [f"  and in {more} more places; --json has them"] if more > 0 else []
+    lines += [f"  and in {counted(more, 'more place')}; --json lists them"] if more > 0 else []
     return lines
 
 
+GROUP = "Publish"
 COMMANDS = (trace,)

@@ -1,4 +1,4 @@
-"""`bench validate`: the estimators against measurements from elsewhere, with an error table."""
+"""`bench validate`: errors of the estimators against measurements in a CSV file."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import click
 
 from bench.cli.options import json_option
 from bench.terminal import printable
+from bench.units import counted
 
 if TYPE_CHECKING:
     from bench.validation import GroupScore, Score
@@ -21,27 +22,28 @@ ROW_TIMEOUT_S = 300.0
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE.csv")
 @click.option(
-    "--device", metavar="NAME", help="Device of rows that name none; rows of others are left out [each row's own]."
+    "--device", metavar="NAME", help="Device of rows without one; rows of other devices are skipped [each row's own]."
 )
 @click.option(
     "--cudnn-workspaces",
     type=click.Choice(["on", "off"]),
     default="on",
     show_default=True,
-    help="Whether to count workspaces of convolutions where the file's protocol has them.",
+    help="Whether to include the workspaces of cuDNN's convolutions where the file's protocol does.",
 )
 @json_option
 def validate(file: Path, device: str | None, cudnn_workspaces: str, as_json: bool) -> None:
-    """Compare the estimators with measurements in a CSV: median, 90th percentile and worst error, bias, share exact.
+    """Compare the estimators with measurements in a CSV file.
 
-    The first table is the trace's, by device and family; below it stand the formula and whatever estimates the file
-    brings along. `below` counts estimates that are too low: a run given that much memory would have failed. `failed`
-    counts rows without an estimate. Of the rows that a constant is fitted to, one is exact by that alone.
+    The first table has the trace's errors by device and family: median, 90th percentile, worst, bias (mean) and the
+    number of exact estimates. The second has the formula and any estimates in the file. `below` counts estimates that
+    are too low: a run with that much memory would have failed. `failed` counts rows without an estimate.
 
-    Columns decide how a file is read: model, batch_size and one of peak_allocated_bytes, peak_reserved_bytes,
-    device_used_bytes; beside them optimizer, dataset, image_size, classes, precision, memory_format, device,
-    torch_version. The layouts of xMem's and SchedTune's files are known too. For what the driver showed, one constant a
-    GPU (context and modules) is fitted; `held out` fits it on the other families.
+    The columns of the file decide how it is read: model, batch_size and one of peak_allocated_bytes,
+    peak_reserved_bytes, device_used_bytes; optionally optimizer, dataset, image_size, classes, precision,
+    memory_format, device, torch_version. The layouts of xMem's and SchedTune's files are also supported. For
+    device_used_bytes, one constant per GPU (context and modules) is fitted, which makes one row per GPU exact by
+    construction; `held out` fits it on the other families.
 
     \b
     Examples:
@@ -60,7 +62,7 @@ def validate(file: Path, device: str | None, cudnn_workspaces: str, as_json: boo
 
 
 def _estimate_in_children(rows: list[Measured], workspaces: bool, show: bool) -> list[Estimated]:
-    """An estimate for each row; where a model hangs or kills the estimator, its rows get the reason instead."""
+    """An estimate for each row; if a model hangs or kills the estimator, its rows get the reason instead."""
     from dataclasses import replace
 
     from bench.launchers import LocalLauncher
@@ -119,13 +121,13 @@ def _print_table(result: Score, others: dict[str, Score], rows: list[Estimated],
     click.echo("\nother estimators on the same rows")
     _print_groups("estimator", sorted(whole, key=lambda item: (item[1].device == "all", item[1].device)))
     for note, count in _notes(rows).items():
-        click.echo(printable(f"note: {note} ({count} rows)"))
+        click.echo(printable(f"note: {note} ({counted(count, 'row')})"))
     if left_out:
-        click.echo(f"left out: {left_out} rows that are no cases here, or of another device")
+        click.echo(f"skipped: {counted(left_out, 'row')} of unsupported cases or other devices")
 
 
 def _print_groups(title: str, named: list[tuple[str, GroupScore]]) -> None:
-    """A table of errors, a line a group; the second column is what tells groups of a device apart."""
+    """A table of errors, one line per group; the second column distinguishes the groups of a device."""
     head = f"{'device':<14} {title:<14} {'n':>4} {'median':>8} {'p90':>8} {'worst':>9} {'bias':>9} {'exact':>7}"
     click.echo(click.style(f"{head} {'below':>6} {'failed':>6}  {'held out: median, p90':<22} constant", bold=True))
     for name, group in named:
@@ -156,4 +158,5 @@ def _notes(rows: list[Estimated]) -> dict[str, int]:
     return {note: notes.count(note) for note in dict.fromkeys(notes)}
 
 
+GROUP = "Estimate"
 COMMANDS = (validate,)

@@ -1,7 +1,7 @@
-"""Baseline against candidate: what differs, the ratio of each case with its interval and verdict, and the whole.
+"""Baseline against candidate: what differs, the ratio of each case with its interval and verdict, and a summary.
 
-Frames come from `bench.load`. Cases are joined on their axes; what would make the two sides do different work
-(precision, flags, data path, model) is refused unless the comparison is across it.
+Frames come from `bench.load`. Cases are joined on their axes; fields that make the two sides do different work
+(precision, flags, data path, model) must be equal unless the comparison is across them.
 """
 
 from bench.compare.comparison import compare

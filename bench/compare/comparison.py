@@ -18,7 +18,7 @@ from bench.records import AXES, Status
 from bench.stats import CONFIDENCE, MARGIN, Judgement, Verdict, geometric_interval, judge_ratios
 
 _BROKEN = (Status.OOM, Status.TIMEOUT, Status.CRASHED, Status.FAILED, Status.NAN_LOSS)
-"""How a case ends that ran before and does not any more."""
+"""Statuses of a case that ran before and no longer does."""
 
 
 def compare(
@@ -31,13 +31,13 @@ def compare(
     metrics: Sequence[str] | None = None,
     processes: int | None = None,
 ) -> Comparison:
-    """Compare two frames of runs, case by case and on the whole.
+    """Compare two frames of runs, case by case and overall.
 
     Args:
         baseline: From `bench.load`.
         candidate: The same.
         margin: The smallest change that counts, as a fraction.
-        confidence: Of every interval; and of there being no false verdict among all the cases of a metric.
+        confidence: Of every interval, and of no false verdict among all the cases of a metric.
         across: Axes and flags that may differ between the sides; cases are joined on the other axes.
         metrics: Names in `METRICS`; throughput and peak memory unless given.
         processes: Only the first so many processes of each case count, on both sides; a case that lacks any of them is
@@ -45,7 +45,7 @@ def compare(
 
     Raises:
         BenchError: The sides have no case in common, a flag differs that the comparison is not across, a side mixes
-            runs that are no repeats of each other, or neither side measured a metric that was asked for.
+            runs that are not repeats of each other, or neither side measured a metric that was requested.
     """
     _check_numbers(margin, confidence)
     across = check_across(across)
@@ -90,17 +90,17 @@ def compare(
 
 def _check_numbers(margin: float, confidence: float) -> None:
     if not 0 < margin < 1:
-        raise BenchError(f"margin {margin:g}: a fraction between 0 and 1 is needed; 0.01 is 1 %")
+        raise BenchError(f"margin {margin:g}: must be a fraction between 0 and 1; 0.01 is 1 %")
     if not 0.5 <= confidence < 1:
-        raise BenchError(f"confidence {confidence:g}: a fraction from 0.5 to below 1 is needed; 0.95 is usual")
+        raise BenchError(f"confidence {confidence:g}: must be a fraction of at least 0.5 and below 1; 0.95 is usual")
 
 
 def _measured_metrics(one: Half, two: Half, asked: Sequence[str] | None) -> list[Metric]:
-    """The metrics to compare; of the usual ones those that a side measured.
+    """The metrics to compare; of the default ones, those that a side measured.
 
     Raises:
-        UnknownNameError: There is no such metric.
-        BenchError: Neither side measured one that was asked for.
+        UnknownNameError: The metric is unknown.
+        BenchError: Neither side measured one that was requested.
     """
     for name in asked or ():
         if name not in METRICS:
@@ -110,12 +110,14 @@ def _measured_metrics(one: Half, two: Half, asked: Sequence[str] | None) -> list
         if any(np.isfinite(metric.values(half.runs)).any() for half in (one, two)):
             found.append(metric)
         elif asked:
-            raise BenchError(f"neither side measured {metric.name}; leave it out, or measure where it is known")
+            raise BenchError(
+                f"neither side measured {metric.name}; remove the metric, or measure on a machine that reports it"
+            )
     return found or [METRICS[DEFAULT_METRICS[0]]]
 
 
 def _values(half: Half, pairs: Sequence[Hashable], metric: Metric) -> list[list[float]]:
-    """One number a process of each case."""
+    """One number per process of each case."""
     values = metric.values(half.runs).tolist()
     return [[value for row in half.rows[pair] if (value := values[row]) == value] for pair in pairs]
 
@@ -156,12 +158,12 @@ def _row(
 
 
 def _wanted(one: Half, two: Half, pair: Hashable) -> bool:
-    """Whether any side meant to run a case: what each side that knows it skips was never planned."""
+    """Whether any side planned to run a case: one that every side skips was never planned."""
     return any(half.end(pair)[0] not in (Status.SKIPPED, "not planned") for half in (one, two))
 
 
 def _missing(one: Half, two: Half, pairs: Sequence[Hashable], labels: Mapping[Hashable, str]) -> list[Missing]:
-    """Cases that a side did not measure, with how they ended there."""
+    """Cases that a side did not measure, with their status there."""
     found = []
     for pair in pairs:
         knows = one if pair in one.rows else two
@@ -175,16 +177,16 @@ def _missing(one: Half, two: Half, pairs: Sequence[Hashable], labels: Mapping[Ha
 
 
 def _regressions(cases: pd.DataFrame, missing: Sequence[Missing]) -> pd.DataFrame:
-    """What got worse: rows called `slower`, and rows of cases that do not run any more."""
+    """Regressions: rows with the verdict `slower`, and rows of cases that no longer run."""
     broken = {item.case_key for item in missing if item.broken}
     return cases[(cases["verdict"] == Verdict.SLOWER) | cases["case_key"].isin(broken)].reset_index(drop=True)
 
 
 def _notes(one: pd.DataFrame, two: pd.DataFrame) -> list[str]:
-    """What a reader should know beside the numbers."""
+    """What a reader should know besides the numbers."""
     measured = ["run_key", "wall_window_s"]  # the key alone is the same for the same turn of the same sweep, repeated
     if len(one[measured].dropna().merge(two[measured].dropna())):
-        return ["The two sides hold the same runs."]
+        return ["Both sides contain the same runs."]
     notes = []
     hosts = set(one["host_hash"].dropna()) & set(two["host_hash"].dropna())
     begun = [side["started_unix_s"].dropna().astype(float) for side in (one, two)]
@@ -193,6 +195,6 @@ def _notes(one: pd.DataFrame, two: pd.DataFrame) -> list[str]:
         if first.max() < second.min():
             notes.append(
                 "The two sides were measured on one machine, one after the other: slow drift between them would look "
-                "like a difference. docs/statistics.md says how to interleave them."
+                "like a difference. docs/statistics.md explains how to interleave them."
             )
     return notes

@@ -1,4 +1,4 @@
-"""What samples cost: energy from the rows, and a price an hour where one is given."""
+"""The cost of samples: energy from the rows, and money if a price per hour is given."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from bench.compare.pairing import halve, in_order, label_pairs
 from bench.stats import geometric_interval
 
 SAMPLES = 1_000_000
-"""Prices are for so many samples: the price of one has too many zeros to read."""
+"""Prices are for this many samples: the price of one has too many zeros to read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one case costs on one machine.
+    """The cost of one case on one machine.
 
     Attributes:
         case_key: Which case.
-        label: The case in words.
+        label: The case as text.
         name: Of the results.
         joules_per_sample: Energy of the measured window over its samples, geometric mean over processes; `None` where
             the machine has no counter.
-        price_per_million_samples: In the unit of the price an hour; `None` where no price is given.
+        price_per_million_samples: In the currency of the price per hour; `None` if no price is given.
     """
 
     case_key: str
@@ -39,12 +39,12 @@ class Cost:
 def find_costs(
     sides: Mapping[str, pd.DataFrame], prices: Mapping[str, float], across: Sequence[str] = ()
 ) -> list[Cost]:
-    """What each case costs on each side, sorted by the axes; only where energy or price is known.
+    """The cost of each case on each side, sorted by the axes; only if energy or price is known.
 
     Args:
         sides: Frames of `bench.load` by name.
         prices: An hour's price by the name of a side.
-        across: The fields that the sides are compared across; they are left out of the labels.
+        across: The fields that the sides are compared across; they are omitted from the labels.
     """
     found = []
     halves = {name: halve(frame, "baseline", across) for name, frame in sides.items()}

@@ -1,4 +1,4 @@
-"""What differs between two sides beside their cases, and what must not."""
+"""What differs between two sides besides their cases, and what must not."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ FLAGS = (
     "allocator_settings",
     "speed_variables",
 )
-"""What changes the work of a step, or how it is done, without being an axis of the case."""
+"""Fields that change the work of a step, or how it is done, without being an axis of the case."""
 
 _NOT_SAID = ("data_source", *columns(DataFacts))
-"""Flags of which unknown is no value: a run that failed early, or of an earlier version, does not say them."""
+"""Flags whose null does not count as a value: a run that failed early or is from an earlier version lacks them."""
 
 _CODE = ("bench_version", "git_commit", "git_dirty", "code_key")
 _FIRST = (
@@ -46,14 +46,14 @@ _UNTELLING = ("estimate_device", "data_root")
 FIELDS = tuple(
     dict.fromkeys(name for name in (*_FIRST, *columns(Environment), *columns(Protocol)) if name not in _UNTELLING)
 )
-"""Every field that is looked at, the most telling first."""
+"""Every field that is compared, the most important first."""
 
 
 def find_differences(baseline: pd.DataFrame, candidate: pd.DataFrame) -> list[Difference]:
     """The fields in which two frames of runs differ, in the order of `FIELDS`.
 
-    What a side does not say is `None`: unknown against a value is a difference too, unknown on both sides none. Only of
-    what the runs read is unknown no value.
+    A field that a side lacks is `None`: unknown against a value is a difference, unknown on both sides is not. Only for
+    the data that runs read does unknown not count.
     """
     found = []
     for field in FIELDS:
@@ -68,7 +68,7 @@ def find_differences(baseline: pd.DataFrame, candidate: pd.DataFrame) -> list[Di
 
 
 def kind_of(field: str) -> Kind:
-    """What a field belongs to."""
+    """The group of a field."""
     if field in FLAGS:
         return "flags"
     if field in _CODE:
@@ -85,7 +85,7 @@ def refuse_flags(baseline: pd.DataFrame, candidate: pd.DataFrame, across: Sequen
         across: The fields that may differ.
 
     Raises:
-        BenchError: A flag differs that the comparison is not across; all of them are named.
+        BenchError: A flag differs that is not compared across; the message names all of them.
     """
     lines, fields = [], []
     for field in FLAGS:
@@ -94,13 +94,12 @@ def refuse_flags(baseline: pd.DataFrame, candidate: pd.DataFrame, across: Sequen
         found = _first_conflict(baseline, candidate, field)
         if found is not None:
             one, two = (field_words(field, value) for value in found)
-            lines.append(f"{field} differs: {one} in the baseline, {two} in the candidate")
+            lines.append(f"different {field}: {one} in the baseline, {two} in the candidate")
             fields.append(field)
     if lines:
         options = " ".join(f"--across {field}" for field in fields)
         lines.append(
-            "the same cases, but not the same work. Measure one side again, or say that this is what to "
-            f"compare: {options}"
+            f"same cases, but different work. Measure one side again, or compare across the difference: {options}"
         )
         raise BenchError("\n".join(lines))
 
@@ -123,10 +122,10 @@ def _first_conflict(baseline: pd.DataFrame, candidate: pd.DataFrame, field: str)
 
 
 def refuse_mixed(runs: pd.DataFrame, side: str) -> None:
-    """Refuse a side on which runs of one case differ in environment, protocol or code: they are no repeats.
+    """Refuse a side on which runs of one case differ in environment, protocol or code: they are not repeats.
 
     Raises:
-        BenchError: They do; the first field that sets them apart is named, and how to choose.
+        BenchError: They do; the message names the first field that differs, and how to choose.
     """
     counts = runs.groupby("case_key", sort=False)[list(columns(Group))].nunique(dropna=False).max(axis=1)
     mixed = counts[counts > 1]
@@ -136,16 +135,16 @@ def refuse_mixed(runs: pd.DataFrame, side: str) -> None:
     field = next((name for name in FIELDS if len(_distinct(first, name)) > 1), "code_key")
     values = [field_words(field, value) for value in _distinct(first, field)]
     raise BenchError(
-        f"the {side} holds runs of one case under different {field} ({', '.join(values)}), which are no repeats of "
-        f"each other. Choose: --only '{field}={values[-1]}'"
+        f"the {side} has runs of one case with different {field} ({', '.join(values)}), which are not repeats. "
+        f"Choose one: --only '{field}={values[-1]}'"
     )
 
 
 def unknown_field(what: str, given: str, allowed: Iterable[str]) -> BenchError:
-    """The refusal of a field that there is not, with the nearest ones and all that there are."""
+    """The error for an unknown field, with the nearest and all known ones."""
     names = list(allowed)
     return BenchError(
-        f'unknown {what} "{given}". {nearest_sentence(nearest(given, names))}There are: {", ".join(names)}'
+        f'unknown {what} "{given}". {nearest_sentence(nearest(given, names))}Available: {", ".join(names)}'
     )
 
 

@@ -1,4 +1,4 @@
-"""What can be compared, and which way is better."""
+"""The metrics that can be compared, and which direction is better."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ Kind = Literal["speed", "memory", "energy"]
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One number a run.
+    """One number per run.
 
     Attributes:
         name: How it is asked for; a column of `bench.load` unless `read` says otherwise.
-        label: What a table calls it.
+        label: Its title in tables.
         kind: Speed and energy count runs that ended `ok`; memory counts every run that measured.
         higher_is_better: True for rates only.
         show: Prints a value with its unit; NaN as a dash.
-        read: From a frame of runs to one value a run, NaN where unknown.
+        read: From a frame of runs to one value per run, NaN if unknown.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Metric:
     read: Callable[[pd.DataFrame], np.ndarray] | None = None
 
     def values(self, runs: pd.DataFrame) -> np.ndarray:
-        """One positive value a run; NaN where the run did not measure it (a zero is no measurement either)."""
+        """One positive value per run; NaN if the run did not measure it (a zero is no measurement either)."""
         known = runs[self.name] if self.read is None and self.name in runs else None
         numbers = known.to_numpy(dtype=float, na_value=np.nan) if known is not None else np.full(len(runs), np.nan)
         numbers = self.read(runs) if self.read is not None else numbers
@@ -72,7 +72,7 @@ _ALL = (
     Metric("cold_peak_allocated_bytes", "cold peak", "memory", False, format_bytes),
     Metric("device_used_bytes", "device used", "memory", False, format_bytes),
     Metric("host_rss_peak_bytes", "host memory", "memory", False, format_bytes),
-    Metric("joules_per_sample", "energy a sample", "energy", False, _show_joules, _joules_per_sample),
+    Metric("joules_per_sample", "energy per sample", "energy", False, _show_joules, _joules_per_sample),
 )
 METRICS = {metric.name: metric for metric in _ALL}
 """By name."""
@@ -81,7 +81,7 @@ DEFAULT_METRICS = ("samples_per_s", "peak_allocated_bytes")
 
 
 def verdict_words(metric: str, verdict: str) -> str:
-    """What a verdict is called for a metric: of memory and energy, `faster` is `less` and `slower` is `more`."""
+    """The word for a verdict on a metric: for memory and energy, `less` for `faster` and `more` for `slower`."""
     if METRICS[metric].kind == "speed":
         return str(verdict)
     return {Verdict.FASTER: "less", Verdict.SLOWER: "more"}.get(Verdict(verdict), str(verdict))

@@ -1,4 +1,4 @@
-"""Which runs count, and which case of one side belongs to which of the other."""
+"""Which runs count, and which cases of the two sides belong together."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Row = dict[Hashable, Any]
 class Half:
     """One side of a comparison.
 
-    Rows of large frames are slow to take out one by one: what each case needs is read once.
+    Extracting single rows of large frames is slow, so what each case needs is read once.
 
     Attributes:
-        side: Which.
-        runs: The runs that count, with `pair`: the case's axes beside those compared across.
+        side: Its name.
+        runs: The runs that count, with `pair`: the case's axes except those compared across.
         rows: By pair, the positions of its runs in `runs`.
         firsts: By pair, `case_key` and the axes of its first run.
-        ends: By pair, how it ended: `ok` where any run did, else the commonest status, and the first reason for it.
+        ends: By pair, its status: `ok` if any run has it, else the most common one, and the first reason for it.
     """
 
     side: Side
@@ -38,7 +38,7 @@ class Half:
     ends: dict[Hashable, tuple[str, str | None]]
 
     def end(self, pair: Hashable) -> tuple[str, str | None]:
-        """How a case ended; `not planned` where the side does not have it."""
+        """The status of a case; `not planned` if the side does not have it."""
         return self.ends.get(pair, ("not planned", None))
 
 
@@ -55,10 +55,10 @@ def check_across(across: Sequence[str]) -> tuple[str, ...]:
 
 
 def halve(frame: pd.DataFrame, side: Side, across: Sequence[str]) -> Half:
-    """The runs of a side that count: planned still, the last attempt of each, grouped by case.
+    """The runs of a side that count: still planned, the last attempt of each, grouped by case.
 
     Raises:
-        BenchError: The runs of a case differ in more than their turn, or several cases meet in one.
+        BenchError: The runs of a case differ in more than their repeat, or several cases fall into one.
     """
     planned = frame[frame["planned"].astype(bool)] if "planned" in frame else frame
     runs = last_attempts(planned.reset_index(drop=True)).reset_index(drop=True)
@@ -78,42 +78,42 @@ def halve(frame: pd.DataFrame, side: Side, across: Sequence[str]) -> Half:
 
 
 def common_pairs(baseline: Half, candidate: Half, across: Sequence[str]) -> list[Hashable]:
-    """The cases that both sides planned, in a reader's order.
+    """The cases that both sides planned, in a sorted order.
 
     Raises:
-        BenchError: There are none; the axes that stand between are named.
+        BenchError: There are none; the message names the axes that differ.
     """
     common = [pair for pair in baseline.rows if pair in candidate.rows]
     if common:
         return in_order(baseline, common)
     if baseline.runs.empty or candidate.runs.empty:
         empty = baseline if baseline.runs.empty else candidate
-        raise BenchError(f"the {empty.side} has no runs to compare; see --only, or run bench sweep first")
+        raise BenchError(f"the {empty.side} has no runs to compare; check --only, or run bench sweep first")
     lines = [
-        f"{axis} differs: {_listed(baseline, axis)} in the baseline, {_listed(candidate, axis)} in the candidate"
+        f"different {axis}: {_listed(baseline, axis)} in the baseline, {_listed(candidate, axis)} in the candidate"
         for axis in AXES
         if axis not in across and set(baseline.runs[axis]) != set(candidate.runs[axis])
     ]
     disjoint = [axis for axis in AXES if not set(baseline.runs[axis]) & set(candidate.runs[axis])]
-    advice = "choose sides that share cases (bench plan lists them)"
+    advice = "choose sides with common cases (bench plan lists cases)"
     if disjoint and len(disjoint) <= 2:
         advice += f", or compare across: {' '.join(f'--across {axis}' for axis in disjoint)}"
-    raise BenchError("\n".join(["no case is on both sides", *lines, advice]))
+    raise BenchError("\n".join(["the sides have no case in common", *lines, advice]))
 
 
 def in_order(half: Half, pairs: Iterable[Hashable]) -> list[Hashable]:
-    """Cases of a side as a reader looks for them."""
+    """Cases of a side in a sorted order."""
     return sorted(pairs, key=lambda pair: _reading_order(half.firsts[pair]))
 
 
 def all_pairs(one: Half, two: Half) -> list[Hashable]:
-    """The cases that either side planned, in a reader's order: runs are in the shuffled order of their execution."""
+    """The cases that either side planned, sorted; runs are in the shuffled order of their execution."""
     firsts = {**two.firsts, **one.firsts}
     return sorted(firsts, key=lambda pair: _reading_order(firsts[pair]))
 
 
 def label_pairs(halves: Sequence[Half], across: Sequence[str] = ()) -> dict[Hashable, str]:
-    """Every case of some sides in words, no two alike; what they are compared across is left out where it can be.
+    """Every case of some sides as unique texts, without the axes compared across if possible.
 
     Args:
         halves: The sides whose cases are listed together.
@@ -150,13 +150,13 @@ def _reading_order(row: Row) -> tuple[Any, ...]:
 
 
 def _refuse_ambiguous(runs: pd.DataFrame, side: Side, across: Sequence[str]) -> None:
-    """Across an axis, each case may have one value of it only on a side."""
+    """Refuse an axis compared across that has several values for one case on a side."""
     for axis in (axis for axis in across if axis in AXES):
         counts = runs.groupby("pair", sort=False)[axis].nunique()
         if len(counts) and counts.max() > 1:
             values = ", ".join(field_words(axis, value) for value in dict.fromkeys(runs[axis]))
             raise BenchError(
-                f"across {axis}: the {side} has several of it for one case ({values}). Choose one a side: "
+                f"across {axis}: the {side} has several values for one case ({values}). Choose one per side: "
                 f"--across {axis}=BASELINE,CANDIDATE"
             )
 

@@ -1,4 +1,4 @@
-"""What a comparison is made of."""
+"""The results of a comparison."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Difference(NamedTuple):
         field: The column of `bench.load`.
         baseline: Its value there; several are a tuple in order of appearance, unknown is `None`.
         candidate: The same of the candidate.
-        kind: `environment` (machine and versions), `protocol` (how it was measured), `code` (of the harness), or
+        kind: `environment` (machine and versions), `protocol` (how it was measured), `code` (of bench), or
             `flags` (what changes the work that a step does; refused unless the comparison is across it).
     """
 
@@ -36,7 +36,7 @@ class GeoMean:
     """The geometric mean of one metric's ratios over the cases that both sides measured.
 
     Attributes:
-        ratio: Candidate over baseline; `None` where no case has a ratio.
+        ratio: Candidate over baseline; `None` if no case has a ratio.
         low: Lower end of Student's t interval over the cases' log ratios; `None` for fewer than two cases.
         high: Upper end.
         n: Cases with a ratio.
@@ -51,7 +51,7 @@ class GeoMean:
 
     @classmethod
     def of(cls, interval: Interval | None, n_planned: int) -> GeoMean:
-        """From an interval over the cases; `None` where there is no case."""
+        """From an interval over the cases; `None` if there is no case."""
         if interval is None:
             return cls(None, None, None, 0, n_planned)
         return cls(interval.middle, interval.low, interval.high, interval.n, n_planned)
@@ -62,11 +62,11 @@ class Missing(NamedTuple):
 
     Attributes:
         case_key: Of the side that planned it (the baseline's where both did).
-        label: The case in words.
+        label: The case as text.
         side: The side that has no measurement of it.
         status: How it ended there, or `not planned`.
-        reason: Why, in the words of the run; `None` where unknown.
-        broken: Whether the baseline measured it and the candidate tried and failed: a regression.
+        reason: The reason that the run gave; `None` if unknown.
+        broken: Whether the baseline measured it and the candidate failed: a regression.
     """
 
     case_key: str
@@ -82,8 +82,8 @@ class Comparison:
     """What changed from a baseline to a candidate.
 
     Attributes:
-        differences: What differs between the two sides beside the cases, the most telling first.
-        cases: One row a common case and metric, sorted by the axes: `case_key`, `candidate_case_key`,
+        differences: What differs between the two sides besides the cases, the most important first.
+        cases: One row per common case and metric, sorted by the axes: `case_key`, `candidate_case_key`,
             `label` (the case in words), the axes (of the baseline; `<axis>_candidate` for an axis compared across),
             `metric`, `baseline` and `candidate` (geometric means over processes, in the metric's unit), `ratio`
             (candidate over baseline), `low` and `high` (its interval for this case alone), `verdict` (`faster`,
@@ -92,12 +92,12 @@ class Comparison:
         geomean: By metric.
         missing: Cases that one side did not measure.
         regressions: The rows of `cases` whose verdict is `slower`, and of every case that the baseline measured and
-            the candidate tried and failed at.
-        notes: What a reader should know beside the numbers, a sentence each.
+            the candidate failed.
+        notes: What a reader should know besides the numbers, one sentence each.
         margin: The smallest change that counts, as a fraction.
-        confidence: Of every interval and of the whole set of verdicts of a metric.
+        confidence: Of every interval, and of all verdicts on a metric together.
         across: The fields that the two sides were compared across.
-        processes: Only the first so many processes of each case were counted; `None` where all were.
+        processes: Only the first so many processes of each case were counted; `None` if all were.
     """
 
     differences: list[Difference]

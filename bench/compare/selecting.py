@@ -12,14 +12,14 @@ from bench.errors import BenchError
 from bench.records import AXES
 
 LEAST_PROCESSES = 2
-"""One process says nothing about the next one."""
+"""One process shows nothing about the variation between processes."""
 
 
 def first_processes(frame: pd.DataFrame, processes: int | None) -> pd.DataFrame:
     """The runs of the first processes of each case, all of them where `processes` is `None`.
 
-    A run that failed or is missing among them is replaced by no later one: which runs count follows from their number
-    alone, never from what they measured.
+    A run among them that failed or is missing is not replaced by a later one: which runs count depends on their number
+    alone, never on their measurements.
 
     Raises:
         BenchError: `processes` is below `LEAST_PROCESSES`.
@@ -27,7 +27,7 @@ def first_processes(frame: pd.DataFrame, processes: int | None) -> pd.DataFrame:
     if processes is None:
         return frame
     if processes < LEAST_PROCESSES:
-        raise BenchError(f"processes {processes}: at least {LEAST_PROCESSES} a case are needed for a verdict")
+        raise BenchError(f"processes {processes}: a verdict needs at least {LEAST_PROCESSES} per case")
     return frame[frame["repeat"] < processes].reset_index(drop=True)
 
 
@@ -36,9 +36,9 @@ def select_runs(frame: pd.DataFrame, patterns: Sequence[str]) -> pd.DataFrame:
 
     Args:
         frame: From `bench.load`.
-        patterns: `FIELD=PATTERN`, with the wildcards of file names; a value that is the pattern to the letter is meant
-            before any other (`mlp:hidden=[256,128]` is no wildcard). Of several for one field any may match; those of
-            different fields must all match.
+        patterns: `FIELD=PATTERN`, with the wildcards of file names; a value that equals the pattern takes
+            precedence (`mlp:hidden=[256,128]` is not a wildcard). Of several for one field any may match; those
+            of different fields must all match.
 
     Raises:
         BenchError: A pattern without a field, a field that is not known, or no run that matches.
@@ -57,13 +57,13 @@ def select_runs(frame: pd.DataFrame, patterns: Sequence[str]) -> pd.DataFrame:
         kept = [value for value, text in texts.items() if text in meant]
         if not kept:
             there = ", ".join(list(texts.values())[:6])
-            raise BenchError(f"no run has {field} like {' or '.join(values)}; there are: {there}")
+            raise BenchError(f"no run matches {field} = {' or '.join(values)}. Available: {there}")
         chosen = chosen[chosen[field].isin(kept)]
     return chosen.reset_index(drop=True)
 
 
 def split_values(frames: Iterable[pd.DataFrame], field: str, text: str) -> tuple[str, str] | None:
-    """The two values of a field in `BASELINE,CANDIDATE`; `None` where no comma stands between two known ones.
+    """The two values of a field in `BASELINE,CANDIDATE`; `None` if no comma stands between two known ones.
 
     Values with settings hold commas themselves (`mlp:hidden=[256,128],mlp`), so a comma counts only between two values
     that runs have, or patterns that match some. A text with one comma is split there whatever its halves are.
@@ -93,6 +93,6 @@ def _texts(frame: pd.DataFrame, field: str) -> dict[object, str]:
 
 
 def _matching(texts: Iterable[str], pattern: str) -> list[str]:
-    """The texts that a pattern means: the one that it spells, else those that it matches."""
+    """The texts that a pattern selects: the one it equals, else those it matches."""
     found = list(texts)
     return [pattern] if pattern in found else [text for text in found if fnmatch.fnmatchcase(text, pattern)]

@@ -1,4 +1,4 @@
-"""Reading a configuration, with every fault of it in words."""
+"""Reading a configuration, with every error in it reported at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from bench.config.sections import Data, Exclude, Grid, Include, Limits, Measure, SweepConfig
-from bench.config.values import shown
+from bench.config.values import name_of, shown
 from bench.errors import ConfigError, nearest, nearest_sentence, phrase
 
 MAX_FILE_BYTES = 1 << 20
@@ -21,11 +21,11 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
     """Read and check a configuration file.
 
     Args:
-        path: A TOML file.
-        overrides: `section.key=value` each, as given to `--set`; the value is TOML, or a plain word.
+        path: A TOML file; its stem is the name of the configuration unless it gives one.
+        overrides: Each `section.key=value`, as given to `--set`; the value is TOML, or a plain word.
 
     Raises:
-        ConfigError: With every fault of the file and the overrides.
+        ConfigError: With every error in the file and the overrides.
     """
     place = str(path)
     try:
@@ -34,6 +34,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> SweepConfig:
         raise ConfigError([f"{place}: {error.strerror}. {_configs_nearby(path)}"]) from error
     except ConfigError as error:
         raise ConfigError([f"{place}: {fault}" for fault in error.faults]) from error
+    values.setdefault("name", name_of(path.stem))
     faults = [fault for override in overrides if (fault := _override(values, override))]
     if faults:
         raise ConfigError(faults)
@@ -45,11 +46,11 @@ def _read(path: Path) -> str:
     with path.open("rb") as file:
         data = file.read(MAX_FILE_BYTES + 1)
     if len(data) > MAX_FILE_BYTES:
-        raise ConfigError([f"larger than {MAX_FILE_BYTES >> 20} MiB; no configuration is"])
+        raise ConfigError([f"larger than {MAX_FILE_BYTES >> 20} MiB, the limit for a configuration"])
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ConfigError([f"byte {error.start} is no text in UTF-8; save the file as UTF-8"]) from error
+        raise ConfigError([f"byte {error.start} is not valid UTF-8 text; save the file as UTF-8"]) from error
 
 
 def _parse(text: str) -> dict[str, Any]:
@@ -61,11 +62,11 @@ def _parse(text: str) -> dict[str, Any]:
     except RecursionError as error:
         raise ConfigError(["not valid TOML: nested too deeply"]) from error
     except ValueError as error:  # Python refuses to read such numbers
-        raise ConfigError(["not valid TOML: a number of thousands of digits"]) from error
+        raise ConfigError(["not valid TOML: a number has thousands of digits"]) from error
 
 
 def check_config(values: Mapping[str, Any], place: str, overridden: Sequence[str] = ()) -> SweepConfig:
-    """Check values that were read from `place`, but for the keys `overridden`. Raises ConfigError with every fault."""
+    """Check values that were read from `place`, except the keys `overridden`. Raises ConfigError with every error."""
     try:
         return SweepConfig.model_validate(values)
     except ValidationError as error:
@@ -75,7 +76,7 @@ def check_config(values: Mapping[str, Any], place: str, overridden: Sequence[str
 
 
 def _override(values: dict[str, Any], override: str) -> str | None:
-    """Set one value in place; returns the fault, if there is one."""
+    """Set one value in place; returns the error message, if there is one."""
     keys, equals, text = override.partition("=")
     *sections, last = keys.strip().split(".")
     if not equals or not last or not all(sections):
@@ -84,7 +85,7 @@ def _override(values: dict[str, Any], override: str) -> str | None:
     for section in sections:
         target = target.setdefault(section, {}) if isinstance(target, dict) else None
         if not isinstance(target, dict):
-            return f"--set {override}: {section} is no section"
+            return f"--set {override}: {section} is not a section"
     try:
         target[last] = _parse(f"value = {text.strip()}")["value"]
     except ConfigError as error:
@@ -95,7 +96,7 @@ def _override(values: dict[str, Any], override: str) -> str | None:
 
 
 def _fault(place: str, overridden: Sequence[str], details: ErrorDetails) -> str:
-    """One line about one fault."""
+    """One line about one error."""
     parts = [part for part in details["loc"] if isinstance(part, int) or _is_key(part)]
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
     unknown = details["type"] == "extra_forbidden"  # of --set a.b=1 it is a that is unknown
@@ -110,13 +111,13 @@ def _fault(place: str, overridden: Sequence[str], details: ErrorDetails) -> str:
         key, allowed = str(details["loc"][-1]), _keys_beside([*details["loc"]])
         return f'{prefix}unknown key "{key}". {nearest_sentence(nearest(key, allowed))}Allowed: {", ".join(allowed)}'
     if details["type"] == "missing":
-        return f"{prefix}missing; it must be given"
+        return f"{prefix}required, but missing"
     message = phrase(details["type"], details.get("ctx", {}), details["msg"]).rstrip(".")
-    if details["type"] in ("list_type", "model_type"):  # a section: its head says which of the two it is
+    if details["type"] in ("list_type", "model_type"):  # a section: its header shows which of the two it is
         section = f"[{details['loc'][-1]}]"
         message += f", written under {f'[{section}]' if details['type'] == 'list_type' else section}"
-    is_said = message.startswith(given) or (given[0] == '"' and given in message)
-    return f"{prefix}{message}" if is_said else f"{prefix}{message}; given {given}"
+    names_it = message.startswith(given) or (given[0] == '"' and given in message)
+    return f"{prefix}{message}" if names_it else f"{prefix}{message}; given {given}"
 
 
 def _is_key(part: str | int) -> bool:
@@ -146,4 +147,4 @@ def _configs_nearby(path: Path) -> str:
     names = sorted(str(item) for folder in {path.parent, Path("configs")} for item in folder.glob("*.toml"))
     names = [name for name in names if name != "pyproject.toml"]
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return f"{nearest_sentence(nearest(str(path), names))}There are: {', '.join(names[:8])}{more}" if names else ""
+    return f"{nearest_sentence(nearest(str(path), names))}Available: {', '.join(names[:8])}{more}" if names else ""

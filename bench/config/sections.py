@@ -31,7 +31,7 @@ class Grid(_Section):
 
 
 class Include(_Section):
-    """A further grid beside the main one; axes left out are the main grid's. Excludes do not touch it."""
+    """A grid added to the main one; omitted axes are taken from the main grid. Excludes do not apply to it."""
 
     reason: str = Field(min_length=1)
     dataset: choices("dataset") | None = None  # type: ignore[valid-type]
@@ -53,7 +53,7 @@ _CLOSED: dict[str, tuple[str, ...]] = {
 
 
 class Exclude(_Section):
-    """Cases that are planned as skipped: those that match on every axis named. Words may hold `*` and `?`."""
+    """Cases that are planned as skipped: those that match on every axis named. Patterns may contain `*` and `?`."""
 
     reason: str = Field(min_length=1)
     dataset: Patterns | None = None
@@ -68,10 +68,10 @@ class Exclude(_Section):
 
     @model_validator(mode="after")
     def _names_something(self) -> Exclude:
-        """Refuse a rule that names no axis (it would skip everything) and words that no case can have."""
+        """Refuse a rule without an axis (it would skip everything) and values that no case can have."""
         axes = (*AXES, "device")
         if all(getattr(self, axis) is None for axis in axes):
-            raise ValueError(f"names no axis; give at least one of {', '.join(axes)}")
+            raise ValueError(f"no axis given; name at least one of {', '.join(axes)}")
         for axis, allowed in _CLOSED.items():
             for word in getattr(self, axis) or ():
                 if not any(fnmatch.fnmatchcase(item, word) for item in allowed):
@@ -80,7 +80,7 @@ class Exclude(_Section):
         return self
 
     def matches(self, values: Mapping[str, str | int]) -> bool:
-        """Whether a case with these axes (and `device`) is meant."""
+        """Whether the rule applies to a case with these axes (and `device`)."""
         return all(
             values[axis] in wanted
             if axis in ("batch_size", "image_size")
@@ -91,10 +91,10 @@ class Exclude(_Section):
 
 
 LEAST_REPEATS = 5
-"""How many runs a case takes before its interval may end its repeats; `bench.sweep.stopping` says why."""
+"""The minimum number of runs per case before its interval may end the repeats; `bench.sweep.stopping` explains why."""
 
 TARGETS_FRAC = {"cuda": 0.01, "cpu": 0.05}
-"""What `target_interval = "auto"` stands for: processes on a CPU that others use too differ by several percent."""
+"""What `target_interval = "auto"` stands for: on a CPU shared with other work, processes differ by several percent."""
 
 
 class Measure(_Section):
@@ -123,29 +123,31 @@ class Measure(_Section):
         repeats = info.data.get("repeats", 1)
         least = max(repeats, LEAST_REPEATS)
         if info.data.get("target_interval") is not None and value < least:
-            raise ValueError(f"{value} is less than the {least} runs that a case takes at least with a target_interval")
+            raise ValueError(f"{value} is below the minimum of {least} runs per case that target_interval needs")
         return value
 
     @field_validator("time_budget")
     @classmethod
     def _has_a_use(cls, value: float | None, info: ValidationInfo) -> float | None:
-        """Refuse a budget that nothing would keep to."""
+        """Refuse a budget that would have no effect."""
         if value is not None and info.data.get("target_interval", "not valid") is None:
-            raise ValueError("bounds the repeats that target_interval adds; give that too, or leave this out")
+            raise ValueError(
+                "limits the repeats that target_interval adds: set target_interval too, or remove time_budget"
+            )
         return value
 
     @property
     def least_repeats(self) -> int:
-        """How many runs every case takes."""
+        """The minimum number of runs per case."""
         return self.repeats if self.target_interval is None else max(self.repeats, LEAST_REPEATS)
 
     @property
     def most_repeats(self) -> int:
-        """How many runs a case takes at most."""
+        """The maximum number of runs per case."""
         return self.repeats if self.target_interval is None else self.max_repeats
 
     def target_frac(self, device: str) -> float | None:
-        """Half the width that the interval of a case's throughput is to have; `None` where repeats are fixed.
+        """The target half-width of the interval of a case's throughput; `None` where repeats are fixed.
 
         Args:
             device: `cpu` or `cuda`.
@@ -154,18 +156,18 @@ class Measure(_Section):
 
 
 class Limits(_Section):
-    """What a run may take before it is ended."""
+    """What a run may use before it is stopped."""
 
     run_timeout: Seconds = 300.0
-    host_memory: Bytes | None = None  # of a worker on the CPU; 90 % of what is free unless given
+    host_memory: Bytes | None = None  # for a worker on the CPU; 90 % of the free memory by default
     infrastructure_failures: int = Field(3, ge=1, le=1000)  # in a row, before the sweep stops
 
 
 class Data(_Section):
-    """Where data sets lie."""
+    """Where data sets are stored."""
 
     root: str | None = None
-    fetch: bool = True  # try to download what the grid needs from files and the disk does not have
+    fetch: bool = True  # download missing data sets that the grid reads from files
 
 
 class SweepConfig(_Section):
@@ -190,7 +192,7 @@ class SweepConfig(_Section):
         measure = self.measure.model_dump()
         measure["min_window_s"] = measure.pop("min_window")
         for name in ("repeats", "order", "target_interval", "max_repeats", "time_budget"):
-            del measure[name]  # how many runs there are, and in which order, is no part of what one does
+            del measure[name]  # how many runs there are, and in which order, is not part of what one does
         return Protocol(**measure, data_root=self.data.root)
 
 

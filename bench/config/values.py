@@ -138,14 +138,14 @@ def _target_interval(value: Any) -> float | str:
         return value if value == AUTO else float(value)
     near = nearest_sentence(nearest(value, [AUTO])) if isinstance(value, str) else ""
     raise ValueError(
-        f"{shown(value)} is no half-width of an interval. {near}Write it as a fraction above 0 and up to "
+        f"{shown(value)} is not a valid half-width of an interval. {near}Write it as a fraction above 0 and up to "
         f'{MAX_TARGET_FRAC:g} (0.01 for ±1 %), or "{AUTO}"'
     )
 
 
 def _distinct(values: Sequence[Any]) -> tuple[Any, ...]:
     if not values:
-        raise ValueError("must name at least one value")
+        raise ValueError("needs at least one value")
     return tuple(dict.fromkeys(values))
 
 
@@ -159,6 +159,12 @@ def _name(value: Any) -> str:
     ):
         raise ValueError("must be 1 to 80 letters, digits, '.', '_' or '-', beginning with a letter, digit or '_'")
     return value
+
+
+def name_of(stem: str) -> str:
+    """The name that a file's stem gives a configuration: up to 80 characters, those not allowed replaced by `_`."""
+    name = "".join(character if character in _NAME_CHARACTERS else "_" for character in stem)[:80]
+    return f"_{name[1:]}" if name[:1] in (".", "-") else name or "_"
 
 
 _NAME_CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"

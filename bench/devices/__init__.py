@@ -1,7 +1,7 @@
-"""Devices as files: what each GPU has, how it is found by name, and how a user's own file is read.
+"""Devices as files: the properties of each GPU, finding one by name, and reading a user's own file.
 
-One TOML file a device lies in this folder, and a new device is one more file. Nothing here imports torch or asks the
-machine what it has: a device that is not described is an error or None, never a guess.
+This folder has one TOML file per device; a new device is a new file. Nothing here imports torch or queries the machine:
+a device without a description is an error or None, never a guess.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ __all__ = [
 SUFFIX = ".toml"
 MAX_FILE_BYTES = 1 << 20
 MEMORY_TOLERANCE_FRAC = 0.15
-"""How far the memory found may be from a file's: CUDA's and NVML's totals differ by 3 %, ECC switched by 9 %."""
+"""How far the GPU's memory may differ from a file's: CUDA's and NVML's totals differ by 3 %, ECC switched by 9 %."""
 
 READ = "(read from the GPU)"
-"""Ends the name of a device that no file describes: all that is known of it was read from the GPU that was there."""
+"""Suffix of the name of a device without a file: all of its values were read from the GPU."""
 
 _MEASURED = "measured:"
-"""Begins the source of a value that the GPU itself gave. Others are derived, from what it gave or from documents."""
+"""Prefix of the source of a value that the GPU reported. Others are derived from these or from documents."""
 
 _BRANDS = {"nvidia", "geforce", "tesla"}
 _DECIDING = ("multiprocessors", "compute_capability", "max_threads_per_multiprocessor")
-"""What two GPUs of one name differ in where they are not the same: with the memory, what the peak rates hang on."""
+"""What distinguishes GPUs of the same name besides memory; the peak rates depend on it."""
 
 
 def list_devices() -> list[str]:
@@ -63,15 +63,15 @@ def list_devices() -> list[str]:
 
 
 def load_device(name: str | Device) -> Device:
-    """Load a device by its name, by the name that the driver prints, or from a file of the user's own.
+    """Load a device by its name, by the name that the driver prints, or from a file of the user.
 
     Args:
         name: `rtx4090`, `RTX-4090`, `NVIDIA GeForce RTX 4090`, or a path that ends in `.toml`; a device is returned.
 
     Raises:
-        UnknownNameError: No device goes by this name, or several do (`a100` is 40 or 80 GB).
-        DeviceError: The path names no readable file.
-        ConfigError: The file has faults; all of them are in the message.
+        UnknownNameError: No device has this name, or several do (`a100` is 40 or 80 GB).
+        DeviceError: The path is not a readable file.
+        ConfigError: The file has errors; all of them are in the message.
     """
     if isinstance(name, Device):
         return name
@@ -88,31 +88,31 @@ def load_device(name: str | Device) -> Device:
 
 
 class UnknownDeviceError(UnknownNameError):
-    """A name that no device file has; the message says how to come by one."""
+    """A name without a device file; the message explains how to create one."""
 
     def __init__(self, given: str) -> None:
-        """Build the message: the nearest devices, and what to do about a GPU that none of them is."""
+        """Build the message: the nearest devices, and what to do for another GPU."""
         meant = {name: name for name in list_devices()}
         for device in map(_load_packaged, list_devices()):
             meant |= dict.fromkeys(_comparable_names(device), device.name)
         near = dict.fromkeys(meant[name] for name in nearest(_comparable(given), meant, count=6))
-        remedy = "For another GPU, run bench env --device-file mine.toml on a machine that has it, and give mine.toml"
+        remedy = "For another GPU, run bench env --device-file mine.toml on a machine that has it, then use mine.toml"
         super().__init__("device", given, [], matches=list(near)[:3], remedy=remedy)
 
 
 def match_device(gpu_name: str, total_memory_bytes: int | None = None) -> Device | None:
-    """Find the device that a driver's name means.
+    """Find the device with a driver's name.
 
-    Names are compared whole, so that an `RTX 4060 Ti`, a laptop's GPU or a MIG slice is not taken for the `RTX 4060`
-    or the GPU that it is not; case, punctuation and the words NVIDIA, GeForce and Tesla do not count.
+    Names are compared as a whole, so that an `RTX 4060 Ti`, a laptop GPU or a MIG slice is not mistaken for an `RTX
+    4060` or the full GPU; case, punctuation and the words NVIDIA, GeForce and Tesla do not count.
 
     Args:
-        gpu_name: As NVML or torch print it.
-        total_memory_bytes: As either reports it. Tells variants of one name apart, and keeps a GPU of another size
+        gpu_name: The name from NVML or torch.
+        total_memory_bytes: As either reports it. Distinguishes variants of one name, and keeps a GPU of another size
             (a virtual one, an 8 GB RTX 3060) from matching.
 
     Returns:
-        The device, or None where none matches or more than one does.
+        The device, or None if none matches or more than one does.
     """
     found = [
         device for device in map(_load_packaged, list_devices()) if describes(device, gpu_name, total_memory_bytes)
@@ -121,7 +121,7 @@ def match_device(gpu_name: str, total_memory_bytes: int | None = None) -> Device
 
 
 def describes(device: Device, gpu_name: str, total_memory_bytes: int | None = None) -> bool:
-    """Whether a device is the one that a driver's name means; see `match_device`."""
+    """Whether a device has a driver's name; see `match_device`."""
     if _comparable(gpu_name) not in _comparable_names(device):
         return False
     return total_memory_bytes is None or _has_about(device, total_memory_bytes)
@@ -129,13 +129,13 @@ def describes(device: Device, gpu_name: str, total_memory_bytes: int | None = No
 
 @dataclass(frozen=True, slots=True)
 class DescribedGpu:
-    """A GPU that is present, as estimates take it.
+    """A GPU of this machine, as estimates use it.
 
     Attributes:
-        device: What the GPU says of itself, and what only a file knows from the file that describes it. Where none
-            does, its name is the GPU's and ends with `READ`.
-        found: What the GPU says of itself alone.
-        remark: What a reader must know of that, in a sentence; None where a file describes the GPU.
+        device: The values that the GPU reports, and others from the file that describes it. Without a file, its name is
+            the GPU's and ends with `READ`.
+        found: The values that the GPU reports, alone.
+        remark: What a reader should know about that, in a sentence; None if a file describes the GPU.
     """
 
     device: Device
@@ -144,15 +144,15 @@ class DescribedGpu:
 
 
 def describe_gpu(found: Device, given: Sequence[Device] = ()) -> DescribedGpu:
-    """Describe a GPU that is present: its own properties come first, whatever a file says.
+    """Describe a GPU of this machine: the values it reports take precedence over those of a file.
 
-    A file adds what a driver does not tell (rated peaks, a measured context), where it describes this very GPU: the
-    name, memory, multiprocessors and compute capability all agree. A GPU of the same name that differs in one of them
-    (an RTX 3060 of 8 GB, a slice of an A100) has other rates as well, so nothing is taken from the file.
+    A file adds what a driver does not report (rated peaks, a measured context) if it describes the same GPU: name,
+    memory, multiprocessors and compute capability all agree. A GPU of the same name that differs in one of them (an
+    RTX 3060 with 8 GB, a slice of an A100) also has other rates, so nothing is taken from the file.
 
     Args:
         found: As `bench.probes.device_facts` read it. Values whose source begins with `measured:` are the GPU's own.
-        given: Files of the user's own; they go before those of the package.
+        given: Files of the user; they take precedence over those of the package.
 
     Raises:
         DeviceError: None of the files given is for this GPU, or several are.
@@ -161,33 +161,33 @@ def describe_gpu(found: Device, given: Sequence[Device] = ()) -> DescribedGpu:
     if given and not own:
         meant = ", ".join(f"{device.name} is for {device.gpu_name}" for device in given)
         raise DeviceError(
-            f"--device-file: the GPU here is {found.gpu_name}, and {meant}. Leave it out, or write the file for this "
-            "GPU: bench env --device-file mine.toml"
+            f"--device-file: the GPU here is {found.gpu_name}, but {meant}. Remove the option, or write a file for "
+            "this GPU: bench env --device-file mine.toml"
         )
     fitting = [device for device in own if not _differences(device, found)]
     if len(fitting) > 1:
         names = " and ".join(device.name for device in fitting)
-        raise DeviceError(f"--device-file: {names} both describe {found.gpu_name}. Give one of them")
+        raise DeviceError(f"--device-file: {names} both describe {found.gpu_name}. Use one of them")
     packaged = [device for device in map(_load_packaged, list_devices()) if describes(device, found.gpu_name)]
     fitting = fitting or [device for device in packaged if not _differences(device, found)]
     other = "; ".join(
-        f"{device.name} says {words}" for device in (*own, *packaged) if (words := _differences(device, found))
+        f"{device.name} has {words}" for device in (*own, *packaged) if (words := _differences(device, found))
     )
     if len(fitting) == 1:
         unfit = [device.name for device in own if device not in fitting]
         remark = f"{', '.join(unfit)} was not used for {found.gpu_name}: {other}" if unfit else None
         return DescribedGpu(_with_own(fitting[0], found), found, remark)
-    why = f"the device file of that name is for another GPU ({other})" if other else "no device file describes it"
+    why = f"the device file of that name is for another GPU ({other})" if other else "there is no device file for it"
     remark = (
-        f"{found.gpu_name}: {why}. The estimates use what was read from the GPU itself: {_properties(found)}; its peak "
-        "rates are derived from these where they can be. For rated ones: bench env --device-file mine.toml, complete "
-        "that file, and give --device-file mine.toml"
+        f"{found.gpu_name}: {why}. The estimates use what the GPU reports: {_properties(found)}; its peak "
+        "rates are derived from these if possible. For rated ones: run bench env --device-file mine.toml, complete "
+        "that file, and use --device-file mine.toml"
     )
     return DescribedGpu(replace(found, name=f"{found.gpu_name} {READ}"), found, remark)
 
 
 def _with_own(device: Device, found: Device) -> Device:
-    """A device as its file describes it, with every value that the GPU itself gave."""
+    """A device from its file, with every value that the GPU reports."""
     told = [key for key, source in found.sources if source.startswith(_MEASURED)]
     sources = dict(device.sources) | {key: source for key, source in found.sources if key in told}
     ordered = tuple((key, sources[key]) for key in CHECKS if key in sources)
@@ -195,19 +195,19 @@ def _with_own(device: Device, found: Device) -> Device:
 
 
 def _differences(device: Device, found: Device) -> str:
-    """In what a file of the GPU's name is not that GPU, in words; empty where it is."""
+    """How a file with the GPU's name differs from that GPU, as text; empty if it does not."""
     words = []
     if found.memory_bytes is not None and not _has_about(device, found.memory_bytes):
-        words.append(f"{format_bytes(device.memory_bytes)} where the GPU has {format_bytes(found.memory_bytes)}")
+        words.append(f"{format_bytes(device.memory_bytes)} but the GPU has {format_bytes(found.memory_bytes)}")
     for key in _DECIDING:
         said, has = getattr(device, key), getattr(found, key)
         if None not in (said, has) and said != has:
-            words.append(f"{_key_words(key, said)} where the GPU has {_key_words(key, has)}")
+            words.append(f"{_key_words(key, said)} but the GPU has {_key_words(key, has)}")
     return ", ".join(words)
 
 
 def _properties(device: Device) -> str:
-    """What decides a trace, in words."""
+    """What decides a trace, as text."""
     known = [format_bytes(device.memory_bytes)] if device.memory_bytes else []
     known += [_key_words(key, value) for key in _DECIDING if (value := getattr(device, key)) is not None]
     return ", ".join(known)
@@ -226,7 +226,7 @@ def _load_packaged(name: str) -> Device:
 
 
 def load_device_file(path: Path) -> Device:
-    """Load a device from a file of the user's own, whatever its suffix; it goes by the file's name without `.toml`.
+    """Load a device from a file of the user, whatever its suffix; it goes by the file's name without `.toml`.
 
     Raises:
         DeviceError: The file cannot be read.
@@ -245,7 +245,7 @@ def load_device_file(path: Path) -> Device:
             f"{path}: cannot be read as a device file: byte {error.start} is not text in UTF-8"
         ) from error
     if len(data) > MAX_FILE_BYTES:
-        raise DeviceError(f"{path}: larger than {MAX_FILE_BYTES >> 20} MiB; no device file is")
+        raise DeviceError(f"{path}: larger than {MAX_FILE_BYTES >> 20} MiB, the limit for a device file")
     return parse_device_toml(path.name.removesuffix(SUFFIX), text, str(path))
 
 

@@ -36,7 +36,7 @@ MEASURED_ELSEWHERE = (
     Elsewhere("v100_32gb", 1_383_071_744, 48, "a torch of 2021, which loaded all modules: context and modules"),
     Elsewhere("rtx3090", 1_448_083_456, 48, "a torch of 2021, which loaded all modules: context and modules"),
 )
-"""What `bench validate` fits: measurements of NVML's less the trace's reserved bytes, one constant a GPU.
+"""What `bench validate` fits: measurements of NVML's less the trace's reserved bytes, one constant per GPU.
 
 `bench validate peak_memory_xmem.csv --json` gives the first two (measurements of Stone-ResearchLife/xMem) and `bench
 validate peak_memory_schedtune.csv --json` the others (of hadeelalbahar/SchedTune), as `constant_bytes`; found in
@@ -44,7 +44,7 @@ November 2026 with torch 2.15. The first two are too low for a context, and the 
 modules when they are needed, as it does from CUDA 11.7 on: one of today's lies between them.
 """
 
-ELSEWHERE_BASIS = f"context taken from {len(MEASURED_ELSEWHERE)} GPUs measured elsewhere"
+ELSEWHERE_BASIS = f"CUDA context size extrapolated from {len(MEASURED_ELSEWHERE)} other GPUs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,8 @@ class Context:
 
     Attributes:
         point_bytes: The one figure to reckon with.
-        low_bytes: It may be as small as this; None where the spread is not known.
-        high_bytes: It may be as large as this; None where the spread is not known.
+        low_bytes: It may be as small as this; None if the spread is not known.
+        high_bytes: It may be as large as this; None if the spread is not known.
         basis: Where the figures come from, in a few words.
     """
 
@@ -68,13 +68,13 @@ def context_of(device: Device) -> Context:
     """The device file's own figure with its stated spread, else the median and the range over `MEASURED_ELSEWHERE`.
 
     Raises:
-        ValueError: The device is no GPU, and has no context.
+        ValueError: The device is not a GPU, and has no context.
     """
     if device.kind != "cuda":
         raise ValueError(f"{device.name} has no CUDA context")
     if device.context_bytes is not None:
         low, high = device.context_low_bytes, device.context_high_bytes
-        spread = "context measured on this GPU"
+        spread = "CUDA context size measured on this GPU"
         spread += ", its spread unknown" if low is None or high is None else ""
         return Context(device.context_bytes, low, high, spread)
     found = [gpu.context_bytes for gpu in MEASURED_ELSEWHERE]

@@ -36,10 +36,10 @@ class Device:
         nvml_memory_bytes: What NVML and `nvidia-smi` report as total; larger, as it holds what the driver keeps.
         memory_bandwidth_bytes_per_s: Of the device memory, rated.
         memory_bus_bits: Width of the memory bus.
-        memory_clock_hz: As CUDA reports it; data moves twice a cycle.
+        memory_clock_hz: As CUDA reports it; data moves twice per cycle.
         l2_bytes: As CUDA reports it.
         multiprocessors: Those that are enabled.
-        fp32_cores_per_multiprocessor: Each does one float32 multiply-add a cycle.
+        fp32_cores_per_multiprocessor: Each does one float32 multiply-add per cycle.
         max_threads_per_multiprocessor: Resident at once.
         compute_capability: Major and minor.
         boost_clock_hz: The rated boost clock; cards of other makers than NVIDIA differ.
@@ -89,24 +89,24 @@ class Device:
         return self.name
 
     def peak_flop_per_s(self, precision: str) -> float | None:
-        """The peak rate in FLOP/s at `precision`, one of `PRECISIONS`; None where unknown or where the chip has none.
+        """The peak rate in FLOP/s at `precision`, one of `PRECISIONS`; None if unknown or where the chip has none.
 
         Raises:
             ValueError: `precision` is none of `PRECISIONS`.
         """
         if precision not in PRECISIONS:
-            raise ValueError(f'unknown precision "{precision}"; one of {", ".join(PRECISIONS)}')
+            raise ValueError(f'unknown precision "{precision}". Allowed: {", ".join(PRECISIONS)}')
         peak: float | None = getattr(self, f"peak_{precision}_flop_per_s")
         return peak
 
     def source(self, key: str) -> str | None:
-        """Where the value of `key` comes from; None where it has no value."""
+        """Where the value of `key` comes from; None if it has no value."""
         return dict(self.sources).get(key)
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise ValueError("a text that is not empty")
+        raise ValueError("a non-empty text")
     return value
 
 
@@ -118,7 +118,7 @@ def _kind(value: object) -> str:
 
 def _texts(value: object) -> tuple[str, ...]:
     if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) and item.strip() for item in value):
-        raise ValueError("a list of texts")
+        raise ValueError("a list of strings")
     return tuple(value)
 
 
@@ -193,7 +193,7 @@ def _shown(value: object) -> str:
     try:
         text = repr(value)
     except ValueError:  # Python refuses to print numbers of thousands of digits
-        return "a number of thousands of digits"
+        return "a number has thousands of digits"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
@@ -205,7 +205,7 @@ def _spread_faults(values: Mapping[str, Any]) -> list[str]:
     ends = [values[key] for key in ("context_low_bytes", "context_bytes", "context_high_bytes") if key in values]
     if len(ends) < 3:
         return [f"{given[0]}: needs context_bytes and both ends of its interval"]
-    return [] if ends == sorted(ends) else [f"{given[0]}: context_bytes must lie between its low and its high end"]
+    return [] if ends == sorted(ends) else [f"{given[0]}: context_bytes must be between its low and high end"]
 
 
 def _read_sources(content: Mapping[str, object]) -> tuple[tuple[tuple[str, str], ...], list[str]]:
@@ -216,12 +216,12 @@ def _read_sources(content: Mapping[str, object]) -> tuple[tuple[tuple[str, str],
     faults = []
     for key in content:
         if key in CHECKS and key not in UNSOURCED and key not in table:
-            faults.append(f"{key}: has no source. Say where it comes from under [{SOURCES}]")
+            faults.append(f"{key}: has no source. State it under [{SOURCES}]")
     for key, text in table.items():
         if key not in content or key not in CHECKS:
-            faults.append(f"{SOURCES}.{key}: the file has no such value")
+            faults.append(f"{SOURCES}.{key}: there is no such value in the file")
         elif not isinstance(text, str) or not text.strip():
-            faults.append(f"{SOURCES}.{key}: must be a text that is not empty, not {_shown(text)}")
+            faults.append(f"{SOURCES}.{key}: must be a non-empty text, not {_shown(text)}")
     return tuple((key, str(table[key])) for key in CHECKS if key in table), faults
 
 
@@ -229,16 +229,16 @@ def parse_device_toml(name: str, text: str, where: str) -> Device:
     """Read a device file's text.
 
     Raises:
-        ConfigError: The text is no TOML, or says what a device file may not; every fault is reported at once.
+        ConfigError: The text is not valid TOML, or says what a device file may not; every fault is reported at once.
     """
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError([f"{where}: no valid TOML: {error}"]) from error
+        raise ConfigError([f"{where}: not valid TOML: {error}"]) from error
     except RecursionError as error:
-        raise ConfigError([f"{where}: no valid TOML: nested too deeply"]) from error
+        raise ConfigError([f"{where}: not valid TOML: nested too deeply"]) from error
     except ValueError as error:  # Python refuses to read such numbers
-        raise ConfigError([f"{where}: no valid TOML: a number of thousands of digits"]) from error
+        raise ConfigError([f"{where}: not valid TOML: a number has thousands of digits"]) from error
     return device_from_mapping(name, content, where)
 
 

@@ -1,1 +1,1 @@
-"""Estimators of memory and speed that need no GPU: formula, trace with the allocator's replay, roofline."""
+"""Estimators of memory and speed that need no GPU: formula, trace with simulation of the allocator, roofline."""

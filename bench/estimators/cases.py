@@ -52,7 +52,7 @@ class Target:
 
     Attributes:
         name: Of a device.
-        device: What is known of it; None where nothing is.
+        device: What is known of it; None if nothing is.
         notes: What is to be said of every estimate.
         workspaces: Whether the trace counts cuDNN's workspaces.
     """

@@ -1,11 +1,11 @@
-"""What cuDNN's heuristics would run for a convolution on a GPU that is not here, and the workspace that it asks for.
+"""The plan that cuDNN's heuristics choose for a convolution on a GPU that is not present, and its workspace.
 
 cuDNN 9.8 and newer take a description of a device (CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR) in place of a device. The order
-of questions is torch's own (aten/src/ATen/native/cudnn/Conv_v8.cpp: run_single_conv, filterEngineConfigs, try_configs):
+of queries is torch's own (aten/src/ATen/native/cudnn/Conv_v8.cpp: run_single_conv, filterEngineConfigs, try_configs):
 the engines that the instant heuristic names, without those that would round float32 operands down, and the first of
 which a plan can be made. Numbers of descriptors, attributes and types are those of cudnn_graph.h.
 
-Left out: `cudnn.benchmark`, deterministic mode, and what an older cuDNN than the installed one would have chosen.
+Not modelled: `cudnn.benchmark`, deterministic mode, and the choices of other versions of cuDNN than the installed one.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Convolution:
 
 
 def describe_device(device: Device) -> str:
-    """The device in the JSON that cuDNN wants. Raises Unsupported where the device's file lacks a value it needs."""
+    """The device in the JSON that cuDNN wants. Raises Unsupported if the device's file lacks a value it needs."""
     needed = (
         "compute_capability",
         "multiprocessors",
@@ -126,7 +126,7 @@ _BLOCKS = {(7, 5): 16, (8, 6): 16, (8, 9): 24, (12, 0): 24}
 
 
 class CudnnPlans:
-    """Answers for one device; each question is asked once."""
+    """Plans for one device; each query is made once."""
 
     def __init__(self, device: Device) -> None:
         """Load cuDNN and describe the device to it.
@@ -139,7 +139,7 @@ class CudnnPlans:
         self._device = self._create(_DEVICE)
         buffer = ctypes.create_string_buffer(text, len(text))
         if self._put(self._device, 2702, _TYPE_CHAR, buffer, len(text)) or self._finalize(self._device):
-            raise Unsupported(f"no cuDNN workspaces for {device.name}: cuDNN does not take its description")
+            raise Unsupported(f"no cuDNN workspaces for {device.name}: cuDNN rejects its description")
         self._known: dict[Convolution, int | None] = {}
 
     def workspace_bytes(self, convolution: Convolution) -> int | None:

@@ -32,10 +32,10 @@ def device_interval(reserved_bytes: int, device: Device) -> DeviceFields:
         device: A GPU. Where its file states no context, that of other GPUs is taken, and the basis says so.
 
     Returns:
-        The ends are None where the file states a context and not its spread.
+        The ends are None if the file states a context and not its spread.
 
     Raises:
-        ValueError: The device is no GPU.
+        ValueError: The device is not a GPU.
     """
     context = context_of(device)
     return {

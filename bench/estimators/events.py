@@ -27,7 +27,7 @@ class TracePeaks:
 def build_events(recording: Recording, machine: Machine) -> list[Event]:
     """What the allocator is asked, in order; marks are labelled `0` after the setup and `n` after the n-th step.
 
-    Peaks start anew after the first step, which allocates the optimizer's state.
+    Peaks start again after the first step, which allocates the optimizer's state.
 
     Args:
         recording: Of some steps.

@@ -1,13 +1,13 @@
-"""How large may the batch be: the largest that a GPU holds, and one that leaves room.
+"""The largest batch that fits on a GPU, and a recommended one.
 
-Memory is not monotone in the batch size: sizes are rounded, and blocks fit into what earlier ones left behind or do
-not, so that a batch may fit where a smaller one does not. Hence two answers: up to which batch all fit, and the largest
-that fits at all. The tensors' own bytes are a bound below the memory that grows with the batch (`_live_bytes`), so that
-beyond some batch none can fit; between there and the limit that bisection finds every batch is tried, `SCANNED_ABOVE`
-of them at most, and `SCANNED_BELOW` on the other side.
+Memory is not monotonic in the batch size: sizes are rounded, and blocks may or may not fit in the gaps of earlier ones,
+so a batch may fit although a smaller one does not. Hence two results: the largest batch up to which all fit, and the
+largest that fits at all. The bytes of the tensors alone are a lower bound on memory that grows with the batch
+(`_live_bytes`), so beyond some batch none can fit; between that one and the limit found by bisection every batch is
+tried, at most `SCANNED_ABOVE` of them, and `SCANNED_BELOW` on the other side.
 
-Where the GPU is not what ends the search, the answer says so: a data set has only so many images, and the search ends
-at `MAX_BATCH_SIZE` at the latest. Left out: kernels that refuse tensors of 2^31 elements or more.
+The result states whether something other than the GPU ends the search: the size of the data set, or `MAX_BATCH_SIZE`.
+Not modelled: kernels that refuse tensors of 2^31 elements or more.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from bench.records import Case
 
 LADDER_START = 16
 MAX_BATCH_SIZE = 1 << 24
-"""Where the search ends by itself: the largest batch that a configuration takes."""
+"""The end of the search: the largest batch that a configuration accepts."""
 MULTIPLE = 8  # of a recommended batch: what tensor cores like
 SCANNED_BELOW, SCANNED_ABOVE = 16, 64
 """Batches tried one by one on both sides of the limit that bisection finds."""
 SCANNED_UNBOUNDED = 4
-"""On both sides, where no bound is known: each batch then costs a recording of its own."""
+"""The same if no bound is known: each batch then needs a separate recording."""
 
 EndedBy = Literal["memory", "images", "search"]
 """What ends the search: the GPU's memory, the images of the data set, or `MAX_BATCH_SIZE`."""
@@ -47,14 +47,13 @@ class Rung:
     """One batch size on one device.
 
     Attributes:
-        batch_size: Samples a step.
-        fits: Whether torch's allocator finds room for every allocation beside the context, after giving back what it
-            caches.
+        batch_size: Samples per step.
+        fits: Whether every allocation of torch's allocator fits next to the context, after releasing cached blocks.
         verdict: `fits` or `does not fit` where that holds at both ends of the context's interval, else `may not fit`.
-        reserved_bytes: At the peak, with nothing given back before the device is full.
-        device_bytes: Reserved and context: what the driver will show.
-        device_low_bytes: With the least that the context may be; None where its spread is unknown.
-        device_high_bytes: With the most that it may be; None where its spread is unknown.
+        reserved_bytes: At the peak, with nothing released before the device is full.
+        device_bytes: Reserved plus context: what the driver will report.
+        device_low_bytes: With the least that the context may be; None if its spread is unknown.
+        device_high_bytes: With the most that it may be; None if its spread is unknown.
         share_frac: Of the device's memory, `device_bytes` takes.
     """
 
@@ -70,7 +69,7 @@ class Rung:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """The answer; batch sizes are None where not even one sample fits.
+    """The result; batch sizes are None if not even one sample fits.
 
     Attributes:
         largest_batch_size: This one and every smaller one fit, with the context's point. Where `ended_by` is not
@@ -79,19 +78,19 @@ class Fit:
         largest_batch_size_high: The same if the context is as small as its interval allows.
         largest_fitting_batch_size: The largest that fits at all: above `largest_batch_size` where memory has holes.
         batch_sizes_that_do_not_fit: The holes between the two, as `(first, last)`.
-        searched_batch_sizes: `(first, last)` between which every batch was tried around the limit; None where the
+        searched_batch_sizes: `(first, last)` between which every batch was tried around the limit; None if the
             memory did not end the search.
-        none_fits_from: From this batch on the tensors alone exceed the memory; None where that is not known.
+        none_fits_from: From this batch on the tensors alone exceed the memory; None if that is not known.
         ended_by: What ended the search.
-        dataset_images: Images in the data set's training part; None where they are not known.
+        dataset_images: Images in the data set's training part; None if they are not known.
         recommended_batch_size: Within `fraction` of the memory, in steps of `MULTIPLE`, never above `dataset_images`.
         ladder: From `LADDER_START` up, doubling, to the first that does not fit or to the end of the search.
-        fraction: As asked for.
+        fraction: As requested.
         memory_bytes: Of the device.
-        context_bytes: What was reckoned with.
-        context_low_bytes: Its low end; None where its spread is unknown.
-        context_high_bytes: Its high end; None where its spread is unknown.
-        context_basis: Where it comes from, in words.
+        context_bytes: The size of the CUDA context assumed.
+        context_low_bytes: Its low end; None if its spread is unknown.
+        context_high_bytes: Its high end; None if its spread is unknown.
+        context_basis: Where it comes from, as text.
     """
 
     largest_batch_size: int | None
@@ -124,18 +123,18 @@ def fit_batch(
     """Find the largest and a recommended batch size for a case on a GPU, without the GPU.
 
     Args:
-        case: Its own batch size makes no difference.
-        device: Its file must say how much memory it has.
-        fraction: The share of the memory that the recommended batch may take, context included.
+        case: The case; its own batch size does not matter.
+        device: Its file must state its memory.
+        fraction: The share of memory that the recommended batch may use, context included.
         heard: Called with each batch size that is tried.
         workspaces: Whether to count cuDNN's workspaces.
 
     Raises:
-        Unsupported: The device is no GPU, its memory or another figure is unknown, or the case cannot be traced.
+        Unsupported: The device is not a GPU, its memory or another figure is unknown, or the case cannot be traced.
     """
     memory = device.memory_bytes
     if memory is None or device.kind != "cuda":
-        raise Unsupported(f"{device.name}: its file does not say how much memory it has")
+        raise Unsupported(f"{device.name}: its device file lacks memory_bytes")
     context = context_of(device)
     images = catalog.describe_dataset(case.dataset).train_samples or None
     most = min(images or MAX_BATCH_SIZE, MAX_BATCH_SIZE)
@@ -203,7 +202,7 @@ def _search(
         fits: Whether a batch does.
         most: The largest to try.
         none_fits_from: See `Fit`.
-        refused: Those of them that the model cannot train on, as `fits` finds out; they are no holes in the memory.
+        refused: Those of them that the model cannot train on, as `fits` finds out; they are not holes in the memory.
     """
     edge = _last(fits, most) or 0
     if edge == most:
@@ -244,9 +243,9 @@ class _Trial:
         self.refused: set[int] = set()  # batches that the model cannot train on
 
     def fits(self, batch_size: int, context_bytes: int) -> bool:
-        """Whether every allocation finds room beside a context of that size.
+        """Whether every allocation fits next to a context of that size.
 
-        A few samples that the model cannot train on, as where a batch norm has one value a channel, do not fit.
+        A few samples that the model cannot train on, as where a batch norm has one value per channel, do not fit.
         """
         key = (batch_size, context_bytes)
         if key not in self._known:
@@ -266,7 +265,7 @@ class _Trial:
         return self._known[key]
 
     def _squeezed(self, batch_size: int, capacity_bytes: int) -> bool:
-        """Whether it fits, with the allocator giving back what it caches near the limit."""
+        """Whether it fits, with the allocator releasing cached blocks near the limit."""
         self._heard(batch_size)
         case = replace(self._case, batch_size=batch_size)
         return self._peaks(case, capacity_bytes=capacity_bytes).replay.out_of_memory is None
@@ -279,11 +278,11 @@ class _Trial:
         return self._free[batch_size]
 
     def none_fits_from(self, capacity_bytes: int, checked: int) -> int | None:
-        """From which batch on the tensors alone exceed the capacity; None where their bytes follow no line.
+        """From which batch on the tensors alone exceed the capacity; None if their bytes follow no line.
 
         Args:
             capacity_bytes: What torch may hold.
-            checked: A batch at which the line is held against what is really asked for.
+            checked: A batch at which the line is compared with what is really asked for.
         """
         if capacity_bytes <= 0:
             return 1
@@ -300,7 +299,7 @@ class _Trial:
         return max(LEAST_BATCH, min(ends) + 1) if ends else None  # below that, a batch is recorded by itself
 
     def _live(self, batch_size: int) -> list[int]:
-        """The bytes of all tensors after each is made: what any allocator must find room for."""
+        """The bytes of all tensors after each is made: what must fit with any allocator."""
         case = replace(self._case, batch_size=batch_size)
         return _live_bytes(trace_events(case, self._device, self._settings, shared=True, workspaces=False))
 
@@ -310,7 +309,7 @@ class _Trial:
         return shown["estimated_device_bytes"] / self._memory_bytes
 
     def rung(self, batch_size: int) -> Rung:
-        """All that is said of a batch size."""
+        """The result for one batch size."""
         context = context_of(self._device)
         verdict = judge_fit(functools.partial(self.fits, batch_size), context)
         reserved = self.free(batch_size).reserved_bytes

@@ -1,11 +1,11 @@
 """The founding formula: total = parameters + gradients + optimizer state + batch data + activations.
 
-It is a rule of thumb that can be done on paper and explains itself; the worked table of the founding documents is one
-of its tests. Left out, and with it most of what a GPU reports of a small case: all that autograd saves beside the
-counted outputs (inputs of activations, masks, indices, statistics, softmax of attention), temporaries of forward,
-backward and the optimizer, the labels, the output and the loss, buffers (running statistics), the gradient scaler of
-fp16, autocast's copies of the weights, library workspaces, the allocator's rounding and fragmentation, and the CUDA
-context.
+It is a rule of thumb that can be computed on paper and needs no explanation; the worked table of the founding documents
+is one of its tests. Not included, and with it most of what a GPU reports for a small case: all that autograd saves
+beside the counted outputs (inputs of activations, masks, indices, statistics, softmax of attention), temporaries of
+forward, backward and the optimizer, the labels, the output and the loss, buffers (running statistics), the gradient
+scaler of fp16, autocast's copies of the weights, library workspaces, the allocator's rounding and fragmentation, and
+the CUDA context.
 """
 
 from __future__ import annotations
@@ -73,12 +73,12 @@ def estimate_formula(case: Case, images: ImageSpec | None = None) -> dict[str, i
     """The formula's fields of `Estimate` for a case; takes microseconds once its model was seen.
 
     Args:
-        case: Device, input path and memory format make no difference to it.
+        case: The case; device, input path and memory format do not matter.
         images: The case's images where they are known already; else they are looked up.
 
     Raises:
         Unsupported: The model cannot take the case's images.
-        UnknownNameError: No such data set, model or optimizer.
+        UnknownNameError: Unknown data set, model or optimizer.
     """
     images = images or image_spec(case.dataset, case.image_size)
     shapes = shapes_of(case.model, images)

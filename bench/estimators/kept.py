@@ -127,7 +127,7 @@ _columns: dict[tuple[Case, Machine], Column | None] = {}
 
 
 def _find_column(case: Case, machine: Machine, *, record: bool) -> Column | None:
-    """The case's column; None where it has none, or where it would have to be recorded and `record` is off."""
+    """The case's column; None if it has none, or where it would have to be recorded and `record` is off."""
     name = (case, machine)
     if name not in _columns:
         key = cache_key(case, machine.compute_capability, TRACED_BATCHES)
@@ -198,7 +198,7 @@ def _versions() -> list[str]:
 
 
 def cache_key(case: Case, compute_capability: tuple[int, int], batch_sizes: Sequence[int]) -> str | None:
-    """What names a recording of `case` at `batch_sizes`; None where an outside package's code takes part, unseen."""
+    """What names a recording of `case` at `batch_sizes`; None if an outside package's code takes part, unseen."""
     entries: tuple[tuple[catalog.Kind, str], ...] = (
         ("model", case.model.name),
         ("dataset", case.dataset.name),
@@ -255,7 +255,7 @@ def any_kept(cases: Iterable[Case], device: str | Device) -> bool:
 
 
 def load(key: str | None) -> Held | None:
-    """What was kept under `key`; None where nothing is, or nothing sound."""
+    """What was kept under `key`; None if nothing is, or nothing sound."""
     folder = trace_cache_folder()
     if key is None or folder is None:
         return None
@@ -342,5 +342,5 @@ class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         kind = _TYPES.get((module, name))
         if kind is None:
-            raise pickle.UnpicklingError(f"{module}.{name} is no part of a recording")
+            raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a recording")
         return cast(Any, kind)

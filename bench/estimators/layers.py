@@ -1,8 +1,8 @@
-"""A model as a table of layers, and what the formula needs of it, without computing anything.
+"""A model as a table of layers, and what the formula needs from it, without computing anything.
 
 Models are built and run on torch's meta device: shapes only, no memory, no arithmetic, no random numbers drawn. One
-that cannot be (it reads values of tensors, or an operator of it knows no shapes without them) is built and run once on
-the CPU, on a few random images.
+that cannot run there (it reads values of tensors, or an operator cannot infer shapes without them) is built and run
+once on the CPU, on a few random images.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ELEMENT_BYTES = 4
 """Layers are listed in float32."""
 
 _PROBE_BATCH = 11
-"""One sample's shape is had from several, since batch norm in training refuses one value a channel; from a prime
+"""One sample's shape is had from several, since batch norm in training refuses one value per channel; from a prime
 number, so that a leading dimension which it divides is the batch, or windows of the batch."""
 
 
@@ -120,7 +120,7 @@ def _probe_model(model: Choice, images: ImageSpec) -> _Probed:
         why = message_of(error) if isinstance(error, BenchError) else f"without values it raises {type(error).__name__}"
     with torch.random.fork_rng(devices=[]), refusals_in_words():
         built = entry.build(images, **model.options).train()
-        return _Probed(built, _records(built, images, values=True), f"seen in a run on random images: {why}")
+        return _Probed(built, _records(built, images, values=True), f"shapes taken from a run on random images: {why}")
 
 
 def layer_table(model: nn.Module, images: ImageSpec, batch_size: int = 1) -> tuple[Layer, ...]:
@@ -141,7 +141,7 @@ def layer_table(model: nn.Module, images: ImageSpec, batch_size: int = 1) -> tup
 
 @functools.lru_cache(maxsize=1024)
 def model_shapes(model: Choice, images: ImageSpec) -> ModelShapes:
-    """Parameter shapes and layer outputs of a model of the catalog; cached, so that a grid asks once a model and size.
+    """Parameter shapes and layer outputs of a model of the catalog; cached, so that a grid builds each only once.
 
     Raises:
         Unsupported: The model cannot take these images.
@@ -197,8 +197,8 @@ def refusals_in_words() -> Iterator[None]:
 
     Raises:
         ReadsValues: `.numpy()` of a tensor that is not on the CPU; torch calls that a wrong type.
-        Unsupported: Torch does not train this (one value a channel in a batch norm), or an operator of it does not know
-            the shape of its result without data.
+        Unsupported: Torch does not train this (one value per channel in a batch norm), or an operator of it does not
+            know the shape of its result without data.
     """
     try:
         yield
@@ -213,7 +213,7 @@ def refusals_in_words() -> Iterator[None]:
             operator = re.search(r"\w+::[\w.]+", message)
             called = f", which {place} calls" if place else ""
             raise Unsupported(
-                f"torch knows no shapes without data for {operator[0] if operator else 'an operator'}{called}"
+                f"torch cannot infer shapes without data for {operator[0] if operator else 'an operator'}{called}"
             ) from error
         raise
 

@@ -1,15 +1,16 @@
 """The trace estimate of a case on a device file's GPU, shared between the batch sizes of a column.
 
-What it says, in bytes: the peaks that torch will report of a step once the allocator has settled, as after a warm-up
+It gives, in bytes: the peaks that torch will report for a step once the allocator is steady, as after a warm-up
 (`max_memory_allocated`, `_reserved` and the requested sum), where the allocated peak goes, and, with the context, what
-the driver shows. The first steps may allocate some thousandths more or less. On a device that is nearly full the
-allocator gives back what it caches: then the peaks are those with that done, or, where the step does not fit even so,
-those that it would need.
+the driver shows. The first steps may allocate some thousandths more or less. On a nearly full device the
+allocator releases cached blocks: then the peaks are those after that, or, if the step still does not fit, those that it
+would need.
 
-cuDNN's workspaces are those of the plans that the installed cuDNN would choose on that GPU (`cudnn_plans`); where it
-cannot be asked they are left out, and the estimate says so. Left out always: the reserves of cuDNN's batch norm, other
+cuDNN's workspaces are those of the plans that the installed cuDNN would choose on that GPU (`cudnn_plans`); if it is
+not available they are excluded, and the estimate states that. Never modelled: the reserves of cuDNN's batch norm, other
 processes on the device, fragmentation by earlier work of the same process, and all that `torch.compile`,
-`cudnn.benchmark` and deterministic mode change. A warm-up of another length than the usual may settle elsewhere.
+`cudnn.benchmark` and deterministic mode change. A warm-up of another length than the default may lead to another steady
+state.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ from bench.records import TRACE_PARTS, Case
 
 
 def estimate_trace(case: Case, device: Device, *, shared: bool = False, workspaces: bool = True) -> dict[str, Any]:
-    """The trace's fields of `Estimate`, and those that speak of the device as a whole.
+    """The trace's fields of `Estimate`, and those about the device as a whole.
 
     Args:
-        case: Its input path makes no difference: the batch is taken to lie on the device.
+        case: The case; its input path does not matter: the batch is assumed to be on the device.
         device: From a device file.
         shared: Whether other batch sizes of the same case are asked for too; the first then costs two recordings, and
             each further one some tens of milliseconds.
@@ -45,8 +46,8 @@ def estimate_trace(case: Case, device: Device, *, shared: bool = False, workspac
     Raises:
         Unsupported: No GPU, or the step reads values from the device, or this torch does not allow the trace.
         DeviceError: The device's file lacks what the allocator depends on.
-        UnknownNameError: No such data set, model or optimizer.
-        ConfigError: The allocator's settings are none, or none that can be replayed.
+        UnknownNameError: Unknown data set, model or optimizer.
+        ConfigError: The allocator's settings are invalid or cannot be simulated.
     """
     settings = settings_in_force()
     with collector_off():
@@ -111,7 +112,7 @@ def trace_events(
 ) -> list[Event]:
     """What the allocator is asked in `record.STEPS` steps. Otherwise as `estimate_trace`."""
     if device.kind != "cuda":
-        raise Unsupported(f"no trace for {device.name}: it follows torch's CUDA allocator")
+        raise Unsupported(f"no memory trace for {device.name}: it needs torch's CUDA allocator")
     settings.allocator_config(device.memory_bytes)  # a fault of the settings is said before anything is recorded
     machine = machine_of(device, settings)
     recording = recording_of(case, machine, shared=shared)
@@ -123,7 +124,7 @@ def trace_events(
 
 @functools.lru_cache(maxsize=64)
 def cudnn_plans(device: Device) -> CudnnPlans | str:
-    """What cuDNN would run on the device, or why it cannot be asked."""
+    """The plans that cuDNN would run on the device, or why they are unknown."""
     try:
         return CudnnPlans(device)
     except Unsupported as reason:

@@ -1,10 +1,11 @@
-"""What of the environment decides how much memory a step takes: read once, in one place, as torch reads it.
+"""The environment variables that determine the memory of a step: read once, in one place, as torch reads them.
 
 `read_settings` is pure and free of torch: each version's documented order of the allocator's variables, and cuBLAS's
-variables. `settings_in_force` asks the torch of this process for what it took, which is the truth where torch has an
+variables. `settings_in_force` reads what the torch of this process has in force, which is authoritative if torch has an
 allocator for GPUs at all (a build for the CPU has none), and needs no GPU and starts no CUDA.
 
-Left out: variables that move work elsewhere (`CUDNN_...`, `TORCH_CUDNN_...`), and what torch's Python interface sets.
+Not modelled: variables that move work elsewhere (`CUDNN_...`, `TORCH_CUDNN_...`), and what torch's Python interface
+sets.
 """
 
 from __future__ import annotations
@@ -49,11 +50,11 @@ class MemorySettings:
 
     Attributes:
         torch_version: As torch writes it.
-        variable: The variable that holds the allocator's settings; None where none does.
+        variable: The variable that holds the allocator's settings; None if none does.
         allocator: Its text; empty for torch's defaults.
-        refusal: What torch says of that text, where it does not accept it.
-        in_force: What torch read from the text, by field of `AllocatorConfig`; empty where torch could not be asked.
-        uncached: The variable that turns the allocator's cache off; None where none does.
+        refusal: Torch's message about that text, if it rejects it.
+        in_force: What torch read from the text, by field of `AllocatorConfig`; empty if torch could not be asked.
+        uncached: The variable that turns the allocator's cache off; None if none does.
         tunable: Whether TunableOp tries kernels out at run time.
         blas: Of cuBLAS's workspaces.
     """
@@ -78,30 +79,30 @@ class MemorySettings:
         """The allocator's settings on a device.
 
         Args:
-            device_total_bytes: Its memory. Where it is unknown, a share of it is no limit; see `unknown_total`.
+            device_total_bytes: Its memory. Where it is unknown, a share of it is not a limit; see `unknown_total`.
             capacity_bytes: What of it is free for segments; None: without limit.
 
         Raises:
-            ConfigError: Torch does not take the settings, or they cannot be replayed.
-            Unsupported: Nothing is cached or counted under these settings, or kernels are tried out at run time.
+            ConfigError: Torch rejects the settings, or they cannot be simulated.
+            Unsupported: Nothing is cached or counted under these settings, or kernels are tuned at run time.
         """
         if self.uncached:
             raise Unsupported(
-                f"{self.uncached} is set: torch takes every tensor from the driver and counts nothing, so that there "
+                f"{self.uncached} is set: torch allocates every tensor from the driver and counts nothing, so there "
                 "is no peak to estimate. Unset it"
             )
         if self.tunable:
             raise Unsupported(
-                "PYTORCH_TUNABLEOP_ENABLED is set: the memory of kernels that are tried out at run time cannot be "
+                "PYTORCH_TUNABLEOP_ENABLED is set: the memory of kernels that are tuned at run time cannot be "
                 "traced. Unset it"
             )
         config = self._parse(device_total_bytes, capacity_bytes)
         if self.refusal:
-            raise ConfigError([f"{self.variable}: torch {self.torch_version} says: {self.refusal}"])
+            raise ConfigError([f"{self.variable}: torch {self.torch_version} rejects it: {self.refusal}"])
         return replace(config, **dict(self.in_force))
 
     def unknown_total(self, device_name: str) -> str | None:
-        """What to say of a share of the memory of a device whose memory is unknown; None where no share is set."""
+        """The note about a memory fraction for a device of unknown memory; None if no fraction is set."""
         try:
             share = self._parse(_SIZE_T, None).memory_fraction
         except ConfigError:  # `allocator_config` says it
@@ -109,12 +110,12 @@ class MemorySettings:
         if share >= 1:
             return None
         return (
-            f"{self.variable}: per_process_memory_fraction:{share:g} is left out: the device file of {device_name} "
-            "does not say memory_bytes"
+            f"{self.variable}: per_process_memory_fraction:{share:g} is ignored: the device file of {device_name} "
+            "lacks memory_bytes"
         )
 
     def _parse(self, total: int | None, capacity: int | None) -> AllocatorConfig:
-        """What the text says; a share of an unknown total is left out."""
+        """The parsed text; a fraction of an unknown total is ignored."""
         known = _SIZE_T if total is None else total
         base = AllocatorConfig(ties=tie_rule(self.torch_version), device_total_bytes=known, capacity_bytes=capacity)
         try:
@@ -125,8 +126,8 @@ class MemorySettings:
                 where=self.variable or "allocator settings",
             )
         except ConfigError as error:
-            said = [f"torch says: {self.refusal}"] if self.refusal else []
-            raise ConfigError(["; ".join([*error.faults, *said])]) from error
+            refused = [f"torch rejects it: {self.refusal}"] if self.refusal else []
+            raise ConfigError(["; ".join([*error.faults, *refused])]) from error
         return config if total is not None else replace(config, memory_fraction=1.0, device_total_bytes=None)
 
 
@@ -216,7 +217,7 @@ def _read_blas(variables: Mapping[str, str], version: tuple[int, int]) -> BlasSe
 
 
 def workspace_bytes(text: str) -> int | None:
-    """Bytes of a value of `CUBLAS_WORKSPACE_CONFIG`: the sum over every `:KiB:COUNT` in it; None where there is none.
+    """Bytes of a value of `CUBLAS_WORKSPACE_CONFIG`: the sum over every `:KiB:COUNT` in it; None if there is none.
 
     `parseChosenWorkspaceSize` in CublasHandlePool.cpp; torch then warns and takes its default.
     """

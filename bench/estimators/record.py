@@ -1,13 +1,13 @@
-"""The very training step, run over memory that does not exist, as a `Recording`.
+"""The training step, run on memory that does not exist, as a `Recording`.
 
 `record_training` runs some steps under `FakeCuda` and notes every kernel with what it was given, every storage with its
-birth and death, and which module was at work; `record_case` does so for a case of the grid. It needs a process of its
-own: see `fake_cuda`.
+birth and death, and which module was running; `record_case` does so for a case of the grid. It needs a separate
+process: see `fake_cuda`.
 
 Modules are followed with torch's own hooks (before and after each module, before each node of the backward, after the
-optimizer's step). Only numbers and strings are noted: no tensor, module or node is held, so that everything dies when
-it would die unwatched. Left out: operators of one module that run in another's stead (fused by torch itself), and
-keyword arguments of modules: nodes that made those are taken for the callee's.
+optimizer's step). Only numbers and strings are noted: no tensor, module or node is kept alive, so everything is freed
+when it would be without recording. Not covered: operators of one module that run in another's stead (fused by torch
+itself), and keyword arguments of modules: nodes that made those are taken for the callee's.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ class Training(Protocol):
 def record_case(
     case: Case, machine: Machine, protocol: MeasuringProtocol | None = None, steps: int = STEPS
 ) -> Recording:
-    """Run the case's step over memory that does not exist; in a process of its own.
+    """Run the case's step over memory that does not exist; in a separate process.
 
     Raises:
         Unsupported: The case cannot run, or cannot be traced.
-        UnknownNameError: No such data set, model or optimizer.
-        Exception: Whatever the model or the optimizer raises of its own.
+        UnknownNameError: Unknown data set, model or optimizer.
+        Exception: Whatever the model or the optimizer raises.
     """
     from bench.estimators.layers import refusals_in_words
 
@@ -127,7 +127,7 @@ def record_training(
 
 
 class _Recorder:
-    """Hears of kernels and deaths, and knows which part of the step is running."""
+    """Is called for kernels and frees, and tracks which part of the step is running."""
 
     def __init__(self, modules: Modules) -> None:
         self.entries: list[Entry] = []
@@ -144,7 +144,7 @@ class _Recorder:
         self.entries.append(Freed(block))
 
     def reads(self, operator: str) -> None:
-        """Optimizers may scale by a value that they read (Adafactor); what a model does with one is anybody's guess."""
+        """Optimizers may scale by a value that they read (Adafactor); what a model does with one is unknown."""
         if self.phase != Phase.OPTIMIZER:
             raise ReadsValues(operator)
 
@@ -232,7 +232,7 @@ class Modules:
 
     @property
     def path(self) -> str | None:
-        """The module that is at work."""
+        """The module that is running."""
         return self._stack[-1] if self._stack else self._node
 
     def enter(self, module: torch.nn.Module, args: Any) -> None:

@@ -1,12 +1,12 @@
-"""What a training step did, as plain values: kernels called, storages freed, ends of steps. No torch here.
+"""A training step as plain values: kernels called, storages freed, ends of steps. No torch here.
 
-A recording is made once (`record`), kept once (`kept`) and read by everything that estimates: memory (`events`), speed
+A recording is made once (`record`), kept once (`kept`) and read by all estimators: memory (`events`), speed
 (`speed`), the timeline, and the explanation of differences.
 
 Two recordings of one case at different batch sizes make a `Column`, which serves every other batch size: all that
-operators see is affine in the batch size. What kernels allocate for themselves is not, and is worked out from the
-operators' arguments afterwards (`temporaries`). Batches below `LEAST_BATCH` have a structure of their own, and each
-is recorded by itself.
+operators see is affine in the batch size. Memory that kernels allocate for themselves is not, and is computed from
+the operators' arguments afterwards (`temporaries`). Batches below `LEAST_BATCH` differ in structure, and each is
+recorded separately.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def sort_frees(entries: Sequence[Entry]) -> list[Entry]:
 
 
 class NotAffine(Unsupported):
-    """Two recordings that say nothing of other batch sizes: each of those needs one of its own."""
+    """Two recordings that cannot be joined: each batch size is recorded separately."""
 
 
 class Affine(NamedTuple):
@@ -171,9 +171,7 @@ class Column:
             Unsupported: The batch is smaller than a column serves.
         """
         if batch_size < LEAST_BATCH:
-            raise Unsupported(
-                f"a column of traces serves batches from {LEAST_BATCH} up; {batch_size} needs a trace of its own"
-            )
+            raise Unsupported(f"traces are joined for batches from {LEAST_BATCH} up; {batch_size} is traced separately")
         entries, distance = list(self.recording.entries), batch_size - self.first
         known: dict[int, Any] = {}
         for place in self.varying:
@@ -191,10 +189,10 @@ def join_column(first: int, one: Recording, second: int, other: Recording) -> Co
         other: Another recording.
 
     Raises:
-        NotAffine: The two differ in structure, so that nothing can be said of other batch sizes.
+        NotAffine: The two differ in structure, so other batch sizes cannot be derived.
     """
     if len(one.entries) != len(other.entries) or one.roles != other.roles:
-        raise NotAffine("the step takes another course at another batch size; each needs a trace of its own")
+        raise NotAffine("the step runs differently at another batch size; each is traced separately")
     shared: dict[Any, Any] = {}
     entries = [_join(a, b, second - first, shared) for a, b in zip(one.entries, other.entries, strict=True)]
     varying = [place for place, (entry, old) in enumerate(zip(entries, one.entries, strict=True)) if entry is not old]
@@ -210,9 +208,7 @@ def _join(one: Any, other: Any, distance: int, shared: dict[Any, Any]) -> Any:
     elif type(one) is int and type(other) is int and (other - one) % distance == 0:
         joined = Affine(one, (other - one) // distance)
     else:
-        raise NotAffine(
-            f"the step is not affine in the batch size: {one!r} beside {other!r}; each needs a trace of its own"
-        )
+        raise NotAffine(f"the step is not affine in the batch size ({one!r}, {other!r}); each is traced separately")
     return shared.setdefault((type(joined), joined), joined)
 
 

@@ -49,9 +49,9 @@ class LiveTensor:
         name: Dotted name of the parameter (also for its gradient and state) or of the module that made it, `images`,
             `labels`, `loss` or `optimizer`.
         made_by: The operator, or the optimizer's word for a state; empty for parameters, gradients and the batch.
-        dtype: Torch's name of the type; None where a kernel took bytes for itself.
+        dtype: Torch's name of the type; None if a kernel took bytes for itself.
         shape: Of the tensor that it was made for; None as above.
-        size_bytes: What was asked for.
+        size_bytes: What was requested.
     """
 
     category: str
@@ -115,7 +115,7 @@ def read_timeline(fields: Mapping[str, Any]) -> Timeline:
 
 
 def estimate_timeline(case: Case, device: Device, *, workspaces: bool = True) -> Timeline:
-    """The timeline of a case on a device file's GPU; in a process of its own.
+    """The timeline of a case on a device file's GPU; in a separate process.
 
     Args:
         case: Its input path makes no difference: the batch is taken to lie on the device.
@@ -135,7 +135,7 @@ def estimate_timeline(case: Case, device: Device, *, workspaces: bool = True) ->
     from bench.estimators.workspaces import add_workspaces
 
     if device.kind != "cuda":
-        raise Unsupported(f"no timeline for {device.name}: it follows torch's CUDA allocator")
+        raise Unsupported(f"no timeline for {device.name}: it needs torch's CUDA allocator")
     settings = settings_in_force()
     config = settings.allocator_config(device.memory_bytes)
     machine = machine_of(device, settings)

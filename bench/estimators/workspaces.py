@@ -52,7 +52,7 @@ def add_workspaces(recording: Recording, plans: CudnnPlans, *, tf32: bool, point
 
 
 def convolution_of(direction: Direction, call: Call, tf32: bool) -> Convolution | None:
-    """What cuDNN is asked for by a call; None where torch's own kernel runs.
+    """What cuDNN is asked for by a call; None if torch's own kernel runs.
 
     Args:
         direction: Which of the three.

@@ -1,4 +1,4 @@
-"""What a child says: its phases, its news, its answer; and how its silence is read."""
+"""The messages of a child process: its phases, events and result; and what its silence means."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 
 from bench.forks import how_it_ended
 
-GRACE_S = 2.0  # between asking a process to end and killing it
+GRACE_S = 2.0  # between terminating a process and killing it
 _LOG_TAIL_BYTES = 4096
 _PIECE_BYTES = 1 << 20
 
@@ -32,17 +32,17 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back from a child.
+    """The result of a child process.
 
     Attributes:
         outcome: How it ended.
         value: What the task returned; empty unless answered.
-        reason: One line on what happened; empty where it answered.
-        phase: The last phase that the child announced; None as well where the server died under it, which says nothing
-            of the task.
-        news: Everything the child announced beside its phases, merged, newest last.
-        start_s: From asking for the process to its first word, in seconds.
-        duration_s: From asking for the process to its end, in seconds.
+        reason: One line on what happened; empty if it answered.
+        phase: The last phase that the child reported; also None if the server died under it, which shows nothing about
+            the task.
+        news: Everything else the child reported, merged, newest last.
+        start_s: From requesting the process to its first message, in seconds.
+        duration_s: From requesting the process to its end, in seconds.
     """
 
     outcome: Outcome
@@ -55,10 +55,10 @@ class Answer:
 
 
 class Conversation:
-    """What a child has said so far."""
+    """The messages of a child so far."""
 
     def __init__(self, started: float, listen: Callable[[dict[str, Any]], None]) -> None:
-        """Begin at `started`, a time of the monotonic clock; `listen` hears every piece of news."""
+        """Begin at `started`, a time of the monotonic clock; `listen` is called with every event."""
         self.started = self.last_word = started
         self.tell = listen
         self.first_word: float | None = None
@@ -69,16 +69,16 @@ class Conversation:
         self._outside = ""
 
     def follow(self, receiver: Connection, process: BaseProcess, timeout_s: float, from_last_word: bool) -> bool:
-        """Listen until the final answer, the child's death or the deadline; returns whether the deadline passed.
+        """Read messages until the result, the child's death or the deadline; returns whether the deadline passed.
 
-        What the child said in time counts, even where this process was stopped meanwhile and hears it late.
+        Messages sent in time count, even if this process was stopped in the meantime and reads them late.
         """
         overdue: float | None = None
         while self.final is None:
             now = time.monotonic()
             left = (self.last_word if from_last_word else self.started) + timeout_s - now
             overdue = None if left > 0 else overdue or now
-            if overdue is not None and now - overdue > GRACE_S:  # it talks and talks
+            if overdue is not None and now - overdue > GRACE_S:  # it keeps sending
                 return True
             ready = multiprocessing.connection.wait([receiver, process.sentinel], timeout=max(0.0, left))
             if receiver in ready or receiver.poll():
@@ -92,7 +92,7 @@ class Conversation:
         return False
 
     def _listen(self, receiver: Connection) -> bool:
-        """Take what is there, which may end in the middle of a message: nothing here waits for a child."""
+        """Read what is available, which may end in the middle of a message: nothing here waits for a child."""
         try:
             piece = os.read(receiver.fileno(), _PIECE_BYTES)
             *lines, self._unread = (self._unread + piece).split(b"\n")
@@ -116,16 +116,16 @@ class Conversation:
             self.tell(message)
 
     def forget(self, reason: str) -> None:
-        """Take the child's phase back: it was ended for `reason`, which lies outside the task."""
+        """Discard the child's phase: it was ended for `reason`, a cause outside the task."""
         self.phase, self._outside = None, reason
 
     def answer(self, timed_out: bool, exit_code: int | None, log: Path | None) -> Answer:
-        """The conversation as an answer."""
+        """The messages as a result."""
         outcome, value, reason = Outcome.DIED, {}, ""
         if timed_out:
-            outcome, reason = Outcome.TIMED_OUT, f"no answer in time; it was in the phase {self.phase or 'start'}"
+            outcome, reason = Outcome.TIMED_OUT, f"timed out during {self.phase or 'start'}"
         elif self.final is None:
-            ended = f"{how_it_ended(exit_code)} in the phase {self.phase or 'start'}"
+            ended = f"{how_it_ended(exit_code)} during {self.phase or 'start'}"
             reason = self._outside or f"{ended}{_last_words(log)}"
         else:
             outcome, value = Outcome(self.final["outcome"]), self.final.get("value", {})

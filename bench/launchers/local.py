@@ -1,10 +1,11 @@
-"""Runs on this machine: a fresh process each, forked from a server that has torch imported and CUDA untouched.
+"""Runs on this machine: each in a fresh process, forked from a server with torch imported and CUDA untouched.
 
 Importing torch and torchvision takes seconds, a fork takes milliseconds, and the fork is as fresh as a new interpreter
-in all that a measurement depends on: no CUDA context, an empty allocator, no threads. The server is multiprocessing's.
+in everything that a measurement depends on: no CUDA context, an empty allocator, no threads. The server is
+multiprocessing's.
 
 Each child leads its own session, so that it dies with everything it started, and is killed by the kernel when the
-server dies, which in turn leaves when this process does: nothing outlives the sweep, however it ends.
+server dies, which in turn exits when this process does: nothing outlives the sweep, however it ends.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ Task = Callable[[Any, Send], dict[str, Any]]
 
 
 class LocalLauncher:
-    """Runs tasks one at a time in fresh processes, each within a deadline."""
+    """Runs tasks one at a time in fresh processes, each with a time limit."""
 
     def __init__(self) -> None:
         """Configure the server; it starts with `warm` or with the first task."""
@@ -65,18 +66,18 @@ class LocalLauncher:
         bare: bool = False,
         listen: Callable[[dict[str, Any]], None] = lambda news: None,
     ) -> Answer:
-        """Run `task(argument, send)` in a fresh process and wait for its answer.
+        """Run `task(argument, send)` in a fresh process and wait for its result.
 
         Args:
             task: A function of a module, importable in the child; it returns a JSON object and may `send` further ones.
-                `{"phase": ...}` names what it is doing, anything else is news for the caller.
+                `{"phase": ...}` reports its phase, anything else is an event for the caller.
             argument: Anything that can be pickled.
-            timeout_s: After so many seconds the child's whole process group is ended.
-            from_last_word: Whether the seconds count from the child's last word rather than from the start.
-            log: Where the child's standard output and error go; thrown away unless given.
+            timeout_s: The time limit in seconds; then the child's whole process group is killed.
+            from_last_word: Whether the limit counts from the child's last message instead of the start.
+            log: The file for the child's standard output and error; discarded unless given.
             bare: Whether the child is a new interpreter without torch, which starts at once, rather than a fork of the
                 server, which has imported torch first.
-            listen: Called with every piece of news as it arrives.
+            listen: Called with every event as it arrives.
 
         Raises:
             KeyboardInterrupt: On Ctrl-C; the child is gone by then.
@@ -98,7 +99,7 @@ class LocalLauncher:
 def _start(
     context: SpawnContext | ForkServerContext, task: Task, argument: Any, log: str
 ) -> tuple[BaseProcess, Connection]:
-    """A child and the end of its pipe to listen at; a server that dies meanwhile is started again."""
+    """A child and the reading end of its pipe; a server that dies in the meantime is started again."""
     for attempt in range(START_ATTEMPTS):
         receiver, sender = context.Pipe(duplex=False)
         process = context.Process(target=_child, args=(task, argument, sender, log), daemon=False)
@@ -122,7 +123,7 @@ def _start(
 
 
 def _preloaded() -> list[str]:
-    """What the server imports: all that a run needs, and what this process has of its own package and main module.
+    """What the server imports: everything that a run needs, and the main module of this process.
 
     Each child imports the parent's main module again, as multiprocessing always does; so the server has it already.
     """
@@ -132,7 +133,7 @@ def _preloaded() -> list[str]:
 
 
 def _child(task: Task, argument: Any, sender: Connection, log: str) -> None:
-    """The whole life of a child."""
+    """The main function of a child."""
     os.setsid()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     die_with_parent()
@@ -160,7 +161,7 @@ def _child(task: Task, argument: Any, sender: Connection, log: str) -> None:
 
 
 def _let_server_go() -> None:
-    """Close this child's end of the pipe by which the server knows that its owner lives.
+    """Close this child's end of the pipe by which the server detects that its owner is alive.
 
     Multiprocessing gives every child a copy, for children of its own: with it a run that hangs would keep the server,
     and so itself, alive after the sweep was killed. (CPython, Lib/multiprocessing/forkserver.py, `_serve_one`.)
@@ -182,7 +183,7 @@ def _redirect(log: str) -> None:
 
 
 def _end_group(process: BaseProcess) -> None:
-    """End the child and all that it started: ask, wait, kill. Returns when the child is gone."""
+    """End the child and everything it started: terminate, wait, kill. Returns when the child is gone."""
     if process.pid is None:
         return
     process.join(timeout=0.2)  # it may just be leaving
@@ -219,7 +220,7 @@ def _signal_group(group: int, number: int) -> None:
 
 @contextlib.contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """Hold Ctrl-C back for the time of the context; processes that start within never hear it unless they ask to.
+    """Block Ctrl-C for the duration of the context; processes that start within never receive it unless they ask to.
 
     Nor do they import from the current folder.
     """
@@ -234,7 +235,7 @@ def _interrupts_blocked() -> Iterator[None]:
 
 @contextlib.contextmanager
 def interrupt_on_terminate() -> Iterator[None]:
-    """Let SIGTERM end a sweep as Ctrl-C does: with everything finished kept and nothing left running."""
+    """Let SIGTERM end a sweep like Ctrl-C: finished runs are kept, and nothing is left running."""
 
     def interrupt(number: int, frame: Any) -> None:
         raise KeyboardInterrupt

@@ -1,7 +1,7 @@
-"""What the fork server imports before it forks, so that no run has to; CUDA stays untouched.
+"""The imports of the fork server, so that no run needs them; CUDA stays untouched.
 
-The objects of all that are put aside from the garbage collector, whose passes around each measured window then take a
-millisecond rather than most of a second, and leave the pages that children share with the server alone.
+Their objects are excluded from garbage collection, whose passes around each measured window then take a millisecond
+rather than most of a second, and do not touch the pages that children share with the server.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import psutil
 
 @contextlib.contextmanager
 def _silent_where_fatal() -> Iterator[None]:
-    """Hold standard error back, of C++ too, and let it out at the end unless that is an exception or an abort.
+    """Buffer standard error, of C++ too, and write it at the end unless that is an exception or an abort.
 
-    Whoever started the server asks again what is wrong and says it in one line (`torch_facts.start_fault`), in a
-    process that is no server and lets everything out.
+    The process that started the server then finds the cause and reports it in one line (`torch_facts.start_fault`),
+    using a separate process without such a buffer.
     """
     if "multiprocessing.forkserver" not in sys.modules:
         yield
@@ -47,7 +47,7 @@ __all__ = ["bench", "torch"]  # torch._dynamo: the first optimizer of a process 
 
 
 def _end_descendants() -> None:
-    """Kill all that still runs below the server: it leaves early only where the sweep was killed.
+    """Kill everything that still runs below the server: it exits early only if the sweep was killed.
 
     The kernel ends a run with its server, but not what that run started (workers of a DataLoader).
     """

@@ -1,4 +1,4 @@
-"""What children of the launcher do; each imports what it needs in the child, so that the parent stays free of torch."""
+"""The tasks of the launcher's children; each imports what it needs in the child: the parent never imports torch."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def measure_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
 
 
 def estimate_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
-    """Estimate `cases` for `device`, in forks; for each sends its fields and the estimators that were lost.
+    """Estimate `cases` for `device`, in forks; for each, sends its fields and the estimators that failed.
 
-    `variables` are those that the cases' runs set for themselves: this process stands for them.
+    `variables` are those that the cases' runs set for themselves; this process sets them too.
     `timeout_s` is for one estimator on one case.
     """
     os.environ.update(argument.get("variables", {}))
@@ -46,7 +46,7 @@ def estimate_kept_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
 
 
 def fit_kept_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
-    """As `fit_task`, without torch; an empty answer where something would have to be recorded."""
+    """As `fit_task`, without torch; an empty result if something would have to be recorded."""
     from bench.estimators.kept import NotKept, only_kept
 
     try:
@@ -129,8 +129,8 @@ def difference_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
 def _see_only(gpu_uuid: str | None, gpu_index: int | None) -> None:
     """Let this process see one GPU: by UUID, as NVML's index and CUDA's may differ, or by place where none is known.
 
-    The place counts what the user has left visible. ROCm reads `HIP_VISIBLE_DEVICES` before CUDA's name for it, and
-    both count what `ROCR_VISIBLE_DEVICES` leaves.
+    The index counts the GPUs that the user left visible. ROCm reads `HIP_VISIBLE_DEVICES` before CUDA's name for it,
+    and both count what `ROCR_VISIBLE_DEVICES` leaves.
 
     Raises:
         DeviceError: The variable names fewer GPUs than torch counted.

@@ -15,13 +15,13 @@ ROOT = Path("/")
 
 
 def read_cpu_quota(root: Path = ROOT) -> float | None:
-    """The processors' worth of time that the control group allows, such as 1.5; None where it sets no limit."""
+    """The processors' worth of time that the control group allows, such as 1.5; None if it sets no limit."""
     quotas = [*_v2_quotas(root), *_v1_quotas(root)]
     return min(quotas, default=None)
 
 
 def read_memory_limit_bytes(root: Path = ROOT) -> int | None:
-    """The smallest memory limit of this control group and its ancestors in bytes; None where there is none."""
+    """The smallest memory limit of this control group and its ancestors in bytes; None if there is none."""
     limits = [_number(folder / "memory.max") for folder in _folders("", root)]
     limits += [_number(folder / "memory.limit_in_bytes") for folder in _folders("memory", root)]
     # version 1 writes "no limit" as the largest multiple of the page below 2^63
@@ -49,7 +49,7 @@ def _inactive_file_bytes(folder: Path) -> int:
 
 
 def read_oom_kills(root: Path = ROOT) -> int | None:
-    """How many processes of this control group the kernel has killed for memory; None where it does not count.
+    """How many processes of this control group the kernel has killed for memory; None if it does not count.
 
     Read before a run and after it: a run that died of SIGKILL while the count rose was out of memory, not crashed.
     """

@@ -121,7 +121,7 @@ def _note_rates(note: Note, values: Mapping[str, Any]) -> None:
     kinds = (("fp16", 1.0), ("bf16", 1.0), ("tf32", 0.5)) if known >= (8, 0) else (("fp16", 1.0),)
     for kind, share in kinds:
         rate = per_cycle * share
-        source = f"derived: {count} x {clock_hz / 1e9:g} GHz x {rate:g} FLOP a cycle and multiprocessor, of {of}"
+        source = f"derived: {count} x {clock_hz / 1e9:g} GHz x {rate:g} FLOP per cycle and multiprocessor, of {of}"
         note(f"peak_{kind}_flop_per_s", rate * count * clock_hz, f"{source}; rated figures may be some percent lower")
 
 

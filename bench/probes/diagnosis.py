@@ -1,4 +1,4 @@
-"""What is wrong with a machine, and how to mend it.
+"""Problems of a machine, and how to fix them.
 
 Each check is a pure function from `MachineFacts` to findings, so that every machine ever met can stand in a test.
 """
@@ -35,10 +35,10 @@ class Finding:
 
 
 def diagnose(facts: MachineFacts | None = None) -> tuple[Finding, ...]:
-    """What is wrong with this machine, errors first; empty where all is well.
+    """What is wrong with this machine, errors first; empty if all is well.
 
     Args:
-        facts: What is known of the machine; read here, with torch in a process of its own, where None.
+        facts: What is known of the machine; read here, with torch in a separate process, where None.
     """
     known = read_machine_facts() if facts is None else facts
     found = [finding for check in _CHECKS for finding in check(known)]
@@ -54,20 +54,20 @@ def gpu_faults(facts: MachineFacts) -> tuple[Finding, ...]:
 def _check_driver(facts: MachineFacts) -> Iterator[Finding]:
     listing = facts.listing
     if listing.error and "nvidia-ml-py" in listing.error:
-        remedy = "Install it (`pip install nvidia-ml-py`); without it GPU memory, clocks and power stay unknown."
+        remedy = "Install it (`pip install nvidia-ml-py`); without it, GPU memory, clocks and power are unknown."
         yield Finding("warning", "no_nvml", listing.error, remedy)
     elif listing.error and not listing.absent:
         yield Finding(
             "error",
             "driver_fault",
-            f"the NVIDIA driver is there and gives no answer: {listing.error}",
-            "See what `nvidia-smi` says. A driver updated while it was loaded needs a reboot; one that hangs, a reset.",
+            f"the NVIDIA driver is installed but not responding: {listing.error}",
+            "Run `nvidia-smi`. A driver that was updated while loaded needs a reboot; one that hangs needs a reset.",
         )
     elif listing.absent and facts.nvidia_card_on_bus:
         remedy = "Install NVIDIA's driver, or start the container with its GPUs (`docker run --gpus all`)."
-        yield Finding("warning", "no_driver", "an NVIDIA card is in the machine and has no driver", remedy)
+        yield Finding("warning", "no_driver", "this machine has an NVIDIA card but no driver for it", remedy)
     elif listing.absent:
-        what = "no NVIDIA driver (NVML): runs go to the CPU, or to a GPU that only torch knows"
+        what = "no NVIDIA driver (NVML): runs use the CPU, or a GPU that only torch sees"
         yield Finding("note", "no_nvml", what, "Nothing to do on a machine without an NVIDIA GPU.")
 
 
@@ -75,14 +75,14 @@ def _check_hidden(facts: MachineFacts) -> Iterator[Finding]:
     if facts.listing.gpus and not facts.visible and not (facts.torch is not None and facts.torch.available):
         boards = ", ".join(f"{gpu.index}: {gpu.name}" for gpu in facts.listing.gpus)
         if facts.cuda_visible_devices is None:
-            what = f"every GPU is in MIG mode and none has a slice ({boards})"
-            yield Finding("error", "no_mig_slice", what, "Create one (`nvidia-smi mig -cgi ... -C`) or turn MIG off.")
+            what = f"all GPUs are in MIG mode without any instance ({boards})"
+            yield Finding("error", "no_mig_slice", what, "Create one (`nvidia-smi mig -cgi ... -C`) or disable MIG.")
             return
         yield Finding(
             "note" if hidden_on_purpose(facts) else "error",
             "gpu_hidden",
             f'CUDA_VISIBLE_DEVICES="{facts.cuda_visible_devices}" hides every GPU ({boards})',
-            "Unset it, or name a GPU by its index or UUID (`nvidia-smi -L`).",
+            "Unset it, or set it to a GPU's index or UUID (`nvidia-smi -L`).",
         )
 
 
@@ -106,15 +106,15 @@ def _check_torch_build(facts: MachineFacts) -> Iterator[Finding]:
     if torch is None:
         return
     if torch.blame:
-        what = f'{torch.blame.variable}="{torch.blame.value}" keeps torch from starting'
-        said = (torch.error or torch.trial_error or "").rpartition("ended with exit code ")[2]
+        what = f'{torch.blame.variable}="{torch.blame.value}" prevents torch from starting'
+        said = (torch.error or torch.trial_error or "").rpartition("failed with exit code ")[2]
         yield Finding("error", "bad_variable", f"{what}: {re.sub(r'^-?[0-9]+: ', '', said)}", torch.blame.remedy)
     elif torch.error and facts.listing.error and not facts.listing.absent:
-        yield Finding("error", "torch_unusable", torch.error, "Mend the driver first: torch waits for it.")
+        yield Finding("error", "torch_unusable", torch.error, "Fix the driver first: torch waits for it.")
     elif torch.error:
         yield Finding("error", "torch_unusable", torch.error, f"Reinstall it. {_advice(facts)}")
     elif facts.visible and torch.cuda_version is None and torch.hip_version is None:
-        what = f"the driver shows {_names(facts)}, and torch {torch.version} is a build for the CPU only"
+        what = f"the driver shows {_names(facts)}, but torch {torch.version} is a CPU-only build"
         yield Finding("error", "torch_is_cpu_build", what, _advice(facts))
 
 
@@ -122,22 +122,22 @@ def _check_cuda_start(facts: MachineFacts) -> Iterator[Finding]:
     torch, cuda = facts.torch, facts.listing.cuda_driver_version
     if torch is None or torch.error or torch.available or not facts.visible or torch.cuda_version is None:
         return
-    told = f" torch says: {torch.warning}" if torch.warning else ""
+    told = f" torch reports: {torch.warning}" if torch.warning else ""
     if cuda is not None and cuda[0] < parse_cuda_version(torch.cuda_version)[0]:
         needed = driver_for(torch.cuda_version)
         yield Finding(
             "error",
             "driver_too_old",
-            f"driver {facts.listing.driver_version} runs CUDA up to {cuda[0]}.{cuda[1]}, and torch {torch.version} is "
-            f"built for CUDA {torch.cuda_version}.{told}",
+            f"driver {facts.listing.driver_version} supports CUDA up to {cuda[0]}.{cuda[1]}, but torch {torch.version} "
+            f"is built for CUDA {torch.cuda_version}.{told}",
             f"{_advice(facts)} Or update the driver{f' to {needed} or newer' if needed else ''}.",
         )
     else:
         what = (
-            f"the driver shows {_names(facts)}, and torch {torch.version} cannot start CUDA {torch.cuda_version}.{told}"
+            f"the driver shows {_names(facts)}, but torch {torch.version} cannot start CUDA {torch.cuda_version}.{told}"
         )
         remedy = (
-            "See whether `nvidia-smi` works and /dev/nvidia-uvm exists; a reboot or `nvidia-modprobe -u` mends most."
+            "Check that `nvidia-smi` works and /dev/nvidia-uvm exists; a reboot or `nvidia-modprobe -u` often helps."
         )
         yield Finding("error", "cuda_does_not_start", what, remedy)
 
@@ -145,8 +145,8 @@ def _check_cuda_start(facts: MachineFacts) -> Iterator[Finding]:
 def _check_rocm(facts: MachineFacts) -> Iterator[Finding]:
     torch = facts.torch
     if "/dev/kfd" in facts.gpu_device_files and torch is not None and not torch.error and not torch.available:
-        what = f"AMD's GPU driver is loaded (/dev/kfd), and torch {torch.version} uses no GPU"
-        remedy = "If the card is one that ROCm supports: `UV_TORCH_BACKEND=auto` before the set-up command."
+        what = f"AMD's GPU driver is loaded (/dev/kfd), but torch {torch.version} sees no GPU"
+        remedy = "If ROCm supports the card: `UV_TORCH_BACKEND=auto` before the set-up command."
         yield Finding("warning", "rocm_not_used", what, remedy)
 
 
@@ -157,7 +157,7 @@ def _check_architecture(facts: MachineFacts) -> Iterator[Finding]:
     for gpu in facts.visible:
         if gpu.capability and not runs_on(gpu.capability, torch.arch_list):
             capability = f"sm_{gpu.capability[0]}{gpu.capability[1]}"
-            what = f"{gpu.name} is {capability}, and torch {torch.version} is built for {' '.join(torch.arch_list)}"
+            what = f"{gpu.name} is {capability}, but torch {torch.version} is built for {' '.join(torch.arch_list)}"
             advice = install_advice(choose_build(facts.listing.cuda_driver_version, gpu.capability))
             yield Finding("error", "card_not_in_arch_list", what, advice)
 
@@ -166,28 +166,26 @@ def _check_trial(facts: MachineFacts) -> Iterator[Finding]:
     if facts.torch is not None and facts.torch.trial_error and not facts.torch.blame:
         what = f"an addition of eight numbers on the GPU failed: {facts.torch.trial_error}"
         remedy = (
-            "Free the GPU if another process holds all of it or has it exclusively; else see `nvidia-smi -q`, `dmesg`."
+            "Free the GPU if another process uses all of it or holds it exclusively; else see `nvidia-smi -q`, `dmesg`."
         )
         yield Finding("error", "gpu_trial_failed", what, remedy)
 
 
 def _check_shared_memory(facts: MachineFacts) -> Iterator[Finding]:
     if facts.shm_bytes is not None and facts.shm_bytes < SMALL_SHM_BYTES:
-        what = (
-            f"/dev/shm holds {format_bytes(facts.shm_bytes)}: loaders with workers die of a bus error when it is full"
-        )
+        what = f"/dev/shm holds {format_bytes(facts.shm_bytes)}: loader workers crash with a bus error when it is full"
         yield Finding("warning", "small_shm", what, "Start the container with `--shm-size=8g` or `--ipc=host`.")
 
 
 def _check_governor(facts: MachineFacts) -> Iterator[Finding]:
     if facts.governor is not None and facts.governor != "performance":
-        what = f"the CPU's frequency governor is {facts.governor}: clocks follow the load, and step times scatter"
+        what = f"the CPU's frequency governor is {facts.governor}: clocks follow the load, so step times vary"
         yield Finding("warning", "governor", what, "`sudo cpupower frequency-set -g performance` before publishing.")
 
 
 def _check_open_files(facts: MachineFacts) -> Iterator[Finding]:
     if facts.open_files_limit is not None and facts.open_files_limit <= FEW_OPEN_FILES:
-        what = f"a process may open {facts.open_files_limit} files: loaders with many workers run out of them"
+        what = f"a process may open only {facts.open_files_limit} files: data loaders with many workers need more"
         yield Finding("note", "few_open_files", what, "`ulimit -n 65536` before the sweep.")
 
 

@@ -70,7 +70,7 @@ def measure_environment(device: str, gpu_index: int | None = None, monitor: GpuM
 
 
 def read_git_state(package: Path = Path(__file__).parents[1]) -> tuple[str | None, bool | None]:
-    """The commit that the harness was checked out from, and whether its package differs from it.
+    """The commit that bench was checked out from, and whether its package differs from it.
 
     Only files of the package count: a sweep that writes its own reports does not make itself dirty. Both are None for
     an installed package, even where the environment that it lies in stands inside some other repository.

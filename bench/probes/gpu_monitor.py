@@ -93,13 +93,13 @@ class GpuMonitor:
         handles = ((name, self._session.read("nvmlDeviceGetHandleByUUID", name)) for name in prefixed)
         self.uuid, self._device = next(((name, found) for name, found in handles if found is not None), (uuid, None))
         if self._device is None:
-            raise NvmlUnavailable(self._session.last_error or "NVML knows no GPU of this UUID")
+            raise NvmlUnavailable(self._session.last_error or "NVML has no GPU with this UUID")
         self._is_slice = bool(self._session.read("nvmlDeviceIsMigDeviceHandle", self._device))
         board = self._session.read("nvmlDeviceGetDeviceHandleFromMigDeviceHandle", self._device)
         self._board = board if self._is_slice and board is not None else self._device
 
     def static(self) -> GpuStatic:
-        """What the GPU is; everything but the UUID is None where NVML does not answer in time."""
+        """What the GPU is; everything but the UUID is None if NVML does not answer in time."""
         try:
             return self._session.call(self._read_static, "reading the GPU's settings")
         except NvmlUnavailable:
@@ -146,7 +146,7 @@ class GpuMonitor:
 
     def _board_count(self, name: str) -> int | None:
         value = self._session.read(name, self._board)
-        return int(value) if value else None  # a PCIe link of generation or width 0 is no answer
+        return int(value) if value else None  # a PCIe link of generation or width 0 is not an answer
 
     def _read_static(self) -> GpuStatic:
         read = self._session.read
@@ -229,7 +229,7 @@ class GpuMonitor:
 
 
 def shares_host_pids() -> bool:
-    """Whether process ids here are the host's, as NVML reports them; false where that cannot be told."""
+    """Whether process ids here are the host's, as NVML reports them; false if that cannot be told."""
     try:
         return Path("/proc/self/ns/pid").readlink().name == _HOST_PID_NAMESPACE
     except OSError:
@@ -264,5 +264,5 @@ def window_fields(start: GpuSnapshot, end: GpuSnapshot) -> dict[str, Any]:
 
 
 def difference(start: float | None, end: float | None) -> float | None:
-    """`end - start` of a counter; None where either is unknown or the counter went backwards."""
+    """`end - start` of a counter; None if either is unknown or the counter went backwards."""
     return None if start is None or end is None or end < start else end - start

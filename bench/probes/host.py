@@ -125,7 +125,7 @@ def os_name(root: Path = ROOT) -> str | None:
 
 
 def container(root: Path = ROOT) -> str | None:
-    """What kind of container this is: `docker`, `podman`, `apptainer`, `kubernetes`, `lxc`; None where none shows."""
+    """What kind of container this is: `docker`, `podman`, `apptainer`, `kubernetes`, `lxc`; None if none shows."""
     if "APPTAINER_CONTAINER" in os.environ or "SINGULARITY_CONTAINER" in os.environ:
         return "apptainer"
     if "KUBERNETES_SERVICE_HOST" in os.environ:
@@ -144,7 +144,7 @@ def container(root: Path = ROOT) -> str | None:
 def virtualization(root: Path = ROOT) -> str | None:
     """The hypervisor: systemd-detect-virt's word, `wsl`, `unknown` where only the processor tells, or `none`.
 
-    None where the processor cannot tell (Arm has no flag for it).
+    None if the processor cannot tell (Arm has no flag for it).
     """
     if "microsoft" in _text(root / "proc/sys/kernel/osrelease").lower():
         return "wsl"

@@ -34,7 +34,7 @@ class InForce:
     Attributes:
         precision: Of matrix products and convolutions; `bf16, emulated` where each operation is rounded from float32.
             None is unknown.
-        faults: What was asked for and is not in force, and why, each with its flag.
+        faults: What was requested and is not in force, and why, each with its flag.
     """
 
     precision: str | None
@@ -68,15 +68,15 @@ def read_in_force(case: Case, protocol: Protocol, workload: Workload, compiled_g
 
 
 def _on_gpu(precision: Precision, environment: Mapping[str, str]) -> tuple[str | None, str | None]:
-    """What the current GPU computes in, and why that is not what was asked for."""
+    """What the current GPU computes in, and why that is not what was requested."""
     import torch
 
     major, minor = torch.cuda.get_device_capability()
     card = f"{torch.cuda.get_device_name()} (compute capability {major}.{minor})"
     if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        return "bf16, emulated", f"{card} has no bf16 arithmetic and emulates it"
+        return "bf16, emulated", f"{card} emulates bf16: it has no bf16 arithmetic"
     if precision == "fp16" and torch.version.hip is None and (major, minor) < _FP16_FROM:
-        return "fp16, emulated", f"{card} has no fp16 arithmetic and emulates it"
+        return "fp16, emulated", f"{card} emulates fp16: it has no fp16 arithmetic"
     if precision in ("bf16", "fp16"):
         return precision, None
     allowed = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
@@ -102,7 +102,7 @@ def _has_tf32() -> bool:
 
 
 def _on_cpu(precision: Precision, environment: Mapping[str, str]) -> tuple[str | None, str | None]:
-    """The same of the CPU. It has every precision, if need be by rounding: that is disclosed, and no fault."""
+    """The same of the CPU. It has every precision, if needed by rounding: that is disclosed, and no fault."""
     import torch
 
     if precision in _CPU_FLAGS:
@@ -110,7 +110,7 @@ def _on_cpu(precision: Precision, environment: Mapping[str, str]) -> tuple[str |
         return (precision if flags & _CPU_FLAGS[precision] else f"{precision}, emulated") if flags else None, None
     for name in ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE"):
         if (mode := environment.get(name, "").strip().upper()) not in _STRICT:
-            return None, f"{name}={mode[:20]} lets oneDNN compute float32 in less"
+            return None, f"{name}={mode[:20]} lets oneDNN compute float32 in lower precision"
     if (allowed := torch.get_float32_matmul_precision()) != "highest":
         return None, f"torch's precision of matrix products in float32 is {allowed}"
     return precision, None
@@ -147,14 +147,14 @@ def _switches(case: Case, protocol: Protocol, workload: Workload, graphs: int | 
         limit = os.environ.get("OMP_THREAD_LIMIT", "")
         used = min(torch.get_num_threads(), int(limit) if limit.isdecimal() and int(limit) else protocol.threads)
         if used != protocol.threads:
-            yield f"threads: {protocol.threads} were asked for, and torch uses {used}"
+            yield f"threads: {protocol.threads} requested, but torch uses {used}"
     if protocol.compiled and not (_compiled_graphs() if graphs is None else graphs):
         names = [name for name in ("TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE") if os.environ.get(name)]
-        yield f"compiled: torch.compile made no graph{f' ({names[0]} is set)' if names else ''}"
+        yield f"compiled: torch.compile produced no graph{f' ({names[0]} is set)' if names else ''}"
     if case.memory_format == "channels_last":
         images = [each for each in workload.model.parameters() if each.dim() == 4]
         if not all(each.is_contiguous(memory_format=torch.channels_last) for each in images):
-            yield "channels_last: some of the model's weights are in another layout"
+            yield "channels_last: some of the model's weights have another layout"
 
 
 def _compiled_graphs() -> int:

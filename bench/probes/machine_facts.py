@@ -14,7 +14,7 @@ from bench.probes.torch_facts import TorchFacts, read_torch_facts
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineFacts:
-    """The driver's view, torch's view and the host's limits. None is unknown; `torch` is None where not asked."""
+    """The driver's view, torch's view and the host's limits. None is unknown; `torch` is None if not asked."""
 
     listing: GpuListing = field(default_factory=lambda: GpuListing(absent=True, error="no driver"))
     visible: tuple[Gpu, ...] = ()

@@ -65,7 +65,7 @@ def hash_uuid(uuid: str) -> str:
 
 
 def list_gpus(*, visible_only: bool = True, timeout_s: float | None = None) -> tuple[Gpu, ...]:
-    """The GPUs of this machine; empty where there is no NVIDIA driver, or no `nvidia-ml-py` to ask it with.
+    """The GPUs of this machine; empty if there is no NVIDIA driver, or no `nvidia-ml-py` to ask it with.
 
     Args:
         visible_only: Leave out what `CUDA_VISIBLE_DEVICES` hides. The position in the tuple is then torch's index, as
@@ -78,8 +78,8 @@ def list_gpus(*, visible_only: bool = True, timeout_s: float | None = None) -> t
     listing = read_gpu_listing(timeout_s)
     if listing.error and not listing.absent:
         raise DeviceError(
-            f"GPUs: {listing.error}. See whether `nvidia-smi` works; a driver that was updated needs a reboot. "
-            "To measure on the CPU all the same: --device cpu"
+            f"GPUs: {listing.error}. Check that `nvidia-smi` works; an updated driver needs a reboot. "
+            "To measure on the CPU instead: --device cpu"
         )
     return visible_gpus(listing.gpus) if visible_only else listing.gpus
 
@@ -192,7 +192,7 @@ def visible_entries(variable: str) -> tuple[str, ...]:
 
 
 def _ordinal(part: str) -> str | None:
-    """The number that an entry begins with, without signs and zeros before it; None where it is negative or none."""
+    """The number that an entry begins with, without signs and zeros before it; None if it is negative or none."""
     digits = re.match(r"\+?0*(\d{1,9})(?!\d)|-0+(?!\d)", part.strip())
     return None if digits is None else str(int(digits[1] or 0))
 

@@ -24,7 +24,7 @@ Answer = TypeVar("Answer")
 
 TIMEOUT_VARIABLE = "BENCH_NVML_TIMEOUT"
 DEFAULT_TIMEOUT_S = 30.0
-"""An `nvmlInit` without persistence mode initialises every GPU, which takes 1 to 3 s a card, on up to 16 cards."""
+"""An `nvmlInit` without persistence mode initialises every GPU, which takes 1 to 3 s per card, on up to 16 cards."""
 
 MOST_S = 3600.0
 NO_ANSWER = "NVML gave no answer"
@@ -39,7 +39,7 @@ function not found, argument version mismatch (nvml.h). Everything else is a fau
 
 
 class NvmlUnavailable(Exception):  # noqa: N818 - reads as the state it reports
-    """NVML gives no answer; `absent` is true where there is no driver, or no `nvidia-ml-py`, to ask."""
+    """NVML gives no answer; `absent` is true if there is no driver, or no `nvidia-ml-py`, to ask."""
 
     def __init__(self, reason: str, *, absent: bool = False) -> None:
         """Keep the reason, one line for people."""
@@ -78,7 +78,7 @@ class NvmlSession:
             NvmlUnavailable: No answer within `timeout_s`, now or in an earlier call.
         """
         if self._hung_in:
-            raise NvmlUnavailable(f"{NO_ANSWER} to {self._hung_in}, and is not asked again")
+            raise NvmlUnavailable(f"{NO_ANSWER} to {self._hung_in}; it is not queried again")
         reply: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._jobs.put((function, reply))
         try:
@@ -133,7 +133,7 @@ def _timeout_s() -> float:
         seconds = math.nan
     if not 0 < seconds <= MOST_S:
         raise DeviceError(
-            f'{TIMEOUT_VARIABLE}: "{given[:40]}" is no number of seconds above 0 and up to {MOST_S:g}. For example: 30'
+            f'{TIMEOUT_VARIABLE}: "{given[:40]}" must be a number of seconds above 0 and up to {MOST_S:g}, such as 30'
         )
     return seconds
 

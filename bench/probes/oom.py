@@ -1,4 +1,4 @@
-"""Out of memory: telling it from other failures, reading what was asked for, and making it fail cleanly on the CPU."""
+"""Out of memory: telling it from other failures, reading what was requested, and making it fail cleanly on the CPU."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def says_out_of_memory(text: str) -> bool:
 
 
 def parse_out_of_memory(error: BaseException) -> int | None:
-    """What the failing allocation asked for, in bytes; None where the message does not say or it is another failure.
+    """What the failing allocation asked for, in bytes; None if the message does not say or it is another failure.
 
     torch's CUDA allocator prints two decimals, so its sizes are right to half a percent; the CPU's are exact.
     """
@@ -138,7 +138,7 @@ def limit_host_memory(limit_bytes: int) -> int | None:
         limit_bytes: For the whole process; importing torch takes 0.8 GiB of it (of which half is never touched).
 
     Returns:
-        The bytes left below the limit, or None where the system has no such limit (not Linux).
+        The bytes left below the limit, or None if the system has no such limit (not Linux).
 
     Raises:
         BenchError: The process holds nearly as much already.
@@ -151,8 +151,8 @@ def limit_host_memory(limit_bytes: int) -> int | None:
     headroom = limit_bytes - present
     if headroom < SMALLEST_HEADROOM_BYTES:
         raise BenchError(
-            f"memory limit: {format_bytes(limit_bytes)} is too low: a process with torch holds {format_bytes(present)} "
-            f"before it runs a step. Allowed: {format_bytes(present + SMALLEST_HEADROOM_BYTES)} and more"
+            f"memory limit: {format_bytes(limit_bytes)} is too low: a process with torch uses {format_bytes(present)} "
+            f"before its first step. Allowed: {format_bytes(present + SMALLEST_HEADROOM_BYTES)} or more"
         )
     import resource
 
@@ -169,7 +169,7 @@ def start_threads() -> None:
 
 
 def read_data_bytes(status: Path = Path("/proc/self/status")) -> int | None:
-    """The private writable memory of this process in bytes, as RLIMIT_DATA counts it; None where there is no /proc."""
+    """The private writable memory of this process in bytes, as RLIMIT_DATA counts it; None if there is no /proc."""
     try:
         lines = status.read_text().splitlines()
     except OSError:

@@ -14,7 +14,7 @@ _STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def reset_rss_peak(clear_refs: Path = _CLEAR_REFS) -> bool:
-    """Set the peak to what is resident now; false where the kernel does not allow it (proc_pid_clear_refs(5))."""
+    """Set the peak to what is resident now; false if the kernel does not allow it (proc_pid_clear_refs(5))."""
     try:
         clear_refs.write_text("5")
     except OSError:
@@ -23,7 +23,7 @@ def reset_rss_peak(clear_refs: Path = _CLEAR_REFS) -> bool:
 
 
 def rss_peak_bytes(status: Path = _STATUS) -> int | None:
-    """The peak of resident memory in bytes, since the last reset or the fork; None where it cannot be told."""
+    """The peak of resident memory in bytes, since the last reset or the fork; None if it cannot be told."""
     try:
         lines = status.read_text().splitlines()
     except OSError:

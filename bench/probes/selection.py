@@ -12,9 +12,10 @@ from bench.probes.diagnosis import Finding, diagnose, gpu_faults, hidden_on_purp
 from bench.probes.machine_facts import MachineFacts, read_machine_facts
 from bench.probes.nvml import Gpu
 from bench.probes.torch_facts import TorchFacts, read_torch_facts
+from bench.units import counted
 
 _ALLOWED = "auto, cpu, cuda, cuda:0"
-_ANYWAY = "To measure on the CPU all the same: --device cpu"
+_ANYWAY = "To measure on the CPU instead: --device cpu"
 _NO_GPU_CODES = ("no_driver", "gpu_hidden", "rocm_not_used")
 _CARD_CODES = ("card_not_in_arch_list",)
 
@@ -28,8 +29,8 @@ class DeviceChoice:
         reason: Why.
         gpu_index: Counts what torch sees.
         gpu: None where only torch knows the GPU: ROCm, or NVML that is missing or gives no answer.
-        uuid: Of the GPU, by NVML or else by torch, with or without prefix; None where neither tells.
-        warning: What will be missing from every run there; None where nothing will.
+        uuid: Of the GPU, by NVML or else by torch, with or without prefix; None if neither tells.
+        warning: What will be missing from every run there; None if nothing will.
     """
 
     kind: Literal["cpu", "cuda"]
@@ -50,7 +51,7 @@ def usable_device(requested: str = "auto", facts: MachineFacts | None = None) ->
             without one answers in milliseconds.
 
     Raises:
-        DeviceError: The driver shows a GPU that torch cannot use and the CPU was not asked for; or a GPU was asked for
+        DeviceError: The driver shows a GPU that torch cannot use and the CPU was not asked for; or a GPU was requested
             that is not there; or the request is none of the four. The message holds the remedy.
     """
     check_request(requested)
@@ -106,7 +107,7 @@ def decide(requested: str, facts: MachineFacts) -> DeviceChoice:
 def _gpu_choice(requested: str, facts: MachineFacts, torch: TorchFacts) -> DeviceChoice:
     index, count = int(requested.partition(":")[2] or 0), torch.device_count
     if index >= count:
-        raise DeviceError(f'device "{requested}": torch sees {count} GPU(s), so the last is cuda:{count - 1}')
+        raise DeviceError(f'device "{requested}": torch sees {counted(count, "GPU")}; the last is cuda:{count - 1}')
     gpu = facts.visible[index] if len(facts.visible) == count else None
     faults = [fault for fault in gpu_faults(replace(facts, visible=(gpu,) if gpu else ())) if fault.code in _CARD_CODES]
     if faults:  # the first GPU works; this one would fail at its first kernel
@@ -120,8 +121,8 @@ def _silence(facts: MachineFacts, torch: TorchFacts) -> str | None:
     """What a sweep on a GPU that NVML does not tell of will lack; None on ROCm, which has no NVML."""
     if torch.hip_version:
         return None
-    why = (facts.listing.error or "it lists other GPUs than torch sees").rstrip(".")
-    return f"no readings from NVML ({why}): clocks, power, throttling and other processes on the GPU stay unknown"
+    why = (facts.listing.error or "its list of GPUs differs from torch's").rstrip(".")
+    return f"no readings from NVML ({why}): clocks, power, throttling and other processes on the GPU are unknown"
 
 
 def _has_sign_of_gpu(facts: MachineFacts) -> bool:

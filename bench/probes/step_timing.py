@@ -46,7 +46,7 @@ def time_steps(step: Callable[[], object], count: int, device_kind: str) -> Step
         ValueError: `count` is below 1.
     """
     if count < 1:
-        raise ValueError(f"a window needs at least 1 step, not {count}")
+        raise ValueError(f"a window needs at least 1 step; given {count}")
     with collector_off():
         return _time_on_cuda(step, count) if device_kind == "cuda" else _time_on_cpu(step, count)
 

@@ -53,11 +53,11 @@ def reason_names(mask: int) -> tuple[str, ...]:
 def throttled_by(
     reasons: Iterable[str], *, thermal_slowdown_s: float | None = None, window_s: float | None = None
 ) -> tuple[Cause, ...]:
-    """Why a run counts as throttled; empty where it does not.
+    """Why a run counts as throttled; empty if it does not.
 
     Args:
         reasons: Names from the readings around (and within) the window.
-        thermal_slowdown_s: Seconds of the window slowed for heat, from the driver's counter; None where there is none.
+        thermal_slowdown_s: Seconds of the window slowed for heat, from the driver's counter; None if there is none.
             It sees what the readings at both ends miss.
         window_s: The length of the window in seconds.
     """
@@ -70,7 +70,7 @@ def throttled_by(
 
 
 def is_power_capped(power_limit_w: float | None, power_limit_default_w: float | None) -> bool | None:
-    """Whether the board runs under a limit below its default by more than half a watt; None where either is unknown."""
+    """Whether the board runs under a limit below its default by more than half a watt; None if either is unknown."""
     if power_limit_w is None or power_limit_default_w is None:
         return None
     return power_limit_w < power_limit_default_w - 0.5

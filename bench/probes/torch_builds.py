@@ -39,8 +39,8 @@ def choose_build(driver_cuda: tuple[int, int] | None, capability: tuple[int, int
     """The build to advise, or None where only a newer driver or another card would do.
 
     Args:
-        driver_cuda: The newest CUDA that the driver runs, `(12, 4)`; None where unknown, which excludes nothing.
-        capability: The card's compute capability, `(7, 0)` for a V100; None where unknown, which excludes nothing.
+        driver_cuda: The newest CUDA that the driver runs, `(12, 4)`; None if unknown, which excludes nothing.
+        capability: The card's compute capability, `(7, 0)` for a V100; None if unknown, which excludes nothing.
     """
     for build in BUILDS:
         runs = driver_cuda is None or build.cuda[0] <= driver_cuda[0]
@@ -53,15 +53,16 @@ def choose_build(driver_cuda: tuple[int, int] | None, capability: tuple[int, int
 def install_advice(build: TorchBuild | None) -> str:
     """One sentence on how to get `build`: with uv's automatic choice, and with the one named."""
     if build is None:
-        return "No build of torch 2.6 or newer suits this driver and card: update the driver or use another card."
+        return "No build of torch 2.6 or newer supports this driver and card: update the driver or use another card."
     return (
-        f"Install a build that suits: `UV_TORCH_BACKEND=auto` or `UV_TORCH_BACKEND={build.backend}` before the set-up "
-        f'command, or `UV_TORCH_BACKEND={build.backend} uv pip install --reinstall "{build.torch}" torchvision` here.'
+        f"Install a matching build: set `UV_TORCH_BACKEND=auto` or `UV_TORCH_BACKEND={build.backend}` before the "
+        f"set-up command, or `UV_TORCH_BACKEND={build.backend} uv pip install --reinstall "
+        f'"{build.torch}" torchvision` here.'
     )
 
 
 def driver_for(cuda_version: str) -> str | None:
-    """The oldest Linux driver that runs wheels of that CUDA version (`"13.2"`), or None where it is not known."""
+    """The oldest Linux driver that runs wheels of that CUDA version (`"13.2"`), or None if it is not known."""
     return _DRIVER_FOR_MAJOR.get(parse_cuda_version(cuda_version)[0])
 
 

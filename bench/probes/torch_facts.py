@@ -1,4 +1,4 @@
-"""What torch says of itself and of the GPUs, read in a process of its own.
+"""What torch says of itself and of the GPUs, read in a separate process.
 
 `read_torch_facts` starts a Python for it, so that a parent stays free of torch and CUDA: asking
 torch whether CUDA works initialises CUDA, which spoils every later fork, and a broken driver can crash or hang whoever
@@ -47,12 +47,12 @@ _TRIES = 8  # of variables, one by one, where torch does not say which one it me
 
 @dataclass(frozen=True, slots=True)
 class Blame:
-    """An environment variable that keeps torch from starting: without it, torch starts.
+    """An environment variable that prevents torch from starting: without it, torch starts.
 
     Attributes:
         variable: Its name.
         value: What it holds.
-        nearest: What it may have been meant to hold; None where nothing valid is near.
+        nearest: What it may have been meant to hold; None if nothing valid is near.
     """
 
     variable: str
@@ -79,7 +79,7 @@ class TorchFacts:
     device_count: int = 0
     device_names: tuple[str, ...] = ()
     capabilities: tuple[tuple[int, int], ...] = ()
-    uuids: tuple[str, ...] = ()  # bare, as CUDA writes them; empty where this torch or ROCm does not tell
+    uuids: tuple[str, ...] = ()  # bare, as CUDA writes them; empty if this torch or ROCm does not tell
     warning: str | None = None  # what torch warned of while it was asked, where CUDA is not available
     trial_error: str | None = None  # why a small addition on the first GPU failed
     blame: Blame | None = None  # the variable for which torch could not be asked, or the addition failed
@@ -92,13 +92,13 @@ def read_torch_facts(timeout_s: float = 120.0) -> TorchFacts:
         try:
             asked = _run(python_command("bench.probes.torch_facts", "print_facts"), environment, timeout_s)
         except subprocess.TimeoutExpired:
-            return TorchFacts(error=f"torch gave no answer about its GPUs within {timeout_s:g} s"), ""
+            return TorchFacts(error=f"torch did not report its GPUs within {timeout_s:g} s"), ""
         answers = [line for line in asked.stdout.splitlines() if line.startswith(_MARK)]
         if answers:
             facts = parse_facts(answers[-1].removeprefix(_MARK))
             return facts, facts.error or facts.trial_error or ""
         said = last_words(asked.stderr)
-        error = f"asking torch about its GPUs ended with exit code {asked.returncode}: {said or 'no message'}"
+        error = f"querying torch for its GPUs failed with exit code {asked.returncode}: {said or 'no message'}"
         return TorchFacts(error=error), asked.stderr or "no message"
 
     facts, said = ask(os.environ)
@@ -111,7 +111,7 @@ def start_fault(module: str = "bench.launchers.preload", timeout_s: float = 120.
     """Why a process that imports `module` does not start: what torch says, the variable to blame, and the remedy.
 
     Returns:
-        One line; None where it does start.
+        One line; None if it does start.
     """
 
     def ask(environment: Mapping[str, str]) -> subprocess.CompletedProcess[str] | None:
@@ -128,7 +128,7 @@ def start_fault(module: str = "bench.launchers.preload", timeout_s: float = 120.
     blame = find_blame(failed.stderr, lambda environment: ask(environment) is None)
     if blame is None:
         return f"a worker process cannot start: {said}"
-    return f'{blame.variable}="{blame.value}" keeps torch from starting: {said}. {blame.remedy}'
+    return f'{blame.variable}="{blame.value}" prevents torch from starting: {said}. {blame.remedy}'
 
 
 def _run(command: Sequence[str], environment: Mapping[str, str], timeout_s: float) -> subprocess.CompletedProcess[str]:
@@ -139,7 +139,7 @@ def _run(command: Sequence[str], environment: Mapping[str, str], timeout_s: floa
 
 
 def last_words(printed: str) -> str:
-    """What a process said of its end, in one line: its exception, or C++'s; empty where it said nothing."""
+    """What a process said of its end, in one line: its exception, or C++'s; empty if it said nothing."""
     lines = printed.strip().splitlines()
     for index in range(len(lines) - 1, -1, -1):
         raised = re.match(r"(?:[\w.]*(?:Error|Exception|Interrupt)(?::|$)|\s+what\(\):)\s*", lines[index])

@@ -20,7 +20,7 @@ _MARK = "bench.memory.mark"
 
 @dataclass(frozen=True, slots=True)
 class TorchPeaks:
-    """Peaks of the caching allocator in bytes since the last reset; None where the allocator keeps no such count."""
+    """Peaks of the caching allocator in bytes since the last reset; None if the allocator keeps no such count."""
 
     allocated_bytes: int | None = None
     requested_bytes: int | None = None
@@ -41,8 +41,8 @@ def start_gpu(used_bytes: int | None = None) -> None:
     try:
         torch.cuda.synchronize()
     except (RuntimeError, AssertionError) as error:  # AssertionError: a torch without CUDA
-        held = f" ({format_bytes(used_bytes)} of it are in use already)" if used_bytes else ""
-        raise DeviceError(f"the GPU does not start{held}: {str(error).strip().partition(chr(10))[0]}") from error
+        held = f" ({format_bytes(used_bytes)} of it already in use)" if used_bytes else ""
+        raise DeviceError(f"the GPU cannot be initialised{held}: {str(error).strip().partition(chr(10))[0]}") from error
 
 
 class CudaMemory:
@@ -132,7 +132,7 @@ class CpuPeak:
 def measure_cpu_peak(run: Callable[[Callable[[], None]], None]) -> CpuPeak:
     """Run `run` under torch's profiler and return the exact peak of what torch allocated on the CPU meanwhile.
 
-    Take it in a pass of its own: profiling slows steps down. Counted is what goes through torch's CPU allocator on the
+    Take it in a separate pass: profiling slows steps down. Counted is what goes through torch's CPU allocator on the
     calling thread and in the backward pass it starts, from zero. Not counted: tensors that were there before, memory
     that NumPy, a loader's worker processes or oneDNN's and MKL's own buffers take, and other Python threads.
 

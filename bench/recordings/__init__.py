@@ -4,9 +4,9 @@
     recording.facts.gpu.name, recording.facts.memory_stats[-1]["allocated_bytes.all.peak"]
     recording.actions, recording.addresses, recording.sizes
 
-`bench record` makes them, `tools/convert_capture.py` makes them of another recorder's files; every machine can replay
-them and compare them with the trace. Free of torch. Files come from other people: they hold numbers and JSON, nothing
-that runs, and whatever is larger or other than a recording can be is refused before it is read.
+`bench record` writes them, and `tools/convert_capture.py` converts another recorder's files; any machine can replay
+them and compare them with the trace. Without torch. Files may come from other people: they contain numbers and JSON, no
+code, and a file that cannot be a recording by size or type is refused before it is read.
 """
 
 from bench.recordings.facts import Facts, GpuFacts, case_of

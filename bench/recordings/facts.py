@@ -1,4 +1,4 @@
-"""What stands beside the events of a recording: case, GPU, versions, switches, what torch and the driver reported."""
+"""The facts stored with the events of a recording: case, GPU, versions, switches, memory as reported."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _Values = dict[_Name, bool | int | _Text | None]
 
 
 class _Strict(BaseModel):
-    """Types are taken as they are; a key that this version does not know is left alone."""
+    """Types are strict; unknown keys are ignored."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 
@@ -51,7 +51,7 @@ class Facts(_Strict):
         steps: Finished steps.
         memory_stats: `torch.cuda.memory_stats` at each mark, in bytes and counts (names of `STATISTICS`): before the
             first step and after each; none where memory ran out before. Peaks are since the start of the process.
-        at_failure: The same where memory ran out; None where it did not, or where the recorder kept nothing.
+        at_failure: The same where memory ran out; None if it did not, or where the recorder kept nothing.
         gpu: The device.
         versions: Of torch, torchvision, cuda, cudnn, cublas, bench.
         switches: TF32, cuDNN's benchmark and determinism, the attention backends.
@@ -80,17 +80,17 @@ class Facts(_Strict):
 
     @property
     def last_stats(self) -> dict[str, int]:
-        """The last figures that torch reported; empty where none were kept."""
+        """The last figures that torch reported; empty if none were kept."""
         return self.at_failure or (self.memory_stats[-1] if self.memory_stats else {})
 
 
 def parse_facts(text: bytes, where: str) -> Facts:
-    """Facts from the JSON of a file's metadata. Raises StoreError with every fault, each by its place."""
+    """Facts from the JSON of a file's metadata. Raises StoreError with every error and its place."""
     try:
         facts = Facts.model_validate_json(text)
     except ValidationError as error:
         faults = [_fault(details) for details in error.errors()[:5]]
-        raise StoreError(f"{where}: its metadata are not a recording's ({'; '.join(faults)})") from error
+        raise StoreError(f"{where}: its metadata are not those of a recording ({'; '.join(faults)})") from error
     if facts.format > FORMAT:
         raise StoreError(f"{where}: written by a newer version (format {facts.format}; this one reads up to {FORMAT})")
     if case_of(facts, where).key != facts.case_key:
@@ -98,7 +98,7 @@ def parse_facts(text: bytes, where: str) -> Facts:
     failed_in_setup = facts.status == "oom" and not facts.steps and not facts.memory_stats
     if len(facts.memory_stats) != facts.steps + 1 and not failed_in_setup:
         raise StoreError(
-            f"{where}: {len(facts.memory_stats)} readings of memory for {facts.steps} steps that ended {facts.status}"
+            f"{where}: {len(facts.memory_stats)} memory readings for {facts.steps} steps that ended {facts.status}"
         )
     return facts
 
@@ -109,16 +109,16 @@ def _fault(details: ErrorDetails) -> str:
 
 
 def case_of(facts: Facts, where: str) -> Case:
-    """The case of the axes. Raises StoreError where they name none; BenchError for a setting that is none."""
+    """The case of the axes. Raises StoreError if they name none; BenchError for a setting that is none."""
     axes: dict[str, Any] = dict(facts.axes)
     if missing := [axis for axis in AXES if axis not in axes]:
-        raise StoreError(f"{where}: its axes lack {', '.join(missing)}")
+        raise StoreError(f"{where}: its axes are missing {', '.join(missing)}")
     numbers = (axes["batch_size"], axes["image_size"])
     if not all(isinstance(number, int) and 0 <= number <= 1 << 24 for number in numbers):
         raise StoreError(f"{where}: its batch size and image size must be whole numbers, not {numbers!r:.80}")
     for axis, allowed in (("precision", Precision), ("memory_format", MemoryFormat), ("input", InputPath)):
         if axes[axis] not in get_args(allowed):
-            raise StoreError(f"{where}: {axis} {axes[axis]!r:.80} is none of {', '.join(get_args(allowed))}")
+            raise StoreError(f"{where}: {axis} {axes[axis]!r:.80} is not one of {', '.join(get_args(allowed))}")
     try:
         dataset = catalog.parse_choice("dataset", str(axes["dataset"]))
         model = catalog.parse_choice("model", str(axes["model"]))

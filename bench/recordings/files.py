@@ -43,7 +43,7 @@ class Recording:
         actions: Codes, see `MARK` and its neighbours.
         addresses: In units of 512 B above the lowest.
         sizes: Bytes asked for; a mark's number; of segments, their size.
-        stacks: What Python ran at each event, innermost line first; empty where that was not recorded.
+        stacks: What Python ran at each event, innermost line first; empty if that was not recorded.
     """
 
     facts: Facts
@@ -54,11 +54,11 @@ class Recording:
 
 
 def write_recording(recording: Recording, path: Path) -> None:
-    """Write a recording so that it is whole or absent.
+    """Write a recording completely or not at all.
 
     Raises:
-        FileExistsError: `path` exists; it is left as it is.
-        StoreError: The disk refuses.
+        FileExistsError: `path` exists; it is not changed.
+        StoreError: The disk cannot write it.
     """
     columns = (recording.actions, recording.addresses, recording.sizes)
     arrays: list[Any] = [pa.array(values, kind) for values, (_, kind) in zip(columns, _COLUMNS, strict=True)]
@@ -72,7 +72,7 @@ def write_recording(recording: Recording, path: Path) -> None:
 
 
 def read_recording(path: Path) -> Recording:
-    """Read a recording of anybody's.
+    """Read a recording from any source.
 
     Raises:
         StoreError: Absent, damaged, not a recording, larger than one can be, or written by a newer version; the message
@@ -84,7 +84,7 @@ def read_recording(path: Path) -> Recording:
         if not stat.S_ISREG(status.st_mode):
             raise StoreError(f"{path}: not a regular file")
         if status.st_size > MAX_FILE_BYTES:
-            raise StoreError(f"{path}: larger than {MAX_FILE_BYTES >> 20} MiB; no recording is")
+            raise StoreError(f"{path}: larger than {MAX_FILE_BYTES >> 20} MiB, the limit for a recording")
         data = path.read_bytes()
         with pq.ParquetFile(pa.BufferReader(data)) as file:
             metadata = file.schema_arrow.metadata or file.metadata.metadata or {}
@@ -96,31 +96,33 @@ def read_recording(path: Path) -> Recording:
         stacks = _stacks_of(table)
         is_whole = _digest(metadata[_FACTS], columns) == metadata.get(_HASH)
     except FileNotFoundError as error:
-        raise StoreError(f"{path}: no such file. Recordings are made with: bench record") from error
+        raise StoreError(f"{path}: no such file. Create recordings with: bench record") from error
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = (str(error).splitlines() or ["no reason given"])[0]
-        raise StoreError(f"{path}: damaged or no Parquet file ({reason[:200]})") from error
+        raise StoreError(f"{path}: damaged or not a Parquet file ({reason[:200]})") from error
     if not is_whole:
-        raise StoreError(f"{path}: its content differs from the hash that it was written with; record it again")
+        raise StoreError(f"{path}: its content does not match its hash; record it again")
     return Recording(parse_facts(metadata[_FACTS], str(path)), columns[0], columns[1], columns[2], stacks)
 
 
 def _check_shape(path: Path, data: bytes, file: pq.ParquetFile, metadata: dict[bytes, bytes]) -> None:
-    """Refuse what is no recording, or would not fit into memory, before any of it is decoded."""
+    """Refuse a file that is not a recording, or would not fit in memory, before decoding it."""
     if _FACTS not in metadata:
-        raise StoreError(f"{path}: a Parquet file, but no recording of bench record")
+        raise StoreError(f"{path}: a Parquet file, but not a recording of bench record")
     if len(metadata[_FACTS]) > MAX_METADATA_BYTES:
-        raise StoreError(f"{path}: its metadata are larger than {MAX_METADATA_BYTES >> 20} MiB; no recording's are")
+        raise StoreError(
+            f"{path}: its metadata are larger than {MAX_METADATA_BYTES >> 20} MiB, the limit for a recording"
+        )
     rows = file.metadata.num_rows
     size, _ = unpacked(data, ())
     if rows > MAX_EVENTS or size > MAX_DATA_BYTES:
-        raise StoreError(f"{path}: {rows:,} events in {size >> 20} MiB; recordings have up to {MAX_EVENTS:,}")
+        raise StoreError(f"{path}: {rows:,} events in {size >> 20} MiB; the limit is {MAX_EVENTS:,}")
     types = {field.name: field.type for field in file.schema_arrow}
     is_twice = len(types) < len(file.schema_arrow)
     stack = types.pop("stack", _STACK)
     is_stack = pa.types.is_string(stack.value_type if pa.types.is_dictionary(stack) else stack)
     if is_twice or types != dict(_COLUMNS) or not is_stack:
-        raise StoreError(f"{path}: its columns are not a recording's (action, address, bytes, stack)")
+        raise StoreError(f"{path}: its columns are not those of a recording (action, address, bytes, stack)")
 
 
 def _stacks_of(table: pa.Table) -> list[str]:
@@ -139,6 +141,6 @@ def _digest(facts: bytes, columns: Sequence[Sequence[int]]) -> bytes:
     digest = hashlib.sha256(facts)
     for values, (_, kind) in zip(columns, _COLUMNS, strict=True):
         if None in values:
-            raise ValueError("a null among the events")
+            raise ValueError("null values among the events")
         digest.update(pa.array(values, kind).buffers()[1])
     return digest.hexdigest().encode()

@@ -37,7 +37,7 @@ def pack_history(
 
     Returns:
         Actions, addresses (in units of 512 B above the lowest), sizes in bytes (at a mark its number), and stacks:
-        empty where none were recorded, else innermost frame first, without where packages lie on the machine.
+        empty if none were recorded, else innermost frame first, without where packages lie on the machine.
     """
     low = min((entry["addr"] for entry in trace if "addr" in entry), default=0)
     actions, addresses, sizes, stacks = list[int](), list[int](), list[int](), list[str]()

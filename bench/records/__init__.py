@@ -1,4 +1,4 @@
-"""The frozen types that cross rooms, and with them the columns of every result file.
+"""The frozen types that packages share, and with them the columns of every result file.
 
 A row of a result file is a `Planned` run, its `Case`, its `Protocol`, its `Measurement` and its `Environment`, flat,
 with the `Estimate` of its case beside it. The fields below are the columns: their names carry the unit (`_bytes`, `_s`,

@@ -120,11 +120,11 @@ class Case:
 
 
 USUAL = {"precision": "float32", "memory_format": "contiguous", "input": "synthetic", "image_size": None}
-"""What an axis is where nothing is said of it; None where that depends on the case, and is said only to tell apart."""
+"""What an axis is where nothing is said of it; None if that depends on the case, and is said only to tell apart."""
 
 
 def axis_words(axis: str, value: object) -> str:
-    """One axis value in words; a bare number gets its axis's name."""
+    """One axis value as text; a bare number gets its axis's name."""
     return f"{value} px" if axis == "image_size" else str(value)
 
 
@@ -132,7 +132,7 @@ def varying_axes(columns: Mapping[str, Sequence[object]], axes: Sequence[str]) -
     """Those of `axes` on which cases of one model and data set differ: to be said wherever cases are listed.
 
     Args:
-        columns: `model`, `dataset` and the axes, one value a case; of equal lengths.
+        columns: `model`, `dataset` and the axes, one value per case; of equal lengths.
         axes: Further ones than those two and the batch size, which are always said.
     """
     units = list(zip(map(str, columns["model"]), map(str, columns["dataset"]), strict=True))

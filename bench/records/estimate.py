@@ -11,10 +11,10 @@ FORMULA_PARTS = ("parameters", "gradients", "optimizer_state", "batch", "activat
 TRACE_PARTS = (*FORMULA_PARTS, "temporaries", "workspaces", "rounding")
 """What the trace's peak of `allocated` is made of: its columns `trace_<part>_bytes`."""
 
-_LEFT_OUT_OF_ALL = {"compiled": "compiled is on, and torch.compile is left out"}
+_LEFT_OUT_OF_ALL = {"compiled": "compiled is on, but torch.compile is not modelled"}
 _LEFT_OUT_OF_THE_TRACE = {
-    "cudnn_benchmark": "cudnn_benchmark is on, and what cuDNN's trials take and choose is left out",
-    "deterministic": "deterministic is on, and the kernels and cuBLAS workspaces that it changes are left out",
+    "cudnn_benchmark": "cudnn_benchmark is on, but the memory and choices of cuDNN's trials are not modelled",
+    "deterministic": "deterministic is on, but the kernels and cuBLAS workspaces that it changes are not modelled",
 }
 UNMODELLED = (*_LEFT_OUT_OF_ALL, *_LEFT_OUT_OF_THE_TRACE)
 """The switches of a `Protocol` that change what a step takes, and that no estimator follows."""
@@ -32,7 +32,7 @@ def left_out(switches: Collection[str], *, traced: bool) -> list[str]:
 
 
 def join_notes(*notes: str | None) -> str | None:
-    """Notes as one, each once; None where there is none."""
+    """Notes as one, each once; None if there is none."""
     return "; ".join(dict.fromkeys(note for note in notes if note)) or None
 
 
@@ -64,7 +64,7 @@ class Estimate:
     estimated_device_low_bytes: int | None = None  # with the least that the context may be; null: spread unknown
     estimated_device_high_bytes: int | None = None  # with the most that it may be
     estimated_device_basis: str | None = None  # where the context's figure comes from, in words
-    estimated_fit: str | None = None  # fits, may not fit, does not fit; null where the device's memory is unknown
+    estimated_fit: str | None = None  # fits, may not fit, does not fit; null if the device's memory is unknown
     estimated_step_time_s: float | None = None
     estimated_samples_per_s: float | None = None
     estimated_speed_basis: str | None = None  # how the time was estimated and how far off that was known to be

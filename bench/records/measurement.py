@@ -33,7 +33,7 @@ class Measurement:
     phase: str | None = None  # where a run that did not end well was: build, warm-up, measure, memory, gradient noise
     flags: tuple[str, ...] = ()  # what was not kept: host_bound, not_steady, precision_not_in_force, throttled, ...
     precision_in_force: str | None = None  # what products were computed in, as far as torch and the device tell
-    not_in_force: str | None = None  # precision and switches that were asked for and did nothing, and why
+    not_in_force: str | None = None  # precision and switches that were requested and did nothing, and why
     cublas_workspace_config: str | None = None  # of a deterministic run: what CUBLAS_WORKSPACE_CONFIG was in it
     data_source: str | None = None  # files, or synthetic
     started_unix_s: float | None = None
@@ -55,7 +55,7 @@ class Measurement:
     gradient_noise_cost_s: float | None = None  # of the whole pass: building, leading steps, measured ones
     gradient_noise_data_source: str | None = None  # files, or synthetic
     gradient_noise_note: str | None = None  # why there is none, or what it is not
-    gradient_noise_g2_values: tuple[float, ...] = ()  # raw, one a step; may be negative
+    gradient_noise_g2_values: tuple[float, ...] = ()  # raw, one per step; may be negative
     gradient_noise_trace_values: tuple[float, ...] = ()
     # memory as torch and the driver report it
     peak_allocated_bytes: int | None = None

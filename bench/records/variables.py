@@ -128,7 +128,7 @@ FAMILIES = {family: reader for reader, families in _rows(_FAMILIES) for family i
 
 @functools.cache
 def find_variable(name: str) -> Variable | None:
-    """What a variable does; None where no library of the list reads one of that name.
+    """What a variable does; None if no library of the list reads one of that name.
 
     An unknown one of a family is a place where its name ends as places do (`CUDA_HOME`), and changes results otherwise.
     """
@@ -160,13 +160,13 @@ def variables_set(environment: Mapping[str, str], *effects: Effect) -> dict[str,
 
 
 def spell_variables(environment: Mapping[str, str], *effects: Effect) -> str | None:
-    r"""`variables_set` as one text, `NAME=value; NAME=value`, a `;` in a value as `\;`. None where nothing is set."""
+    r"""`variables_set` as one text, `NAME=value; NAME=value`, a `;` in a value as `\;`. None if nothing is set."""
     found = variables_set(environment, *effects)
     return "; ".join(f"{name}={value.replace(';', chr(92) + ';')}" for name, value in found.items()) or None
 
 
 def cublas_workspaces(environment: Mapping[str, str], *, deterministic: bool) -> str | None:
-    """What `CUBLAS_WORKSPACE_CONFIG` is in a run; None where it is not set.
+    """What `CUBLAS_WORKSPACE_CONFIG` is in a run; None if it is not set.
 
     A deterministic run keeps a setting with which cuBLAS is deterministic, and gets `:4096:8`, eight workspaces of
     4096 KiB, otherwise (aten/src/ATen/Context.cpp, `checkCuBLASConfigDeterministic`).

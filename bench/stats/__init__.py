@@ -1,7 +1,7 @@
 """Statistics of runs: intervals over processes, percentiles of steps, errors of estimates, and comparisons.
 
 The process is the unit of replication: steps inside one process share its memory layout, clocks and neighbours, and are
-not independent. Every interval here is therefore taken over one number a process, never over steps;
+not independent. Every interval here is therefore taken over one number per process, never over steps;
 percentiles describe raw steps and claim nothing about other processes. docs/statistics.md explains each number.
 """
 

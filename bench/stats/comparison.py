@@ -1,6 +1,6 @@
 """Two sides compared: ratios with intervals, a correction for many cases, and one of four verdicts.
 
-One number a process, positive, on each side of each case. Everything is computed on logarithms, where a ratio is a
+One number per process, positive, on each side of each case. Everything is computed on logarithms, where a ratio is a
 difference, and a rate and its inverse give the same answer.
 
 The interval of a ratio is Welch's (B. L. Welch, Biometrika 34, 1947); the correction is Holm's (S. Holm, Scandinavian
@@ -22,6 +22,7 @@ from scipy.special import comb, stdtr, stdtrit
 from bench.stats.correction import holm
 from bench.stats.intervals import CONFIDENCE, finite
 from bench.stats.permutation import permutation_p
+from bench.units import counted
 
 MARGIN = 0.01
 """The smallest change that counts, as a fraction, unless a comparison says otherwise."""
@@ -44,14 +45,14 @@ class Judgement:
     """One case compared.
 
     Attributes:
-        baseline: Geometric mean of the baseline's processes, in the unit of the values; `None` where there are none.
+        baseline: Geometric mean of the baseline's processes, in the unit of the values; `None` if there are none.
         candidate: The same of the candidate.
-        ratio: Candidate over baseline; `None` where one side has no values.
-        low: Lower end of the ratio's interval for this case alone; `None` where a side has fewer than two processes.
+        ratio: Candidate over baseline; `None` if one side has no values.
+        low: Lower end of the ratio's interval for this case alone; `None` if a side has fewer than two processes.
         high: Upper end.
         n_baseline: Processes of the baseline.
         n_candidate: Processes of the candidate.
-        p_value: Of a ratio at least this far from 1 where nothing differs; `None` where there is no verdict to have.
+        p_value: Of a ratio at least this far from 1 where nothing differs; `None` if there is no verdict to have.
         p_adjusted: The same after Holm's correction over the cases compared.
         p_same: Of looking this alike where the sides differ by the margin.
         verdict: `unclear` wherever the sides have one process or unequal numbers.
@@ -87,7 +88,7 @@ def judge_ratios(
     margin; `same` where the equivalence test puts the ratio inside the margin, or all values of both sides are equal.
 
     Args:
-        baseline: For each case one positive number a process; none where the case was not measured.
+        baseline: For each case one positive number per process; none where the case was not measured.
         candidate: The same cases in the same order.
         margin: The smallest change that counts, as a fraction: a ratio of `1 + margin` or `1 / (1 + margin)`.
         confidence: Of the intervals, and of there being no false `faster` or `slower` among all the cases.
@@ -95,7 +96,7 @@ def judge_ratios(
         processes: How many each case was to have on each side: one with fewer is `unclear`, equal numbers or not.
 
     Returns:
-        One judgement a case, in order.
+        One judgement per case, in order.
 
     Raises:
         ValueError: A value is not finite and positive, or the sides differ in length.
@@ -202,7 +203,7 @@ class _Test:
 
 
 def _least_p(n: np.ndarray) -> np.ndarray:
-    """The smallest p-value that a permutation test of `n` processes a side can give: both tails of all dealings."""
+    """The smallest p-value that a permutation test of `n` processes per side can give: both tails of all dealings."""
     p: np.ndarray = 2.0 / comb(2 * n, n)
     return p
 
@@ -245,23 +246,23 @@ def _reason(test: _Test, number: int, verdict: Verdict) -> str:
         equal = test.error[number] == 0 and test.difference[number] == 0
         return "equal in every process" if equal else f"within {margin}, by an equivalence test"
     if verdict is not Verdict.UNCLEAR:
-        corrected = f" after correction for {_counted(test.size)}" if test.size > 1 else ""
+        corrected = f" after correction for {counted(test.size, 'case')}" if test.size > 1 else ""
         return f"the interval excludes 1{corrected}, and the ratio passes {margin}"
     if test.p_alone[number] >= test.alpha:
-        return f"the interval includes 1 and is too wide to say that the ratio is within {margin}"
+        return f"the interval includes 1 and is too wide to show that the ratio is within {margin}"
     if not test.passes[number]:
-        return f"smaller than {margin}, and not certain to be within it"
+        return f"smaller than {margin}, but not certain to be within it"
     if test.p_welch[number] < test.alpha and test.few[number]:
-        few = f"{_counted(n, 'process')} a side are too few to exclude luck among {_counted(test.size)}"
-        return f"{few}: {_enough(test)} would do"
+        few = f"{counted(n, 'process')} per side are too few to exclude chance among {counted(test.size, 'case')}"
+        return f"{few}: {_enough(test)} would suffice"
     if test.p_welch[number] < test.alpha:
-        again = "dealing out the processes again does not exclude luck"
-        return f"the interval excludes 1, but {again} among {_counted(test.size)}"
-    return f"the interval excludes 1 for this case alone, not after correction for {_counted(test.size)}"
+        again = "a permutation test does not exclude chance"
+        return f"the interval excludes 1, but {again} among {counted(test.size, 'case')}"
+    return f"the interval excludes 1 for this case alone, not after correction for {counted(test.size, 'case')}"
 
 
 def _enough(test: _Test) -> int:
-    """The fewest processes a side with which a permutation test can tell among so many cases."""
+    """The fewest processes per side with which a permutation test can tell among so many cases."""
     return next(n for n in itertools.count(2) if _least_p(np.array(n)) * test.size <= test.alpha / 2)
 
 
@@ -271,17 +272,12 @@ def _why_untestable(n_baseline: int, n_candidate: int, processes: int | None) ->
         return f"not measured in the {' and the '.join(absent)}"
     if processes:
         return (
-            f"of the first {processes} processes {n_baseline} against {n_candidate} measured; later ones do not fill in"
+            f"of the first {processes} processes, {n_baseline} against {n_candidate} measured; later ones do not count"
         )
     if n_baseline == n_candidate:
-        return "one process a side says nothing about the next one"
-    unequal = f"{_counted(n_baseline, 'process')} against {n_candidate}: unequal numbers give no verdict"
-    return f"{unequal}; after adaptive stopping, bench compare --processes N takes the first N of every case"
-
-
-def _counted(count: int, what: str = "case") -> str:
-    ending = "" if count == 1 else "es" if what.endswith("s") else "s"
-    return f"{count} {what}{ending}"
+        return "one process per side shows nothing about variation between processes"
+    unequal = f"{counted(n_baseline, 'process')} against {n_candidate}: unequal numbers give no verdict"
+    return f"{unequal}; after adaptive stopping, bench compare --processes N uses the first N of each case"
 
 
 def _exp(logarithm: float) -> float | None:

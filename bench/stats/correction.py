@@ -11,7 +11,7 @@ def holm(p_values: Sequence[float] | np.ndarray, last: Sequence[bool] | np.ndarr
     """P-values corrected so that calling those below a level is wrong anywhere with at most that probability.
 
     Args:
-        p_values: One a case.
+        p_values: One per case.
         last: Cases that will not be called whatever their p-value. They count, and take the last ranks: none of them
             makes the correction of the others milder.
 

@@ -13,7 +13,7 @@ from bench.stats.intervals import finite
 
 @dataclass(frozen=True, slots=True)
 class ErrorSummary:
-    """How far estimates lie from measurements; `(estimate - measured) / measured`, signed, one number a case.
+    """How far estimates lie from measurements; `(estimate - measured) / measured`, signed, one number per case.
 
     Attributes:
         median_abs: The median size of the error: half of the cases are nearer.
@@ -33,7 +33,7 @@ class ErrorSummary:
 
 
 def summarise_errors(errors: Sequence[float] | np.ndarray) -> ErrorSummary | None:
-    """Summarise signed relative errors; `None` where there are none (missing is not zero).
+    """Summarise signed relative errors; `None` if there are none (missing is not zero).
 
     Raises:
         ValueError: One that is not finite.
@@ -54,5 +54,5 @@ def summarise_errors(errors: Sequence[float] | np.ndarray) -> ErrorSummary | Non
 
 
 def relative_error(estimate: float, measured: float) -> float:
-    """`(estimate - measured) / measured`: -0.2 where the estimate is a fifth too low; NaN where either is unknown."""
+    """`(estimate - measured) / measured`: -0.2 where the estimate is a fifth too low; NaN if either is unknown."""
     return (estimate - measured) / measured if measured else math.nan

@@ -12,17 +12,17 @@ from scipy.special import stdtrit
 
 CONFIDENCE = 0.95
 PUBLISHED_PROCESSES = 5
-"""How many fresh processes a case a published number takes."""
+"""How many fresh processes per case a published number takes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """The middle of one number a process, and the range that its true value lies in with `confidence`.
+    """The middle of one number per process, and the range that its true value lies in with `confidence`.
 
     Attributes:
         middle: The mean of the processes (geometric for positive quantities), in the unit of the values.
-        low: Lower end, or `None` where there is only one process.
-        high: Upper end, or `None` where there is only one process.
+        low: Lower end, or `None` if there is only one process.
+        high: Upper end, or `None` if there is only one process.
         n: How many processes there are.
         confidence: The share of such intervals that hold the true value.
     """
@@ -40,17 +40,17 @@ class Interval:
 
     @property
     def half_width_frac(self) -> float | None:
-        """Half the interval's width as a fraction of the middle; `None` where there is no interval."""
+        """Half the interval's width as a fraction of the middle; `None` if there is no interval."""
         if self.low is None or self.high is None or not self.middle:
             return None
         return (self.high - self.low) / 2 / abs(self.middle)
 
 
 def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
-    """The arithmetic mean of one number a process, with Student's t interval.
+    """The arithmetic mean of one number per process, with Student's t interval.
 
     Args:
-        values: One finite number a process, in any unit.
+        values: One finite number per process, in any unit.
         confidence: The share of such intervals that hold the true mean, if processes vary normally.
 
     Raises:
@@ -66,13 +66,13 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> In
 
 
 def geometric_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
-    """The geometric mean of one positive number a process, with Student's t interval on the logarithms.
+    """The geometric mean of one positive number per process, with Student's t interval on the logarithms.
 
     Throughputs and step times vary by factors rather than by amounts: on the logarithms the interval is the same for a
     rate and its inverse, and it never reaches below zero.
 
     Args:
-        values: One positive number a process: samples per second, or seconds a step.
+        values: One positive number per process: samples per second, or seconds per step.
         confidence: The share of such intervals that hold the true value.
 
     Raises:
@@ -127,7 +127,7 @@ def finite(values: Sequence[float] | np.ndarray) -> np.ndarray:
     if numbers.ndim != 1 or not len(numbers):
         raise ValueError("needs at least one value")
     if not np.isfinite(numbers).all():
-        raise ValueError("takes finite values only; leave unknown ones out")
+        raise ValueError("takes finite values only; omit unknown ones")
     return numbers
 
 

@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 MAX_DEALINGS = 200_000
-"""All dealings are counted up to 10 processes a side (184,756); of more, as many as this are drawn at random."""
+"""All dealings are counted up to 10 processes per side (184,756); of more, as many as this are drawn at random."""
 
 
 def permutation_p(one: np.ndarray, two: np.ndarray) -> float:

@@ -1,8 +1,8 @@
 """Results on disk: immutable Parquet parts, and one frame that joins them.
 
-A results folder holds `plan-NNNN.parquet` (what was to be run), `runs/` (one part a run), `estimates/` (parts of one
-row a case and device) and `logs/` (what each run printed). The files are the journal: a run exists if and only if its
-part does. `consolidated/` holds the same runs once more in one file, for speed.
+A results folder contains `plan-NNNN.parquet` (the planned runs), `runs/` (one part per run), `estimates/` (parts of one
+row per case and device) and `logs/` (what each run printed). The files are the journal: a run exists if and only if its
+part does. `consolidated/` has a copy of the runs in one file, for speed.
 """
 
 from bench.store.consolidated import Damaged, consolidate

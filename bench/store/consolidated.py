@@ -1,10 +1,10 @@
 """The runs of a results folder, read from one file where that file is known to agree with the parts.
 
 Opening thousands of small Parquet files costs milliseconds each. `consolidate` therefore writes the rows of all parts
-into one file below `data/consolidated`. The parts stay the journal: the file holds nothing that they do not, nothing
-relies on it, and it can be deleted at any time.
+into one file below `data/consolidated`. The parts stay the journal: the file contains nothing that they do not, nothing
+depends on it, and it can be deleted at any time.
 
-It is believed as far as it can be checked. Its name is the SHA-256 of its own bytes, and each of its rows carries the
+It is used only as far as it can be checked. Its name is the SHA-256 of its own bytes, and each of its rows carries the
 name and the SHA-256 of the part that it came from. A part that was added, changed or damaged since is read itself, a
 row whose part is gone is dropped, and a file that does not match its name or the schema is ignored.
 """
@@ -52,8 +52,8 @@ class Damaged:
     """A part that could not be used.
 
     Attributes:
-        path: Where it lies.
-        error: Why; the text begins with the path. `UnreadableError` where the disk refuses.
+        path: Its path.
+        error: The reason; the text begins with the path. `UnreadableError` if the disk cannot read it.
     """
 
     path: Path
@@ -61,7 +61,7 @@ class Damaged:
 
     @property
     def reason(self) -> str:
-        """Why, without the path."""
+        """The reason, without the path."""
         return str(self.error).removeprefix(f"{self.path}: ")
 
 
@@ -116,12 +116,12 @@ def read_runs(folder: Path) -> Runs:
 
 
 def consolidate(folder: Path) -> Path | None:
-    """Write the consolidated file of a results folder anew, where enough parts are not in it.
+    """Write the consolidated file of a results folder again, if enough parts are not in it.
 
-    A part of a newer version's columns is left to itself. Readers that are at work meanwhile read the parts.
+    A part with columns of a newer version is not included. Concurrent readers read the parts.
 
     Returns:
-        The new file; None where the one that is there will do, or where the disk refuses: it only saves time.
+        The new file; None if the existing one suffices, or the disk cannot write it: it only saves time.
 
     Raises:
         NewerFormatError: A part was written by a newer version.
@@ -156,7 +156,7 @@ def consolidate(folder: Path) -> Path | None:
 
 
 def join_tables(tables: list[pa.Table]) -> pa.Table:
-    """Tables below each other; of a column that two later versions gave different types, the first one's rows."""
+    """Concatenated tables; for a column with different types in two later versions, the rows of the first."""
     alike: dict[pa.Schema, list[pa.Table]] = {}
     for table in tables:  # joining tables of one schema is cheap, and there may be thousands
         plain = table.replace_schema_metadata(None)
@@ -170,7 +170,7 @@ def join_tables(tables: list[pa.Table]) -> pa.Table:
 
 
 def _beside(table: pa.Table, name: str, digest: str) -> pa.Table:
-    """The one row of a part, with what says where it came from."""
+    """The one row of a part, with its origin."""
     values = (name, digest, version_of(table))
     for field, value in zip(_BESIDE, values, strict=True):
         table = table.append_column(field, pa.array([value], field.type))
@@ -178,7 +178,7 @@ def _beside(table: pa.Table, name: str, digest: str) -> pa.Table:
 
 
 def _read_consolidated(place: Path) -> pa.Table:
-    """The rows of the consolidated file; no rows where there is none, or where it is not what its name says."""
+    """The rows of the consolidated file; none if it does not exist or does not match its name."""
     expected = pa.schema([*schema.RUN, *_BESIDE])
     for path in parts(place):
         try:

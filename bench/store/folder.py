@@ -49,13 +49,13 @@ _FINISHED = ("status", "reason", "wall_window_s", "batch_size", "step_times_s", 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What the sweep needs to know of a run that exists.
+    """What the sweep needs to know about an existing run.
 
     Attributes:
-        status: How it ended.
-        samples_per_s: Over the measured window; `None` where there is none.
+        status: Its status.
+        samples_per_s: Over the measured window; `None` if there is none.
         duration_s: Of the whole run.
-        reason: Why it ended so; `None` where it ended well.
+        reason: The reason for its status; `None` if it succeeded.
     """
 
     status: Status
@@ -82,12 +82,12 @@ class Store:
         self.logs_folder = folder / "logs"
 
     def create(self) -> None:
-        """Make the folders, where no newer version has been at work.
+        """Create the folders, unless a newer version has written to them.
 
-        Runs are not looked at: all of them are read before a sweep begins (`finished_runs`).
+        Runs are not checked here: all of them are read before a sweep begins (`finished_runs`).
 
         Raises:
-            StoreError: The folders cannot be made, or a plan or estimates were written by a newer version.
+            StoreError: The folders cannot be created, or a plan or estimates were written by a newer version.
         """
         for path in parts(self.folder, "plan-*.parquet"):
             _refuse_newer(path, "plan")
@@ -98,7 +98,7 @@ class Store:
                 folder.mkdir(parents=True, exist_ok=True)
 
     def clear_leftovers(self) -> None:
-        """Delete the unfinished files of writers who were killed."""
+        """Delete the unfinished files of killed writers."""
         for folder in (self.folder, self.runs_folder, self.estimates_folder):
             clear_leftovers(folder)
 
@@ -111,7 +111,7 @@ class Store:
         target_frac: float | None = None,
         estimate_key: str | None = None,
     ) -> dict[str, Any] | None:
-        """Store what is going to be run, unless the newest plan for this environment already says the same.
+        """Store the plan, unless the newest plan for this environment is the same.
 
         Args:
             planned: Every run, skipped cases included.
@@ -153,7 +153,7 @@ class Store:
     def _plans_before(self, environment_key: str) -> tuple[pa.Table | None, dict[str, Any] | None]:
         """The newest plan for this environment; or, without one, the environment of the newest plan.
 
-        A damaged plan is named in a warning and stays: whose it is, nobody can tell.
+        A damaged plan is named in a warning and stays: its owner is unknown.
         """
         newest: dict[str, Any] | None = None
         for path in reversed(parts(self.folder, "plan-*.parquet")):
@@ -162,7 +162,7 @@ class Store:
             except (NewerFormatError, UnreadableError):
                 raise
             except StoreError as error:
-                warnings.warn(f"left out: {error}", stacklevel=3)
+                warnings.warn(f"skipped: {error}", stacklevel=3)
                 continue
             if table.num_rows and table["environment_key"][0].as_py() == environment_key:
                 return table, None
@@ -171,7 +171,7 @@ class Store:
         return None, newest
 
     def planned_data(self, environment_key: str) -> dict[tuple[str, str], DataFacts]:
-        """What the newest plan for an environment noted of its data, by data set and input; empty without a plan."""
+        """What the newest plan for an environment notes about its data, by data set and input; empty without a plan."""
         with warnings.catch_warnings(action="ignore"):  # `write_plan` names what is damaged
             table, _ = self._plans_before(environment_key)
         names = [name for name in columns(DataFacts) if table is not None and name in table.column_names]
@@ -181,11 +181,11 @@ class Store:
     def write_run(
         self, run: Planned, attempt: int, protocol: Protocol, measurement: Measurement, environment: Environment
     ) -> Row:
-        """Append one run; it exists once this returns. Returns the row.
+        """Append one run, which exists once this returns. Returns the row.
 
         Raises:
-            StoreError: The disk refuses.
-            FileExistsError: The run exists already.
+            StoreError: The disk cannot write it.
+            FileExistsError: The run already exists.
         """
         group = group_of(run, protocol, environment)
         key = run_key(run.case.key, group, run.repeat, attempt)
@@ -213,12 +213,12 @@ class Store:
             commit(table, self.estimates_folder / f"{estimate_key}-{rows_hash(rows)[:16]}.parquet")
 
     def finished_runs(self) -> dict[str, Finished]:
-        """What every run that exists came to, by the name of its part (see `part_name`).
+        """The outcome of every existing run, by the name of its part (see `part_name`).
 
-        A damaged part is set aside under the ending `.damaged`, with a warning, so that its run is missing again.
+        A damaged part is moved aside with the suffix `.damaged` and a warning, so that its run is missing again.
 
         Raises:
-            StoreError: A part cannot be read, was written by a newer version, or cannot be set aside.
+            StoreError: A part cannot be read, was written by a newer version, or cannot be moved aside.
         """
         runs = read_runs(self.folder)
         for part in runs.damaged:
@@ -256,16 +256,16 @@ def _refuse_newer(path: Path, kind: str) -> None:
 
 
 def _set_aside(part: Damaged, what: str) -> None:
-    """Rename a damaged part, so that it no longer stands in the way of a whole one. Raises where the disk refuses."""
+    """Rename a damaged part, so that an intact one can replace it. Raises if the disk cannot."""
     if isinstance(part.error, UnreadableError):
         raise part.error
-    warnings.warn(f"set aside, to be {what} again: {part.error}", stacklevel=4)
+    warnings.warn(f"moved aside, to be {what} again: {part.error}", stacklevel=4)
     with typed_errors(part.path):
         part.path.rename(part.path.with_suffix(".damaged"))
 
 
 def group_of(run: Planned, protocol: Protocol, environment: Environment) -> Group:
-    """What this run has in common with its repeats."""
+    """The key that this run shares with its repeats."""
     return Group(run.code_key, protocol.key, environment.key)
 
 

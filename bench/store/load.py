@@ -42,14 +42,14 @@ class Notes:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What results folders hold.
+    """The contents of results folders.
 
     Attributes:
         frame: One row for each run, as `bench.load` returns it.
         notes: Of the newest plan of every environment.
-        damaged: Parts that were left out, each once.
+        damaged: Parts that were skipped, each once.
         folders: The results folders, in the order of their runs.
-        paths: Where they were found, as they were given.
+        paths: The paths they were found at, as given.
     """
 
     frame: pd.DataFrame
@@ -61,7 +61,7 @@ class Loaded:
     def warn(self) -> None:
         """Name every damaged part in a warning."""
         for part in self.damaged:
-            warnings.warn(f"left out: {part.error}", stacklevel=3)
+            warnings.warn(f"skipped: {part.error}", stacklevel=3)
 
 
 def load_results(*paths: str | os.PathLike[str]) -> pd.DataFrame:
@@ -76,11 +76,11 @@ def load_results(*paths: str | os.PathLike[str]) -> pd.DataFrame:
 
 
 def read_results(*paths: str | os.PathLike[str]) -> Loaded:
-    """Every run under `paths`, one row a run, and what could not be read.
+    """Every run under `paths`, one row per run, and what could not be read.
 
     The order is that of the folders, then of the plan. `planned` is false for runs that the newest plan of their
     environment no longer names: what an earlier configuration in the same folder ran. Parts that cannot be read, or
-    whose rows differ from their own hash, are left out: their runs read as `interrupted`, and resume runs them again.
+    whose rows do not match their hash, are skipped: their runs are `interrupted`, and resuming runs them again.
 
     Raises:
         StoreError: A path holds no results, or a part was written by a newer version.
@@ -102,7 +102,7 @@ def planned_runs(loaded: Loaded) -> pd.DataFrame:
     """The runs that count: those that a newest plan names.
 
     Raises:
-        StoreError: There are none; the message names the plans that are damaged, and says what to do.
+        StoreError: There are none; the message names damaged plans and what to do.
     """
     planned = loaded.frame[loaded.frame["planned"]].reset_index(drop=True)
     if planned.empty:
@@ -111,18 +111,18 @@ def planned_runs(loaded: Loaded) -> pd.DataFrame:
 
 
 def _why_nothing_counts(loaded: Loaded) -> str:
-    """What keeps the runs, or the lack of any, from counting, and what to do about it."""
+    """Why no runs count, and what to do about it."""
     runs, plans = len(loaded.frame), [part for part in loaded.damaged if part.path.name.startswith("plan-")]
-    what = f"none of {runs} runs counts without its plan" if runs else "no runs"
+    what = f"none of {runs} runs count without their plan" if runs else "no runs"
     if unreadable := [str(part.path) for part in plans if isinstance(part.error, UnreadableError)]:
-        return f"{what}, and the disk does not give {', '.join(unreadable)}; fix that, and try again"
+        return f"{what}, and the disk cannot read {', '.join(unreadable)}; fix that and try again"
     if plans:
         return (
             f"{what}, and {', '.join(str(part.path) for part in plans)} {'is' if len(plans) == 1 else 'are'} damaged. "
-            "Restore from a copy, or run the same bench sweep again on its machine: it plans again and keeps the runs "
-            "that are whole"
+            "Restore from a copy, or run the same bench sweep again on its machine: it plans again and keeps the "
+            "intact runs"
         )
-    return "no runs, and none planned; run bench sweep first"
+    return "no runs and no plan; run bench sweep first"
 
 
 def load_notes(*paths: str | os.PathLike[str]) -> list[Notes]:
@@ -150,7 +150,7 @@ def results_folders(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
 
 
 def _is_unfinished(plan: Path, given: Path) -> bool:
-    """Whether a plan lies in what a merge has not finished, or never will."""
+    """Whether a plan is in the folder of an unfinished merge."""
     return any(name.startswith(TEMPORARY) for name in plan.relative_to(given).parts)
 
 
@@ -188,7 +188,7 @@ def _runs(
 
 
 def _identities(table: pa.Table) -> list[Identity]:
-    """What tells the runs of a table apart, attempts left aside."""
+    """What identifies the runs of a table, apart from attempts."""
     return list(_tuples(table, _RUN_IDENTITY))
 
 
@@ -206,7 +206,7 @@ def _with_planned_device(runs: pa.Table, planned: Sequence[str | None]) -> pa.Ta
 
 
 def _earlier_estimate_keys(plans: Iterable[pa.Table]) -> dict[Identity, str | None]:
-    """The estimates that plans, newest or not, name for each of their runs; the last plan's count."""
+    """The estimates that plans, newest or not, name for each of their runs; the last plan has precedence."""
     found: dict[Identity, str | None] = {}
     for plan in plans:
         found |= dict(zip(_identities(plan), (key for (key,) in _tuples(plan, ["estimate_key"])), strict=True))
@@ -217,7 +217,7 @@ def _absent(skip_reason: str | None) -> dict[str, str]:
     """Status and reason of a planned run that has no part."""
     if skip_reason is not None:
         return {"status": Status.SKIPPED, "reason": skip_reason}
-    return {"status": Status.INTERRUPTED, "reason": "planned and not finished; the same bench sweep goes on with it"}
+    return {"status": Status.INTERRUPTED, "reason": "planned but not finished; the same bench sweep resumes it"}
 
 
 def newest_plans(folder: Path) -> list[tuple[str, pa.Table]]:
@@ -228,7 +228,7 @@ def newest_plans(folder: Path) -> list[tuple[str, pa.Table]]:
     damaged: list[Damaged] = []
     plans = _newest(_read_all(parts(folder, "plan-*.parquet"), "plan", damaged))
     for part in damaged:
-        warnings.warn(f"left out: {part.error}", stacklevel=2)
+        warnings.warn(f"skipped: {part.error}", stacklevel=2)
     return plans
 
 
@@ -264,10 +264,10 @@ def _to_pandas(table: pa.Table) -> pd.DataFrame:
 
 
 def _with_estimates(frame: pd.DataFrame, estimates: pd.DataFrame) -> pd.DataFrame:
-    """Beside each run, the estimates that its plan names: made with its code and versions, not with those of others.
+    """Join to each run the estimates that its plan names, made with its code and versions.
 
-    Where those are missing or damaged there are none. A run whose plan names none gets the last ones: the plan is
-    older than the naming, or gone.
+    If those are missing or damaged, there are none. A run whose plan names none gets the latest ones: the plan is from
+    an older version, or missing.
     """
     exact = [*_JOIN, "estimate_key"]
     made = estimates.drop_duplicates(exact, keep="last")
@@ -279,7 +279,7 @@ def _with_estimates(frame: pd.DataFrame, estimates: pd.DataFrame) -> pd.DataFram
 
 
 def _with_notes(frame: pd.DataFrame) -> pd.DataFrame:
-    """Add to each run's `estimate_note` what the estimates leave out of its protocol: they are kept by case alone."""
+    """Add to each `estimate_note` what estimates do not model of the run's protocol: they are stored by case alone."""
     switches = frame[list(UNMODELLED)].fillna(False).astype(bool)
     traced = frame["trace_peak_allocated_bytes"].notna()
     for row in frame.index[switches.any(axis=1) & (traced | frame["formula_bytes"].notna())]:
@@ -290,7 +290,7 @@ def _with_notes(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_rates(frame: pd.DataFrame) -> pd.DataFrame:
-    """Add what is derived from the raw values: throughput over the window, and the median step."""
+    """Add the values derived from raw ones: throughput over the window, and the median step."""
     import numpy as np
 
     times = frame["step_times_s"]

@@ -1,8 +1,8 @@
-"""How much a Parquet file unpacks to, read off the headers of its pages without unpacking any.
+"""The unpacked size of a Parquet file, read from the headers of its pages without unpacking any.
 
-Nothing holds a reader to the sizes in a file's footer: a page of 100 KiB may unpack to 2 GiB, and a few bytes of run
-lengths to 10^9 values of a list. (And asking pyarrow for the footer's entry of a column ends the process where that
-entry is damaged.) So the headers of the pages are read here, which the reader does go by.
+Readers do not enforce the sizes in a file's footer: a page of 100 KiB may unpack to 2 GiB, and a few bytes of run
+lengths to 10^9 values of a list. (And reading the footer's entry of a column with pyarrow ends the process if that
+entry is damaged.) So the headers of the pages, which readers do follow, are read here.
 
 Footer and headers are structs in Thrift's compact protocol. (Sources: apache/parquet-format, parquet.thrift;
 apache/thrift, doc/specs/thrift-compact-protocol.md.)
@@ -25,13 +25,13 @@ _KEPT_BYTES = 1 << 16  # of one: the list of a part's columns takes some KiB, a 
 
 
 def unpacked(data: bytes, nested: Container[int]) -> tuple[int, int]:
-    """What the pages of a file come to.
+    """The total size of the pages of a file.
 
-    Only pages that can hold more than their bytes are looked at: compressed ones, and those of columns of lists.
+    Only pages that can unpack to more than their bytes are counted: compressed ones, and those of columns of lists.
 
     Args:
         data: The file.
-        nested: The numbers of the columns that hold lists.
+        nested: The numbers of the columns of lists.
 
     Returns:
         The bytes of all pages uncompressed, and the values in columns of lists.
@@ -68,7 +68,7 @@ def _pages(data: bytes, meta: dict[int, Any]) -> tuple[int, int]:
         packed, whole = header[_PAGE_PACKED], header[_PAGE_UNPACKED]
         count = (header.get(_PAGE_DATA) or header.get(_PAGE_DATA_2) or {1: 0})[1]
         if min(packed, whole, count) < 0:
-            raise ValueError("a page of negative size")
+            raise ValueError("a page has a negative size")
         size, values, at = size + whole, values + count, at + packed
     return size, values
 
@@ -125,7 +125,7 @@ def _items(data: bytes, at: int, depth: int) -> tuple[list[Any], int]:
     head = data[at]
     count, at = (head >> 4, at + 1) if head >> 4 < 15 else _varint(data, at + 1)
     if count > len(data) or depth > _MAX_DEPTH:
-        raise ValueError("a list longer than the file, or nested too deeply")
+        raise ValueError("a list is longer than the file or nested too deeply")
     items: list[Any] = []
     for _ in range(count):
         byte = data[at]
@@ -150,7 +150,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at + 1
         shift += 7
-    raise ValueError("a number of more than 64 bits")
+    raise ValueError("a number has more than 64 bits")
 
 
 def _signed(data: bytes, at: int) -> tuple[int, int]:

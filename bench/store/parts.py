@@ -1,4 +1,4 @@
-"""One part: written so that it is whole or absent, read so that it is right or refused."""
+"""One part: written completely or not at all, and read correctly or refused."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ _VERSION, _KIND, _HASH, _NOTES, _NOTES_HASH = (
 )
 _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 TEMPORARY = ".tmp-"
-"""What begins so is unfinished: nobody reads it."""
+"""Prefix of unfinished files, which nobody reads."""
 
 LEFTOVER_AGE_S = 3600.0
-"""No commit takes so long: whoever left a file unfinished for longer is dead."""
+"""No commit takes longer: the writer of an older unfinished file is dead."""
 
 
 class UnreadableError(StoreError):
-    """The disk does not give a part: what it holds is unknown, and it stays where it is."""
+    """The disk cannot read a part: its content is unknown, and it stays where it is."""
 
 
 class NewerFormatError(StoreError):
-    """A part of a format that this version does not know; it is whole, and a newer version reads it."""
+    """A part of a newer format, which a newer version can read."""
 
 
 def parts(folder: Path, pattern: str = "*.parquet") -> list[Path]:
@@ -71,11 +71,11 @@ def build_table(
 
 
 def commit(table: pa.Table, target: Path) -> None:
-    """Write `table` to `target` so that it is whole or absent, and on the disk when this returns.
+    """Write `table` to `target` completely or not at all; it is on disk when this returns.
 
     Raises:
-        FileExistsError: `target` exists; it is left as it is.
-        StoreError: The disk refuses (full, read-only, gone).
+        FileExistsError: `target` exists; it is not changed.
+        StoreError: The disk cannot write it (full, read-only, gone).
     """
     # Small parts are read by the thousand: no compression, statistics or dictionaries halves the time.
     small = table.num_rows < 50
@@ -111,8 +111,8 @@ def whole_or_absent(target: Path, prefix: str = TEMPORARY, *, replace: bool = Fa
         replace: Whether a file of that name is replaced.
 
     Raises:
-        FileExistsError: `target` exists and is not to be replaced; it is left as it is.
-        StoreError: The disk refuses (full, read-only, gone).
+        FileExistsError: `target` exists and must not be replaced; it is not changed.
+        StoreError: The disk cannot write it (full, read-only, gone).
     """
     temporary = target.parent / f"{prefix}{uuid.uuid4().hex}"
     with typed_errors(target):
@@ -134,7 +134,7 @@ def read(path: Path, kind: str) -> pa.Table:
     """One part's rows, checked against their hash, as are its notes; see `checking` for what else must hold.
 
     Raises:
-        UnreadableError: The disk refuses.
+        UnreadableError: The disk cannot read it.
         NewerFormatError: Written by a newer version.
         StoreError: Not a part of this kind, or not as it was written. All three name the file.
     """
@@ -145,7 +145,7 @@ def read_bytes(path: Path, limit: int = MAX_PART_BYTES) -> bytes:
     """A file's content.
 
     Raises:
-        UnreadableError: The disk refuses.
+        UnreadableError: The disk cannot read it.
         StoreError: Not a regular file, or larger than `limit` bytes.
     """
     try:
@@ -172,14 +172,14 @@ def decode(path: Path, data: bytes, kind: str) -> pa.Table:
         found = rows_hash(rows).encode()
     except (pa.ArrowException, OSError, ValueError) as error:  # Arrow says of some damage that it is an OSError
         said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise StoreError(f"{path}: damaged or no Parquet file ({said})") from error
+        raise StoreError(f"{path}: damaged or not a Parquet file ({said})") from error
     if found != metadata.get(_HASH):
-        raise StoreError(f"{path}: its rows differ from the hash they were written with; restore or delete it")
+        raise StoreError(f"{path}: its rows do not match their hash; restore or delete it")
     return table.replace_schema_metadata(metadata)  # the one that was checked; a file can hold two
 
 
 def clear_leftovers(folder: Path, prefix: str = TEMPORARY) -> None:
-    """Delete what writers who were killed left behind in `folder`; one that may still be at work keeps its file."""
+    """Delete what killed writers left in `folder`; one that may still be running keeps its file."""
     for path in folder.glob(f"{prefix}*"):
         with contextlib.suppress(OSError):  # it costs space, no more
             if time.time() - path.stat().st_mtime > LEFTOVER_AGE_S:
@@ -187,7 +187,7 @@ def clear_leftovers(folder: Path, prefix: str = TEMPORARY) -> None:
 
 
 def notes_of(table: pa.Table) -> dict[str, Any]:
-    """What the writer noted beside the rows."""
+    """The notes that the writer stored with the rows."""
     notes: dict[str, Any] = json.loads((table.schema.metadata or {}).get(_NOTES, b"{}"))
     return notes
 
@@ -200,7 +200,7 @@ def version_of(table: pa.Table) -> int:
 def _check_header(path: Path, metadata: Mapping[bytes, bytes], kind: str) -> None:
     found = metadata.get(_KIND, b"").decode(errors="replace")
     if found != kind:
-        raise StoreError(f"{path}: not a part of kind {kind} (it says {found or 'nothing'})")
+        raise StoreError(f"{path}: not a results file of kind {kind} (its kind is {found or 'missing'})")
     version = int(metadata.get(_VERSION, b"0"))
     if version > SCHEMA_VERSION:
         raise NewerFormatError(
@@ -208,7 +208,7 @@ def _check_header(path: Path, metadata: Mapping[bytes, bytes], kind: str) -> Non
         )
     noted = metadata.get(_NOTES_HASH)  # parts of before have none
     if noted is not None and hashlib.sha256(metadata.get(_NOTES, b"")).hexdigest().encode() != noted:
-        raise StoreError(f"{path}: its notes differ from the hash they were written with; restore or delete it")
+        raise StoreError(f"{path}: its notes do not match their hash; restore or delete it")
     parse_notes(path, metadata.get(_NOTES, b"{}"), kind)
 
 
@@ -239,12 +239,12 @@ def _sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def typed_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals into a StoreError that names the path; a taken name passes as it is."""
+    """Turn errors of the operating system into a StoreError that names the path; FileExistsError passes unchanged."""
     try:
         yield
     except FileExistsError:
         raise
     except OSError as error:
         hint = {errno.ENOSPC: "free some space and run the same command again", errno.EROFS: "choose another --out"}
-        advice = hint.get(error.errno or 0, "what was finished is kept; run the same command again to go on")
+        advice = hint.get(error.errno or 0, "finished runs are kept; run the same command again to resume")
         raise StoreError(f"{path}: cannot be written ({error.strerror or error}); {advice}") from error

@@ -1,4 +1,4 @@
-"""The estimates that stand beside a sweep's runs."""
+"""The estimates for a sweep's runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bench.sweep.session import Session
 
 
 def estimate_planned(session: Session) -> None:
-    """Store the estimates that are missing; an estimator that fails leaves its columns null and says why."""
+    """Store the missing estimates; an estimator that fails leaves its columns null and gives the reason."""
     device = estimated_device(session)
     key = key_of(session)
     known = session.store.estimated(key)
@@ -41,12 +41,12 @@ def estimate_planned(session: Session) -> None:
 
 
 def estimated_device(session: Session) -> str | Device:
-    """What a sweep's estimates are for: the GPU as it was described, or the name of what no description is of."""
+    """The device of a sweep's estimates: the described GPU, or the name of a device without a description."""
     return session.gpu.device if session.gpu else session.environment.estimate_device or session.environment.device
 
 
 def run_variables(session: Session) -> dict[str, str]:
-    """Environment variables that the sweep's runs set for themselves, and that move memory."""
+    """Environment variables that the sweep's runs set for themselves and that affect memory."""
     found = cublas_workspaces(os.environ, deterministic=session.config.protocol.deterministic)
     return {} if found is None else {"CUBLAS_WORKSPACE_CONFIG": found}
 
@@ -63,7 +63,7 @@ def estimate_key(
     described: Device | None = None,
     variables: Mapping[str, str] | None = None,
 ) -> str:
-    """What makes two estimates of a case the same: the estimators' code, the versions, the settings and the device.
+    """The key under which two estimates of a case are the same: code, versions, settings and device.
 
     Args:
         environment: Of the runs.

@@ -36,7 +36,7 @@ class Journal:
         return part_name(run, attempt, run_key(run.case.key, group, run.repeat, attempt))
 
     def attempts(self, run: Planned) -> list[Finished]:
-        """What the attempts at a run came to, in order; empty where it is missing."""
+        """What the attempts at a run came to, in order; empty if it is missing."""
         finished = self._known()
         done: list[Finished] = []
         while (found := finished.get(self.part(run, len(done)))) is not None:
@@ -44,7 +44,7 @@ class Journal:
         return done
 
     def refusal(self, run: Planned) -> str | None:
-        """Why the case cannot run, as its first repeat found out in its process; `None` where it did not."""
+        """Why the case cannot run, as its first repeat found out in its process; `None` if it did not."""
         first = self.attempts(replace(run, repeat=0)) if run.repeat else []
         return first[-1].reason if first and first[-1].status is Status.SKIPPED else None
 

@@ -1,4 +1,4 @@
-"""Recording cases one by one in fresh processes; what is recorded already is kept."""
+"""Recording cases one by one in fresh processes; existing recordings are kept."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from bench.records import Case, Environment, Status, name_cases, stable_hash
 from bench.store.parts import typed_errors
 from bench.sweep.session import gpu_of, held_device, read_environment
 from bench.terminal import Progress
-from bench.units import format_bytes
+from bench.units import counted, format_bytes
 
 RECORD_TIMEOUT_S = 300.0  # for one case
 _CODE = ("recorder.py", "workload", "recordings")
@@ -31,13 +31,13 @@ _CODE = ("recorder.py", "workload", "recordings")
 
 @dataclass(frozen=True, slots=True)
 class RecordOptions:
-    """What a recording needs beside its cases.
+    """What a recording needs besides its cases.
 
     Attributes:
-        out: Folder of the files; None for one by the GPU's name below `recordings`.
+        out: Folder for the files; None for one named after the GPU below `recordings`.
         device: `auto`, `cuda` or `cuda:N`.
-        steps: Training steps a case.
-        stacks: Whether to keep what Python ran at each event.
+        steps: Training steps per case.
+        stacks: Whether to keep Python's call stack at each event.
     """
 
     out: Path | None = None
@@ -48,11 +48,11 @@ class RecordOptions:
 
 @dataclass(slots=True)
 class Recorded:
-    """What came of it.
+    """The outcome.
 
     Attributes:
-        folder: Of the files.
-        rows: One a case, with `case`, `status`, `reason`, `file` (None where there is none) and `kept` (from earlier).
+        folder: The folder of the files.
+        rows: One per case, with `case`, `status`, `reason`, `file` (None if there is none) and `kept` (from earlier).
     """
 
     folder: Path
@@ -65,23 +65,23 @@ class Recorded:
 
     @property
     def failed(self) -> bool:
-        """Whether any case neither was recorded nor is one that cannot run."""
+        """Whether any case that can run was not recorded."""
         return any(row["file"] is None and row["status"] != Status.SKIPPED for row in self.rows)
 
 
 def refuse_cpu(requested: str) -> None:
     """Raise DeviceError for `cpu`, which has no such allocator."""
     if requested == "cpu":
-        raise DeviceError("device: recordings are of torch's CUDA allocator; give cuda or cuda:N, where there is a GPU")
+        raise DeviceError("device: recordings need torch's CUDA allocator; give cuda or cuda:N on a machine with a GPU")
 
 
 def choose_gpu(requested: str, facts: MachineFacts) -> DeviceChoice:
-    """The GPU to record on. Raises DeviceError where there is none."""
+    """The GPU to record on. Raises DeviceError if there is none."""
     choice = usable_device("auto", facts)
     if choice.kind != "cuda":
         raise DeviceError(
-            f"no GPU to record on: {choice.reason}. Recordings are of torch's CUDA allocator, made where a GPU is; "
-            "compare those of others here with: bench estimate --explain-difference FILE. See: bench env"
+            f"no GPU to record on: {choice.reason}. Recordings need torch's CUDA allocator. To compare existing ones "
+            "here: bench estimate --explain-difference FILE. See: bench env"
         )
     return choice if requested == "auto" else usable_device(requested, facts)
 
@@ -124,7 +124,7 @@ def _record_missing(
         else:
             todo.append((case, key, path))
     if found.rows:
-        progress.say(f"{len(found.rows)} recordings are there already, {len(todo)} to do")
+        progress.say(f"{counted(len(found.rows), 'recording')} already there, {len(todo)} to do")
     progress.start(len(todo))
     for case, key, path in todo:
         progress.begin(names[case])
@@ -143,7 +143,7 @@ def _record_missing(
 
 
 def _record_one(launcher: LocalLauncher, argument: dict[str, Any], path: Path) -> dict[str, Any]:
-    """One case in a fresh process; what it printed is kept beside its file where it went wrong."""
+    """One case in a fresh process; if it failed, what it printed is kept next to its file."""
     log = path.with_suffix(".log")
     log.unlink(missing_ok=True)
     answer = launcher.run(record_task, argument, timeout_s=RECORD_TIMEOUT_S, log=log)
@@ -154,7 +154,7 @@ def _record_one(launcher: LocalLauncher, argument: dict[str, Any], path: Path) -
 
 
 def recording_key(case: Case, environment: Environment, options: RecordOptions) -> str:
-    """The same for two recordings of which the second would only repeat the first."""
+    """The key of a recording; equal if the second would only repeat the first."""
     entries = (("model", case.model), ("dataset", case.dataset), ("optimizer", case.optimizer))
     code = [fingerprint.code_key(_CODE), *(catalog.code_key(kind, choice.name) for kind, choice in entries)]
     data = [found] if (found := data_facts(case.dataset).known) else []
@@ -162,13 +162,13 @@ def recording_key(case: Case, environment: Environment, options: RecordOptions) 
 
 
 def _status_of(path: Path, key: str, progress: Progress) -> str | None:
-    """How the recording at `path` ended; None where there is none. A damaged one is set aside."""
+    """The status of the recording at `path`; None if there is none. A damaged one is moved aside."""
     if not path.exists():
         return None
     try:
         facts = read_recording(path).facts
     except StoreError as error:
-        progress.say(f"set aside, to be recorded again: {error}")
+        progress.say(f"moved aside, to be recorded again: {error}")
         path.rename(path.with_suffix(".damaged"))
         return None
     return facts.status if facts.recording_key == key else None
@@ -187,9 +187,9 @@ def _line(name: str, row: dict[str, Any]) -> str:
         return f"{what}: {(row['reason'] or '')[:160]}"
     allocated, reserved = (format_bytes(row[f"peak_{name}_bytes"]) for name in ("allocated", "reserved"))
     peaks = f"allocated {allocated}, reserved {reserved}"
-    return f"{what}, {row['events']} events, {peaks}, file {format_bytes(row['file'].stat().st_size)}"
+    return f"{what}, {counted(row['events'], 'event')}, {peaks}, file {format_bytes(row['file'].stat().st_size)}"
 
 
 def _slug(text: str) -> str:
-    """A name for files: small letters, digits, dots and dashes, 80 at most."""
+    """A file name: lower-case letters, digits, dots and dashes, at most 80."""
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")[:80] or "case"

@@ -20,22 +20,22 @@ from bench.sweep.estimates import key_of
 from bench.sweep.journal import MAX_ATTEMPTS
 from bench.sweep.session import Session, gpu_of
 from bench.sweep.stopping import Round, next_round
-from bench.units import format_bytes, format_duration, format_rate
+from bench.units import counted, format_bytes, format_duration, format_rate
 
 _LOG_TAIL_BYTES = 4096
-SILENT_RUNS = 2  # in a row, after which NVML is not asked any more
-HOST_MEMORY_SHARE = 0.9  # of what is free, for a worker on the CPU unless the configuration says
+SILENT_RUNS = 2  # in a row, after which NVML is no longer queried
+HOST_MEMORY_SHARE = 0.9  # of the free memory, for a worker on the CPU unless configured
 
 
 def measure_missing(session: Session) -> None:
-    """Run what the plan names and is missing, then rounds of further repeats until no case is to have one.
+    """Run the missing runs of the plan, then rounds of further repeats until no case needs one.
 
-    What was finished in an earlier sweep and is to be tried again is tried once, before the rounds.
+    Runs that were finished in an earlier sweep and are to be retried run once, before the rounds.
     """
     todo = session.journal.missing(session.plan, session.options.retry)
     finished = sum(run.skip_reason is None for run in session.plan) - len(todo)
     if finished:
-        session.progress.say(f"{finished} runs are finished already, {len(todo)} to do")
+        session.progress.say(f"{counted(finished, 'run')} already finished, {len(todo)} to do")
     _measure(session, todo)
     while (found := extend_plan(session)).runs:
         write_plan(session)
@@ -46,9 +46,9 @@ def measure_missing(session: Session) -> None:
 
 
 def extend_plan(session: Session) -> Round:
-    """Plan rounds of further repeats until something is missing; returns the last, empty where none is to follow.
+    """Plan rounds of further repeats until a run is missing; returns the last round, empty if none follows.
 
-    Rounds that an earlier sweep decided are decided again, from the same runs and to the same end.
+    Rounds that an earlier sweep decided are decided again, from the same runs and with the same result.
     """
     found = Round([], 0, 0, 0.0)
     while not session.journal.missing(session.plan):
@@ -61,7 +61,7 @@ def extend_plan(session: Session) -> Round:
 
 
 def write_plan(session: Session) -> None:
-    """Store the plan as it stands; say so where what is in the folder was measured in another environment."""
+    """Store the current plan; report it if the folder's runs were measured in another environment."""
     target_frac = session.config.measure.target_frac(session.environment.device)
     before = session.store.write_plan(
         session.plan,
@@ -74,28 +74,28 @@ def write_plan(session: Session) -> None:
     if before is not None:
         changes = session.environment.changes_since(before)
         session.progress.say(
-            f"{session.options.out} was begun in another environment, whose runs are kept apart from those made now: "
-            f"{', '.join(changes)}. To go on with those, undo the change; to keep this apart, name another --out"
+            f"the environment changed since {session.options.out} was created ({', '.join(changes)}). New runs are "
+            "stored separately; undo the change to resume the old ones, or choose another --out"
         )
 
 
 def _say_round(session: Session, found: Round) -> None:
-    """Say how many cases a round repeats, and why."""
+    """Report how many cases a round repeats, and why."""
     budget = session.config.measure.time_budget
     spent = f"; {format_duration(found.spent_s)} of {format_duration(budget)} spent" if budget else ""
     session.progress.say(
-        f"round {session.rounds}: one more run of {_cases(len(found.runs))}; {_cases(found.unsettled)} not settled "
-        f"within {_target(session)}{spent}"
+        f"round {session.rounds}: one more run of {counted(len(found.runs), 'case')}; "
+        f"{counted(found.unsettled, 'case')} not settled within {_target(session)}{spent}"
     )
 
 
 def _say_not_converged(session: Session, found: Round) -> None:
-    """Say what the repeats or the time allowed did not bring about."""
+    """Report the cases that did not converge within the repeats or the time allowed."""
     measure = session.config.measure
     budget = f" or time_budget ({format_duration(measure.time_budget)})" if measure.time_budget else ""
     session.progress.say(
-        f"not_converged: {_cases(found.wide)} did not come within {_target(session)}; max_repeats "
-        f"({measure.max_repeats}){budget} allows no more runs"
+        f"not_converged: {counted(found.wide, 'case')} did not reach {_target(session)}; max_repeats "
+        f"({measure.max_repeats}){budget} allow no more runs"
     )
 
 
@@ -103,20 +103,16 @@ def _target(session: Session) -> str:
     return f"±{(session.config.measure.target_frac(session.environment.device) or 0.0) * 100:g} %"
 
 
-def _cases(count: int) -> str:
-    return f"{count} case{'' if count == 1 else 's'}"
-
-
 def _measure(session: Session, todo: Iterable[tuple[Planned, int]]) -> None:
-    """Run these in their order; what was throttled goes to the end of the queue once."""
+    """Run these in order; a throttled run goes to the end of the queue once."""
     queue = deque(todo)
     session.progress.start(len(queue), f"round {session.rounds}" if session.rounds else "")
     while queue:
         run, attempt = queue.popleft()
         session.progress.begin(f"{session.name(run.case)} (repeat {run.repeat + 1})")
-        refused = session.journal.refusal(run)  # no process of its own to find out again what the first one did
-        told = Measurement(status=Status.SKIPPED, reason=refused) if refused is not None else None
-        measurement = told or _measure_one(session, run, attempt)
+        refused = session.journal.refusal(run)  # the first process already refused the case
+        skipped = Measurement(status=Status.SKIPPED, reason=refused) if refused is not None else None
+        measurement = skipped or _measure_one(session, run, attempt)
         session.journal.write(run, attempt, measurement)
         _note_silence(session, measurement)
         session.progress.finish(_line(session.name(run.case), run, measurement))
@@ -125,7 +121,7 @@ def _measure(session: Session, todo: Iterable[tuple[Planned, int]]) -> None:
 
 
 def _measure_one(session: Session, run: Planned, attempt: int) -> Measurement:
-    """One run in a fresh process, whatever comes of it."""
+    """One run in a fresh process, whatever its outcome."""
     argument = {
         "case": run.case,
         "protocol": session.config.protocol,
@@ -145,11 +141,11 @@ def _measure_one(session: Session, run: Planned, attempt: int) -> Measurement:
             break
         session.starts_failed += 1
         if session.starts_failed >= session.config.limits.infrastructure_failures:
-            told = f"{log} and " if _is_written(log) else ""
+            see = f"{log} and " if _is_written(log) else ""
             raise InfrastructureError(
-                f"{session.starts_failed} worker processes in a row ended before their case began: {answer.reason}. "
-                f"What is finished is kept; see {told}bench env, then run the same command again, with --retry failed "
-                "where runs failed for the same reason"
+                f"{counted(session.starts_failed, 'worker process', 'worker processes in a row')} ended before "
+                f"the case began: {answer.reason}. Finished runs are kept; see {see}bench env, then run the same "
+                "command again, with --retry failed if runs failed for the same reason"
             )
     written = _is_written(log)
     killed = kills is not None and (read_oom_kills() or 0) > kills
@@ -157,26 +153,26 @@ def _measure_one(session: Session, run: Planned, attempt: int) -> Measurement:
 
 
 def _is_written(log: Path) -> bool:
-    """Whether a run left anything in its log; an empty one is deleted."""
+    """Whether a run wrote to its log; an empty log is deleted."""
     if log.exists() and not log.stat().st_size:
         log.unlink()
     return log.exists()
 
 
 def _ended_before_its_case(answer: Answer) -> bool:
-    """Whether a run never came as far as its case: it died, or the device does not start, or never answers."""
+    """Whether a run never reached its case: it died, or the device does not start or does not respond."""
     return answer.outcome is not Outcome.ANSWERED and answer.phase in (None, "start")
 
 
 def _note_silence(session: Session, measurement: Measurement) -> None:
-    """Stop asking a driver that let two runs in a row wait: each would wait as long."""
+    """Stop querying a driver that timed out in two runs in a row: every further run would wait as long."""
     gone = measurement.nvml_error is not None and measurement.nvml_error.startswith(NO_ANSWER)
     session.silent_runs = session.silent_runs + 1 if gone else 0
     if session.silent_runs == SILENT_RUNS and session.silence is None:
         session.silence = measurement.nvml_error
         session.progress.say(
-            f"{measurement.nvml_error}, {SILENT_RUNS} runs in a row: the runs from here on go without its readings, "
-            "flagged nvml_silent"
+            f"{measurement.nvml_error} in {SILENT_RUNS} runs in a row: the remaining runs do without its readings and "
+            "are flagged nvml_silent"
         )
 
 
@@ -187,12 +183,12 @@ def _host_memory(session: Session) -> int | None:
 
 
 def _measurement(answer: Answer, uncaught: str = "", *, killed_for_memory: bool = False) -> Measurement:
-    """The answer of a run as a measurement; a process that was killed or died gets its status and reason here.
+    """The result of a run as a measurement; a process that was killed or died gets its status and reason here.
 
     Args:
-        answer: What came back.
-        uncaught: The message of the C++ exception that ended the process; empty where none did.
-        killed_for_memory: Whether the kernel killed a process of this control group for memory meanwhile.
+        answer: What the process returned.
+        uncaught: The message of the C++ exception that ended the process; empty if none did.
+        killed_for_memory: Whether the kernel killed a process of this control group for memory in the meantime.
     """
     if answer.outcome is Outcome.ANSWERED:
         fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in answer.value.items()}
@@ -206,13 +202,13 @@ def _measurement(answer: Answer, uncaught: str = "", *, killed_for_memory: bool 
     return Measurement(**{**fields, "duration_s": answer.duration_s, "process_start_s": answer.start_s})
 
 
-_KILLED_WORKER = "killed by signal: Killed"  # torch's words for a loader's worker that met SIGKILL
+_KILLED_WORKER = "killed by signal: Killed"  # torch's message for a loader's worker killed by SIGKILL
 _STATUSES = {Outcome.TIMED_OUT: Status.TIMEOUT, Outcome.DIED: Status.CRASHED, Outcome.REFUSED: Status.FAILED}
 
 
 def _end(answer: Answer, uncaught: str, killed_for_memory: bool) -> tuple[Status, str]:
-    """Status and reason of a run that gave no answer. What it said of its end before it died counts."""
-    reason = answer.reason or f"no reason given in the phase {answer.phase or 'start'}"
+    """Status and reason of a run without a result. If it reported its failure before it died, that counts."""
+    reason = answer.reason or f"no reason given (during {answer.phase or 'start'})"
     if "status" in answer.news:
         return Status(answer.news["status"]), f"{answer.news['reason']}; then {reason}"
     if answer.outcome is Outcome.DIED and says_out_of_memory(uncaught):
@@ -224,16 +220,16 @@ def _end(answer: Answer, uncaught: str, killed_for_memory: bool) -> tuple[Status
 
 def _killer() -> str:
     limit = read_memory_limit_bytes()
-    allowed = f", which may hold {format_bytes(limit)}" if limit is not None else ""
-    return f"the kernel killed a process of this control group{allowed}, for memory"
+    allowed = f" (limit {format_bytes(limit)})" if limit is not None else ""
+    return f"the kernel killed a process of this control group{allowed} for lack of memory"
 
 
 def _uncaught(log: Path) -> str:
-    """What the C++ exception says that ended a process, by the end of its log; empty where none is told of."""
+    """The message of the C++ exception that ended a process, from the end of its log; empty if there is none."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - _LOG_TAIL_BYTES))
-        told = re.findall(r"what\(\): +(.+)", file.read().decode(errors="replace"))
-    return told[-1].strip()[:300] if told else ""
+        messages = re.findall(r"what\(\): +(.+)", file.read().decode(errors="replace"))
+    return messages[-1].strip()[:300] if messages else ""
 
 
 def _line(name: str, run: Planned, measurement: Measurement) -> str:

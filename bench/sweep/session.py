@@ -1,4 +1,4 @@
-"""A sweep under way: what its stages share, and the device that it runs on."""
+"""A running sweep: the state its stages share, and the device it runs on."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ START_TIMEOUT_S = 120.0  # importing torch from a cold network disk
 
 @dataclass(frozen=True, slots=True)
 class SweepOptions:
-    """What a sweep needs beside its configuration.
+    """What a sweep needs besides its configuration.
 
     Attributes:
-        out: Folder of the report; the data go below it.
+        out: Folder for the report; the data go below it.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        retry: Statuses of finished runs to run once more.
+        retry: Statuses of finished runs to run again.
         report: Whether to render the report at the end.
-        device_files: Device files of the user's own; one of them is to describe the GPU that runs go to.
+        device_files: The user's own device files; one of them must describe the GPU that runs use.
     """
 
     out: Path
@@ -48,7 +48,7 @@ class SweepOptions:
 
 @dataclass(slots=True)
 class Session:
-    """A sweep under way."""
+    """A running sweep."""
 
     config: SweepConfig
     options: SweepOptions
@@ -57,14 +57,14 @@ class Session:
     store: Store
     environment: Environment
     choice: DeviceChoice
-    gpu: DescribedGpu | None = None  # as estimates take it; None on the CPU, and where nothing can be read
+    gpu: DescribedGpu | None = None  # as estimates use it; None on the CPU, and if it cannot be read
     plan: list[Planned] = field(default_factory=list)
     starts_failed: int = 0  # in a row, for causes outside the cases
-    silent_runs: int = 0  # in a row, that NVML let wait
-    silence: str | None = None  # why NVML is not asked any more
-    notes: dict[str, Any] = field(default_factory=dict)  # beside the plan, for readers
+    silent_runs: int = 0  # in a row, in which NVML timed out
+    silence: str | None = None  # why NVML is no longer queried
+    notes: dict[str, Any] = field(default_factory=dict)  # stored with the plan, for readers
     names: dict[Case, str] = field(default_factory=dict)  # see `name`
-    rounds: int = 0  # of repeats beyond those that every case takes
+    rounds: int = 0  # of repeats beyond the minimum
     journal: Journal = field(init=False)
 
     def __post_init__(self) -> None:
@@ -72,30 +72,32 @@ class Session:
         self.journal = Journal(self.store, self.config.protocol, self.environment)
 
     def name(self, case: Case) -> str:
-        """What a case of the plan is called in every line."""
+        """The name of a case in every printed line."""
         return self.names.get(case) or str(case)
 
 
 def read_environment(
     launcher: LocalLauncher, choice: DeviceChoice, files: Sequence[Device] = ()
 ) -> tuple[Environment, DescribedGpu | None]:
-    """The environment of a device, and the GPU as estimates take it, each read in a process of its own.
+    """The environment of a device, and the GPU as estimates use it, each read in a separate process.
 
     Args:
-        launcher: Makes the processes.
-        choice: Of the device.
-        files: Device files of the user's own; one of them is to describe the GPU.
+        launcher: Starts the processes.
+        choice: The device.
+        files: The user's own device files; one of them must describe the GPU.
 
     Returns:
-        The environment, which names the device of the estimates; and the GPU, or None for the CPU and for a GPU that is
-        not NVIDIA's: the estimators follow NVIDIA's libraries, whatever compute capability ROCm gives.
+        The environment, which names the device of the estimates; and the GPU, or None for the CPU and for GPUs of other
+        vendors: the estimators follow NVIDIA's libraries, whatever compute capability ROCm reports.
 
     Raises:
-        DeviceError: Files were given and none is for this device.
+        DeviceError: None of the files given describes this device.
         BenchError: The process does not start, or the device cannot be read.
     """
     if files and choice.kind != "cuda":
-        raise DeviceError(f"--device-file describes a GPU, and runs go to the CPU here ({choice.reason}). Leave it out")
+        raise DeviceError(
+            f"--device-file describes a GPU, but runs would use the CPU ({choice.reason}). Remove the option"
+        )
     argument = {"device": choice.kind, **gpu_of(choice)}
     environment = Environment(**_value(launcher.run(environment_task, argument, timeout_s=START_TIMEOUT_S)))
     if choice.kind != "cuda":
@@ -115,14 +117,14 @@ def _read_facts(launcher: LocalLauncher, choice: DeviceChoice, *, context: bool)
 
 
 def read_device_file(launcher: LocalLauncher, choice: DeviceChoice) -> str:
-    """The text of a device file for the GPU chosen.
+    """The text of a device file for the chosen GPU.
 
     Raises:
-        DeviceError: The CPU was chosen: it has no such figures.
+        DeviceError: The CPU was chosen: it has no such values.
         BenchError: The process does not start, or the device cannot be read.
     """
     if choice.kind != "cuda":
-        raise DeviceError(f"a device file describes a GPU, and runs would go to the CPU here ({choice.reason})")
+        raise DeviceError(f"a device file describes a GPU, but runs would use the CPU ({choice.reason})")
     facts = _read_facts(launcher, choice, context=True)
     return render_device_toml(facts["values"], facts["sources"])
 
@@ -136,7 +138,7 @@ def _value(answer: Answer) -> dict[str, Any]:
 
 
 def gpu_of(choice: DeviceChoice) -> dict[str, Any]:
-    """Which GPU a child is to see: its UUID where NVML knows it, its place among those visible otherwise."""
+    """The GPU a child should see: its UUID if NVML knows it, otherwise its index among the visible ones."""
     return {"gpu_uuid": choice.gpu.uuid if choice.gpu else None, "gpu_index": choice.gpu_index}
 
 
@@ -146,15 +148,15 @@ def held_device(
     choose: Callable[[str, MachineFacts], DeviceChoice] = usable_device,
     ready: Callable[[], None] = lambda: None,
 ) -> Iterator[DeviceChoice]:
-    """Choose a device and hold it.
+    """Choose a device and lock it.
 
-    NVML names it before torch is asked, which would touch it: who comes second leaves the run under way in peace, and
-    at once. Where NVML does not, torch comes first.
+    NVML identifies it before torch, which would touch it: a second process fails at once without disturbing the first.
+    If NVML cannot, torch is queried first.
 
     Args:
         requested: `auto`, `cpu`, `cuda` or `cuda:N`.
-        choose: Decides, and asks torch.
-        ready: Called between holding and asking: what starts processes.
+        choose: Chooses the device, querying torch.
+        ready: Called between locking and querying; it starts processes.
 
     Raises:
         DeviceError: As `choose` does.
@@ -182,5 +184,5 @@ def _lock_key(choice: DeviceChoice) -> str:
 
 
 def device_name(environment: Environment) -> str:
-    """The device as a person calls it."""
+    """The name of the device for people."""
     return environment.gpu_name or environment.cpu_model or environment.device

@@ -1,4 +1,4 @@
-"""Plan -> launch -> store: runs what is missing, keeps what is finished, ends with a report."""
+"""Plan -> launch -> store: run what is missing, keep what is finished, render a report."""
 
 from __future__ import annotations
 
@@ -22,24 +22,25 @@ from bench.sweep.estimates import estimate_planned
 from bench.sweep.runs import extend_plan, measure_missing, write_plan
 from bench.sweep.session import Session, SweepOptions, device_name, held_device, read_environment
 from bench.terminal import Progress
+from bench.units import counted
 
 GOOD = (Status.OK, Status.SKIPPED)
-MANY_FILES = 50_000  # of a tree, from which on looking through them takes seconds and more
+MANY_FILES = 50_000  # in a tree; reading through more of them takes seconds
 
 _NEVER_FINISHED = {
-    Status.SKIPPED: "cannot be retried: such a case never ran, because a rule excludes it or it cannot run",
-    Status.INTERRUPTED: "need not be retried: what is not finished runs anyway by the same command",
+    Status.SKIPPED: "cannot be retried: a skipped case never ran, because a rule excludes it or it cannot run",
+    Status.INTERRUPTED: "need not be retried: the same command runs unfinished cases anyway",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class SweepOutcome:
-    """What came of a sweep.
+    """The outcome of a sweep.
 
     Attributes:
         counts: Runs by status, over everything planned.
-        failed: Whether any case did not end well.
-        report: Path of the report, where one was rendered.
+        failed: Whether any case failed.
+        report: Path of the report, if one was rendered.
         data: Folder of the results.
         summary: Lines for the terminal.
     """
@@ -52,24 +53,24 @@ class SweepOutcome:
 
 
 def parse_statuses(text: str | None) -> frozenset[Status]:
-    """Statuses from `timeout,crashed`. Raises BenchError for what is none, or has nothing to run once more."""
+    """Statuses from `timeout,crashed`. Raises BenchError for unknown ones and those that cannot be retried."""
     names = [name.strip() for name in (text or "").split(",") if name.strip()]
     allowed = [status.value for status in Status if status not in _NEVER_FINISHED]
     for name in names:
         if name in _NEVER_FINISHED:
-            raise BenchError(f"--retry: {name} {_NEVER_FINISHED[Status(name)]}. There are: {', '.join(allowed)}")
+            raise BenchError(f"--retry: {name} {_NEVER_FINISHED[Status(name)]}. Available: {', '.join(allowed)}")
         if name not in allowed:
             near = nearest_sentence(nearest(name, allowed))
-            raise BenchError(f'--retry: unknown status "{name}". {near}There are: {", ".join(allowed)}')
+            raise BenchError(f'--retry: unknown status "{name}". {near}Available: {", ".join(allowed)}')
     return frozenset(Status(name) for name in names)
 
 
 def run_sweep(config: SweepConfig, options: SweepOptions, progress: Progress) -> SweepOutcome:
-    """Run everything that the configuration plans and the results folder does not hold yet.
+    """Run every planned run that the results folder does not hold yet.
 
     Raises:
-        BenchError: Device, folder or data are not usable; nothing of what was finished is lost.
-        KeyboardInterrupt: On Ctrl-C or SIGTERM, within about two seconds; nothing of what was finished is lost.
+        BenchError: The device, folder or data cannot be used; finished runs are kept.
+        KeyboardInterrupt: On Ctrl-C or SIGTERM, within about two seconds; finished runs are kept.
     """
     store, launcher = Store(options.out / DATA_FOLDER), LocalLauncher()
     store.create()
@@ -88,10 +89,10 @@ def run_sweep(config: SweepConfig, options: SweepOptions, progress: Progress) ->
 
 
 def _prepare(session: Session) -> None:
-    """Plan, see to the data, and write down what is going to happen."""
+    """Plan, fetch the data, and store the plan."""
     session.plan = build_plan(session.config, session.environment.device)
     if not session.plan:
-        raise ConfigError(["the configuration plans no case"])
+        raise ConfigError(["the configuration plans no cases"])
     session.names = name_cases(dict.fromkeys(run.case for run in session.plan))
     _see_to_data(session)
     session.notes = {
@@ -101,21 +102,20 @@ def _prepare(session: Session) -> None:
         "device": session.options.device,
     }
     _say_data_changes(session)
-    if session.gpu is not None:  # what the estimates rest on, so that anybody can make them again
+    if session.gpu is not None:  # the basis of the estimates, so that anybody can repeat them
         session.notes |= {"device_file": device_toml(session.gpu.device), "device_remark": session.gpu.remark or ""}
-    extend_plan(session)  # the rounds that a sweep before this one decided
+    extend_plan(session)  # the rounds that an earlier sweep decided
     write_plan(session)
-    cases = len({run.case for run in session.plan})
-    session.progress.say(
-        f"{session.config.name}: {cases} cases, {len(session.plan)} runs on {device_name(session.environment)}"
-    )
+    cases = counted(len({run.case for run in session.plan}), "case")
+    runs = counted(len(session.plan), "run")
+    session.progress.say(f"{session.config.name}: {cases}, {runs} on {device_name(session.environment)}")
 
 
 def _see_to_data(session: Session) -> None:
-    """Fetch what the grid reads from files and the disk does not have; say once where images will be synthetic.
+    """Fetch missing data sets that the grid reads from files; report once where images will be synthetic.
 
-    Runs that read images get what they read into their key, so that neither real and synthetic ones nor those of two
-    data sets in one place ever pass for repeats. All of them do where the gradient noise is measured.
+    The key of a run that reads images includes what it reads, so that runs on real and synthetic images, or on two data
+    sets in one place, never count as repeats of each other. With gradient noise, every run reads images.
     """
     every = session.config.measure.gradient_noise
     planned = [run.case for run in session.plan if run.skip_reason is None]
@@ -129,40 +129,40 @@ def _see_to_data(session: Session) -> None:
 
 
 def _data_read(session: Session, dataset: Choice, root: Path) -> tuple[DataFacts, str]:
-    """What runs read of a data set, and whether it comes from files."""
+    """What runs read from a data set, and whether it comes from files."""
     if not _has_files(session, dataset, root):
         return data_facts(dataset), "synthetic"
     info = describe(dataset)
     if info.find is None:
         return data_facts(dataset), "files"
     if info.train_samples > MANY_FILES and info.from_files:
-        session.progress.say(f"{dataset}: looking through {info.train_samples:,} images for changes")
+        session.progress.say(f"{dataset}: checking {info.train_samples:,} images for changes")
     found = info.find(root)
     return replace(data_facts(dataset), data_samples=found.samples, data_hash=found.hash), "files"
 
 
 def _say_data_changes(session: Session) -> None:
-    """Say which data sets are no longer what they were when the folder was last planned for this environment."""
+    """Report data sets that changed since the folder was last planned for this environment."""
     before = session.store.planned_data(session.environment.key)
     now = {(str(run.case.dataset), run.case.input): run.data for run in session.plan}
     changes: dict[str, list[str]] = {}
     for (name, path), data in now.items():
         words = data.changes_since(before.get((name, path), DataFacts()))
-        changes[name] = max(words, changes.get(name, []), key=len)  # runs that read images know more of it
+        changes[name] = max(words, changes.get(name, []), key=len)  # runs that read images know more about it
     for name, words in changes.items():
         if words:
             session.progress.say(
-                f"{name}: the data set changed since {session.options.out} was last planned ({', '.join(words)}). Runs "
-                "from before are kept apart from those made now; to go on with those, restore the data set"
+                f"{name}: the data set changed since {session.options.out} was last planned ({', '.join(words)}). "
+                "New runs are stored separately; restore the data set to resume the old ones"
             )
 
 
 def _has_files(session: Session, dataset: Choice, root: Path) -> bool:
-    """Whether the set's files are there, fetched if need be; says so where they are not."""
+    """Whether the data set's files exist, fetching them if needed; reports if they do not."""
     info = describe(dataset)
     if info.open is None or info.on_disk(root):
         return info.open is not None
-    why = "fetching is off"
+    why = "fetching is disabled"
     if session.config.data.fetch and info.fetch is not None:
         session.progress.say(f"{dataset}: not on this machine; fetching it to {root}")
         try:
@@ -176,7 +176,7 @@ def _has_files(session: Session, dataset: Choice, root: Path) -> bool:
 
 
 def _conclude(session: Session) -> SweepOutcome:
-    """Load everything back from the disk, render the report and count."""
+    """Load everything back from disk, render the report and count."""
     from bench.analysis import last_attempts
     from bench.report import render_report, summary_lines
     from bench.store import consolidate, load_results

@@ -1,17 +1,17 @@
 """When a case has been repeated often enough: rounds of one more run for each case that is not settled.
 
-Repeats end when the interval of a case's throughput is as narrow as asked, when the case has had its most runs, or when
-the time allowed is spent; never because a difference has become, or has ceased to be, significant. What is decided
-follows from the finished runs alone, so a sweep that was killed decides the same again.
+Repeats end when the interval of a case's throughput is as narrow as requested, when the case has had the maximum number
+of runs, or when the time allowed is used up; never because a difference has become, or is no longer, significant. The
+decision depends on the finished runs alone, so a sweep that was killed decides the same again.
 
-Looking after every run and stopping at the first narrow interval stops too often where the processes happened to
-agree. With nothing against it, normal logarithms of throughput and at most 20 runs, only 89.9 % of the 95 % intervals
-hold the truth when looking begins at 3 runs, and 91.7 % when it begins at 5, in the worst case (a spread between
-processes of 1.8 or 2 times the half-width asked for). Hence three rules: looking begins at `LEAST_REPEATS` runs; there,
-only an interval of at most `FIRST_LOOK_FRAC` of the width asked for ends it; later, a case is settled where its
-interval is narrow enough and was so `CONFIRMING_REPEATS` runs earlier already, so that the runs in between have been
-added whatever they said. At least 93.1 % of the intervals then hold the truth, whatever the spread;
-`tests/unit/test_stopping.py` simulates it, with the rules and without.
+Looking after every run and stopping at the first narrow interval stops too often when the processes happen to agree.
+Without a correction, normal logarithms of throughput and at most 20 runs, only 89.9 % of the 95 % intervals contain the
+true value when looking begins at 3 runs, and 91.7 % when it begins at 5, in the worst case (a spread between processes
+of 1.8 or 2 times the requested half-width). Hence three rules: looking begins at `LEAST_REPEATS` runs; there, only an
+interval of at most `FIRST_LOOK_FRAC` of the requested width ends it; later, a case is settled where its interval is
+narrow enough and was already so `CONFIRMING_REPEATS` runs earlier, so that the runs in between are added whatever they
+show. At least 93.1 % of the intervals then contain the true value, whatever the spread; `tests/unit/test_stopping.py`
+simulates it, with the rules and without.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from bench.records import Planned, Status
 from bench.stats import geometric_interval
 from bench.sweep.journal import Journal
 
-FIRST_LOOK_FRAC = 0.5  # of the width asked for: what ends a case at its first look
+FIRST_LOOK_FRAC = 0.5  # of the requested width: what ends a case at its first look
 CONFIRMING_REPEATS = 2  # between the first narrow interval and the one that ends a case
-FEWEST_RATES = 2  # that a case must have for more runs to be of use: one that always fails is not repeated
+FEWEST_RATES = 2  # a case needs before more runs are useful: one that always fails is not repeated
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +35,10 @@ class Round:
     """One more run of some cases.
 
     Attributes:
-        runs: In the order of execution; empty where no case is to be repeated.
-        unsettled: How many cases are not settled, those that no more runs are allowed for included.
-        wide: How many of them have an interval that is wider than asked.
-        spent_s: What all runs so far have taken.
+        runs: In the order of execution; empty if no case is to be repeated.
+        unsettled: How many cases are not settled, including those that are allowed no more runs.
+        wide: How many of them have an interval that is wider than requested.
+        spent_s: The duration of all runs so far, in seconds.
     """
 
     runs: list[Planned]
@@ -50,13 +50,13 @@ class Round:
 def next_round(plan: Sequence[Planned], config: SweepConfig, device: str, journal: Journal) -> Round:
     """The round that follows a plan whose runs are all finished.
 
-    A case whose next run exists already keeps it, whatever its interval says now (a run that was tried again may have
-    changed it): what was measured is never dropped. Under a time budget, a round takes the cases in its random order
+    A case whose next run already exists keeps it, whatever its interval is now (a retried run may have changed it):
+    measurements are never dropped. Under a time budget, a round takes the cases in its random order
     for as long as their runs, by the mean of those they have had, fit into what is left.
 
     Args:
         plan: All runs so far, every one finished.
-        config: The sweep; with no `target_interval` there is no round.
+        config: The sweep; without `target_interval` there are no rounds.
         device: `cpu` or `cuda`.
         journal: The finished runs.
     """
@@ -85,9 +85,9 @@ def is_settled(rates: Sequence[float], target_frac: float, least: int) -> bool:
     """Whether a case needs no more runs.
 
     Args:
-        rates: Samples per second, one a process, in the order of the repeats.
-        target_frac: Half the width that the interval is to have, as a fraction of its middle.
-        least: How many runs come before the first look.
+        rates: Samples per second, one per process, in the order of the repeats.
+        target_frac: The target half-width of the interval, as a fraction of its middle.
+        least: The number of runs before the first look.
     """
     count = len(rates)
     if count < least or not _within(rates, target_frac):
@@ -100,7 +100,7 @@ def is_settled(rates: Sequence[float], target_frac: float, least: int) -> bool:
 def rates_of(journal: Journal, runs: Iterable[Planned]) -> list[float]:
     """Samples per second of a case's runs, in the order of the repeats.
 
-    Those that ended `ok`, or the throttled ones where there is no other, as in the summary of a report.
+    Those that ended `ok`, or the throttled ones if there are no others, as in the summary of a report.
     """
     last = [attempts[-1] for run in runs if (attempts := journal.attempts(run))]
     for status in (Status.OK, Status.THROTTLED):
@@ -116,7 +116,7 @@ def _within(rates: Sequence[float], target_frac: float) -> bool:
 
 
 def _cases(plan: Sequence[Planned]) -> dict[str, list[Planned]]:
-    """The runs of each case that runs at all, in the order of the repeats."""
+    """The runs of each case that is not skipped, in the order of the repeats."""
     cases: dict[str, list[Planned]] = {}
     for run in sorted(plan, key=lambda run: run.repeat):
         if run.skip_reason is None:
@@ -125,10 +125,10 @@ def _cases(plan: Sequence[Planned]) -> dict[str, list[Planned]]:
 
 
 def _durations_s(journal: Journal, runs: Iterable[Planned]) -> list[float]:
-    """What each run of a case took, all its attempts together."""
+    """The duration of each run of a case, over all its attempts."""
     return [sum(attempt.duration_s for attempt in journal.attempts(run)) for run in runs]
 
 
 def _after(run: Planned) -> Planned:
-    """The repeat that follows; its position is not settled yet."""
+    """The next repeat; its position is not decided yet."""
     return replace(run, repeat=run.repeat + 1)

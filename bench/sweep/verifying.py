@@ -1,4 +1,4 @@
-"""Is a batch size that was found by estimate the largest that runs? Real steps around it, in fresh processes."""
+"""Checks an estimated largest batch size with real steps around it, in fresh processes."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from bench.terminal import Progress
 MAX_RUNS = 12
 RUN_TIMEOUT_S = 600.0
 FIRST_STEP, WIDER = 1, 4
-"""How far from the estimate the second run goes, and how much farther each one after it: an estimate that is exact
-takes two runs, and one that is 64 off some ten."""
+"""The distance of the second run from the estimate, and the factor for each one after it: an exact estimate takes two
+runs, one that is off by 64 about ten."""
 
 PROTOCOL = Protocol(warmup_steps=2, measured_steps=3, min_window_s=0.0)
-"""The optimizer's state is there after the first step, and the allocator is at rest after the third."""
+"""The optimizer has its state after the first step, and the allocator is steady after the third."""
 
 _KEPT = (
     "status",
@@ -42,7 +42,7 @@ _KEPT = (
 
 @dataclass(frozen=True, slots=True)
 class PresentGpu:
-    """The GPU that runs go to, and the device that estimates are made for: the same, as it was described."""
+    """The GPU that runs use, and its description for the estimates."""
 
     launcher: LocalLauncher
     choice: DeviceChoice
@@ -53,14 +53,14 @@ class PresentGpu:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What real runs said.
+    """The outcome of real runs.
 
     Attributes:
-        largest_batch_size: The largest that ran below the first that did not; None where none did.
-        smallest_too_large: The smallest that ran out of memory; None where none did.
+        largest_batch_size: The largest that ran below the first that did not; None if none did.
+        smallest_too_large: The smallest that ran out of memory; None if none did.
         runs: Each with its `batch_size`, its status, and bytes as in `Measurement`, in order.
         largest_fitting_batch_size: The largest that ran at all, which may lie above one that did not.
-        most: The end of the search, which is not the GPU's; None where memory ends it.
+        most: The end of the search, where that is below the GPU's limit; None if memory ends it.
     """
 
     largest_batch_size: int | None
@@ -71,7 +71,7 @@ class Verified:
 
     @property
     def exact(self) -> bool:
-        """Whether one more sample than the largest was tried and did not fit, or the search has no more."""
+        """Whether one more sample than the largest was tried and did not fit, or the search ended there."""
         if self.most is not None and self.largest_batch_size == self.most:
             return True
         return self.smallest_too_large is not None and self.smallest_too_large - (self.largest_batch_size or 0) == 1
@@ -85,14 +85,14 @@ class Verified:
 
 @contextlib.contextmanager
 def present_gpu(device: str | Device) -> Iterator[PresentGpu]:
-    """Hold this machine's GPU, as a sweep does.
+    """Lock this machine's GPU, as a sweep does.
 
     Args:
-        device: `auto` for whichever is here, or the name or file of a device that it must be.
+        device: `auto` for any, or the name or file of the device that it must be.
 
     Raises:
-        DeviceError: There is no GPU, it cannot be described, or it is another than asked for.
-        BusyError: A sweep has it.
+        DeviceError: There is no GPU, it cannot be described, or it is not the one requested.
+        BusyError: A sweep is using it.
         UnknownNameError: No such device.
     """
     known = None if device == "auto" else load_device(device)
@@ -101,11 +101,11 @@ def present_gpu(device: str | Device) -> Iterator[PresentGpu]:
         environment, gpu = read_environment(launcher, choice)
         name = environment.gpu_name or "unknown"
         if gpu is None:
-            raise DeviceError(f"{name} is not a GPU of NVIDIA's, and the estimates follow NVIDIA's libraries")
+            raise DeviceError(f"{name} is not an NVIDIA GPU, and the estimates follow NVIDIA's libraries")
         if known is not None:
             if not describes(known, name, environment.gpu_total_bytes):
                 raise DeviceError(
-                    f"{device} describes another GPU than the {name} here. Take --device auto, or write its file: "
+                    f"{device} does not describe this machine's {name}. Use --device auto, or write a file for it: "
                     "bench env --device-file mine.toml"
                 )
             gpu = describe_gpu(gpu.found, [known])
@@ -116,8 +116,8 @@ def _choose_gpu(requested: str, facts: MachineFacts) -> DeviceChoice:
     choice = usable_device(requested, facts)
     if choice.kind != "cuda":
         raise DeviceError(
-            f"--verify and --device auto need a GPU, and there is none here to use ({choice.reason}). Name a device "
-            "and leave --verify out for the estimate alone; bench env says what this machine has"
+            f"--verify and --device auto need a GPU, and this machine has none to use ({choice.reason}). For the "
+            "estimate alone, give --device NAME without --verify; see bench env"
         )
     return choice
 
@@ -131,18 +131,18 @@ def verify_largest(
     most: int | None = None,
     fits_again: int | None = None,
 ) -> Verified:
-    """Run real steps at the estimated largest batch size and around it, until the limit or `MAX_RUNS` is reached.
+    """Run real steps at and around the estimated largest batch size, until the limit or `MAX_RUNS` is reached.
 
     Args:
         gpu: The GPU.
-        case: Its own batch size makes no difference.
-        estimated: Up to which batch all fit by the estimate.
-        progress: Hears of the runs.
-        most: No batch above this one is tried: the data set has no more images, say.
+        case: The case; its own batch size does not matter.
+        estimated: The largest batch up to which all fit by the estimate.
+        progress: Shows the runs.
+        most: The largest batch to try, for example the size of the data set.
         fits_again: A larger batch that fits by the estimate though one between them does not; it is tried last.
 
     Raises:
-        BenchError: A run ended otherwise than well or out of memory: what it says of the limit is nothing.
+        BenchError: A run failed for another reason than memory, which shows nothing about the limit.
     """
     runs: list[dict[str, Any]] = []
     progress.start(MAX_RUNS)
@@ -176,7 +176,7 @@ def _run(gpu: PresentGpu, case: Case, *, any_ran: bool) -> dict[str, Any]:
 def search_limit(
     start: int, fits: Callable[[int], bool], budget: int, most: int | None = None
 ) -> tuple[int | None, int | None]:
-    """The largest batch size that fits and the smallest that does not, as near as `budget` trials come.
+    """The largest batch size that fits and the smallest that does not, as close as `budget` trials allow.
 
     Args:
         start: The first to try, 1 or more.
@@ -185,8 +185,8 @@ def search_limit(
         most: The largest to try, `start` or more; None for any.
 
     Returns:
-        `(largest that fitted, smallest that did not)`, next to each other where the limit was reached; None where no
-        trial had that outcome.
+        `(largest that fitted, smallest that did not)`, adjacent if the limit was found; None if no trial had
+        that outcome.
     """
     low = high = None
     at, step = start, FIRST_STEP

@@ -1,7 +1,7 @@
-"""The estimators against measurements from elsewhere: CSV files in, an error table out.
+"""Compares the estimators with measurements from other tools: CSV files in, an error table out.
 
-A file's columns decide its layout; each layout is one module of this folder that defines `LAYOUT`, found by walking
-it. Nothing here imports torch at its head: files are read in the parent, rows are estimated in a child.
+A file's columns decide its layout; each layout is one module of this folder that defines `LAYOUT`, found by scanning
+it. Nothing here imports torch at module level: files are read in the parent, rows are estimated in a child.
 """
 
 from bench.validation.reading import list_layouts, read_measurements

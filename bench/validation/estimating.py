@@ -1,11 +1,11 @@
-"""Estimates for measurements from elsewhere, in a child: torch is imported where it is used.
+"""Estimates for measurements from other tools, in a child: torch is imported where it is used.
 
-For a peak of the driver's the whole run counts, on a device that is as full as it was: where the plain estimate passes
-the device's memory, the replay is one of a device of that size, so that cached blocks are given back as torch does,
-and a workspace that finds no room is done without, as cuDNN's next plan mostly does.
+For a peak reported by the driver, the whole run counts, on a device with the same free memory: if the plain estimate
+exceeds the device's memory, a device of that size is simulated, so that cached blocks are released as in torch, and a
+workspace that does not fit is omitted, as cuDNN's next plan mostly does.
 
-Left out: cuDNN's choice is that of the installed cuDNN (>= 9.8), which need not be that of the one that ran; GPUs that
-it no longer serves (Volta) get no workspaces.
+Not modelled: cuDNN's choice is that of the installed cuDNN (>= 9.8), which may differ from that of the one that ran;
+GPUs that it no longer supports (Volta) get no workspaces.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class Estimated:
         line: As in `Measured`, and so are device, family, quantity and measured_bytes.
         device: See line.
         family: See line.
-        case: What ran, in words.
+        case: What ran, as text.
         quantity: See line.
         measured_bytes: See line.
-        estimated_bytes: None where the estimator refused. For a peak of the driver's: without the context.
-        note: Why it refused, or what was left out.
-        formula_bytes: What the founding formula says, without the context; None where it cannot say.
+        estimated_bytes: None if the estimator refused. For a peak of the driver's: without the context.
+        note: Why it refused, or what is not modelled.
+        formula_bytes: The founding formula's estimate, without the context; None if there is none.
         published: See line.
     """
 
@@ -72,7 +72,7 @@ def group_rows(rows: Sequence[Measured]) -> list[list[Measured]]:
 
 
 def estimate_rows(rows: Sequence[Measured], workspaces: bool) -> Iterator[Estimated]:
-    """An estimate for each row, in an order of its own.
+    """An estimate for each row, in any order.
 
     Args:
         rows: Of any devices.
@@ -115,7 +115,7 @@ def _estimate(row: Measured, entries: _Entries, plans: dict[str, CudnnPlans | st
 
     device = _device(row)
     if device.kind != "cuda":
-        raise Unsupported(f"no trace for {device.name}: it follows torch's CUDA allocator")
+        raise Unsupported(f"no memory trace for {device.name}: it needs torch's CUDA allocator")
     machine = _machine(row)
     found = entries.at(row, machine)
     note = None
@@ -145,7 +145,7 @@ def _bytes(row: Measured, device: Device, events: list[Event]) -> int:
     if room is not None and peaks.cold_reserved_bytes > room:
         peaks = replay_trace(events, replace(config, capacity_bytes=room))
         if peaks.replay.out_of_memory is not None:
-            raise BenchError(f"by the estimate the step does not fit into {room} B beside the context")
+            raise BenchError(f"by the estimate, the step does not fit in the {room} B that the context leaves")
     return peaks.cold_reserved_bytes - (peaks.replay.marks[0].reserved if row.after_setup else 0)
 
 

@@ -1,4 +1,4 @@
-"""The layout of this harness: columns named as in its results, so that an export of a store is such a file."""
+"""The layout of bench: columns named as in its results, so that an export of a store is such a file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def read(cells: Mapping[str, str], line: int, device: str | None) -> Measured:
 
     Beside the required columns: dataset [imagenet], image_size, classes, precision, memory_format, device or gpu_name,
     and torch_version. With another torch than the installed one, or other classes than the data set's, a plain loop in
-    float32 stands for the step of this harness.
+    float32 stands for the step of bench.
     """
     measured, quantity = _measured(cells)
     dataset = choice(cells, "dataset", "imagenet")
@@ -48,7 +48,7 @@ def read(cells: Mapping[str, str], line: int, device: str | None) -> Measured:
     version = _version(cells.get("torch_version", ""))
     loop = Loop(torch_version=version) if version or classes != own.classes else None
     if loop and (precision, memory_format) != ("float32", "contiguous"):
-        raise BenchError("another torch_version or number of classes can be estimated in contiguous float32 only")
+        raise BenchError("another torch_version or number of classes can only be estimated in contiguous float32")
     return Measured(
         line,
         model.name,
@@ -70,7 +70,7 @@ def _measured(cells: Mapping[str, str]) -> tuple[int, Quantity]:
     for column, quantity in _MEASURED:
         if cells.get(column, "").strip():
             return whole(cells, column, LARGEST_BYTES), quantity
-    raise BenchError(f"nothing measured; fill one of {', '.join(column for column, _ in _MEASURED)}")
+    raise BenchError(f"no measurement; fill in one of {', '.join(column for column, _ in _MEASURED)}")
 
 
 def _device(cells: Mapping[str, str], asked: str | None) -> str:
@@ -80,14 +80,14 @@ def _device(cells: Mapping[str, str], asked: str | None) -> str:
     if text:
         return device_name(text)
     if asked is None:
-        raise BenchError("device: the row names none; say which with --device NAME")
+        raise BenchError("device: missing in this row; set it with --device NAME")
     return asked
 
 
 def _one_of(cells: Mapping[str, str], column: str, allowed: tuple[str, ...], default: str) -> str:
     text = cells.get(column, "").strip() or default
     if text not in allowed:
-        raise BenchError(f'{column}: "{text[:40]}" is none of {", ".join(allowed)}')
+        raise BenchError(f'{column}: "{text[:40]}" is not one of {", ".join(allowed)}')
     return text
 
 
@@ -96,13 +96,13 @@ def _version(text: str) -> tuple[int, int] | None:
         return None
     match = re.match(r"(\d{1,3})\.(\d{1,3})(\D|$)", text.strip())
     if match is None:
-        raise BenchError(f'torch_version: "{text[:40]}" is no version such as 2.6')
+        raise BenchError(f'torch_version: "{text[:40]}" is not a version such as 2.6')
     return int(match[1]), int(match[2])
 
 
 LAYOUT = Layout(
     "own",
-    "columns as in this harness's results: model, batch_size and a peak in bytes",
+    "columns as in the results of bench: model, batch_size and a peak in bytes",
     ("model", "batch_size"),
     read,
     (tuple(column for column, _ in _MEASURED),),

@@ -1,4 +1,4 @@
-"""A CSV of measurements, checked as a whole: every fault of a file is reported at once, up to a number."""
+"""A CSV of measurements, checked as a whole: all errors of a file are reported at once, up to a limit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_FAULTS = 20
 
 
 def list_layouts() -> list[Layout]:
-    """Every layout of this folder, by name: the modules that define LAYOUT."""
+    """Every layout in this folder, by name: the modules that define LAYOUT."""
     package = importlib.import_module("bench.validation")
     names = sorted(info.name for info in pkgutil.iter_modules(package.__path__))
     modules = [importlib.import_module(f"bench.validation.{name}") for name in names]
@@ -25,14 +25,14 @@ def list_layouts() -> list[Layout]:
 
 
 def read_measurements(path: Path, device: str | None = None) -> tuple[list[Measured], int]:
-    """The rows of a file, and how many were left out (no cases of ours, or of another device than the one asked for).
+    """The rows of a file, and how many were skipped (unsupported cases, or other devices than the requested one).
 
     Args:
         path: A CSV with a header, UTF-8, at most 64 MiB and 20,000 rows.
-        device: A device's name: that of rows which name none; rows of other devices are left out.
+        device: The device of rows without one; rows of other devices are skipped.
 
     Raises:
-        DataError: The file cannot be read, has no layout's columns, or has faults: each with its line.
+        DataError: The file cannot be read, has no layout's columns, or has errors: each with its line.
         UnknownNameError: No such device.
     """
     asked = device_name(device) if device else None
@@ -60,25 +60,25 @@ def read_measurements(path: Path, device: str | None = None) -> tuple[list[Measu
     if faults:
         raise DataError("\n".join(faults))
     if not count:
-        raise DataError(f"{path}: no rows below the line of column names")
+        raise DataError(f"{path}: no rows below the header")
     if not rows:
         where = f" on {asked}" if asked else ""
-        raise DataError(f"{path}: none of its {count} rows is a case that can be estimated{where}")
+        raise DataError(f"{path}: none of its {count} rows can be estimated{where}")
     return rows, left_out
 
 
 def _lines(path: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
-    """Line numbers and cells by column; cells that a short row lacks are empty."""
+    """Line numbers and cells by column; missing cells of a short row are empty."""
     try:
         if not path.is_file():
             state = "a folder" if path.is_dir() else "not a file" if path.exists() else "no such file"
-            raise DataError(f"{path}: {state}; give a CSV of measurements (bench validate --help says its columns)")
+            raise DataError(f"{path}: {state}; give a CSV of measurements (bench validate --help lists the columns)")
         if path.stat().st_size > MAX_BYTES:
             raise DataError(f"{path}: larger than {MAX_BYTES >> 20} MiB; split the file")
         with path.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream, restkey="", restval="", strict=True)
             if reader.fieldnames is None:
-                raise DataError(f"{path}: empty; the first line names the columns")
+                raise DataError(f"{path}: empty; the first line must name the columns")
             names = [str(name).strip() for name in reader.fieldnames]
             twice = sorted({name for name in names if name and names.count(name) > 1})
             if twice:
@@ -103,7 +103,7 @@ def _layout_of(path: Path, columns: list[str]) -> Layout:
     near = nearest_sentence(nearest(missing[0].split(" ")[0], columns))
     known = "; ".join(f"{layout.name}: {', '.join(layout.columns)}" for layout in layouts)
     raise DataError(
-        f"{path}: columns of no layout that is known. Closest: {closest.name}, without {', '.join(missing)}. {near}"
+        f"{path}: its columns match no known layout. Closest: {closest.name}, but missing {', '.join(missing)}. {near}"
         f"Layouts: {known}"
     )
 

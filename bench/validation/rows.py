@@ -1,4 +1,4 @@
-"""What a measurement from elsewhere is, whatever file it came in, and how cells of a CSV are read."""
+"""Measurements from other tools, whatever their file, and reading the cells of a CSV."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_CLASSES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """A training loop that is not ours, in what decides its memory.
+    """The properties of another training loop that determine its memory.
 
     Attributes:
         zero_grad: When gradients go: before the batch is loaded, between loss and backward, or never.
@@ -50,7 +50,7 @@ class Measured:
         family: A word to group errors by, the model's name unless the file knows better.
         model: Of the catalog.
         optimizer: Of the catalog.
-        batch_size: Samples a step.
+        batch_size: Samples per step.
         images: What the model saw.
         device: Name of a device file.
         measured_bytes: What was measured.
@@ -59,9 +59,9 @@ class Measured:
         memory_format: As in `Case`.
         after_setup: Whether `measured_bytes` is what came on top of model and optimizer on the device.
         capacity_bytes: All of the device's memory where the file knows it.
-        loop: None for the step of this harness.
-        dataset: Whose images and classes the step of this harness takes; of no consequence to other loops.
-        published: What other estimators said of this row, by their names, in bytes; as they published it.
+        loop: None for the step of bench.
+        dataset: Whose images and classes the step of bench takes; of no consequence to other loops.
+        published: The published estimates of other estimators for this row, by name, in bytes.
     """
 
     line: int
@@ -90,8 +90,8 @@ class Layout:
         name: The module's.
         summary: One line.
         columns: Those that a file of this layout must have; the layout with most of them wins.
-        read: `(cells, line, device) -> Measured`, None for a row that is no case of ours; raises BenchError with the
-            fault of a cell. `device` is what the user asked for, or None.
+        read: `(cells, line, device) -> Measured`, None for a row that is not a supported case; raises BenchError with
+            the fault of a cell. `device` is what the user asked for, or None.
         alternatives: Of each of these groups of columns a file must have one.
     """
 
@@ -112,7 +112,7 @@ def whole(cells: Mapping[str, str], column: str, largest: int, default: int | No
     except ValueError:
         value = math.nan
     if not math.isfinite(value) or value != int(value) or not 0 < value <= largest:
-        raise BenchError(f'{column}: "{text[:40]}" is no whole number from 1 to {largest}')
+        raise BenchError(f'{column}: "{text[:40]}" is not a whole number from 1 to {largest}')
     return int(value)
 
 
@@ -120,7 +120,7 @@ def choice(cells: Mapping[str, str], kind: Literal["model", "optimizer", "datase
     """An entry of a catalog from the cell of its kind. Raises UnknownNameError or BenchError."""
     text = cells.get(kind, "").strip() or default
     if not text or len(text) > 200:
-        raise BenchError(f'{kind}: "{text[:40]}" is no name of a {kind}')
+        raise BenchError(f'{kind}: "{text[:40]}" is not the name of a {kind}')
     return catalog.parse_choice(kind, text)
 
 

@@ -1,4 +1,4 @@
-"""From estimates to an error table: one constant a GPU, fitted and cross-validated, and errors by GPU and family."""
+"""From estimates to an error table: one constant per GPU, fitted and cross-validated, and errors by GPU and family."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class GroupScore:
         device: Name, or `all`.
         family: Name, or `all`.
         constant_bytes: What was added to every estimate of a driver's peak: context and loaded modules, fitted on this
-            device's rows; None where nothing was fitted.
-        errors: With that constant; None where no row has an estimate.
+            device's rows; None if nothing was fitted.
+        errors: With that constant; None if no row has an estimate.
         held_out: With the constant fitted on the other families' rows (other rows, where there is one family only);
-            None where there are none.
+            None if there are none.
         failures: Rows without an estimate.
-        below: Rows whose estimate lies below the measurement: a run given that much memory would have failed.
+        below: Rows whose estimate is below the measurement: a run given that much memory would have failed.
     """
 
     device: str
@@ -37,7 +37,7 @@ class GroupScore:
 
     @property
     def exact(self) -> int:
-        """Rows whose estimate is the measurement, to the byte; a fitted constant makes one of its rows so by itself."""
+        """Rows whose estimate is the measurement, to the byte; a fitted constant makes one of its rows exact."""
         return round(self.errors.share_exact * self.errors.n) if self.errors else 0
 
 
@@ -74,7 +74,7 @@ FORMULA = "formula"
 def score_others(rows: Sequence[Estimated]) -> dict[str, Score]:
     """The table of every other estimator on the same rows, by its name: the formula, then those that a file published.
 
-    The formula gets a constant a GPU as the trace does; what others published stands as it is.
+    The formula gets a constant per GPU as the trace does; what others published stands as it is.
     """
     found = {FORMULA: score([replace(row, estimated_bytes=row.formula_bytes) for row in rows])}
     for name in dict.fromkeys(name for row in rows for name, _ in row.published):

@@ -1,4 +1,4 @@
-"""What the child does."""
+"""The task of the child."""
 
 from __future__ import annotations
 

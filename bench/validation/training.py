@@ -1,4 +1,4 @@
-"""Training loops that are not ours, for `record_training`. Torch is imported where it is used, in the child."""
+"""Other projects' training loops, for `record_training`. Torch is imported where it is used, in the child."""
 
 from __future__ import annotations
 

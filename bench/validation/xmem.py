@@ -43,13 +43,13 @@ _PUBLISHED = {
 
 
 def read(cells: Mapping[str, str], line: int, device: str | None) -> Measured | None:
-    """A row; see `Layout.read`. Rows of other families than `cnn`, and those that ran out of memory, are no cases."""
+    """A row; see `Layout.read`. Rows of other families than `cnn`, and those that ran out of memory, are not cases."""
     if cells["family"] != "cnn" or cells["real_oom"].strip().casefold() == "true":
         return None
     model = _model(cells["model"].strip())
     size = re.match(r"(\d{1,5})x(\d{1,5})x3\b", cells["input"].strip())
     if size is None or not 0 < int(size[1]) <= MAX_IMAGE_SIZE or size[1] != size[2]:
-        raise BenchError(f'input: "{cells["input"][:40]}" is not of the form 86x86x3')
+        raise BenchError(f'input: "{cells["input"][:40]}" must have the form 86x86x3')
     side = int(size[1])
     mode = cells["zero_grad_mode"].strip().removesuffix(".0")
     return Measured(

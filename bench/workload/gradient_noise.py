@@ -13,7 +13,7 @@ What the number is of, and is not:
   are independent draws. The noise scale grows by orders of magnitude in the course of a training.
 * Batch norm makes a sample's gradient depend on the batch that it is in. Both norms come from microbatches here, so
   they belong together, but to a loss with statistics over b samples, not over B.
-* Dropout draws anew for each microbatch; its noise counts, as in training. So does the rounding of bf16 and fp16.
+* Dropout draws again for each microbatch; its noise counts, as in training. So does the rounding of bf16 and fp16.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MICROBATCHES = 8
 FEWEST_STEPS = 2
 
 Gradients = Callable[[Tensor, Tensor], Sequence[Tensor]]
-"""The gradient of the mean loss over samples and labels, one tensor a parameter."""
+"""The gradient of the mean loss over samples and labels, one tensor per parameter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class GradientNoise:
             g2, trace = (math.fsum(values) / len(values) for values in (self.g2_values, self.trace_values))
             found |= {"gradient_noise_g2": g2, "gradient_noise_trace": trace}
             if g2 <= 0:
-                notes.append("no scale: the estimate of |G|^2 is not positive, the noise drowns the gradient")
+                notes.append("no scale: the estimate of |G|^2 is not positive: the noise exceeds the gradient")
             elif trace < 0:
                 notes.append("no scale: the estimate of tr(Sigma) is negative")
             else:

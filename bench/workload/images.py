@@ -40,7 +40,7 @@ class SyntheticSamples:
         channels, height, width = info.images.shape
         if channels not in MODES:
             raise Unsupported(
-                f"images of {channels} channels cannot pass the loader: PIL knows 1, 3 or 4; use synthetic"
+                f"images of {channels} channels cannot go through the loader: PIL supports 1, 3 or 4; use synthetic"
             )
         self._length = (info.train_samples if train else info.test_samples) or POOL_SAMPLES
         count = max(1, min(POOL_SAMPLES, self._length, POOL_BYTES // (channels * height * width)))
@@ -83,7 +83,7 @@ class TransformedSamples(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
         return len(self._samples)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        """The normalised image, float32 `(C, H, W)`, and its label. Raises DataError where it cannot be made of it."""
+        """The normalised image, float32 `(C, H, W)`, and its label. Raises DataError if it cannot be made of it."""
         image, label = self._samples[index]
         try:
             return self._transform(image), label
@@ -98,7 +98,7 @@ def image_shape(info: DatasetInfo, image_size: int) -> tuple[int, int, int]:
 
 
 def build_transform(info: DatasetInfo, image_size: int = 0) -> Callable[[Any], torch.Tensor]:
-    """PIL image -> float32 `(C, H, W)`: resized where need be, scaled to [0, 1], normalised."""
+    """PIL image -> float32 `(C, H, W)`: resized if needed, scaled to [0, 1], normalised."""
     shape = image_shape(info, image_size)
     steps: list[Any] = [_Converted(info.images.channels)]
     if info.resize or shape != info.images.shape:

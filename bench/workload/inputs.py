@@ -48,7 +48,7 @@ class Inputs:
 
     Attributes:
         data_source: `files`, or `synthetic`.
-        note: Why images are synthetic though files were asked for, in one line; else `None`.
+        note: Why images are synthetic though files were requested, in one line; else `None`.
     """
 
     def __init__(self, batches: Iterator[Batch], source: str, note: str | None, close: Callable[[], None]) -> None:

@@ -33,11 +33,11 @@ def shared_memory_advice(place: Path = SHARED_MEMORY) -> str:
     except OSError:  # no Linux, or a container without one
         return f"{place} is full or missing; {_REMEDY}"
     size, free = format_bytes(usage.total), format_bytes(usage.free)
-    return f"{place} is full or was: {size} in all, {free} free at this moment; {_REMEDY}"
+    return f"{place} is or was full: {size} in total, {free} free now; {_REMEDY}"
 
 
 def shared_memory_hint(error: BaseException) -> str:
-    """`; ` and the advice, to end the reason of a run that failed by `error`; empty where it is another failure.
+    """`; ` and the advice, to end the reason of a run that failed by `error`; empty if it is another failure.
 
     Empty too where the message gives the advice already.
     """

@@ -39,23 +39,23 @@ REFUSALS: tuple[tuple[str, str], ...] = (
     # torch/nn/functional.py, `_verify_batch_size` and `_verify_spatial_size`
     (
         r"Expected more than 1 (?:value per channel|spatial element) when training, got input size [^\n]+",
-        "a norm in the model needs more than one value a channel to train on; take a larger batch_size or image_size",
+        "a norm in the model needs more than one value per channel to train; use a larger batch_size or image_size",
     ),
     # torch/optim, `_get_capturable_supported_devices` and `_device_dtype_check_for_fused`
-    (r"If capturable=True, [^\n]+ must be on supported devices[^\n]*", "leave capturable out here"),
-    (r"`fused=True` requires all the params to be [^\n]+", "leave fused out here"),
+    (r"If capturable=True, [^\n]+ must be on supported devices[^\n]*", "remove capturable here"),
+    (r"`fused=True` requires all the params to be [^\n]+", "remove fused here"),
     # torch/optim, of gradients that are dense where they must be sparse, or the other way round; of closures
-    (r"\w+ does not support (?:sparse|dense) gradients[^\n]*", "take another optimizer"),
-    (r"step\(\) missing 1 required positional argument: 'closure'", "the step here has none; take another optimizer"),
+    (r"\w+ does not support (?:sparse|dense) gradients[^\n]*", "use another optimizer"),
+    (r"step\(\) missing 1 required positional argument: 'closure'", "the step here has none; use another optimizer"),
     # ATen's dispatch: no kernel of this type, or none for this device
-    (r"\"[^\"\n]+\" not implemented for '(?:Half|BFloat16)'", "take another precision for this model here"),
+    (r"\"[^\"\n]+\" not implemented for '(?:Half|BFloat16)'", "use another precision for this model here"),
     (r"Could not run '\w+::[^'\n]+' with arguments from the '\w+' backend", "torch has no such kernel for this device"),
     # ATen/native/Convolution.cpp and Pool.h: nothing is left of the images inside the model
     (r"Calculated padded input size[^\n]*Kernel size can't be greater than actual input size", _SMALLER),
     (r"Given input size:[^\n]*Output size is too small", _SMALLER),
     # torch/_inductor and torch/_dynamo
-    (r"Found [^\n]+ which is too old to be supported by the triton GPU compiler", "leave measure.compiled out here"),
-    (r"(?:torch\.compile|Dynamo) is not supported on Python [\d.]+\+?", "leave measure.compiled out here"),
+    (r"Found [^\n]+ which is too old to be supported by the triton GPU compiler", "turn measure.compiled off here"),
+    (r"(?:torch\.compile|Dynamo) is not supported on Python [\d.]+\+?", "turn measure.compiled off here"),
 )
 """What torch says where it cannot run a case, whatever the memory and the values, and what to do about it.
 
@@ -71,7 +71,7 @@ _REFUSED_IMAGES = (
 
 
 def refusal_of(error: BaseException, images: tuple[int, ...] = ()) -> str | None:
-    """Why the case cannot run, where `error` says so; None where it is a failure.
+    """Why the case cannot run, where `error` says so; None if it is a failure.
 
     Args:
         error: What building the case or its step raised.
@@ -86,7 +86,7 @@ def refusal_of(error: BaseException, images: tuple[int, ...] = ()) -> str | None
             if found := re.search(pattern, text):
                 return f"{found[0].rstrip('. ')}; {remedy}"
         if images and (found := re.search(_REFUSED_IMAGES.format(*images), text)):
-            return f"{found[0]}; the model does not take images of this shape"
+            return f"{found[0]}; the model does not accept images of this shape"
         current = current.__cause__ or current.__context__
     return None
 
@@ -179,7 +179,7 @@ def build_model(case: Case, images: ImageSpec) -> nn.Module:
         return entry.build(images, **case.model.options).train()
     except ValueError as error:
         if (reason := _refused_arguments(error)) is not None:
-            raise Unsupported(f"{case.model} cannot be made: {reason}") from error
+            raise Unsupported(f"{case.model} cannot be built: {reason}") from error
         raise
 
 
@@ -211,7 +211,7 @@ def build_workload(case: Case, images: ImageSpec, protocol: Protocol, device: to
         optimizer = entry.build(parameters, **case.optimizer.options)
     except (RuntimeError, ValueError, TypeError) as error:
         if (reason := refusal_of(error) or _refused_arguments(error)) is not None:
-            raise Unsupported(f"{case.optimizer} cannot be made: {reason}") from error
+            raise Unsupported(f"{case.optimizer} cannot be built: {reason}") from error
         raise
     scaler = torch.amp.GradScaler(device.type) if case.precision == "fp16" else None
     stepped = cast(nn.Module, torch.compile(model)) if protocol.compiled else model
@@ -221,7 +221,7 @@ def build_workload(case: Case, images: ImageSpec, protocol: Protocol, device: to
 
 @contextlib.contextmanager
 def numeric_modes(case: Case, protocol: Protocol) -> Iterator[None]:
-    """Set every switch that decides which kernels run, explicitly, for the time of the context.
+    """Set every switch that decides which kernels run, explicitly, for the duration of the context.
 
     TF32 is on for `tf32` only, in matrix products and convolutions alike; torch's default has it on in convolutions.
     `deterministic` is `torch.use_deterministic_algorithms` as a script calls it: operators without a deterministic form
@@ -248,7 +248,7 @@ def numeric_modes(case: Case, protocol: Protocol) -> Iterator[None]:
         yield
     except RuntimeError as error:
         if protocol.deterministic and (found := _NOT_DETERMINISTIC.search(str(error))):
-            raise Unsupported(f"deterministic is on, and torch has no deterministic form of {found[1]}") from error
+            raise Unsupported(f"deterministic is on, but torch has no deterministic form of {found[1]}") from error
         raise
     finally:
         _set_modes(*before)

@@ -1,14 +1,20 @@
-"""What the command line answers to each bad input; `python -m tests.bad_inputs.answers` writes it down anew, to be read."""
+"""What the command line must answer to each bad input: the exit code and, for each line, its place and its key nouns.
+
+The words around them may change freely. `python -m tests.bad_inputs.answers` prints every answer in full, to be read, and
+writes their nouns to `answers.toml`.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 import tomllib
 import warnings
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from click.testing import CliRunner
@@ -20,6 +26,42 @@ from tests.bad_inputs.places import PLACES, make_places
 
 ANSWERS = Path(__file__).parent / "answers.toml"
 Answer = dict[str, object]
+
+_PLACE = re.compile(r"(?:[^\s:\"']+(?::\d+)?: )+")
+"""What stands before a message: `in.toml: grid.batch_size[0]: `, `in.csv:2: `."""
+
+_NOUN = re.compile(
+    r"""
+    "(?:[^"\\]|\\.)*" | (?<!\w)'(?:[^'\\]|\\.)+' | `[^`]+`  # what was given or is allowed, quoted
+    | (?:Nearest|Allowed|Available):[^.;]*                   # lists of names
+    | \bbench\ [a-z]+(?:\ [a-z]+s\b)?                        # what to run next
+    | (?<!\w)--[a-z][a-z-]*                                  # options
+    | [\w/~-]*[._/][\w./\[\]-]*\w\]?                         # paths and keys
+    | (?<![\w.])[+-]?\d[\d,]*(?:\.\d+)?                      # numbers
+    | \b[a-z]+\d\w*                                          # float32, bf16
+    | \b[A-Z][A-Za-z]*[A-Z][\w-]*                            # TOML, GPU, UTF-8, CSV
+    | \b(?:unknown|missing|empty|damaged|changed|nested|digits|newer|inf|nan|true|false|text|table|list|numbers?
+        |fraction|duration|memory|interval|share|powers?|range|above|below|more|less|settings?|sections?|devices?
+        |datasets?|models?|optimizers?|precision|batch|folders?|results|bundles?|archive|manifest|digest|recordings?
+        |columns?|cells|status|cases?|baseline|metric|field|price|margin|confidence|version|hash|regular
+        |images|pixels|shape|classes|steps|timeline|sources?|values?)\b
+    """,
+    re.VERBOSE,
+)
+"""What a message must not lose, however it is worded."""
+
+
+def nouns_of(line: str) -> tuple[str, list[str]]:
+    """The place and the key nouns of one printed line."""
+    line = line.strip().removeprefix("error: ")
+    place = found[0] if (found := _PLACE.match(line)) else ""
+    return place.strip(), [noun.strip() for noun in _NOUN.findall(line[len(place) :])]
+
+
+def lost(expected: Sequence[str], line: str) -> list[str]:
+    """What of `expected`, a place and key nouns, the line does not hold."""
+    place, nouns = nouns_of(line)
+    return [*([expected[0]] if place != expected[0] else []), *(Counter(expected[1:]) - Counter(nouns))]
 
 
 def answer_of(*arguments: str) -> Answer:
@@ -66,8 +108,8 @@ def load_answers() -> dict[str, dict[str, Answer]]:
 
 def main() -> None:
     lines = [
-        "# Written by python -m tests.bad_inputs.answers, and read by a person: each must say where, what was given,",
-        "# what is allowed, the nearest match, and what to do next.",
+        "# Written by python -m tests.bad_inputs.answers: for each printed line its place, then its key nouns. A message must",
+        "# say where, what was given, what is allowed, the nearest match and what to do next; its wording is free.",
     ]
     os.environ |= {"NO_COLOR": "1", "BENCH_TRACE_CACHE": "off"}
     with tempfile.TemporaryDirectory() as folder:
@@ -77,7 +119,9 @@ def main() -> None:
         for kind, name in inputs():
             answer = answer_to(kind, name)
             clean()
-            said = "\n".join(f"    {json.dumps(line, ensure_ascii=True)}," for line in answer["says"])
+            print(f"{kind}: {name}: exit {answer['exit']}", *answer["says"], sep="\n  ")
+            kept = [[place, *nouns] for place, nouns in map(nouns_of, answer["says"])]
+            said = "\n".join(f"    {json.dumps(line, ensure_ascii=True)}," for line in kept)
             lines += ["", f"[{kind}.{json.dumps(name)}]", f"exit = {answer['exit']}", f"says = [\n{said}\n]"]
     ANSWERS.write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -51,7 +51,6 @@ CONFIGURATIONS: dict[str, str | bytes] = {
     "a key in another section": _config({"repeats": "3"}),
     "a key with a space": _config(head='name = "n"\n"my key" = 1\n'),
     "a key with a colour in it": _config(head='name = "n"\n"\\u001b[31mred" = 1\n'),
-    "no name": _config(head=""),
     "name is a number": _config(head="name = 3\n"),
     "name is empty": _config(head='name = ""\n'),
     "name is a path": _config(head='name = "../elsewhere"\n'),

@@ -20,7 +20,7 @@ from tests.chaos.fake_sweep import BRIEF, quiet_places
 Campaign = Callable[[int, int, Path], Counter[str]]
 
 UNDER_SHIM = ("boundaries", "refusals")
-LEFT_OUT = "left out: "
+LEFT_OUT = "skipped: "
 """So begins what a campaign counts that it could not try here, and why."""
 
 CAMPAIGNS = {
@@ -42,7 +42,7 @@ CAMPAIGNS = {
 
 
 def main() -> int:
-    """Run what was asked for; 1 where a promise was broken."""
+    """Run what was requested; 1 where a promise was broken."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("campaign", nargs="?", choices=[*CAMPAIGNS, "all"], default="all")
     parser.add_argument("--seed", type=int, default=1, help="of everything random [1]")

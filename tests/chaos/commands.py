@@ -89,7 +89,7 @@ def share_devices(seed: int, count: int, folder: Path) -> Counter[str]:
     try:
         driver = build_stub(folder / "stub")
     except StubUnavailable as reason:
-        return Counter({f"left out: {reason}": 1})
+        return Counter({f"skipped: {reason}": 1})
     stub = {**os.environ, **driver.environment("h200"), "BENCH_CUDNN_WORKSPACES": "off"}
     stub["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), stub.get("PYTHONPATH"))))
     command = [sys.executable, "-m", "bench", "sweep", str(config), "--device", "cpu", "--out", str(out), "--no-report"]

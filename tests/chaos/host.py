@@ -58,7 +58,7 @@ def trouble_host(seed: int, count: int, folder: Path) -> Counter[str]:
             check(place)
             done[name] += 1
         except NotPermittedError as error:
-            done[f"left out: {name} ({error})"] += 1
+            done[f"skipped: {name} ({error})"] += 1
     return done
 
 

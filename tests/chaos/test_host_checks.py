@@ -48,10 +48,10 @@ def _version_2(folder: Path, given_by: set[str]) -> Path:
 
 
 def test_the_last_line_says_what_was_left_out_and_why() -> None:
-    whole, part = Counter({"kills": 3}), Counter({"no home": 1, "left out: full /dev/shm (mount: denied)": 2})
+    whole, part = Counter({"kills": 3}), Counter({"no home": 1, "skipped: full /dev/shm (mount: denied)": 2})
     assert verdict({"kills": whole}) == "all promises kept"
-    assert verdict({"kills": whole, "host": part}) == "all promises kept; left out: host: full /dev/shm (mount: denied)"
-    assert verdict({"kills": None, "host": part}) == "broken: kills; left out: host: full /dev/shm (mount: denied)"
+    assert verdict({"kills": whole, "host": part}) == "all promises kept; skipped: host: full /dev/shm (mount: denied)"
+    assert verdict({"kills": None, "host": part}) == "broken: kills; skipped: host: full /dev/shm (mount: denied)"
 
 
 def test_a_clock_that_jumps_costs_a_writer_at_most_a_typed_error(tmp_path: Path) -> None:

@@ -82,10 +82,10 @@ def test_damaged_estimates_are_made_again_and_not_taken_for_written(store: Store
 def test_a_damaged_plan_does_not_stop_the_sweep_and_stays_as_it_may_be_another_machines(store: Store) -> None:
     (plan,) = store.folder.glob("plan-*.parquet")
     plan.write_bytes(plan.read_bytes()[:-9])
-    with pytest.warns(UserWarning, match=r"^left out: .*plan-0001\.parquet: damaged"):
+    with pytest.warns(UserWarning, match=r"^skipped: .*plan-0001\.parquet: damaged"):
         store.write_plan([RUN], Protocol(), replace(CPU, torch_version="2.16.0"), {"name": "t"})
     assert parts.read(store.folder / "plan-0002.parquet", "plan").num_rows == 1
-    with pytest.warns(UserWarning, match=r"^left out: .*plan-0001\.parquet: damaged"):
+    with pytest.warns(UserWarning, match=r"^skipped: .*plan-0001\.parquet: damaged"):
         load_results(store.folder)
 
 

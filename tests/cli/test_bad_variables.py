@@ -41,7 +41,7 @@ def test_torch_that_does_not_start_says_why_in_one_line(tmp_path: Path, command:
     done = plugins.bench(*command, env=env, cwd=tmp_path, timeout=500)
     assert done.returncode in (1, 2)
     told = done.stdout + done.stderr
-    assert 'TORCH_LOGS="inductr" keeps torch from starting: ' in told
+    assert 'TORCH_LOGS="inductr" prevents torch from starting: ' in told
     assert "Invalid log settings: inductr, must be a comma separated list" in told
     assert 'Nearest: TORCH_LOGS="inductor". Correct it, or unset it: unset TORCH_LOGS' in told
     assert not any(word in told for word in ("Traceback", "bench env", "fork server", "Reinstall", "Valid settings"))

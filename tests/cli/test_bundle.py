@@ -145,7 +145,7 @@ def test_several_results_are_to_be_merged_first(made, tmp_path):
     shutil.copytree(made[0], tmp_path / "all" / "b")
     result = run("bundle", tmp_path / "all")
     assert result.exit_code == 2
-    assert "contains 2 results folders, and a bundle has one. Join them first: bench merge" in result.output
+    assert "contains 2 results folders, but a bundle has one. Merge them first: bench merge" in result.output
 
 
 @pytest.mark.parametrize("command", ["bundle", "verify", "check", "merge", "trace"])

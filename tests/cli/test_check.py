@@ -68,7 +68,7 @@ def test_what_forbids_it_is_named_with_cases_and_runs_and_exit_code_4(report):
 
 def test_all_names_every_case(tmp_path):
     honest(tmp_path, cases=make_cases(["mnist"], ["mlp"], ["sgd"], [2**power for power in range(12)]), repeats=1)
-    assert "and 2 more; --all names them" in run("check", tmp_path).output
+    assert "and 2 more; --all lists them" in run("check", tmp_path).output
     everything = run("check", tmp_path, "--all").output
     assert "more; --all" not in everything
     assert all(f"batch {2**power}  runs" in everything for power in range(12))

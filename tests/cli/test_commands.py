@@ -47,32 +47,32 @@ def test_plan_lists_cases_with_axes_key_and_reason() -> None:
 
 
 def test_plan_without_a_configuration_plans_the_default_sweep() -> None:
-    assert (
-        "default: 24 cases, 0 of them skipped; 72 runs (3 repeats a case) on cpu"
-        in run("plan", "--device", "cpu").output
-    )
+    assert "default: 24 cases, 0 skipped; 72 runs (3 repeats per case) on cpu" in run("plan", "--device", "cpu").output
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["plna"], 'unknown command "plna". Nearest: plan. There are: bundle, check,'),
+        (["plna"], 'unknown command "plna". Nearest: plan. Available: bundle, check,'),
         (["plan", "--set", "grid.model=resnet81"], 'grid.model[0]: unknown model "resnet81". Nearest: resnet18'),
         (
             ["plan", "--set", "grid.dataset=folder:/nowhere"],
             "grid.dataset: /nowhere: No such file or directory. Give a folder",
         ),
         (["show", "model", "mlpp"], 'unknown model "mlpp". Nearest: mlp. List them: bench list models'),
-        (["show", "model", "mlp", "--input", "3,32"], '"3,32" is no shape; write three whole numbers like 3,32,32'),
+        (
+            ["show", "model", "mlp", "--input", "3,32"],
+            '"3,32" is not a valid shape; write three whole numbers like 3,32,32',
+        ),
         (["show", "model", "alexnet", "--dataset", "mnist"], "alexnet needs images of at least 63"),
         (["show", "dataset", "cifra10"], 'unknown dataset "cifra10". Nearest: cifar10'),
         (["list", "gpus"], "'gpus' is not one of 'models', 'datasets', 'optimizers', 'devices'"),
         (
             ["sweep", "--retry", "never", "--dry-run"],
-            'unknown status "never". There are: ok, oom, timeout, crashed, failed, nan_loss, throttled',
+            'unknown status "never". Available: ok, oom, timeout, crashed, failed, nan_loss, throttled',
         ),
-        (["sweep", "--retry", "skipped", "--dry-run"], "skipped cannot be retried: such a case never ran"),
-        (["sweep", "--retry", "oom,interrupted", "--dry-run"], "interrupted need not be retried: what is not finished"),
+        (["sweep", "--retry", "skipped", "--dry-run"], "skipped cannot be retried: a skipped case never ran"),
+        (["sweep", "--retry", "oom,interrupted", "--dry-run"], "interrupted need not be retried: the same command"),
         (["sweep", "--device", "tpu"], 'unknown "tpu". Allowed: auto, cpu, cuda, cuda:0'),
         (["plan", "--device", "tpu"], 'unknown "tpu". Allowed: auto, cpu, cuda, cuda:0'),
         (["report", "/nowhere/at/all"], "/nowhere/at/all: does not exist; give a folder that `bench sweep` wrote"),
@@ -128,3 +128,13 @@ def test_completion_offers_names(monkeypatch: pytest.MonkeyPatch) -> None:
     completer = ShellComplete(cli, {}, "bench", "_BENCH_COMPLETE")
     found = {item.value for item in completer.get_completions(["show", "model"], "resnet1")}
     assert found == {"resnet18", "resnet101", "resnet152"}
+
+
+def test_every_command_is_listed_once_with_a_whole_summary_at_80_columns() -> None:
+    output = CliRunner().invoke(cli, ["--help"], prog_name="bench", terminal_width=80).output
+    sections = {line.rstrip(":") for line in output.splitlines() if line.endswith(":") and not line.startswith(" ")}
+    assert {"Measure", "Estimate", "Publish"} <= sections and "Commands" not in sections
+    listed = output[output.index("Measure:") :].splitlines()
+    commands = [line.split()[0] for line in listed if line.startswith("  ")]
+    assert sorted(commands) == sorted(cli.commands)
+    assert [line for line in listed if "..." in line or len(line) > 80] == []

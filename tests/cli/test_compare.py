@@ -155,7 +155,7 @@ def test_what_differs_comes_first_and_the_telling_fields_lead(base, after):
     assert {item["field"]: item["kind"] for item in found}["git_commit"] == "code"
     assert found[0] == {"field": "gpu_name", "baseline": "NVIDIA H200", "candidate": "NVIDIA L4", "kind": "environment"}
     lines = compare(base, results, "--margin", "10%").stdout.splitlines()
-    assert lines[0] == "What differs between before and after, beside the cases"
+    assert lines[0] == "What differs between before and after besides the cases"
     assert lines[2].split() == ["environment", "gpu_name", "NVIDIA", "H200", "NVIDIA", "L4"]
 
 
@@ -205,7 +205,7 @@ def test_other_axes_are_refused_by_name_unless_compared_across(base, after, axis
     )
     done = compare(base, results)
     assert done.exit_code == 2
-    assert "error: no case is on both sides" in done.stderr
+    assert "error: the sides have no case in common" in done.stderr
     assert f"{axis} differs: " in done.stderr and value in done.stderr
     assert f"--across {axis}" in done.stderr
     done = compare(base, results, "--across", axis, "--json")
@@ -227,7 +227,7 @@ def test_two_precisions_of_one_folder(tmp_path):
     other = make_results(tmp_path / "other", both, environment=GPU, repeats=5, seed=3)
     ambiguous = compare(folder, other, "--across", "precision")
     assert ambiguous.exit_code == 2
-    assert "across precision: the baseline has several of it for one case (float32, bf16)" in ambiguous.stderr
+    assert "across precision: the baseline has several values for one case (float32, bf16)" in ambiguous.stderr
 
 
 def test_only_narrows_both_sides(base, after):
@@ -236,9 +236,9 @@ def test_only_narrows_both_sides(base, after):
     assert {(row["batch_size"], row["optimizer"]) for row in rows} == {(64, "sgd")}
     done = compare(base, results, "--only", "model=resnet*")
     assert done.exit_code == 2
-    assert "error: before: no run has model like resnet*; there are: mlp" in done.stderr
+    assert "error: before: no run matches model = resnet*. Available: mlp" in done.stderr
     wrong = compare(base, results, "--only", "modle=x").stderr
-    assert 'unknown field "modle". Nearest: model' in wrong and "There are: " in wrong and "gpu_name" in wrong
+    assert 'unknown field "modle". Nearest: model' in wrong and "Available: " in wrong and "gpu_name" in wrong
 
 
 def test_a_single_process_or_unequal_numbers_are_unclear_with_the_reason(base, after, tmp_path):
@@ -253,7 +253,9 @@ def test_a_single_process_or_unequal_numbers_are_unclear_with_the_reason(base, a
     found = read(*alone)
     assert {row["verdict"] for row in found["cases"]} == {"unclear"}
     assert {row["low"] for row in found["cases"]} == {None}
-    assert {row["reason"] for row in found["cases"]} == {"one process a side says nothing about the next one"}
+    assert {row["reason"] for row in found["cases"]} == {
+        "one process per side shows nothing about variation between processes"
+    }
 
 
 def test_the_first_processes_alone_are_counted_and_later_ones_never_fill_in(base, after):
@@ -268,10 +270,10 @@ def test_the_first_processes_alone_are_counted_and_later_ones_never_fill_in(base
     verdicts = {(row["batch_size"], row["verdict"]) for row in found["cases"]}
     assert verdicts == {(16, "same"), (64, "unclear"), (256, "same")}
     assert {row["reason"] for row in found["cases"] if row["batch_size"] == 64} == {
-        "of the first 5 processes 5 against 4 measured; later ones do not fill in"
+        "of the first 5 processes 5 against 4 measured; later ones do not replace them"
     }
     assert {row["verdict"] for row in read(base, grown, "--margin", "10%")["cases"]} == {"unclear"}
-    assert "Of each case the first 5 processes count" in compare(base, grown, "--processes", "5").stdout
+    assert "Only the first 5 processes of each case count" in compare(base, grown, "--processes", "5").stdout
     assert "processes 1: at least 2 a case" in compare(base, grown, "--processes", "1").stderr
 
 
@@ -413,7 +415,7 @@ def test_runs_of_two_environments_are_not_mixed(tmp_path, base):
         )
     done = compare(base, tmp_path / "mixed")
     assert done.exit_code == 2
-    assert "the candidate holds runs of one case under different driver_version (570.1, 580.1)" in done.stderr
+    assert "the candidate has runs of one case with different driver_version (570.1, 580.1)" in done.stderr
     assert compare(base, tmp_path / "mixed", "--margin", "10%").exit_code == 2
 
 
@@ -433,7 +435,7 @@ def test_sides_measured_one_after_the_other_are_noted(base, after):
 
 def test_the_same_runs_twice_are_noted(base, tmp_path):
     copy = make_results(tmp_path / "copy", CASES, repeats=5, environment=GPU)
-    assert read(base, copy)["notes"] == ["The two sides hold the same runs."]
+    assert read(base, copy)["notes"] == ["Both sides contain the same runs."]
 
 
 @pytest.mark.parametrize(
@@ -443,7 +445,7 @@ def test_the_same_runs_twice_are_noted(base, tmp_path):
         (["{base}", "{base}"], "is given twice"),
         (["{base}", "nowhere"], "nowhere: does not exist"),
         (["{base}", "{other}", "--margin", "2"], "margin 2: a fraction between 0 and 1"),
-        (["{base}", "{other}", "--margin", "x"], '"x" is no fraction; write it like 0.02 or 2%'),
+        (["{base}", "{other}", "--margin", "x"], '"x" is not a valid fraction; write it like 0.02 or 2%'),
         (["{base}", "{other}", "--confidence", "1"], "confidence 1: a fraction from 0.5 to below 1"),
         (
             ["{base}", "{other}", "--across", "precison"],

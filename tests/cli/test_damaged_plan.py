@@ -49,8 +49,8 @@ def test_every_command_names_the_damaged_plan_and_says_what_to_do(here: Path, co
     done = run(*command.split())
     assert done.exit_code == 2
     assert done.stderr.splitlines()[-1] == (
-        f"error: bad: none of 4 runs counts without its plan, and {PLAN} is damaged. Restore from a copy, or run the "
-        "same bench sweep again on its machine: it plans again and keeps the runs that are whole"
+        f"error: bad: none of 4 runs count without their plan, and {PLAN} is damaged. Restore from a copy, or run the "
+        "same bench sweep again on its machine: it plans again and keeps the intact runs"
     )
     assert not (here / "new").exists()
 
@@ -58,7 +58,7 @@ def test_every_command_names_the_damaged_plan_and_says_what_to_do(here: Path, co
 def test_a_merge_refuses_a_damaged_plan_as_it_refuses_a_damaged_run(here: Path) -> None:
     done = run("merge", "both", "good", "bad")
     assert done.exit_code == 2
-    assert done.stderr.startswith(f"error: {PLAN}: damaged or no Parquet file (")
+    assert done.stderr.startswith(f"error: {PLAN}: damaged or not a Parquet file (")
     assert "no copy of it to restore, delete it and run the same bench sweep again on its machine" in done.stderr
     assert sorted(path.name for path in here.iterdir()) == ["bad", "good"]
 
@@ -68,8 +68,8 @@ def test_a_merge_refuses_a_damaged_plan_as_it_refuses_a_damaged_run(here: Path) 
     ("kind", "remedy"),
     [
         ("plan-0001", "delete it and run the same bench sweep again on its machine: it plans again"),
-        ("runs", "run the same bench sweep again on its machine: it sets the part aside and runs it again"),
-        ("estimates", "run the same bench sweep again on its machine: it sets the part aside and estimates again"),
+        ("runs", "run the same bench sweep again on its machine: it moves the file aside and runs it again"),
+        ("estimates", "run the same bench sweep again on its machine: it moves the file aside and estimates again"),
     ],
 )
 def test_a_bundle_and_a_merge_of_results_with_one_damaged_part_say_what_to_do(
@@ -79,9 +79,9 @@ def test_a_bundle_and_a_merge_of_results_with_one_damaged_part_say_what_to_do(
     for command in ("bundle mended -o new", "merge new mended good"):
         done = run(*command.split())
         assert done.exit_code == 2
-        assert f"error: {part.relative_to(here)}: damaged or no Parquet file (" in done.stderr
+        assert f"error: {part.relative_to(here)}: damaged or not a Parquet file (" in done.stderr
         assert done.stderr.endswith(
-            f"). Where there is no copy of it to restore, {remedy}"
+            f"). If there is no copy to restore, {remedy}"
             f"{' and keeps the runs that are whole' if kind == 'plan-0001' else ''}\n"
         )
         assert not (here / "new").exists()
@@ -95,12 +95,12 @@ def test_a_report_names_a_damaged_part_among_several_once_and_cannot_be_publishe
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         assert run("report", "mended").exit_code == 0
-    assert [str(item.message).split(": damaged")[0] for item in caught] == [f"left out: mended/data/{named}"]
+    assert [str(item.message).split(": damaged")[0] for item in caught] == [f"skipped: mended/data/{named}"]
     text = (here / "mended" / "report.md").read_text()
     first, validity = text.split("\n## ")[0], text.split("\n## Validity\n")[1].split("\n## ")[0]
     assert "Nothing was found against the numbers" not in validity
     assert validity.count("A part was left out: ") == 1
-    assert f"A part was left out: {named}: damaged or no Parquet file (" in validity.replace("\\", "")
+    assert f"A part was left out: {named}: damaged or not a Parquet file (" in validity.replace("\\", "")
     assert "damaged part" in first.split("Not publishable: ")[1].split(". `bench check`")[0]
     assert run("report", "mended", "good", "--out", "both").exit_code == 0
     both = (here / "both" / "report.md").read_text().replace("\\", "")
@@ -140,7 +140,7 @@ def test_a_plan_that_the_disk_does_not_give_is_not_called_damaged(here: Path) ->
     (here / PLAN).symlink_to("nowhere")
     done = run("check", "bad")
     assert done.exit_code == 2
-    said = f"none of 4 runs counts without its plan, and the disk does not give {PLAN}; fix that, and try again"
+    said = f"none of 4 runs count without their plan, and the disk cannot read {PLAN}; fix that and try again"
     assert done.stderr == f"error: bad: {said}\n"
 
 

@@ -54,7 +54,7 @@ def test_estimates_carry_axes_and_columns_for_every_combination() -> None:
     assert {"precision", "memory_format", "image_size", "case_key", "estimated_device_bytes"} <= set(rows[0])
     low, point, high = (rows[0][f"estimated_device{end}_bytes"] for end in ("_low", "", "_high"))
     assert rows[0]["trace_peak_reserved_bytes"] < low < point < high
-    assert rows[0]["estimated_device_basis"] == "context taken from 4 GPUs measured elsewhere"
+    assert rows[0]["estimated_device_basis"] == "CUDA context size extrapolated from 4 other GPUs"
 
 
 def test_a_refusal_is_a_note_and_nulls_rather_than_a_number() -> None:
@@ -78,9 +78,9 @@ def test_what_a_configuration_has_on_and_no_estimator_follows_is_a_note(tmp_path
         "cpu",
     )
     gpu, cpu = estimates(str(config), *given)
-    compiled = "compiled is on, and torch.compile is left out"
+    compiled = "compiled is on, but torch.compile is not modelled"
     assert gpu["estimate_note"].endswith(
-        f"{compiled}; cudnn_benchmark is on, and what cuDNN's trials take and choose is left out"
+        f"{compiled}; cudnn_benchmark is on, but the memory and choices of cuDNN's trials are not modelled"
     )
     assert cpu["estimate_note"] == compiled
     (plain,) = estimates(str(config), "--device", "cpu")
@@ -96,7 +96,7 @@ def test_the_table_says_where_memory_goes_and_whether_it_fits() -> None:
         "optimizer state",
         "fits: ",
         "roofline",
-        "context taken from 4 GPUs measured elsewhere",
+        "CUDA context size extrapolated from 4 other GPUs",
     ):
         assert words in done.stdout
 
@@ -104,11 +104,11 @@ def test_the_table_says_where_memory_goes_and_whether_it_fits() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["estimate"], "give --model, or a configuration"),
+        (["estimate"], "give --model NAME (bench list models) or a configuration"),
         (["estimate", "--model", "mlp", "--device", "h20"], 'unknown device "h20". Nearest: h200'),
         (["estimate", "--model", "mlp", "--device", "/nowhere.toml"], "/nowhere.toml"),
         (["estimate", "configs/gpu.toml", "--model", "mlp"], "give a configuration or the axes of cases, not both"),
-        (["fit", "--model", "mlp", "--model", "resnet18"], "fit answers for one case at a time; these axes give 2"),
+        (["fit", "--model", "mlp", "--model", "resnet18"], "fit works on one case at a time; these axes give 2"),
         (
             ["fit", "--model", "resnet18", "--device", "cpu"],
             "cpu: fit follows torch's CUDA allocator and answers for GPUs",

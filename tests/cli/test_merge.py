@@ -83,7 +83,7 @@ def test_the_same_part_twice_is_one(hosts, tmp_path):
     merged = json.loads(run("merge", tmp_path / "both", hosts[0], tmp_path / "copy", "--json").stdout)
     assert (merged["runs"], merged["plans"], merged["duplicates"], merged["duplicate_estimates"]) == (4, 1, 5, 1)
     said = run("merge", tmp_path / "again", hosts[0], tmp_path / "copy").stdout
-    assert "from 2 results folders (4 runs and 1 part of estimates in several of them, kept once)" in said
+    assert "from 2 results folders (4 runs and 1 part of estimates found more than once, kept once)" in said
     assert rows(bench.load(tmp_path / "both")) == rows(bench.load(hosts[0]))
 
 
@@ -145,7 +145,7 @@ def test_a_disk_that_refuses_leaves_nothing(hosts, tmp_path, monkeypatch):
 def test_a_mistake_is_answered_with_what_to_do(hosts, tmp_path):
     for arguments, message in (
         ((hosts[0], hosts[1]), "exists; nothing was changed. Name a new folder"),
-        ((hosts[0] / "data" / "in", *hosts), "which is only read; name a folder outside it"),
+        ((hosts[0] / "data" / "in", *hosts), "which must not be changed; name a folder outside it"),
         ((tmp_path / "new", tmp_path / "nowhere"), "nowhere: does not exist"),
         ((tmp_path / "new",), "Missing argument 'RESULTS...'"),
     ):

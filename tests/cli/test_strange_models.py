@@ -40,8 +40,8 @@ def test_each_case_has_its_own_numbers_or_its_own_reason(env: dict[str, str]) ->
             assert row["estimate_note"] is None
     reasons = {
         "bad_raises": f"no trace: {RAISES}; see .*",
-        "bad_kills": r"no trace: the process was ended by SIGKILL .*; see .*",
-        "bad_leaves": r"no trace: the process left with exit code 7; see .*",
+        "bad_kills": r"no trace: the process was killed by SIGKILL .*; see .*",
+        "bad_leaves": r"no trace: the process exited with code 7; see .*",
         "bad_reads": READS,
         "bad_always": f"no formula, trace or speed: {RAISES}; see .*",
         "not_an_entry": 'model "not_an_entry": misbehaving:not_an_entry is of type int; .* must name a ModelEntry .*',
@@ -86,7 +86,7 @@ def test_show_lists_layers_of_a_model_that_reads_values_and_says_why_where_there
     done = plugins.bench("show", "model", "bad_reads_always", "--dataset", "mnist", env=env)
     assert done.returncode == 0, done.stderr
     assert "7,850 parameters" in done.stdout
-    assert re.search(f"note: seen in a run on random images: {READS}", done.stdout)
+    assert re.search(f"note: shapes taken from a run on random images: {READS}", done.stdout)
     for model, reason in (("bad_always", RAISES), ("absent", "AttributeError: module")):
         done = plugins.bench("show", "model", model, env=env)
         assert done.returncode == 2

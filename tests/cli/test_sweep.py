@@ -58,7 +58,7 @@ def test_a_sweep_ends_with_a_row_for_every_planned_run_and_a_report(tmp_path: Pa
 
     again = plugins.bench("sweep", config, "--out", out)
     assert again.returncode == 0, again.stderr
-    assert "8 runs are finished already, 0 to do" in again.stderr
+    assert "8 runs already finished, 0 to do" in again.stderr
     assert bench.load(out)["run_key"].tolist() == frame["run_key"].tolist()
 
 
@@ -102,7 +102,7 @@ def test_a_case_that_cannot_run_is_skipped_once_with_its_reason_and_fails_nothin
 
     again = plugins.bench(*arguments)
     assert again.returncode == 0
-    assert "6 runs are finished already, 0 to do" in again.stderr
+    assert "6 runs already finished, 0 to do" in again.stderr
 
 
 def test_a_batch_above_the_limit_on_the_hosts_memory_says_the_limit_and_what_was_asked_for(
@@ -135,10 +135,10 @@ def test_a_batch_above_the_limit_on_the_hosts_memory_says_the_limit_and_what_was
     assert done.returncode == 1, done.stderr
     frame = bench.load(out).set_index("input")
     assert set(frame["status"]) == {"oom"}
-    limit = r"the process may hold 2\.00 GiB \(limits\.host_memory, or 90 % of what was free\): "
+    limit = r"the process may use 2\.00 GiB \(limits\.host_memory, or 90 % of the free memory\): "
     for path in ("cached", "synthetic"):
         assert frame.loc[path, "oom_requested_bytes"] == 300_000 * 3072 * 4
-        assert re.match(r"3\.43 GiB asked for, " + limit, frame.loc[path, "reason"]), frame.loc[path, "reason"]
+        assert re.match(r"3\.43 GiB requested, " + limit, frame.loc[path, "reason"]), frame.loc[path, "reason"]
     words = r"a batch of 300,000 images takes 3\.43 GiB, " + limit + r"(DataLoader worker|MemoryError)"
     assert re.match(words, frame.loc["loader", "reason"]), frame.loc["loader", "reason"]
 
@@ -179,9 +179,9 @@ def test_everything_a_case_can_do_wrong_is_one_row_and_the_sweep_goes_on(tmp_pat
     }
     reasons = frame["reason"].dropna().to_dict()
     assert reasons["bad_raises"] == "ValueError: a fault | of <the> model (misbehaving.py:19)"
-    assert reasons["bad_hangs"] == "no answer in time; it was in the phase warm-up"
-    assert reasons["bad_kills"].startswith("the process was ended by SIGKILL")
-    assert reasons["bad_leaves"] == "the process left with exit code 7 in the phase warm-up: last words of the model"
+    assert reasons["bad_hangs"] == "timed out during warm-up"
+    assert reasons["bad_kills"].startswith("the process was killed by SIGKILL")
+    assert reasons["bad_leaves"] == "the process exited with code 7 during warm-up: last words of the model"
     assert frame.loc["bad_eats", "oom_requested_bytes"] == 1 << 34
     assert frame.loc["bad_eats", "formula_bytes"] > 0
     for name in ("bad_raises", "bad_hangs", "bad_kills", "bad_eats"):
@@ -377,7 +377,7 @@ def test_a_damaged_image_that_planning_missed_is_named_by_its_run(tmp_path: Path
     )
     assert done.returncode == 1, done.stderr
     for reason in bench.load(out)["reason"]:
-        assert reason.startswith(f"DataError: {root}/dog/1.jpg: no image that PIL can decode: ")
+        assert reason.startswith(f"DataError: {root}/dog/1.jpg: PIL cannot decode it as an image: ")
 
 
 def planned(config: Path) -> list[dict[str, object]]:

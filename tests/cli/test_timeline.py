@@ -80,12 +80,12 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     done = bench(*CASE, "--timeline", tmp_path / "a.png")
     tmp_path.chmod(0o755)
     assert done.exit_code == 2
-    assert "cannot be written; name a file elsewhere" in done.stderr
+    assert "is not writable; choose another file" in done.stderr
 
 
 def test_a_case_that_cannot_be_traced_has_no_picture(tmp_path: Path) -> None:
     arguments = ("estimate", "--model", "mlp", "--dataset", "mnist", "--device", "cpu")
     done = bench(*arguments, "--timeline", tmp_path / "a.png")
     assert done.exit_code == 2
-    assert "no timeline for cpu: it follows torch's CUDA allocator" in done.stderr
+    assert "no timeline for cpu: it needs torch's CUDA allocator" in done.stderr
     assert list(tmp_path.iterdir()) == []

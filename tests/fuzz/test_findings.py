@@ -67,8 +67,8 @@ def extra(name: str, kind: pa.DataType) -> Change:
 
 
 COLUMNS = [
-    ("run", again("model"), "column model is there twice"),
-    ("plan", again("environment_key"), "column environment_key is there twice"),
+    ("run", again("model"), "column model appears twice"),
+    ("plan", again("environment_key"), "column environment_key appears twice"),
     ("plan", lambda table: table.drop_columns(["repeat"]), "lacks the column repeat"),
     ("run", lambda table: table.drop_columns(["step_times_s"]), "lacks the column step_times_s"),
     ("run", swap("data_source", [None], pa.date32()), "column data_source is date32[day], not string"),
@@ -76,24 +76,24 @@ COLUMNS = [
     (
         "run",
         extra("tomorrows", pa.struct([("a", pa.int64())])),
-        "column tomorrows is struct<a: int64>, which no column of a part is",
+        "column tomorrows is struct<a: int64>, a type that results do not use",
     ),
-    ("run", extra("formula_bytes", pa.int64()), "column formula_bytes does not belong into a part of kind run"),
+    ("run", extra("formula_bytes", pa.int64()), "column formula_bytes does not belong in a file of kind run"),
     (
         "estimates",
         extra("samples_per_s", pa.float64()),
-        "column samples_per_s does not belong into a part of kind estimates",
+        "column samples_per_s does not belong in a file of kind estimates",
     ),
-    ("run", lambda table: table.slice(0, 0), "0 rows; the part of a run has one"),
-    ("run", lambda table: pa.concat_tables([table, table]), "2 rows; the part of a run has one"),
+    ("run", lambda table: table.slice(0, 0), "0 rows; the file of a run has one"),
+    ("run", lambda table: pa.concat_tables([table, table]), "2 rows; the file of a run has one"),
     (
         "run",
         swap("status", ["great"], pa.string()),
         "status 'great' is none of ok, oom, timeout, crashed, failed, skipped, nan_loss, throttled, interrupted",
     ),
-    ("plan", swap("case_key", [None], pa.string()), "row 0: case_key is null, which it never is"),
+    ("plan", swap("case_key", [None], pa.string()), "row 0: case_key must not be null"),
     ("run", swap("batch_size", [0], pa.int64()), "row 0: a batch size of 0"),
-    ("run", swap("step_times_s", [[0.1, None]], pa.list_(pa.float64())), "row 0: a null among step_times_s"),
+    ("run", swap("step_times_s", [[0.1, None]], pa.list_(pa.float64())), "row 0: null value in step_times_s"),
 ]
 
 
@@ -109,22 +109,25 @@ def test_a_part_whose_hash_fits_but_whose_columns_do_not_is_refused(
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         load_results(results)
-    assert [str(item.message) for item in seen if "left out" in str(item.message)] == [f"left out: {path}: {message}"]
+    assert [str(item.message) for item in seen if "skipped" in str(item.message)] == [f"skipped: {path}: {message}"]
 
 
 NOTES = [
-    (b"\x80", "its notes are no JSON ('utf-8' codec can't decode byte 0x80 in position 0: invalid start byte)"),
-    (b"{", "its notes are no JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))"),
+    (b"\x80", "its notes are not valid JSON ('utf-8' codec can't decode byte 0x80 in position 0: invalid start byte)"),
+    (
+        b"{",
+        "its notes are not valid JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))",
+    ),
     (
         b"[" * 100_000,
-        "its notes are no JSON (maximum recursion depth exceeded while decoding a JSON array from a unicode string)",
+        "its notes are not valid JSON (maximum recursion depth exceeded while decoding a JSON array from a unicode string)",
     ),
-    (b"[]", "its notes are no JSON object"),
+    (b"[]", "its notes are not a JSON object"),
     (b"{}", "its notes lack the protocol of its runs"),
     (b'{"protocol": {}, "environment": []}', "its notes lack the environment of its runs"),
     (
         json.dumps({"protocol": {"seed": 10**30}, "environment": {}}).encode(),
-        "its notes have a wrong value in protocol (Python int too large to convert to C long)",
+        "its notes have an invalid value in protocol (Python int too large to convert to C long)",
     ),
 ]
 
@@ -209,7 +212,7 @@ def test_a_text_in_every_row_is_counted_before_it_is_unfolded(results: Path) -> 
         writer.add_key_value_metadata(metadata)
     with pytest.raises(StoreError) as caught:
         read(path, "plan")
-    assert str(caught.value) == f"{path}: column model holds 381 MiB of text; no part does"
+    assert str(caught.value) == f"{path}: column model holds 381 MiB of text, more than the limit"
 
 
 def test_pages_are_counted_as_they_are_and_not_as_the_footer_says() -> None:
@@ -244,7 +247,7 @@ def test_a_recording_with_a_column_twice_is_refused(tmp_path: Path, name: str) -
     pq.write_table(old.append_column(name, old.column(name)), path)
     with pytest.raises(StoreError) as caught:
         read_recording(path)
-    assert str(caught.value) == f"{path}: its columns are not a recording's (action, address, bytes, stack)"
+    assert str(caught.value) == f"{path}: its columns are not those of a recording (action, address, bytes, stack)"
 
 
 @pytest.mark.parametrize(
@@ -275,10 +278,10 @@ def test_a_key_that_is_no_word_is_named(
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("memory_bytes = " + "9" * 5000, "no valid TOML: a number of thousands of digits"),
-        ("memory_bytes = " + "[" * 5000, "no valid TOML: nested too deeply"),
-        ("boost_clock_hz = 0x" + "f" * 5000, "a number of thousands of digits"),
-        ("x = 1\n" * (1 << 18), "larger than 1 MiB; no device file is"),
+        ("memory_bytes = " + "9" * 5000, "not valid TOML: a number has thousands of digits"),
+        ("memory_bytes = " + "[" * 5000, "not valid TOML: nested too deeply"),
+        ("boost_clock_hz = 0x" + "f" * 5000, "a number has thousands of digits"),
+        ("x = 1\n" * (1 << 18), "larger than 1 MiB, the limit for a device file"),
     ],
 )
 def test_an_absurd_device_file_is_refused(tmp_path: Path, text: str, words: str) -> None:

@@ -43,7 +43,7 @@ FAULTS = (
     (214, "failed", "CUDA error: uncorrectable ECC error encountered"),
     (46, "failed", "CUDA error: CUDA-capable device(s) is/are busy or unavailable"),  # the GPU is lost
     (702, "failed", "CUDA error: the launch timed out and was terminated"),
-    (0, "timeout", "no answer in time; it was in the phase warm-up"),  # a kernel without an end
+    (0, "timeout", "timed out during warm-up"),  # a kernel without an end
 )
 LAUNCH = 20
 """Of a kernel, in a run: after the model is on the device."""

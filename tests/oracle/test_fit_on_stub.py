@@ -108,7 +108,7 @@ def test_a_batch_that_fits_again_above_one_that_does_not_is_run_too(stub_driver:
 def test_another_gpu_than_the_one_here_is_refused(small: dict[str, str]) -> None:
     done = plugins.bench(*CASE, "--device", "a100_40gb", "--verify", env=small)
     assert done.returncode == 2
-    assert "a100_40gb describes another GPU than the NVIDIA H200 here" in done.stderr
+    assert "a100_40gb does not describe this machine's NVIDIA H200" in done.stderr
     assert "tracing" not in done.stderr
 
 

@@ -129,7 +129,7 @@ def test_without_the_library_of_nvml_a_gpu_that_is_asked_for_is_measured(sweep: 
     [
         (
             "nvmlDeviceGetTotalEnergyConsumption:hang:3",
-            "NVML gave no answer to reading the energy counter, and is not asked again",
+            "NVML gave no answer to reading the energy counter; it is not queried again",
         ),
         ("nvmlDeviceGetHandleByUUID:hang", "NVML gave no answer to opening the GPU within 5 s"),
         ("nvmlDeviceGetClockInfo:999", "nvmlDeviceGetClockInfo: Unknown Error"),
@@ -155,7 +155,7 @@ def test_a_gpu_that_is_lost_costs_one_run_stops_the_sweep_and_resume_does_the_re
     fault = {"lost_file": str(lost), "fault_at": 20, "fault_code": "-,46", "fault_mark": str(tmp_path / "mark")}
     stopped = sweep("--repeats", "4", **fault)
     assert stopped.returncode == 1
-    assert "3 worker processes in a row ended before their case began: the GPU does not start: " in stopped.stderr
+    assert "3 worker processes in a row ended before the case began: the GPU cannot be initialised: " in stopped.stderr
     frame = rows(tmp_path)
     assert list(frame["status"]) == ["ok", "failed", "interrupted", "interrupted"]
     assert "GPU is lost" in frame["nvml_error"][1]

@@ -168,8 +168,8 @@ def test_what_is_recorded_is_kept_and_what_is_damaged_is_recorded_again(
     env = environment(stub_driver, folder, memory_bytes=MEMORY_BYTES)
     done = plugins.bench("record", folder / "c.toml", "--out", folder / "out", env=env)
     assert done.returncode == 0, done.stderr
-    assert "set aside, to be recorded again: " in done.stderr
-    assert "2 recordings are there already, 1 to do" in done.stderr
+    assert "moved aside, to be recorded again: " in done.stderr
+    assert "2 recordings already there, 1 to do" in done.stderr
     assert "[1/1] mlp on cifar10, adam, batch 64: ok" in done.stderr
     assert paths["mlp-64"].with_suffix(".damaged").exists()
     paths["mlp-64"].with_suffix(".damaged").unlink()

@@ -174,7 +174,7 @@ def test_a_gpu_without_a_device_file_is_traced_by_its_own_properties(
     done = plugins.bench(*arguments, env=env)
     assert done.returncode == 0, done.stderr
     assert f"{gpu['name']}: " in done.stderr
-    assert "The estimates use what was read from the GPU itself" in done.stderr
+    assert "The estimates use what the GPU reports" in done.stderr
     frame = bench.load(tmp_path / "out")
     assert set(frame["estimate_device"]) == {f"{gpu['name']} (read from the GPU)"}
     for name in ("allocated", "reserved", "requested"):
@@ -184,7 +184,7 @@ def test_a_gpu_without_a_device_file_is_traced_by_its_own_properties(
         assert frame["estimate_note"].str.contains("memory_bandwidth_bytes_per_s is not known").all()
 
     text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
-    assert "The estimates use what was read from the GPU itself" in text
+    assert "The estimates use what the GPU reports" in text
     elsewhere = plugins.bench("report", tmp_path / "out" / "data", "--out", tmp_path / "elsewhere")
     assert elsewhere.returncode == 0, elsewhere.stderr
     described = tmp_path / "elsewhere" / "device.toml"
@@ -213,7 +213,7 @@ def test_a_device_file_given_later_is_used_for_the_runs_that_are_there(stub_driv
     )
     done = plugins.bench(*arguments, "--device-file", mine, env=env)
     assert done.returncode == 0, done.stderr
-    assert "1 runs are finished already, 0 to do" in done.stderr
+    assert "1 run already finished, 0 to do" in done.stderr
     row = bench.load(tmp_path / "out").iloc[0]
     assert row["estimate_device"] == "mine"
     assert row["estimated_device_bytes"] == row["trace_peak_reserved_bytes"] + 123_456_789
@@ -223,4 +223,4 @@ def test_a_device_file_given_later_is_used_for_the_runs_that_are_there(stub_driv
     assert "the GPU here is NVIDIA RTX A6000, and mine is for NVIDIA RTX A5000" in done.stderr
     done = plugins.bench("sweep", config, "--device", "cpu", "--out", tmp_path / "cpu", "--device-file", mine)
     assert done.returncode == 2
-    assert "--device-file describes a GPU, and runs go to the CPU here" in done.stderr
+    assert "--device-file describes a GPU, but runs would use the CPU" in done.stderr

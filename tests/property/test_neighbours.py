@@ -139,9 +139,9 @@ def check_estimates(victims: dict[Case, tuple[str, str]]) -> None:
 
 def expected_reason(kind: str) -> str:
     if kind == "leaves":
-        return "the process left with exit code 5"
+        return "the process exited with code 5"
     if kind == "is killed":
-        return "the process was ended by SIGKILL"
+        return "the process was killed by SIGKILL"
     message = "its message cannot be printed" if kind == "Unprintable" else "'?its own"
     return rf"{kind}: {message}.* \(test_neighbours\.py:\d+"
 

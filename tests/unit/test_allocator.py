@@ -292,7 +292,7 @@ def test_history_becomes_events():
 
 
 def test_history_that_begins_too_late_is_refused():
-    with pytest.raises(ReplayError, match=r"^history entry 0: a free of address 4, which holds nothing$"):
+    with pytest.raises(ReplayError, match=r"^history entry 0: a free of address 4, where nothing is allocated$"):
         events_from_history([1, 2], [4, 4], [512, 512])
 
 
@@ -318,11 +318,11 @@ def test_large_segment_size_is_read_before_what_depends_on_it():
         ("expandable_segments:true", "must be True or False. Nearest: expandable_segments:True"),
         ("garbage_collection_threshold:1.0", "must be between 0 and 1, both excluded"),
         ("roundup_power2_divisions:3", "must be a power of two"),
-        ("roundup_power2_divisions:[3:1]", '"3:1": an interval begins at a power of two in MiB'),
+        ("roundup_power2_divisions:[3:1]", '"3:1": an interval must begin at a power of two in MiB'),
         ("roundup_power2_divisions:[4:3]", '"4:3": divisions must be a power of two, or 0 for none'),
-        ("roundup_power2_divisions:[4:2", "the list lacks its closing bracket"),
-        ("backend:cudaMallocAsync", "only the native backend can be replayed"),
-        ("max_split_size_mb:some", '"some" is no whole number'),
+        ("roundup_power2_divisions:[4:2", "the list has no closing bracket"),
+        ("backend:cudaMallocAsync", "only the native backend can be simulated"),
+        ("max_split_size_mb:some", '"some" is not a whole number'),
     ],
 )
 def test_wrong_values_are_refused_with_the_reason(text: str, reason: str):
@@ -334,7 +334,7 @@ def test_wrong_values_are_refused_with_the_reason(text: str, reason: str):
 def test_text_that_is_no_option_is_refused():
     with pytest.raises(ConfigError) as caught:
         parse_allocator_config("max_split_size_mb")
-    expected = 'allocator settings: "max_split_size_mb" is no option; write key:value, separated by commas'
+    expected = 'allocator settings: "max_split_size_mb" is not an option; write key:value, separated by commas'
     assert str(caught.value) == expected
 
 

@@ -96,7 +96,7 @@ def test_pickle_that_would_run_code_is_refused_and_not_run(tmp_path, place):
         ('"data" is no array of bytes', pickle.dumps({b"labels": [1]})),
         ('"data" is no array of bytes', pickle.dumps({b"data": np.zeros((2, 3072)), b"labels": [1, 1]})),
         ('"data" is no array of bytes', pickle.dumps({b"data": np.zeros((2, 12), np.uint8), b"labels": [1, 1]})),
-        ('"labels" is no list of 2', pickle.dumps({b"data": np.zeros((2, 3072), np.uint8), b"labels": [1]})),
+        ('"labels" is not a list of 2', pickle.dumps({b"data": np.zeros((2, 3072), np.uint8), b"labels": [1]})),
         ("a label outside 0 to 9", pickle.dumps({b"data": np.zeros((2, 3072), np.uint8), b"labels": [1, 10]})),
         ("a label outside 0 to 9", pickle.dumps({b"data": np.zeros((2, 3072), np.uint8), b"labels": [1, -1]})),
     ],

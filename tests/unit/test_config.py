@@ -104,8 +104,8 @@ def test_every_fault_of_a_file_is_reported_at_once(tmp_path: Path) -> None:
         "grid.batch_size[2]: must be a whole number from 1 to 16777216; given true",
         "grid.batch_size[3]: pow2 takes two powers of two, the smaller first: { pow2 = [16, 4096] }; given { pow2 = [3, 9] }",
         'grid.precision[0]: "bf61" is not allowed. Nearest: bf16, fp16. Allowed: float32, tf32, bf16, fp16',
-        "exclude[0].reason: missing; it must be given",
-        "measure.repeats: must be 1 or more; given 0",
+        "exclude[0].reason: required, but missing",
+        "measure.repeats: must be at least 1; given 0",
         "measure.warmup_steps: must be a whole number; given true",
         'measure.measured_stepz: unknown key "measured_stepz". Nearest: measured_steps, warmup_steps. Allowed: repeats, '
         "target_interval, max_repeats, time_budget, order, seed, warmup_steps, measured_steps, min_window, loader_workers, "
@@ -128,8 +128,8 @@ def test_every_fault_of_a_file_is_reported_at_once(tmp_path: Path) -> None:
             "batch_size = 64.0",
             "grid.batch_size[0]: must be a whole number from 1 to 16777216; given 64.0",
         ),
-        ("batch_size = 64", "batch_size = []", "grid.batch_size: must name at least one value; given []"),
-        ("batch_size = 64", "", "grid.batch_size: missing; it must be given"),
+        ("batch_size = 64", "batch_size = []", "grid.batch_size: needs at least one value; given []"),
+        ("batch_size = 64", "", "grid.batch_size: required, but missing"),
         ('model = "mlp"', 'model = ""', 'grid.model[0]: unknown model "". List them: bench list models'),
         (
             'model = "mlp"',
@@ -154,7 +154,7 @@ def test_a_missing_file_names_those_there_are(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(ConfigError) as caught:
         load_config(Path("configs/gpus.toml"))
     assert str(caught.value) == (
-        "configs/gpus.toml: No such file or directory. Nearest: configs/gpu.toml. There are: configs/gpu.toml"
+        "configs/gpus.toml: No such file or directory. Nearest: configs/gpu.toml. Available: configs/gpu.toml"
     )
 
 
@@ -163,7 +163,7 @@ def test_malformed_overrides_say_how_to_write_them(tmp_path: Path, override: str
     (fault,) = faults(tmp_path, f'name = "n"\n{GRID}', override)
     assert fault in (
         f"--set {override}: write section.key=value, like grid.batch_size=[64]",
-        f"--set {override}: name is no section",
+        f"--set {override}: name is not a section",
     )
 
 
@@ -191,7 +191,7 @@ def test_malformed_overrides_say_how_to_write_them(tmp_path: Path, override: str
         ),
         (
             'name = "n"\n' + GRID + '[[exclude]]\nreason = "x"',
-            "exclude[0]: names no axis; give at least one of dataset, model",
+            "exclude[0]: no axis given; name at least one of dataset, model",
         ),
         (
             'name = "n"\n' + GRID + '[[exclude]]\nreason = "x"\nprecision = "bf61"',
@@ -238,34 +238,34 @@ def test_a_target_for_intervals_raises_the_least_and_the_most_runs() -> None:
     [
         (
             'target_interval = "outo"',
-            'measure.target_interval: "outo" is no half-width of an interval. Nearest: auto. Write it '
+            'measure.target_interval: "outo" is not a valid half-width of an interval. Nearest: auto. Write it '
             'as a fraction above 0 and up to 0.5 (0.01 for ±1 %), or "auto"',
         ),
         (
             "target_interval = 1",
-            "measure.target_interval: 1 is no half-width of an interval. Write it as a fraction above 0 and "
+            "measure.target_interval: 1 is not a valid half-width of an interval. Write it as a fraction above 0 and "
             'up to 0.5 (0.01 for ±1 %), or "auto"',
         ),
         (
             "target_interval = true",
-            "measure.target_interval: true is no half-width of an interval. Write it as a fraction above "
+            "measure.target_interval: true is not a valid half-width of an interval. Write it as a fraction above "
             '0 and up to 0.5 (0.01 for ±1 %), or "auto"',
         ),
         (
             "target_interval = 0.01\nmax_repeats = 4",
-            "measure.max_repeats: 4 is less than the 5 runs that a case takes at least with a target_interval",
+            "measure.max_repeats: 4 is below the minimum of 5 runs per case that target_interval needs",
         ),
         (
             "target_interval = 0.01\nrepeats = 25",
-            "measure.max_repeats: 20 is less than the 25 runs that a case takes at least with a target_interval",
+            "measure.max_repeats: 20 is below the minimum of 25 runs per case that target_interval needs",
         ),
         (
             'time_budget = "2 h"',
-            'measure.time_budget: bounds the repeats that target_interval adds; give that too, or leave this out; given "2 h"',
+            'measure.time_budget: limits the repeats that target_interval adds: set target_interval too, or remove time_budget; given "2 h"',
         ),
         (
             'target_interval = 0.01\ntime_budget = "soon"',
-            'measure.time_budget: "soon" is no duration; write it like 90 s, 2 min or 250 ms',
+            'measure.time_budget: invalid duration "soon": expected something like 90 s, 2 min or 250 ms',
         ),
         (
             "target_intervall = 0.01",
@@ -284,3 +284,18 @@ def test_how_many_runs_there_are_is_no_part_of_what_one_does() -> None:
     aimed = {"target_interval": 0.02, "max_repeats": 9, "time_budget": "1 h", "repeats": 6}
     keys = {check_config({"name": "n", "grid": grid, "measure": measure}, "t").protocol.key for measure in ({}, aimed)}
     assert len(keys) == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("quick.toml", "quick"),
+        ("my sweep.toml", "my_sweep"),
+        (".hidden.toml", "_hidden"),
+        ("n" * 90 + ".toml", "n" * 80),
+    ],
+)
+def test_a_configuration_without_a_name_takes_its_files(tmp_path: Path, file: str, name: str) -> None:
+    (tmp_path / file).write_text(GRID)
+    assert load_config(tmp_path / file).name == name
+    assert load_config(tmp_path / file, ["name=other"]).name == "other"

@@ -98,7 +98,7 @@ def test_a_damaged_part_is_named_though_its_row_is_in_the_file(results):
     loaded = read_results(results)
     assert [part.path for part in loaded.damaged] == [victim]
     assert loaded.damaged[0].reason and str(victim) not in loaded.damaged[0].reason
-    with pytest.warns(UserWarning, match=f"left out: {victim}"):
+    with pytest.warns(UserWarning, match=f"skipped: {victim}"):
         bench.load(results)
 
 

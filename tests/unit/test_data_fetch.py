@@ -88,7 +88,7 @@ def test_set_without_files_cannot_be_fetched(tmp_path):
 @pytest.mark.usefixtures("reachable")
 def test_root_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"cannot write below .*/file: "):
+    with pytest.raises(DataError, match=r"cannot write to .*/file: "):
         data_fetch.fetch_dataset(Choice("mnist"), tmp_path / "file")
 
 
@@ -152,7 +152,7 @@ def test_host_that_never_answers_is_given_up_after_seconds(monkeypatch):
         return io.BytesIO()  # something to close
 
     monkeypatch.setattr(data_fetch.socket, "create_connection", answers_late)
-    assert data_fetch._unreachable("MNIST") == "ossci-datasets.s3.amazonaws.com does not answer"
+    assert data_fetch._unreachable("MNIST") == "ossci-datasets.s3.amazonaws.com does not respond"
 
 
 def test_behind_a_proxy_no_connection_is_tried(monkeypatch):

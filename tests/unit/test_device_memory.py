@@ -21,7 +21,7 @@ def test_an_unmeasured_context_is_the_median_and_range_of_other_gpus() -> None:
     context = context_of(H200)
     assert (context.low_bytes, context.high_bytes) == (min(found), max(found))
     assert context.point_bytes == statistics.median(found)
-    assert context.basis == ELSEWHERE_BASIS == f"context taken from {len(found)} GPUs measured elsewhere"
+    assert context.basis == ELSEWHERE_BASIS == f"CUDA context size extrapolated from {len(found)} other GPUs"
 
 
 def test_a_measured_context_is_taken_with_the_spread_that_its_file_states() -> None:
@@ -30,7 +30,7 @@ def test_a_measured_context_is_taken_with_the_spread_that_its_file_states() -> N
         "estimated_device_bytes": 1500,
         "estimated_device_low_bytes": 1450,
         "estimated_device_high_bytes": 1600,
-        "estimated_device_basis": "context measured on this GPU",
+        "estimated_device_basis": "CUDA context size measured on this GPU",
     }
 
 
@@ -39,7 +39,7 @@ def test_a_spread_that_is_not_known_is_null_and_said() -> None:
     assert (found["estimated_device_low_bytes"], found["estimated_device_high_bytes"]) == (None, None)
     assert (found["estimated_device_bytes"], found["estimated_device_basis"]) == (
         1500,
-        "context measured on this GPU, its spread unknown",
+        "CUDA context size measured on this GPU, its spread unknown",
     )
 
 

@@ -273,17 +273,17 @@ def test_every_fault_of_a_file_is_reported_at_once() -> None:
         "mine.toml: compute_capability: must be two whole numbers like [9, 0], not '9.0'",
         "mine.toml: memory_bandwith_bytes_per_s: unknown key. Nearest: memory_bandwidth_bytes_per_s, "
         "memory_bytes, nvml_memory_bytes.",
-        "mine.toml: aliases: must be a list of texts, not [1]",
-        "mine.toml: power_limit_w: has no source. Say where it comes from under [sources]",
-        "mine.toml: sources.memory_bytes: must be a text that is not empty, not ''",
-        "mine.toml: sources.context_bytes: the file has no such value",
+        "mine.toml: aliases: must be a list of strings, not [1]",
+        "mine.toml: power_limit_w: has no source. State it under [sources]",
+        "mine.toml: sources.memory_bytes: must be a non-empty text, not ''",
+        "mine.toml: sources.context_bytes: there is no such value in the file",
     ]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("gpu_name = \n", "mine.toml: no valid TOML: Invalid value (at line 1, column 12)"),
+        ("gpu_name = \n", "mine.toml: not valid TOML: Invalid value (at line 1, column 12)"),
         ('gpu_name = "A"\nkind = "cpu"\nsources = "all"', "mine.toml: sources: must be a table, not 'all'"),
     ],
 )
@@ -305,7 +305,7 @@ def test_rendered_file_leaves_out_what_is_unknown() -> None:
 def test_value_without_a_source_is_not_rendered() -> None:
     with pytest.raises(ConfigError) as caught:
         render_device_toml({"gpu_name": "A", "kind": "cuda", "l2_bytes": 1}, {})
-    assert str(caught.value) == "device file: l2_bytes: has no source. Say where it comes from under [sources]"
+    assert str(caught.value) == "device file: l2_bytes: has no source. State it under [sources]"
 
 
 @given(
@@ -401,11 +401,11 @@ def test_a_gpu_that_a_file_describes_gets_the_rated_peaks_of_that_file(name: str
         (_like("rtx3060", memory_bytes=8 * GIB), "rtx3060 says 11.8 GiB where the GPU has 8.00 GiB"),
         (_like("rtx4090", multiprocessors=114), "rtx4090 says 128 multiprocessors where the GPU has 114"),
         (_like("a100_40gb", multiprocessors=14, memory_bytes=5 * GIB), "GPU has 5.00 GiB, 108 multiprocessors where"),
-        (_like("a100_40gb", "NVIDIA A100-SXM4-40GB MIG 1g.5gb", multiprocessors=14), "no device file describes it"),
-        (_like("rtx4090", "NVIDIA GeForce RTX 4090 Laptop GPU", multiprocessors=76), "no device file describes it"),
-        (_like("rtx4090", "NVIDIA GeForce RTX 4090 D", multiprocessors=114), "no device file describes it"),
-        (_like("h100_pcie", "NVIDIA H100 NVL", multiprocessors=132), "no device file describes it"),
-        (_like("rtx3060", "NVIDIA GeForce RTX 3080", memory_bytes=12 * GIB), "no device file describes it"),
+        (_like("a100_40gb", "NVIDIA A100-SXM4-40GB MIG 1g.5gb", multiprocessors=14), "there is no device file for it"),
+        (_like("rtx4090", "NVIDIA GeForce RTX 4090 Laptop GPU", multiprocessors=76), "there is no device file for it"),
+        (_like("rtx4090", "NVIDIA GeForce RTX 4090 D", multiprocessors=114), "there is no device file for it"),
+        (_like("h100_pcie", "NVIDIA H100 NVL", multiprocessors=132), "there is no device file for it"),
+        (_like("rtx3060", "NVIDIA GeForce RTX 3080", memory_bytes=12 * GIB), "there is no device file for it"),
         (_like("t4", compute_capability=(8, 0)), "compute capability 7.5 where the GPU has compute capability 8.0"),
     ],
     ids=lambda value: value.gpu_name if isinstance(value, Device) else None,
@@ -453,5 +453,5 @@ def test_an_own_file_goes_before_the_package_s_and_yields_to_the_gpu(tmp_path: P
 
     with pytest.raises(DeviceError, match=re.escape("the GPU here is NVIDIA Test, and other is for NVIDIA Other")):
         describe_gpu(found, [other])
-    with pytest.raises(DeviceError, match=re.escape("mine.conf and twin both describe NVIDIA Test. Give one of them")):
+    with pytest.raises(DeviceError, match=re.escape("mine.conf and twin both describe NVIDIA Test. Use one of them")):
         describe_gpu(found, [mine, _own_file(tmp_path, "twin.toml", multiprocessors=30)])

@@ -104,7 +104,7 @@ def test_minor_version_ahead_of_the_driver_is_not_blamed() -> None:
 def test_cpu_build_of_torch_on_a_gpu_machine_is_an_error() -> None:
     torch = TorchFacts(version="2.15.0+cpu")
     facts = replace(GOOD, torch=torch)
-    assert "NVIDIA A100, and torch 2.15.0+cpu is a build for the CPU only" in finding(facts, "torch_is_cpu_build")
+    assert "NVIDIA A100, but torch 2.15.0+cpu is a CPU-only build" in finding(facts, "torch_is_cpu_build")
     with pytest.raises(DeviceError, match="UV_TORCH_BACKEND=cu130"):
         decide("auto", facts)
 
@@ -113,7 +113,7 @@ def test_card_that_the_build_lacks_names_architectures_and_an_older_torch() -> N
     torch = replace(GOOD_TORCH, trial_error="CUDA error: no kernel image is available for execution on the device")
     facts = replace(GOOD, listing=GpuListing((V100,), "580.95.05", (13, 0)), visible=(V100,), torch=torch)
     told = finding(facts, "card_not_in_arch_list")
-    assert "Tesla V100 is sm_70, and torch 2.15.0 is built for sm_75 sm_80" in told
+    assert "Tesla V100 is sm_70, but torch 2.15.0 is built for sm_75 sm_80" in told
     assert "UV_TORCH_BACKEND=cu126" in told
     with pytest.raises(DeviceError, match=r"(?s)sm_70.*no kernel image"):
         decide("auto", facts)
@@ -254,7 +254,7 @@ def test_amd_driver_that_torch_does_not_use_is_the_reason_for_the_cpu() -> None:
 
 def test_index_beyond_the_last_gpu_says_which_is_the_last() -> None:
     assert decide("cuda:0", GOOD).gpu is A100
-    with pytest.raises(DeviceError, match=r"torch sees 1 GPU\(s\), so the last is cuda:0"):
+    with pytest.raises(DeviceError, match=r"torch sees 1 GPU; the last is cuda:0"):
         decide("cuda:1", GOOD)
 
 
@@ -352,7 +352,7 @@ def test_facts_of_torch_survive_their_way_as_json() -> None:
 def test_torch_that_kills_its_process_is_an_error_with_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     died = subprocess.CompletedProcess([], -11, stdout="", stderr="first\nSegmentation fault\n")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: died)
-    assert read_torch_facts().error == "asking torch about its GPUs ended with exit code -11: Segmentation fault"
+    assert read_torch_facts().error == "querying torch for its GPUs failed with exit code -11: Segmentation fault"
 
 
 def test_torch_that_is_missing_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -456,7 +456,7 @@ def test_a_bad_variable_is_named_with_torchs_words_and_the_remedy(at: str) -> No
     blame = Blame("PYTORCH_CUDA_ALLOC_CONF", "max_split_size:128", "max_split_size_mb:128")
     facts = replace(GOOD, torch=replace(GOOD_TORCH, blame=blame, **{at: "Unrecognized key 'max_split_size'"}))
     expected = (
-        'error: PYTORCH_CUDA_ALLOC_CONF="max_split_size:128" keeps torch from starting: Unrecognized key '
+        'error: PYTORCH_CUDA_ALLOC_CONF="max_split_size:128" prevents torch from starting: Unrecognized key '
         "'max_split_size' -> Nearest: PYTORCH_CUDA_ALLOC_CONF=\"max_split_size_mb:128\". Correct it, or unset it: "
         "unset PYTORCH_CUDA_ALLOC_CONF"
     )
@@ -477,5 +477,5 @@ def test_a_process_that_torch_keeps_from_starting_says_why(monkeypatch: pytest.M
     monkeypatch.setenv("TORCH_LOGS", "inductr")
     fault = start_fault("torch")
     assert fault is not None
-    assert fault.startswith('TORCH_LOGS="inductr" keeps torch from starting: Invalid log settings: inductr, must be')
+    assert fault.startswith('TORCH_LOGS="inductr" prevents torch from starting: Invalid log settings: inductr, must be')
     assert fault.endswith('Nearest: TORCH_LOGS="inductor". Correct it, or unset it: unset TORCH_LOGS')

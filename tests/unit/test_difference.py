@@ -205,7 +205,7 @@ def test_a_history_that_begins_too_late_is_said() -> None:
     )
     check = check_replay(recording)
     assert not check.exact
-    assert check.parting == "history entry 0: a free of address 3, which holds nothing"
+    assert check.parting == "history entry 0: a free of address 3, where nothing is allocated"
 
 
 def longest_common(one: list[int], other: list[int]) -> int:

@@ -157,11 +157,11 @@ FOUND = {
 def test_the_answer_names_both_limits_and_what_was_not_tried() -> None:
     assert list(_answer(FOUND)) == [
         "largest batch that fits in 24.0 GiB: 271",
-        "memory is not monotone here: the largest that fits at all is 276; 272 to 274 do not fit",
+        "memory is not monotonic here: the largest batch that fits at all is 276; 272 to 274 do not fit",
         "recommended at 80 %: 200",
     ]
     wide = {**FOUND, "largest_fitting_batch_size": 271, "batch_sizes_that_do_not_fit": [], "none_fits_from": 300}
-    assert list(_answer(wide))[1] == "batches from 278 to 299 were not all tried; from 300 on none can fit"
+    assert list(_answer(wide))[1] == "not all batches from 278 to 299 were tried; none from 300 up can fit"
 
 
 def test_the_end_of_our_search_is_not_given_as_the_gpus() -> None:
@@ -181,8 +181,8 @@ def test_the_end_of_our_search_is_not_given_as_the_gpus() -> None:
 def test_the_command_says_that_more_than_all_images_fit() -> None:
     done = plugins.bench("fit", "--model", "mlp", "--dataset", "mnist", "--device", "h200")
     assert done.returncode == 0, done.stderr
-    assert "more than the data set's 60,000 images fit in 140 GiB" in done.stdout
-    assert "recommended at 80 %: 60000, as many as the data set has" in done.stdout
+    assert "all 60,000 images of the data set fit in 140 GiB" in done.stdout
+    assert "recommended at 80 %: 60000, the size of the data set" in done.stdout
     assert "1048576" not in done.stdout
     done = plugins.bench("fit", "--model", "mlp", "--dataset", "cifar10", "--device", "h200", "--json")
     found = json.loads(done.stdout)

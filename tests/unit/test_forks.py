@@ -55,12 +55,12 @@ ENDS: dict[str, tuple[Callable[[], Any], str]] = {
     "unprintable": (raising(Unprintable()), r"Unprintable: its message cannot be printed \(.*\)"),
     "no text": (raising(ValueError("a \udcff b")), r"ValueError: a \\udcff b \(.*\)"),
     "unheard": (prints_to_nowhere, r"ValueError: unheard \(.*\)"),
-    "leaves": (lambda: os._exit(7), "the process left with exit code 7"),
-    "leaves as if all were well": (lambda: os._exit(0), "the process left with exit code 0"),
-    "is killed": (lambda: os.kill(os.getpid(), signal.SIGKILL), r"the process was ended by SIGKILL \(.*\)"),
-    "kills its group": (lambda: os.killpg(0, signal.SIGKILL), r"the process was ended by SIGKILL \(.*\)"),
-    "a fault": (lambda: os.kill(os.getpid(), signal.SIGSEGV), "the process was ended by SIGSEGV"),
-    "closes everything": (lambda: os.closerange(3, 256), "the process left with exit code 1"),
+    "leaves": (lambda: os._exit(7), "the process exited with code 7"),
+    "leaves as if all were well": (lambda: os._exit(0), "the process exited with code 0"),
+    "is killed": (lambda: os.kill(os.getpid(), signal.SIGKILL), r"the process was killed by SIGKILL \(.*\)"),
+    "kills its group": (lambda: os.killpg(0, signal.SIGKILL), r"the process was killed by SIGKILL \(.*\)"),
+    "a fault": (lambda: os.kill(os.getpid(), signal.SIGSEGV), "the process was killed by SIGSEGV"),
+    "closes everything": (lambda: os.closerange(3, 256), "the process exited with code 1"),
     "cannot be handed over": (lambda: lambda: None, r".+"),
 }
 
@@ -123,13 +123,13 @@ def test_what_hangs_is_ended_with_all_that_it_started_and_says_where(
 
     started = time.monotonic()
     answers = dict(work_apart(work(do, timeout_s=2), [["hangs", "next"]], workers=1))
-    assert answers == {"hangs": Lost("no answer within 2 s"), "next": "next"}
+    assert answers == {"hangs": Lost("timed out after 2 s"), "next": "next"}
     assert time.monotonic() - started < 30
     child = int((tmp_path / "pid").read_text())
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
     log = capfd.readouterr().err
     assert "test_forks.py" in log
-    assert "--- hangs: no answer within 2 s" in log
+    assert "--- hangs: timed out after 2 s" in log
 
 
 def test_items_like_some_that_hung_do_not_cost_their_time_each() -> None:
@@ -141,7 +141,7 @@ def test_items_like_some_that_hung_do_not_cost_their_time_each() -> None:
     started = time.monotonic()
     answers = dict(work_apart(work(do, timeout_s=1, kin=lambda item: item < 10), [list(range(12))], workers=1))
     hung = [answer.reason for item, answer in answers.items() if item < 10]
-    assert sorted(set(hung)) == ["no answer within 1 s", f"not tried: {MOST_HANGS} like it gave no answer in 1 s"]
-    assert hung.count("no answer within 1 s") == MOST_HANGS
+    assert sorted(set(hung)) == ["timed out after 1 s", f"not tried: {MOST_HANGS} similar ones timed out after 1 s"]
+    assert hung.count("timed out after 1 s") == MOST_HANGS
     assert (answers[10], answers[11]) == (10, 11)
     assert time.monotonic() - started < 20

@@ -103,7 +103,7 @@ def test_nothing_is_made_up_where_there_is_no_scale() -> None:
     drowned = GradientNoise((-1.0, 0.5), (3.0, 4.0), 2).fields([])
     assert (
         drowned["gradient_noise_note"]
-        == "no scale: the estimate of |G|^2 is not positive, the noise drowns the gradient"
+        == "no scale: the estimate of |G|^2 is not positive: the noise exceeds the gradient"
     )
     assert "gradient_noise_scale" not in drowned
     assert (drowned["gradient_noise_g2"], drowned["gradient_noise_trace"]) == (-0.25, 3.5)
@@ -157,7 +157,7 @@ def test_a_run_measures_it_after_everything_else_and_says_what_it_cost() -> None
     assert len(with_noise.gradient_noise_g2_values) == len(with_noise.gradient_noise_trace_values) == STEPS
     assert with_noise.gradient_noise_cost_s > 0  # type: ignore[operator]
     assert with_noise.gradient_noise_data_source == "synthetic"
-    assert with_noise.gradient_noise_note == "synthetic images with random labels: says nothing about training"
+    assert with_noise.gradient_noise_note == "synthetic images with random labels: not representative of training"
     assert with_noise.phase is None
     assert with_noise.peak_allocated_bytes == without.peak_allocated_bytes
     assert with_noise.final_loss == without.final_loss

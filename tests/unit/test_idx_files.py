@@ -64,7 +64,7 @@ IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
             lambda content: content[:8] + bytes((0, 0, 0, 14, 0, 0, 0, 56)) + content[16:],
         ),
         (LABELS, "11 labels for the 12 images", lambda content: idx_bytes(np.zeros(11))),
-        (LABELS, "the label 10; allowed are 0 to 9", lambda content: content[:-1] + b"\n"),
+        (LABELS, "the label 10; allowed: 0 to 9", lambda content: content[:-1] + b"\n"),
     ],
 )
 def test_damaged_idx_file_is_named_with_what_is_wrong(tmp_path, damaged, told, change):

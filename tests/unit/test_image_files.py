@@ -207,7 +207,7 @@ def test_a_held_out_part_has_the_labels_of_the_training_part(tmp_path: Path) -> 
     assert tree.test_samples == 4
     assert [note.removeprefix(f"{tmp_path}/val ") for note in tree.notes] == [
         "has no images of a, c",
-        "also has the folders z, not read, as they are no classes of the training part",
+        "also has the folders z, ignored, as they are not classes of the training split",
     ]
 
 
@@ -242,8 +242,8 @@ def test_the_images_and_their_order_are_torchvisions(tmp_path: Path) -> None:
         (("a/", "b/1.avif"), ": no images in its 2 class folders; it holds 1 x .avif. JPEG, PNG"),
         (("1.png", "2.png"), ": 2 images directly in it, and no class folders with images."),
         (("a.txt",), ": it has no class folders; it holds 1 x .txt."),
-        (("a/1.png", "b/1.png", "c->nowhere"), "c: a link to what is not there."),
-        (("a/1.png", "b/1.png", "b/2.png->../nowhere.png"), "b/2.png: a link to what is not there."),
+        (("a/1.png", "b/1.png", "c->nowhere"), "c: a broken link."),
+        (("a/1.png", "b/1.png", "b/2.png->../nowhere.png"), "b/2.png: a broken link."),
         (("a/1.png", "b/1.png", "b/loop->loop"), "b/loop: Too many levels of symbolic links."),
         (("a/1.png", "b/1.png", "b/up->.."), "b/up: a link back to a folder that it lies in."),
         (("a/1.png", "b/1.png", "b/x->../a", "a/x->../b"), "a link back to a folder that it lies in."),
@@ -262,7 +262,7 @@ def test_a_tree_that_cannot_be_read_is_refused_with_the_name_of_what_is_at_fault
 def test_a_pipe_that_is_called_an_image_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     write_tree(tmp_path)
     os.mkfifo(tmp_path / "dog" / "9.png")
-    with pytest.raises(DataError, match=r"dog/9\.png: not a file with contents"):
+    with pytest.raises(DataError, match=r"dog/9\.png: not a regular file"):
         read_tree(tmp_path)
 
 
@@ -355,8 +355,8 @@ def test_an_empty_class_folder_is_refused_at_planning(tmp_path: Path) -> None:
     ("change", "told"),
     [
         (lambda content: b"", "dog/1.jpg: an empty file"),
-        (lambda content: b"a text", "dog/1.jpg: no image that PIL can decode: cannot identify image file. "),
-        (lambda content: content[: len(content) // 2], "dog/1.jpg: no image that PIL can decode: "),
+        (lambda content: b"a text", "dog/1.jpg: PIL cannot decode it as an image: cannot identify image file. "),
+        (lambda content: content[: len(content) // 2], "dog/1.jpg: PIL cannot decode it as an image: "),
     ],
 )
 def test_an_image_that_cannot_be_decoded_is_refused_at_planning_where_images_are_read(

@@ -137,8 +137,8 @@ def test_a_cpu_without_instructions_for_a_precision_is_disclosed_and_not_flagged
     [
         (Protocol(compiled=True), {"TORCHDYNAMO_DISABLE": "1"}, "made no graph (TORCHDYNAMO_DISABLE is set)"),
         (Protocol(compiled=True), {}, "made no graph"),
-        (Protocol(threads=4096), {}, "threads: 4096 were asked for, and torch uses"),
-        (Protocol(threads=2), {"OMP_THREAD_LIMIT": "1"}, "threads: 2 were asked for, and torch uses 1"),
+        (Protocol(threads=4096), {}, "threads: 4096 requested, but torch uses"),
+        (Protocol(threads=2), {"OMP_THREAD_LIMIT": "1"}, "threads: 2 requested, but torch uses 1"),
     ],
 )
 def test_a_switch_that_did_nothing_is_flagged(
@@ -210,7 +210,7 @@ def test_an_operator_without_a_deterministic_form_is_named() -> None:
     with numeric_modes(CASE, PROTOCOL):
         run()
     with (
-        pytest.raises(Unsupported, match="deterministic is on, and torch has no deterministic form of put_"),
+        pytest.raises(Unsupported, match="deterministic is on, but torch has no deterministic form of put_"),
         numeric_modes(CASE, Protocol(deterministic=True)),
     ):
         run()

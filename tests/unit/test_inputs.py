@@ -204,7 +204,7 @@ def test_image_that_cannot_be_decoded_is_one_line_from_any_process(tmp_path, wor
         pytest.raises(DataError) as caught,
     ):
         next(inputs)
-    assert str(caught.value).startswith(f"{tmp_path / 'dog/1.jpg'}: no image that PIL can decode: ")
+    assert str(caught.value).startswith(f"{tmp_path / 'dog/1.jpg'}: PIL cannot decode it as an image: ")
     assert "\n" not in str(caught.value)
 
 

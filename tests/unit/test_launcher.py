@@ -96,7 +96,7 @@ def test_an_exception_ends_the_process_and_is_the_reason(launcher: LocalLauncher
 def test_a_signal_is_named_and_what_was_said_before_is_kept(launcher: LocalLauncher, number: signal.Signals) -> None:
     answer = launcher.run(dies, number, timeout_s=120)
     assert answer.outcome is Outcome.DIED
-    assert answer.reason.startswith(f"the process was ended by {number.name}")
+    assert answer.reason.startswith(f"the process was killed by {number.name}")
     assert (answer.phase, answer.news) == ("work", {"reached": 7})
 
 
@@ -104,7 +104,7 @@ def test_a_task_that_hangs_is_killed_with_everything_it_started(launcher: LocalL
     started = time.monotonic()
     answer = launcher.run(hangs_with_a_child, str(tmp_path / "pid"), timeout_s=4)
     assert answer.outcome is Outcome.TIMED_OUT
-    assert answer.reason == "no answer in time; it was in the phase hanging"
+    assert answer.reason == "timed out during hanging"
     assert time.monotonic() - started < 30
     child = int((tmp_path / "pid").read_text(encoding="ascii"))
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
@@ -139,7 +139,7 @@ def test_a_server_that_dies_while_it_is_asked_is_asked_again_a_few_times(
     if ends == "answered":
         assert launcher.run(answers, None, timeout_s=120).outcome is Outcome.ANSWERED
     else:
-        with pytest.raises(InfrastructureError, match=r"^the fork server does not answer \(unexpected EOF\)"):
+        with pytest.raises(InfrastructureError, match=r"^the fork server does not respond \(unexpected EOF\)"):
             launcher.run(answers, None, timeout_s=120)
 
 

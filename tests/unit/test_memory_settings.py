@@ -101,7 +101,7 @@ def test_a_fault_names_the_variable_the_nearest_setting_and_torchs_words() -> No
         settings.allocator_config()
     assert str(caught.value) == (
         f"{ANY}: expandable_segments:true: must be True or False. Nearest: expandable_segments:True; "
-        "torch says: Expected 'True' or 'False'"
+        "torch rejects it: Expected 'True' or 'False'"
     )
     with pytest.raises(ConfigError, match="Nearest: max_split_size_mb:128"):
         read_settings({CUDA: "max_split_size:128"}, NEW).allocator_config()
@@ -245,7 +245,7 @@ def test_settings_that_cannot_be_replayed_leave_the_formula(monkeypatch: pytest.
     (found,) = estimating.estimate_cases([CASE], "h200")
     assert found.formula_bytes is not None
     assert found.trace_peak_allocated_bytes is None
-    assert found.estimate_note == f"{ANY}: backend:cudaMallocAsync: only the native backend can be replayed"
+    assert found.estimate_note == f"{ANY}: backend:cudaMallocAsync: only the native backend can be simulated"
 
 
 def test_words_that_are_offered_are_the_options_that_are_read() -> None:

@@ -213,7 +213,7 @@ def test_power_and_energy_of_a_slice_are_unknown_and_clocks_are_the_boards(monke
 
 def test_an_unknown_uuid_is_an_error_that_keeps_it_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, FakeNvml(a100()))
-    with pytest.raises(DeviceError, match=r"^NVML knows no GPU of this UUID$"):
+    with pytest.raises(DeviceError, match=r"^NVML has no GPU with this UUID$"):
         GpuMonitor(OTHER_UUID)
 
 
@@ -261,7 +261,7 @@ def test_after_one_hang_every_reading_is_empty_at_once(monkeypatch: pytest.Monke
     monitor.close()
     fake.released.set()
     assert first == GpuSnapshot(error="NVML gave no answer to reading the GPU within 0.3 s")
-    assert {each.error for each in second} == {"NVML gave no answer to reading the GPU, and is not asked again"}
+    assert {each.error for each in second} == {"NVML gave no answer to reading the GPU; it is not queried again"}
     assert waited_s < 0.3 * 20  # twenty waits would take that long
 
 

@@ -184,7 +184,7 @@ def test_without_torch_the_rest_is_missing_and_a_warning_says_so(monkeypatch: py
 @pytest.mark.parametrize(
     ("name", "shapes", "reason"),
     [
-        ("lbfgs", SHAPES, "lbfgs evaluates the model several times a step through a closure"),
+        ("lbfgs", SHAPES, "lbfgs evaluates the model several times per step through a closure"),
         ("sparse_adam", SHAPES, "sparse_adam takes sparse gradients only"),
     ],
 )
@@ -196,7 +196,7 @@ def test_optimizer_that_cannot_train_here_is_refused(name: str, shapes: list[tup
 def test_muon_trains_matrices_only() -> None:
     assert refusal("muon", {}, [(4, 4), (2, 3)]) is None
     assert refusal("muon", {}, [(4, 4), (3,), (8, 3, 3, 3)]) == (
-        "muon trains matrices only; 2 of 3 parameters are none, as (3,)"
+        "muon trains matrices only; 2 of 3 parameters are not, such as (3,)"
     )
     parameter = nn.Parameter(torch.rand(3, 5))
     parameter.grad = torch.rand(3, 5)

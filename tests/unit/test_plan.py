@@ -66,7 +66,9 @@ def test_an_include_adds_cases_and_overrules_exclusions() -> None:
 
 def test_tf32_is_skipped_on_a_cpu_and_runs_on_a_gpu() -> None:
     tf32 = config({"precision": "tf32"})
-    assert set(build_cases(tf32, "cpu").values()) == {"tf32 is a mode of NVIDIA's tensor cores; the CPU has none"}
+    assert set(build_cases(tf32, "cpu").values()) == {
+        "tf32 needs NVIDIA's tensor cores; it is not available on the CPU"
+    }
     assert set(build_cases(tf32, "cuda").values()) == {None}
 
 

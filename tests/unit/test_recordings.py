@@ -131,16 +131,16 @@ def other_facts(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (truncate, "damaged or no Parquet file"),
-        (flip, "damaged or no Parquet file"),
-        (empty, "damaged or no Parquet file"),
-        (some_parquet, "a Parquet file, but no recording of bench record"),
+        (truncate, "damaged or not a Parquet file"),
+        (flip, "damaged or not a Parquet file"),
+        (empty, "damaged or not a Parquet file"),
+        (some_parquet, "a Parquet file, but not a recording of bench record"),
         (other_numbers, "its content differs from the hash that it was written with"),
-        (nulls, "a null among the events"),
-        (texts, "its columns are not a recording's"),
-        (more_columns, "its columns are not a recording's"),
+        (nulls, "null values among the events"),
+        (texts, "its columns are not those of a recording"),
+        (more_columns, "its columns are not those of a recording"),
         (other_facts, "its content differs from the hash that it was written with"),
-        (Path.unlink, "no such file. Recordings are made with: bench record"),
+        (Path.unlink, "no such file. Create recordings with: bench record"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -179,7 +179,7 @@ def test_what_is_too_large_is_refused_before_it_is_read(
     [
         ({"format": 2}, "written by a newer version (format 2; this one reads up to 1)"),
         ({"case_key": "1" * 16}, "its axes and its case_key contradict each other"),
-        ({"steps": 2}, "2 readings of memory for 2 steps that ended ok"),
+        ({"steps": 2}, "2 memory readings for 2 steps that ended ok"),
         ({"axes": {"model": "mlp"}}, "its axes lack dataset, optimizer"),
         ({"axes": {**make_facts().axes, "precision": "float8"}}, "precision 'float8' is none of float32, tf32"),
         ({"axes": {**make_facts().axes, "batch_size": -1}}, "must be whole numbers"),
@@ -199,6 +199,6 @@ def test_facts_that_are_none_are_refused_by_their_places(tmp_path: Path) -> None
 
     with pytest.raises(StoreError) as caught:
         parse_facts(b'{"format": 1, "loop": "pickle", "steps": "3"}', "f.parquet")
-    assert "f.parquet: its metadata are not a recording's (loop: must be '" in str(caught.value)
+    assert "f.parquet: its metadata are not those of a recording (loop: must be '" in str(caught.value)
     with pytest.raises(StoreError):
         parse_facts(b"[" * 100_000, "f.parquet")

@@ -61,7 +61,7 @@ REFUSED: dict[str, tuple[Callable[[], None], str]] = {
     ),
     "channels": (
         lambda: step_of(head(nn.Conv2d(3, 4, 3))),
-        "to have 3 channels, but got 1 channels; the model does not take images of this shape",
+        "to have 3 channels, but got 1 channels; the model does not accept images of this shape",
     ),
 }
 
@@ -113,9 +113,9 @@ def test_a_fault_of_the_model_is_not_a_case_that_cannot_run(name: str) -> None:
         (
             "`fused=True` requires all the params to be floating point Tensors of supported devices: ['cpu'] but "
             "torch.float32 and cuda",
-            "but torch.float32 and cuda; leave fused out here",
+            "but torch.float32 and cuda; remove fused here",
         ),
-        ("torch.compile is not supported on Python 3.15+", "leave measure.compiled out here"),
+        ("torch.compile is not supported on Python 3.15+", "turn measure.compiled off here"),
     ],
 )
 def test_words_of_other_machines_are_known(text: str, reason: str) -> None:

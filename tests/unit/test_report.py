@@ -206,9 +206,9 @@ def test_absent_disclosures_read_unknown(cpu_report):
 def test_the_report_says_what_estimates_leave_out(tmp_path, gpu_report):
     protocol = Protocol(warmup_steps=3, measured_steps=8, compiled=True, cudnn_benchmark=True)
     folder = small(tmp_path / "compiled", environment=GPU, trace=True, protocol=protocol)
-    said = "Of the estimates: compiled is on, and torch.compile is left out; cudnn_benchmark is on, and what cuDNN's"
+    said = "Of the estimates: compiled is on, but torch.compile is not modelled; cudnn_benchmark is on, but the memory"
     assert said in (folder / "report.md").read_text()
-    assert "torch.compile is left out" in pd.read_csv(folder / "table.csv")["estimate_note"][0]
+    assert "torch.compile is not modelled" in pd.read_csv(folder / "table.csv")["estimate_note"][0]
     assert "Of the estimates" not in (gpu_report / "report.md").read_text()
 
 

@@ -42,9 +42,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("error", [KILLED, REFUSED, WRITTEN, caused_by(KILLED)], ids=repr)
 def test_what_torch_says_of_a_full_dev_shm_gets_figures_and_a_remedy(error: RuntimeError) -> None:
     assert is_shared_memory_full(error)
-    assert shared_memory_hint(error) == (
-        f"; /dev/shm is full or was: 64.0 MiB in all, 1.00 MiB free at this moment; {REMEDY}"
-    )
+    assert shared_memory_hint(error) == (f"; /dev/shm is or was full: 64.0 MiB in total, 1.00 MiB free now; {REMEDY}")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from bench.stats.permutation import permutation_p
 
 FAST = [103.0, 103.4, 102.8, 103.1, 103.2]
 SLOW = [100.0, 100.3, 99.8, 100.1, 99.9]
-HINT = "; after adaptive stopping, bench compare --processes N takes the first N of every case"
+HINT = "; after adaptive stopping, bench compare --processes N uses the first N of each case"
 
 
 def judge(one, two, **settings):
@@ -64,13 +64,13 @@ def test_the_margin_is_the_same_in_both_directions(ratio, verdict):
 def test_noise_that_hides_the_margin_is_unclear():
     found = judge([100, 110, 90, 105], [101, 92, 111, 99])
     assert found.verdict == "unclear"
-    assert found.reason == "the interval includes 1 and is too wide to say that the ratio is within the margin of 1 %"
+    assert found.reason == "the interval includes 1 and is too wide to show that the ratio is within the margin of 1 %"
 
 
 @pytest.mark.parametrize(
     ("one", "two", "reason"),
     [
-        ([100.0], [200.0], "one process a side says nothing about the next one"),
+        ([100.0], [200.0], "one process per side shows nothing about variation between processes"),
         ([100.0], [200.0, 201.0], "1 process against 2: unequal numbers give no verdict" + HINT),
         (SLOW, [200.0, 201.0, 202.0], "5 processes against 3: unequal numbers give no verdict" + HINT),
         ([], FAST, "not measured in the baseline"),
@@ -131,7 +131,7 @@ def test_certain_differences_within_the_margin_make_no_other_case_easier_to_call
 def test_a_case_that_lacks_one_of_the_processes_asked_for_is_unclear_even_where_both_sides_lack_it():
     short, full = judge_ratios([SLOW[:4], SLOW], [FAST[:4], FAST], processes=5)
     assert (short.verdict, full.verdict) == ("unclear", "faster")
-    assert short.reason == "of the first 5 processes 4 against 4 measured; later ones do not fill in"
+    assert short.reason == "of the first 5 processes 4 against 4 measured; later ones do not replace them"
 
 
 def test_holm_is_what_scipys_bonferroni_is_for_the_smallest():
@@ -171,9 +171,7 @@ def test_where_there_are_enough_processes_a_permutation_test_must_agree():
     found = judge_ratios(one, two)[0]
     assert found.verdict == "unclear"
     assert found.p_value == pytest.approx(18 / math.comb(16, 8), rel=0.3)
-    assert found.reason == (
-        "the interval excludes 1, but dealing out the processes again does not exclude luck among 50 cases"
-    )
+    assert found.reason == ("the interval excludes 1, but a permutation test does not exclude chance among 50 cases")
     two[0, 0] += 0.03
     assert judge_ratios(one, two)[0].verdict == "faster"
 

@@ -170,13 +170,13 @@ def test_estimates_join_their_case_and_device(store: Store) -> None:
     ("switches", "trace", "note"),
     [
         ({}, 9, "x"),
-        ({"compiled": True}, None, "x; compiled is on, and torch.compile is left out"),
+        ({"compiled": True}, None, "x; compiled is on, but torch.compile is not modelled"),
         ({"cudnn_benchmark": True, "deterministic": True}, None, "x"),
         (
             {"cudnn_benchmark": True, "deterministic": True},
             9,
-            "x; cudnn_benchmark is on, and what cuDNN's trials take and choose is left out; "
-            "deterministic is on, and the kernels and cuBLAS workspaces that it changes are left out",
+            "x; cudnn_benchmark is on, but the memory and choices of cuDNN's trials are not modelled; "
+            "deterministic is on, but the kernels and cuBLAS workspaces that it changes are not modelled",
         ),
     ],
 )
@@ -236,7 +236,7 @@ def test_resume_sets_a_damaged_part_aside_so_that_its_run_is_missing(store: Stor
     write_all(store)
     victim = sorted(store.runs_folder.iterdir())[0]
     victim.write_bytes(victim.read_bytes()[:-10])
-    with pytest.warns(UserWarning, match="set aside, to be run again"):
+    with pytest.warns(UserWarning, match="moved aside, to be run again"):
         assert victim.stem not in store.finished_runs()
     assert victim.with_suffix(".damaged").exists()
     assert len(store.finished_runs()) == 3
@@ -284,14 +284,14 @@ def test_without_a_plan_nothing_counts_and_every_damaged_one_is_named(store: Sto
     plans[1].unlink()
     with pytest.warns(UserWarning, match="left out"), pytest.raises(StoreError) as caught:
         planned_runs(warned(store.folder))
-    assert f"none of 4 runs counts without its plan, and {plans[0]} is damaged. Restore " in str(caught.value)
+    assert f"none of 4 runs count without their plan, and {plans[0]} is damaged. Restore " in str(caught.value)
 
 
 def test_a_plan_of_nothing_sends_to_the_sweep(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.create()
     store.write_plan([], PROTOCOL, CPU, {"name": "test"})
-    with pytest.raises(StoreError, match=r"no runs, and none planned; run bench sweep first$"):
+    with pytest.raises(StoreError, match=r"no runs and no plan; run bench sweep first$"):
         planned_runs(read_results(tmp_path))
 
 

@@ -107,11 +107,11 @@ def test_a_sweep_killed_between_the_two_attempts_makes_the_second(tmp_path: Path
 
 
 def test_a_death_within_the_case_is_its_row_and_costs_one_run(tmp_path: Path) -> None:
-    measure_missing(session(tmp_path, Scripted([died("measure", "the process was ended by SIGSEGV")])))
+    measure_missing(session(tmp_path, Scripted([died("measure", "the process was killed by SIGSEGV")])))
     frame = bench.load(tmp_path)
     assert sorted(frame["status"]) == ["crashed", "ok"]
     row = frame[frame["status"] == "crashed"].iloc[0]
-    assert (row["reason"], row["phase"]) == ("the process was ended by SIGSEGV", "measure")
+    assert (row["reason"], row["phase"]) == ("the process was killed by SIGSEGV", "measure")
 
 
 @pytest.mark.parametrize(
@@ -133,29 +133,29 @@ def test_a_death_by_an_exception_that_nothing_caught_is_what_it_says(tmp_path: P
                 named["log"].parent.mkdir(exist_ok=True)
                 named["log"].write_text(log, encoding="utf-8")
             super().run(task, argument, **named)
-            return died("measure", "the process was ended by SIGABRT")
+            return died("measure", "the process was killed by SIGABRT")
 
     measure_missing(session(tmp_path, Aborts()))
     rows = bench.load(tmp_path / "data").set_index("position")
     assert rows.loc[0, "status"] == status
-    assert "the process was ended by SIGABRT" in rows.loc[0, "reason"]
+    assert "the process was killed by SIGABRT" in rows.loc[0, "reason"]
 
 
 def test_a_death_after_the_run_said_how_it_ends_is_what_it_said(tmp_path: Path) -> None:
     said = {"status": "oom", "reason": "CUDA driver error: out of memory"}
-    dead = Answer(Outcome.DIED, {}, "the process was ended by SIGABRT", "warm-up", said, 0.1, 0.5)
+    dead = Answer(Outcome.DIED, {}, "the process was killed by SIGABRT", "warm-up", said, 0.1, 0.5)
     measure_missing(session(tmp_path, Scripted([dead])))
     row = bench.load(tmp_path / "data").sort_values("position").iloc[0]
     assert (row["status"], row["phase"]) == ("oom", "warm-up")
-    assert row["reason"] == "CUDA driver error: out of memory; then the process was ended by SIGABRT"
+    assert row["reason"] == "CUDA driver error: out of memory; then the process was killed by SIGABRT"
 
 
 @pytest.mark.parametrize(
     ("answer", "killed", "status"),
     [
-        (died("measure", "the process was ended by SIGKILL"), True, "oom"),
-        (died("measure", "the process was ended by SIGKILL"), False, "crashed"),
-        (died("measure", "the process was ended by SIGSEGV"), True, "crashed"),
+        (died("measure", "the process was killed by SIGKILL"), True, "oom"),
+        (died("measure", "the process was killed by SIGKILL"), False, "crashed"),
+        (died("measure", "the process was killed by SIGSEGV"), True, "crashed"),
         (answered(Status.FAILED, reason="DataLoader worker (pid 7) is killed by signal: Killed."), True, "oom"),
         (answered(Status.FAILED, reason="DataLoader worker (pid 7) is killed by signal: Killed."), False, "failed"),
         (answered(Status.FAILED, reason="another fault"), True, "failed"),
@@ -172,7 +172,7 @@ def test_a_process_that_the_kernel_kills_for_memory_was_out_of_memory(
     row = bench.load(tmp_path / "data").sort_values("position").iloc[0]
     assert row["status"] == status
     assert status != "oom" or row["reason"].endswith(
-        "; the kernel killed a process of this control group, which may hold 3.00 GiB, for memory"
+        "; the kernel killed a process of this control group (limit 3.00 GiB) for lack of memory"
     )
 
 
@@ -187,7 +187,7 @@ def test_a_death_before_the_case_begins_is_tried_again_and_no_row(tmp_path: Path
 def test_a_device_that_does_not_start_or_never_answers_is_not_held_against_the_case(
     tmp_path: Path, outcome: Outcome
 ) -> None:
-    launcher = Scripted([Answer(outcome, {}, "the GPU does not start", "start", {}, 0.1, 0.5)])
+    launcher = Scripted([Answer(outcome, {}, "the GPU cannot be initialised", "start", {}, 0.1, 0.5)])
     measure_missing(session(tmp_path, launcher))
     assert len(launcher.asked) == 3
     assert list(bench.load(tmp_path)["status"]) == ["ok", "ok"]
@@ -229,9 +229,7 @@ def test_a_driver_that_let_two_runs_in_a_row_wait_is_not_asked_again(
 
 
 def test_three_such_deaths_in_a_row_stop_the_sweep_with_the_reason(tmp_path: Path) -> None:
-    with pytest.raises(
-        InfrastructureError, match=r"^3 worker processes in a row ended before their case began: gone\. "
-    ):
+    with pytest.raises(InfrastructureError, match=r"^3 worker processes in a row ended before the case began: gone\. "):
         measure_missing(session(tmp_path, Scripted([died("start")] * 3)))
     assert list(bench.load(tmp_path)["status"]) == ["interrupted"] * 2
 

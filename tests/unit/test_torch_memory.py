@@ -241,7 +241,7 @@ def test_reset_that_the_kernel_refuses_is_said(tmp_path: Path) -> None:
     assert not reset_rss_peak(tmp_path / "no" / "clear_refs")
 
 
-@pytest.mark.parametrize(("used", "said"), [(5 << 30, " (5.00 GiB of it are in use already)"), (None, ""), (0, "")])
+@pytest.mark.parametrize(("used", "said"), [(5 << 30, " (5.00 GiB of it already in use)"), (None, ""), (0, "")])
 def test_a_gpu_that_does_not_start_is_said_with_what_others_hold_of_it(
     monkeypatch: pytest.MonkeyPatch, used: int | None, said: str
 ) -> None:
@@ -251,4 +251,4 @@ def test_a_gpu_that_does_not_start_is_said_with_what_others_hold_of_it(
     monkeypatch.setattr(torch.cuda, "synchronize", refuse)
     with pytest.raises(DeviceError) as caught:
         start_gpu(used)
-    assert str(caught.value) == f"the GPU does not start{said}: CUDA error: out of memory"
+    assert str(caught.value) == f"the GPU cannot be initialised{said}: CUDA error: out of memory"

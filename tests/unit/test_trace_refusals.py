@@ -64,7 +64,7 @@ def test_a_torch_without_the_private_parts(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_device_that_is_no_gpu() -> None:
-    with pytest.raises(Unsupported, match="no trace for cpu"):
+    with pytest.raises(Unsupported, match="no memory trace for cpu"):
         trace_peaks(CASE, load_device("cpu"))
 
 

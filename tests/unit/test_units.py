@@ -25,7 +25,7 @@ def test_amounts_of_memory_are_read_in_powers_of_1024(text: str, count: int) -> 
 
 @pytest.mark.parametrize("text", ["", "lots", "-3", "3 XB", "1 2", "nan", "inf MiB"])
 def test_what_is_no_amount_of_memory_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"is no amount of memory; write it like 512 MiB, 2 GiB or 4096$"):
+    with pytest.raises(ValueError, match=r'^invalid memory size ".*": expected something like 512 MiB, 2 GiB or 4096$'):
         units.parse_bytes(text)
 
 
@@ -36,7 +36,7 @@ def test_durations_are_read_in_seconds(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "soon", "nan", "-1 s", "3 fortnights"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"is no duration; write it like 90 s, 2 min or 250 ms$"):
+    with pytest.raises(ValueError, match=r'^invalid duration ".*": expected something like 90 s, 2 min or 250 ms$'):
         units.parse_seconds(text)
 
 
@@ -82,3 +82,18 @@ def test_rates_print_with_thousands_separated() -> None:
 def test_fractions_print_signed() -> None:
     assert units.format_frac(0.0316) == "+3.2 %"
     assert units.format_frac(-0.5, 0) == "-50 %"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ((1, "case"), "1 case"),
+        ((0, "case"), "0 cases"),
+        ((1200, "run"), "1,200 runs"),
+        ((2, "process"), "2 processes"),
+        ((1, "part of estimates", "parts of estimates"), "1 part of estimates"),
+        ((3, "part of estimates", "parts of estimates"), "3 parts of estimates"),
+    ],
+)
+def test_a_count_agrees_with_its_noun(arguments: tuple[int, str], text: str) -> None:
+    assert units.counted(*arguments) == text

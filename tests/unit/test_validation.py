@@ -128,19 +128,19 @@ def test_a_device_selects_its_rows_and_serves_those_that_name_none(tmp_path: Pat
     ("change", "message"),
     [
         ({"model": "resnte18"}, 'unknown model "resnte18". Nearest: resnet18'),
-        ({"model": ""}, 'model: "" is no name of a model'),
+        ({"model": ""}, 'model: "" is not the name of a model'),
         ({"optimizer": "adm"}, 'unknown optimizer "adm"'),
-        ({"batch_size": "-3"}, 'batch_size: "-3" is no whole number from 1'),
-        ({"batch_size": "1.5"}, 'batch_size: "1.5" is no whole number'),
+        ({"batch_size": "-3"}, 'batch_size: "-3" is not a whole number from 1'),
+        ({"batch_size": "1.5"}, 'batch_size: "1.5" is not a whole number'),
         ({"batch_size": "9" * 500}, "batch_size:"),
-        ({"batch_size": "nan"}, 'batch_size: "nan" is no whole number'),
-        ({"peak_allocated_bytes": "-1"}, 'peak_allocated_bytes: "-1" is no whole number'),
-        ({"peak_allocated_bytes": "1e300"}, 'peak_allocated_bytes: "1e300" is no whole number'),
-        ({"peak_allocated_bytes": ""}, "nothing measured; fill one of peak_allocated_bytes"),
+        ({"batch_size": "nan"}, 'batch_size: "nan" is not a whole number'),
+        ({"peak_allocated_bytes": "-1"}, 'peak_allocated_bytes: "-1" is not a whole number'),
+        ({"peak_allocated_bytes": "1e300"}, 'peak_allocated_bytes: "1e300" is not a whole number'),
+        ({"peak_allocated_bytes": ""}, "no measurement; fill in one of peak_allocated_bytes"),
         ({"device": "rtx3091"}, 'unknown device "rtx3091"'),
         ({"precision": "float8"}, 'precision: "float8" is none of float32'),
         ({"torch_version": "new"}, 'torch_version: "new" is no version'),
-        ({"image_size": "0"}, 'image_size: "0" is no whole number'),
+        ({"image_size": "0"}, 'image_size: "0" is not a whole number'),
     ],
 )
 def test_a_bad_cell_is_named_with_its_line(tmp_path: Path, change: dict[str, str], message: str) -> None:
@@ -157,7 +157,7 @@ def test_every_fault_is_reported_up_to_a_number(tmp_path: Path) -> None:
 
 
 def test_a_bad_input_size_of_xmem_is_a_fault(tmp_path: Path) -> None:
-    assert "is not of the form 86x86x3" in refused(written(tmp_path, XMEM | {"input": "86x64x3"}))
+    assert "must have the form 86x86x3" in refused(written(tmp_path, XMEM | {"input": "86x64x3"}))
     assert 'image_size: "256" is not 224' in refused(written(tmp_path, SCHEDTUNE | {"image_size": "256"}))
 
 
@@ -172,7 +172,7 @@ def test_missing_columns_name_the_closest_layout(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "empty; the first line names the columns"),
+        (b"", "empty; the first line must name the columns"),
         (b"model,batch_size,measured_bytes\n", "no rows"),
         (b"model,model,batch_size\na,b,1\n", "columns model appear more than once"),
         (b"model,batch_size,measured_bytes\nresnet18,1,2,3\n", ":2: more cells than columns"),
@@ -189,7 +189,7 @@ def test_a_broken_file_is_refused(tmp_path: Path, content: bytes, message: str) 
 
 def test_what_is_no_file_or_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert refused(tmp_path / "absent.csv").endswith(
-        "absent.csv: no such file; give a CSV of measurements (bench validate --help says its columns)"
+        "absent.csv: no such file; give a CSV of measurements (bench validate --help lists the columns)"
     )
     assert ": a folder; give a CSV" in refused(tmp_path)
     path = written(tmp_path, OWN, OWN, OWN)
@@ -248,7 +248,7 @@ def test_estimates_that_a_file_publishes_are_read(tmp_path: Path) -> None:
     theirs = {"xmem_est_bytes": "8176795648", "dnnmem_est_bytes": "5110759424.75", "llmem_est_bytes": ""}
     (row,), _ = read_measurements(written(tmp_path, XMEM | theirs))
     assert row.published == (("xMem", 8_176_795_648), ("DNNMem", 5_110_759_424))
-    assert 'dnnmem_est_bytes: "much" is no whole number' in refused(
+    assert 'dnnmem_est_bytes: "much" is not a whole number' in refused(
         written(tmp_path, XMEM | theirs | {"dnnmem_est_bytes": "much"})
     )
 
@@ -284,7 +284,7 @@ def test_the_command_compares_and_prints_a_table(tmp_path: Path) -> None:
     answer = json.loads(done.stdout)
     assert [row["line"] for row in answer["rows"]] == [2, 3, 4]
     assert all(row["estimated_bytes"] > 0 for row in answer["rows"][:2])
-    assert answer["rows"][2]["estimated_bytes"] is None and "no trace for cpu" in answer["rows"][2]["note"]
+    assert answer["rows"][2]["estimated_bytes"] is None and "no memory trace for cpu" in answer["rows"][2]["note"]
     assert {group["device"]: group["failures"] for group in answer["groups"] if group["family"] == "all"} == {
         "cpu": 1,
         "h200": 0,
@@ -295,7 +295,7 @@ def test_the_command_compares_and_prints_a_table(tmp_path: Path) -> None:
     others = [(group["estimator"], group["device"]) for group in answer["other_estimators"]]
     assert others == [("formula", "cpu"), ("formula", "h200"), ("formula", "all")]
     table = plugins.bench("validate", str(path), "--device", "h200")
-    assert table.returncode == 0 and "left out: 1 rows" in table.stdout
+    assert table.returncode == 0 and "skipped: 1 row of" in table.stdout
     assert re.search(r"^h200 +formula +2 .* 0/2 +2 +0 ", table.stdout, re.MULTILINE)
     assert "Traceback" not in table.stderr
 

@@ -74,7 +74,7 @@ def test_without_a_gpu_it_refuses_before_it_starts_anything(monkeypatch: pytest.
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(DeviceError) as caught, verifying.present_gpu("rtx3090"):
         pytest.fail("there is no GPU")
-    assert str(caught.value).startswith("--verify and --device auto need a GPU, and there is none here to use (")
+    assert str(caught.value).startswith("--verify and --device auto need a GPU, and this machine has none to use (")
     assert "leave --verify out for the estimate alone" in str(caught.value)
 
 

@@ -1,1 +1,1 @@
-"""Data sets: one file an entry or family, each defining ENTRIES."""
+"""Data sets: one file per entry or family, each defining ENTRIES."""

@@ -1,4 +1,4 @@
-"""Images of one's own in a tree with one folder a class, and ImageNet in the same form or synthetic."""
+"""Images of one's own in a tree with one folder per class, and ImageNet in the same form or synthetic."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _described(tree: ImageTree, channels: int, classes: int | None) -> DatasetIn
 
 
 def describe_folder(*, path: str = "", channels: Literal[1, 3] = 3) -> DatasetInfo:
-    """A tree of one's own: a folder a class, or `train` and `val` (or `test`) that hold those.
+    """A tree of one's own: a folder per class, or `train` and `val` (or `test`) that hold those.
 
     Images are resized to 224 x 224 (or the case's image size), whatever their shape, and decoded to RGB, or to grey
     with `channels=1`.
@@ -58,7 +58,7 @@ def describe_folder(*, path: str = "", channels: Literal[1, 3] = 3) -> DatasetIn
         DataError: No path, no such folder, or one that is not a tree of images with two classes or more.
     """
     if not path:
-        raise DataError("dataset folder: it needs the path of a folder; write folder:PATH, as in folder:~/flowers")
+        raise DataError("dataset folder: the path of a folder is required; write folder:PATH, as in folder:~/flowers")
     return _described(read_tree(Path(path)), channels, classes=None)
 
 

@@ -1,1 +1,1 @@
-"""Models: one file an entry or family, each defining ENTRIES."""
+"""Models: one file per entry or family, each defining ENTRIES."""

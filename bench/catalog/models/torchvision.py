@@ -117,7 +117,7 @@ def _misfit_of_patches(name: str, images: ImageSpec) -> str | None:
         return None
     return (
         f"{name} needs square images whose side is a multiple of its patch of {side} pixels; "
-        f"{images.height} x {images.width} is none; set image_size, for example {side * max(1, 224 // side)}"
+        f"{images.height} x {images.width} does not fit; set image_size, for example {side * max(1, 224 // side)}"
     )
 
 
@@ -128,8 +128,8 @@ def _misfit_of_windows(name: str, images: ImageSpec) -> str | None:
         halved = [-(-side // 2**halvings) for halvings in range(2, _MAXVIT_BLOCKS + 2)]
         if any(grid % window for grid in halved):
             return (
-                f"{name} needs sides that leave whole windows of {window} x {window} in each of its blocks, as 224 and "
-                f"448 do; {images.height} x {images.width} does not; set image_size, for example 224"
+                f"{name} needs sides that divide into windows of {window} x {window} in each of its blocks, such as "
+                f"224 and 448; {images.height} x {images.width} does not; set image_size, for example 224"
             )
     return None
 
@@ -182,7 +182,7 @@ def _summary(name: str, family: str) -> str:
 def _note(family: str, settings: Mapping[str, SettingValue]) -> str | None:
     if family not in AUXILIARY or settings.get("aux"):
         return None
-    return "without the auxiliary classifiers that torchvision trains from scratch with; aux=true adds them"
+    return "without the auxiliary classifiers that torchvision uses for training from scratch; aux=true adds them"
 
 
 def _loss(output: Any, labels: torch.Tensor) -> torch.Tensor:
@@ -202,10 +202,12 @@ def _loss(output: Any, labels: torch.Tensor) -> torch.Tensor:
 
 
 def load_entries() -> tuple[ModelEntry, ...]:
-    """One entry a model of the torchvision installed; none, with a warning that says so, where it is not."""
+    """One entry per model of the torchvision installed; none, with a warning that says so, where it is not."""
     found = importlib.util.find_spec("torchvision")
     if found is None or not found.submodule_search_locations:
-        warnings.warn("torchvision is not installed: its models are not listed; pip install torchvision", stacklevel=2)
+        warnings.warn(
+            "torchvision is not installed, so its models are not listed; pip install torchvision", stacklevel=2
+        )
         return ()
     entries = []
     for path in sorted((Path(found.submodule_search_locations[0]) / "models").glob("*.py")):

@@ -1,1 +1,1 @@
-"""Optimizers: one file an entry or family, each defining ENTRIES."""
+"""Optimizers: one file per entry or family, each defining ENTRIES."""

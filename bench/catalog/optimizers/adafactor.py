@@ -58,4 +58,4 @@ def _moment_elements(shape: tuple[int, ...]) -> int:
     return math.prod(shape[:-2]) * (shape[-2] + shape[-1])
 
 
-ENTRIES = (OptimizerEntry("adafactor", build, "Adafactor; one row and one column a matrix", state_bytes),)
+ENTRIES = (OptimizerEntry("adafactor", build, "Adafactor; one row and one column per matrix", state_bytes),)

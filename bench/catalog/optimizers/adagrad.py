@@ -1,4 +1,4 @@
-"""Adagrad: one sum of squares a parameter, there from the first moment on."""
+"""Adagrad: one sum of squares per parameter, there from the first moment on."""
 
 from __future__ import annotations
 
@@ -52,4 +52,4 @@ def state_bytes(shapes: Shapes, element_bytes: int, settings: Settings) -> int:
     return copies_bytes(1, shapes, element_bytes) + scalars_bytes(step_on_device(settings), shapes)
 
 
-ENTRIES = (OptimizerEntry("adagrad", build, "Adagrad; one sum of squares a parameter", state_bytes, refuse_both),)
+ENTRIES = (OptimizerEntry("adagrad", build, "Adagrad; one sum of squares per parameter", state_bytes, refuse_both),)

@@ -1,4 +1,4 @@
-"""Adam: two moments a parameter, three with amsgrad."""
+"""Adam: two moments per parameter, three with amsgrad."""
 
 from __future__ import annotations
 
@@ -56,4 +56,4 @@ def state_bytes(shapes: Shapes, element_bytes: int, settings: Settings) -> int:
     return copies_bytes(copies, shapes, element_bytes) + scalars_bytes(step_on_device(settings), shapes)
 
 
-ENTRIES = (OptimizerEntry("adam", build, "Adam; two moments a parameter", state_bytes, refuse_both),)
+ENTRIES = (OptimizerEntry("adam", build, "Adam; two moments per parameter", state_bytes, refuse_both),)

@@ -1,4 +1,4 @@
-"""AdamW, which decays weights apart from the gradient: two moments a parameter, three with amsgrad."""
+"""AdamW, which decays weights apart from the gradient: two moments per parameter, three with amsgrad."""
 
 from __future__ import annotations
 
@@ -42,6 +42,6 @@ def build(
     )
 
 
-SUMMARY = "Adam with decoupled weight decay; two moments a parameter"
+SUMMARY = "Adam with decoupled weight decay; two moments per parameter"
 
 ENTRIES = (OptimizerEntry("adamw", build, SUMMARY, state_bytes, refuse_both),)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
 
 _NO_SETTINGS = ("self", "params", "differentiable")
-"""Parameters that are no settings; a differentiable step is for training through the optimizer, which no case does."""
+"""Parameters that are not settings; a differentiable step is for training through the optimizer, which no case does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,18 +64,20 @@ def state_bytes(kept: Kept, shapes: Shapes, element_bytes: int, settings: Settin
 
 
 def _refuse_lbfgs(shapes: Shapes, settings: Settings) -> str:
-    return "lbfgs evaluates the model several times a step through a closure; the step measured here evaluates it once"
+    return (
+        "lbfgs evaluates the model several times per step through a closure; the step measured here evaluates it once"
+    )
 
 
 def _refuse_sparse_adam(shapes: Shapes, settings: Settings) -> str:
-    return "sparse_adam takes sparse gradients only; the models here have dense ones; adam takes those"
+    return "sparse_adam takes sparse gradients only; the models here have dense ones; use adam"
 
 
 def _refuse_muon(shapes: Shapes, settings: Settings) -> str | None:
     others = [shape for shape in shapes if len(shape) != 2]
     if not others:
         return None
-    return f"muon trains matrices only; {len(others)} of {len(shapes)} parameters are none, as {others[0]}"
+    return f"muon trains matrices only; {len(others)} of {len(shapes)} parameters are not, such as {others[0]}"
 
 
 _REFUSE = {"lbfgs": _refuse_lbfgs, "muon": _refuse_muon, "sparse_adam": _refuse_sparse_adam}
@@ -88,7 +90,7 @@ def _snake(class_name: str) -> str:
 
 
 def _setting(annotation: ast.expr | None, value: ast.expr) -> Setting | None:
-    """The setting of one parameter, or `None` where its default or type is nothing a configuration can hold."""
+    """The setting of one parameter, or `None` if its default or type is nothing a configuration can hold."""
     words = re.findall(r"\w+", ast.unparse(annotation)) if annotation else []
     named = [_KIND_WORDS[word] for word in words if word in _KIND_WORDS]
     try:
@@ -134,7 +136,7 @@ _PLAIN = (
 
 
 def _negated(test: ast.expr) -> ast.expr | None:
-    """The condition that holds where `test` does not, as one would write it; `None` where it cannot be told."""
+    """The condition that holds where `test` does not, as one would write it; `None` if it cannot be told."""
     if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
         return test.operand
     if isinstance(test, ast.BoolOp):
@@ -222,7 +224,7 @@ def load_entries() -> tuple[OptimizerEntry, ...]:
     """One entry an optimizer of the torch installed; none, with a warning that says so, where it is not."""
     found = importlib.util.find_spec("torch")
     if found is None or not found.submodule_search_locations:
-        warnings.warn("torch is not installed: its further optimizers are not listed; pip install torch", stacklevel=2)
+        warnings.warn("torch is not installed, so its other optimizers are not listed; pip install torch", stacklevel=2)
         return ()
     own = {path.stem for path in Path(__file__).parent.glob("*.py")}
     definitions = _definitions(Path(found.submodule_search_locations[0]) / "optim")

@@ -1,4 +1,4 @@
-"""RMSprop: one to three moving averages a parameter."""
+"""RMSprop: one to three moving averages per parameter."""
 
 from __future__ import annotations
 
@@ -47,4 +47,4 @@ def state_bytes(shapes: Shapes, element_bytes: int, settings: Settings) -> int:
     return copies_bytes(copies, shapes, element_bytes) + scalars_bytes(step_on_device(settings), shapes)
 
 
-ENTRIES = (OptimizerEntry("rmsprop", build, "RMSprop; one moving average a parameter, or more", state_bytes),)
+ENTRIES = (OptimizerEntry("rmsprop", build, "RMSprop; one or more moving averages per parameter", state_bytes),)

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent, without state and with one momentum buffer a parameter."""
+"""Stochastic gradient descent, without state and with one momentum buffer per parameter."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def build(
 
 
 def state_bytes(momentum: float, shapes: Shapes, element_bytes: int, settings: Settings) -> int:
-    """One buffer a parameter with momentum, nothing without; `momentum` is the entry's default."""
+    """One buffer per parameter with momentum, nothing without; `momentum` is the entry's default."""
     return copies_bytes(1 if settings.get("momentum", momentum) else 0, shapes, element_bytes)
 
 
@@ -67,5 +67,5 @@ def _entry(name: str, summary: str, momentum: float) -> OptimizerEntry:
 
 ENTRIES = (
     _entry("sgd", "stochastic gradient descent; keeps no state", 0.0),
-    _entry("sgd_momentum", f"SGD with momentum {MOMENTUM}; one buffer a parameter", MOMENTUM),
+    _entry("sgd_momentum", f"SGD with momentum {MOMENTUM}; one buffer per parameter", MOMENTUM),
 )

@@ -13,7 +13,7 @@ Rules and where they come from (`c10/cuda/CUDACachingAllocator.cpp` unless said;
    (`tie_rule`).
 5. A rest of 512 B or more is split off in the small pool, of more than 1 MiB in the large pool (`should_split`); the
    low part is handed out (`alloc_found_block`).
-6. `allocated` counts the block handed out, `requested` what was asked for, `reserved` the segments.
+6. `allocated` counts the block handed out, `requested` what was requested, `reserved` the segments.
 7. A freed block merges with its free neighbours at once (`free_block`, `try_merge_blocks`).
 8. No segment goes back before memory runs out: then oversize blocks, then all unsplit ones, then a last try (`malloc`).
 9. Expandable segments grow in pages at the lowest address (`find_expandable_block`, `map_block`).

@@ -56,7 +56,7 @@ class Block:
         previous: Neighbour below, or None.
         next: Neighbour above, or None.
         state: FREE, USED or UNMAPPED.
-        requested: Bytes that were asked for, while it is in use.
+        requested: Bytes that were requested, while it is in use.
         filed_at: Searches its pool had seen when it was last put there (`gc_count_base`).
     """
 

@@ -34,7 +34,7 @@ class CachingAllocator:
     """One device's allocator. All figures are bytes, as `torch.cuda.memory_stats` counts them.
 
     Attributes:
-        requested: Sum of what was asked for and not yet freed.
+        requested: Sum of what was requested and not yet freed.
         allocated: Sum of the blocks handed out, unsplit remainders included.
         active: `allocated` and the blocks that still wait for another stream.
         reserved: Sum of the segments; of expandable ones the pages with memory.
@@ -219,7 +219,7 @@ class CachingAllocator:
         return block
 
     def _segment(self, pool: Pool, rounded: int, stream: int) -> Block | None:
-        """A block of a new segment, or None where memory or the allowed share is exhausted (`alloc_block`)."""
+        """A block of a new segment, or None if memory or the allowed share is exhausted (`alloc_block`)."""
         size, allowed = segment_bytes(self.config, rounded), self.config.allowed_bytes
         if allowed is not None and self.reserved + size > allowed:
             return None

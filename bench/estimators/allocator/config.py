@@ -66,11 +66,11 @@ class AllocatorConfig:
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other."""
         if self.memory_fraction < 1 and self.device_total_bytes is None:
-            raise ConfigError(["allocator: a memory fraction below 1 needs device_total_bytes to be a share of"])
+            raise ConfigError(["allocator: a memory fraction below 1 needs device_total_bytes"])
         if self.ties not in ("address", "block_age", "segment_age"):
-            raise ConfigError([f'allocator: ties "{self.ties}" is none of address, block_age, segment_age'])
+            raise ConfigError([f'allocator: ties "{self.ties}" is not one of address, block_age, segment_age'])
         if self.addresses not in ("ascending", "descending", "lowest"):
-            raise ConfigError([f'allocator: addresses "{self.addresses}" is none of ascending, descending, lowest'])
+            raise ConfigError([f'allocator: addresses "{self.addresses}" is not one of ascending, descending, lowest'])
 
     @property
     def allowed_bytes(self) -> int | None:
@@ -136,7 +136,7 @@ def tie_rule(torch_version: str) -> TieRule:
     """
     match = re.match(r"(\d+)\.(\d+)", torch_version)
     if match is None:
-        raise ValueError(f'"{torch_version}" is no version of torch')
+        raise ValueError(f'"{torch_version}" is not a version of torch')
     version = int(match[1]), int(match[2])
     if version <= (2, 11):
         return "address"

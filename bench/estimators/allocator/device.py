@@ -29,7 +29,7 @@ class DeviceMemory:
         self.used_bytes = 0
 
     def allocate(self, size: int) -> int | None:
-        """Address of a new piece of `size` bytes, or None where the memory is exhausted (cudaMalloc)."""
+        """Address of a new piece of `size` bytes, or None if the memory is exhausted (cudaMalloc)."""
         size = _whole_pages(size)
         return self.reserve(size) if self.commit(size) else None
 

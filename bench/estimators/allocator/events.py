@@ -35,7 +35,7 @@ class Complete(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """A point at which the figures are noted; with `reset_peaks` the peaks start anew behind it."""
+    """A point at which the figures are noted; with `reset_peaks` the peaks start again behind it."""
 
     label: str
     reset_peaks: bool = False

@@ -34,7 +34,7 @@ def _growable_bytes(block: Block) -> int:
 
 
 def grow(allocator: CachingAllocator, pool: Pool, size: int, stream: int) -> Block | None:
-    """A free block of at least `size` bytes, not filed, with memory added at the lowest address; None where it ends."""
+    """A free block of at least `size` bytes, not filed, with memory added at the lowest address; None if it ends."""
     block = _find(allocator, pool, size, stream)
     if block.state == UNMAPPED and not _map(allocator, pool, block, min(block.size, size)):
         return None

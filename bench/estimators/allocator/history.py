@@ -23,7 +23,7 @@ def events_from_history(
         actions: ALLOC, FREE_REQUESTED, FREE_COMPLETED or MARK; all others are skipped.
         addresses: What identifies a block while it is live.
         sizes: Bytes asked for; at a mark its number.
-        reset_peaks: Whether the peaks start anew at every mark.
+        reset_peaks: Whether the peaks start again at every mark.
 
     Returns:
         Events with ids counted from 0 in order of allocation. Frees that completed at once are plain ones.
@@ -43,7 +43,7 @@ def events_from_history(
             count += 1
         elif action == FREE_REQUESTED:
             if address not in live:
-                raise ReplayError(f"history entry {index}: a free of address {address}, which holds nothing")
+                raise ReplayError(f"history entry {index}: a free of address {address}, where nothing is allocated")
             name = live.pop(address)
             at_once = following[index] == FREE_COMPLETED and addresses[index + 1] == address
             events.append(Free(name, pending=not at_once))

@@ -77,7 +77,7 @@ class ReplayResult:
         final: Figures after the last event, peaks over everything.
         marks: Figures at each mark.
         peak_event_index: Index of the event that first brought `allocated` to its highest since the peaks last started
-            anew, or None without allocations.
+            again, or None without allocations.
         categories: Shares at that moment, the largest first; their `allocated_bytes` sum up to that peak.
         reserved_at_peak: Bytes of segments at that moment; the rest up to it is fragmentation and cache.
         segments: Segments at the end, by address.
@@ -179,7 +179,7 @@ class Run:
         elif isinstance(event, EmptyCache):
             self.allocator.empty_cache()
         else:
-            raise ReplayError(f"event {index}: {event!r} is none of Alloc, Free, Complete, Mark, EmptyCache")
+            raise ReplayError(f"event {index}: {event!r} is not one of Alloc, Free, Complete, Mark, EmptyCache")
 
     def _allocate(self, index: int, event: Alloc) -> None:
         name, size, stream, _, optional = event
@@ -214,7 +214,7 @@ class Run:
             self.allocator.free(block)
 
     def reset_peaks(self, index: int) -> None:
-        """Let the peaks start anew behind the `index`-th event."""
+        """Let the peaks start again behind the `index`-th event."""
         self._keep_tops()
         self.allocator.reset_peaks()
         self.highest, self.reserved_at_peak = self.allocator.allocated, self.allocator.reserved

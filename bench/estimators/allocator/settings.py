@@ -68,13 +68,13 @@ def _split_options(text: str, faults: list[str], where: str) -> Iterator[tuple[s
             name, _, rest = re.sub(r"[=;]", ":", option).partition(":")
             near = nearest_sentence(_with_value(nearest(name, known) if rest else [], rest))
             faults.append(
-                f'{where}: "{option}" is no option; write key:value, separated by commas. {near}'.rstrip(". ")
+                f'{where}: "{option}" is not an option; write key:value, separated by commas. {near}'.rstrip(". ")
             )
         elif key in _OPTIONS or key in _WITHOUT_EFFECT:
             yield key, value
         else:
             near = nearest_sentence(_with_value(nearest(key, known), value))
-            faults.append(f'{where}: unknown option "{key}". {near}Known: {", ".join(sorted(_OPTIONS))}')
+            faults.append(f'{where}: unknown option "{key}". {near}Available: {", ".join(sorted(_OPTIONS))}')
 
 
 def _with_value(keys: list[str], value: str) -> list[str]:
@@ -127,7 +127,7 @@ def _share(name: str, *, ends: bool) -> Callable[[AllocatorConfig, str], dict[st
 
 
 def _refused(config: AllocatorConfig, value: str) -> dict[str, Any]:
-    raise ValueError("this option changes when torch gives up, which is not replayed; leave it out")
+    raise ValueError("this option changes when torch runs out of memory, which is not modelled; remove it")
 
 
 def _boolean(config: AllocatorConfig, value: str) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def _boolean(config: AllocatorConfig, value: str) -> dict[str, Any]:
 
 def _backend(config: AllocatorConfig, value: str) -> dict[str, Any]:
     if value in ("cudaMallocAsync", "hipMallocAsync"):
-        raise ValueError("only the native backend can be replayed")
+        raise ValueError("only the native backend can be simulated")
     if value != "native":
         near = nearest_sentence(nearest(value, ["backend:native", "backend:cudaMallocAsync"])).rstrip(". ")
         raise ValueError(f"must be native or cudaMallocAsync. {near}".rstrip(". "))
@@ -152,7 +152,7 @@ def _roundup(config: AllocatorConfig, value: str) -> dict[str, Any]:
             raise ValueError("must be a power of two")
         return {"roundup_power2_divisions": (_integer(value),) * ROUNDUP_INTERVALS}
     if not value.endswith("]"):
-        raise ValueError("the list lacks its closing bracket")
+        raise ValueError("the list has no closing bracket")
     divisions, last, first = list(config.roundup_power2_divisions or (0,) * ROUNDUP_INTERVALS), 0, True
     for entry in value[1:-1].split(","):
         bound, _, number = entry.partition(":")
@@ -163,7 +163,7 @@ def _roundup(config: AllocatorConfig, value: str) -> dict[str, Any]:
             divisions[last + 1 :] = [count] * (ROUNDUP_INTERVALS - last - 1)
             continue
         if not _is_power_of_two(_integer(bound)):
-            raise ValueError(f'"{entry}": an interval begins at a power of two in MiB')
+            raise ValueError(f'"{entry}": an interval must begin at a power of two in MiB')
         last = min(_integer(bound).bit_length() - 1, ROUNDUP_INTERVALS - 1)
         if first:
             divisions[:last], first = [count] * last, False
@@ -184,7 +184,7 @@ def _overwrite_last(config: AllocatorConfig, value: str) -> AllocatorConfig:
 def _integer(text: str) -> int:
     number = re.match(r"[+-]?\d+", text)
     if not number:
-        raise ValueError(f'"{text}" is no whole number')
+        raise ValueError(f'"{text}" is not a whole number')
     return int(number[0]) % (1 << 64)
 
 

@@ -26,7 +26,7 @@ def replay_onward(
 ) -> ReplayResult:
     """Replay events whose marks stand between steps, then go on as the last step did.
 
-    Peaks start anew before the measured steps, so that those of the last mark are theirs. Where the last two steps
+    Peaks start again before the measured steps, so that those of the last mark are theirs. Where the last two steps
     differ in what they ask for, or the last one frees something older, nothing is added.
 
     Args:
@@ -137,7 +137,7 @@ class _Step:
 
 
 def _last_step(stream: Sequence[Event]) -> _Step | None:
-    """The last step; None where the one before asks for other blocks or leaves others behind."""
+    """The last step; None if the one before asks for other blocks or leaves others behind."""
     marks = [index for index, event in enumerate(stream) if type(event) is Mark]
     if len(marks) < 3:
         return None

@@ -1,9 +1,9 @@
-"""A recording of a real GPU beside the trace of the same case: where do the two part, and at which operators?
+"""Compares a recording of a real GPU with the trace of the same case, operator by operator.
 
-`explain_recording` asks in the order in which differences are found fastest. First the recording is replayed by itself:
-if that is not exact, the replay is wrong and nothing else can be said. Then the trace is made for the recording's GPU
-and versions, its allocations are laid beside the recorded ones, and what differs is named by operator, with what
-mending it would do to the trace's peaks. It traces the case, so it needs a process of its own (see `fake_cuda`).
+`explain_recording` works in the order that finds differences fastest. First the recording is replayed by itself: if
+that is not exact, the replay is wrong and nothing else can be concluded. Then the case is traced for the recording's
+GPU and versions, its allocations are aligned with the recorded ones, and differences are listed by operator, with the
+effect of fixing each on the trace's peaks. Tracing needs a separate process (see `fake_cuda`).
 """
 
 from bench.estimators.difference.exactness import ReplayCheck, check_replay

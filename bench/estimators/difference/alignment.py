@@ -1,7 +1,7 @@
-"""Two streams of allocations laid beside each other; free of torch.
+"""Aligns two streams of allocations; without torch.
 
-Only allocations are aligned. A free is told by its place among them, so that the order within a run of frees, which no
-program decides, makes no difference.
+Only allocations are aligned. A free is identified by its position among them, so the order within a series of frees,
+which no program decides, does not matter.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Block(NamedTuple):
     Attributes:
         event: Index of its event.
         size: Bytes asked for.
-        freed: Number of allocations before its free, itself included; None where it is never freed.
+        freed: Number of allocations before its free, itself included; None if it is never freed.
     """
 
     event: int

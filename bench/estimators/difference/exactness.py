@@ -1,4 +1,4 @@
-"""Whether the replay of a recording gives what torch reported at every mark; free of torch."""
+"""Whether the replay of a recording matches what torch reported at every mark; without torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ReplayCheck:
     Attributes:
         exact: Every figure at every mark is equal to the byte.
         marks: Marks that were compared.
-        parting: The first figure that differs, in words; None where all are equal.
+        parting: The first figure that differs, as text; None if all are equal.
     """
 
     exact: bool
@@ -35,16 +35,16 @@ class ReplayCheck:
 
 
 def version_of(facts: Facts) -> tuple[int, int]:
-    """Major and minor of the recording's torch. Raises StoreError where it names none."""
+    """Major and minor of the recording's torch. Raises StoreError if it names none."""
     try:
         major, minor = (facts.versions.get("torch") or "").split(".")[:2]
         return int(major), int(minor)
     except ValueError:
-        raise StoreError(f"the recording names no version of torch: {facts.versions.get('torch')!r:.80}") from None
+        raise StoreError(f"the recording has no valid version of torch: {facts.versions.get('torch')!r:.80}") from None
 
 
 def settings_of(facts: Facts) -> MemorySettings:
-    """What of the recording's environment decided its memory. Raises StoreError where it names no version of torch."""
+    """What of the recording's environment decided its memory. Raises StoreError if it names no version of torch."""
     return read_settings(facts.variables, "{}.{}".format(*version_of(facts)))
 
 
@@ -57,7 +57,7 @@ def allocator_config(facts: Facts, *, limited: bool) -> AllocatorConfig:
 
     Raises:
         StoreError: The recording names no version of torch.
-        ConfigError: Its settings are none, or none that can be replayed.
+        ConfigError: Its settings are invalid or cannot be simulated.
     """
     free = facts.memory.get("free_after_context") if limited else None
     return settings_of(facts).allocator_config(facts.gpu.total_bytes, free)
@@ -69,7 +69,7 @@ def recorded_events(recording: Recording) -> list[Event]:
     A request that failed and was done without (a workspace of cuDNN's) is optional.
 
     Raises:
-        ReplayError: The history begins too late, or is none.
+        ReplayError: The history begins too late, or is invalid.
     """
     actions, addresses, sizes = recording.actions, recording.addresses, recording.sizes
     failures = [index for index, action in enumerate(actions) if action == OOM]
@@ -110,7 +110,7 @@ def check_replay(recording: Recording) -> ReplayCheck:
     marks = len(facts.memory_stats)
     if facts.status == "oom" and OOM in recording.actions:
         if result.out_of_memory is None:
-            return ReplayCheck(False, marks, "the recording ran out of memory and its replay does not")
+            return ReplayCheck(False, marks, "the recording ran out of memory, but its replay does not")
         peaks = {name: field for name, field in _FIGURES.items() if name.endswith("peak")}
         parting = _parting("out of memory", result.final, facts.at_failure or {}, {**peaks, **_COUNTS})
         return ReplayCheck(parting is None, marks + 1, parting)
@@ -126,4 +126,4 @@ def _parting(where: str, reading: Reading, stats: dict[str, int], figures: dict[
 
 
 def _end(failure: object) -> str:
-    return "it runs out of memory" if failure is not None else "there are too few marks among the events"
+    return "it runs out of memory" if failure is not None else "the events have too few marks"

@@ -1,4 +1,4 @@
-"""From a recording and the trace of its case to the operators at which they part."""
+"""From a recording and the trace of its case to the operators that differ."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Explanation:
         torch_version: Of the recording.
         replay: Whether the recording's own replay is exact.
         recorded: As torch reported at the end.
-        trace: Of the trace; None where there is none, and a note says why.
+        trace: Of the trace; None if there is none, and a note says why.
         recorded_allocations: Of the recording, up to where memory ran out.
         traced_allocations: Of the trace.
         differences: Allocations that differ, over all steps; None without a trace.
@@ -78,7 +78,7 @@ class Explanation:
 def explain_recording(
     recording: Recording, where: str = "recording", *, most: int = MOST, workspaces: bool = True
 ) -> Explanation:
-    """Check a recording's replay, trace its case and compare; in a process of its own.
+    """Check a recording's replay, trace its case and compare; in a separate process.
 
     Args:
         recording: Of the case.
@@ -98,7 +98,7 @@ def explain_recording(
     try:
         trace = trace_of(facts, case, machine)
     except Unsupported as error:
-        return _blank(recording, where, f"no trace of this case: {error}")
+        return _blank(recording, where, f"this case cannot be traced: {error}")
     notes = version_notes(facts)
     if workspaces:
         trace, reason = add_planned_workspaces(trace, facts, device)
@@ -156,9 +156,12 @@ def _blank(recording: Recording, where: str, *notes: str) -> Explanation:
     last = facts.last_stats
     case = case_of(facts, where)
     if case.input != "synthetic":
-        notes = (*notes, f"the case reads {case.input} batches; the trace takes one batch to lie on the device")
+        notes = (
+            *notes,
+            f"the case reads {case.input} batches; the trace assumes one batch that is already on the device",
+        )
     if facts.status == "oom" and facts.at_failure is None:
-        notes = (*notes, "what torch reported at the failure was not kept; recorded peaks are those of the last mark")
+        notes = (*notes, "torch's report at the failure was not kept; recorded peaks are those of the last mark")
     return Explanation(
         case=str(case),
         case_key=facts.case_key,

@@ -16,8 +16,8 @@ class Kind(StrEnum):
 
     MISSING = "missing from the trace"
     EXTRA = "not in the recording"
-    SIZE = "of another size"
-    LIFETIME = "freed at another place"
+    SIZE = "different size"
+    LIFETIME = "freed at a different point"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,8 @@ class Parting:
         phase: `setup`, `zero_grad`, `forward`, `backward` or `optimizer`, of the first.
         step: Of the first, from 1; 0 is the setup.
         count: How often, over all steps.
-        trace_bytes: Of the first, as the trace has it; None where it has none.
-        recorded_bytes: Of the first, as recorded; None where there is none.
+        trace_bytes: Of the first, as the trace has it; None if it has none.
+        recorded_bytes: Of the first, as recorded; None if there is none.
         effect_requested_bytes: What mending all of them would add to the trace's peak.
         effect_allocated_bytes: Likewise.
         effect_reserved_bytes: Likewise.
@@ -71,7 +71,7 @@ class Comparison:
         recorded: Of the recording.
         pairs: Places that belong together, ascending on both sides.
         differences: In order.
-        ends_early: The recording ends within a step, so that what the trace has behind that is no difference.
+        ends_early: The recording ends within a step, so that what the trace has behind that is not a difference.
     """
 
     trace: Blocks
@@ -144,7 +144,7 @@ def _count_before(length: int, chosen: Sequence[int]) -> list[int]:
 def peaks_when_mended(
     comparison: Comparison, mended: Sequence[Difference], config: AllocatorConfig
 ) -> tuple[int, int, int]:
-    """Peaks of the trace in bytes (requested, allocated, reserved) with some of its differences mended.
+    """Peaks of the trace in bytes (requested, allocated, reserved) with some of its differences fixed.
 
     Args:
         comparison: Both streams.

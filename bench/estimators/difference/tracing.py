@@ -36,7 +36,7 @@ def add_planned_workspaces(trace: Recording, facts: Facts, device: Device) -> tu
     """The trace with cuDNN's workspaces; or as it is and why, where the installed cuDNN cannot be asked."""
     plans = cudnn_plans(device)
     if isinstance(plans, str):
-        return trace, f"the trace is without cuDNN's workspaces: {plans}"
+        return trace, f"the trace excludes cuDNN's workspaces: {plans}"
     tf32 = bool(facts.switches.get("cudnn_tf32", facts.axes["precision"] == "tf32"))
     return add_workspaces(trace, plans, tf32=tf32), None
 

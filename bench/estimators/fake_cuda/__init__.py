@@ -106,7 +106,7 @@ def check_capabilities() -> None:
     if missing:
         raise Unsupported(
             f"the memory trace cannot run on torch {torch.__version__}: {'; '.join(missing)}. "
-            "It is known to work on Linux from torch 2.6 to 2.15; the formula estimator needs none of this"
+            "It works on Linux with torch 2.6 to 2.15; the formula estimator does not need it"
         )
 
 

@@ -86,7 +86,7 @@ class Plan:
 
     @staticmethod
     def _written(schema: Any, value: Any) -> int | None:
-        """Position of the argument that a result is, None where it is new."""
+        """Position of the argument that a result is, None if it is new."""
         if value.alias_info is None or not value.alias_info.is_write:
             return None
         wanted = value.alias_info.before_set

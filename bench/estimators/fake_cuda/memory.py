@@ -131,7 +131,7 @@ def spec_of(tensor: torch.Tensor) -> Spec:
     """
     name = _NAMES.get(tensor.dtype)
     if name is None:
-        raise Unsupported(f"the memory trace knows no tensors of {tensor.dtype}")
+        raise Unsupported(f"the memory trace does not support tensors of {tensor.dtype}")
     return Spec(name, tuple(tensor.shape), tensor.stride())
 
 

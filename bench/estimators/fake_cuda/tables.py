@@ -70,7 +70,7 @@ def _default_stream() -> Any:
     """
     code = _RETURN_STREAM.get(platform.machine())
     if code is None:
-        raise OSError(f"no code for {platform.machine()} processors")
+        raise OSError(f"{platform.machine()} processors are not supported")
     page = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
     page.write(code)
     _KEPT.append(page)
@@ -109,15 +109,15 @@ def _idle_guard(guards: Any) -> Any:
         or not {"deviceCount", "getStream"} <= set(names)
         or not meta
     ):
-        raise ValueError("the device guards have another layout")
+        raise ValueError("the device guards have an unknown layout")
     table = _table(meta, len(names))
     if _ask(table, names, "type", meta) & 0xFF != META:
-        raise ValueError("the device guards have another layout")
+        raise ValueError("the device guards have an unknown layout")
     if (
         _ask(table, names, "getDevice", meta) & 0xFFFF != 0xFF00 | META
         or _ask(table, names, "deviceCount", meta) & 0xFF != 1
     ):
-        raise ValueError("the device guards have another layout")
+        raise ValueError("the device guards have an unknown layout")
     copy = _replaced(table, names, {"getDevice": _constant(CUDA), "getStream": _default_stream()})
     guard = (ctypes.c_void_p * 2)(ctypes.addressof(copy), 0)
     _KEPT.append(guard)
@@ -164,7 +164,7 @@ def check_hooks() -> None:
         ("compiledWithCuDNN", built),
     ):
         if name not in names or _ask(table, names, name, address) & 0xFF != expected:
-            raise ValueError("the hooks of CUDA have another layout")
+            raise ValueError("the hooks of CUDA have an unknown layout")
 
 
 @contextlib.contextmanager

@@ -14,10 +14,10 @@ How far off it is stands in `constants`, and in every estimate's `basis`. What i
 * clocks: the device file's peaks hold at a rated clock; cards with little power (T4, L4) stay far below theirs;
 * `torch.compile`, and allocations that make the step wait;
 * how far the host is ahead of the device: the step takes the longer of the two, as if either always hid the other; the
-  gradient scaler of fp16 makes the host wait once a step;
-* the host's own speed, which no device file holds: its time a kernel is one constant. A step of small convolutions
-  took 15 us a kernel, one of a small MLP 5 us, on one core of a server's CPU without a GPU; published profiles say 5 to
-  25 us.
+  gradient scaler of fp16 makes the host wait once per step;
+* the host's own speed, which no device file holds: its time per kernel is one constant. A step of small convolutions
+  took 15 us per kernel, one of a small MLP 5 us, on one core of a server's CPU without a GPU; published profiles say 5
+  to 25 us.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def estimate_speed(recording: Recording, case: Case, device: Device, constants: 
         Unsupported: The device file lacks what is needed (a peak rate, the bandwidth).
     """
     if device.kind != "cuda":
-        raise Unsupported(f"no roofline for {device.name}: its kernels were fitted on NVIDIA GPUs only")
+        raise Unsupported(f"no speed estimate for {device.name}: the constants were fitted on NVIDIA GPUs only")
     kernels = kernels_of(recording)
     times = kernel_times_s(kernels, device, case.precision, case.memory_format, constants)
     device_time, launches = float(times.sum()), float(kernels.column("launches").sum())
@@ -121,5 +121,5 @@ def _basis(case: Case, device: Device, host_bound: bool) -> str:
     if case.precision not in ("fp16", "bf16"):
         words.append(f"not validated for {case.precision}")
     if host_bound:
-        words.append("bound by the host, at a constant time for each kernel that was not fitted")
+        words.append("limited by the host, at a constant time per kernel that was not fitted")
     return "; ".join(words)

@@ -40,10 +40,10 @@ class Constants:
         depthwise_frac: Of the bandwidth.
         winograd_frac: Of the peak rate, convolutions by 3 x 3 in float32 without tensor cores, which multiply less
             than is counted.
-        convolution_columns: Channels a group at which half of it is reached.
+        convolution_columns: Channels per group at which half of it is reached.
         convolution_tiles: Tiles of its result for each multiprocessor, likewise.
         matmul_frac: Of the peak rate, products and all other convolutions.
-        product_depth: Length of the sums at which half of it is reached, in convolutions too (channels a group times
+        product_depth: Length of the sums at which half of it is reached, in convolutions too (channels per group times
             positions of the filter): single convolutions were at hand with filters of 3 x 3 only, which do not tell.
         attention_frac: Of the peak rate; FlashAttention-2 (arXiv 2307.08691) reports 0.5 to 0.73; not fitted.
         direct_frac: Of the peak rate, grouped convolutions in channels-last without a tensor-core kernel.
@@ -83,6 +83,6 @@ CONSTANTS = Constants()
 
 FITTED_ON = (
     "fitted on single float32 operators and on large fp16 steps of an RTX 3090 (median error of samples/s 4 % "
-    "there, 7 % on families left out, one in ten over 20 %); unchecked on other GPUs and on small steps"
+    "there, 7 % on families held out, one in ten over 20 %); not validated on other GPUs or small steps"
 )
 """What a reader must know beside an estimate: the figures above in one line."""

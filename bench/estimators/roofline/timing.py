@@ -65,7 +65,7 @@ def kernel_times_s(
 
 
 def _missing(key: str, device: Device) -> str:
-    return f"no time estimate on {device.name}: {key} is not known; state it in a device file (--device-file)"
+    return f"no speed estimate on {device.name}: {key} is unknown; add it to a device file (--device-file)"
 
 
 def _peaks(kernels: Kernels, device: Device, precision: Precision) -> np.ndarray:

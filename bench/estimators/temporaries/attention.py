@@ -47,7 +47,7 @@ def workspace_bytes(query: Spec) -> int:
 
 
 def _cudnn_backward(call: Call, machine: Machine) -> Script:
-    """Workspace of cudnn-frontend: gradients of queries in float32 and a sum a row; cuDNN's own comes on top."""
+    """Workspace of cudnn-frontend: gradients of queries in float32 and a sum per row; cuDNN's own comes on top."""
     batch, heads, length, width = call.arguments[1].shape
     return results(call.sizes) + around(4 * batch * heads * length * (width + 1))
 

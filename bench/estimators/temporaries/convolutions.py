@@ -22,7 +22,7 @@ from bench.estimators.tensors import (
 )
 
 Result = tuple[int, int] | None
-"""Slot and bytes of a gradient, None where it is not wanted."""
+"""Slot and bytes of a gradient, None if it is not wanted."""
 
 
 def _copy_bytes(spec: Spec, last: bool) -> int:
