@@ -74,7 +74,9 @@ def test_another_torch_or_other_classes_take_a_plain_loop(tmp_path: Path) -> Non
     rows, _ = read_measurements(written(tmp_path, OWN | {"torch_version": "2.6.0+cu124"}, OWN | {"classes": "7"}))
     assert [row.loop and row.loop.torch_version for row in rows] == [(2, 6), None]
     assert rows[1].images.classes == 7
-    assert "contiguous float32 only" in refused(written(tmp_path, OWN | {"classes": "7", "precision": "bf16"}))
+    assert "only be estimated in contiguous float32" in refused(
+        written(tmp_path, OWN | {"classes": "7", "precision": "bf16"})
+    )
 
 
 def test_xmem_rows_become_cases(tmp_path: Path) -> None:
@@ -118,8 +120,8 @@ def test_a_device_selects_its_rows_and_serves_those_that_name_none(tmp_path: Pat
     path = written(tmp_path, OWN, OWN | {"device": "h200"}, OWN | {"device": ""})
     rows, left_out = read_measurements(path, "NVIDIA H200")
     assert ([row.line for row in rows], left_out) == ([3, 4], 1)
-    assert "the row names none; say which with --device NAME" in refused(path)
-    assert "none of its 1 rows is a case that can be estimated on t4" in refused(written(tmp_path, OWN), "t4")
+    assert "missing in this row; set it with --device NAME" in refused(path)
+    assert "none of its 1 row can be estimated on t4" in refused(written(tmp_path, OWN), "t4")
     with pytest.raises(UnknownNameError, match="rtx3090"):
         read_measurements(path, "rtx309")
 
@@ -138,8 +140,8 @@ def test_a_device_selects_its_rows_and_serves_those_that_name_none(tmp_path: Pat
         ({"peak_allocated_bytes": "1e300"}, 'peak_allocated_bytes: "1e300" is not a whole number'),
         ({"peak_allocated_bytes": ""}, "no measurement; fill in one of peak_allocated_bytes"),
         ({"device": "rtx3091"}, 'unknown device "rtx3091"'),
-        ({"precision": "float8"}, 'precision: "float8" is none of float32'),
-        ({"torch_version": "new"}, 'torch_version: "new" is no version'),
+        ({"precision": "float8"}, 'precision: "float8" is not one of float32'),
+        ({"torch_version": "new"}, 'torch_version: "new" is not a version'),
         ({"image_size": "0"}, 'image_size: "0" is not a whole number'),
     ],
 )
