@@ -80,7 +80,7 @@ def test_a_side_has_a_name_however_its_folder_is_written(base, after, tmp_path, 
 def test_data_named_by_itself_goes_by_the_folder_around_it(base, after, tmp_path, monkeypatch):
     after("inner/data")
     monkeypatch.chdir(tmp_path / "inner")
-    assert "What differs between before and inner," in compare(base, "data").stdout
+    assert "What differs between before and inner besides" in compare(base, "data").stdout
 
 
 def test_the_same_code_twice_has_no_difference_and_leaves_with_zero(base, after):
@@ -270,11 +270,11 @@ def test_the_first_processes_alone_are_counted_and_later_ones_never_fill_in(base
     verdicts = {(row["batch_size"], row["verdict"]) for row in found["cases"]}
     assert verdicts == {(16, "same"), (64, "unclear"), (256, "same")}
     assert {row["reason"] for row in found["cases"] if row["batch_size"] == 64} == {
-        "of the first 5 processes 5 against 4 measured; later ones do not count"
+        "of the first 5 processes, 5 against 4 measured; later ones do not count"
     }
     assert {row["verdict"] for row in read(base, grown, "--margin", "10%")["cases"]} == {"unclear"}
     assert "Only the first 5 processes of each case count" in compare(base, grown, "--processes", "5").stdout
-    assert "processes 1: at least 2 a case" in compare(base, grown, "--processes", "1").stderr
+    assert "processes 1: a verdict needs at least 2 per case" in compare(base, grown, "--processes", "1").stderr
 
 
 def test_missing_cases_come_in_a_readers_order(base, after):

@@ -55,8 +55,8 @@ def test_the_text_names_the_biggest_tensors_and_the_file(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "name", "message"),
     [
-        (["--batch-size", "8", "--batch-size", "16"], "a.png", "these axes give 2 cases on 1 devices"),
-        (["--device", "rtx4090"], "a.png", "these axes give 1 cases on 2 devices"),
+        (["--batch-size", "8", "--batch-size", "16"], "a.png", "these axes give 2 cases on 1 device"),
+        (["--device", "rtx4090"], "a.png", "these axes give 1 case on 2 devices"),
         ([], "a.gif", 'unsupported format ".gif"; use .png, .svg, .pdf'),
         ([], "picture", "the name has no suffix; use"),
         ([], "nowhere/a.png", "does not exist; create it"),

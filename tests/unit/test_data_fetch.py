@@ -57,7 +57,7 @@ def test_failed_download_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("reachable")
 def test_download_that_dies_without_a_word_is_told_by_its_exit_code(tmp_path, monkeypatch):
     fake_download(monkeypatch, f"{WRITE_MNIST}\nimport os; os._exit(7)")
-    with pytest.raises(DataError, match="exit code 7"):
+    with pytest.raises(DataError, match="exited with code 7"):
         data_fetch.fetch_dataset(Choice("mnist"), tmp_path)
     assert not list(tmp_path.iterdir())
 

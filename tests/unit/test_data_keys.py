@@ -246,7 +246,7 @@ def test_sides_of_other_classes_are_not_compared_and_older_parts_that_name_none_
     def side(classes: int | None) -> Any:
         return pd.DataFrame({"pair": ["one"], "data_classes": pd.array([classes], "Int64"), "input": ["synthetic"]})
 
-    with pytest.raises(BenchError, match="different data_classes: 2 in the baseline, 8 in the candidate"):
+    with pytest.raises(BenchError, match="data_classes differs: 2 in the baseline, 8 in the candidate"):
         refuse_flags(side(2), side(8), ())
     refuse_flags(side(None), side(8), ())
     refuse_flags(side(8), side(8), ())

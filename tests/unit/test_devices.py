@@ -451,7 +451,7 @@ def test_an_own_file_goes_before_the_package_s_and_yields_to_the_gpu(tmp_path: P
     assert unfit.device.peak_bf16_flop_per_s is None
     assert "mine.conf has 30 multiprocessors but the GPU has 20" in str(unfit.remark)
 
-    with pytest.raises(DeviceError, match=re.escape("the GPU here is NVIDIA Test, and other is for NVIDIA Other")):
+    with pytest.raises(DeviceError, match=re.escape("the GPU here is NVIDIA Test, but other is for NVIDIA Other")):
         describe_gpu(found, [other])
     with pytest.raises(DeviceError, match=re.escape("mine.conf and twin both describe NVIDIA Test. Use one of them")):
         describe_gpu(found, [mine, _own_file(tmp_path, "twin.toml", multiprocessors=30)])

@@ -109,7 +109,7 @@ def test_a_fault_names_the_variable_the_nearest_setting_and_torchs_words() -> No
         read_settings({CUDA: "max_split_size:128"}, NEW).allocator_config()
     with pytest.raises(ConfigError, match=r"separated by commas\. Nearest: expandable_segments:True, "):
         read_settings({CUDA: "expandable_segments=True"}, NEW).allocator_config()
-    with pytest.raises(ConfigError, match=f"{CUDA}: torch 2.15.0 says: no such thing"):
+    with pytest.raises(ConfigError, match=f"{CUDA}: torch 2.15.0 rejects it: no such thing"):
         replace(read_settings({CUDA: ""}, NEW), refusal="no such thing").allocator_config()
 
 

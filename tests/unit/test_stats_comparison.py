@@ -131,7 +131,7 @@ def test_certain_differences_within_the_margin_make_no_other_case_easier_to_call
 def test_a_case_that_lacks_one_of_the_processes_asked_for_is_unclear_even_where_both_sides_lack_it():
     short, full = judge_ratios([SLOW[:4], SLOW], [FAST[:4], FAST], processes=5)
     assert (short.verdict, full.verdict) == ("unclear", "faster")
-    assert short.reason == "of the first 5 processes 4 against 4 measured; later ones do not count"
+    assert short.reason == "of the first 5 processes, 4 against 4 measured; later ones do not count"
 
 
 def test_holm_is_what_scipys_bonferroni_is_for_the_smallest():

@@ -165,10 +165,10 @@ def test_a_bad_input_size_of_xmem_is_a_fault(tmp_path: Path) -> None:
 
 def test_missing_columns_name_the_closest_layout(tmp_path: Path) -> None:
     text = refused(written(tmp_path, {"model": "resnet18", "batchsize": "4", "peak_allocated_bytes": "5"}))
-    assert "Closest: own, without batch_size. Nearest: batchsize" in text
+    assert "Closest: own, but missing batch_size. Nearest: batchsize" in text
     assert "xmem: family, model" in text
     text = refused(written(tmp_path, {"model": "resnet18", "batch_size": "4"}))
-    assert "without peak_allocated_bytes or peak_reserved_bytes" in text
+    assert "but missing peak_allocated_bytes or peak_reserved_bytes" in text
 
 
 @pytest.mark.parametrize(
