@@ -439,7 +439,7 @@ def _verify_archive(file: IO[bytes], archive: zipfile.ZipFile, path: Path) -> Ve
     if verified.differences or place is None or (place >= archive.start_dir and size > _PLAIN_ZIP_BYTES):
         return verified
     where = {info.header_offset: name for name, info in infos.items()}.get(place, path.name)
-    detail = f"no file was changed, but the archive itself was, near byte {place:,}"
+    detail = f"all files are unchanged, but the archive itself was changed near byte {place:,}"
     return replace(verified, differences=(Difference(where, "damaged", detail),))
 
 

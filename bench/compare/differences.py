@@ -94,7 +94,7 @@ def refuse_flags(baseline: pd.DataFrame, candidate: pd.DataFrame, across: Sequen
         found = _first_conflict(baseline, candidate, field)
         if found is not None:
             one, two = (field_words(field, value) for value in found)
-            lines.append(f"different {field}: {one} in the baseline, {two} in the candidate")
+            lines.append(f"{field} differs: {one} in the baseline, {two} in the candidate")
             fields.append(field)
     if lines:
         options = " ".join(f"--across {field}" for field in fields)

@@ -90,7 +90,7 @@ def common_pairs(baseline: Half, candidate: Half, across: Sequence[str]) -> list
         empty = baseline if baseline.runs.empty else candidate
         raise BenchError(f"the {empty.side} has no runs to compare; check --only, or run bench sweep first")
     lines = [
-        f"different {axis}: {_listed(baseline, axis)} in the baseline, {_listed(candidate, axis)} in the candidate"
+        f"{axis} differs: {_listed(baseline, axis)} in the baseline, {_listed(candidate, axis)} in the candidate"
         for axis in AXES
         if axis not in across and set(baseline.runs[axis]) != set(candidate.runs[axis])
     ]

@@ -112,7 +112,7 @@ def _start(
                 raise InfrastructureError(fault) from error
             if attempt + 1 == START_ATTEMPTS:
                 raise InfrastructureError(
-                    f"the fork server does not answer ({error}), although torch can be imported. Is memory short?"
+                    f"the fork server does not respond ({error}), although torch can be imported. Is memory short?"
                 ) from error
             time.sleep(0.2)
         else:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from bench.errors import BenchError, DataError, nearest, nearest_sentence
+from bench.units import counted
 from bench.validation.rows import Layout, Measured, device_name
 
 MAX_BYTES = 64 << 20
@@ -63,7 +64,7 @@ def read_measurements(path: Path, device: str | None = None) -> tuple[list[Measu
         raise DataError(f"{path}: no rows below the header")
     if not rows:
         where = f" on {asked}" if asked else ""
-        raise DataError(f"{path}: none of its {count} rows can be estimated{where}")
+        raise DataError(f"{path}: none of its {counted(count, 'row')} can be estimated{where}")
     return rows, left_out
 
 

@@ -61,7 +61,7 @@ def jump_below_writer(folder: Path) -> None:
                 commit(table, target)
             raise AssertionError(f"a file of {jump_s:g} s ago was not cleared")
         except StoreError as error:
-            if f"{target}: cannot be written (No such file or directory); what was finished is kept" not in str(error):
+            if f"{target}: cannot be written (No such file or directory); finished runs are kept" not in str(error):
                 raise AssertionError(f"a writer who lost its file says {error}") from error
         _holds(folder, set())
         commit(table, target)

@@ -64,7 +64,7 @@ def test_a_folder_called_newer_version_does_not_keep_damage_from_being_set_aside
     store.write_run(RUN, 0, Protocol(), OK, CPU)
     (part,) = store.runs_folder.iterdir()
     part.write_bytes(part.read_bytes()[:-9])
-    with pytest.warns(UserWarning, match="set aside"):
+    with pytest.warns(UserWarning, match="moved aside"):
         assert store.finished_runs() == {}
 
 
@@ -73,7 +73,7 @@ def test_damaged_estimates_are_made_again_and_not_taken_for_written(store: Store
     store.write_estimates(made, "e" * 16)
     (part,) = store.estimates_folder.iterdir()
     part.write_bytes(part.read_bytes()[:-9])
-    with pytest.warns(UserWarning, match="set aside"):
+    with pytest.warns(UserWarning, match="moved aside"):
         assert store.estimated("e" * 16) == set()
     store.write_estimates(made, "e" * 16)
     assert store.estimated("e" * 16) == {(CASE.key, "cpu")}
@@ -95,7 +95,7 @@ def test_a_damaged_part_in_a_folder_that_takes_no_changes_is_a_typed_error(store
     refusal = OSError(errno.EROFS, os.strerror(errno.EROFS))
     with (
         mock.patch.object(Path, "rename", side_effect=refusal),
-        pytest.warns(UserWarning, match="set aside"),
+        pytest.warns(UserWarning, match="moved aside"),
         pytest.raises(StoreError, match="choose another --out"),
     ):
         store.finished_runs()
@@ -106,7 +106,7 @@ def test_a_changed_note_is_noticed(store: Store) -> None:
     data = plan.read_bytes()
     assert data.count(b'"cpu_model": "Made-up Four"') >= 1
     plan.write_bytes(data.replace(b'"cpu_model": "Made-up Four"', b'"cpu_model": "Made-up Five"'))
-    with pytest.raises(StoreError, match="its notes differ from the hash"):
+    with pytest.raises(StoreError, match="its notes do not match their hash"):
         parts.read(plan, "plan")
 
 

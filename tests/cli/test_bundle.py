@@ -72,7 +72,7 @@ def test_nothing_is_overwritten_without_force(made):
     before = bundle.stat().st_mtime_ns
     result = run("bundle", folder)
     assert result.exit_code == 2
-    assert "mine.zip: exists; nothing was changed. Replace it with --force" in result.output
+    assert "mine.zip: already exists; nothing was changed. Replace it with --force" in result.output
     assert bundle.stat().st_mtime_ns == before
 
 

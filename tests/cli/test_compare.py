@@ -80,7 +80,7 @@ def test_a_side_has_a_name_however_its_folder_is_written(base, after, tmp_path, 
 def test_data_named_by_itself_goes_by_the_folder_around_it(base, after, tmp_path, monkeypatch):
     after("inner/data")
     monkeypatch.chdir(tmp_path / "inner")
-    assert "What differs between before and inner," in compare(base, "data").stdout
+    assert "What differs between before and inner besides" in compare(base, "data").stdout
 
 
 def test_the_same_code_twice_has_no_difference_and_leaves_with_zero(base, after):
@@ -270,11 +270,11 @@ def test_the_first_processes_alone_are_counted_and_later_ones_never_fill_in(base
     verdicts = {(row["batch_size"], row["verdict"]) for row in found["cases"]}
     assert verdicts == {(16, "same"), (64, "unclear"), (256, "same")}
     assert {row["reason"] for row in found["cases"] if row["batch_size"] == 64} == {
-        "of the first 5 processes 5 against 4 measured; later ones do not replace them"
+        "of the first 5 processes, 5 against 4 measured; later ones do not count"
     }
     assert {row["verdict"] for row in read(base, grown, "--margin", "10%")["cases"]} == {"unclear"}
     assert "Only the first 5 processes of each case count" in compare(base, grown, "--processes", "5").stdout
-    assert "processes 1: at least 2 a case" in compare(base, grown, "--processes", "1").stderr
+    assert "processes 1: a verdict needs at least 2 per case" in compare(base, grown, "--processes", "1").stderr
 
 
 def test_missing_cases_come_in_a_readers_order(base, after):
@@ -312,7 +312,7 @@ def test_values_with_commas_and_brackets_are_told_apart(tmp_path):
     assert (found["baseline"], found["candidate"]) == values
     assert {(row["model"], row["model_candidate"]) for row in found["cases"]} == {values}
     done = compare(folder, "--across", f"model={values[0]},nothing")
-    assert "names the values of two sides" in done.stderr
+    assert "needs the values of two sides" in done.stderr
 
 
 def test_missing_is_listed_and_is_not_zero(base, after):
@@ -441,17 +441,17 @@ def test_the_same_runs_twice_are_noted(base, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{base}"], "give two results, or one with the values to compare"),
+        (["{base}"], "give two results, or one and the values to compare"),
         (["{base}", "{base}"], "is given twice"),
         (["{base}", "nowhere"], "nowhere: does not exist"),
-        (["{base}", "{other}", "--margin", "2"], "margin 2: a fraction between 0 and 1"),
+        (["{base}", "{other}", "--margin", "2"], "margin 2: must be a fraction between 0 and 1"),
         (["{base}", "{other}", "--margin", "x"], '"x" is not a valid fraction; write it like 0.02 or 2%'),
-        (["{base}", "{other}", "--confidence", "1"], "confidence 1: a fraction from 0.5 to below 1"),
+        (["{base}", "{other}", "--confidence", "1"], "confidence 1: must be a fraction of at least 0.5 and below 1"),
         (
             ["{base}", "{other}", "--across", "precison"],
             'unknown field to compare across "precison". Nearest: precision',
         ),
-        (["{base}", "{other}", "--across", "precision=a,b,c"], "names the values of two sides"),
+        (["{base}", "{other}", "--across", "precision=a,b,c"], "needs the values of two sides"),
     ],
 )
 def test_wrong_use_is_refused_with_a_sentence(base, after, arguments, message):

@@ -33,7 +33,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.filterwarnings("ignore:left out")
+@pytest.mark.filterwarnings("ignore:skipped")
 @pytest.mark.parametrize(
     "command",
     [
@@ -59,11 +59,11 @@ def test_a_merge_refuses_a_damaged_plan_as_it_refuses_a_damaged_run(here: Path) 
     done = run("merge", "both", "good", "bad")
     assert done.exit_code == 2
     assert done.stderr.startswith(f"error: {PLAN}: damaged or not a Parquet file (")
-    assert "no copy of it to restore, delete it and run the same bench sweep again on its machine" in done.stderr
+    assert "no copy to restore, delete it and run the same bench sweep again on its machine" in done.stderr
     assert sorted(path.name for path in here.iterdir()) == ["bad", "good"]
 
 
-@pytest.mark.filterwarnings("ignore:left out")
+@pytest.mark.filterwarnings("ignore:skipped")
 @pytest.mark.parametrize(
     ("kind", "remedy"),
     [
@@ -82,12 +82,12 @@ def test_a_bundle_and_a_merge_of_results_with_one_damaged_part_say_what_to_do(
         assert f"error: {part.relative_to(here)}: damaged or not a Parquet file (" in done.stderr
         assert done.stderr.endswith(
             f"). If there is no copy to restore, {remedy}"
-            f"{' and keeps the runs that are whole' if kind == 'plan-0001' else ''}\n"
+            f"{' and keeps the intact runs' if kind == 'plan-0001' else ''}\n"
         )
         assert not (here / "new").exists()
 
 
-@pytest.mark.filterwarnings("ignore:left out")
+@pytest.mark.filterwarnings("ignore:skipped")
 @pytest.mark.parametrize("kind", ["plan-0001", "runs", "estimates"])
 def test_a_report_names_a_damaged_part_among_several_once_and_cannot_be_published(here: Path, kind: str) -> None:
     part = damage(here, kind)
@@ -134,7 +134,7 @@ def damage(here: Path, kind: str) -> Path:
     return part
 
 
-@pytest.mark.filterwarnings("ignore:left out")
+@pytest.mark.filterwarnings("ignore:skipped")
 def test_a_plan_that_the_disk_does_not_give_is_not_called_damaged(here: Path) -> None:
     (here / PLAN).unlink()
     (here / PLAN).symlink_to("nowhere")
@@ -144,7 +144,7 @@ def test_a_plan_that_the_disk_does_not_give_is_not_called_damaged(here: Path) ->
     assert done.stderr == f"error: bad: {said}\n"
 
 
-@pytest.mark.filterwarnings("ignore:set aside", "ignore:left out")
+@pytest.mark.filterwarnings("ignore:moved aside", "ignore:skipped")
 def test_the_advice_is_true(tmp_path: Path) -> None:
     """The same sweep plans again, runs nothing again, and its report comes out."""
     run_fake_sweep(tmp_path / "bad", fake_config(2, 2), FakeLauncher(failing=False), conclude=False)

@@ -107,11 +107,11 @@ def test_the_table_says_where_memory_goes_and_whether_it_fits() -> None:
         (["estimate"], "give --model NAME (bench list models) or a configuration"),
         (["estimate", "--model", "mlp", "--device", "h20"], 'unknown device "h20". Nearest: h200'),
         (["estimate", "--model", "mlp", "--device", "/nowhere.toml"], "/nowhere.toml"),
-        (["estimate", "configs/gpu.toml", "--model", "mlp"], "give a configuration or the axes of cases, not both"),
+        (["estimate", "configs/gpu.toml", "--model", "mlp"], "CONFIG cannot be combined with --model"),
         (["fit", "--model", "mlp", "--model", "resnet18"], "fit works on one case at a time; these axes give 2"),
         (
             ["fit", "--model", "resnet18", "--device", "cpu"],
-            "cpu: fit follows torch's CUDA allocator and answers for GPUs",
+            "cpu: fit follows torch's CUDA allocator, so it needs a GPU",
         ),
     ],
 )

@@ -31,14 +31,17 @@ def test_without_a_gpu_nothing_is_recorded_on_the_cpu_instead(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["record", "--model", "mlp", "--device", "cpu"], "recordings are of torch's CUDA allocator; give cuda"),
+        (["record", "--model", "mlp", "--device", "cpu"], "recordings need torch's CUDA allocator; give cuda"),
         (["record"], "give --model NAME (bench list models) or a configuration"),
         (["record", "--model", "mlp", "--device", "gpu"], 'device: unknown "gpu"'),
         (["record", "--model", "mlp", "--steps", "0"], "--steps"),
         (["record", "--model", "mpl"], 'unknown model "mpl". Nearest: mlp'),
-        (["estimate", "--explain-difference", "nowhere.parquet"], "nowhere.parquet: no such file. Recordings are made"),
+        (["estimate", "--explain-difference", "nowhere.parquet"], "nowhere.parquet: no such file. Create recordings"),
         (["estimate", "--explain-difference", "README.md"], "README.md: damaged or not a Parquet file"),
-        (["estimate", "--explain-difference", "README.md", "--model", "mlp"], "give --explain-difference alone"),
+        (
+            ["estimate", "--explain-difference", "README.md", "--model", "mlp"],
+            "--explain-difference takes the case and the device from the file",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

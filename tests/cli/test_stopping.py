@@ -27,7 +27,7 @@ def test_the_plan_says_how_many_runs_there_are_at_least_and_at_most(tmp_path: Pa
     )
     assert aimed.output.endswith(
         "t: 4 cases, 0 skipped; at least 20 runs, at most 80 (5 per case, and up to 20 until its interval is within "
-        "±5 %, or 2 h 00 min in all) on cpu\n"
+        "±5 %, or 2 h 00 min in total) on cpu\n"
     )
 
 

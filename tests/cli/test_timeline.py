@@ -48,19 +48,19 @@ def test_the_text_names_the_biggest_tensors_and_the_file(tmp_path: Path) -> None
     done = bench(*CASE, "--timeline", picture)
     assert done.exit_code == 0, done.output
     assert "1.weight exp_avg (128, 784) float32" in done.stdout
-    assert f"timeline: {picture} (its numbers: {tmp_path / 'mlp.csv'})" in done.stdout
+    assert f"timeline: {picture} (numbers: {tmp_path / 'mlp.csv'})" in done.stdout
     assert picture.read_text(encoding="utf-8").startswith("<?xml")
 
 
 @pytest.mark.parametrize(
     ("arguments", "name", "message"),
     [
-        (["--batch-size", "8", "--batch-size", "16"], "a.png", "these axes give 2 cases on 1 devices"),
-        (["--device", "rtx4090"], "a.png", "these axes give 1 cases on 2 devices"),
-        ([], "a.gif", '".gif" is no picture that can be drawn; use .png, .svg, .pdf'),
-        ([], "picture", "a name without suffix is no picture that can be drawn"),
-        ([], "nowhere/a.png", "there is no folder"),
-        ([], "folder.png", "a folder of that name is in the way"),
+        (["--batch-size", "8", "--batch-size", "16"], "a.png", "these axes give 2 cases on 1 device"),
+        (["--device", "rtx4090"], "a.png", "these axes give 1 case on 2 devices"),
+        ([], "a.gif", 'unsupported format ".gif"; use .png, .svg, .pdf'),
+        ([], "picture", "the name has no suffix; use"),
+        ([], "nowhere/a.png", "does not exist; create it"),
+        ([], "folder.png", "is a folder; name a file"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused_before_the_work(

@@ -69,8 +69,8 @@ def extra(name: str, kind: pa.DataType) -> Change:
 COLUMNS = [
     ("run", again("model"), "column model appears twice"),
     ("plan", again("environment_key"), "column environment_key appears twice"),
-    ("plan", lambda table: table.drop_columns(["repeat"]), "lacks the column repeat"),
-    ("run", lambda table: table.drop_columns(["step_times_s"]), "lacks the column step_times_s"),
+    ("plan", lambda table: table.drop_columns(["repeat"]), "column repeat is missing"),
+    ("run", lambda table: table.drop_columns(["step_times_s"]), "column step_times_s is missing"),
     ("run", swap("data_source", [None], pa.date32()), "column data_source is date32[day], not string"),
     ("estimates", swap("formula_bytes", [1.0], pa.float64()), "column formula_bytes is double, not int64"),
     (
@@ -89,10 +89,10 @@ COLUMNS = [
     (
         "run",
         swap("status", ["great"], pa.string()),
-        "status 'great' is none of ok, oom, timeout, crashed, failed, skipped, nan_loss, throttled, interrupted",
+        "status 'great' is not one of ok, oom, timeout, crashed, failed, skipped, nan_loss, throttled, interrupted",
     ),
     ("plan", swap("case_key", [None], pa.string()), "row 0: case_key must not be null"),
-    ("run", swap("batch_size", [0], pa.int64()), "row 0: a batch size of 0"),
+    ("run", swap("batch_size", [0], pa.int64()), "row 0: invalid batch size 0"),
     ("run", swap("step_times_s", [[0.1, None]], pa.list_(pa.float64())), "row 0: null value in step_times_s"),
 ]
 
@@ -139,7 +139,7 @@ def test_a_plan_with_odd_notes_is_refused(results: Path, notes: bytes, message: 
     with pytest.raises(StoreError) as caught:
         read(path, "plan")
     assert str(caught.value) == f"{path}: {message}"
-    with pytest.warns(UserWarning, match="left out"):
+    with pytest.warns(UserWarning, match="skipped"):
         load_notes(results)
 
 
@@ -196,7 +196,7 @@ def test_a_bomb_is_refused_before_it_goes_off(results: Path, bomb: Callable[[Pat
     guard.install(limit_memory=False)
     with guard.watch(results) as broken, pytest.raises(StoreError) as caught:
         read(path, "run")
-    assert str(caught.value) == f"{path}: {message}; a part has up to 4,000,000 in 256 MiB"
+    assert str(caught.value) == f"{path}: {message}; the limit is 4,000,000 in 256 MiB"
     assert not broken
 
 

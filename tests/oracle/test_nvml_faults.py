@@ -105,7 +105,7 @@ def test_a_driver_whose_nvml_does_not_start_is_said_once_and_costs_the_readings_
     assert pd.isna(row["device_used_total_bytes"])
     again = sweep()  # mended: what was measured without is kept apart, and the sweep says so
     assert again.returncode == 0
-    assert "was begun in another environment, whose runs are kept apart from those made now" in again.stderr
+    assert "New runs are stored separately" in again.stderr
     assert "driver_version unknown -> 580.95.05" in again.stderr
     assert "power_limit_w unknown -> 700.0" in again.stderr
     frame = rows(tmp_path)

@@ -269,7 +269,7 @@ def test_a_bomb_of_compressed_zeros_is_refused_unread(tmp_path):
         compression=zipfile.ZIP_DEFLATED,
     )
     assert path.stat().st_size < 1 << 20
-    refused(path, "it is compressed", "unpack it and give the folder to bench verify")
+    refused(path, "it is compressed", "unpack it and run bench verify on the folder")
 
 
 def test_a_header_that_claims_more_than_the_archive_has_is_refused(tmp_path):
@@ -278,7 +278,7 @@ def test_a_header_that_claims_more_than_the_archive_has_is_refused(tmp_path):
     for header, offset in ((0, 18), (place, 20)):
         whole[header + offset : header + offset + 8] = struct.pack("<2L", 1 << 31, 1 << 31)
     (tmp_path / "claims.zip").write_bytes(whole)
-    refused(tmp_path / "claims.zip", "claim to be larger than the archive")
+    refused(tmp_path / "claims.zip", "the sizes of its files exceed the archive")
 
 
 def test_entries_over_each_other_are_refused(tmp_path):
@@ -293,7 +293,7 @@ def test_entries_over_each_other_are_refused(tmp_path):
     claims = b"".join(bytes(directory[:second]).replace(b"mine/a", f"mine/{n}".encode()) for n in range(9))
     bomb = whole[:1040] + claims + end(9, len(claims), 1040)
     (tmp_path / "bomb.zip").write_bytes(bomb)
-    refused(tmp_path / "bomb.zip", "claim to be larger than the archive")
+    refused(tmp_path / "bomb.zip", "the sizes of its files exceed the archive")
 
 
 @pytest.mark.parametrize("count", [65_535, 3])
@@ -315,7 +315,7 @@ def test_a_bundle_of_too_many_files_or_bytes_is_not_written(tmp_path, monkeypatc
 
 def test_what_another_program_packed_is_refused(tmp_path):
     path = zipped(tmp_path / "other.zip", lambda out: out.writestr("mine/manifest.json", b"{}"))
-    refused(path, "it is not a plain file", "unpack it and give the folder to bench verify")
+    refused(path, "it is not a plain file", "unpack it and run bench verify on the folder")
 
 
 def test_an_encrypted_file_is_refused(tmp_path, bundle):
@@ -349,7 +349,7 @@ def test_an_archive_that_changed_around_files_that_did_not_is_told_from_changed_
     assert difference.path == ("data/plan-0001.parquet" if in_a_header else bundle.name)
     assert difference.what == "damaged"
     if name != "a gap":  # zipfile looks for the headers behind it
-        assert "all files are as they were bundled, but the archive itself was changed" in difference.detail
+        assert "all files are unchanged, but the archive itself was changed" in difference.detail
 
 
 def test_files_in_another_order_are_another_archive(tmp_path, bundle):
@@ -442,7 +442,7 @@ def test_other_files_are_not_bundles(tmp_path):
     }.items():
         (tmp_path / name).write_bytes(text)
         for read in (verify, lambda path: open_bundle(path).__enter__()):
-            with pytest.raises(BundleError, match="not a bundle but another kind of file"):
+            with pytest.raises(BundleError, match=r"not a bundle \("):
                 read(tmp_path / name)
     with pytest.raises(BundleError, match="does not exist"):
         verify(tmp_path / "nowhere.zip")
@@ -456,7 +456,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     with pytest.raises(BundleError, match="not a regular file"), open_bundle(tmp_path / "pipe.zip"):
         pass
     for path in (tmp_path / "pipe.zip", Path(os.devnull)):
-        with pytest.raises(BundleError, match="not a bundle: not a regular file"):
+        with pytest.raises(BundleError, match=r"not a bundle \(not a regular file"):
             verify(path)
 
 

@@ -49,9 +49,7 @@ def test_failed_download_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(DataError) as caught:
         data_fetch.fetch_dataset(Choice("mnist"), tmp_path)
     message = str(caught.value)
-    assert (
-        "\n" not in message and "could not download it: no route to host." in message and "Downloading" not in message
-    )
+    assert "\n" not in message and "the download failed: no route to host." in message and "Downloading" not in message
     assert str(tmp_path / "MNIST/raw") in message and "synthetic" in message
     assert not list(tmp_path.iterdir())
 
@@ -59,7 +57,7 @@ def test_failed_download_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("reachable")
 def test_download_that_dies_without_a_word_is_told_by_its_exit_code(tmp_path, monkeypatch):
     fake_download(monkeypatch, f"{WRITE_MNIST}\nimport os; os._exit(7)")
-    with pytest.raises(DataError, match="exit code 7"):
+    with pytest.raises(DataError, match="exited with code 7"):
         data_fetch.fetch_dataset(Choice("mnist"), tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -69,7 +67,7 @@ def test_stalled_download_is_ended(tmp_path, monkeypatch):
     monkeypatch.setattr(data_fetch, "STALL_TIMEOUT_S", 0.5)
     monkeypatch.setattr(data_fetch, "IMPORT_ALLOWANCE_S", 5.0)
     fake_download(monkeypatch, f"{WRITE_MNIST}\ntime.sleep(200)")
-    with pytest.raises(DataError, match="no answer for"):
+    with pytest.raises(DataError, match="no response for"):
         data_fetch.fetch_dataset(Choice("mnist"), tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -81,7 +79,7 @@ def test_files_that_are_there_are_not_fetched_again(tmp_path, monkeypatch):
 
 
 def test_set_without_files_cannot_be_fetched(tmp_path):
-    with pytest.raises(DataError, match="imagenet: nothing to fetch"):
+    with pytest.raises(DataError, match="imagenet: nothing to download"):
         data_fetch.fetch_dataset(Choice("imagenet"), tmp_path)
 
 

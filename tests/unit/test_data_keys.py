@@ -173,7 +173,7 @@ def test_estimates_and_recordings_of_other_classes_are_others(tmp_path: Path) ->
 def test_damaged_files_stop_a_sweep_before_its_first_run(tmp_path: Path) -> None:
     write_cifar10(tmp_path, *colour_images(12))
     damage(tmp_path / "cifar-10-batches-py/data_batch_2", lambda content: content[:100])
-    with pytest.raises(BenchError, match="data_batch_2: no pickle of arrays"):
+    with pytest.raises(BenchError, match="data_batch_2: not a pickle of arrays"):
         prepared(tmp_path / "out", config(tmp_path, "cifar10"))
 
 

@@ -148,7 +148,7 @@ def test_cpu_states_nothing_that_the_host_must_tell() -> None:
 def test_peak_of_a_precision_that_the_chip_lacks_is_none() -> None:
     t4 = load_device("t4")
     assert [t4.peak_flop_per_s(name) for name in PRECISIONS] == [8.1408e12, None, None, 65e12]
-    with pytest.raises(ValueError, match=re.escape('unknown precision "int8"; one of float32, tf32, bf16, fp16')):
+    with pytest.raises(ValueError, match=re.escape('unknown precision "int8". Allowed: float32, tf32, bf16, fp16')):
         t4.peak_flop_per_s("int8")
 
 
@@ -211,7 +211,7 @@ def test_unknown_device_is_answered_with_the_nearest_and_with_what_to_do(given_n
     assert str(caught.value).startswith(message)
     assert str(caught.value).endswith(
         "List them: bench list devices. For another GPU, run bench env --device-file mine.toml on a machine that has "
-        "it, and give mine.toml"
+        "it, then use mine.toml"
     )
 
 
@@ -398,15 +398,15 @@ def test_a_gpu_that_a_file_describes_gets_the_rated_peaks_of_that_file(name: str
 @pytest.mark.parametrize(
     ("gpu", "remark"),
     [
-        (_like("rtx3060", memory_bytes=8 * GIB), "rtx3060 says 11.8 GiB where the GPU has 8.00 GiB"),
-        (_like("rtx4090", multiprocessors=114), "rtx4090 says 128 multiprocessors where the GPU has 114"),
-        (_like("a100_40gb", multiprocessors=14, memory_bytes=5 * GIB), "GPU has 5.00 GiB, 108 multiprocessors where"),
+        (_like("rtx3060", memory_bytes=8 * GIB), "rtx3060 has 11.8 GiB but the GPU has 8.00 GiB"),
+        (_like("rtx4090", multiprocessors=114), "rtx4090 has 128 multiprocessors but the GPU has 114"),
+        (_like("a100_40gb", multiprocessors=14, memory_bytes=5 * GIB), "GPU has 5.00 GiB, 108 multiprocessors but"),
         (_like("a100_40gb", "NVIDIA A100-SXM4-40GB MIG 1g.5gb", multiprocessors=14), "there is no device file for it"),
         (_like("rtx4090", "NVIDIA GeForce RTX 4090 Laptop GPU", multiprocessors=76), "there is no device file for it"),
         (_like("rtx4090", "NVIDIA GeForce RTX 4090 D", multiprocessors=114), "there is no device file for it"),
         (_like("h100_pcie", "NVIDIA H100 NVL", multiprocessors=132), "there is no device file for it"),
         (_like("rtx3060", "NVIDIA GeForce RTX 3080", memory_bytes=12 * GIB), "there is no device file for it"),
-        (_like("t4", compute_capability=(8, 0)), "compute capability 7.5 where the GPU has compute capability 8.0"),
+        (_like("t4", compute_capability=(8, 0)), "compute capability 7.5 but the GPU has compute capability 8.0"),
     ],
     ids=lambda value: value.gpu_name if isinstance(value, Device) else None,
 )
@@ -449,9 +449,9 @@ def test_an_own_file_goes_before_the_package_s_and_yields_to_the_gpu(tmp_path: P
 
     unfit = describe_gpu(replace(found, multiprocessors=20), [mine])
     assert unfit.device.peak_bf16_flop_per_s is None
-    assert "mine.conf says 30 multiprocessors where the GPU has 20" in str(unfit.remark)
+    assert "mine.conf has 30 multiprocessors but the GPU has 20" in str(unfit.remark)
 
-    with pytest.raises(DeviceError, match=re.escape("the GPU here is NVIDIA Test, and other is for NVIDIA Other")):
+    with pytest.raises(DeviceError, match=re.escape("the GPU here is NVIDIA Test, but other is for NVIDIA Other")):
         describe_gpu(found, [other])
     with pytest.raises(DeviceError, match=re.escape("mine.conf and twin both describe NVIDIA Test. Use one of them")):
         describe_gpu(found, [mine, _own_file(tmp_path, "twin.toml", multiprocessors=30)])

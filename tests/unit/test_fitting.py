@@ -174,7 +174,7 @@ def test_the_end_of_our_search_is_not_given_as_the_gpus() -> None:
     }
     assert list(_answer(ended))[:2] == [
         "a batch of 16,777,216 fits in 24.0 GiB, and more may",
-        "that is where our search ends, not the GPU's limit",
+        "the search ended there, below the GPU's limit",
     ]
 
 

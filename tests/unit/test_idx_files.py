@@ -54,13 +54,13 @@ IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
     [
         (IMAGES, "9,403 of the 9,408 B", lambda content: content[:-5]),
         (IMAGES, "more than the 9,408 B", lambda content: content + b"x"),
-        (IMAGES, "ends inside its header, after 7 B", lambda content: content[:7]),
-        (IMAGES, "ends inside its header, after 0 B", lambda content: b""),
-        (IMAGES, "no idx file of bytes with 3 dimensions", lambda content: b"<html>not found</html>"),
+        (IMAGES, "ends within its header, after 7 B", lambda content: content[:7]),
+        (IMAGES, "ends within its header, after 0 B", lambda content: b""),
+        (IMAGES, "not an idx file of bytes with 3 dimensions", lambda content: b"<html>not found</html>"),
         (IMAGES, "its header asks for", lambda content: content[:4] + b"\xff" * 12 + content[16:]),
         (
             IMAGES,
-            "its images are (14, 56)",
+            "its images have the shape (14, 56)",
             lambda content: content[:8] + bytes((0, 0, 0, 14, 0, 0, 0, 56)) + content[16:],
         ),
         (LABELS, "11 labels for the 12 images", lambda content: idx_bytes(np.zeros(11))),

@@ -245,8 +245,8 @@ def test_the_images_and_their_order_are_torchvisions(tmp_path: Path) -> None:
         (("a/1.png", "b/1.png", "c->nowhere"), "c: a broken link."),
         (("a/1.png", "b/1.png", "b/2.png->../nowhere.png"), "b/2.png: a broken link."),
         (("a/1.png", "b/1.png", "b/loop->loop"), "b/loop: Too many levels of symbolic links."),
-        (("a/1.png", "b/1.png", "b/up->.."), "b/up: a link back to a folder that it lies in."),
-        (("a/1.png", "b/1.png", "b/x->../a", "a/x->../b"), "a link back to a folder that it lies in."),
+        (("a/1.png", "b/1.png", "b/up->.."), "b/up: a link back to a parent folder."),
+        (("a/1.png", "b/1.png", "b/x->../a", "a/x->../b"), "a link back to a parent folder."),
     ],
 )
 def test_a_tree_that_cannot_be_read_is_refused_with_the_name_of_what_is_at_fault(

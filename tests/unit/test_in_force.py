@@ -135,8 +135,8 @@ def test_a_cpu_without_instructions_for_a_precision_is_disclosed_and_not_flagged
 @pytest.mark.parametrize(
     ("protocol", "variables", "told"),
     [
-        (Protocol(compiled=True), {"TORCHDYNAMO_DISABLE": "1"}, "made no graph (TORCHDYNAMO_DISABLE is set)"),
-        (Protocol(compiled=True), {}, "made no graph"),
+        (Protocol(compiled=True), {"TORCHDYNAMO_DISABLE": "1"}, "produced no graph (TORCHDYNAMO_DISABLE is set)"),
+        (Protocol(compiled=True), {}, "produced no graph"),
         (Protocol(threads=4096), {}, "threads: 4096 requested, but torch uses"),
         (Protocol(threads=2), {"OMP_THREAD_LIMIT": "1"}, "threads: 2 requested, but torch uses 1"),
     ],

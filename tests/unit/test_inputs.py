@@ -217,7 +217,9 @@ def test_exhausted_shared_memory_says_how_to_get_more(mnist_root, monkeypatch):
             return self
 
     monkeypatch.setattr(inputs_module, "DataLoader", lambda *args, **settings: Starved())
-    with pytest.raises(DataError, match=r"^the loader's 2 workers: /dev/shm is full .* --shm-size=8g or --ipc=host"):
+    with pytest.raises(
+        DataError, match=r"^the loader's 2 workers: /dev/shm is (or was )?full.* --shm-size=8g or --ipc=host"
+    ):
         next(made(mnist_root, input="loader", workers=2))
 
 

@@ -89,7 +89,9 @@ def test_without_a_cache_there_is_no_peak_to_estimate(value: str, old: bool, new
     for version, refused in (("2.6.0", old), (NEW, new)):
         settings = read_settings({"PYTORCH_NO_CUDA_MEMORY_CACHING": value}, version)
         if refused:
-            with pytest.raises(Unsupported, match="PYTORCH_NO_CUDA_MEMORY_CACHING is set: torch takes every tensor"):
+            with pytest.raises(
+                Unsupported, match="PYTORCH_NO_CUDA_MEMORY_CACHING is set: torch allocates every tensor"
+            ):
                 settings.allocator_config()
         else:
             assert settings.allocator_config() == replace(AllocatorConfig(), ties=settings.allocator_config().ties)
@@ -107,7 +109,7 @@ def test_a_fault_names_the_variable_the_nearest_setting_and_torchs_words() -> No
         read_settings({CUDA: "max_split_size:128"}, NEW).allocator_config()
     with pytest.raises(ConfigError, match=r"separated by commas\. Nearest: expandable_segments:True, "):
         read_settings({CUDA: "expandable_segments=True"}, NEW).allocator_config()
-    with pytest.raises(ConfigError, match=f"{CUDA}: torch 2.15.0 says: no such thing"):
+    with pytest.raises(ConfigError, match=f"{CUDA}: torch 2.15.0 rejects it: no such thing"):
         replace(read_settings({CUDA: ""}, NEW), refusal="no such thing").allocator_config()
 
 
@@ -237,7 +239,7 @@ def test_a_share_of_an_unknown_memory_is_left_out_and_said_so(monkeypatch: pytes
     (found,) = estimating.estimate_cases([CASE], str(path))
     assert found.trace_peak_allocated_bytes is not None
     assert found.estimate_note is not None
-    assert f"{ANY}: per_process_memory_fraction:0.5 is left out" in found.estimate_note
+    assert f"{ANY}: per_process_memory_fraction:0.5 is ignored" in found.estimate_note
 
 
 def test_settings_that_cannot_be_replayed_leave_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,7 +137,7 @@ def test_models_are_listed_in_less_than_150_ms() -> None:
 
 def test_without_torchvision_its_models_are_missing_and_a_warning_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.warns(UserWarning, match="torchvision is not installed: its models are not listed"):
+    with pytest.warns(UserWarning, match="torchvision is not installed, so its models are not listed"):
         assert load_entries() == ()
 
 

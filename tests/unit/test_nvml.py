@@ -230,7 +230,7 @@ def test_a_wait_that_is_no_number_of_seconds_is_refused(monkeypatch: pytest.Monk
     install(monkeypatch, FakeNvml(a100()))
     monkeypatch.setenv("BENCH_NVML_TIMEOUT", given)
     with pytest.raises(
-        DeviceError, match=f'^BENCH_NVML_TIMEOUT: "{given}" is no number of seconds above 0 and up to 36'
+        DeviceError, match=f'^BENCH_NVML_TIMEOUT: "{given}" must be a number of seconds above 0 and up to 36'
     ):
         GpuMonitor(UUID)
 

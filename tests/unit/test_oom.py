@@ -328,7 +328,7 @@ def test_limit_makes_every_allocator_fail_cleanly_and_the_process_works_on() -> 
 
 @needs_linux
 def test_limit_below_what_torch_holds_is_refused_with_what_is_allowed() -> None:
-    with pytest.raises(BenchError, match=r"memory limit: 1\.00 MiB is too low: .* Allowed: .*iB and more"):
+    with pytest.raises(BenchError, match=r"memory limit: 1\.00 MiB is too low: .* Allowed: .*iB or more"):
         limit_host_memory(1 << 20)
 
 

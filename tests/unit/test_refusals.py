@@ -105,7 +105,7 @@ def test_a_fault_of_the_model_is_not_a_case_that_cannot_run(name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("\"slow_conv2d_cpu\" not implemented for 'Half'", "take another precision"),
+        ("\"slow_conv2d_cpu\" not implemented for 'Half'", "use another precision"),
         (
             "Could not run 'torchvision::nms' with arguments from the 'CUDA' backend. This could be because ...",
             "Could not run 'torchvision::nms' with arguments from the 'CUDA' backend; torch has no such kernel",
@@ -151,9 +151,9 @@ def test_arguments_that_a_constructor_refuses_are_unsupported_and_its_slips_are_
     def sgd(parameters: Any) -> torch.optim.Optimizer:
         return torch.optim.SGD(parameters, lr=-1.0)
 
-    with pytest.raises(Unsupported, match="m cannot be made: ValueError: in_channels must be divisible by groups"):
+    with pytest.raises(Unsupported, match="m cannot be built: ValueError: in_channels must be divisible by groups"):
         build(monkeypatch, refusing, torch.optim.SGD)
     with pytest.raises(ValueError, match="too many values to unpack"):
         build(monkeypatch, slipping, torch.optim.SGD)
-    with pytest.raises(Unsupported, match=r"o cannot be made: ValueError: Invalid learning rate: -1\.0"):
+    with pytest.raises(Unsupported, match=r"o cannot be built: ValueError: Invalid learning rate: -1\.0"):
         build(monkeypatch, lambda: nn.Linear(1, 1), sgd)

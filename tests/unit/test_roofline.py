@@ -302,7 +302,7 @@ def test_small_step_takes_the_hosts_time_for_each_kernel() -> None:
     found = speed(MNIST, load_device("h200"))
     assert found.host_bound
     assert found.step_time_s == found.kernel_count * CONSTANTS.host_dispatch_s > found.device_time_s
-    assert "bound by the host" in found.basis
+    assert "limited by the host" in found.basis
 
 
 def test_large_step_takes_the_devices_time() -> None:

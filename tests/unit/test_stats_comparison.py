@@ -131,7 +131,7 @@ def test_certain_differences_within_the_margin_make_no_other_case_easier_to_call
 def test_a_case_that_lacks_one_of_the_processes_asked_for_is_unclear_even_where_both_sides_lack_it():
     short, full = judge_ratios([SLOW[:4], SLOW], [FAST[:4], FAST], processes=5)
     assert (short.verdict, full.verdict) == ("unclear", "faster")
-    assert short.reason == "of the first 5 processes 4 against 4 measured; later ones do not replace them"
+    assert short.reason == "of the first 5 processes, 4 against 4 measured; later ones do not count"
 
 
 def test_holm_is_what_scipys_bonferroni_is_for_the_smallest():
@@ -160,7 +160,7 @@ def test_few_processes_that_agree_by_luck_are_not_believed_among_many_cases():
     found = judge_ratios(modes[0], modes[1])[0]
     assert scipy.stats.ttest_ind(*np.log(modes[:, 0]), equal_var=False).pvalue < 0.05 / 40
     assert found.verdict == "unclear"
-    assert found.reason == "3 processes a side are too few to exclude luck among 40 cases: 7 would do"
+    assert found.reason == "3 processes per side are too few to exclude chance among 40 cases: 7 would suffice"
 
 
 def test_where_there_are_enough_processes_a_permutation_test_must_agree():

@@ -74,7 +74,7 @@ def test_collector_is_as_it_was_after_a_step_that_raises() -> None:
 
 
 def test_window_without_steps_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least 1 step, not 0"):
+    with pytest.raises(ValueError, match="at least 1 step; given 0"):
         time_steps(lambda: None, 0, "cpu")
 
 

@@ -149,7 +149,7 @@ def test_estimates_that_a_plan_names_and_that_are_damaged_are_unknown_and_not_an
     store.write_plan(PLAN, PROTOCOL, CPU, {}, estimate_key="b" * 16)
     (part,) = store.estimates_folder.glob("b*.parquet")
     part.write_bytes(part.read_bytes()[:-9])
-    with pytest.warns(UserWarning, match="left out"):
+    with pytest.warns(UserWarning, match="skipped"):
         frame = bench.load(store.folder)
     assert frame["formula_bytes"].isna().all()
 
@@ -277,12 +277,12 @@ def test_without_a_plan_nothing_counts_and_every_damaged_one_is_named(store: Sto
     plans = parts.parts(store.folder, "plan-*.parquet")
     for path in plans:
         path.write_bytes(path.read_bytes()[:-9])
-    with pytest.warns(UserWarning, match="left out"), pytest.raises(StoreError) as caught:
+    with pytest.warns(UserWarning, match="skipped"), pytest.raises(StoreError) as caught:
         planned_runs(warned(store.folder))
     assert str(caught.value).startswith(f"{store.folder}: no runs, and {plans[0]}, {plans[1]} are damaged. Restore ")
     write_all(store)
     plans[1].unlink()
-    with pytest.warns(UserWarning, match="left out"), pytest.raises(StoreError) as caught:
+    with pytest.warns(UserWarning, match="skipped"), pytest.raises(StoreError) as caught:
         planned_runs(warned(store.folder))
     assert f"none of 4 runs count without their plan, and {plans[0]} is damaged. Restore " in str(caught.value)
 
@@ -303,9 +303,7 @@ def test_a_path_without_results_says_so(tmp_path: Path, name: str, state: str) -
 
 
 @pytest.mark.parametrize("call", ["fsync", "link"])
-@pytest.mark.parametrize(
-    ("code", "advice"), [(errno.ENOSPC, "free some space"), (errno.EIO, "what was finished is kept")]
-)
+@pytest.mark.parametrize(("code", "advice"), [(errno.ENOSPC, "free some space"), (errno.EIO, "finished runs are kept")])
 def test_a_disk_that_refuses_is_a_typed_error_and_leaves_nothing_behind(
     store: Store, monkeypatch: pytest.MonkeyPatch, call: str, code: int, advice: str
 ) -> None:

@@ -202,7 +202,7 @@ def test_a_stop_names_the_log_only_where_something_stands_in_it(tmp_path: Path) 
             return super().run(task, argument, **named)
 
     launcher = Logging([died("start")] * 6)
-    with pytest.raises(InfrastructureError, match=r"What is finished is kept; see bench env, then"):
+    with pytest.raises(InfrastructureError, match=r"Finished runs are kept; see bench env, then"):
         measure_missing(session(tmp_path, launcher))
     assert not list((tmp_path / "data" / "logs").iterdir())
     launcher.said = "last words"

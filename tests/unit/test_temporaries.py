@@ -115,7 +115,7 @@ def test_column_interpolates_shapes_and_bytes() -> None:
 
 
 def test_column_refuses_another_structure() -> None:
-    with pytest.raises(Unsupported, match="takes another course"):
+    with pytest.raises(Unsupported, match="runs differently"):
         join_column(16, Recording([StepEnd(0)]), 48, Recording([StepEnd(0), Freed(3)]))
 
 

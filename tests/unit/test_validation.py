@@ -74,7 +74,9 @@ def test_another_torch_or_other_classes_take_a_plain_loop(tmp_path: Path) -> Non
     rows, _ = read_measurements(written(tmp_path, OWN | {"torch_version": "2.6.0+cu124"}, OWN | {"classes": "7"}))
     assert [row.loop and row.loop.torch_version for row in rows] == [(2, 6), None]
     assert rows[1].images.classes == 7
-    assert "contiguous float32 only" in refused(written(tmp_path, OWN | {"classes": "7", "precision": "bf16"}))
+    assert "only be estimated in contiguous float32" in refused(
+        written(tmp_path, OWN | {"classes": "7", "precision": "bf16"})
+    )
 
 
 def test_xmem_rows_become_cases(tmp_path: Path) -> None:
@@ -118,8 +120,8 @@ def test_a_device_selects_its_rows_and_serves_those_that_name_none(tmp_path: Pat
     path = written(tmp_path, OWN, OWN | {"device": "h200"}, OWN | {"device": ""})
     rows, left_out = read_measurements(path, "NVIDIA H200")
     assert ([row.line for row in rows], left_out) == ([3, 4], 1)
-    assert "the row names none; say which with --device NAME" in refused(path)
-    assert "none of its 1 rows is a case that can be estimated on t4" in refused(written(tmp_path, OWN), "t4")
+    assert "missing in this row; set it with --device NAME" in refused(path)
+    assert "none of its 1 row can be estimated on t4" in refused(written(tmp_path, OWN), "t4")
     with pytest.raises(UnknownNameError, match="rtx3090"):
         read_measurements(path, "rtx309")
 
@@ -138,8 +140,8 @@ def test_a_device_selects_its_rows_and_serves_those_that_name_none(tmp_path: Pat
         ({"peak_allocated_bytes": "1e300"}, 'peak_allocated_bytes: "1e300" is not a whole number'),
         ({"peak_allocated_bytes": ""}, "no measurement; fill in one of peak_allocated_bytes"),
         ({"device": "rtx3091"}, 'unknown device "rtx3091"'),
-        ({"precision": "float8"}, 'precision: "float8" is none of float32'),
-        ({"torch_version": "new"}, 'torch_version: "new" is no version'),
+        ({"precision": "float8"}, 'precision: "float8" is not one of float32'),
+        ({"torch_version": "new"}, 'torch_version: "new" is not a version'),
         ({"image_size": "0"}, 'image_size: "0" is not a whole number'),
     ],
 )
@@ -163,10 +165,10 @@ def test_a_bad_input_size_of_xmem_is_a_fault(tmp_path: Path) -> None:
 
 def test_missing_columns_name_the_closest_layout(tmp_path: Path) -> None:
     text = refused(written(tmp_path, {"model": "resnet18", "batchsize": "4", "peak_allocated_bytes": "5"}))
-    assert "Closest: own, without batch_size. Nearest: batchsize" in text
+    assert "Closest: own, but missing batch_size. Nearest: batchsize" in text
     assert "xmem: family, model" in text
     text = refused(written(tmp_path, {"model": "resnet18", "batch_size": "4"}))
-    assert "without peak_allocated_bytes or peak_reserved_bytes" in text
+    assert "but missing peak_allocated_bytes or peak_reserved_bytes" in text
 
 
 @pytest.mark.parametrize(

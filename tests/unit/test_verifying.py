@@ -75,7 +75,7 @@ def test_without_a_gpu_it_refuses_before_it_starts_anything(monkeypatch: pytest.
     with pytest.raises(DeviceError) as caught, verifying.present_gpu("rtx3090"):
         pytest.fail("there is no GPU")
     assert str(caught.value).startswith("--verify and --device auto need a GPU, and this machine has none to use (")
-    assert "leave --verify out for the estimate alone" in str(caught.value)
+    assert "give --device NAME without --verify" in str(caught.value)
 
 
 @pytest.mark.parametrize("arguments", [["--device", "rtx3090", "--verify"], ["--device", "auto"]])
@@ -83,5 +83,5 @@ def test_the_command_says_so_without_a_traceback(arguments: list[str], monkeypat
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     done = plugins.bench("fit", "--model", "mlp", *arguments)
     assert done.returncode == 2
-    assert "need a GPU, and there is none here to use" in done.stderr
+    assert "need a GPU, and this machine has none to use" in done.stderr
     assert "tracing" not in done.stderr and "Traceback" not in done.stderr
