@@ -45,7 +45,7 @@ REFUSALS: tuple[tuple[str, str], ...] = (
     (r"If capturable=True, [^\n]+ must be on supported devices[^\n]*", "leave capturable out here"),
     (r"`fused=True` requires all the params to be [^\n]+", "leave fused out here"),
     # torch/optim, of gradients that are dense where they must be sparse, or the other way round; of closures
-    (r"\w+ does not support (?:sparse|dense) gradients[^\n]*", "take another optimizer"),
+    (r"\b\w+ does not support (?:sparse|dense) gradients[^\n]*", "take another optimizer"),
     (r"step\(\) missing 1 required positional argument: 'closure'", "the step here has none; take another optimizer"),
     # ATen's dispatch: no kernel of this type, or none for this device
     (r"\"[^\"\n]+\" not implemented for '(?:Half|BFloat16)'", "take another precision for this model here"),
@@ -79,7 +79,7 @@ def refusal_of(error: BaseException, images: tuple[int, ...] = ()) -> str | None
     """
     seen: list[BaseException] = []
     current: BaseException | None = error
-    while current is not None and current not in seen:  # torch.compile wraps what a model raises
+    while current is not None and all(current is not each for each in seen):  # torch.compile wraps what a model raises
         seen.append(current)
         text = message_of(current)
         for pattern, remedy in REFUSALS:
