@@ -114,6 +114,8 @@ OPERATOR_NOTE = "operator "
 """Prefix of the note that an estimator adds to a foreign exception: the torch operator that raised it."""
 
 _MESSAGE_CHARACTERS = 500
+_END_CHARACTERS = 8_000
+"""Of a message at its beginning and at its end: what more there is says nothing new, and is searched by patterns."""
 
 _FROM_WORKER = re.compile(r"Caught (\w+) (in [^\n]*)\.\nOriginal Traceback \(most recent call last\):\n")
 """How torch re-raises an exception of another process or thread (torch/_utils.py, `ExceptionWrapper`)."""
@@ -126,6 +128,13 @@ def describe_failure(error: BaseException) -> str:
     package, rather than of torch below them, followed by torch's operator if known. For an exception from a worker
     process, the line is the worker's. Never empty: without a message, it has the type and the place.
     """
+    try:
+        return _described(error)
+    except BaseException:  # noqa: BLE001 - the class is somebody's too, and its attributes may do anything
+        return "an exception that cannot be described"
+
+
+def _described(error: BaseException) -> str:
     text, kind = message_of(error), type(error).__name__
     if wrapped := _FROM_WORKER.match(text):
         kind, where = wrapped[1], wrapped[2]
@@ -146,11 +155,14 @@ def first_line(error: BaseException) -> str:
 
 
 def message_of(error: BaseException) -> str:
-    """The exception's message, in characters that can be stored."""
+    """The exception's message, in characters that can be stored; of a long one the two ends."""
     try:
-        return str(error).encode(errors="backslashreplace").decode()
+        text = str(error)
     except BaseException:  # noqa: BLE001 - somebody's `__str__` may do anything
         return "its message cannot be printed"
+    if len(text) > 2 * _END_CHARACTERS:
+        text = f"{text[:_END_CHARACTERS]}\n...\n{text[-_END_CHARACTERS:]}"
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _notes(error: BaseException) -> list[str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import itertools
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from bench.catalog.optimizer_state import refuse_device
 from bench.config import Grid, Include, SweepConfig
 from bench.errors import ConfigError, DataError
 from bench.folders import data_folder
-from bench.records import AXES, Case, Choice, DataFacts, ImageSpec, Planned, stable_hash
+from bench.records import AXES, Case, Choice, DataFacts, ImageSpec, Planned, name_cases, stable_hash
 
 
 def build_plan(config: SweepConfig, device: str) -> list[Planned]:
@@ -67,6 +67,13 @@ def _code_key(case: Case) -> str:
     return stable_hash(
         [fingerprint.code_key(fingerprint.RUN_CODE), *(catalog.code_key(kind, choice.name) for kind, choice in entries)]
     )
+
+
+def name_planned(cases: Collection[Case]) -> dict[Case, str]:
+    """What the cases of one plan are called: by `name_cases`; a size that is not the data set's own is said too."""
+    sizes = {(case.dataset, case.image_size) for case in cases if not catalog.is_external("dataset", case.dataset.name)}
+    resized = any(size not in (0, describe(dataset).images.height) for dataset, size in sizes)
+    return name_cases(cases, ("image_size",) if resized else ())
 
 
 def data_facts(dataset: Choice) -> DataFacts:

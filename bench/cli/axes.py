@@ -61,8 +61,7 @@ def with_axes(command: Any) -> Any:
 def read_cases(config: Path | None, overrides: tuple[str, ...], axes: dict[str, tuple[Any, ...]]) -> list[Case]:
     """The cases of a configuration, or of the axes given. A case that cannot run is skipped with a message."""
     from bench.config import check_config
-    from bench.plan import build_cases
-    from bench.records import name_cases
+    from bench.plan import build_cases, name_planned
 
     if config is not None and any(axes.values()):
         raise click.UsageError(
@@ -83,7 +82,7 @@ def read_cases(config: Path | None, overrides: tuple[str, ...], axes: dict[str, 
         grid |= {axis: list(axes[name]) for axis, name in optional.items() if axes[name]}
         checked = check_config({"name": "estimate", "grid": grid}, "command line")
     cases = build_cases(checked, "cuda")
-    names, found = name_cases(cases), []
+    names, found = name_planned(cases), []
     for case, reason in cases.items():
         if reason is None:
             found.append(case)

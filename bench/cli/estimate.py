@@ -115,7 +115,7 @@ def _print_rows(rows: list[dict[str, Any]], cases: list[Case], named: Mapping[st
     if as_json:
         echo_json(rows)
         return
-    names = name_cases(cases, ("precision", "memory_format"))
+    names = name_cases(cases, ("precision", "memory_format", "image_size"))
     titles = [f"{names[case]} on {device}" for device in named for case in cases]
     for row, title in zip(rows, titles, strict=True):
         click.echo(click.style(printable(title), bold=True))

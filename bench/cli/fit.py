@@ -124,6 +124,8 @@ def _print(
     from bench.cli.root import echo_json
 
     if not as_json:
+        title = case.label(("precision", "memory_format", "image_size"), batch=False)
+        click.echo(click.style(printable(f"{title} on {device}"), bold=True))
         _print_found(found)
         if note := catalog.model_note(case.model):
             click.echo(printable(f"note: {case.model}: {note}"))
@@ -174,8 +176,10 @@ def _answer(found: dict[str, Any]) -> Iterator[str]:
         yield f"largest batch that fits in {format_bytes(memory)}: {largest or 'none'}{spread}"
         yield from _beyond(largest, at_all, found)
     images, room_ends = found["dataset_images"], found["recommended_batch_size"]
-    as_many = found["ended_by"] == "images" and room_ends is not None and images - room_ends < _MULTIPLE
-    yield f"recommended at {room}{', the size of the data set' if as_many else ''}"
+    if found["ended_by"] == "images" and room_ends is not None and images - room_ends < _MULTIPLE:
+        below = f"the last multiple of {_MULTIPLE} below the data set's {images:,} images"
+        room += f", {'the size of the data set' if room_ends == images else below}"
+    yield f"recommended at {room}"
 
 
 def _beyond(largest: int | None, at_all: int | None, found: dict[str, Any]) -> Iterator[str]:

@@ -36,9 +36,8 @@ def print_plan(config: SweepConfig, device: str, *, as_json: bool) -> None:
     """Print every case with its key, and why cases are skipped."""
     from bench import catalog
     from bench.cli.root import echo_json
-    from bench.plan import build_cases, describe
+    from bench.plan import build_cases, describe, name_planned
     from bench.probes.nvml import list_gpus
-    from bench.records import name_cases
 
     kind = device.partition(":")[0] if device != "auto" else "cuda" if list_gpus() else "cpu"
     cases = build_cases(config, kind)
@@ -48,7 +47,7 @@ def print_plan(config: SweepConfig, device: str, *, as_json: bool) -> None:
     for dataset in dict.fromkeys(case.dataset for case in cases):
         for remark in () if catalog.is_external("dataset", dataset.name) else describe(dataset).notes:
             click.echo(printable(f"{dataset}: {remark}"), err=True)
-    names = name_cases(cases)
+    names = name_planned(cases)
     for case, reason in cases.items():
         mark = click.style(f"skipped: {reason}", dim=True) if reason else ""
         click.echo(printable(f"{case.key}  {names[case]}  ") + mark)

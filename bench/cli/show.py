@@ -84,7 +84,8 @@ def show_model(
     try:
         found = ask_child(LocalLauncher(), "show", layers_task, argument, timeout_s=TIMEOUT_S)
     except BenchError as error:
-        raise BenchError(str(error) if name.name in str(error) else f"{name}: {error}") from error
+        named = str(error).startswith((name.name, f'model "{name.name}"'))
+        raise BenchError(str(error) if named else f"{name}: {error}") from error
     layers, notes = found["layers"], [note for note in (catalog.model_note(name), found["note"]) if note]
     if as_json:
         echo_json(layers)

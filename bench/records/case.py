@@ -105,16 +105,16 @@ class Case:
         return stable_hash(self.axes)
 
     def __str__(self) -> str:
-        """The axes that a reader needs, the usual values left out."""
-        return self.label()
+        """All that tells it from any other case; only values that are usual for every case are left out."""
+        return self.label([axis for axis, usual in USUAL.items() if usual is None])
 
-    def label(self, shown: Collection[str] = ()) -> str:
-        """The axes that a reader needs: the usual values left out, but for the axes in `shown`."""
-        words = [f"{self.model} on {self.dataset}", str(self.optimizer), f"batch {self.batch_size}"]
+    def label(self, shown: Collection[str] = (), *, batch: bool = True) -> str:
+        """The axes that a reader needs: the usual values left out, but for the axes in `shown`; `batch`: its size."""
+        words = [f"{self.model} on {self.dataset}", str(self.optimizer), *[f"batch {self.batch_size}"] * batch]
         words += [
-            axis_words(axis, getattr(self, axis))
+            axis_words(axis, value)
             for axis, usual in USUAL.items()
-            if axis in shown or getattr(self, axis) != (usual or getattr(self, axis))
+            if (value := getattr(self, axis)) and (axis in shown or value != (usual or value))
         ]
         return ", ".join(words)
 

@@ -15,11 +15,11 @@ from bench.launchers import Answer, LocalLauncher, Outcome
 from bench.launchers.local import interrupt_on_terminate
 from bench.launchers.tasks import record_task
 from bench.locks import hold
-from bench.plan import data_facts
+from bench.plan import data_facts, name_planned
 from bench.probes.machine_facts import MachineFacts
 from bench.probes.selection import DeviceChoice, usable_device
 from bench.recordings import read_recording
-from bench.records import Case, Environment, Status, name_cases, stable_hash
+from bench.records import Case, Environment, Status, stable_hash
 from bench.store.parts import typed_errors
 from bench.sweep.session import gpu_of, held_device, read_environment
 from bench.terminal import Progress
@@ -114,11 +114,11 @@ def _record_missing(
     folder: Path,
 ) -> Recorded:
     found = Recorded(folder)
-    names = name_cases(cases)
+    names = name_planned(cases)
     todo = []
     for case in cases:
         key = recording_key(case, environment, options)
-        path = folder / f"{_slug(str(case))}-{key}.parquet"
+        path = folder / f"{_slug(case.label())}-{key}.parquet"
         if status := _status_of(path, key, progress):
             found.rows.append({"case": case, "status": status, "reason": None, "file": path, "kept": True})
         else:

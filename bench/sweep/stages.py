@@ -15,8 +15,8 @@ from bench.folders import data_folder
 from bench.launchers import LocalLauncher
 from bench.launchers.local import interrupt_on_terminate
 from bench.locks import hold
-from bench.plan import build_plan, data_facts, describe, reads_images, with_data
-from bench.records import Choice, DataFacts, Status, name_cases
+from bench.plan import build_plan, data_facts, describe, name_planned, reads_images, with_data
+from bench.records import Choice, DataFacts, Status
 from bench.store import DATA_FOLDER, Store
 from bench.sweep.estimates import estimate_planned
 from bench.sweep.runs import extend_plan, measure_missing, write_plan
@@ -93,7 +93,7 @@ def _prepare(session: Session) -> None:
     session.plan = build_plan(session.config, session.environment.device)
     if not session.plan:
         raise ConfigError(["the configuration plans no cases"])
-    session.names = name_cases(dict.fromkeys(run.case for run in session.plan))
+    session.names = name_planned(dict.fromkeys(run.case for run in session.plan))
     _see_to_data(session)
     session.notes = {
         "name": session.config.name,

@@ -45,7 +45,7 @@ REFUSALS: tuple[tuple[str, str], ...] = (
     (r"If capturable=True, [^\n]+ must be on supported devices[^\n]*", "remove capturable here"),
     (r"`fused=True` requires all the params to be [^\n]+", "remove fused here"),
     # torch/optim, of gradients that are dense where they must be sparse, or the other way round; of closures
-    (r"\w+ does not support (?:sparse|dense) gradients[^\n]*", "use another optimizer"),
+    (r"\b\w+ does not support (?:sparse|dense) gradients[^\n]*", "use another optimizer"),
     (r"step\(\) missing 1 required positional argument: 'closure'", "the step here has none; use another optimizer"),
     # ATen's dispatch: no kernel of this type, or none for this device
     (r"\"[^\"\n]+\" not implemented for '(?:Half|BFloat16)'", "use another precision for this model here"),
@@ -79,7 +79,7 @@ def refusal_of(error: BaseException, images: tuple[int, ...] = ()) -> str | None
     """
     seen: list[BaseException] = []
     current: BaseException | None = error
-    while current is not None and current not in seen:  # torch.compile wraps what a model raises
+    while current is not None and all(current is not each for each in seen):  # torch.compile wraps what a model raises
         seen.append(current)
         text = message_of(current)
         for pattern, remedy in REFUSALS:

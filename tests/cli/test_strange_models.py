@@ -39,9 +39,9 @@ def test_each_case_has_its_own_numbers_or_its_own_reason(env: dict[str, str]) ->
             assert row["formula_bytes"] and row["trace_peak_allocated_bytes"] and row["estimated_samples_per_s"]
             assert row["estimate_note"] is None
     reasons = {
-        "bad_raises": f"no trace: {RAISES}; see .*",
-        "bad_kills": r"no trace: the process was killed by SIGKILL .*; see .*",
-        "bad_leaves": r"no trace: the process exited with code 7; see .*",
+        "bad_raises": f"no trace or speed: {RAISES}; see .*",
+        "bad_kills": r"no trace or speed: the process was killed by SIGKILL .*; see .*",
+        "bad_leaves": r"no trace or speed: the process exited with code 7; see .*",
         "bad_reads": READS,
         "bad_always": f"no formula, trace or speed: {RAISES}; see .*",
         "not_an_entry": 'model "not_an_entry": misbehaving:not_an_entry is of type int; .* must name a ModelEntry .*',
@@ -56,7 +56,7 @@ def test_each_case_has_its_own_numbers_or_its_own_reason(env: dict[str, str]) ->
     assert log is not None
     text = Path(log[1]).read_text(encoding="utf-8")
     assert "Traceback" in text
-    assert "--- trace of bad_raises on mnist, sgd, batch 8: ValueError: a fault" in text
+    assert "--- trace of bad_raises on mnist, sgd, batch 8, 28 px: ValueError: a fault" in text
     assert "last words of the model" in text
 
 

@@ -15,6 +15,7 @@ import bench
 from bench.analysis import CaseLabels, headline, summarise_cases
 from bench.analysis.labels import SERIES_AXES, cut_apart, protocol_labels
 from bench.compare.pairing import halve, label_pairs
+from bench.plan import name_planned
 from bench.records import Case, Choice, Protocol, Status, name_cases
 from bench.report import summary_lines
 from bench.report.machines import with_details
@@ -126,6 +127,14 @@ def test_the_plan_and_the_sweep_name_what_differs(tmp_path: Path) -> None:
     for side in (8, 12):
         assert f"mlp on mnist, sgd, batch 4, {side} px" in planned.stdout
         assert f"mlp on mnist, sgd, batch 4, {side} px #1: ok" in swept.stderr
+
+
+def test_a_size_that_is_not_the_data_sets_own_is_said_even_of_a_single_case() -> None:
+    resized, own = (replace(MNIST, image_size=side) for side in (32, 28))
+    assert name_planned([resized]) == {resized: "mlp on mnist, sgd, batch 16, 32 px"}
+    assert name_planned([own]) == {own: "mlp on mnist, sgd, batch 16"}
+    assert str(own) == "mlp on mnist, sgd, batch 16, 28 px"  # what is said alone is complete
+    assert str(replace(own, image_size=0)) == "mlp on mnist, sgd, batch 16"
 
 
 def test_protocols_that_no_single_field_tells_apart_are_told_by_several() -> None:

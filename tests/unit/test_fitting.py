@@ -178,10 +178,25 @@ def test_the_end_of_our_search_is_not_given_as_the_gpus() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("images", "recommended", "said"),
+    [
+        (60_000, 60_000, "60000, as many as the data set has"),
+        (1_281_167, 1_281_160, "1281160, the last multiple of 8 below the data set's 1,281,167 images"),
+        (60_000, 40_000, "40000"),
+    ],
+)
+def test_a_recommended_batch_is_called_all_images_only_where_it_is(images: int, recommended: int, said: str) -> None:
+    ended = {"largest_batch_size": images, "largest_fitting_batch_size": images, "ended_by": "images"}
+    found = {**FOUND, **ended, "dataset_images": images, "recommended_batch_size": recommended}
+    assert list(_answer(found))[-1] == f"recommended at 80 %: {said}"
+
+
 def test_the_command_says_that_more_than_all_images_fit() -> None:
     done = plugins.bench("fit", "--model", "mlp", "--dataset", "mnist", "--device", "h200")
     assert done.returncode == 0, done.stderr
     assert "all 60,000 images of the data set fit in 140 GiB" in done.stdout
+    assert done.stdout.startswith("mlp on mnist, sgd, float32, contiguous, 28 px on h200\n")
     assert "recommended at 80 %: 60000, the size of the data set" in done.stdout
     assert "1048576" not in done.stdout
     done = plugins.bench("fit", "--model", "mlp", "--dataset", "cifar10", "--device", "h200", "--json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import nn
 
 from bench import catalog
 from bench.catalog.entries import ModelEntry, OptimizerEntry
-from bench.errors import Unsupported
+from bench.errors import Unsupported, describe_failure, message_of
 from bench.records import Case, Choice, ImageSpec, Protocol
 from bench.workload import build_workload
 from bench.workload.step import Workload, refusal_of
@@ -128,6 +129,33 @@ def test_words_of_other_machines_are_known(text: str, reason: str) -> None:
 @pytest.mark.parametrize("text", ["\"addmm_impl_cpu_\" not implemented for 'Long'", "CUDA out of memory", ""])
 def test_other_words_are_failures(text: str) -> None:
     assert refusal_of(RuntimeError(text)) is None
+
+
+def test_a_long_message_costs_no_time_and_keeps_its_ends() -> None:
+    message = message_of(RuntimeError(f"first line\n{'x' * 3_000_000}\nCUDA out of memory"))
+    assert len(message) < 20_000
+    assert message.startswith("first line\n") and message.endswith("\nCUDA out of memory")
+    started = time.perf_counter()
+    assert refusal_of(RuntimeError("x" * 3_000_000)) is None
+    assert time.perf_counter() - started < 5  # minutes where patterns search all of it
+
+
+def test_an_exception_whose_class_raises_too_is_told() -> None:
+    class Nameless(type):
+        @property
+        def __name__(cls) -> str:
+            raise RuntimeError
+
+    class Fault(Exception, metaclass=Nameless):
+        def __eq__(self, other: object) -> bool:
+            raise RuntimeError
+
+        __hash__ = None  # type: ignore[assignment]
+
+    error = Fault("said")
+    error.__cause__ = Fault("another")
+    assert describe_failure(error) == "an exception that cannot be described"
+    assert refusal_of(error) is None
 
 
 def refusing(**settings: Any) -> nn.Module:
