@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+import torch
 
+from bench import catalog
 from bench.config import SweepConfig, check_config
 from bench.errors import ConfigError
 from bench.plan import build_cases, build_plan, image_spec
@@ -78,6 +80,16 @@ def test_capturable_is_skipped_on_a_cpu_and_runs_on_a_gpu(name: str) -> None:
     assert captured == "capturable = true is for CUDA graphs; torch's optimizers refuse it on the CPU"
     assert reasons[()] is None
     assert not any(run.skip_reason for run in build_plan(grid, "cuda"))
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_a_fused_step_is_not_skipped_on_a_cpu_since_torch_takes_it_whatever_capturable_is(name: str) -> None:
+    (run,) = build_plan(config({"optimizer": [{"name": name, "capturable": True, "fused": True}]}), "cpu")[:1]
+    assert run.skip_reason is None
+    parameter = torch.nn.Parameter(torch.ones(2))
+    parameter.grad = torch.ones(2)
+    catalog.optimizer(name).build([parameter], **run.case.optimizer.options).step()
+    assert (parameter < 1).all()
 
 
 def test_a_model_that_cannot_take_the_images_is_skipped_with_the_reason() -> None:
