@@ -161,7 +161,7 @@ def test_the_answer_names_both_limits_and_what_was_not_tried() -> None:
         "recommended at 80 %: 200",
     ]
     wide = {**FOUND, "largest_fitting_batch_size": 271, "batch_sizes_that_do_not_fit": [], "none_fits_from": 300}
-    assert list(_answer(wide))[0] == "largest batch that fits in 24.0 GiB: 271"
+    assert next(_answer(wide)) == "largest batch that fits in 24.0 GiB: 271"
     assert list(_answer(wide))[1] == "batches from 278 to 299 were not all tried; from 300 on none can fit"
 
 
