@@ -17,6 +17,7 @@ from typing import Any
 
 from bench import catalog, fingerprint
 from bench.catalog import DatasetInfo
+from bench.catalog.entries import ModelEntry
 from bench.catalog.optimizer_state import refuse_device
 from bench.config import Grid, Include, SweepConfig
 from bench.errors import ConfigError, DataError
@@ -173,7 +174,19 @@ def skip_reason(case: Case, device: str) -> str | None:
             return reason
     if catalog.is_external("model", case.model.name):
         return None
-    return catalog.model(case.model.name).skip_reason(images, case.model.options)
+    model = catalog.model(case.model.name)
+    return model.skip_reason(images, case.model.options) or _too_few(case, images, model)
+
+
+def _too_few(case: Case, images: ImageSpec, model: ModelEntry) -> str | None:
+    """Why the batch is too small for the model's norms, or `None`."""
+    least = model.smallest_batch(images, case.model.options)
+    if case.batch_size >= least:
+        return None
+    return (
+        f"{case.model} needs batches of at least {least} on images of {images.height} x {images.width}: a batch norm "
+        "in it needs more than one value a channel; take a larger batch_size or image_size"
+    )
 
 
 def image_spec(dataset: Choice, image_size: int) -> ImageSpec:

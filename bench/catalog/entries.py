@@ -69,6 +69,10 @@ def _no_skip(images: ImageSpec, settings: Mapping[str, SettingValue]) -> str | N
     return None
 
 
+def _one_image(images: ImageSpec, settings: Mapping[str, SettingValue]) -> int:
+    return 1
+
+
 def _no_note(settings: Mapping[str, SettingValue]) -> str | None:
     return None
 
@@ -87,6 +91,8 @@ class ModelEntry:
             the case is skipped.
         summary: One line for `bench list models`.
         skip_reason: `(images, settings) -> why the model cannot take these images`, or `None`; torch-free.
+        smallest_batch: `(images, settings) -> how few images a batch may have`; torch-free. A batch norm needs more
+            than one value a channel.
         settings: Read from `build` unless given.
         loss: `(output, labels) -> scalar tensor`, for a model whose output in training is not `(B, classes)` alone;
             cross-entropy of the output unless given.
@@ -100,6 +106,7 @@ class ModelEntry:
     settings: Mapping[str, Setting] = field(default_factory=dict)
     loss: Loss | None = None
     note: Callable[[Mapping[str, SettingValue]], str | None] = _no_note
+    smallest_batch: Callable[[ImageSpec, Mapping[str, SettingValue]], int] = _one_image
 
     def __post_init__(self) -> None:
         """Read the settings from the building function where none are given."""

@@ -62,8 +62,9 @@ def refuse_both(shapes: Shapes, settings: Settings) -> str | None:
 def refuse_device(settings: Settings, device: str) -> str | None:
     """Why an optimizer with these settings cannot run on a kind of device (`cpu` or `cuda`), or `None`.
 
-    Torch's optimizers assert it at their first step (`_get_capturable_supported_devices` in torch/optim/optimizer.py).
+    Torch's optimizers assert it at their first step (`_get_capturable_supported_devices` in torch/optim/optimizer.py);
+    fused ones do not, since their kernel takes the same step with it and without.
     """
-    if settings.get("capturable") and device == "cpu":
+    if settings.get("capturable") and not settings.get("fused") and device == "cpu":
         return "capturable = true is for CUDA graphs; torch's optimizers refuse it on the CPU"
     return None

@@ -173,7 +173,8 @@ def _answer(found: dict[str, Any]) -> Iterator[str]:
         yield f"a batch of {largest:,} fits in {format_bytes(memory)}, and more may{spread}"
         yield "the search ended there, below the GPU's limit"
     else:
-        yield f"largest batch that fits in {format_bytes(memory)}: {largest or 'none'}{spread}"
+        which = "largest batch that fits" if at_all == largest else "largest batch up to which all fit"
+        yield f"{which} in {format_bytes(memory)}: {largest or 'none'}{spread}"
         yield from _beyond(largest, at_all, found)
     images, room_ends = found["dataset_images"], found["recommended_batch_size"]
     if found["ended_by"] == "images" and room_ends is not None and images - room_ends < _MULTIPLE:

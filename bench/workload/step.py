@@ -56,6 +56,10 @@ REFUSALS: tuple[tuple[str, str], ...] = (
     # torch/_inductor and torch/_dynamo
     (r"Found [^\n]+ which is too old to be supported by the triton GPU compiler", "turn measure.compiled off here"),
     (r"(?:torch\.compile|Dynamo) is not supported on Python [\d.]+\+?", "turn measure.compiled off here"),
+    # torch/_inductor/exc.py, and build.py of triton: torch.compile has no compiler to call
+    (r"No working C\+\+ compiler found", "install one (g++), or turn measure.compiled off here"),
+    (r"Failed to find C compiler", "install one (gcc), or turn measure.compiled off here"),
+    (r"Cannot find a working triton installation", "install triton, or turn measure.compiled off here"),
 )
 """What torch says where it cannot run a case, whatever the memory and the values, and what to do about it.
 
@@ -248,7 +252,8 @@ def numeric_modes(case: Case, protocol: Protocol) -> Iterator[None]:
         yield
     except RuntimeError as error:
         if protocol.deterministic and (found := _NOT_DETERMINISTIC.search(str(error))):
-            raise Unsupported(f"deterministic is on, but torch has no deterministic form of {found[1]}") from error
+            said = f"deterministic is on, but torch has no deterministic form of {found[1]}"
+            raise Unsupported(f"{said}; turn measure.deterministic off here") from error
         raise
     finally:
         _set_modes(*before)

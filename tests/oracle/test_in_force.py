@@ -86,7 +86,8 @@ def test_deterministic_is_torchs_and_what_has_no_such_form_is_skipped_by_its_nam
     rows = sweep(stub_driver, tmp_path, *arguments).set_index("model")
     assert rows["status"].to_dict() == {"mlp": "ok", "vgg11": "skipped", "resnet18": "ok"}
     assert rows.loc["vgg11", "reason"] == (
-        "deterministic is on, but torch has no deterministic form of adaptive_avg_pool2d_backward_cuda"
+        "deterministic is on, but torch has no deterministic form of adaptive_avg_pool2d_backward_cuda; "
+        "turn measure.deterministic off here"
     )
     assert set(rows["cublas_workspace_config"]) == {":4096:8"}
     small = sweep(stub_driver, tmp_path, *arguments, variables={"CUBLAS_WORKSPACE_CONFIG": ":16:8"})

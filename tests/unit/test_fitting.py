@@ -156,11 +156,12 @@ FOUND = {
 
 def test_the_answer_names_both_limits_and_what_was_not_tried() -> None:
     assert list(_answer(FOUND)) == [
-        "largest batch that fits in 24.0 GiB: 271",
+        "largest batch up to which all fit in 24.0 GiB: 271",
         "memory is not monotonic here: the largest batch that fits at all is 276; 272 to 274 do not fit",
         "recommended at 80 %: 200",
     ]
     wide = {**FOUND, "largest_fitting_batch_size": 271, "batch_sizes_that_do_not_fit": [], "none_fits_from": 300}
+    assert next(_answer(wide)) == "largest batch that fits in 24.0 GiB: 271"
     assert list(_answer(wide))[1] == "not all batches from 278 to 299 were tried; none from 300 up can fit"
 
 

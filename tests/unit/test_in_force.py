@@ -210,7 +210,7 @@ def test_an_operator_without_a_deterministic_form_is_named() -> None:
     with numeric_modes(CASE, PROTOCOL):
         run()
     with (
-        pytest.raises(Unsupported, match="deterministic is on, but torch has no deterministic form of put_"),
+        pytest.raises(Unsupported, match="deterministic is on, but torch has no deterministic form of put_; turn"),
         numeric_modes(CASE, Protocol(deterministic=True)),
     ):
         run()

@@ -192,6 +192,38 @@ def test_family_without_a_smallest_size_trains_on_one_pixel(name: str) -> None:
     assert train_one_step(build_on_meta(Choice(name), square(1)), square(1)).shape == (2, 10)
 
 
+LARGEST_THAT_ONE_IMAGE_CANNOT_TRAIN = {
+    Choice("densenet121"): 60,
+    Choice("efficientnet_b0"): 32,
+    Choice("googlenet"): 46,
+    Choice.of("googlenet", {"aux": True}): 46,
+    Choice("inception_v3"): 106,
+    Choice.of("inception_v3", {"aux": True}): 346,
+    Choice("mnasnet0_5"): 32,
+    Choice("mobilenet_v2"): 32,
+    Choice("mobilenet_v3_small"): 32,
+    Choice("regnet_y_400mf"): 32,
+    Choice("resnet18"): 32,
+    Choice("shufflenet_v2_x0_5"): 32,
+}
+
+
+@pytest.mark.parametrize("choice", LARGEST_THAT_ONE_IMAGE_CANNOT_TRAIN, ids=str)
+def test_one_image_is_too_few_exactly_where_a_batch_norm_refuses_it(choice: Choice) -> None:
+    largest = LARGEST_THAT_ONE_IMAGE_CANNOT_TRAIN[choice]
+    model, smallest_batch = build_on_meta(choice, square(largest)), catalog.model(choice.name).smallest_batch
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+        model(torch.zeros(1, 3, largest, largest, device="meta"))
+    model(torch.zeros(1, 3, largest + 1, largest + 1, device="meta"))
+    assert smallest_batch(square(largest), choice.options) == 2
+    assert smallest_batch(square(largest + 1), choice.options) == 1
+
+
+def test_models_without_a_batch_norm_that_sees_one_pixel_take_one_image() -> None:
+    sides = {"mlp": 1, "alexnet": 63, "vgg11_bn": 32, "squeezenet1_1": 17, "convnext_tiny": 32}
+    assert {catalog.model(name).smallest_batch(square(side), {}) for name, side in sides.items()} == {1}
+
+
 def test_mnist_is_too_small_or_does_not_fit_for_these_models_only() -> None:
     skipped = {name.split("_")[0].rstrip("0123456789") for name in TORCHVISION_NAMES if reason(name, MNIST)}
     assert skipped == {"alexnet", "convnext", "densenet", "inception", "maxvit", "vgg", "vit"}

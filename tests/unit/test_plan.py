@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+import torch
 
+from bench import catalog
 from bench.config import SweepConfig, check_config
 from bench.errors import ConfigError
 from bench.plan import build_cases, build_plan, image_spec
@@ -82,10 +84,30 @@ def test_capturable_is_skipped_on_a_cpu_and_runs_on_a_gpu(name: str) -> None:
     assert not any(run.skip_reason for run in build_plan(grid, "cuda"))
 
 
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_a_fused_step_is_not_skipped_on_a_cpu_since_torch_takes_it_whatever_capturable_is(name: str) -> None:
+    (run,) = build_plan(config({"optimizer": [{"name": name, "capturable": True, "fused": True}]}), "cpu")[:1]
+    assert run.skip_reason is None
+    parameter = torch.nn.Parameter(torch.ones(2))
+    parameter.grad = torch.ones(2)
+    catalog.optimizer(name).build([parameter], **run.case.optimizer.options).step()
+    assert (parameter < 1).all()
+
+
 def test_a_model_that_cannot_take_the_images_is_skipped_with_the_reason() -> None:
     (reason,) = set(build_cases(config({"model": ["alexnet"]}), "cpu").values())
     assert reason is not None
     assert reason.startswith("alexnet needs images of at least 63")
+
+
+def test_a_batch_too_small_for_a_batch_norm_is_skipped_with_the_reason_and_a_larger_one_or_larger_images_run() -> None:
+    grid = config({"dataset": ["cifar10"], "model": ["resnet18"], "optimizer": ["sgd"], "batch_size": [1, 2]})
+    assert [reason for reason in build_cases(grid, "cpu").values() if reason] == [
+        "resnet18 needs batches of at least 2 on images of 32 x 32: a batch norm in it needs more than one value a "
+        "channel; take a larger batch_size or image_size"
+    ]
+    larger = config({"dataset": ["cifar10"], "model": ["resnet18"], "batch_size": [1], "image_size": [64]})
+    assert set(build_cases(larger, "cpu").values()) == {None}
 
 
 @pytest.mark.parametrize("dataset", ["folder:/nowhere/at/all", "folder"])

@@ -117,6 +117,18 @@ def test_a_fault_of_the_model_is_not_a_case_that_cannot_run(name: str) -> None:
             "but torch.float32 and cuda; remove fused here",
         ),
         ("torch.compile is not supported on Python 3.15+", "turn measure.compiled off here"),
+        (
+            "InvalidCxxCompiler: No working C++ compiler found in torch._inductor.config.cpp.cxx: (None, 'g++')",
+            "No working C++ compiler found; install one (g++), or turn measure.compiled off here",
+        ),
+        (
+            "Failed to find C compiler. Please specify via CC environment variable or set triton.knobs.build.impl.",
+            "Failed to find C compiler; install one (gcc), or turn measure.compiled off here",
+        ),
+        (
+            "Cannot find a working triton installation. Either the package is not installed or it is too old.",
+            "Cannot find a working triton installation; install triton, or turn measure.compiled off here",
+        ),
     ],
 )
 def test_words_of_other_machines_are_known(text: str, reason: str) -> None:

@@ -46,6 +46,22 @@ AUXILIARY: Mapping[str, int] = {"googlenet": 15, "inception": 299}
 """Families with auxiliary classifiers, which torchvision's constructors add unless told otherwise, and the smallest
 height and width that they can train on with them; found by training steps of every size."""
 
+_LARGEST_TO_ONE_PIXEL: Mapping[str, int] = {
+    "densenet": 60,
+    "efficientnet": 32,
+    "googlenet": 46,
+    "inception": 106,
+    "mnasnet": 32,
+    "mobilenetv2": 32,
+    "mobilenetv3": 32,
+    "regnet": 32,
+    "resnet": 32,
+    "shufflenetv2": 32,
+}
+"""Largest height and width that a family's batch norms see as a single pixel somewhere, so that one image alone cannot
+train it; found by training steps of every size."""
+_LARGEST_TO_ONE_PIXEL_WITH_AUX: Mapping[str, int] = {**_LARGEST_TO_ONE_PIXEL, "inception": 346}
+
 AUXILIARY_WEIGHT = 0.3
 """Of each auxiliary classifier's loss beside the main one's.
 
@@ -65,6 +81,12 @@ def skip_reason(name: str, family: str, images: ImageSpec, settings: Mapping[str
         named = f"{name}:aux=true" if aux else name
         return f"{named} needs images of at least {smallest} x {smallest}; {size} has too few pixels; set image_size"
     return _MISFITS.get(family, _fits)(name, images)
+
+
+def smallest_batch(family: str, images: ImageSpec, settings: Mapping[str, SettingValue]) -> int:
+    """2 where a batch norm of the family has one value a channel of each image, else 1."""
+    largest = _LARGEST_TO_ONE_PIXEL_WITH_AUX if settings.get("aux") else _LARGEST_TO_ONE_PIXEL
+    return 2 if max(images.height, images.width) <= largest.get(family, 0) else 1
 
 
 def build(name: str, family: str, images: ImageSpec, **settings: bool) -> torch.nn.Module:
@@ -220,6 +242,7 @@ def load_entries() -> tuple[ModelEntry, ...]:
                 _summary(name, family),
                 functools.partial(skip_reason, name, family),
                 note=functools.partial(_note, family),
+                smallest_batch=functools.partial(smallest_batch, family),
             )
             if family in AUXILIARY:
                 entry = replace(entry, settings={"aux": Setting(False, bool)}, loss=_loss)
