@@ -63,7 +63,7 @@ def test_what_forbids_it_is_named_with_cases_and_runs_and_exit_code_4(report):
     result = run("check", report, "--interval", "0.05")
     assert result.exit_code == 4
     assert f"mlp on mnist, batch 64  runs {key}" in result.output
-    assert "not publishable: 1 finding against it" in result.output
+    assert "not publishable: 1 problem" in result.output
 
 
 def test_all_names_every_case(tmp_path):

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import bench
-from bench.analysis import summarise_cases, validity
+from bench.analysis import judge, summarise_cases
 from bench.config import load_config
 from bench.errors import StoreError
 from bench.records import Protocol, Status
@@ -57,7 +57,7 @@ def gpu_report(tmp_path_factory):
 
 def contents_of(folder):
     frame = bench.load(folder)
-    return Contents("x", frame, summarise_cases(frame), validity(frame))
+    return Contents("x", frame, summarise_cases(frame), judge(frame))
 
 
 def first_page(folder):
@@ -411,7 +411,7 @@ def test_the_terminal_gets_ten_lines_and_the_path_last(cpu_report):
     assert len(lines) <= 10
     assert lines[-1] == f"Report: {cpu_report / 'index.html'}"
     text = "\n".join(lines)
-    for words in ("runs ok", "samples/s (95 % interval", "the formula is off by", "Validity: failures", "interrupted"):
+    for words in ("runs ok", "samples/s (95 % interval", "the formula is off by", "Validity: failed", "interrupted"):
         assert words in text
     assert "Report" not in "\n".join(summary_lines(bench.load(cpu_report), None))
 
