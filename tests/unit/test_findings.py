@@ -167,13 +167,12 @@ def test_an_unknown_process_list_and_an_unknown_memory_cannot_exclude_others(tmp
 
 
 def test_a_case_is_noisy_or_not_converged_and_never_both(tmp_path):
-    folder = honest(tmp_path)
-    frame = planned(folder)
-    own = frame["batch_size"] == 64
+    frame = planned(honest(tmp_path))
+    (noisy,) = judge(frame).blocking  # wider than ±1 %, which nobody asked for
+    own = frame["run_key"].isin(noisy.run_keys)
     asked = frame.assign(target_interval=[0.0001 if each else None for each in own])
     found = {finding.code: set(finding.run_keys) for finding in judge(asked).blocking}
-    assert found["not_converged"] == set(frame[own]["run_key"])
-    assert found.keys() == {"not_converged", "noisy"} and found["noisy"] <= set(frame[~own]["run_key"])
+    assert (noisy.code, found) == ("noisy", {"not_converged": set(noisy.run_keys)})
     assert {finding.code for finding in judge(asked, 0.0001).blocking} == {"noisy"}
     assert judge(asked, 0.05).publishable  # what is asked for now counts, not what the sweep asked for
 
