@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.analysis.convergence import flag_unconverged
 from bench.analysis.estimates import COMPARISONS, relative_errors
 from bench.analysis.labels import machine_labels, protocol_labels, sort_cases
 from bench.records import AXES, MEASURED, Estimate, Group, Status, columns
@@ -34,8 +33,9 @@ _EXACT = (*PEAKS, "parameter_count", "oom_requested_bytes", "host_memory_limit_b
 
 def last_attempts(frame: pd.DataFrame) -> pd.DataFrame:
     """The runs that count: of each repeat of a case the last attempt; a throttled run that was repeated drops out."""
-    ordered = frame.sort_values("attempt", kind="stable")
-    return ordered.drop_duplicates([*GROUP, "repeat"], keep="last").sort_index()
+    turns = frame[[*GROUP, "repeat", "attempt"]].reset_index(drop=True)  # few columns: sorting copies them
+    last = turns.sort_values("attempt", kind="stable").drop_duplicates([*GROUP, "repeat"], keep="last")
+    return frame.iloc[np.sort(last.index.to_numpy())]
 
 
 def in_reading_order(runs: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
@@ -71,14 +71,17 @@ def summarise_cases(frame: pd.DataFrame) -> pd.DataFrame:
     constant = [name for name in (*_CONSTANT, *_ESTIMATES) if name in last]
     summary = last.iloc[firsts][constant].reset_index(drop=True)
     raw, raw_all = _Columns(last), _Columns(frame)
-    rows = [{**raw.summarise(indices), **raw_all.remarks(everything[key])} for key, indices in groups.items()]
+    rows = []
+    for key, indices in groups.items():
+        row = raw.summarise(indices)
+        own = () if row.pop("converged") else ("not_converged",)  # as the finding is called
+        rows.append({**row, **raw_all.remarks(everything[key], own)})
     summary = pd.concat([summary, pd.DataFrame(rows, index=summary.index)], axis=1)
     for name in _EXACT:
         summary[name] = summary[name].astype("Int64")
     summary["peaks_agree"] = summary["peaks_agree"].astype("boolean")
     for comparison in COMPARISONS:
         summary[comparison.column] = relative_errors(summary, comparison)
-    summary["flags"] = flag_unconverged(summary, last)
     return sort_cases(_with_names(summary, frame))
 
 
@@ -106,8 +109,11 @@ class _Columns:
     def __init__(self, frame: pd.DataFrame) -> None:
         """Take what the summaries need out of `frame`."""
         self.text = {name: _objects(frame[name]) for name in ("status", "reason", "phase", "data_source")}
-        names = (*_EXACT, "samples_per_s", "median_step_time_s", "batch_size", "energy_window_j")
-        self.number = {name: frame[name].to_numpy(dtype=float, na_value=np.nan) for name in dict.fromkeys(names)}
+        names = (*_EXACT, "samples_per_s", "median_step_time_s", "batch_size", "energy_window_j", "target_interval")
+        self.number = {
+            name: frame[name].to_numpy(dtype=float, na_value=np.nan) if name in frame else np.full(len(frame), np.nan)
+            for name in dict.fromkeys(names)
+        }
         lists = ("step_times_s", "data_wait_times_s", "flags")
         self.list = {name: [_listed(value) for value in frame[name]] for name in lists}
 
@@ -133,13 +139,14 @@ class _Columns:
             **{name: self._largest(name, rows) for name in _EXACT if name not in PEAKS},
         }
 
-    def remarks(self, rows: np.ndarray) -> dict[str, str | int | None]:
-        """What is said of any attempt at `rows`: flags in order of their names, and where the images came from."""
-        flags = sorted({flag for row in rows for flag in self.list["flags"][row]})
+    def remarks(self, rows: np.ndarray, own: Sequence[str]) -> dict[str, str | int | None]:
+        """What is said of any attempt at `rows`: flags with the case's own, by name, and where the images came from."""
+        flags = sorted({*own, *(flag for row in rows for flag in self.list["flags"][row])})
         sources = sorted({source for row in rows if (source := self.text["data_source"][row]) is not None})
         return {"attempts": len(rows), "flags": ", ".join(flags), "data_source": " and ".join(sources) or None}
 
     def _speed(self, rows: Sequence[int]) -> dict[str, float | int]:
+        """Of the runs that the speed comes from; `converged`: whether it is as well known as the sweep asked."""
         rates = self._known("samples_per_s", rows)
         medians = self._known("median_step_time_s", rows)
         batches = [size for row in rows if not np.isnan(size := self.number["batch_size"][row])]
@@ -149,7 +156,10 @@ class _Columns:
         samples = sum(self.number["batch_size"][row] * len(self.list["step_times_s"][row]) for row in rows)
         p = percentiles(steps) if len(steps) else None
         rate, median = _geometric(rates), _geometric(medians)
+        width = rate.half_width_frac if rate else 0.0
+        target = next(iter(self._known("target_interval", rows)), math.inf)
         return {
+            "converged": (math.inf if width is None else width) <= target,
             "processes": len(rates),
             **_spread("samples_per_s", rate),
             **_spread("median_step_time_s", median),

@@ -13,8 +13,7 @@ from bench.terminal import printable
 if TYPE_CHECKING:
     import pandas as pd
 
-    from bench.analysis import Finding
-    from bench.analysis.publishable import Fitness
+    from bench.analysis import Finding, Findings
     from bench.store import Loaded
 
 _CASES_SHOWN = 10
@@ -55,21 +54,24 @@ def check(
 
     Exit codes: 0 publishable, 4 not publishable, 2 unreadable.
     """
+    from bench.analysis import damaged_parts, judge, summarise_cases
     from bench.bundles import open_results
     from bench.cli.root import echo_json
     from bench.errors import EXIT_NOT_PUBLISHABLE
-    from bench.store import read_results
+    from bench.store import planned_runs, read_results
 
     with open_results([_folder(results), *data]) as opened:
         folder = _folder(opened[0])
         loaded = read_results(*(opened[1:] or [folder]))
-        frame, fitness = _judge(loaded, interval)
-        fitness = fitness.joined(_report_findings(folder, loaded, baseline))
+        frame = planned_runs(loaded)
+        summary = summarise_cases(frame)
+        findings = judge(loaded.frame, interval, summary).joined(damaged_parts(loaded))
+        findings = findings.joined(_report_findings(folder, loaded, baseline))
     if as_json:
-        echo_json(_as_json(fitness, frame))
+        echo_json(_as_json(findings, summary) | {"runs": len(frame)})
     else:
-        _print(fitness, frame, results, show_all)
-    if not fitness.publishable:
+        _print(findings, summary, results, show_all)
+    if not findings.publishable:
         raise SystemExit(EXIT_NOT_PUBLISHABLE)
 
 
@@ -78,16 +80,6 @@ def _folder(path: Path) -> Path:
     from bench.store import DATA_FOLDER
 
     return path.parent if path.name in (DATA_FOLDER, "report.md", "index.html", "table.csv") else path
-
-
-def _judge(loaded: Loaded, interval: float | None) -> tuple[pd.DataFrame, Fitness]:
-    """The planned runs, and the verdict on them and on parts that cannot be read."""
-    from bench.analysis import damaged_parts, earlier_plans
-    from bench.analysis.publishable import judge
-    from bench.store import planned_runs
-
-    frame = planned_runs(loaded)
-    return frame, judge(frame, interval).joined([*damaged_parts(loaded), *earlier_plans(loaded.frame)])
 
 
 def _report_findings(folder: Path, loaded: Loaded, baseline: str | None) -> list[Finding]:
@@ -99,44 +91,47 @@ def _report_findings(folder: Path, loaded: Loaded, baseline: str | None) -> list
     return check_report(folder, loaded, baseline)
 
 
-def _as_json(fitness: Fitness, frame: pd.DataFrame) -> dict[str, Any]:
-    from bench.analysis import summarise_cases
-    from bench.analysis.publishable import named_cases
+def _as_json(findings: Findings, summary: pd.DataFrame) -> dict[str, Any]:
+    from bench.analysis import CaseNames
 
-    summary = summarise_cases(frame)
-    findings = [
+    names = CaseNames(summary)
+    told = [
         {
             "code": finding.code,
-            "blocks": finding.grave,
+            "blocks": finding.blocks,
+            "weakens": str(finding.weakens),
             "text": finding.text,
-            "run_keys": list(finding.run_keys),
-            "cases": named_cases(finding, frame, summary),
+            "remedy": finding.remedy,
+            "run_keys": finding.run_keys,
+            "cases": names.of(finding),
+            **({"formerly": finding.rule.formerly} if finding.rule.formerly else {}),
         }
-        for finding in fitness.findings
+        for finding in findings
     ]
-    return {"publishable": fitness.publishable, "cases": len(summary), "runs": len(frame), "findings": findings}
+    return {"publishable": findings.publishable, "cases": len(summary), "findings": told}
 
 
-def _print(fitness: Fitness, frame: pd.DataFrame, results: Path, show_all: bool) -> None:
-    """What prevents publication with its cases, then what readers should know, and the verdict last."""
-    from bench.analysis import summarise_cases
-    from bench.analysis.publishable import named_cases
-    from bench.units import counted
+def _print(findings: Findings, summary: pd.DataFrame, results: Path, show_all: bool) -> None:
+    """What forbids publishing with its cases and remedy, what a reader is told in any case, and the verdict last."""
+    from bench.analysis import CaseNames
 
-    summary = summarise_cases(frame)
-    for finding in fitness.findings:
-        colour, word = ("red", "FAIL") if finding.grave else ("cyan", "note")
-        click.echo(f"{click.style(f'{word:<4}', fg=colour, bold=True)} {printable(f'{finding.code}: {finding.text}')}")
-        cases = named_cases(finding, frame, summary) if finding.grave else []
+    names = CaseNames(summary)
+    for finding in findings:
+        colour, word = ("red", "FAIL") if finding.blocks else ("cyan", "note")
+        click.echo(f"{click.style(word, fg=colour, bold=True)} {printable(f'{finding.code}: {finding.text}')}")
+        if not finding.blocks:
+            continue
+        cases = names.of(finding)
         shown = cases if show_all else cases[:_CASES_SHOWN]
         for case in shown:
             keys = f"  runs {', '.join(case['run_keys'])}" if case["run_keys"] else ""
             click.echo(printable(f"       {case['case']}{keys}"))
         if len(cases) > len(shown):
-            click.echo(f"       and {len(cases) - len(shown)} more; --all lists them")
-    count = len(fitness.objections)
-    verdict = "publishable" if fitness.publishable else f"not publishable: {counted(count, 'problem')}"
-    click.echo(printable(f"{results}: {verdict}"))
+            click.echo(f"       and {len(cases) - len(shown)} more; --all names them")
+        click.echo(f"     {click.style('fix', bold=True)} {finding.remedy}")
+    count = len(findings.blocking)
+    against = f"not publishable: {count} problem{'s' if count > 1 else ''}"
+    click.echo(printable(f"{results}: {'publishable' if findings.publishable else against}"))
 
 
 GROUP = "Publish"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from bench.analysis.findings import Finding
+from bench.analysis.findings import Finding, found_elsewhere
 from bench.report.render import render_loaded
 from bench.store import Loaded
 
@@ -35,17 +35,8 @@ def check_report(report: Path, results: Loaded, baseline: str | None = None) -> 
         missing = [name for name in differing if not (report / name).is_file()]
         drawn = [name for name in differing if name.startswith("figures/") and name not in missing]
         rest = [name for name in differing if name not in missing and name not in drawn]
-    remedy = "bench report renders it anew"
-    found = []
-    if drawn:
-        text = f"Figures or their numbers that are not what the data make: {', '.join(drawn)}; {remedy}."
-        found.append(Finding("figure_differs", True, text))
-    if rest:
-        text = f"Files of the report that are not what the data make: {', '.join(rest)}; {remedy}."
-        found.append(Finding("report_differs", True, text))
-    if missing:
-        found.append(Finding("report_incomplete", True, f"Missing from the report: {', '.join(missing)}; {remedy}."))
-    return found
+    files = {"figure_differs": drawn, "report_differs": rest, "report_incomplete": missing}
+    return [found_elsewhere(code, files=", ".join(names)) for code, names in files.items() if names]
 
 
 def _names(folder: Path) -> list[str]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
-from bench.analysis import Finding
-from bench.analysis.publishable import Fitness, judge
+from bench.analysis import Findings
 from bench.report.drawing import Drawing
 from bench.report.hardware import Hardware
 from bench.report.toml import to_toml
@@ -24,28 +22,21 @@ class Contents:
         name: Of the report's folder.
         frame: One row a run, from `bench.load`.
         summary: One row a case, from `bench.analysis.summarise_cases`.
-        findings: What Validity says: parts that are damaged, `bench.analysis.validity`, runs of earlier plans.
+        findings: What a reader must know before trusting or publishing them, from `bench.analysis.judge`.
         notes: What the sweeps noted, one a folder and environment, without paths.
         drawings: The figures, by name, in their order.
         sources: The folders that the results were read from, without the path to them.
         hardware: The machines held against one of them; `None` where there is only one.
-        damaged: Those of the findings that are about damaged parts: they stand against publishing as well.
     """
 
     name: str
     frame: pd.DataFrame
     summary: pd.DataFrame
-    findings: Sequence[Finding]
+    findings: Findings
     notes: Sequence[Mapping[str, Any]] = ()
     drawings: Mapping[str, Drawing] = field(default_factory=dict)
     sources: Sequence[str] = ()
     hardware: Hardware | None = None
-    damaged: Sequence[Finding] = ()
-
-    @functools.cached_property
-    def fitness(self) -> Fitness:
-        """Whether the runs, and the parts that they lie in, are fit to be published; judged once."""
-        return judge(self.frame).joined(self.damaged)
 
     @property
     def machines(self) -> list[str]:

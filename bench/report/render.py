@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from bench import __version__
-from bench.analysis import damaged_parts, earlier_plans, summarise_cases, validity
+from bench.analysis import damaged_parts, judge, summarise_cases
 from bench.errors import StoreError
 from bench.report import figures, sections, theme
 from bench.report.contents import Contents
@@ -85,17 +85,16 @@ def all_sections() -> list[Section]:
 
 def _contents(loaded: Loaded, name: str, baseline: str | None) -> Contents:
     """What the report `name` is made of, before anything is drawn."""
-    frame, noted, damaged = planned_runs(loaded), loaded.notes, damaged_parts(loaded)
+    frame, noted = planned_runs(loaded), loaded.notes
     summary = summarise_cases(frame)
     return Contents(
         name,
         frame,
         summary,
-        [*damaged, *validity(frame), *earlier_plans(loaded.frame)],
+        judge(loaded.frame, summary=summary).joined(damaged_parts(loaded)),
         [note.values for note in noted],
         sources=list(_folders(noted)),
         hardware=_hardware(frame, summary, noted, baseline),
-        damaged=damaged,
     )
 
 

@@ -9,15 +9,16 @@ import pandas as pd
 from bench.analysis import (
     GROUP,
     CaseLabels,
+    Weakens,
     best_cases,
     estimator_errors,
     in_reading_order,
+    judge,
     last_attempts,
     summarise_cases,
-    validity,
 )
-from bench.analysis.findings import group_reasons, more_reasons, tally_names
 from bench.analysis.headline import error_summary_words, rate_words
+from bench.analysis.reasons import group_reasons, more_reasons, tally_names
 from bench.records import Status
 from bench.report.escape import plain
 from bench.report.words import bytes_cell, listed
@@ -40,7 +41,7 @@ def summary_lines(frame: pd.DataFrame, report_path: Path | None) -> list[str]:
     labels = CaseLabels(summary)
     found = _failures(frame, summary, labels)
     where = "Validity in the report" if report_path is not None else "bench report"
-    end = [*_estimates(summary), _validity(frame)]
+    end = [*_estimates(summary), _validity(frame, summary)]
     last = [] if report_path is None else [f"Report: {plain(report_path, 1000)}"]
     speeds = _speeds(summary, labels, _MODELS if len(found) < _MODELS else 1)
     room = _LINES - 1 - len(speeds) - len(end) - 1
@@ -105,9 +106,8 @@ def _estimates(summary: pd.DataFrame) -> list[str]:
     return [f"Peak memory: {'; '.join(parts)}"] if parts else []
 
 
-def _validity(frame: pd.DataFrame) -> str:
-    findings = validity(frame)
-    grave = [finding.code for finding in findings if finding.grave]
-    notes = [finding.code for finding in findings if not finding.grave]
-    words = f"Validity: {', '.join(grave) or 'nothing against the numbers'}"
-    return f"{words}; scope: {', '.join(notes)}" if notes else words
+def _validity(frame: pd.DataFrame, summary: pd.DataFrame) -> str:
+    found = judge(frame, summary=summary)
+    weak, unfit, notes = (", ".join(finding.code for finding in found.weakening(what)) for what in Weakens)
+    words = [f"Validity: {weak or 'no problems found'}", f"unfit to publish: {unfit}" if unfit else ""]
+    return "; ".join(filter(None, (*words, f"scope: {notes}" if notes else "")))

@@ -46,12 +46,23 @@ def test_every_variable_of_the_environment_is_documented_and_no_other() -> None:
 
 
 def test_every_flag_of_a_run_is_documented() -> None:
-    from bench.analysis.validity import _FLAGS
-    from bench.probes.readings import SILENT
+    from bench.analysis.findings import FLAGS
 
     text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     table = text.split("| flag | meaning |")[1].split("\n\n")[0]
-    assert set(re.findall(r"^\| `([a-z_]+)` \|", table, re.MULTILINE)) == {*_FLAGS, SILENT, "throttled"}
+    assert set(re.findall(r"^\| `([a-z_]+)` \|", table, re.MULTILINE)) == {*FLAGS}
+
+
+def test_every_finding_is_documented_with_what_it_weakens_and_its_remedy() -> None:
+    from bench.analysis import RULES
+
+    text = (ROOT / "docs" / "publishing.md").read_text(encoding="utf-8")
+    rows = {}
+    for weakens in ("reading", "publishing", "nothing"):
+        table = text.split(f"weakens `{weakens}` |")[1].split("\n\n")[0]
+        for code, remedy in re.findall(r"^\| `([a-z_]+)` \|.*\| ([^|]+) \|$", table, re.MULTILINE):
+            rows[code] = (weakens, remedy)
+    assert rows == {code: (rule.weakens.value, rule.remedy) for code, rule in RULES.items()}
 
 
 def test_every_status_is_documented() -> None:

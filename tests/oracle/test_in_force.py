@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import bench
-from bench.analysis.publishable import judge
+from bench.analysis import judge
 from tests import plugins
 from tests.oracle.stub import StubDriver
 
@@ -62,7 +62,7 @@ def test_a_precision_that_the_card_lacks_is_flagged_and_not_publishable(
         "bf16": "bf16, emulated",
         "fp16": "fp16",
     }
-    (finding,) = [finding for finding in judge(frame).objections if finding.code == "precision_not_in_force"]
+    (finding,) = [finding for finding in judge(frame).blocking if finding.code == "precision_not_in_force"]
     assert "tf32: Tesla T4 (compute capability 7.5) has no TF32" in finding.text
     assert set(finding.run_keys) == set(rows.loc[["tf32", "bf16"], "run_key"])
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import bench
-from bench.analysis import earlier_plans, summarise_cases, validity
+from bench.analysis import judge, summarise_cases
 from bench.records import Case, Choice, Status
 from bench.report import summary_lines
 from bench.report.contents import Contents
@@ -174,9 +174,7 @@ def _contents(root: Path, model: str, gpu: str, reason: str, note: str, setting:
     summary = summarise_cases(frame)
     hardware = compare_machines(frame, summary, str(summary["machine"].iloc[0]))
     notes = [note.values for note in bench.store.load_notes(root / "a", root / "b")]
-    return Contents(
-        "x", frame, summary, [*validity(frame), *earlier_plans(frame)], notes, sources=("a", note), hardware=hardware
-    )
+    return Contents("x", frame, summary, judge(frame), notes, sources=("a", note), hardware=hardware)
 
 
 def _hold_html(page: str) -> None:

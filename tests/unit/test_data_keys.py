@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 import bench
-from bench.analysis import earlier_plans
+from bench.analysis import judge
 from bench.catalog import idx_files
 from bench.config import SweepConfig, check_config
 from bench.errors import BenchError, DataError
@@ -195,7 +195,7 @@ def test_a_sweep_names_what_changed_and_the_report_what_is_left_out(tmp_path: Pa
     frame = bench.load(out)
     assert frame.groupby("planned")["data_classes"].agg(set).to_dict() == {False: {2}, True: {8}}
     assert frame.groupby("input")["data_hash"].nunique().to_dict() == {"cached": 2, "loader": 2, "synthetic": 0}
-    (finding,) = earlier_plans(frame)
+    (finding,) = [finding for finding in judge(frame) if finding.code == "earlier_plans"]
     assert finding.text.endswith(
         f"changed since: folder:path={tmp_path}/tree (classes 2 -> 8, training images 6 -> 24)."
     )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import bench
-from bench.analysis import summarise_cases, validity
+from bench.analysis import judge, summarise_cases
 from bench.analysis.gradient_noise import gradient_noise, ratio_interval
 from bench.errors import Unsupported
 from bench.records import Case, Choice, ImageSpec, Measurement, Protocol, Status
@@ -300,7 +300,7 @@ def test_the_best_batch_is_of_all_cases_and_not_of_those_that_the_table_has_room
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frame = bench.load(make_results(tmp_path, CASES, change=made_up))
-    contents = Contents("x", frame, summarise_cases(frame), validity(frame))
+    contents = Contents("x", frame, summarise_cases(frame), judge(frame))
     whole, short = (text_of(contents, rows, monkeypatch) for rows in (60, 1))
     said = "gives the most useful samples a second"
     assert said in whole

@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bench
-from bench.analysis import validity
-from bench.analysis.findings import alike, counted_reasons, group_reasons
-from bench.analysis.publishable import judge
+from bench.analysis import judge
+from bench.analysis.reasons import alike, counted_reasons, group_reasons
 from bench.records import Case, Measurement, Status
 from bench.report import render_report, summary_lines
 from tests.results import make_cases, make_results
@@ -114,7 +113,7 @@ def test_alike_reasons_are_one_line_with_a_case_and_the_count_of_the_others(tmp_
     page = render_report([folder], tmp_path / "report").with_name("report.md").read_text(encoding="utf-8")
     assert "| failed | 4 | 2 | cannot read /a/1.png | mlp on mnist, batch 16 |" in page
     assert "| failed | 2 | 1 | KeyError: 'a' | mlp on mnist, batch 64 |" in page
-    (failed,) = [finding.text for finding in judge(frame).findings if finding.code == "failed"]
+    (failed,) = [finding.text for finding in judge(frame) if finding.code == "failed"]
     assert "Reasons: failed: 4 x cannot read /" in failed
     assert "; 2 x KeyError: 'a'. timeout: no answer after 60 s" in failed
 
@@ -137,7 +136,7 @@ def test_skipped_cases_are_named_with_all_their_reasons(tmp_path: Path) -> None:
     frame = bench.load(make_results(tmp_path / "data", CASES, outcomes=dict.fromkeys((3, 4, 5), Status.SKIPPED)))
     skipped = frame["status"] == Status.SKIPPED
     frame.loc[skipped, "reason"] = ["needs 17 x 17 pixels, not 8 x 8", "needs 17 x 17 pixels, not 9 x 9", "too large"]
-    (text,) = [finding.text for finding in validity(frame) if finding.code == "skipped"]
+    (text,) = [finding.text for finding in judge(frame) if finding.code == "skipped"]
     assert text == "3 of 6 cases skipped: 2 x needs 17 x 17 pixels, not 8 x 8; 1 x too large."
 
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import bench
-from bench.analysis import summarise_cases, validity
+from bench.analysis import RULES, judge, summarise_cases
 from bench.config import load_config
 from bench.errors import StoreError
 from bench.records import Protocol, Status
@@ -57,7 +57,7 @@ def gpu_report(tmp_path_factory):
 
 def contents_of(folder):
     frame = bench.load(folder)
-    return Contents("x", frame, summarise_cases(frame), validity(frame))
+    return Contents("x", frame, summarise_cases(frame), judge(frame))
 
 
 def first_page(folder):
@@ -159,10 +159,22 @@ def test_the_first_page_says_what_was_measured_on_what_and_how_far_to_trust_it(c
         "3 fresh processes",
         "runs ended well",
         "Trust:",
-        "failures",
+        "failed",
         "interrupted",
     ):
         assert words in page
+
+
+def test_every_finding_stands_on_one_line_with_one_count_and_its_remedy_is_folded(cpu_report):
+    page = (cpu_report / "report.md").read_text()
+    found = re.findall(r"^- (.+) `([a-z_]+)`$", page, re.MULTILINE)
+    codes = [code for _, code in found]
+    assert len(codes) == len(set(codes)) and {"failed", "interrupted", "short_of_repeats", "cpu_only"} <= set(codes)
+    folds = "".join(
+        re.findall(r"<details>\n<summary>What to do, and which cases</summary>.*?</details>", page, re.DOTALL)
+    )
+    assert all(f"- `{code}` " in folds for code in codes)
+    assert all(RULES[code].remedy in folds.replace("\\", "") for code in codes)
 
 
 def test_a_report_of_a_cpu_is_no_statement_about_gpus(cpu_report, gpu_report):
@@ -411,7 +423,7 @@ def test_the_terminal_gets_ten_lines_and_the_path_last(cpu_report):
     assert len(lines) <= 10
     assert lines[-1] == f"Report: {cpu_report / 'index.html'}"
     text = "\n".join(lines)
-    for words in ("runs ok", "samples/s (95 % interval", "the formula is off by", "Validity: failures", "interrupted"):
+    for words in ("runs ok", "samples/s (95 % interval", "the formula is off by", "Validity: failed", "interrupted"):
         assert words in text
     assert "Report" not in "\n".join(summary_lines(bench.load(cpu_report), None))
 

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.patches import Rectangle
 
 import bench
-from bench.analysis import summarise_cases, validity
+from bench.analysis import judge, summarise_cases
 from bench.compare import compare
 from bench.errors import BenchError
 from bench.records import Protocol
@@ -49,7 +49,7 @@ def contents_of(*folders, baseline=0):
     summary = summarise_cases(frame)
     machines = list(dict.fromkeys(summary["machine"]))
     hardware = compare_machines(frame, summary, machines[baseline]) if len(machines) > 1 else None
-    return Contents("x", frame, summary, validity(frame), hardware=hardware)
+    return Contents("x", frame, summary, judge(frame), hardware=hardware)
 
 
 def csv_of(report, name):

@@ -14,7 +14,7 @@ import pytest
 from scipy.special import stdtrit
 
 import bench
-from bench.analysis import summarise_cases, validity
+from bench.analysis import judge, summarise_cases
 from bench.config import SweepConfig, check_config
 from bench.config.sections import LEAST_REPEATS
 from bench.launchers import Answer, LocalLauncher, Outcome
@@ -107,7 +107,7 @@ def test_only_cases_that_are_not_narrow_enough_are_repeated_and_end_narrow_or_at
 def test_without_a_target_repeats_are_fixed(tmp_path: Path) -> None:
     sweep(tmp_path, Machine(spread), fixed())
     assert counts(tmp_path) == dict.fromkeys(BATCHES, 3)
-    assert not {finding.code for finding in validity(bench.load(tmp_path))} & {"not_converged"}
+    assert not {finding.code for finding in judge(bench.load(tmp_path))} & {"not_converged"}
 
 
 def fixed() -> SweepConfig:
@@ -118,8 +118,8 @@ def fixed() -> SweepConfig:
 def test_a_case_that_misses_its_target_is_found_and_flagged(tmp_path: Path) -> None:
     sweep(tmp_path, Machine(spread), config())
     frame = bench.load(tmp_path)
-    (found,) = [finding for finding in validity(frame) if finding.code == "not_converged"]
-    assert found.grave
+    (found,) = [finding for finding in judge(frame) if finding.code == "not_converged"]
+    assert found.blocks
     assert "did not come within the ±1 % asked for in 1 of 4 cases, after 20 processes" in found.text
     assert set(found.run_keys) == set(frame.loc[frame["batch_size"] == 8, "run_key"])
     assert summarise_cases(frame).set_index("batch_size")["flags"].to_dict() == {
@@ -171,7 +171,7 @@ def test_a_budget_ends_the_rounds_and_the_least_runs_are_made_all_the_same(tmp_p
     assert len(none.plan) == 4 * LEAST_REPEATS
     some = sweep(tmp_path / "some", Machine(noisy), config(time_budget="265 s"))  # 20 runs of 10 s, and 6 more
     assert len(some.plan) == 26
-    assert {finding.code for finding in validity(bench.load(tmp_path / "some"))} >= {"not_converged"}
+    assert {finding.code for finding in judge(bench.load(tmp_path / "some"))} >= {"not_converged"}
 
 
 def test_a_case_that_always_fails_is_not_repeated_and_one_that_failed_once_is(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.analysis import best_cases, estimator_errors, headline
+from bench.analysis import Weakens, best_cases, estimator_errors, headline
 from bench.analysis.headline import error_summary_words
 from bench.analysis.labels import CaseLabels
 from bench.compare import Comparison
@@ -25,7 +25,7 @@ _MAX_ROWS = 15
 
 def build(contents: Contents) -> Sequence[Block]:
     """The sentence, the scope, and a small table."""
-    blocks: list[Block] = [Answer(_answer(contents)), *verdict_notice(contents), _scope(contents)]
+    blocks: list[Block] = [Answer(_answer(contents)), verdict_notice(contents), _scope(contents)]
     blocks += [Notice("note", finding.text) for finding in contents.findings if finding.code in _FIRST_PAGE]
     blocks += _best(contents)
     return blocks
@@ -61,7 +61,7 @@ def _scope(contents: Contents) -> Bullets:
     ran = summary[summary["status"] != Status.SKIPPED]
     planned, ok = int(ran["runs_planned"].sum()), int(ran["runs_ok"].sum())
     processes = sorted({int(count) for count in summary["processes"] if count > 0})
-    grave = [finding for finding in contents.findings if finding.grave]
+    weak = [finding.code.replace("_", " ") for finding in contents.findings.weakening(Weakens.READING)]
     warmup = sorted({int(count) for count in frame["warmup_steps"].dropna()})
     spread = f"{processes[0]} to {processes[-1]}" if len(processes) > 1 else f"{processes[0]}" if processes else "no"
     noun = "process" if processes == [1] else "processes"
@@ -79,9 +79,9 @@ def _scope(contents: Contents) -> Bullets:
         ),
         (
             Strong("Trust: "),
-            f"mind {listed((finding.code.replace('_', ' ') for finding in grave), 9)}; see Validity."
-            if grave
-            else "nothing was found against the numbers; what they do not cover is under Validity.",
+            f"the numbers are weakened by: {listed(weak, 9)}; see Validity."
+            if weak
+            else "no problems found with the numbers; what they do not cover is under Validity.",
         ),
     ]
     described = contents.noted("description")

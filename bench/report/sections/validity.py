@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from bench.analysis import GROUP, CaseLabels, in_reading_order, last_attempts
-from bench.analysis.findings import group_reasons, more_reasons, tally_names
+from bench.analysis import GROUP, CaseLabels, Weakens, in_reading_order, last_attempts
+from bench.analysis.reasons import group_reasons, more_reasons, tally_names
 from bench.records import Status
-from bench.report.blocks import Block, Code, Notice, Paragraph, Table
+from bench.report.blocks import Block, Notice, Paragraph, Table
 from bench.report.contents import Contents
 from bench.report.kinds import Section
+from bench.report.verdict import show_findings
 from bench.report.words import listed
 
 _MAX_FAILURES = 15
@@ -19,12 +20,16 @@ _MAX_REASONS = 12
 
 
 def build(contents: Contents) -> Sequence[Block]:
-    """Findings, and the cases that did not end well."""
-    blocks: list[Block] = []
-    if not any(finding.grave for finding in contents.findings):
-        blocks.append(Notice("good", "Nothing was found against the numbers themselves."))
-    for finding in contents.findings:
-        blocks.append(Notice("warning" if finding.grave else "note", (finding.text, " ", Code(finding.code))))
+    """What weakens the numbers, what bounds them, and the cases that did not end well."""
+    weak, notes = (contents.findings.weakening(what) for what in (Weakens.READING, Weakens.NOTHING))
+    blocks: list[Block] = [
+        Notice("warning", "These weaken the numbers:")
+        if weak
+        else Notice("good", "No problems found with the numbers."),
+        *show_findings(weak, contents),
+        *([Paragraph("These say what the numbers are about:")] if notes else []),
+        *show_findings(notes, contents),
+    ]
     return [*blocks, *_failures(contents)]
 
 

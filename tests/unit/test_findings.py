@@ -1,4 +1,4 @@
-"""What forbids publishing: every rule that was not kept, and every planted lie, by name."""
+"""The table of findings: every rule that was not kept, and every planted lie, by name and counted once."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 
 import bench
-from bench.analysis.findings import finding_of
-from bench.analysis.publishable import judge, named_cases
+from bench.analysis import RULES, CaseNames, Finding, Weakens, judge, summarise_cases
+from bench.analysis.findings import group_keys
 from bench.records import Status
 from bench.stats import PUBLISHED_PROCESSES
 from tests.altered import PROTOCOL, honest, rewrite
@@ -25,7 +25,11 @@ def planned(folder):
 
 def objections(folder, asked=0.05):
     """The codes that forbid publishing, with the runs each names."""
-    return {finding.code: finding for finding in judge(planned(folder), asked).objections}
+    return {finding.code: finding for finding in judge(planned(folder), asked).blocking}
+
+
+def named(finding, frame):
+    return CaseNames(summarise_cases(frame)).of(finding)
 
 
 def caught(folder, code, keys=None):
@@ -44,8 +48,8 @@ def of_case(folder, key=0):
 
 def test_honest_results_are_publishable(tmp_path):
     for name, settings in {"gpu": {}, "cpu": {"environment": CPU, "trace": False}}.items():
-        fitness = judge(planned(honest(tmp_path / name, **settings)), 0.05)
-        assert fitness.publishable, [finding.text for finding in fitness.objections]
+        found = judge(planned(honest(tmp_path / name, **settings)), 0.05)
+        assert found.publishable, [finding.text for finding in found.blocking]
 
 
 # the rules of the protocol
@@ -67,10 +71,10 @@ def test_an_interval_wider_than_asked_names_its_case_and_no_other(tmp_path):
         )
     ]
     frame = planned(folder)
-    (finding,) = judge(frame, 0.05).objections
+    (finding,) = judge(frame, 0.05).blocking
     assert finding.code == "noisy"
     assert set(keys) < set(finding.run_keys)
-    assert [named["case_key"] for named in named_cases(finding, frame)] == [case]
+    assert [case["case_key"] for case in named(finding, frame)] == [case]
     assert "wider than ±5 % in 1 of 3 cases" in finding.text
 
 
@@ -78,14 +82,14 @@ def test_the_width_asked_for_is_the_sweep_s_own_then_the_device_s(tmp_path):
     folder = honest(tmp_path)
     frame = planned(folder)
     assert judge(frame, 0.05).publishable
-    assert "noisy" in {finding.code for finding in judge(frame).objections}  # ±1 % on a GPU
-    assert "noisy" not in {finding.code for finding in judge(frame.assign(target_interval=0.05)).objections}
-    assert "±0.1 %" in judge(frame, 0.001).objections[0].text
+    assert "noisy" in {finding.code for finding in judge(frame).blocking}  # ±1 % on a GPU
+    assert "noisy" not in {finding.code for finding in judge(frame.assign(target_interval=0.05)).blocking}
+    assert "±0.1 %" in judge(frame, 0.001).blocking[0].text
 
 
 @pytest.mark.parametrize("repeats", [1, 3, PUBLISHED_PROCESSES - 1])
 def test_too_few_processes_are_named(tmp_path, repeats):
-    found = judge(planned(honest(tmp_path, repeats=repeats)), 0.5).objections
+    found = judge(planned(honest(tmp_path, repeats=repeats)), 0.5).blocking
     assert [finding.code for finding in found] == ["short_of_repeats"]
     assert f"(the fewest: {repeats})" in found[0].text
 
@@ -104,8 +108,8 @@ def test_too_few_processes_are_named(tmp_path, repeats):
 def test_a_case_that_did_not_end_well_is_named(tmp_path, status, code):
     folder = honest(tmp_path, outcomes={2: status})
     frame = planned(folder)
-    finding = next(finding for finding in judge(frame, 0.05).objections if finding.code == code)
-    assert [case["case"] for case in named_cases(finding, frame)] == ["mlp on mnist, batch 256"]
+    finding = next(finding for finding in judge(frame, 0.05).blocking if finding.code == code)
+    assert [case["case"] for case in named(finding, frame)] == ["mlp on mnist, batch 256"]
 
 
 def test_running_out_of_memory_every_time_is_an_answer_and_now_and_then_is_not(tmp_path):
@@ -148,10 +152,10 @@ def test_flags_of_the_run_itself_are_named(tmp_path):
 )
 def test_what_is_not_disclosed_is_named(tmp_path, field, forbids):
     folder = honest(tmp_path, environment=dataclasses.replace(GPU, **{field: None}))
-    fitness = judge(planned(folder), 0.05)
+    found = judge(planned(folder), 0.05)
     code = "missing_disclosure" if forbids else "unknown_detail"
-    assert any(finding.code == code and field in finding.text for finding in fitness.findings)
-    assert fitness.publishable is not forbids
+    assert any(finding.code == code and field in finding.text for finding in found)
+    assert found.publishable is not forbids
 
 
 def test_an_unknown_process_list_and_an_unknown_memory_cannot_exclude_others(tmp_path):
@@ -160,6 +164,35 @@ def test_an_unknown_process_list_and_an_unknown_memory_cannot_exclude_others(tmp
     assert "other processes" in caught(folder, "missing_disclosure")
     rewrite(folder, lambda row: {"device_used_before_bytes": 4 * MIB})
     assert not objections(folder)
+
+
+def test_a_case_is_noisy_or_not_converged_and_never_both(tmp_path):
+    frame = planned(honest(tmp_path))
+    (noisy,) = judge(frame).blocking  # wider than ±1 %, which nobody asked for
+    own = frame["run_key"].isin(noisy.run_keys)
+    asked = frame.assign(target_interval=[0.0001 if each else None for each in own])
+    found = {finding.code: set(finding.run_keys) for finding in judge(asked).blocking}
+    assert (noisy.code, found) == ("noisy", {"not_converged": set(noisy.run_keys)})
+    assert {finding.code for finding in judge(asked, 0.0001).blocking} == {"noisy"}
+    assert judge(asked, 0.05).publishable  # what is asked for now counts, not what the sweep asked for
+
+
+def test_every_rule_finds_at_most_one_thing_and_the_gravest_come_first(tmp_path):
+    environment = dataclasses.replace(GPU, driver_version=None, git_dirty=True, vbios=None)
+    folder = honest(tmp_path, environment=environment, outcomes={0: Status.FAILED}, repeats=2)
+    rewrite(folder, lambda row: {"flags": ["one", "two", "not_steady", "nvml_silent"], "other_process_count": None})
+    frame = planned(folder)
+    found = judge(frame)
+    codes = [finding.code for finding in found]
+    assert len(codes) == len(set(codes))
+    assert {"flagged", "missing_disclosure", "unknown_detail", "nvml_silent", "failed"} <= set(codes)
+    assert codes == [code for code in RULES if code in codes]
+    assert all(finding.remedy.endswith(".") and "{" not in finding.text + finding.remedy for finding in found)
+
+
+def test_the_table_is_in_the_order_of_what_its_rules_weaken():
+    order = [rule.weakens for rule in RULES.values()]
+    assert order == sorted(order, key=list(Weakens).index)
 
 
 # planted lies
@@ -362,13 +395,13 @@ def test_a_foreign_process_that_holds_little_shows_against_the_emptiest_run(tmp_
     caught(folder, "contaminated", keys)
 
 
-def test_findings_of_plain_validity_keep_their_weight(tmp_path):
+def test_what_bounds_the_numbers_forbids_nothing(tmp_path):
     folder = make_results(
         tmp_path, make_cases(["mnist"], ["mlp"], ["sgd"], [64]), protocol=PROTOCOL, repeats=5, data_source="synthetic"
     )
-    fitness = judge(planned(folder), 0.05)
-    assert {finding.code for finding in fitness.findings} == {"synthetic_data", "cpu_only"}
-    assert fitness.publishable
+    found = judge(planned(folder), 0.05)
+    assert [finding.code for finding in found] == ["cpu_only", "synthetic_data"]
+    assert found.publishable
 
 
 def test_a_stalled_warm_up_of_two_steps_says_nothing_of_units_and_one_of_three_does(tmp_path):
@@ -394,10 +427,10 @@ def test_a_case_that_one_machine_skipped_is_not_named_for_another_machine_s(tmp_
     frame = bench.load(skipped, short)
     frame = frame[frame["planned"]].reset_index(drop=True)
     assert frame["run_key"].isna().any()
-    finding = next(item for item in judge(frame, 0.5).objections if item.code == "short_of_repeats")
-    named = named_cases(finding, frame)
-    assert sorted(case["case_key"] for case in named) == sorted(set(frame["case_key"]))
-    assert all(len(case["run_keys"]) == 2 for case in named)
+    finding = next(item for item in judge(frame, 0.5).blocking if item.code == "short_of_repeats")
+    cases = named(finding, frame)
+    assert sorted(case["case_key"] for case in cases) == sorted(set(frame["case_key"]))
+    assert all(len(case["run_keys"]) == 2 for case in cases)
     rows = frame[frame["run_key"].isna()]
-    (there,) = {case["case_key"] for case in named_cases(finding_of("x", True, "x", rows.head(1)), frame)}
-    assert there == rows["case_key"].iloc[0]
+    (there,) = named(Finding(RULES["skipped"], "x", {group_keys(rows)[0]: []}), frame)
+    assert (there["case_key"], there["run_keys"]) == (rows["case_key"].iloc[0], [])
