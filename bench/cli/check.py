@@ -114,6 +114,7 @@ def _as_json(findings: Findings, summary: pd.DataFrame) -> dict[str, Any]:
 def _print(findings: Findings, summary: pd.DataFrame, results: Path, show_all: bool) -> None:
     """What forbids publishing with its cases and remedy, what a reader is told in any case, and the verdict last."""
     from bench.analysis import CaseNames
+    from bench.units import counted
 
     names = CaseNames(summary)
     for finding in findings:
@@ -127,11 +128,11 @@ def _print(findings: Findings, summary: pd.DataFrame, results: Path, show_all: b
             keys = f"  runs {', '.join(case['run_keys'])}" if case["run_keys"] else ""
             click.echo(printable(f"       {case['case']}{keys}"))
         if len(cases) > len(shown):
-            click.echo(f"       and {len(cases) - len(shown)} more; --all names them")
+            click.echo(f"       and {len(cases) - len(shown)} more; --all lists them")
         click.echo(f"     {click.style('fix', bold=True)} {finding.remedy}")
     count = len(findings.blocking)
-    against = f"not publishable: {count} problem{'s' if count > 1 else ''}"
-    click.echo(printable(f"{results}: {'publishable' if findings.publishable else against}"))
+    verdict = "publishable" if findings.publishable else f"not publishable: {counted(count, 'problem')}"
+    click.echo(printable(f"{results}: {verdict}"))
 
 
 GROUP = "Publish"
