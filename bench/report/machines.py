@@ -1,94 +1,21 @@
-"""Machines beside each other: which lines figures have, where a line bends, and how much of its memory a case takes."""
+"""Machines beside each other: where a line bends, where it runs out of memory, how much of its memory a case takes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from matplotlib.lines import Line2D
 
-from bench.analysis.labels import CaseLabels
 from bench.records import Status
-from bench.report import theme
-from bench.report.series import Look, spread_panels
+from bench.report.layout import LINE
 
 KNEE_FRAC = 0.90
 """The knee is the smallest batch size that reaches this share of its line's best rate; beyond it memory buys little."""
 
 SAFE_SHARE = 0.80
 """The share of a device's memory that a rule of thumb keeps to; drawn as a guide."""
-
-LINE = ["panel", "detail", "machine"]
-"""What the points of one line share: model and data set, the other axes in words, and the machine."""
-
-
-@dataclass(frozen=True, slots=True)
-class Board:
-    """Panels and lines of a figure with one line a machine.
-
-    Attributes:
-        frame: The rows with `panel`, `detail` and `drawn`.
-        pairs: `(panel, detail)` of the panels that are drawn, in order.
-        looks: How each machine that is drawn looks, the same in every figure of the report.
-        left_out: What did not fit, in words; empty where all did.
-    """
-
-    frame: pd.DataFrame
-    pairs: Sequence[tuple[str, str]]
-    looks: dict[str, Look]
-    left_out: str
-
-    def rows(self, pair: tuple[str, str], machine: str | None = None) -> pd.DataFrame:
-        """The drawn rows of a panel, of one machine or of all, by batch size."""
-        kept = self.frame["drawn"] & (self.frame["panel"] == pair[0]) & (self.frame["detail"] == pair[1])
-        kept = kept if machine is None else kept & (self.frame["machine"] == machine)
-        return self.frame[kept].sort_values("batch_size", kind="stable")
-
-
-def lay_out_machines(rows: pd.DataFrame, machines: Sequence[str], has: pd.Series) -> Board:
-    """A panel for each model, data set and combination of the other axes; a line a machine.
-
-    Args:
-        rows: Of a summary.
-        machines: All machines of the report in their order, so that each looks the same in every figure; the first six
-            have hues.
-        has: Whether each row has something to draw. A line that has anything keeps its other rows, so that it breaks
-            where a case is missing; lines and panels that have nothing are left out.
-    """
-    frame = with_details(rows).assign(_has=has)
-    frame = frame[frame.groupby(LINE, sort=False)["_has"].transform("any")].drop(columns="_has")
-    shown = list(machines[: len(theme.HUES)])
-    frame["drawn"] = frame["machine"].isin(shown)
-    pairs = spread_panels(
-        frame.loc[frame["drawn"], ["panel", "detail"]].rename(columns={"detail": "series"}), theme.MAX_PANELS
-    )
-    every = len(frame[["panel", "detail"]].drop_duplicates())
-    chosen = set(pairs)
-    fits = np.array([pair in chosen for pair in zip(frame["panel"], frame["detail"], strict=True)], dtype=bool)
-    frame["drawn"] = frame["drawn"].to_numpy(dtype=bool) & fits
-    looks = {
-        name: Look(theme.HUES[n], theme.MARKERS[n], theme.DASHES[n % len(theme.DASHES)]) for n, name in enumerate(shown)
-    }
-    present = set(frame.loc[frame["drawn"], "machine"])
-    parts = [
-        f"{count} more {noun}{'s' if count > 1 else ''}"
-        for count, noun in ((every - len(pairs), "panel"), (len(set(frame["machine"])) - len(present), "machine"))
-        if count > 0
-    ]
-    left_out = f"{' and '.join(parts)} did not fit and stand in the CSV (drawn is false)." if parts else ""
-    return Board(frame, pairs, {name: look for name, look in looks.items() if name in present}, left_out)
-
-
-def with_details(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a summary with `panel` (model and data set) and `detail` (the other axes that differ, in words)."""
-    labels, records = CaseLabels(rows), rows.to_dict("records")
-    units = [labels.unit(row) for row in records]
-    details = [labels.detail(row, without=("machine",)) for row in records]
-    titles, lines = theme.clip_apart(units, theme.TITLE_CHARACTERS), theme.clip_apart(details, theme.DETAIL_CHARACTERS)
-    return rows.assign(panel=[titles[unit] for unit in units], detail=[lines[detail] for detail in details])
 
 
 def knees(frame: pd.DataFrame) -> pd.Series:
@@ -158,18 +85,6 @@ def edge_dashes(places: Mapping[str, float]) -> dict[str, tuple[float, tuple[flo
         sharing = [other for other in places if places[other] == place]
         found[machine] = (-2.0 * sharing.index(machine), (2.0, 2.0 * max(1, len(sharing) - 1)))
     return found
-
-
-def machine_handles(board: Board, *, out_of_memory: bool = False) -> list[Line2D]:
-    """What the legend shows: a line a machine, and the cross where memory ran out."""
-    names = theme.clip_apart(board.looks, 60)
-    handles = [
-        Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.dashes, label=names[name])
-        for name, look in board.looks.items()
-    ]
-    if out_of_memory:
-        handles.append(Line2D([], [], color=theme.MUTED, marker="X", linestyle="none", label="out of memory"))
-    return handles
 
 
 def _floats(values: pd.Series) -> np.ndarray:

@@ -11,11 +11,9 @@ from matplotlib.lines import Line2D
 
 from bench.analysis import COMPARISONS, CaseLabels, estimator_errors
 from bench.report import theme
-from bench.report.contents import Contents
+from bench.report.contents import Contents, FigureKind
 from bench.report.drawing import Drawing
-from bench.report.figures.memory import tick_bytes
-from bench.report.figures.throughput import legend
-from bench.report.kinds import FigureKind
+from bench.report.layout import draw_legend, tick_bytes
 from bench.stats import percentiles
 from bench.units import format_frac
 
@@ -80,20 +78,24 @@ def _draw_scatter(axes: Axes, numbers: pd.DataFrame) -> None:
     for which in ("x", "y"):
         theme.log_axis(axes, which, low, high, base=2, words=tick_bytes)
     axes.plot([low / 2, high * 2], [low / 2, high * 2], color=theme.MUTED, linewidth=1.0, zorder=1)
-    for name, (colour, marker) in _LOOKS.items():
-        rows = numbers[numbers["estimator"] == name]
-        sns.scatterplot(
-            x=rows["measured_bytes"].to_numpy(dtype=float),
-            y=rows["estimated_bytes"].to_numpy(dtype=float),
-            ax=axes,
-            color=colour,
-            marker=marker,
-            s=26,
-            alpha=0.8,
-            linewidth=0.5,
-            edgecolor=theme.PAPER,
-            zorder=3,
-        )
+    sns.scatterplot(
+        numbers,
+        x="measured_bytes",
+        y="estimated_bytes",
+        hue="estimator",
+        style="estimator",
+        hue_order=list(_LOOKS),
+        style_order=list(_LOOKS),
+        palette={name: colour for name, (colour, _) in _LOOKS.items()},
+        markers={name: marker for name, (_, marker) in _LOOKS.items()},
+        ax=axes,
+        s=30,
+        alpha=0.8,
+        linewidth=0.5,
+        edgecolor=theme.PAPER,
+        zorder=3,
+        legend=False,
+    )
     axes.tick_params(axis="x", labelrotation=30)
     theme.finish(axes, "Each case", "measured", "estimated")
 
@@ -129,8 +131,9 @@ def _draw_errors(axes: Axes, numbers: pd.DataFrame) -> None:
     if sizes.max() > 300:
         axes.set_xscale("symlog", linthresh=100)
     else:
-        reach = max(float(sizes.max()) * 1.12, 1.0)
-        axes.set_xlim(-reach, reach)
+        ends = numbers["relative_error"].astype(float) * 100
+        low, high = min(float(ends.min()), -0.5), max(float(ends.max()), 0.5)
+        axes.set_xlim(low - 0.08 * (high - low), high + 0.08 * (high - low))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:+g} %" if value else "0")
     axes.set_yticks(range(len(rows)), list(theme.clip_apart(rows, 28).values()))
     axes.set_ylim(len(rows) - 0.5, -0.5)
@@ -145,7 +148,7 @@ def _legend(figure: Figure, numbers: pd.DataFrame) -> None:
         for name, (colour, marker) in _LOOKS.items()
         if name in set(numbers["estimator"])
     ]
-    legend(figure, handles)
+    draw_legend(figure, handles)
 
 
 def _alt(summary: pd.DataFrame) -> str:
@@ -158,4 +161,4 @@ def _alt(summary: pd.DataFrame) -> str:
     return f"Estimated over measured memory with the identity line, and relative errors by model. {'; '.join(parts)}."
 
 
-FIGURE = FigureKind(order=40, draw=draw)
+FIGURE = FigureKind(order=10, draw=draw)

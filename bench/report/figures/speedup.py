@@ -15,11 +15,10 @@ from matplotlib.patches import Patch, Rectangle
 
 from bench.compare import Comparison
 from bench.report import theme
-from bench.report.contents import Contents
+from bench.report.contents import Contents, FigureKind
 from bench.report.drawing import Drawing
 from bench.report.hardware import SPEED, Hardware
-from bench.report.kinds import FigureKind
-from bench.report.machines import with_details
+from bench.report.layout import with_details
 from bench.report.words import listed, ratio_words, times
 
 _MAX_ROWS, _MAX_COLUMNS = 36, 6

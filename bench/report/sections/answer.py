@@ -1,8 +1,9 @@
-"""The first screen: the answer with its interval, what was measured on what, and the best case of each model."""
+"""The first page: the answer, its figure, what was measured on what, what to mind, the best case of each model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -13,9 +14,8 @@ from bench.analysis.labels import CaseLabels
 from bench.compare import Comparison
 from bench.records import Status
 from bench.report.blocks import Answer, Block, Bullets, Notice, Strong, Table, Words
-from bench.report.contents import Contents
+from bench.report.contents import Contents, Section
 from bench.report.hardware import SPEED
-from bench.report.kinds import Section
 from bench.report.verdict import verdict_notice
 from bench.report.words import error_words, integer, listed, rate_cell, ratio_words
 from bench.units import MISSING, format_bytes
@@ -24,8 +24,10 @@ _MAX_ROWS = 15
 
 
 def build(contents: Contents) -> Sequence[Block]:
-    """The sentence, the scope, and a small table."""
-    blocks: list[Block] = [Answer(_answer(contents)), *verdict_notice(contents), _scope(contents)]
+    """The sentence and its figure come first; then the scope and a small table."""
+    blocks: list[Block] = [Answer(_answer(contents))]
+    blocks += [replace(contents.headline, headed=False)] if contents.headline else []
+    blocks += [*verdict_notice(contents), _scope(contents)]
     blocks += [Notice("note", finding.text) for finding in contents.findings if finding.code in _FIRST_PAGE]
     blocks += _best(contents)
     return blocks

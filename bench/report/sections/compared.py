@@ -11,10 +11,10 @@ import pandas as pd
 from bench.compare import Comparison
 from bench.records import Status
 from bench.report.blocks import Block, Bullets, Code, Link, Notice, Paragraph, Strong, Table, Words
-from bench.report.contents import Contents
+from bench.report.contents import Contents, Section
 from bench.report.hardware import ENERGY, MEMORY, SPEED, Hardware
-from bench.report.kinds import Section
-from bench.report.machines import KNEE_FRAC, LINE, extreme, knees, with_details, with_memory_shares
+from bench.report.layout import LINE, with_details
+from bench.report.machines import KNEE_FRAC, extreme, knees, with_memory_shares
 from bench.report.words import integer, known, rate_cell, ratio_words
 from bench.units import MISSING
 

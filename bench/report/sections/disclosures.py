@@ -9,8 +9,7 @@ import pandas as pd
 from bench.analysis import machine_labels
 from bench.records import Environment, Protocol, columns
 from bench.report.blocks import Block, Fold, Paragraph, Strong, Table, Words
-from bench.report.contents import Contents
-from bench.report.kinds import Section
+from bench.report.contents import Contents, Section
 from bench.report.words import field_title, field_words
 
 _MAX_MACHINES = 6

@@ -9,8 +9,7 @@ from bench.analysis import CaseLabels, estimator_errors
 from bench.analysis.estimates import measured_contexts, oom_predictions
 from bench.analysis.findings import counted, group_reasons, more_reasons
 from bench.report.blocks import Block, Bullets, Code, Notice, Table, Words
-from bench.report.contents import Contents
-from bench.report.kinds import Section
+from bench.report.contents import Contents, Section
 from bench.report.words import error_words, known, listed
 from bench.units import MISSING, format_bytes
 

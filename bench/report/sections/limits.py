@@ -8,8 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from bench import catalog
 from bench.errors import BenchError
 from bench.report.blocks import Block, Bullets, Code
-from bench.report.contents import Contents
-from bench.report.kinds import Section
+from bench.report.contents import Contents, Section
 from bench.stats import PUBLISHED_PROCESSES
 
 

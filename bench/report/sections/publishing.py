@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from bench.analysis.findings import Finding
 from bench.analysis.publishable import named_cases
 from bench.report.blocks import Block, Bullets, Code, Fold, Paragraph, Words
-from bench.report.contents import Contents
-from bench.report.kinds import Section
+from bench.report.contents import Contents, Section
 
 _MAX_CASES = 8
 

@@ -10,8 +10,7 @@ from bench.analysis import GROUP, CaseLabels, in_reading_order, last_attempts
 from bench.analysis.findings import group_reasons, more_reasons, tally_names
 from bench.records import Status
 from bench.report.blocks import Block, Code, Notice, Paragraph, Table
-from bench.report.contents import Contents
-from bench.report.kinds import Section
+from bench.report.contents import Contents, Section
 from bench.report.words import listed
 
 _MAX_FAILURES = 15
