@@ -32,7 +32,7 @@ class Contents:
         notes: What the sweeps noted, one a folder and environment, without paths.
         pictures: The figures that were drawn, by name, in their order.
         sources: The folders that the results were read from, without the path to them.
-        hardware: The machines held against one of them; `None` where there is only one.
+        hardware: The machines compared with one of them; `None` where there is only one.
         damaged: Those of the findings that are about damaged parts: they stand against publishing as well.
     """
 

@@ -150,7 +150,8 @@ def spread_panels(frame: pd.DataFrame, max_panels: int, detail: str = "detail") 
 def among(frame: pd.DataFrame, pairs: Iterable[tuple[str, str]], detail: str = "detail") -> np.ndarray:
     """Whether each row stands in one of the panels."""
     chosen = set(pairs)
-    return np.array([pair in chosen for pair in zip(frame["panel"], frame[detail], strict=True)], dtype=bool)
+    every = zip(frame["panel"].to_numpy(), frame[detail].to_numpy(), strict=True)
+    return np.array([pair in chosen for pair in every], dtype=bool)
 
 
 def draw_lines(axes: Axes, rows: pd.DataFrame, layout: Layout, column: str) -> None:
@@ -268,7 +269,8 @@ def tick_seconds(value: float) -> str:
 
 def _named(rows: pd.DataFrame) -> list[dict[Any, Any]]:
     """What labels are made from, of each row."""
-    return rows[[name for name in _NAMED if name in rows]].to_dict("records")
+    known = {name: rows[name].to_numpy() for name in _NAMED if name in rows}
+    return [dict(zip(known, values, strict=True)) for values in zip(*known.values(), strict=True)]
 
 
 def _combinations(rows: pd.DataFrame, axes: Sequence[str]) -> int:
@@ -286,7 +288,7 @@ def _commonest(values: pd.Series, count: int) -> list[str]:
 def _left_out(**counts: int) -> str:
     """A sentence on how many more of each noun there are."""
     parts = [f"{count} more {noun}{'s' if count > 1 else ''}" for noun, count in counts.items() if count > 0]
-    return f"{' and '.join(parts)} did not fit and stand in the CSV (drawn is false)." if parts else ""
+    return f"{' and '.join(parts)} did not fit and are in the CSV (drawn is false)." if parts else ""
 
 
 def _floats(values: pd.Series) -> np.ndarray:

@@ -37,7 +37,7 @@ def render_report(paths: Sequence[Path], target: Path, *, baseline: str | None =
     Args:
         paths: Folders that `bench sweep` wrote, or folders that hold several of them.
         target: The report's folder, made if it is not there; its name is the report's where the sweep noted none.
-        baseline: The machine that the others are held against where there are several: its name, a part of it that
+        baseline: The machine that the others are compared with where there are several: its name, a part of it that
             only one has, or its results folder's name; the first unless given.
 
     Returns:

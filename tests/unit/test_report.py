@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import re
 import sys
@@ -21,6 +22,8 @@ from bench.report import figures, render, render_report, sections, summary_lines
 from bench.report.contents import Contents, FigureKind
 from bench.report.figures import throughput
 from bench.report.render import all_sections
+from bench.report.rendering import render_markdown
+from bench.report.sections import disclosures
 from bench.report.toml import to_toml
 from tests.results import CPU, GIB, GPU, make_cases, make_results
 
@@ -260,6 +263,14 @@ def test_failures_stand_in_the_table_with_their_reasons(cpu_report):
 
 def test_absent_disclosures_read_unknown(cpu_report):
     assert re.search(r"CPU governor \| unknown", (cpu_report / "report.md").read_text())
+
+
+def test_an_absent_protocol_field_is_unknown_where_torch_has_no_default_for_it(cpu_report):
+    contents = contents_of(cpu_report)
+    earlier = dataclasses.replace(contents, frame=contents.frame.assign(gradient_noise=None, threads=None))
+    text = render_markdown("x", [("y", disclosures.build(earlier))])
+    assert "| gradient noise | unknown |" in text
+    assert "| threads | torch's default |" in text
 
 
 def test_the_report_says_what_estimates_leave_out(tmp_path, gpu_report):

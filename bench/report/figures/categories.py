@@ -68,10 +68,9 @@ def draw(contents: Contents) -> Drawing | None:
         name="categories",
         title="Where memory goes",
         caption=(
-            "Each bar stacks an estimate's categories as shares of the peak that was measured. What is missing to the "
-            "dashed line is memory that the estimate does not know of; what stands above it was never there at once. "
-            "Cases without a measured peak have no bar. Panels and batch sizes that did not fit stand in the CSV "
-            "(drawn is false)."
+            "Each bar stacks an estimate's categories as shares of the measured peak. The gap below the dashed line is "
+            "memory that the estimate misses; anything above the line was not live at the peak. Cases without a "
+            "measured peak have no bar. Panels and batch sizes that did not fit are in the CSV (drawn is false)."
         ),
         alt=_alt(numbers),
         figure=figure,
@@ -108,7 +107,8 @@ def _drawn(numbers: pd.DataFrame, pairs: list[tuple[str, str]]) -> list[bool]:
             else [sizes[round(i)] for i in np.linspace(0, len(sizes) - 1, _MAX_BATCHES)]
         )
         kept |= {(panel, series, size) for size in few}
-    return [key in kept for key in zip(numbers["panel"], numbers["series"], numbers["batch_size"], strict=True)]
+    keys = zip(*(numbers[name].to_numpy() for name in ("panel", "series", "batch_size")), strict=True)
+    return [key in kept for key in keys]
 
 
 def _draw_panel(axes: Axes, rows: pd.DataFrame, estimators: list[str]) -> None:

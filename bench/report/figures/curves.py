@@ -10,6 +10,7 @@ from bench.records import Status
 from bench.report import theme
 from bench.report.contents import Contents, FigureKind
 from bench.report.drawing import Drawing
+from bench.report.hardware import KNEE_FRAC, boundary, edge_dashes, knees
 from bench.report.layout import (
     Layout,
     draw_legend,
@@ -21,7 +22,6 @@ from bench.report.layout import (
     ring_handle,
     tick_rate,
 )
-from bench.report.machines import KNEE_FRAC, boundary, edge_dashes, knees
 from bench.units import format_rate
 
 _RATE = ["samples_per_s", "samples_per_s_low", "samples_per_s_high"]

@@ -13,8 +13,8 @@ from bench.records import Status
 from bench.report import theme
 from bench.report.contents import Contents, FigureKind
 from bench.report.drawing import Drawing
+from bench.report.hardware import extreme
 from bench.report.layout import Layout, draw_legend, draw_lines, lay_out_machines, line_handles
-from bench.report.machines import extreme
 from bench.stats import geometric_interval
 from bench.units import format_rate
 

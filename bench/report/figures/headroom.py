@@ -9,8 +9,8 @@ from bench.records import Status
 from bench.report import theme
 from bench.report.contents import Contents, FigureKind
 from bench.report.drawing import Drawing
+from bench.report.hardware import SAFE_SHARE, boundary, extreme, with_memory_shares
 from bench.report.layout import EDGE, Layout, draw_legend, draw_lines, lay_out_machines, line_handles
-from bench.report.machines import SAFE_SHARE, boundary, extreme, with_memory_shares
 from bench.units import format_bytes
 
 _SHARES = ["memory_of", "memory_bytes", "limit_bytes", "memory_share"]

@@ -69,7 +69,7 @@ def draw(contents: Contents) -> Drawing | None:
         caption=(
             "Both axes are logarithmic. Measured peaks are the largest of the processes; estimates are drawn for cases "
             "that ran out of memory as well (shaded)."
-            + (f" {left} more panels did not fit and stand in the CSV (drawn is false)." if left else "")
+            + (f" {left} more panels did not fit and are in the CSV (drawn is false)." if left else "")
         ),
         alt=_alt(contents.summary),
         figure=figure,
@@ -162,7 +162,7 @@ def _alt(summary: pd.DataFrame) -> str:
         low, high = (format_bytes(int(known["peak_allocated_bytes"].agg(end))) for end in ("min", "max"))
         words += f" Measured allocated peaks reach from {low} to {high}."
     errors = [
-        f"{row['title']} is off by {row['median_abs'] * 100:.3g} % in the median"
+        f"{row['title']} has a median error of {row['median_abs'] * 100:.3g} %"
         for row in estimator_errors(summary).to_dict("records")
         if row["name"] != "speed"
     ]

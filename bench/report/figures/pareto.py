@@ -10,6 +10,7 @@ from bench.analysis.labels import SERIES_AXES
 from bench.report import theme
 from bench.report.contents import Contents, FigureKind
 from bench.report.drawing import Drawing
+from bench.report.hardware import extreme
 from bench.report.layout import (
     EDGE,
     Layout,
@@ -22,7 +23,6 @@ from bench.report.layout import (
     tick_bytes,
     tick_rate,
 )
-from bench.report.machines import extreme
 from bench.units import format_bytes, format_rate
 
 _RATE = ["samples_per_s", "samples_per_s_low", "samples_per_s_high"]

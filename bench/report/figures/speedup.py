@@ -68,7 +68,7 @@ def draw(contents: Contents) -> Drawing | None:
             "difference, for the reason in the CSV. An empty cell has no ratio, which is not zero; it says what "
             "happened instead. The last row is the geometric mean over the cases that both machines measured, "
             "hatched where every one of them is unclear."
-            + (f" {left} more cells did not fit and stand in the CSV (drawn is false)." if left else "")
+            + (f" {left} more cells did not fit and are in the CSV (drawn is false)." if left else "")
         ),
         alt=_alt(hardware),
         figure=figure,

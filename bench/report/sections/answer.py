@@ -107,8 +107,8 @@ def _best(contents: Contents) -> list[Block]:
         *(["with"] if axes else []),
         "samples/s (95 % interval)",
         "peak allocated",
-        "formula is off by",
-        *(["trace is off by"] if with_trace else []),
+        "formula error",
+        *(["trace error"] if with_trace else []),
         "largest batch that ran",
         "out of memory at",
     ]
