@@ -78,7 +78,7 @@ def write_timeline(case: Case, device: Device, target: Path, *, workspaces: bool
     from bench.estimators.timeline import read_timeline
     from bench.launchers import LocalLauncher
     from bench.launchers.tasks import timeline_task
-    from bench.report.numbers import to_csv
+    from bench.report.drawing import to_csv
     from bench.report.timeline import draw_timeline, render_drawing
 
     argument = {"case": case, "device": device, "workspaces": workspaces}

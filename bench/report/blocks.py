@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from bench.report.drawing import Drawing
-
 
 @dataclass(frozen=True, slots=True)
 class Strong:
@@ -89,9 +87,21 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A figure with its caption and a link to its numbers."""
+    """A figure with its caption and a link to its numbers.
 
-    drawing: Drawing
+    Attributes:
+        name: Of its files: `figures/<name>.png` and `.csv`.
+        title: For people.
+        caption: How to read it.
+        alt: What it shows, for those who do not see it.
+        headed: Whether Markdown sets the title above it; the page never does, since the picture has it.
+    """
+
+    name: str
+    title: str
+    caption: str
+    alt: str
+    headed: bool = True
 
 
 @dataclass(frozen=True, slots=True)

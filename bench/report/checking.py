@@ -1,4 +1,4 @@
-"""A report held against its data: rendered again into a temporary folder, and compared byte by byte."""
+"""A report compared with its data: rendered again into a temporary folder, and compared byte by byte."""
 
 from __future__ import annotations
 

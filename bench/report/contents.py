@@ -1,14 +1,18 @@
-"""What every figure and section draws from."""
+"""What every figure and section draws from, and what a file of `figures/` and of `sections/` defines."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
 import pandas as pd
 
 from bench.analysis import Findings
+from bench.report.blocks import Block, Picture
 from bench.report.drawing import Drawing
 from bench.report.hardware import Hardware
 from bench.report.toml import to_toml
@@ -24,9 +28,9 @@ class Contents:
         summary: One row a case, from `bench.analysis.summarise_cases`.
         findings: What a reader must know before trusting or publishing them, from `bench.analysis.judge`.
         notes: What the sweeps noted, one a folder and environment, without paths.
-        drawings: The figures, by name, in their order.
+        pictures: The figures that were drawn, by name, in their order.
         sources: The folders that the results were read from, without the path to them.
-        hardware: The machines held against one of them; `None` where there is only one.
+        hardware: The machines compared with one of them; `None` where there is only one.
     """
 
     name: str
@@ -34,9 +38,14 @@ class Contents:
     summary: pd.DataFrame
     findings: Findings
     notes: Sequence[Mapping[str, Any]] = ()
-    drawings: Mapping[str, Drawing] = field(default_factory=dict)
+    pictures: Mapping[str, Picture] = field(default_factory=dict)
     sources: Sequence[str] = ()
     hardware: Hardware | None = None
+
+    @property
+    def headline(self) -> Picture | None:
+        """The most important figure there is, which stands right after the answer: the first in their order."""
+        return next(iter(self.pictures.values()), None)
 
     @property
     def machines(self) -> list[str]:
@@ -74,3 +83,44 @@ def _named(stem: str, texts: Sequence[str]) -> dict[str, str]:
     distinct = list(dict.fromkeys(texts))
     names = [f"{stem}.toml"] if len(distinct) == 1 else [f"{stem}-{n}.toml" for n in range(1, len(distinct) + 1)]
     return dict(zip(names, distinct, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class FigureKind:
+    """A kind of figure.
+
+    Attributes:
+        order: Its place among the figures, the most important first: 1 to 9 compare machines, then 10 accuracy, 20
+            throughput, 30 memory, 40 categories, 50 energy, 60 steps.
+        draw: The drawing, or `None` where the results have nothing to show in it.
+    """
+
+    order: int
+    draw: Callable[[Contents], Drawing | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A section of the report.
+
+    Attributes:
+        order: Its place: 10 answer, 20 validity, 30 disclosures, 40 figures, 50 table, 60 limits, 70 how to
+            reproduce. The first holds the most important figure.
+        title: Its heading; empty for the first, which stands under the report's title.
+        build: What it says; nothing leaves the section out.
+    """
+
+    order: int
+    title: str
+    build: Callable[[Contents], Sequence[Block]]
+
+
+def all_of(package: ModuleType, name: str) -> list[Any]:
+    """The object called `name` of every module of `package`, by its `order`, then by the module's name.
+
+    Raises:
+        AttributeError: A module of the package does not define it.
+    """
+    modules = sorted(info.name for info in pkgutil.iter_modules(package.__path__))
+    items = [getattr(importlib.import_module(f"{package.__name__}.{module}"), name) for module in modules]
+    return sorted(items, key=lambda item: item.order)

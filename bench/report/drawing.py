@@ -1,4 +1,4 @@
-"""A figure as it leaves the room that drew it."""
+"""A figure as it leaves the module that drew it, and the numbers beside it as CSV."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 from matplotlib.figure import Figure
+
+from bench.report.escape import csv_cell
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,3 +29,15 @@ class Drawing:
     alt: str
     figure: Figure
     numbers: pd.DataFrame
+
+
+def to_csv(frame: pd.DataFrame) -> str:
+    """The frame with a line of column names, Unix line ends, `.` decimals; unknown values are empty.
+
+    Numbers have full precision, and no cell begins like a formula, which a spreadsheet would run.
+    """
+    safe = frame.rename(columns=lambda name: str(csv_cell(str(name))))
+    texts = [str(name) for name in safe if not pd.api.types.is_numeric_dtype(safe[name])]
+    safe = safe.assign(**{name: safe[name].map(csv_cell, na_action="ignore") for name in texts})
+    written: str = safe.to_csv(index=False, lineterminator="\n", na_rep="")
+    return written

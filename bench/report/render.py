@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import multiprocessing
+import os
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -11,15 +16,13 @@ import pandas as pd
 from bench import __version__
 from bench.analysis import damaged_parts, judge, summarise_cases
 from bench.errors import StoreError
+from bench.forks import Lost, Work, work_apart
 from bench.report import figures, sections, theme
-from bench.report.contents import Contents
-from bench.report.drawing import Drawing
+from bench.report.blocks import Picture
+from bench.report.contents import Contents, FigureKind, Section, all_of
+from bench.report.drawing import to_csv
 from bench.report.hardware import Hardware, compare_machines, find_baseline
-from bench.report.html import Image, render_html
-from bench.report.kinds import FigureKind, Section
-from bench.report.markdown import render_markdown
-from bench.report.numbers import to_csv
-from bench.report.seam import found
+from bench.report.rendering import Image, render_html, render_markdown
 from bench.store import DATA_FOLDER, Loaded, Notes, consolidate, planned_runs, read_results
 
 
@@ -34,7 +37,7 @@ def render_report(paths: Sequence[Path], target: Path, *, baseline: str | None =
     Args:
         paths: Folders that `bench sweep` wrote, or folders that hold several of them.
         target: The report's folder, made if it is not there; its name is the report's where the sweep noted none.
-        baseline: The machine that the others are held against where there are several: its name, a part of it that
+        baseline: The machine that the others are compared with where there are several: its name, a part of it that
             only one has, or its results folder's name; the first unless given.
 
     Returns:
@@ -56,15 +59,14 @@ def render_report(paths: Sequence[Path], target: Path, *, baseline: str | None =
 def render_loaded(loaded: Loaded, target: Path, *, baseline: str | None = None) -> Path:
     """Render results that were read already. Otherwise as `render_report`; nothing beside the report is written."""
     contents = _contents(loaded, target.resolve().name, baseline)
-    with theme.style():
-        drawings = _draw(contents)
-        images = {name: Image(theme.save(item.figure), theme.save(item.figure, dark=True)) for name, item in drawings}
-    contents = dataclasses.replace(contents, drawings=dict(drawings))
+    drawn = _draw_all(contents)
+    contents = dataclasses.replace(contents, pictures={item.picture.name: item.picture for item in drawn})
     built = [(section.title, list(section.build(contents))) for section in all_sections()]
     built = [(title, blocks) for title, blocks in built if blocks]
     title = f"{contents.title}: memory and speed of training steps"
+    images = {item.picture.name: item.image for item in drawn}
     files = {f"figures/{name}.png": image.light for name, image in images.items()}
-    files |= {f"figures/{name}.csv": to_csv(item.numbers).encode() for name, item in drawings}
+    files |= {f"figures/{item.picture.name}.csv": item.numbers for item in drawn}
     files |= {name: text.encode() for name, text in (contents.configs | contents.devices).items()}
     files["table.csv"] = to_csv(contents.summary).encode()
     files["report.md"] = render_markdown(title, built).encode()
@@ -75,12 +77,14 @@ def render_loaded(loaded: Loaded, target: Path, *, baseline: str | None = None) 
 
 def all_figures() -> list[FigureKind]:
     """Every figure of `figures/`, in its order."""
-    return found(figures, "FIGURE")
+    found: list[FigureKind] = all_of(figures, "FIGURE")
+    return found
 
 
 def all_sections() -> list[Section]:
     """Every section of `sections/`, in its order."""
-    return found(sections, "SECTION")
+    found: list[Section] = all_of(sections, "SECTION")
+    return found
 
 
 def _contents(loaded: Loaded, name: str, baseline: str | None) -> Contents:
@@ -118,9 +122,60 @@ def _folders(noted: Sequence[Notes]) -> dict[str, list[str]]:
     return folders
 
 
-def _draw(contents: Contents) -> list[tuple[str, Drawing]]:
-    drawn = [kind.draw(contents) for kind in all_figures()]
-    return [(item.name, item) for item in drawn if item is not None]
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """A figure as it goes into the report; `numbers` as CSV."""
+
+    picture: Picture
+    image: Image
+    numbers: bytes
+
+
+def _draw_all(contents: Contents) -> list[_Drawn]:
+    """The figures that the results have something for, in their order.
+
+    They are drawn in forks, one for each processor, and what is lost there in this process: its error is raised here.
+    A figure has the same bytes wherever it is drawn.
+    """
+    kinds = all_figures()
+    work: Work[int] = Work(
+        do=lambda place, alone: _draw(kinds[place], contents),
+        shares=lambda place: False,
+        kin=lambda place: place,
+        describe=lambda place: f"figure {place + 1} of {len(kinds)}",
+        timeout_s=_FORK_TIMEOUT_S,
+    )
+    workers = min(_processors(), len(kinds))
+    found: dict[int, _Drawn | None] = {}
+    with theme.style():
+        if workers > 1:
+            with contextlib.suppress(OSError):  # no more processes are allowed
+                groups = [range(first, len(kinds), workers) for first in range(workers)]
+                answers = work_apart(work, groups, workers)
+                found = {place: made for place, made in answers if not isinstance(made, Lost)}
+        drawn = [found[place] if place in found else _draw(kind, contents) for place, kind in enumerate(kinds)]
+    return [item for item in drawn if item is not None]
+
+
+def _draw(kind: FigureKind, contents: Contents) -> _Drawn | None:
+    """One figure, drawn and written down; `None` where the results have nothing to show in it."""
+    drawing = kind.draw(contents)
+    if drawing is None:
+        return None
+    image = Image(theme.save(drawing.figure), theme.save(drawing.figure, dark=True))
+    picture = Picture(drawing.name, drawing.title, drawing.caption, drawing.alt)
+    return _Drawn(picture, image, to_csv(drawing.numbers).encode())
+
+
+def _processors() -> int:
+    """How many processors this process may use to fork; 1 where a fork of it is not safe."""
+    if sys.platform != "linux" or multiprocessing.current_process().daemon:  # daemonic processes may have no children
+        return 1
+    return len(os.sched_getaffinity(0))
+
+
+_FORK_TIMEOUT_S = 120.0
+"""For one figure; it takes about one second."""
 
 
 def _write(target: Path, files: dict[str, bytes]) -> None:

@@ -18,8 +18,7 @@ from bench.compare.pairing import halve, label_pairs
 from bench.plan import name_planned
 from bench.records import Case, Choice, Protocol, Status, name_cases
 from bench.report import summary_lines
-from bench.report.machines import with_details
-from bench.report.series import lay_out
+from bench.report.layout import lay_out, with_details
 from tests import plugins
 from tests.results import make_results
 
@@ -102,7 +101,7 @@ def test_every_listing_of_results_names_what_differs(sized: Path) -> None:
     assert "failed 3: mlp on mnist, batch 16, 32 px: " in text
     assert any(f"at batch 16, {side} px, peak" in text for side in (64, 224))
     assert "at batch 16, " in headline(summary)
-    assert len(set(lay_out(summary, 6).frame["series"])) == len(set(with_details(summary)["detail"])) == 3
+    assert len(set(lay_out(summary, [], 6).frame["series"])) == len(set(with_details(summary)["detail"])) == 3
     half = halve(frame, "baseline", ())
     assert sorted(label_pairs([half]).values()) == [f"mlp on mnist, batch 16, sgd, {side} px" for side in (224, 32, 64)]
 

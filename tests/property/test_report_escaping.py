@@ -18,12 +18,11 @@ from bench.analysis import judge, summarise_cases
 from bench.records import Case, Choice, Status
 from bench.report import summary_lines
 from bench.report.contents import Contents
+from bench.report.drawing import to_csv
 from bench.report.escape import csv_cell, markdown, markdown_code, markdown_fence, plain, verbatim
 from bench.report.hardware import compare_machines
-from bench.report.html import render_html
-from bench.report.markdown import render_markdown
-from bench.report.numbers import to_csv
 from bench.report.render import all_sections
+from bench.report.rendering import render_html, render_markdown
 from tests.results import CPU, GPU, make_results
 
 NASTY = (

@@ -1,4 +1,4 @@
-"""The error table, what was foretold of running out of memory, and the context that runs measured."""
+"""The error table, what was predicted of running out of memory, and the context that runs measured."""
 
 from __future__ import annotations
 
@@ -47,20 +47,20 @@ def section_of(results: Path, target: Path) -> str:
     return text.split("## Estimates against measurements")[1].split("\n## ")[0]
 
 
-def test_what_ran_out_is_held_against_what_each_estimator_foretold(tmp_path: Path) -> None:
+def test_what_ran_out_is_compared_with_what_each_estimator_predicted(tmp_path: Path) -> None:
     cases = make_cases(["imagenet"], ["resnet50"], ["adam"], [16 << power for power in range(10)])
     plain = summary_on(1 << 44, tmp_path / "plain", {}, cases, repeats=1)
     memory = between(plain, "estimated_device_bytes", 5)  # the trace foretells that the five largest run out
-    foretold = int((plain["formula_bytes"] > memory).sum())
+    predicted = int((plain["formula_bytes"] > memory).sum())
     outcomes = dict.fromkeys((0, 1, 5, 6, 7, 8), Status.OOM)
     found = oom_predictions(summary_on(memory, tmp_path / "full", outcomes, cases, repeats=1)).set_index("name")
     assert counts(found.loc["trace"]) == (4, 1, 2, 3)
     assert (found.loc["trace", "precision"], found.loc["trace", "recall"]) == (4 / 5, 4 / 6)
-    assert counts(found.loc["formula"]) == (foretold - 1, 1, 7 - foretold, 3)
+    assert counts(found.loc["formula"]) == (predicted - 1, 1, 7 - predicted, 3)
     assert list(found["n"]) == [10, 10]
 
 
-def test_nothing_foretold_and_nothing_out_of_memory_leave_the_ratios_unknown(tmp_path: Path) -> None:
+def test_nothing_predicted_and_nothing_out_of_memory_leave_the_ratios_unknown(tmp_path: Path) -> None:
     found = oom_predictions(summary_on(1 << 40, tmp_path, {}))
     assert counts(found.iloc[0]) == (0, 0, 0, 4)
     assert math.isnan(found["precision"].iloc[0]) and math.isnan(found["recall"].iloc[0])
@@ -123,4 +123,4 @@ def test_estimates_of_before_the_interval_still_load(tmp_path: Path) -> None:
 def test_a_cpus_report_has_no_table_of_running_out(tmp_path: Path) -> None:
     section = section_of(make_results(tmp_path / "data", environment=CPU), tmp_path / "report")
     assert "| formula | peak allocated |" in section
-    assert "foretold" not in section and "context_bytes" not in section
+    assert "OOM predicted" not in section and "context_bytes" not in section

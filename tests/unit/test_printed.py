@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.report.printed import kind_of, parse_printed
+from bench.report.tracing import kind_of, parse_printed
 from bench.units import format_bytes, format_frac, format_rate, format_seconds
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import re
 import sys
@@ -17,9 +18,12 @@ from bench.analysis import RULES, judge, summarise_cases
 from bench.config import load_config
 from bench.errors import StoreError
 from bench.records import Protocol, Status
-from bench.report import figures, render_report, sections, summary_lines, theme
-from bench.report.contents import Contents
-from bench.report.render import all_figures, all_sections
+from bench.report import figures, render, render_report, sections, summary_lines, theme
+from bench.report.contents import Contents, FigureKind
+from bench.report.figures import throughput
+from bench.report.render import all_sections
+from bench.report.rendering import render_markdown
+from bench.report.sections import disclosures
 from bench.report.toml import to_toml
 from tests.results import CPU, GIB, GPU, make_cases, make_results
 
@@ -97,7 +101,7 @@ def test_figures_are_pngs_at_150_dpi(cpu_report):
 def test_numbers_beside_throughput_are_the_points_drawn(cpu_report):
     contents = contents_of(cpu_report)
     with theme.style():
-        drawing = next(kind for kind in all_figures() if kind.order == 10).draw(contents)
+        drawing = throughput.draw(contents)
     drawn = {
         (round(float(x)), float(y))
         for axes in drawing.figure.axes
@@ -177,6 +181,64 @@ def test_every_finding_stands_on_one_line_with_one_count_and_its_remedy_is_folde
     assert all(RULES[code].remedy in folds.replace("\\", "") for code in codes)
 
 
+def test_the_most_important_figure_stands_right_after_the_answer(cpu_report, gpu_report):
+    for folder in (cpu_report, gpu_report):
+        answer, picture, caption, verdict, *_ = first_page(folder).split("\n\n")[1:]
+        assert answer.startswith("**On ")
+        assert re.fullmatch(r"!\[[^\n]+\]\(figures/accuracy\.png\)", picture)
+        assert "figures/accuracy.csv" in caption
+        assert verdict.startswith("> [!")
+        html = (folder / "index.html").read_text()
+        assert 0 < html.index('class="answer"') < html.index('<figure id="accuracy">') < html.index("<h2")
+        for page in (html, (folder / "report.md").read_text()):
+            assert len(re.findall(r'figures/accuracy\.png|<figure id="accuracy">', page)) == 1
+
+
+def test_a_figure_has_the_same_bytes_in_a_fork_and_in_this_process(tmp_path, monkeypatch):
+    make_results(tmp_path / "data", make_cases(["mnist"], ["mlp"], ["sgd"], [64, 128]), repeats=2)
+    made = {}
+    for processors in (3, 1):
+        monkeypatch.setattr(render, "_processors", lambda count=processors: count)
+        folder = render_report([tmp_path / "data"], tmp_path / str(processors) / "report").parent
+        made[processors] = {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert len(made[1]) >= 10
+    assert made[3] == made[1]
+
+
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "raise ValueError('in a fork')"])
+def test_a_figure_that_a_fork_loses_is_drawn_here(tmp_path, monkeypatch, end):
+    _file(
+        tmp_path / "more" / "shy.py",
+        f"""
+        import os
+        import pandas as pd
+        from bench.report import theme
+        from bench.report.contents import FigureKind
+        from bench.report.drawing import Drawing
+        home = os.getpid()
+        def draw(contents):
+            if os.getpid() != home:
+                {end}
+            figure, _ = theme.panels(1, "Shy", "")
+            return Drawing("shy", "Shy", "Nothing.", "Nothing at 0.", figure, pd.DataFrame({{"y": [3]}}))
+        FIGURE = FigureKind(order=15, draw=draw)
+    """,
+    )
+    monkeypatch.setattr(figures, "__path__", [*figures.__path__, str(tmp_path / "more")])
+    monkeypatch.setattr(render, "_processors", lambda: 2)
+    try:
+        folder = small(tmp_path / "shy", repeats=1)
+    finally:
+        sys.modules.pop("bench.report.figures.shy", None)
+    assert {path.stem for path in (folder / "figures").glob("*.png")} == {*FIGURES, "shy"}
+
+
+def test_what_a_figure_raises_reaches_the_caller(tmp_path, monkeypatch):
+    monkeypatch.setattr(throughput, "FIGURE", FigureKind(20, lambda contents: 1 / 0))
+    with pytest.raises(ZeroDivisionError):
+        small(tmp_path / "raised", repeats=1)
+
+
 def test_a_report_of_a_cpu_is_no_statement_about_gpus(cpu_report, gpu_report):
     assert "this is no statement about any GPU" in first_page(cpu_report)
     assert "no statement about any GPU" not in (gpu_report / "report.md").read_text()
@@ -213,6 +275,14 @@ def test_failures_stand_in_the_table_with_their_reasons(cpu_report):
 
 def test_absent_disclosures_read_unknown(cpu_report):
     assert re.search(r"CPU governor \| unknown", (cpu_report / "report.md").read_text())
+
+
+def test_an_absent_protocol_field_is_unknown_where_torch_has_no_default_for_it(cpu_report):
+    contents = contents_of(cpu_report)
+    earlier = dataclasses.replace(contents, frame=contents.frame.assign(gradient_noise=None, threads=None))
+    text = render_markdown("x", [("y", disclosures.build(earlier))])
+    assert "| gradient noise | unknown |" in text
+    assert "| threads | torch's default |" in text
 
 
 def test_the_report_says_what_estimates_leave_out(tmp_path, gpu_report):
@@ -338,7 +408,7 @@ def test_a_section_is_one_new_file(tmp_path, monkeypatch):
         tmp_path / "more" / "greeting.py",
         """
         from bench.report.blocks import Paragraph
-        from bench.report.kinds import Section
+        from bench.report.contents import Section
         SECTION = Section(order=45, title="Greeting", build=lambda contents: [Paragraph(f"{len(contents.frame)} runs")])
     """,
     )
@@ -358,8 +428,8 @@ def test_a_figure_is_one_new_file(tmp_path, monkeypatch):
         """
         import pandas as pd
         from bench.report import theme
+        from bench.report.contents import FigureKind
         from bench.report.drawing import Drawing
-        from bench.report.kinds import FigureKind
         def draw(contents):
             figure, (axes,) = theme.panels(1, "Dots", "")
             axes.plot([1, 2], [3, 4])

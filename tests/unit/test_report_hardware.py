@@ -16,8 +16,15 @@ from bench.records import Protocol
 from bench.report import render_report, theme
 from bench.report.contents import Contents
 from bench.report.figures import energy, headroom, pareto, speedup
-from bench.report.hardware import SPEED, compare_machines, find_baseline
-from bench.report.machines import boundary, edge_dashes, knees, with_memory_shares
+from bench.report.hardware import (
+    SPEED,
+    boundary,
+    compare_machines,
+    edge_dashes,
+    find_baseline,
+    knees,
+    with_memory_shares,
+)
 from bench.report.words import ratio_words, times
 from bench.stats import geometric_interval
 from tests.machines import A100, make_machine, make_machines
@@ -263,7 +270,7 @@ def test_work_that_is_not_the_same_is_named_and_not_compared(tmp_path):
     )
     render_report([tmp_path / "a", tmp_path / "b"], tmp_path / "both")
     text = (tmp_path / "both" / "report.md").read_text()
-    assert re.search("NVIDIA A100-SXM4-80GB could not be held against NVIDIA H200: .*compiled", text)
+    assert re.search("NVIDIA A100-SXM4-80GB could not be compared with NVIDIA H200: .*compiled", text)
     assert not (tmp_path / "both" / "figures" / "speedup.png").exists()
     assert (tmp_path / "both" / "figures" / "curves.png").exists()
 

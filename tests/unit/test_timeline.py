@@ -172,7 +172,7 @@ DRAW = """
 import sys
 from tests.unit.test_timeline import made_up
 from bench.report.timeline import SUFFIXES, draw_timeline, render_drawing
-from bench.report.numbers import to_csv
+from bench.report.drawing import to_csv
 import hashlib, json
 made = {suffix: render_drawing(draw_timeline(made_up(), "a model", "h200"), suffix) for suffix in SUFFIXES}
 made[".csv"] = to_csv(draw_timeline(made_up(), "a model", "h200").numbers).encode()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -11,11 +13,9 @@ from matplotlib.lines import Line2D
 
 from bench.analysis import COMPARISONS, CaseLabels, estimator_errors
 from bench.report import theme
-from bench.report.contents import Contents
+from bench.report.contents import Contents, FigureKind
 from bench.report.drawing import Drawing
-from bench.report.figures.memory import tick_bytes
-from bench.report.figures.throughput import legend
-from bench.report.kinds import FigureKind
+from bench.report.layout import draw_legend, tick_bytes
 from bench.stats import percentiles
 from bench.units import format_frac
 
@@ -80,57 +80,55 @@ def _draw_scatter(axes: Axes, numbers: pd.DataFrame) -> None:
     for which in ("x", "y"):
         theme.log_axis(axes, which, low, high, base=2, words=tick_bytes)
     axes.plot([low / 2, high * 2], [low / 2, high * 2], color=theme.MUTED, linewidth=1.0, zorder=1)
-    for name, (colour, marker) in _LOOKS.items():
-        rows = numbers[numbers["estimator"] == name]
-        sns.scatterplot(
-            x=rows["measured_bytes"].to_numpy(dtype=float),
-            y=rows["estimated_bytes"].to_numpy(dtype=float),
-            ax=axes,
-            color=colour,
-            marker=marker,
-            s=26,
-            alpha=0.8,
-            linewidth=0.5,
-            edgecolor=theme.PAPER,
-            zorder=3,
-        )
+    _draw_points(axes, numbers, "measured_bytes", "estimated_bytes", size=30)
     axes.tick_params(axis="x", labelrotation=30)
     theme.finish(axes, "Each case", "measured", "estimated")
+
+
+def _draw_points(axes: Axes, numbers: pd.DataFrame, x: str, y: str, size: float) -> None:
+    """A point a row, in its estimator's colour and shape."""
+    names = list(_LOOKS)
+    sns.scatterplot(
+        numbers,
+        x=x,
+        y=y,
+        hue="estimator",
+        style="estimator",
+        hue_order=names,
+        style_order=names,
+        palette={name: colour for name, (colour, _) in _LOOKS.items()},
+        markers={name: marker for name, (_, marker) in _LOOKS.items()},
+        s=size,
+        alpha=0.8,
+        linewidth=0.5,
+        edgecolor=theme.PAPER,
+        zorder=3,
+        legend=False,
+        ax=axes,
+    )
 
 
 def _draw_errors(axes: Axes, numbers: pd.DataFrame) -> None:
     rows = list(dict.fromkeys(numbers["row"]))
     rows = [row for row in rows if row != _OTHERS] + [_OTHERS] * (_OTHERS in rows)
     names = [name for name in _LOOKS if name in set(numbers["estimator"])]
-    step = 0.74 / len(names)
-    for number, name in enumerate(names):
-        colour, marker = _LOOKS[name]
-        for place, row in enumerate(rows):
-            found = numbers[(numbers["row"] == row) & (numbers["estimator"] == name)]["relative_error"]
-            if found.empty:
-                continue
-            errors = found.to_numpy(dtype=float) * 100
-            y = place + (number - (len(names) - 1) / 2) * step
-            spread = percentiles(errors)
-            axes.plot([spread.p10, spread.p90], [y, y], color=colour, linewidth=3.2, alpha=0.45, solid_capstyle="butt")
-            axes.plot(
-                errors,
-                np.full(len(errors), y),
-                color=colour,
-                marker=marker,
-                markersize=3.2,
-                linestyle="none",
-                alpha=0.7,
-                markeredgewidth=0,
-            )
-            axes.plot([spread.median], [y], color=colour, marker="|", markersize=11, markeredgewidth=2.2)
+    offsets = {name: (number - (len(names) - 1) / 2) * 0.74 / len(names) for number, name in enumerate(names)}
+    places = numbers["row"].map({row: place for place, row in enumerate(rows)}) + numbers["estimator"].map(offsets)
+    points = numbers.assign(place=places.astype(float), error=numbers["relative_error"].astype(float) * 100)
+    _draw_points(axes, points, "error", "place", size=16)
+    groups: dict[Any, pd.Series] = dict(iter(points.groupby(["estimator", "place"], sort=False)["error"]))
+    for (name, place), found in groups.items():
+        colour, spread = _LOOKS[name][0], percentiles(found.to_numpy())
+        axes.hlines([place], spread.p10, spread.p90, color=colour, linewidth=3.2, alpha=0.45)
+        axes.plot([spread.median], [place], color=colour, marker="|", markersize=11, markeredgewidth=2.2, zorder=4)
     axes.axvline(0, color=theme.MUTED, linewidth=1.0, zorder=1)
     sizes = np.abs(numbers["relative_error"].to_numpy(dtype=float)) * 100
     if sizes.max() > 300:
         axes.set_xscale("symlog", linthresh=100)
     else:
-        reach = max(float(sizes.max()) * 1.12, 1.0)
-        axes.set_xlim(-reach, reach)
+        ends = numbers["relative_error"].astype(float) * 100
+        low, high = min(float(ends.min()), -0.5), max(float(ends.max()), 0.5)
+        axes.set_xlim(low - 0.08 * (high - low), high + 0.08 * (high - low))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:+g} %" if value else "0")
     axes.set_yticks(range(len(rows)), list(theme.clip_apart(rows, 28).values()))
     axes.set_ylim(len(rows) - 0.5, -0.5)
@@ -145,7 +143,7 @@ def _legend(figure: Figure, numbers: pd.DataFrame) -> None:
         for name, (colour, marker) in _LOOKS.items()
         if name in set(numbers["estimator"])
     ]
-    legend(figure, handles)
+    draw_legend(figure, handles)
 
 
 def _alt(summary: pd.DataFrame) -> str:
@@ -158,4 +156,4 @@ def _alt(summary: pd.DataFrame) -> str:
     return f"Estimated over measured memory with the identity line, and relative errors by model. {'; '.join(parts)}."
 
 
-FIGURE = FigureKind(order=40, draw=draw)
+FIGURE = FigureKind(order=10, draw=draw)

@@ -5,30 +5,27 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 
 from bench.records import Status
 from bench.report import theme
-from bench.report.contents import Contents
+from bench.report.contents import Contents, FigureKind
 from bench.report.drawing import Drawing
-from bench.report.figures.throughput import legend, short_rate
-from bench.report.kinds import FigureKind
-from bench.report.machines import KNEE_FRAC, Board, boundary, edge_dashes, knees, lay_out_machines, machine_handles
+from bench.report.hardware import KNEE_FRAC, boundary, edge_dashes, knees
+from bench.report.layout import (
+    Layout,
+    draw_legend,
+    draw_lines,
+    draw_rings,
+    lay_out_machines,
+    line_handles,
+    mark_first_out,
+    ring_handle,
+    tick_rate,
+)
 from bench.units import format_rate
 
-_COLUMNS = [
-    "panel",
-    "detail",
-    "drawn",
-    "machine",
-    "batch_size",
-    "status",
-    "processes",
-    "samples_per_s",
-    "samples_per_s_low",
-    "samples_per_s_high",
-    "knee",
-]
+_RATE = ["samples_per_s", "samples_per_s_low", "samples_per_s_high"]
+_KNOWN = ["machine", "batch_size", "status", "processes", *_RATE]
 
 
 def draw(contents: Contents) -> Drawing | None:
@@ -37,27 +34,19 @@ def draw(contents: Contents) -> Drawing | None:
     timed = summary["samples_per_s"].notna()
     if len(contents.machines) < 2 or not timed.any():
         return None
-    board = lay_out_machines(summary, contents.machines, timed | (summary["status"] == Status.OOM))
-    board.frame["knee"] = knees(board.frame)
+    has = timed | (summary["status"] == Status.OOM)
+    layout = lay_out_machines(summary, [*_KNOWN, "peak_allocated_bytes"], contents.machines, has)
+    layout.frame["knee"] = knees(layout.frame)
     figure, panels = theme.panels(
-        len(board.pairs),
+        len(layout.pairs),
         "Throughput against batch size, machine by machine",
         "higher is better · bars: 95 % interval over processes · ring: the knee · cross: first batch out of memory",
     )
-    for axes, pair in zip(panels, board.pairs, strict=True):
-        _draw_panel(axes, board, pair)
-    out = bool((board.frame["drawn"] & (board.frame["status"] == Status.OOM)).any())
-    ring = Line2D(
-        [],
-        [],
-        color=theme.MUTED,
-        marker="o",
-        markersize=10,
-        markerfacecolor="none",
-        linestyle="none",
-        label=f"knee: {KNEE_FRAC * 100:.0f} % of the best rate",
-    )
-    legend(figure, [*machine_handles(board, out_of_memory=out), ring])
+    for axes, pair in zip(panels, layout.pairs, strict=True):
+        _draw_panel(axes, layout, pair)
+    out = bool((layout.frame["drawn"] & (layout.frame["status"] == Status.OOM)).any())
+    ring = ring_handle(f"knee: {KNEE_FRAC * 100:.0f} % of the best rate")
+    draw_legend(figure, [*line_handles(layout, out_of_memory=out), ring])
     return Drawing(
         name="curves",
         title="Throughput against batch size, machine by machine",
@@ -66,74 +55,37 @@ def draw(contents: Contents) -> Drawing | None:
             "over processes (none where a case ran in one). A line breaks where a planned case has no speed. The ring "
             "marks the knee: the smallest batch size that "
             f"reaches {KNEE_FRAC * 100:.0f} % of the line's best rate. The dashed upright in a machine's colour lies "
-            f"between its largest batch size that ran and the first that ran out of memory. {board.left_out}"
+            f"between its largest batch size that ran and the first that ran out of memory. {layout.left_out}"
         ).strip(),
-        alt=_alt(board.frame),
+        alt=_alt(layout.frame),
         figure=figure,
-        numbers=board.frame[_COLUMNS].reset_index(drop=True),
+        numbers=layout.frame[["panel", "detail", "drawn", *_KNOWN, "knee"]].reset_index(drop=True),
     )
 
 
-def _draw_panel(axes: Axes, board: Board, pair: tuple[str, str]) -> None:
-    rows = board.rows(pair)
+def _draw_panel(axes: Axes, layout: Layout, pair: tuple[str, str]) -> None:
+    rows = layout.rows(pair)
     theme.batch_axis(axes, [int(size) for size in rows["batch_size"]])
     timed = rows[rows["samples_per_s"].notna()]
     if not timed.empty:
-        ends = timed[["samples_per_s", "samples_per_s_low", "samples_per_s_high"]].to_numpy(dtype=float)
-        theme.log_axis(axes, "y", np.nanmin(ends), np.nanmax(ends), base=10, words=short_rate)
-    for machine, look in board.looks.items():
-        _draw_line(axes, board.rows(pair, machine), look.colour, look.marker, look.dashes)
-    _draw_edges(axes, board, pair)
+        ends = timed[_RATE].to_numpy(dtype=float)
+        theme.log_axis(axes, "y", np.nanmin(ends), np.nanmax(ends), base=10, words=tick_rate)
+    draw_lines(axes, rows, layout, "samples_per_s")
+    for machine, look in layout.looks.items():
+        knee = rows[(rows["machine"] == machine) & rows["knee"]]
+        draw_rings(axes, knee["batch_size"].to_numpy(dtype=float), knee["samples_per_s"].to_numpy(), look.colour)
+    _draw_edges(axes, layout, pair)
     theme.finish(axes, pair[0], "batch size", "samples / s", detail=pair[1])
 
 
-def _draw_edges(axes: Axes, board: Board, pair: tuple[str, str]) -> None:
+def _draw_edges(axes: Axes, layout: Layout, pair: tuple[str, str]) -> None:
     """Where each machine runs out of memory: an upright before the first batch size, and a cross at it."""
-    edges = {machine: edge for machine in board.looks if (edge := boundary(board.rows(pair, machine))) is not None}
+    edges = {machine: edge for machine in layout.looks if (edge := boundary(layout.rows(pair, machine))) is not None}
     dashes = edge_dashes({machine: place for machine, (_, place) in edges.items()})
     for machine, (first, place) in edges.items():
-        colour, level = board.looks[machine].colour, list(board.looks).index(machine)
+        colour, level = layout.looks[machine].colour, list(layout.looks).index(machine)
         axes.axvline(place, color=colour, linewidth=1.2, linestyle=dashes[machine], zorder=1.5)
-        axes.plot(
-            float(first),
-            0.05 + 0.075 * level,
-            marker="X",
-            color=colour,
-            markersize=7,
-            markeredgecolor=theme.PAPER,
-            markeredgewidth=0.6,
-            linestyle="none",
-            transform=axes.get_xaxis_transform(),
-        )
-
-
-def _draw_line(axes: Axes, line: pd.DataFrame, colour: str, marker: str, dashes: object) -> None:
-    sizes, middle = line["batch_size"].to_numpy(dtype=float), line["samples_per_s"].to_numpy()
-    reach = np.vstack([middle - line["samples_per_s_low"], line["samples_per_s_high"] - middle])
-    axes.errorbar(
-        sizes,
-        middle,
-        yerr=np.nan_to_num(reach),
-        color=colour,
-        marker=marker,
-        linestyle=dashes,
-        capsize=2.5,
-        elinewidth=1.0,
-        markeredgecolor=theme.PAPER,
-        markeredgewidth=0.6,
-    )
-    knee = line["knee"].to_numpy()
-    axes.plot(
-        sizes[knee],
-        middle[knee],
-        marker="o",
-        markersize=11,
-        markerfacecolor="none",
-        markeredgecolor=colour,
-        markeredgewidth=1.3,
-        linestyle="none",
-        zorder=4,
-    )
+        mark_first_out(axes, float(first), 0.05 + 0.075 * level, colour)
 
 
 def _alt(frame: pd.DataFrame) -> str:

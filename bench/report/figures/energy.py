@@ -11,16 +11,15 @@ from matplotlib.axes import Axes
 from bench.analysis import GROUP, last_attempts
 from bench.records import Status
 from bench.report import theme
-from bench.report.contents import Contents
+from bench.report.contents import Contents, FigureKind
 from bench.report.drawing import Drawing
-from bench.report.figures.throughput import legend
-from bench.report.kinds import FigureKind
-from bench.report.machines import Board, extreme, lay_out_machines, machine_handles
+from bench.report.hardware import extreme
+from bench.report.layout import Layout, draw_legend, draw_lines, lay_out_machines, line_handles
 from bench.stats import geometric_interval
 from bench.units import format_rate
 
 _VALUES = ["joules_per_sample", "joules_per_sample_low", "joules_per_sample_high"]
-_COLUMNS = ["panel", "detail", "drawn", "machine", "batch_size", "energy_processes", *_VALUES]
+_KNOWN = ["machine", "batch_size", "energy_processes", *_VALUES]
 
 
 def draw(contents: Contents) -> Drawing | None:
@@ -29,15 +28,15 @@ def draw(contents: Contents) -> Drawing | None:
     known = rows["joules_per_sample"].notna()
     if not known.any():
         return None
-    board = lay_out_machines(rows, contents.machines, known)
+    layout = lay_out_machines(rows, _KNOWN, contents.machines, known)
     figure, panels = theme.panels(
-        len(board.pairs),
+        len(layout.pairs),
         "Energy per sample",
         "lower is better · the GPU's own counter over the measured window · bars: 95 % interval over processes",
     )
-    for axes, pair in zip(panels, board.pairs, strict=True):
-        _draw_panel(axes, board, pair)
-    legend(figure, machine_handles(board))
+    for axes, pair in zip(panels, layout.pairs, strict=True):
+        _draw_panel(axes, layout, pair)
+    draw_legend(figure, line_handles(layout))
     silent = [name for name in contents.machines if name not in set(rows.loc[known, "machine"])]
     return Drawing(
         name="energy",
@@ -45,11 +44,11 @@ def draw(contents: Contents) -> Drawing | None:
         caption=(
             "Both axes are logarithmic. Joules of the GPU alone (its own counter, NVML) over the measured steps, "
             "divided by their samples; the host is not in it. Points are geometric means of one number a process; bars "
-            f"are 95 % intervals (none where a case ran in one). {_silence(silent)}{board.left_out}"
+            f"are 95 % intervals (none where a case ran in one). {_silence(silent)}{layout.left_out}"
         ).strip(),
         alt=_alt(rows[known]),
         figure=figure,
-        numbers=board.frame[_COLUMNS].reset_index(drop=True),
+        numbers=layout.frame[["panel", "detail", "drawn", *_KNOWN]].reset_index(drop=True),
     )
 
 
@@ -74,26 +73,12 @@ def _ends(values: list[float]) -> tuple[float, float, float, int]:
     return one.middle, low, high, one.n
 
 
-def _draw_panel(axes: Axes, board: Board, pair: tuple[str, str]) -> None:
-    rows = board.rows(pair)
+def _draw_panel(axes: Axes, layout: Layout, pair: tuple[str, str]) -> None:
+    rows = layout.rows(pair)
     theme.batch_axis(axes, [int(size) for size in rows["batch_size"]])
     ends = rows[_VALUES].to_numpy(dtype=float)
     theme.log_axis(axes, "y", np.nanmin(ends), np.nanmax(ends), base=10, words=lambda value: f"{value:g}")
-    for machine, look in board.looks.items():
-        line = board.rows(pair, machine)
-        middle, low, high = (line[name].to_numpy(dtype=float) for name in _VALUES)
-        axes.errorbar(
-            line["batch_size"].to_numpy(dtype=float),
-            middle,
-            yerr=np.nan_to_num(np.vstack([middle - low, high - middle])),
-            color=look.colour,
-            marker=look.marker,
-            linestyle=look.dashes,
-            capsize=2.5,
-            elinewidth=1.0,
-            markeredgecolor=theme.PAPER,
-            markeredgewidth=0.6,
-        )
+    draw_lines(axes, rows, layout, "joules_per_sample")
     theme.finish(axes, pair[0], "batch size", "J / sample", detail=pair[1])
 
 
@@ -112,4 +97,4 @@ def _alt(rows: pd.DataFrame) -> str:
     return f"Lines of joules per sample over batch size, one a machine. {'; '.join(parts)}."
 
 
-FIGURE = FigureKind(order=6, draw=draw)
+FIGURE = FigureKind(order=50, draw=draw)

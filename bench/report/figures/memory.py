@@ -12,11 +12,9 @@ from matplotlib.lines import Line2D
 from bench.analysis import estimator_errors
 from bench.records import Status
 from bench.report import theme
-from bench.report.contents import Contents
+from bench.report.contents import Contents, FigureKind
 from bench.report.drawing import Drawing
-from bench.report.figures.throughput import legend
-from bench.report.kinds import FigureKind
-from bench.report.series import lay_out, spread_panels
+from bench.report.layout import among, draw_legend, lay_out, spread_panels, tick_bytes
 from bench.units import format_bytes
 
 
@@ -45,13 +43,13 @@ _CAPACITY_WITHIN = 8
 
 def draw(contents: Contents) -> Drawing | None:
     """A panel a model, data set and combination of the other axes; a line a kind of number."""
-    layout = lay_out(contents.summary, max_panels=10**6)
-    numbers = _numbers(layout.frame)
+    columns = ["machine", "batch_size", "status", *(kind.column for kind in _KINDS)]
+    numbers = _numbers(lay_out(contents.summary, columns, max_panels=10**6).frame)
     if numbers.empty:
         return None
-    pairs = spread_panels(numbers[["panel", "series"]], theme.MAX_PANELS)
-    chosen = set(pairs)
-    numbers["drawn"] = [pair in chosen for pair in zip(numbers["panel"], numbers["series"], strict=True)]
+    pairs = spread_panels(numbers, theme.MAX_PANELS, "series")
+    numbers["drawn"] = among(numbers, pairs, "series")
+    shown = numbers[numbers["drawn"]]
     figure, panels = theme.panels(
         len(pairs),
         "Peak memory against batch size",
@@ -59,11 +57,11 @@ def draw(contents: Contents) -> Drawing | None:
     )
     capacity = _capacity(contents.summary)
     for axes, (panel, series) in zip(panels, pairs, strict=True):
-        rows = numbers[(numbers["panel"] == panel) & (numbers["series"] == series)]
+        rows = shown[(shown["panel"] == panel) & (shown["series"] == series)]
         _draw_panel(axes, rows, capacity)
         theme.finish(axes, panel, "batch size", "peak memory", detail=series)
-    shown = set(numbers.loc[numbers["drawn"], "kind"])
-    legend(figure, [_handle(kind) for kind in _KINDS if kind.label in shown])
+    kinds = set(shown["kind"])
+    draw_legend(figure, [_handle(kind) for kind in _KINDS if kind.label in kinds])
     left = len(numbers[["panel", "series"]].drop_duplicates()) - len(pairs)
     return Drawing(
         name="memory",
@@ -71,7 +69,7 @@ def draw(contents: Contents) -> Drawing | None:
         caption=(
             "Both axes are logarithmic. Measured peaks are the largest of the processes; estimates are drawn for cases "
             "that ran out of memory as well (shaded)."
-            + (f" {left} more panels did not fit and stand in the CSV (drawn is false)." if left else "")
+            + (f" {left} more panels did not fit and are in the CSV (drawn is false)." if left else "")
         ),
         alt=_alt(contents.summary),
         figure=figure,
@@ -157,14 +155,6 @@ def _capacity(summary: pd.DataFrame) -> int | None:
     return int(sizes[0]) if len(sizes) == 1 else None
 
 
-def tick_bytes(value: float) -> str:
-    """Bytes as a tick: `64 KiB`, `1.5 MiB`."""
-    for factor, unit in ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
-        if value >= factor:
-            return f"{value / factor:g} {unit}"
-    return f"{value:g} B"
-
-
 def _alt(summary: pd.DataFrame) -> str:
     known = summary[summary["peak_allocated_bytes"].notna()]
     words = "Lines of peak memory over batch size, measured and estimated."
@@ -172,11 +162,11 @@ def _alt(summary: pd.DataFrame) -> str:
         low, high = (format_bytes(int(known["peak_allocated_bytes"].agg(end))) for end in ("min", "max"))
         words += f" Measured allocated peaks reach from {low} to {high}."
     errors = [
-        f"{row['title']} is off by {row['median_abs'] * 100:.3g} % in the median"
+        f"{row['title']} has a median error of {row['median_abs'] * 100:.3g} %"
         for row in estimator_errors(summary).to_dict("records")
         if row["name"] != "speed"
     ]
     return f"{words} {'; '.join(errors)}." if errors else words
 
 
-FIGURE = FigureKind(order=20, draw=draw)
+FIGURE = FigureKind(order=30, draw=draw)

@@ -15,11 +15,10 @@ from matplotlib.patches import Patch, Rectangle
 
 from bench.compare import Comparison
 from bench.report import theme
-from bench.report.contents import Contents
+from bench.report.contents import Contents, FigureKind
 from bench.report.drawing import Drawing
 from bench.report.hardware import SPEED, Hardware
-from bench.report.kinds import FigureKind
-from bench.report.machines import with_details
+from bench.report.layout import with_details
 from bench.report.words import listed, ratio_words, times
 
 _MAX_ROWS, _MAX_COLUMNS = 36, 6
@@ -69,7 +68,7 @@ def draw(contents: Contents) -> Drawing | None:
             "difference, for the reason in the CSV. An empty cell has no ratio, which is not zero; it says what "
             "happened instead. The last row is the geometric mean over the cases that both machines measured, "
             "hatched where every one of them is unclear."
-            + (f" {left} more cells did not fit and stand in the CSV (drawn is false)." if left else "")
+            + (f" {left} more cells did not fit and are in the CSV (drawn is false)." if left else "")
         ),
         alt=_alt(hardware),
         figure=figure,

@@ -15,10 +15,9 @@ from matplotlib.ticker import MaxNLocator
 from bench.analysis import GROUP, CaseLabels, last_attempts
 from bench.records import MEASURED
 from bench.report import theme
-from bench.report.contents import Contents
+from bench.report.contents import Contents, FigureKind
 from bench.report.drawing import Drawing
-from bench.report.figures.throughput import legend
-from bench.report.kinds import FigureKind
+from bench.report.layout import draw_legend, tick_seconds
 from bench.units import format_seconds
 
 _MAX_STEPS = 300
@@ -166,14 +165,6 @@ def _mark_beyond(axes: Axes, warmup: pd.DataFrame) -> None:
         )
 
 
-def tick_seconds(value: float) -> str:
-    """Seconds as a tick: `250 µs`, `1.5 ms`."""
-    for factor, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
-        if value >= factor * 0.9999:
-            return f"{value / factor:.4g} {unit}"
-    return "0" if value <= 0 else f"{value / 1e-9:.4g} ns"
-
-
 def _look(process: int) -> tuple[str, str, Any]:
     hue = process % len(theme.HUES)
     return theme.HUES[hue], theme.MARKERS[hue], theme.DASHES[(process // len(theme.HUES)) % len(theme.DASHES)]
@@ -186,7 +177,7 @@ def _legend(figure: Figure, numbers: pd.DataFrame) -> None:
         Line2D([], [], color=colour, marker=marker, linestyle=dashes, label=f"process {process + 1}")
         for process, (colour, marker, dashes) in looks
     ]
-    legend(figure, handles)
+    draw_legend(figure, handles)
 
 
 def _is_cut(frame: pd.DataFrame, chosen: pd.DataFrame) -> bool:
@@ -207,4 +198,4 @@ def _alt(chosen: pd.DataFrame) -> str:
     return f"Lines of step time over step number, one a process. {'; '.join(parts)}."
 
 
-FIGURE = FigureKind(order=50, draw=draw)
+FIGURE = FigureKind(order=60, draw=draw)

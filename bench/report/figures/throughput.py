@@ -5,30 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from bench.analysis import CaseLabels, best_cases
 from bench.records import Status
 from bench.report import theme
-from bench.report.contents import Contents
+from bench.report.contents import Contents, FigureKind
 from bench.report.drawing import Drawing
-from bench.report.kinds import FigureKind
-from bench.report.series import Layout, lay_out
+from bench.report.layout import Layout, draw_legend, draw_lines, lay_out, line_handles, mark_first_out, tick_rate
 from bench.units import format_rate
 
-_COLUMNS = [
-    "panel",
-    "series",
-    "drawn",
-    "machine",
-    "batch_size",
-    "status",
-    "processes",
-    "samples_per_s",
-    "samples_per_s_low",
-    "samples_per_s_high",
-]
+_RATE = ["samples_per_s", "samples_per_s_low", "samples_per_s_high"]
+_COLUMNS = ["machine", "batch_size", "status", "processes", *_RATE]
 
 
 def draw(contents: Contents) -> Drawing | None:
@@ -39,15 +26,16 @@ def draw(contents: Contents) -> Drawing | None:
     known = summary[summary["samples_per_s"].notna() | (summary["status"] == Status.OOM)]
     if not known["samples_per_s"].notna().any():
         return None
-    layout = lay_out(known, theme.MAX_PANELS)
+    layout = lay_out(known, _COLUMNS, theme.MAX_PANELS)
     figure, panels = theme.panels(
-        len(layout.panels),
+        len(layout.pairs),
         "Throughput against batch size",
         f"{' / '.join(contents.machines)} · higher is better · bars: 95 % interval over processes",
     )
-    for axes, panel in zip(panels, layout.panels, strict=True):
-        _draw_panel(axes, layout, panel)
-    _legend(figure, layout)
+    for axes, pair in zip(panels, layout.pairs, strict=True):
+        _draw_panel(axes, layout, pair)
+    out = bool((layout.frame["drawn"] & (layout.frame["status"] == Status.OOM)).any())
+    draw_legend(figure, line_handles(layout, out_of_memory=out))
     return Drawing(
         name="throughput",
         title="Throughput against batch size",
@@ -58,37 +46,20 @@ def draw(contents: Contents) -> Drawing | None:
         ).strip(),
         alt=_alt(summary),
         figure=figure,
-        numbers=layout.frame[_COLUMNS].reset_index(drop=True),
+        numbers=layout.frame[["panel", "series", "drawn", *_COLUMNS]].reset_index(drop=True),
     )
 
 
-def _draw_panel(axes: Axes, layout: Layout, panel: str) -> None:
-    rows = layout.frame[(layout.frame["panel"] == panel) & layout.frame["drawn"]]
+def _draw_panel(axes: Axes, layout: Layout, pair: tuple[str, str]) -> None:
+    rows = layout.rows(pair)
     timed = rows[rows["samples_per_s"].notna()]
-    for series, look in layout.looks.items():
-        line = timed[timed["series"] == series]
-        if line.empty:
-            continue
-        middle = line["samples_per_s"].to_numpy()
-        reach = np.vstack([middle - line["samples_per_s_low"], line["samples_per_s_high"] - middle])
-        axes.errorbar(
-            line["batch_size"].to_numpy(dtype=float),
-            middle,
-            yerr=np.nan_to_num(reach),
-            color=look.colour,
-            marker=look.marker,
-            linestyle=look.dashes,
-            capsize=2.5,
-            elinewidth=1.0,
-            markeredgecolor=theme.PAPER,
-            markeredgewidth=0.6,
-        )
+    draw_lines(axes, timed, layout, "samples_per_s")
     theme.batch_axis(axes, [int(size) for size in rows["batch_size"]])
     if not timed.empty:
-        ends = timed[["samples_per_s", "samples_per_s_low", "samples_per_s_high"]].to_numpy(dtype=float)
-        theme.log_axis(axes, "y", np.nanmin(ends), np.nanmax(ends), base=10, words=short_rate)
+        ends = timed[_RATE].to_numpy(dtype=float)
+        theme.log_axis(axes, "y", np.nanmin(ends), np.nanmax(ends), base=10, words=tick_rate)
     _mark_out_of_memory(axes, rows, layout)
-    theme.finish(axes, panel, "batch size", "samples / s")
+    theme.finish(axes, pair[0], "batch size", "samples / s")
 
 
 def _mark_out_of_memory(axes: Axes, rows: pd.DataFrame, layout: Layout) -> None:
@@ -118,50 +89,7 @@ def _mark_out_of_memory(axes: Axes, rows: pd.DataFrame, layout: Layout) -> None:
     boundaries = out.groupby("series", sort=False)["batch_size"].min()
     for size, lines in boundaries.groupby(boundaries, sort=True):
         alone = layout.looks[str(lines.index[0])].colour if len(lines) == 1 else theme.MUTED
-        axes.plot(
-            float(size),
-            0.06,
-            marker="X",
-            color=alone,
-            markersize=7,
-            markeredgecolor=theme.PAPER,
-            markeredgewidth=0.6,
-            transform=axes.get_xaxis_transform(),
-            linestyle="none",
-        )
-
-
-def _legend(figure: Figure, layout: Layout) -> None:
-    handles = [
-        Line2D(
-            [],
-            [],
-            color=look.colour,
-            marker=look.marker,
-            linestyle=look.dashes,
-            label=theme.clip(series, 60) or "all cases",
-        )
-        for series, look in layout.looks.items()
-    ]
-    if any(layout.frame["drawn"] & (layout.frame["status"] == Status.OOM)):
-        handles.append(Line2D([], [], color=theme.MUTED, marker="X", linestyle="none", label="out of memory"))
-    legend(figure, handles)
-
-
-def legend(figure: Figure, handles: list[Line2D]) -> None:
-    """One legend below all panels; none for a single nameless line."""
-    if len(handles) > 1 or (handles and handles[0].get_label() != "all cases"):
-        longest = max(len(str(handle.get_label())) for handle in handles)
-        columns = max(1, min(len(handles), 6, 110 // (longest + 6)))
-        figure.legend(handles=handles, loc="outside lower left", ncols=columns, handlelength=2.6, labelcolor=theme.INK)
-
-
-def short_rate(value: float) -> str:
-    """A rate as a tick: `250`, `1.5k`, `2M`."""
-    for factor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= factor:
-            return f"{value / factor:g}{unit}"
-    return f"{value:g}"
+        mark_first_out(axes, float(size), 0.06, alone)
 
 
 def _alt(summary: pd.DataFrame) -> str:
@@ -173,4 +101,4 @@ def _alt(summary: pd.DataFrame) -> str:
     return f"Lines of throughput over batch size. {'; '.join(parts)}."
 
 
-FIGURE = FigureKind(order=10, draw=draw)
+FIGURE = FigureKind(order=20, draw=draw)

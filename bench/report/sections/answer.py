@@ -1,4 +1,4 @@
-"""The first screen: the answer with its interval, what was measured on what, and the best case of each model."""
+"""The first page: the answer, its figure, what was measured on what, what to mind, the best case of each model."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from bench.analysis.labels import CaseLabels
 from bench.compare import Comparison
 from bench.records import Status
 from bench.report.blocks import Answer, Block, Bullets, Notice, Strong, Table, Words
-from bench.report.contents import Contents
+from bench.report.contents import Contents, Section
 from bench.report.hardware import SPEED
-from bench.report.kinds import Section
 from bench.report.verdict import verdict_notice
 from bench.report.words import error_words, integer, listed, rate_cell, ratio_words
 from bench.units import MISSING, format_bytes
@@ -105,8 +104,8 @@ def _best(contents: Contents) -> list[Block]:
         *(["with"] if axes else []),
         "samples/s (95 % interval)",
         "peak allocated",
-        "formula is off by",
-        *(["trace is off by"] if with_trace else []),
+        "formula error",
+        *(["trace error"] if with_trace else []),
         "largest batch that ran",
         "out of memory at",
     ]

@@ -1,4 +1,4 @@
-"""Several machines held against one: the whole in a line each, and where each line bends and ends."""
+"""Several machines compared with one: the whole in a line each, and where each line bends and ends."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import pandas as pd
 from bench.compare import Comparison
 from bench.records import Status
 from bench.report.blocks import Block, Bullets, Code, Link, Notice, Paragraph, Strong, Table, Words
-from bench.report.contents import Contents
-from bench.report.hardware import ENERGY, MEMORY, SPEED, Hardware
-from bench.report.kinds import Section
-from bench.report.machines import KNEE_FRAC, LINE, extreme, knees, with_details, with_memory_shares
+from bench.report.contents import Contents, Section
+from bench.report.hardware import ENERGY, KNEE_FRAC, MEMORY, SPEED, Hardware, extreme, knees, with_memory_shares
+from bench.report.layout import LINE, with_details
 from bench.report.words import integer, known, rate_cell, ratio_words
 from bench.units import MISSING
 
@@ -28,7 +27,7 @@ def build(contents: Contents) -> Sequence[Block]:
     if hardware is None:
         return []
     blocks: list[Block] = [
-        Notice("warning", f"{machine} could not be held against {hardware.baseline}: {reason}")
+        Notice("warning", f"{machine} could not be compared with {hardware.baseline}: {reason}")
         for machine, reason in hardware.refused.items()
     ]
     if hardware.comparisons:

@@ -9,8 +9,7 @@ import pandas as pd
 from bench.analysis import machine_labels
 from bench.records import Environment, Protocol, columns
 from bench.report.blocks import Block, Fold, Paragraph, Strong, Table, Words
-from bench.report.contents import Contents
-from bench.report.kinds import Section
+from bench.report.contents import Contents, Section
 from bench.report.words import field_title, field_words
 
 _MAX_MACHINES = 6
@@ -48,6 +47,9 @@ _MAIN = (
 )
 _WHERE_SAID = ("other_variables",)
 """What results of earlier versions never say: its absence tells nothing."""
+
+_ABSENT = {"threads": "torch's default"}
+"""What absence means, of the fields where it is not unknown."""
 
 _OF_GPUS = (
     "gpu_",
@@ -87,25 +89,24 @@ def build(contents: Contents) -> Sequence[Block]:
     rest = [name for name in rest if name not in _WHERE_SAID or machines[name].notna().any()]
     blocks: list[Block] = [_table(head, shown, main, "The machine and its software.")]
     if contents.cpu_only:
-        blocks.append(Paragraph("No GPU was used; what there is to say of GPUs is left out."))
+        blocks.append(Paragraph("No GPU was used; GPU fields are omitted."))
     if len(machines) > _MAX_MACHINES:
         blocks.append(Paragraph(f"{len(machines) - _MAX_MACHINES} more environments are in the Parquet files."))
     protocols = contents.frame.drop_duplicates("protocol_key").head(_MAX_MACHINES)
     names = [name for name in columns(Protocol) if name in protocols]
     heads = ["", *(["value"] if len(protocols) == 1 else [f"protocol {n}" for n in range(1, len(protocols) + 1)])]
-    blocks.append(_table(heads, protocols, names, "How every run measured.", absent="torch's default"))
+    blocks.append(_table(heads, protocols, names, "How every run measured."))
     blocks.append(Fold("Everything else that was recorded", [_table(head, shown, rest, ""), *_ranges(contents.frame)]))
     return blocks
 
 
-def _table(
-    head: Sequence[str], rows: pd.DataFrame, names: Sequence[str], caption: str, absent: str = "unknown"
-) -> Table:
+def _table(head: Sequence[str], rows: pd.DataFrame, names: Sequence[str], caption: str) -> Table:
     """One row a field, one column an environment or protocol; a single one is set in two halves beside each other."""
     cells: list[list[str]] = []
     for name in names:
         values = [field_words(name, value) for value in rows[name]]
         values = [value[:_MAX_COMMIT] for value in values] if name == "git_commit" else values
+        absent = _ABSENT.get(name, "unknown")
         cells.append([field_title(name), *(absent if value == "unknown" else value for value in values)])
     if len(rows) > 1:
         return _side_by_side(head, cells, caption)

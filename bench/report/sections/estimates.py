@@ -9,8 +9,7 @@ from bench.analysis import CaseLabels, estimator_errors
 from bench.analysis.estimates import measured_contexts, oom_predictions
 from bench.analysis.reasons import counted, group_reasons, more_reasons
 from bench.report.blocks import Block, Bullets, Code, Notice, Table, Words
-from bench.report.contents import Contents
-from bench.report.kinds import Section
+from bench.report.contents import Contents, Section
 from bench.report.words import error_words, known, listed
 from bench.units import MISSING, format_bytes
 
@@ -51,8 +50,8 @@ def _errors(contents: Contents) -> list[Block]:
         return []
     head = ["estimator", "of", "cases", "median error", "90th percentile", "worst", "bias", "exact"]
     caption = (
-        "Errors are (estimate - measured) / measured; median and 90th percentile are of their size, worst and bias "
-        "(the mean) keep the sign: below zero, the estimate is too low. No estimate was made from these measurements."
+        "Errors are (estimate - measured) / measured. Median and 90th percentile are of absolute errors; worst and "
+        "bias (the mean) are signed: negative means underestimated. No estimate was made from these measurements."
     )
     return [Table(head, rows, frozenset(range(2, 8)), caption)]
 
@@ -72,7 +71,7 @@ def _notes(contents: Contents) -> list[Block]:
 
 
 def _predictions(contents: Contents) -> list[Block]:
-    """Out of memory, foretold and not; counts beside the ratios, so that few cases show as few."""
+    """Out of memory, predicted and not; counts beside the ratios, so that few cases show as few."""
     found = oom_predictions(contents.summary).to_dict("records")
     if not found:
         return []
@@ -92,16 +91,16 @@ def _predictions(contents: Contents) -> list[Block]:
     head = [
         "estimator",
         "cases",
-        "ran out, foretold",
-        "ran, foretold to run out",
-        "ran out, unforeseen",
-        "ran, as foretold",
+        "OOM predicted (hit)",
+        "false alarm",
+        "missed OOM",
+        "ran, as predicted",
         "precision",
         "recall",
     ]
     caption = (
-        "Out of memory: an estimate above the device's memory foretells it. Precision is the share of those foretold "
-        "that ran out, recall the share of those that ran out that were foretold."
+        "Out of memory (OOM): an estimate above the device's memory predicts it. Precision is the share of predictions "
+        "that came true, recall the share of out-of-memory cases that were predicted."
     )
     return [Table(head, rows, frozenset(range(1, 8)), caption)]
 

@@ -8,8 +8,7 @@ from typing import Any
 from bench.analysis.gradient_noise import gradient_noise
 from bench.analysis.labels import CaseLabels
 from bench.report.blocks import Block, Bullets, Notice, Paragraph, Table
-from bench.report.contents import Contents
-from bench.report.kinds import Section
+from bench.report.contents import Contents, Section
 from bench.report.words import integer, known, listed, rate_cell, seconds_cell
 from bench.units import MISSING, format_rate
 

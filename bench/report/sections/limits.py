@@ -1,4 +1,4 @@
-"""What the numbers do not say."""
+"""What the numbers do not cover."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from bench import catalog
 from bench.errors import BenchError
 from bench.report.blocks import Block, Bullets, Code
-from bench.report.contents import Contents
-from bench.report.kinds import Section
+from bench.report.contents import Contents, Section
 from bench.stats import PUBLISHED_PROCESSES
 
 
@@ -19,8 +18,8 @@ def build(contents: Contents) -> Sequence[Block]:
     items: list[str | tuple[str | Code, ...]] = []
     if contents.cpu_only:
         items.append(
-            "Everything was measured on a CPU. Speeds of a GPU are other by orders of magnitude, its allocator rounds "
-            "and caches, and its context takes memory of its own: none of that is in here."
+            "Everything was measured on a CPU. GPU speeds differ by orders of magnitude, a GPU's allocator rounds and "
+            "caches, and its context takes memory of its own: none of that is covered here."
         )
     items.append(
         "Intervals say where the mean over further fresh processes on the same machine would lie; another machine of "
@@ -43,9 +42,9 @@ def build(contents: Contents) -> Sequence[Block]:
         )
     inputs = set(summary["input"].dropna())
     if inputs == {"synthetic"}:
-        items.append("The batch was on the device already: loading and decoding images are not in these speeds.")
+        items.append("The batch was already on the device: these speeds exclude loading and decoding images.")
     items += [f"{model}: {note}." for model, note in _model_notes(summary["model"].dropna().unique())]
-    items.append("Nothing here speaks of how well a model learns: batch sizes are compared by speed and memory only.")
+    items.append("Nothing here says how well a model learns: batch sizes are compared by speed and memory only.")
     return [Bullets(items)]
 
 

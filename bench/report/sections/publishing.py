@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from bench.analysis import Weakens
 from bench.report.blocks import Block, Code, Paragraph
-from bench.report.contents import Contents
-from bench.report.kinds import Section
+from bench.report.contents import Contents, Section
 from bench.report.verdict import show_findings
 from bench.report.words import listed
+
+_MAX_CASES = 8
 
 
 def build(contents: Contents) -> Sequence[Block]:

@@ -6,8 +6,7 @@ import shlex
 from collections.abc import Sequence
 
 from bench.report.blocks import Block, Bullets, Code, Fold, Listing, Paragraph
-from bench.report.contents import Contents
-from bench.report.kinds import Section
+from bench.report.contents import Contents, Section
 from bench.report.words import listed
 
 

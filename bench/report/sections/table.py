@@ -8,8 +8,7 @@ from typing import Any
 from bench.analysis.labels import SERIES_AXES, CaseLabels
 from bench.records import Status
 from bench.report.blocks import Block, Link, Paragraph, Table
-from bench.report.contents import Contents
-from bench.report.kinds import Section
+from bench.report.contents import Contents, Section
 from bench.report.words import bytes_cell, error_words, integer, known, listed, rate_cell, seconds_cell
 
 MAX_ROWS = 200

@@ -10,8 +10,7 @@ from bench.analysis import GROUP, CaseLabels, Weakens, in_reading_order, last_at
 from bench.analysis.reasons import group_reasons, more_reasons, tally_names
 from bench.records import Status
 from bench.report.blocks import Block, Notice, Paragraph, Table
-from bench.report.contents import Contents
-from bench.report.kinds import Section
+from bench.report.contents import Contents, Section
 from bench.report.verdict import show_findings
 from bench.report.words import listed
 

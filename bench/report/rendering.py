@@ -1,12 +1,22 @@
-"""Blocks as GitHub's Markdown: relative images, no HTML but the folds and nothing from results unescaped."""
+"""Blocks written down: as GitHub's Markdown, and as one HTML page that needs nothing beside it.
+
+Markdown has relative images, no HTML but the folds, and nothing from results unescaped. The page has its images inside,
+no scripts, and asks for nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import base64
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+
+import jinja2
 
 from bench.report import blocks as b
 from bench.report.blocks import Block, Inline, Words
-from bench.report.escape import markdown, markdown_code, markdown_fence, markdown_start
+from bench.report.escape import markdown, markdown_code, markdown_fence, markdown_start, plain, verbatim
 
 _LONG = 4000
 """Sentences of ours may be longer than the texts from results inside them."""
@@ -15,7 +25,7 @@ _ALERTS = {"warning": "WARNING", "note": "NOTE", "good": "TIP"}
 
 
 def render_markdown(title: str, sections: Iterable[tuple[str, Sequence[Block]]]) -> str:
-    """The whole report.
+    """The whole report as Markdown.
 
     Args:
         title: Of the report.
@@ -44,11 +54,11 @@ def _block(block: Block) -> str:
             return markdown_fence(text, language)
         case b.Table():
             return _table(block)
-        case b.Picture(drawing):
-            image = f"![{markdown(drawing.alt, _LONG)}](figures/{drawing.name}.png)"
-            numbers = f"[numbers](figures/{drawing.name}.csv)"
-            caption = markdown_start(markdown(drawing.caption, _LONG))
-            return f"### {markdown(drawing.title)}\n\n{image}\n\n{caption} ({numbers})"
+        case b.Picture(name, title, caption, alt, headed):
+            head = f"### {markdown(title)}\n\n" if headed else ""
+            image = f"![{markdown(alt, _LONG)}](figures/{name}.png)"
+            below = f"{markdown_start(markdown(caption, _LONG))} ([numbers](figures/{name}.csv))"
+            return f"{head}{image}\n\n{below}"
         case b.Fold(title, blocks):
             inside = "\n\n".join(_block(item) for item in blocks)
             return f"<details>\n<summary>{markdown(title)}</summary>\n\n{inside}\n\n</details>"
@@ -95,3 +105,61 @@ def _edges(text: str) -> str:
 def _strong(words: Words) -> str:
     parts: tuple[Inline, ...] = (words,) if isinstance(words, str) else words
     return "".join(markdown(part if isinstance(part, str) else part.text, _LONG) for part in parts).strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A figure as PNG, on light and on dark paper."""
+
+    light: bytes
+    dark: bytes
+
+    @staticmethod
+    def _address(png: bytes) -> str:
+        return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
+
+    @property
+    def light_address(self) -> str:
+        """The light one as a data address."""
+        return self._address(self.light)
+
+    @property
+    def dark_address(self) -> str:
+        """The dark one as a data address."""
+        return self._address(self.dark)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in CSS pixels (from the PNG's header; drawn at 150 dpi, shown at 96)."""
+        width, height = (int.from_bytes(self.light[start : start + 4], "big") for start in (16, 20))
+        return round(width * 96 / 150), round(height * 96 / 150)
+
+
+def render_html(
+    title: str, sections: Iterable[tuple[str, Sequence[Block]]], images: Mapping[str, Image], version: str
+) -> str:
+    """The whole page; every text is escaped by the template.
+
+    Args:
+        title: Of the report.
+        sections: Heading and blocks of each; the first has no heading.
+        images: The figures by name.
+        version: Of the package, for the foot.
+    """
+    page = _template().render(title=title, sections=list(sections), images=images, version=version)
+    return "\n".join(line.rstrip() for line in page.splitlines() if line.strip()) + "\n"
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=jinja2.FunctionLoader(lambda name: resources.files(__package__).joinpath(name).read_text("utf-8")),
+    )
+    environment.filters["plain"] = plain
+    environment.filters["verbatim"] = verbatim
+    environment.filters["kind"] = lambda block: type(block).__name__
+    return environment.get_template("page.html.j2")
