@@ -271,6 +271,7 @@ _FLAG_WORDS = {
     "host_bound": "step times and the wall clock differ by more than 2 %",
     "precision_not_in_force": "the precision that was asked for was not the one that ran",
     "switch_not_in_force": "a switch of the protocol did nothing",
+    "in_process": "it had no fresh process of its own",
 }
 _ENDS = ("start", "end")
 

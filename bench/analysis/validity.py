@@ -113,6 +113,7 @@ _FLAGS = {
     "nvml_silent": "NVML did not answer, at least in part: whether the GPU slowed itself down or was shared is unknown",
     "precision_not_in_force": "the precision that was asked for was not the one that ran",
     "switch_not_in_force": "a switch of the protocol did nothing",
+    "in_process": "it had no fresh process of its own (bench sweep --in-process): for debugging only",
 }
 
 

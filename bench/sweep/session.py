@@ -9,22 +9,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bench.client import ask_machine
 from bench.config import SweepConfig
 from bench.devices import DescribedGpu, Device, describe_gpu, device_from_mapping, render_device_toml
-from bench.errors import BenchError, DeviceError, InfrastructureError
-from bench.launchers import Answer, LocalLauncher, Outcome
-from bench.launchers.tasks import device_facts_task, environment_task
+from bench.errors import DeviceError
+from bench.launchers import Launcher
 from bench.locks import device_lock_path, hold
 from bench.probes.machine_facts import MachineFacts, read_machine_facts
 from bench.probes.nvml import hash_uuid
 from bench.probes.selection import DeviceChoice, expected_device, usable_device
-from bench.probes.torch_facts import start_fault
 from bench.records import Case, Environment, Planned, Status
 from bench.store import Store
 from bench.sweep.journal import Journal
+from bench.tasks import device_facts_task, environment_task
 from bench.terminal import Progress
-
-START_TIMEOUT_S = 120.0  # importing torch from a cold network disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +35,7 @@ class SweepOptions:
         retry: Statuses of finished runs to run once more.
         report: Whether to render the report at the end.
         device_files: Device files of the user's own; one of them is to describe the GPU that runs go to.
+        in_process: Whether the one case runs in this very process, for a debugger: once, without a time limit.
     """
 
     out: Path
@@ -44,6 +43,7 @@ class SweepOptions:
     retry: frozenset[Status] = frozenset()
     report: bool = True
     device_files: tuple[Device, ...] = ()
+    in_process: bool = False
 
 
 @dataclass(slots=True)
@@ -53,7 +53,7 @@ class Session:
     config: SweepConfig
     options: SweepOptions
     progress: Progress
-    launcher: LocalLauncher
+    launcher: Launcher
     store: Store
     environment: Environment
     choice: DeviceChoice
@@ -77,7 +77,7 @@ class Session:
 
 
 def read_environment(
-    launcher: LocalLauncher, choice: DeviceChoice, files: Sequence[Device] = ()
+    launcher: Launcher, choice: DeviceChoice, files: Sequence[Device] = ()
 ) -> tuple[Environment, DescribedGpu | None]:
     """The environment of a device, and the GPU as estimates take it, each read in a process of its own.
 
@@ -97,7 +97,7 @@ def read_environment(
     if files and choice.kind != "cuda":
         raise DeviceError(f"--device-file describes a GPU, and runs go to the CPU here ({choice.reason}). Leave it out")
     argument = {"device": choice.kind, **gpu_of(choice)}
-    environment = Environment(**_value(launcher.run(environment_task, argument, timeout_s=START_TIMEOUT_S)))
+    environment = Environment(**ask_machine(launcher, environment_task, argument))
     if choice.kind != "cuda":
         return replace(environment, estimate_device="cpu"), None
     if environment.hip_version is not None:
@@ -109,12 +109,12 @@ def read_environment(
     return replace(environment, estimate_device=str(gpu.device)), gpu
 
 
-def _read_facts(launcher: LocalLauncher, choice: DeviceChoice, *, context: bool) -> dict[str, Any]:
+def _read_facts(launcher: Launcher, choice: DeviceChoice, *, context: bool) -> dict[str, Any]:
     argument = {**gpu_of(choice), "context": context}
-    return _value(launcher.run(device_facts_task, argument, timeout_s=START_TIMEOUT_S))
+    return ask_machine(launcher, device_facts_task, argument)
 
 
-def read_device_file(launcher: LocalLauncher, choice: DeviceChoice) -> str:
+def read_device_file(launcher: Launcher, choice: DeviceChoice) -> str:
     """The text of a device file for the GPU chosen.
 
     Raises:
@@ -125,14 +125,6 @@ def read_device_file(launcher: LocalLauncher, choice: DeviceChoice) -> str:
         raise DeviceError(f"a device file describes a GPU, and runs would go to the CPU here ({choice.reason})")
     facts = _read_facts(launcher, choice, context=True)
     return render_device_toml(facts["values"], facts["sources"])
-
-
-def _value(answer: Answer) -> dict[str, Any]:
-    if answer.outcome is Outcome.ANSWERED:
-        return answer.value
-    if answer.outcome is Outcome.REFUSED:
-        raise BenchError(answer.reason)
-    raise InfrastructureError(start_fault() or f"the worker process does not start: {answer.reason}")
 
 
 def gpu_of(choice: DeviceChoice) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import psutil
 def _silent_where_fatal() -> Iterator[None]:
     """Hold standard error back, of C++ too, and let it out at the end unless that is an exception or an abort.
 
-    Whoever started the server asks again what is wrong and says it in one line (`torch_facts.start_fault`), in a
+    Whoever started the server asks again what is wrong and says it in one line (`launchers.faults`), in a
     process that is no server and lets everything out.
     """
     if "multiprocessing.forkserver" not in sys.modules:
