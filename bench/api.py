@@ -468,12 +468,12 @@ def _own_entries(
 
 
 def _build(model: Callable[..., torch.nn.Module], images: ImageSpec) -> torch.nn.Module:
-    """The caller's module. Raises BenchError where it is none."""
+    """The caller's module. Raises TypeError where it is none."""
     from torch import nn
 
     built = model(images) if _needs_argument(model) else model()
     if not isinstance(built, nn.Module):
-        raise BenchError(f"model: {_name(model, 'it')} built a {type(built).__name__}, not a torch.nn.Module")
+        raise TypeError(f"{_name(model, 'model')} built a {type(built).__name__}, not a torch.nn.Module")
     return built
 
 
