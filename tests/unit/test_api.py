@@ -70,8 +70,7 @@ class Raising(Net):
 
 class Reading(Net):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        brightness = images.sum()
-        return super().forward(images) * brightness.item()
+        return super().forward(images) if images.sum() > 0 else images.flatten(1)[:, :4]
 
 
 @pytest.mark.parametrize("ask", [bench.estimate, bench.fit, bench.timeline])
