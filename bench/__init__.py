@@ -1,35 +1,34 @@
 """Measure and estimate the memory and speed of training steps, side by side.
 
-The one function that scripts need is `load`: every run of one or more result folders as a pandas frame.
+What scripts and notebooks use is here; `docs/api.md` shows it at work:
+
+* `load`: the runs of results folders as a pandas frame;
+* `estimate`, `fit`, `timeline`: memory and speed of a step on a GPU that need not be here, the batches that it holds,
+  and memory over the step, of a model of the catalog or of your own;
+* `compare`: what changed between two results, and whether it can be told from noise.
+
+Importing this is cheap: what a function needs is imported when it is called, and torch only in other processes.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from os import PathLike
-
-    import pandas as pd
+    from bench.api import compare, estimate, fit, load, timeline
 
 __version__ = "0.1.0"
+__all__ = ["compare", "estimate", "fit", "load", "timeline"]
 
 
-def load(*paths: str | PathLike[str]) -> pd.DataFrame:
-    """Load result folders into one frame, one row per run (see `bench.store.load_results`).
+def __getattr__(name: str) -> Any:
+    """One of the functions above, from `bench.api`."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from bench import api
 
-    Args:
-        *paths: Folders that `bench sweep` wrote, folders that hold several of them, or bundles of `bench bundle`.
+    return getattr(api, name)
 
-    Returns:
-        One row per run, planned runs that have not happened and skipped cases included; each with its case's axes,
-        its measurement, its environment and the estimates for its case. Unknown values are null.
 
-    Raises:
-        bench.errors.StoreError: A path holds no results, or was written by a newer version.
-    """
-    from bench.bundles import open_results
-    from bench.store import load_results
-
-    with open_results(paths) as folders:
-        return load_results(*folders)
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,158 +1,504 @@
-"""Work of the commands in a child process: estimates, fits and everything else that runs a user's model.
+"""The Python interface: what the commands do, for scripts and notebooks, with frozen dataclasses for answers.
 
-The parent never imports torch. If everything needed is already recorded, a bare process answers without torch;
-otherwise a fork of the server that has torch imported does.
+A model, an optimizer and a data set are named as on the command line; torch is then imported in other processes only,
+and what was recorded once is kept. A model may also be given as a callable that builds it, an optimizer as a callable
+over its parameters, and the images by the shape of one sample. Those are nobody's but the caller's: they run in forks
+of this process, so that nothing need be importable or pickled and nothing of torch's state here changes, and nothing of
+them is kept.
 """
 
 from __future__ import annotations
 
-import os
+import contextlib
+import functools
+import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from bench.devices import Device
-from bench.errors import BenchError
-from bench.estimators.kept import any_kept
-from bench.folders import account_log
-from bench.launchers import Answer, LocalLauncher, Outcome
-from bench.launchers.tasks import estimate_kept_task, estimate_task, fit_kept_task, fit_task
-from bench.records import Case, Estimate
+from bench.errors import BenchError, InfrastructureError, Unsupported
 
-FIT_TIMEOUT_S = 600.0  # for one batch size
-SILENT_QUESTIONS = 8
-"""Time limits without a message after which the process that runs the estimators counts as hanging itself: an estimate
-is sent when every estimator has finished, and each may time out twice."""
-START_S = 60.0  # for the process to come up
+if TYPE_CHECKING:
+    from os import PathLike
 
+    import pandas as pd
+    import torch
 
-def estimate_in_child(
-    launcher: LocalLauncher,
-    cases: Sequence[Case],
-    device: str | Device,
-    *,
-    timeout_s: float,
-    say: Callable[[str], None],
-    log: Path,
-    log_name: str | None = None,
-    workspaces: bool | None = None,
-    variables: Mapping[str, str] | None = None,
-    heard: Callable[[], None] = lambda: None,
-) -> Iterator[Estimate]:
-    """An estimate for each case; if an estimator raises, hangs or dies on one, only its note has the reason.
+    from bench.catalog import Entry, Kind
+    from bench.comparison import Comparison
+    from bench.devices import Device
+    from bench.estimators.fitting import Fit
+    from bench.estimators.timeline import Timeline
+    from bench.launchers import Launcher
+    from bench.records import Case, Estimate, ImageSpec, MemoryFormat, Precision
 
-    Args:
-        launcher: Starts the process.
-        cases: Each once; estimates arrive in any order.
-        device: Name or path of a device file, or a device.
-        timeout_s: For one estimator on one case.
-        say: Called with a line about each failure.
-        log: The file for the process's output, tracebacks included.
-        log_name: How notes name the log: its path unless given.
-        workspaces: Whether estimates include cuDNN's workspaces; as the environment sets it if None.
-        variables: Environment variables that the runs set for themselves, as their protocol has it, in addition to this
-            process's environment: `{"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}`, say.
-        heard: Called with every estimate that arrives.
-    """
-    todo = {case.key: case for case in cases}
-    kept_in = f"; see {log_name or log}"
-    said: set[tuple[str, str]] = set()
-    answer: Answer | None = None
-    task = estimate_kept_task if any_kept(cases, device) else estimate_task
-    while todo:
-        made: list[Estimate] = []
+    Made = TypeVar("Made")
+    Model = str | Callable[..., torch.nn.Module]
+    Optimizer = str | Mapping[str, Any] | Callable[..., torch.optim.Optimizer]
+    Shape = tuple[int, int, int]
+    Results = str | PathLike[str] | Sequence[str | PathLike[str]] | pd.DataFrame
 
-        def listen(news: dict[str, Any], made: list[Estimate] = made) -> None:
-            estimate = Estimate(**news["estimate"])
-            case = todo[estimate.case_key]
-            for name, reason in news["lost"].items():
-                if (str(case.model), reason) not in said:
-                    said.add((str(case.model), reason))
-                    say(f"no {name} for {case}: {reason}{kept_in}")
-            note = estimate.estimate_note
-            made.append(replace(estimate, estimate_note=f"{note}{kept_in}") if news["lost"] else estimate)
-            heard()
-
-        argument = {
-            "cases": list(todo.values()),
-            "device": device,
-            "workers": os.cpu_count() or 1,
-            "timeout_s": timeout_s,
-            "workspaces": counts_workspaces() if workspaces is None else workspaces,
-            "variables": dict(variables or {}),
-        }
-        silence_s = SILENT_QUESTIONS * timeout_s + START_S
-        bare = task is estimate_kept_task
-        answer = launcher.run(
-            task, argument, timeout_s=silence_s, from_last_word=True, log=log, bare=bare, listen=listen
-        )
-        yield from made
-        for estimate in made:
-            del todo[estimate.case_key]
-        if not made and not bare:
-            break
-        task = estimate_task
-    if todo and answer is not None:
-        say(f"no estimate for {len(todo)} cases: {answer.reason}{kept_in}")
-        note = f"{answer.reason}{kept_in}"
-        yield from (Estimate(case_key=key, estimate_device=str(device), estimate_note=note) for key in todo)
+DEFAULT_DATASET = "imagenet"
+_BAD_FORK = "Unable to handle autograd's threading in combination with fork-based multiprocessing"
+"""torch/csrc/autograd/engine.cpp: what a fork is told whose parent ran a backward pass where there is a GPU."""
 
 
-def counts_workspaces() -> bool:
-    """Whether estimates include cuDNN's workspaces: unless `BENCH_CUDNN_WORKSPACES` is `off`."""
-    return os.environ.get("BENCH_CUDNN_WORKSPACES", "on") != "off"
-
-
-def fit_in_child(
-    launcher: LocalLauncher,
-    case: Case,
-    device: str | Device,
-    fraction: float,
-    say: Callable[[str], None],
-    *,
-    workspaces: bool,
-) -> dict[str, Any]:
-    """The fields of `estimators.fitting.Fit` as a JSON object. Raises BenchError if the case cannot be traced."""
-
-    def listen(news: dict[str, Any]) -> None:
-        say(f"tracing batch {news['batch_size']}")
-
-    argument = {"case": case, "device": device, "fraction": fraction, "workspaces": workspaces}
-    if any_kept([case], device):
-        answer = launcher.run(
-            fit_kept_task, argument, timeout_s=FIT_TIMEOUT_S, from_last_word=True, bare=True, listen=listen
-        )
-        if answer.outcome is Outcome.ANSWERED and answer.value:
-            return answer.value
-    return ask_child(launcher, "fit", fit_task, argument, timeout_s=FIT_TIMEOUT_S, listen=listen)
-
-
-def ask_child(
-    launcher: LocalLauncher,
-    command: str,
-    task: Callable[..., dict[str, Any]],
-    argument: dict[str, Any],
-    *,
-    timeout_s: float,
-    listen: Callable[[dict[str, Any]], None] = lambda news: None,
-) -> dict[str, Any]:
-    """The result of a task that runs a user's model for a command; its output goes to a log of the account.
+def load(*paths: str | PathLike[str]) -> pd.DataFrame:
+    """Load result folders into one frame, one row a run (see `bench.store.load_results`).
 
     Args:
-        launcher: Makes the process.
-        command: Names the log.
-        task: As for `LocalLauncher.run`.
-        argument: As for `LocalLauncher.run`.
-        timeout_s: Counted from its last message.
-        listen: As for `LocalLauncher.run`.
+        *paths: Folders that `bench sweep` wrote, folders that hold several of them, or bundles of `bench bundle`.
+
+    Returns:
+        One row a run, planned runs that have not happened and skipped cases included; each with its case's axes,
+        its measurement, its environment and the estimates for its case. Unknown values are null.
 
     Raises:
-        BenchError: It gave no result; the message has the reason in one line, and the log if there is one.
+        bench.errors.StoreError: A path holds no results, or was written by a newer version.
     """
-    with account_log(command) as log:
-        answer = launcher.run(task, argument, timeout_s=timeout_s, from_last_word=True, log=log, listen=listen)
-        if answer.outcome is Outcome.ANSWERED:
-            return answer.value
-        kept = log.exists() and log.stat().st_size and answer.outcome is not Outcome.REFUSED
-        raise BenchError(answer.reason + (f"; see {log}" if kept else ""))
+    from bench.bundles import open_results
+    from bench.store import load_results
+
+    with open_results(paths) as folders:
+        return load_results(*folders)
+
+
+@overload
+def estimate(
+    model: Model,
+    *,
+    batch_size: int = ...,
+    dataset: str | None = ...,
+    sample_shape: Shape | None = ...,
+    classes: int | None = ...,
+    optimizer: Optimizer = ...,
+    precision: Precision = ...,
+    memory_format: MemoryFormat = ...,
+    image_size: int | None = ...,
+    device: str | Path | Device = ...,
+    workspaces: bool = ...,
+) -> Estimate: ...
+
+
+@overload
+def estimate(
+    model: Model,
+    *,
+    batch_size: Sequence[int],
+    dataset: str | None = ...,
+    sample_shape: Shape | None = ...,
+    classes: int | None = ...,
+    optimizer: Optimizer = ...,
+    precision: Precision = ...,
+    memory_format: MemoryFormat = ...,
+    image_size: int | None = ...,
+    device: str | Path | Device = ...,
+    workspaces: bool = ...,
+) -> list[Estimate]: ...
+
+
+def estimate(
+    model: Model,
+    *,
+    batch_size: int | Sequence[int] = 64,
+    dataset: str | None = None,
+    sample_shape: Shape | None = None,
+    classes: int | None = None,
+    optimizer: Optimizer = "sgd",
+    precision: Precision = "float32",
+    memory_format: MemoryFormat = "contiguous",
+    image_size: int | None = None,
+    device: str | Path | Device = "h200",
+    workspaces: bool = True,
+) -> Estimate | list[Estimate]:
+    """Estimate memory and speed of a training step on a device, without the device.
+
+    Args:
+        model: A name, with settings where it has any (`"resnet50"`, `"mlp:hidden=256"`); or a callable that builds a
+            `torch.nn.Module`. A callable that needs an argument gets the `bench.records.ImageSpec` of one sample. The
+            module maps float32 images `(B, C, H, W)` to `(B, classes)`; its loss is the cross-entropy.
+        batch_size: Samples a step. Of several sizes, two recordings serve all.
+        dataset: A name, for the shape of the images and the number of classes; `imagenet` unless given.
+        sample_shape: `(C, H, W)` of one sample, in place of a data set.
+        classes: How many, with `sample_shape`.
+        optimizer: A name with settings (`"adam:foreach=false"`), a mapping of them with the `name`, or a callable
+            `(parameters) -> torch.optim.Optimizer`, a class of torch's say.
+        precision: `float32`, `tf32`, `bf16` or `fp16`.
+        memory_format: `contiguous` or `channels_last`.
+        image_size: Side of a data set's images in pixels; its own unless given.
+        device: The name of a device, the path of a device file, or a `bench.devices.Device`.
+        workspaces: Whether to count cuDNN's workspaces.
+
+    Returns:
+        A `bench.records.Estimate`, or a list of them in the order of several `batch_size`s. What an estimator cannot
+        say is None, with the reason in `estimate_note`. The state of an optimizer given as a callable is unknown to the
+        formula, which then has no total; the trace has it.
+
+    Raises:
+        bench.errors.BenchError: An argument is not valid, the case cannot run, or your own code raises: one line, with
+            the place in your code.
+    """
+    from bench.client import estimates_in_order
+
+    batches = _batches(batch_size)
+    asked = _Asked.of(model, batches, dataset, sample_shape, classes, optimizer, precision, memory_format, image_size)
+    lost: list[str] = []
+
+    def heard(reasons: Mapping[str, str]) -> None:
+        lost.extend(reasons.values())
+
+    with asked.raising():
+        made = estimates_in_order(asked.launcher, asked.cases, _known(device), workspaces=workspaces, heard=heard)
+        if lost and asked.own:
+            raise BenchError(lost[0])
+    return asked.in_order(made, batch_size)
+
+
+def fit(
+    model: Model,
+    *,
+    dataset: str | None = None,
+    sample_shape: Shape | None = None,
+    classes: int | None = None,
+    optimizer: Optimizer = "sgd",
+    precision: Precision = "float32",
+    memory_format: MemoryFormat = "contiguous",
+    image_size: int | None = None,
+    device: str | Path | Device = "h200",
+    fraction: float = 0.8,
+    workspaces: bool = True,
+) -> Fit:
+    """Find the largest batch that a GPU holds, a recommended one, and the ladder from 16 up, without the GPU.
+
+    Args:
+        model: As for `estimate`, and so are all others but `fraction`.
+        dataset: See model. Its training images end the search.
+        sample_shape: See model.
+        classes: See model.
+        optimizer: See model.
+        precision: See model.
+        memory_format: See model.
+        image_size: See model.
+        device: See model.
+        fraction: The share of the GPU's memory that the recommended batch may take.
+        workspaces: See model.
+
+    Returns:
+        A `bench.estimators.fitting.Fit`; bytes are whole numbers, and batch sizes are None where no sample fits.
+
+    Raises:
+        bench.errors.BenchError: As `estimate`; and the step cannot be traced, or the device is not a GPU.
+    """
+    from bench.client import fit_in_child
+
+    if not 0 < fraction <= 1:
+        raise BenchError(f"fraction {fraction:g}: a number above 0 and up to 1 is needed; 0.8 is usual")
+    asked = _Asked.of(model, [64], dataset, sample_shape, classes, optimizer, precision, memory_format, image_size)
+    with asked.raising():
+        return fit_in_child(asked.launcher, asked.cases[0], _known(device), fraction=fraction, workspaces=workspaces)
+
+
+@overload
+def timeline(
+    model: Model,
+    *,
+    batch_size: int = ...,
+    dataset: str | None = ...,
+    sample_shape: Shape | None = ...,
+    classes: int | None = ...,
+    optimizer: Optimizer = ...,
+    precision: Precision = ...,
+    memory_format: MemoryFormat = ...,
+    image_size: int | None = ...,
+    device: str | Path | Device = ...,
+    workspaces: bool = ...,
+) -> Timeline: ...
+
+
+@overload
+def timeline(
+    model: Model,
+    *,
+    batch_size: Sequence[int],
+    dataset: str | None = ...,
+    sample_shape: Shape | None = ...,
+    classes: int | None = ...,
+    optimizer: Optimizer = ...,
+    precision: Precision = ...,
+    memory_format: MemoryFormat = ...,
+    image_size: int | None = ...,
+    device: str | Path | Device = ...,
+    workspaces: bool = ...,
+) -> list[Timeline]: ...
+
+
+def timeline(
+    model: Model,
+    *,
+    batch_size: int | Sequence[int] = 64,
+    dataset: str | None = None,
+    sample_shape: Shape | None = None,
+    classes: int | None = None,
+    optimizer: Optimizer = "sgd",
+    precision: Precision = "float32",
+    memory_format: MemoryFormat = "contiguous",
+    image_size: int | None = None,
+    device: str | Path | Device = "h200",
+    workspaces: bool = True,
+) -> Timeline | list[Timeline]:
+    """Follow memory over one training step on a GPU, event by event of its allocator, without the GPU.
+
+    Args:
+        model: As for `estimate`, and so are all others.
+        batch_size: See model.
+        dataset: See model.
+        sample_shape: See model.
+        classes: See model.
+        optimizer: See model.
+        precision: See model.
+        memory_format: See model.
+        image_size: See model.
+        device: See model.
+        workspaces: See model.
+
+    Returns:
+        A `bench.estimators.timeline.Timeline`, or a list of them in the order of several `batch_size`s.
+
+    Raises:
+        bench.errors.BenchError: As `fit`.
+    """
+    from bench.client import timeline_in_child
+
+    batches = _batches(batch_size)
+    asked = _Asked.of(model, batches, dataset, sample_shape, classes, optimizer, precision, memory_format, image_size)
+    known = _known(device)
+    with asked.raising():
+        made = [timeline_in_child(asked.launcher, case, known, workspaces=workspaces) for case in asked.cases]
+    return asked.in_order(made, batch_size)
+
+
+def compare(
+    baseline: Results,
+    candidate: Results,
+    *,
+    margin: float = 0.01,
+    confidence: float = 0.95,
+    across: Sequence[str] = (),
+    only: Sequence[str] = (),
+    metrics: Sequence[str] | None = None,
+    processes: int | None = None,
+) -> Comparison:
+    """Compare two results case by case: what differs beside them, then each ratio with its interval and verdict.
+
+    Args:
+        baseline: A results folder or a bundle, several of them, or a frame that `load` returned.
+        candidate: The same.
+        margin: The smallest change that counts, as a fraction.
+        confidence: Of every interval; and of there being no false verdict among all the cases of a metric.
+        across: Axes and flags that may differ between the sides.
+        only: `FIELD=PATTERN` each: only such runs, as with `bench compare --only`.
+        metrics: Names in `bench.comparison.METRICS`; throughput and peak memory unless given.
+        processes: Only the first so many processes of each case count, on both sides.
+
+    Returns:
+        A `bench.comparison.Comparison`: its `cases` is a frame with one row a case and metric.
+
+    Raises:
+        bench.errors.BenchError: The sides have no case in common, do different work, or hold no runs.
+    """
+    from bench.comparison import compare as compare_frames
+    from bench.comparison import select_runs
+
+    one, two = (select_runs(_runs(side), list(only)) for side in (baseline, candidate))
+    return compare_frames(
+        one, two, margin=margin, confidence=confidence, across=across, metrics=metrics, processes=processes
+    )
+
+
+def _runs(results: Results) -> pd.DataFrame:
+    """The runs of one side."""
+    if isinstance(results, str) or hasattr(results, "__fspath__"):
+        return planned_runs_of(results)  # type: ignore[arg-type,unused-ignore]
+    return planned_runs_of(*results) if isinstance(results, list | tuple) else results  # type: ignore[return-value]
+
+
+def planned_runs_of(*paths: str | PathLike[str]) -> pd.DataFrame:
+    """The runs of results that are to be compared. Raises StoreError where none counts."""
+    from bench.bundles import open_results
+    from bench.store import planned_runs, read_results
+
+    with open_results(paths) as folders:
+        loaded = read_results(*folders)
+        loaded.warn()
+        planned_runs(loaded)
+    return loaded.frame
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """The cases of a call, and where they are worked on.
+
+    Attributes:
+        cases: One a batch size, each once.
+        entries: What the caller gave that no catalog has, by kind.
+    """
+
+    cases: list[Case]
+    entries: dict[Kind, Entry]
+
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        batches: Sequence[int],
+        dataset: str | None,
+        sample_shape: Shape | None,
+        classes: int | None,
+        optimizer: Optimizer,
+        precision: Precision,
+        memory_format: MemoryFormat,
+        image_size: int | None,
+    ) -> _Asked:
+        """Check all arguments. Raises BenchError."""
+        from bench.config import check_config
+        from bench.plan import build_cases
+        from bench.records import Choice
+
+        entries = _own_entries(model, dataset, sample_shape, classes, optimizer, image_size)
+        grid: dict[str, Any] = {
+            "dataset": dataset or DEFAULT_DATASET,
+            "model": "mlp" if "model" in entries else model,
+            "optimizer": "sgd" if "optimizer" in entries else optimizer,
+            "batch_size": list(dict.fromkeys(batches)),
+            "precision": precision,
+            "memory_format": memory_format,
+        }
+        checked = check_config(
+            {"name": "api", "grid": grid | ({"image_size": image_size} if image_size else {})}, "bench"
+        )
+        reasons = build_cases(checked, "cuda")
+        if not entries:
+            if refused := next((f"{case}: {reason}" for case, reason in reasons.items() if reason), None):
+                raise Unsupported(refused)
+            return cls(list(reasons), {})
+        own = {kind: Choice(entry.name) for kind, entry in entries.items()}
+        if "dataset" in own:
+            own["image_size"] = 0  # type: ignore[index,assignment]
+        return cls([replace(case, **own) for case in reasons], entries)  # type: ignore[arg-type]
+
+    @property
+    def own(self) -> bool:
+        """Whether any of it is the caller's."""
+        return bool(self.entries)
+
+    @property
+    def launcher(self) -> Launcher:
+        """Fresh processes, or forks of this one for what is the caller's."""
+        from bench.launchers import ForkLauncher, LocalLauncher
+
+        return ForkLauncher(functools.partial(_be_ready, self.entries)) if self.own else LocalLauncher()
+
+    def in_order(self, made: Sequence[Made], batch_size: int | Sequence[int]) -> Made | list[Made]:
+        """What was made of each case, as the caller gave the batch sizes."""
+        by_batch = {case.batch_size: item for case, item in zip(self.cases, made, strict=True)}
+        found = [by_batch[size] for size in _batches(batch_size)]
+        return found[0] if isinstance(batch_size, int) else found
+
+    @contextlib.contextmanager
+    def raising(self) -> Iterator[None]:
+        """Say what to do where torch refuses to work in a fork of this process."""
+        try:
+            yield
+        except BenchError as error:
+            if _BAD_FORK in str(error):
+                raise InfrastructureError(
+                    "torch refuses autograd in forks of a process that has run a backward pass where there is a GPU, "
+                    "and your own model can only be followed in a fork. Ask before the first backward, or in a process "
+                    "of its own"
+                ) from error
+            raise
+
+
+def _be_ready(entries: Mapping[Kind, Entry]) -> None:
+    """Make a fork of the caller's process fit for its task."""
+    from bench import catalog
+
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)  # OpenMP's threads are not in a fork, which waits for them (as torch's own loaders do)
+    for kind, entry in entries.items():
+        catalog.lend(kind, entry)
+
+
+def _own_entries(
+    model: Model,
+    dataset: str | None,
+    sample_shape: Shape | None,
+    classes: int | None,
+    optimizer: Optimizer,
+    image_size: int | None,
+) -> dict[Kind, Entry]:
+    """What the caller gave that no catalog has. Raises BenchError."""
+    from bench.catalog import DatasetEntry, DatasetInfo, ModelEntry, OptimizerEntry
+    from bench.records import ImageSpec
+
+    found: dict[Kind, Entry] = {}
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(model, torch.nn.Module):
+        raise BenchError("model: give what builds the module, such as `lambda: Net()`, not a module that is built")
+    if callable(model):
+        found["model"] = ModelEntry(_name(model, "model"), functools.partial(_build, model))
+    if callable(optimizer):
+        found["optimizer"] = OptimizerEntry(_name(optimizer, "optimizer"), lambda parameters: optimizer(parameters))
+    if sample_shape is None:
+        if classes is not None:
+            raise BenchError("classes: goes with sample_shape; a data set has its own number of classes")
+        return found
+    if dataset is not None or image_size is not None:
+        raise BenchError("sample_shape: stands in place of dataset and image_size; leave those out")
+    if len(sample_shape) != 3 or not all(isinstance(side, int) and side > 0 for side in sample_shape):
+        raise BenchError(f"sample_shape {sample_shape!r}: three whole numbers (C, H, W) above 0 are needed")
+    if not isinstance(classes, int) or classes < 1:
+        raise BenchError("classes: with sample_shape, the number of classes is needed: classes=10")
+    images = ImageSpec(*sample_shape, classes)
+    info = DatasetInfo(images, (), (0.0,) * images.channels, (1.0,) * images.channels, 0, 0)
+    found["dataset"] = DatasetEntry("x".join(map(str, images.shape)), lambda: info)
+    return found
+
+
+def _build(model: Callable[..., torch.nn.Module], images: ImageSpec) -> torch.nn.Module:
+    """The caller's module. Raises TypeError where it is none."""
+    from torch import nn
+
+    built = model(images) if _needs_argument(model) else model()
+    if not isinstance(built, nn.Module):
+        raise TypeError(f"{_name(model, 'model')} built a {type(built).__name__}, not a torch.nn.Module")
+    return built
+
+
+def _needs_argument(model: Callable[..., Any]) -> bool:
+    """Whether it has a parameter that must be given."""
+    try:
+        parameters = inspect.signature(model).parameters.values()
+    except (TypeError, ValueError):  # of C code without a signature
+        return False
+    given = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return any(item.kind in given and item.default is inspect.Parameter.empty for item in parameters)
+
+
+def _name(given: Callable[..., Any], otherwise: str) -> str:
+    """What the caller's own goes by in messages."""
+    name = str(getattr(given, "__name__", type(given).__name__))
+    return name if name.isidentifier() else otherwise
+
+
+def _batches(batch_size: int | Sequence[int]) -> list[int]:
+    return [batch_size] if isinstance(batch_size, int) else list(batch_size)
+
+
+def _known(device: str | Path | Device) -> Device:
+    """The device. Raises BenchError."""
+    from bench.devices import load_device
+
+    return load_device(str(device) if isinstance(device, Path) else device)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -60,12 +61,26 @@ def safe_children() -> Iterator[None]:
             os.environ[_SAFE_PATH] = before
 
 
-def python_command(module: str, function: str | None = None, *arguments: str) -> list[str]:
-    """A command that imports `module` in a fresh Python with this process's path, and calls `function(*arguments)`."""
+def run_python(
+    module: str, function: str | None = None, *, environment: Mapping[str, str], timeout_s: float
+) -> subprocess.CompletedProcess[str]:
+    """Import `module` in a fresh Python with this process's path, and call its `function()`; with what it printed.
+
+    Raises:
+        subprocess.TimeoutExpired: It took longer; it is gone by then.
+    """
     path = [*(entry for entry in sys.path if entry), str(ROOT)]
     code = f"import sys; sys.path[:] = {json.dumps(path)}; import {module} as m"
-    call = f"; m.{function}(*{json.dumps(arguments)})" if function else ""
-    return [sys.executable, "-P", "-c", code + call]
+    call = f"; m.{function}()" if function else ""
+    return subprocess.run(
+        [sys.executable, "-P", "-c", code + call],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=timeout_s,
+        check=False,
+        env=environment,
+    )
 
 
 def _own_library() -> set[str]:

@@ -29,9 +29,9 @@ def _turns_text(character: str) -> bool:
 class Progress:
     """Lines on standard error about a sweep, with a live bar where that is a terminal."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        """Prepare; with `quiet`, nothing is printed."""
-        self._quiet = quiet
+    def __init__(self, *, quiet: bool = False, bar: bool = True) -> None:
+        """Prepare; with `quiet` nothing is ever printed, and without `bar` nothing but lines."""
+        self._quiet, self._live = quiet, bar
         self._bar: RichProgress | None = None
         self._task: TaskID | None = None
         self._total = self._done = 0
@@ -60,7 +60,7 @@ class Progress:
             self._started = time.monotonic()
         self._total += total
         self._scope = f" in {scope}" if scope else ""
-        if self._quiet or not total or not sys.stderr.isatty():
+        if self._quiet or not self._live or not total or not sys.stderr.isatty():
             return
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, total=self._total)

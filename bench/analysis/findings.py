@@ -552,6 +552,15 @@ def _switch_not_in_force(runs: Runs) -> Hit:
 
 @_rule(
     Weakens.READING,
+    "{runs} had no fresh process of their own: bench sweep --in-process, for debugging.",
+    "Sweep again without --in-process.",
+)
+def _in_process(runs: Runs) -> Hit:
+    return _flag(runs, "in_process")
+
+
+@_rule(
+    Weakens.READING,
     "Flagged {flags} in {runs}.",
     "See what the version of the harness that wrote them says of these flags.",
 )
@@ -975,7 +984,15 @@ def _unknown(runs: Runs, names: Sequence[str], of_gpus: Sequence[str], more: Map
     return Hit(bad, runs.measured, {"fields": ", ".join(lacking)})
 
 
-FLAGS = ("host_bound", "not_steady", "nvml_silent", "precision_not_in_force", "switch_not_in_force", "throttled")
+FLAGS = (
+    "host_bound",
+    "in_process",
+    "not_steady",
+    "nvml_silent",
+    "precision_not_in_force",
+    "switch_not_in_force",
+    "throttled",
+)
 """Codes that are flags of runs as well: what a run of this version can say against itself."""
 
 

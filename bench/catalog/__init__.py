@@ -36,6 +36,7 @@ __all__ = [
     "entries",
     "entry",
     "is_external",
+    "lend",
     "model",
     "model_note",
     "names",
@@ -98,8 +99,19 @@ def _texts(file: Path) -> dict[str, str]:
 
 
 def is_external(kind: Kind, name: str) -> bool:
-    """Whether another package brings this name; such an entry is loaded in the worker only."""
-    return name in _external(kind) and name not in entries(kind)
+    """Whether another package brings this name, or it was lent; such an entry is loaded in the worker only."""
+    return name in _lent[kind] or (name in _external(kind) and name not in entries(kind))
+
+
+_lent: dict[Kind, dict[str, Entry]] = {kind: {} for kind in KINDS}
+
+
+def lend(kind: Kind, entry: Entry) -> None:
+    """Let this process know an entry of somebody's own, whose code nobody can name: nothing of it is ever kept.
+
+    It goes before any other of its name.
+    """
+    _lent[kind][entry.name] = entry
 
 
 def names(kind: Kind) -> list[str]:
@@ -120,6 +132,8 @@ def entry(kind: Kind, name: str, *, load_external: bool = False) -> Entry:
         BenchError: Another package's entry has the wrong type.
         Exception: Whatever importing another package raises.
     """
+    if name in _lent[kind]:
+        return _lent[kind][name]
     if name in entries(kind):
         return entries(kind)[name]
     if load_external and name in _external(kind):
@@ -148,8 +162,8 @@ def model(name: str) -> ModelEntry:
 
 
 def model_note(choice: Choice) -> str | None:
-    """What a reader should know about a model besides its name; None for another package's, which is not loaded."""
-    known = entries("model").get(choice.name)
+    """What a reader must know of a model beside its name; None for another package's, which is not loaded for it."""
+    known = None if is_external("model", choice.name) else entries("model").get(choice.name)
     return cast(ModelEntry, known).note(choice.options) if known is not None else None
 
 

@@ -10,23 +10,20 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 
 from bench.catalog import describe_dataset
 from bench.errors import DataError
-from bench.interpreters import python_command
+from bench.launchers import Launcher, LocalLauncher, Outcome, Send
 from bench.records import Choice
 
 SOCKET_TIMEOUT_S = 15.0
-STALL_TIMEOUT_S = 60.0
-"""A download that has grown by no byte for so long is ended; a slow one that grows may take its time."""
-IMPORT_ALLOWANCE_S = 60.0
-"""More patience before the first byte: importing torchvision from a cold disk takes tens of seconds."""
+STALL_TIMEOUT_S = 120.0
+"""A download that has grown by no byte for so long is ended; a slow one that grows may take its time. Importing
+torchvision from a cold disk, before the first byte, takes tens of seconds."""
+_LOOK_S = 0.25
 
 CONNECT_TIMEOUT_S = 3.0
 HOSTS = {  # torchvision/datasets/mnist.py and cifar.py: the first mirror of each
@@ -83,8 +80,8 @@ def fetch_torchvision(class_name: str, place: str, root: Path) -> None:
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=root, ignore_cleanup_errors=True) as part:
-            if reason := _run_download(_download_command(class_name, part), Path(part)):
-                raise DataError(f"{class_name}: the download failed: {reason}. {remedy}")
+            if reason := _run_download(LocalLauncher(), class_name, part):
+                raise DataError(f"{class_name}: torchvision could not download it: {reason}. {remedy}")
             _move_files(Path(part), root)
     except OSError as error:
         raise DataError(f"{class_name}: cannot write to {root}: {error.strerror or error}. {remedy}") from error
@@ -110,27 +107,39 @@ def _unreachable(class_name: str) -> str | None:
     return reasons[0]
 
 
-def _download_command(class_name: str, folder: str) -> list[str]:
-    return python_command("bench.catalog.data_fetch", "print_download", class_name, folder)
+def _run_download(launcher: Launcher, class_name: str, folder: str) -> str | None:
+    """Download in a process of its own until that ends or stalls; why it failed in one line, or `None`."""
+    answer = launcher.run(
+        download_task, (class_name, folder), timeout_s=STALL_TIMEOUT_S, from_last_word=True, bare=True
+    )
+    if answer.outcome is Outcome.TIMED_OUT:
+        return f"no answer for {STALL_TIMEOUT_S:.0f} s"
+    return answer.reason or answer.value["reason"]
 
 
-def _run_download(command: list[str], folder: Path) -> str | None:
-    """Run the download until it ends or stalls; why it failed in one line, or `None`."""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="replace") as child:
-        try:
-            size, patience_s, last_growth = 0, STALL_TIMEOUT_S + IMPORT_ALLOWANCE_S, time.monotonic()
-            while child.poll() is None:
-                if (grown := _size_bytes(folder)) != size:
-                    size, patience_s, last_growth = grown, STALL_TIMEOUT_S, time.monotonic()
-                elif time.monotonic() - last_growth > patience_s:
-                    return f"no response for {patience_s:.0f} s"
-                time.sleep(0.1)
-        finally:
-            child.kill()  # nothing to do where it has ended; on Ctrl-C it must not go on alone
-        lines = child.stdout.read().strip().splitlines() if child.stdout else []
-        if child.returncode == 0:
-            return None
-        return lines[-1] if lines else f"the download process exited with code {child.returncode}"
+def download_task(argument: tuple[str, str], send: Send) -> dict[str, str | None]:
+    """Let torchvision download and check the set of a class into a folder; sends the bytes there as they grow.
+
+    Returns:
+        `reason`: why it failed in one line, else None.
+    """
+    class_name, folder = argument
+    done = threading.Event()
+
+    def watch() -> None:
+        before = 0
+        while not done.wait(_LOOK_S):
+            if (size := _size_bytes(Path(folder))) != before:
+                before = size
+                send({"downloaded_bytes": size})
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        return {"reason": download(class_name, folder)}
+    finally:
+        done.set()
+        watcher.join()
 
 
 def _size_bytes(folder: Path) -> int:
@@ -168,10 +177,3 @@ def download(class_name: str, folder: str) -> str | None:
     except (OSError, EOFError) as error:  # a reset connection, a full disk, a truncated archive
         return f"{type(error).__name__}: {error}"
     return None
-
-
-def print_download(class_name: str, folder: str) -> None:
-    """Download a set and leave with 1 where that failed, the reason printed."""
-    if reason := download(class_name, folder):
-        sys.stdout.write(f"\n{reason}\n")  # the last line: torchvision may have printed others
-        sys.exit(1)

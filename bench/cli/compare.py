@@ -14,7 +14,7 @@ from bench.cli.options import json_option
 if TYPE_CHECKING:
     import pandas as pd
 
-    from bench.compare import Comparison
+    from bench.comparison import Comparison
 
 
 class Share(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic since click 8.5 only
@@ -110,14 +110,15 @@ def compare(
     Exit codes: 0 no regression, 2 wrong usage or sides that cannot be compared, 3 a regression: something is slower,
     takes more memory or no longer runs.
     """
+    from bench.api import compare as compare_results
+    from bench.api import planned_runs_of
     from bench.cli.comparison_json import as_value
     from bench.cli.comparison_text import print_comparisons
     from bench.cli.root import echo_json
-    from bench.compare import compare as compare_frames
-    from bench.compare import find_costs, first_processes
+    from bench.comparison import find_costs, first_processes
     from bench.errors import EXIT_REGRESSION
 
-    loaded = [first_processes(_load(path), processes) for path in results]
+    loaded = [first_processes(planned_runs_of(path), processes) for path in results]
     sides = _sides(across, loaded)
     frames = dict(zip(names := _named(results, sides), loaded * (len(names) // len(loaded)), strict=True))
     first = _chosen(baseline or next(iter(frames)), frames, "--baseline")
@@ -128,7 +129,7 @@ def compare(
     for name, frame in frames.items():
         if name != first:
             with _naming(name, many=len(frames) > 2):
-                made[name] = compare_frames(
+                made[name] = compare_results(
                     frames[first],
                     frame,
                     margin=margin,
@@ -146,21 +147,9 @@ def compare(
         raise SystemExit(EXIT_REGRESSION)
 
 
-def _load(path: Path) -> pd.DataFrame:
-    """The runs of one of the results. Raises StoreError if none counts."""
-    from bench.bundles import open_results
-    from bench.store import planned_runs, read_results
-
-    with open_results([path]) as folders:
-        loaded = read_results(*folders)
-        loaded.warn()
-        planned_runs(loaded)
-    return loaded.frame
-
-
 def _sides(across: tuple[str, ...], loaded: list[pd.DataFrame]) -> list[tuple[str, str, str]]:
     """Field, baseline's value and candidate's value of each `--across` that gives values."""
-    from bench.compare import split_values
+    from bench.comparison import split_values
 
     found = []
     for item in across:
@@ -225,7 +214,7 @@ def _selected(
     frames: dict[str, pd.DataFrame], first: str, only: tuple[str, ...], sides: list[tuple[str, str, str]]
 ) -> dict[str, pd.DataFrame]:
     """The runs that --only leaves, and on each side those with its value of an axis compared across."""
-    from bench.compare import select_runs
+    from bench.comparison import select_runs
 
     chosen = {name: [*only] for name in frames}
     for field, *values in sides:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bench.cli.comparison_text import ordered
 
 if TYPE_CHECKING:
-    from bench.compare import Comparison, Cost
+    from bench.comparison import Comparison, Cost
 
 
 def as_value(

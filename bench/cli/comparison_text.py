@@ -14,7 +14,7 @@ from bench.units import MISSING, counted
 if TYPE_CHECKING:
     import pandas as pd
 
-    from bench.compare import Comparison, Cost, Difference, GeoMean, Metric
+    from bench.comparison import Comparison, Cost, Difference, GeoMean, Metric
 
 _COLOURS = {"faster": "green", "slower": "red", "unclear": "yellow"}
 _LONG = 60
@@ -54,7 +54,7 @@ def ordered(cases: pd.DataFrame, worst_first: bool) -> pd.DataFrame:
     """The rows as they are, or within each metric by how much worse the candidate is, unknown last."""
     if not worst_first:
         return cases
-    from bench.compare import METRICS
+    from bench.comparison import METRICS
 
     higher = cases["metric"].map(lambda name: METRICS[name].higher_is_better)
     worse = cases["ratio"].where(higher, 1 / cases["ratio"])
@@ -65,7 +65,7 @@ def ordered(cases: pd.DataFrame, worst_first: bool) -> pd.DataFrame:
 
 
 def _print_differences(baseline: str, candidate: str, differences: Sequence[Difference]) -> None:
-    from bench.compare import field_words
+    from bench.comparison import field_words
 
     _heading(f"What differs between {baseline} and {candidate} besides the cases")
     rows = [
@@ -79,8 +79,8 @@ def _print_differences(baseline: str, candidate: str, differences: Sequence[Diff
 
 
 def _print_cases(metric: str, comparison: Comparison, worst_first: bool) -> None:
-    """One row per case, and the geometric mean."""
-    from bench.compare import METRICS, verdict_words
+    """One row a case, and the geometric mean."""
+    from bench.comparison import METRICS, verdict_words
 
     known = METRICS[metric]
     cases = ordered(comparison.cases[comparison.cases["metric"] == metric], worst_first)
@@ -128,7 +128,7 @@ def _print_candidates(metric: str, made: Mapping[str, Comparison], worst_first: 
     """One row per case, by its worst candidate if the worst come first; one column per candidate."""
     import pandas as pd
 
-    from bench.compare import METRICS
+    from bench.comparison import METRICS
 
     known = METRICS[metric]
     of = {name: item.cases[item.cases["metric"] == metric] for name, item in made.items() if metric in item.geomean}
@@ -150,7 +150,7 @@ def _print_candidates(metric: str, made: Mapping[str, Comparison], worst_first: 
 
 def _cell(metric: str, row: Mapping[Any, Any]) -> str:
     """Ratio, interval and verdict of one case of one candidate."""
-    from bench.compare import verdict_words
+    from bench.comparison import verdict_words
 
     interval = f" ({_interval(row['low'], row['high'])})" if row["low"] == row["low"] else ""
     return f"{_ratio(row['ratio'])}{interval} {verdict_words(metric, row['verdict'])}"
@@ -159,7 +159,7 @@ def _cell(metric: str, row: Mapping[Any, Any]) -> str:
 def _print_costs(costs: Sequence[Cost]) -> None:
     if not costs:
         return
-    from bench.compare import METRICS
+    from bench.comparison import METRICS
 
     names = list(dict.fromkeys(item.name for item in costs))
     show = METRICS["joules_per_sample"].show
@@ -224,7 +224,7 @@ def _geomean_words(mean: GeoMean) -> str:
 
 
 def _tally(metric: str, verdicts: Iterable[str]) -> str:
-    from bench.compare import verdict_words
+    from bench.comparison import verdict_words
 
     counts = Counter(verdicts)
     known = [(name, counts[name]) for name in ("faster", "slower", "same", "unclear") if counts[name]]

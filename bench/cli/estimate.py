@@ -27,8 +27,6 @@ _MEMORY = (
     ("device (nvidia-smi)", "estimated_device_bytes"),
 )
 
-TIMEOUT_S = 600.0  # for one estimator on one case
-
 
 @click.command()
 @config_argument
@@ -160,26 +158,21 @@ def _rows(
 
 
 def _estimates(cases: list[Case], device: Device, workspaces: bool) -> list[Estimate]:
-    """Estimates in the order of `cases`."""
-    from bench.api import estimate_in_child
-    from bench.folders import account_log
+    """Estimates in the order of `cases`, with a bar meanwhile."""
+    from bench.client import estimates_in_order
     from bench.launchers import LocalLauncher
     from bench.terminal import Progress
 
-    with Progress() as progress, account_log("estimate") as log:
+    with Progress() as progress:
         progress.start(len(cases), scope=str(device))
-        made = estimate_in_child(
+        return estimates_in_order(
             LocalLauncher(),
             cases,
             device,
-            timeout_s=TIMEOUT_S,
-            say=progress.say,
             workspaces=workspaces,
-            heard=progress.advance,
-            log=log,
+            say=progress.say,
+            heard=lambda lost: progress.advance(),
         )
-        by_key = {item.case_key: item for item in made}
-    return [by_key[case.key] for case in cases]
 
 
 def _print_estimate(row: dict[str, Any], device: Device) -> None:

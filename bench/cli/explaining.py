@@ -10,7 +10,6 @@ import click
 from bench.terminal import printable
 from bench.units import counted
 
-EXPLAIN_TIMEOUT_S = 600.0
 MOST_PRINTED = 10
 
 
@@ -27,20 +26,14 @@ def explain_difference(path: Path, *, workspaces: bool, as_json: bool) -> None:
         BenchError: The comparison is refused, or its process died.
     """
     from bench.cli.root import echo_json
-    from bench.errors import BenchError
-    from bench.launchers import LocalLauncher, Outcome
-    from bench.launchers.tasks import difference_task
-    from bench.recordings import read_recording
+    from bench.client import difference_in_child
+    from bench.launchers import LocalLauncher
 
-    read_recording(path)  # any other file is refused before torch is loaded
-    argument = {"path": str(path), "most": MOST_PRINTED, "workspaces": workspaces}
-    answer = LocalLauncher().run(difference_task, argument, timeout_s=EXPLAIN_TIMEOUT_S)
-    if answer.outcome is not Outcome.ANSWERED:
-        raise BenchError(f"{path}: {answer.reason}")
+    found = difference_in_child(LocalLauncher(), path, most=MOST_PRINTED, workspaces=workspaces)
     if as_json:
-        echo_json({"recording": str(path), **answer.value})
+        echo_json({"recording": str(path), **found})
         return
-    for line in explanation_lines(answer.value):
+    for line in explanation_lines(found):
         click.echo(printable(line))
 
 

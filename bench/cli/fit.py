@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,7 +17,7 @@ from bench.units import counted
 if TYPE_CHECKING:
     from bench.devices import Device
     from bench.records import Case, Estimate
-    from bench.sweep.verifying import PresentGpu, Verified
+    from bench.sweep.verifying import Verified
 
 _MULTIPLE = 8  # of a recommended batch: see `estimators.fitting`
 _VERDICTS = {"fits": "", "may not fit": "may not fit", "does not fit": "out of memory"}
@@ -61,11 +62,12 @@ def fit(
       bench fit --model resnet50 --device auto --verify
       bench fit --model resnet50 --device-file mine.toml
     """
-    from bench.api import fit_in_child
+    from bench.client import fit_in_child
     from bench.devices import load_device
     from bench.errors import BenchError
     from bench.launchers import LocalLauncher
-    from bench.sweep.verifying import present_gpu
+    from bench.sweep.verifying import present_gpu, verify_fit
+    from bench.terminal import Progress
 
     if len(device_files) > 1 or (device and device_files):
         raise click.UsageError("fit works on one device: give --device or one --device-file")
@@ -86,35 +88,12 @@ def fit(
         if gpu and gpu.remark:
             say(gpu.remark)
         asked = gpu.device if gpu else described or device
-        launcher, with_workspaces = gpu.launcher if gpu else LocalLauncher(), workspaces == "on"
-        found = fit_in_child(launcher, cases[0], asked, fraction, say, workspaces=with_workspaces)
-        checked = _verify(gpu, cases[0], found, workspaces=with_workspaces, quiet=as_json) if gpu and verify else None
-    _print(cases[0], str(asked) if device == "auto" else device, found, checked, as_json)
-
-
-def _verify(
-    gpu: PresentGpu, case: Case, found: dict[str, Any], *, workspaces: bool, quiet: bool
-) -> tuple[Verified, Estimate | None]:
-    """The real runs, and the estimate at the batch size they end with."""
-    from dataclasses import replace
-
-    from bench.api import estimate_in_child
-    from bench.folders import account_log
-    from bench.sweep.verifying import RUN_TIMEOUT_S, verify_largest
-    from bench.terminal import Progress
-
-    with Progress(quiet=quiet) as progress, account_log("fit") as log:
-        largest, at_all = found["largest_batch_size"], found["largest_fitting_batch_size"]
-        verified = verify_largest(
-            gpu, case, largest, progress, most=_most(found), fits_again=at_all if at_all != largest else None
-        )
-        if verified.largest_batch_size is None:
-            return verified, None
-        there = [replace(case, batch_size=verified.largest_batch_size)]
-        (made,) = estimate_in_child(
-            gpu.launcher, there, gpu.device, timeout_s=RUN_TIMEOUT_S, say=progress.say, log=log, workspaces=workspaces
-        )
-    return verified, made
+        launcher, with_workspaces, checked = gpu.launcher if gpu else LocalLauncher(), workspaces == "on", None
+        found = fit_in_child(launcher, cases[0], asked, fraction=fraction, say=say, workspaces=with_workspaces)
+        if gpu and verify:
+            with Progress(quiet=as_json) as progress:
+                checked = verify_fit(gpu, cases[0], found, progress, workspaces=with_workspaces)
+    _print(cases[0], str(asked) if device == "auto" else device, asdict(found), checked, as_json)
 
 
 def _print(
@@ -151,11 +130,6 @@ def _print_found(found: dict[str, Any]) -> None:
     ends = [found["context_low_bytes"], found["context_high_bytes"]]
     spread = f" ({format_bytes(ends[0])} to {format_bytes(ends[1])})" if None not in ends else ""
     click.echo(printable(f"CUDA context: {format_bytes(found['context_bytes'])}{spread}; {found['context_basis']}"))
-
-
-def _most(found: dict[str, Any]) -> int | None:
-    """The largest batch to run: where the search ended, unless memory ended it; never more than the data set has."""
-    return found["largest_batch_size"] if found["ended_by"] == "search" else found["dataset_images"]  # type: ignore[no-any-return]
 
 
 def _answer(found: dict[str, Any]) -> Iterator[str]:

@@ -82,7 +82,7 @@ _TORCH = str(Path("torch", "__init__.py"))
 
 
 def _why_torch_fails(error: Exception) -> str:
-    from bench.probes.torch_facts import start_fault
+    from bench.launchers.faults import start_fault
 
     return start_fault("torch") or f"torch cannot be imported: {error}"
 

@@ -8,13 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from bench.cli.options import ChoiceType, data_root_option, json_option
-from bench.errors import BenchError
 from bench.terminal import printable
 
 if TYPE_CHECKING:
     from bench.records import Choice, ImageSpec
-
-TIMEOUT_S = 120.0
 
 
 @click.group()
@@ -73,19 +70,13 @@ def show_model(
       bench show model resnet18 --input 3,32,32 --classes 10 --json
     """
     from bench import catalog
-    from bench.api import ask_child
     from bench.cli.root import echo_json
+    from bench.client import layers_in_child
     from bench.launchers import LocalLauncher
-    from bench.launchers.tasks import layers_task
     from bench.units import format_bytes, format_count
 
     images = _images(dataset, shape, classes, image_size)
-    argument = {"model": name, "images": images}
-    try:
-        found = ask_child(LocalLauncher(), "show", layers_task, argument, timeout_s=TIMEOUT_S)
-    except BenchError as error:
-        named = str(error).startswith((name.name, f'model "{name.name}"'))
-        raise BenchError(str(error) if named else f"{name}: {error}") from error
+    found = layers_in_child(LocalLauncher(), name, images)
     layers, notes = found["layers"], [note for note in (catalog.model_note(name), found["note"]) if note]
     if as_json:
         echo_json(layers)

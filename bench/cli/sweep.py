@@ -29,8 +29,13 @@ if TYPE_CHECKING:
     help="Run finished cases with these statuses again: ok, oom, timeout, crashed, failed, nan_loss, throttled, "
     "separated by commas.",
 )
-@click.option("--dry-run", is_flag=True, help="Only list what would run (same as bench plan).")
-@click.option("--no-report", is_flag=True, help="Do not render the report; bench report does it later.")
+@click.option("--dry-run", is_flag=True, help="Only say what would run (the same as bench plan).")
+@click.option(
+    "--in-process",
+    is_flag=True,
+    help="Run the one case in this very process, for a debugger: no time limit, no report, never publishable.",
+)
+@click.option("--no-report", is_flag=True, help="Leave the report to a later bench report.")
 @json_option
 def sweep(
     config: Path | None,
@@ -41,6 +46,7 @@ def sweep(
     repeats: int | None,
     retry: str | None,
     dry_run: bool,
+    in_process: bool,
     no_report: bool,
     as_json: bool,
 ) -> None:
@@ -57,6 +63,7 @@ def sweep(
       bench sweep --set 'grid.batch_size=[64]' --repeats 5 --out reports/trial
       bench sweep --retry timeout,crashed
       bench sweep --device-file mine.toml
+      python -m pdb -m bench sweep my.toml --in-process
 
     \b
     Exit codes: 0 success, 1 some cases failed, 2 wrong usage or configuration, 130 interrupted.
@@ -64,9 +71,11 @@ def sweep(
     from bench.cli.plan import print_plan
     from bench.cli.root import echo_json
     from bench.errors import EXIT_FAILED_CASES
-    from bench.sweep import SweepOptions, parse_statuses, run_sweep
+    from bench.sweep import RETRIED, SweepOptions, parse_statuses, run_sweep
     from bench.terminal import Progress
 
+    if in_process and (repeats is not None or retry is not None):
+        raise click.UsageError("--in-process runs its case once, each time: leave --repeats and --retry out")
     if repeats is not None:
         overrides = (*overrides, f"measure.repeats={repeats}")
     checked = read_config(config, overrides)
@@ -75,13 +84,14 @@ def sweep(
         print_plan(checked, device, as_json=as_json)
         return
     options = SweepOptions(
-        out=out or Path("reports") / checked.name,
+        out=out or Path("reports") / (f"{checked.name}-in-process" if in_process else checked.name),
         device=device,
-        retry=statuses,
-        report=not no_report,
+        retry=RETRIED if in_process else statuses,
+        report=not no_report and not in_process,
         device_files=tuple(device_files.values()),
+        in_process=in_process,
     )
-    with Progress(quiet=as_json) as progress:
+    with Progress(quiet=as_json, bar=not in_process) as progress:  # a bar would disturb the debugger's prompt
         outcome = run_sweep(checked, options, progress)
     if as_json:
         echo_json({"counts": outcome.counts, "report": outcome.report, "data": outcome.data})

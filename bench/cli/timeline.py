@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from bench.estimators.timeline import Timeline
     from bench.records import Case
 
-TIMEOUT_S = 600.0
-
 
 def check_target(target: Path) -> None:
     """Check that the figure can be written, before it is drawn.
@@ -73,17 +71,14 @@ def write_timeline(case: Case, device: Device, target: Path, *, workspaces: bool
     Raises:
         BenchError: The case cannot be traced on that device, or a file cannot be written.
     """
-    from bench.api import ask_child
+    from bench.client import timeline_in_child
     from bench.errors import BenchError
-    from bench.estimators.timeline import read_timeline
     from bench.launchers import LocalLauncher
-    from bench.launchers.tasks import timeline_task
     from bench.report.drawing import to_csv
     from bench.report.timeline import draw_timeline, render_drawing
 
-    argument = {"case": case, "device": device, "workspaces": workspaces}
     try:
-        timeline = read_timeline(ask_child(LocalLauncher(), "timeline", timeline_task, argument, timeout_s=TIMEOUT_S))
+        timeline = timeline_in_child(LocalLauncher(), case, device, workspaces=workspaces)
     except BenchError as error:
         raise BenchError(f"--timeline: {error}") from error
     drawing = draw_timeline(timeline, _words(case), device.name)

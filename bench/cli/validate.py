@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,9 +15,6 @@ from bench.units import counted
 if TYPE_CHECKING:
     from bench.validation import GroupScore, Score
     from bench.validation.estimating import Estimated
-    from bench.validation.rows import Measured
-
-ROW_TIMEOUT_S = 300.0
 
 
 @click.command()
@@ -50,43 +48,23 @@ def validate(file: Path, device: str | None, cudnn_workspaces: str, as_json: boo
       bench validate measured.csv --device rtx3090
       bench validate peak_memory_xmem.csv --json
     """
+    from bench.client import validate_in_child
+    from bench.launchers import LocalLauncher
     from bench.validation import read_measurements, score, score_others
 
     rows, left_out = read_measurements(file, device)
-    estimated = _estimate_in_children(rows, cudnn_workspaces == "on", show=not as_json)
+    numbers = itertools.count(1)
+
+    def heard(item: Estimated) -> None:
+        if not as_json:
+            click.echo(printable(f"{next(numbers)} of {len(rows)}: {item.case} on {item.device}"), err=True)
+
+    estimated = validate_in_child(LocalLauncher(), rows, workspaces=cudnn_workspaces == "on", heard=heard)
     result, others = score(estimated), score_others(estimated)
     if as_json:
         _print_json(result, others, estimated, left_out)
     else:
         _print_table(result, others, estimated, left_out)
-
-
-def _estimate_in_children(rows: list[Measured], workspaces: bool, show: bool) -> list[Estimated]:
-    """An estimate for each row; if a model hangs or kills the estimator, its rows get the reason instead."""
-    from dataclasses import replace
-
-    from bench.launchers import LocalLauncher
-    from bench.validation.estimating import Estimated, describe, group_rows
-    from bench.validation.task import validate_task
-
-    launcher, made = LocalLauncher(), list[Estimated]()
-
-    def listen(news: dict[str, Any]) -> None:
-        made.append(Estimated(**news["estimated"]))
-        if show:
-            click.echo(printable(f"{len(made)} of {len(rows)}: {made[-1].case} on {made[-1].device}"), err=True)
-
-    todo = [row for group in group_rows(rows) for row in group]
-    while todo:
-        argument = {"rows": todo, "workspaces": workspaces}
-        answer = launcher.run(validate_task, argument, timeout_s=ROW_TIMEOUT_S, from_last_word=True, listen=listen)
-        done = {item.line for item in made}
-        todo = [row for row in todo if row.line not in done]
-        if todo:
-            culprit = todo[0].model
-            made += [replace(describe(row), note=answer.reason) for row in todo if row.model == culprit]
-            todo = [row for row in todo if row.model != culprit]
-    return sorted(made, key=lambda item: item.line)
 
 
 def _print_json(result: Score, others: dict[str, Score], rows: list[Estimated], left_out: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
@@ -173,8 +173,11 @@ Name = Annotated[str, PlainValidator(_name)]
 Seconds = Annotated[float, PlainValidator(_seconds)]
 TargetInterval = Annotated[float | Literal["auto"], PlainValidator(_target_interval)]
 Bytes = Annotated[int, PlainValidator(_bytes)]
-BatchSizes = _numbers(1, MAX_BATCH_SIZE)
-ImageSizes = _numbers(1, MAX_IMAGE_SIZE)
+if TYPE_CHECKING:
+    BatchSizes = tuple[int, ...]
+    ImageSizes = tuple[int, ...]
+else:
+    BatchSizes, ImageSizes = _numbers(1, MAX_BATCH_SIZE), _numbers(1, MAX_IMAGE_SIZE)
 
 
 def choices(kind: Kind) -> Any:

@@ -13,9 +13,9 @@ Not modelled: kernels that refuse tensors of 2^31 elements or more.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from bench import catalog
 from bench.devices import Device
@@ -110,6 +110,28 @@ class Fit:
     context_low_bytes: int | None
     context_high_bytes: int | None
     context_basis: str
+
+    @property
+    def end_of_search(self) -> int | None:
+        """The largest batch worth a real run: where the search ended, unless memory ended it; never beyond the images.
+
+        None where nothing but memory sets an end.
+        """
+        return self.largest_batch_size if self.ended_by == "search" else self.dataset_images
+
+
+def read_fit(fields: Mapping[str, Any]) -> Fit:
+    """A `Fit` from its fields as JSON carries them."""
+    searched = fields["searched_batch_sizes"]
+    holes = ((first, last) for first, last in fields["batch_sizes_that_do_not_fit"])
+    return Fit(
+        **{
+            **fields,
+            "ladder": tuple(Rung(**rung) for rung in fields["ladder"]),
+            "batch_sizes_that_do_not_fit": tuple(holes),
+            "searched_batch_sizes": searched and (searched[0], searched[1]),
+        }
+    )
 
 
 def fit_batch(

@@ -1,11 +1,13 @@
-"""Runs on this machine: each in a fresh process, forked from a server with torch imported and CUDA untouched.
+"""Jobs on this machine: a process each, several at a time, all followed by one loop.
 
-Importing torch and torchvision takes seconds, a fork takes milliseconds, and the fork is as fresh as a new interpreter
-in everything that a measurement depends on: no CUDA context, an empty allocator, no threads. The server is
-multiprocessing's.
+A process is a fork of a server that has torch imported and CUDA untouched: importing torch and torchvision takes
+seconds, a fork takes milliseconds, and the fork is as fresh as a new interpreter in all that a measurement depends on:
+no CUDA context, an empty allocator, no threads. The server is multiprocessing's. A `bare` job gets a new interpreter,
+which starts at once and has no torch. Neither imports the program that this process runs: a script without a guard
+around its calls would run again in each. `ForkLauncher` forks this process instead.
 
 Each child leads its own session, so that it dies with everything it started, and is killed by the kernel when the
-server dies, which in turn exits when this process does: nothing outlives the sweep, however it ends.
+process that forked it dies; the server leaves when this process does. So nothing outlives a sweep, however it ends.
 """
 
 from __future__ import annotations
@@ -18,35 +20,43 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+import types
+import warnings
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.context import ForkContext, ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError, InfrastructureError, describe_failure
-from bench.forks import die_with_parent, write_traceback
+from bench.forks import die_with_parent, how_it_ended, write_traceback
 from bench.interpreters import safe_children
-from bench.launchers.conversation import GRACE_S, Answer, Conversation, Outcome
-from bench.probes.torch_facts import start_fault
+from bench.launchers.faults import start_fault
+from bench.launchers.protocol import Answer, Handle, Job, Launcher, Outcome, Task
 
 START_ATTEMPTS = 3
+GRACE_S = 2.0  # between asking a process to end and killing it
+PRELOAD = "bench.preload"
 _EXIT_UNKNOWN = 255  # what multiprocessing says of a child whose server died
+_LOG_TAIL_BYTES = 4096
+_PIECE_BYTES = 1 << 20
 
-Send = Callable[[dict[str, Any]], None]
-Task = Callable[[Any, Send], dict[str, Any]]
+Context = ForkServerContext | SpawnContext | ForkContext
 
 
-class LocalLauncher:
-    """Runs tasks one at a time in fresh processes, each with a time limit."""
+class LocalLauncher(Launcher):
+    """Runs each job in a fresh process."""
 
     def __init__(self) -> None:
-        """Configure the server; it starts with `warm` or with the first task."""
+        """Configure the server; it starts with `warm` or with the first job."""
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(_preloaded())
         self._bare = multiprocessing.get_context("spawn")
+        self._waiting: list[Handle] = []
+        self._children: dict[Handle, _Child] = {}
 
     def warm(self) -> None:
         """Start the server, which begins to import torch while this process goes on."""
@@ -55,85 +65,271 @@ class LocalLauncher:
         with _interrupts_blocked():
             forkserver.ensure_running()
 
-    def run(
-        self,
-        task: Task,
-        argument: Any,
-        *,
-        timeout_s: float,
-        from_last_word: bool = False,
-        log: Path | None = None,
-        bare: bool = False,
-        listen: Callable[[dict[str, Any]], None] = lambda news: None,
-    ) -> Answer:
-        """Run `task(argument, send)` in a fresh process and wait for its result.
+    def submit(self, job: Job) -> Handle:
+        """See `Launcher`."""
+        handle = Handle(job)
+        self._waiting.append(handle)
+        self._start_ready()
+        return handle
 
-        Args:
-            task: A function of a module, importable in the child; it returns a JSON object and may `send` further ones.
-                `{"phase": ...}` reports its phase, anything else is an event for the caller.
-            argument: Anything that can be pickled.
-            timeout_s: The time limit in seconds; then the child's whole process group is killed.
-            from_last_word: Whether the limit counts from the child's last message instead of the start.
-            log: The file for the child's standard output and error; discarded unless given.
-            bare: Whether the child is a new interpreter without torch, which starts at once, rather than a fork of the
-                server, which has imported torch first.
-            listen: Called with every event as it arrives.
+    def wait(self, handles: Collection[Handle], timeout_s: float | None = None) -> list[Handle]:
+        """See `Launcher`."""
+        end = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            ended = [handle for handle in handles if handle.answer is not None]
+            left = float("inf") if end is None else end - time.monotonic()
+            if ended or not handles or left <= 0:
+                return ended
+            if not self._children:
+                raise ValueError("none of these jobs is in flight")
+            self._follow(left)
 
-        Raises:
-            KeyboardInterrupt: On Ctrl-C; the child is gone by then.
-        """
+    def cancel(self, handles: Collection[Handle]) -> None:
+        """See `Launcher`."""
+        for handle in handles:
+            if handle in self._waiting:
+                self._waiting.remove(handle)
+                handle.answer = Answer(Outcome.CANCELLED, {}, "cancelled before it started", None, {}, None, 0.0)
+            elif handle in self._children:
+                self._end(handle, cancelled=True)
+        self._start_ready()
+
+    def _start_ready(self) -> None:
+        """Start those that wait and whose device is free, in the order in which they came."""
+        taken = {handle.job.device for handle in self._children} - {None}
+        for handle in list(self._waiting):
+            device = handle.job.device
+            if device not in taken:
+                taken |= {device} - {None}
+                self._waiting.remove(handle)
+                self._children[handle] = self._start(handle.job)
+
+    def _follow(self, most_s: float) -> None:
+        """Hear what there is, within `most_s` seconds or the first deadline; what has ended makes room for others."""
+        children = self._children.values()
+        places = [place for child in children for place in (child.receiver, child.process.sentinel)]
+        left_s = min(most_s, *(child.conversation.left_s for child in children))
+        multiprocessing.connection.wait(places, timeout=max(0.0, left_s))
+        for handle, child in list(self._children.items()):
+            if child.conversation.is_over(child.receiver, child.process):
+                self._end(handle)
+        self._start_ready()
+
+    def _end(self, handle: Handle, *, cancelled: bool = False) -> None:
+        """End a child that is over, or is to be, and answer."""
+        child = self._children[handle]
+        _end_group(child.process)
+        child.receiver.close()
+        del self._children[handle]  # not before: whoever is interrupted meanwhile cancels it again
+        told = child.conversation
+        died = not told.timed_out and told.final is None and not cancelled
+        if died and child.process.exitcode == _EXIT_UNKNOWN and _server_died():
+            told.forget("the fork server was killed, and the run with it")
+        handle.answer = told.answer(child.process.exitcode, cancelled=cancelled)
+
+    def _start(self, job: Job) -> _Child:
+        """A child; a server that dies meanwhile is started again."""
         started = time.monotonic()
-        context = self._bare if bare else self._context
-        process, receiver = _start(context, task, argument, str(log or os.devnull))
-        conversation = Conversation(started, listen)
-        try:
-            timed_out = conversation.follow(receiver, process, timeout_s, from_last_word)
-        finally:
-            _end_group(process)
-            receiver.close()
-        if not timed_out and conversation.final is None and process.exitcode == _EXIT_UNKNOWN and _server_died():
-            conversation.forget("the fork server was killed, and the run with it")
-        return conversation.answer(timed_out, process.exitcode, log)
+        context = self._bare if job.bare else self._context
+        for attempt in range(START_ATTEMPTS):
+            try:
+                return _Child(*_start_process(context, _live, job), _Conversation(job, started))
+            except (EOFError, OSError) as error:
+                if fault := start_fault(PRELOAD):
+                    raise InfrastructureError(fault) from error
+                if attempt + 1 == START_ATTEMPTS:
+                    raise InfrastructureError(
+                        f"the fork server does not answer ({error}), although torch can be imported. Is memory short?"
+                    ) from error
+                time.sleep(0.2)
+        raise AssertionError("unreachable")
 
 
-def _start(
-    context: SpawnContext | ForkServerContext, task: Task, argument: Any, log: str
-) -> tuple[BaseProcess, Connection]:
-    """A child and the reading end of its pipe; a server that dies in the meantime is started again."""
-    for attempt in range(START_ATTEMPTS):
-        receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_child, args=(task, argument, sender, log), daemon=False)
+class ForkLauncher(LocalLauncher):
+    """Runs each job in a fork of this process, as it is: tasks and arguments need not be importable, nor pickled.
+
+    What a job does to torch, CUDA or anything else is done to the fork. Only where the system forks (Linux), and for
+    jobs that do not touch a GPU: a fork cannot use one that this process has used.
+    """
+
+    def __init__(self, prepare: Callable[[], None] = lambda: None) -> None:
+        """Take what each child does before its task."""
+        super().__init__()
+        self._prepare = prepare
+
+    def warm(self) -> None:
+        """Nothing: there is no server."""
+
+    def _start(self, job: Job) -> _Child:
+        if sys.platform != "linux":
+            raise InfrastructureError(f"this needs forks of the running process, which {sys.platform} does not have")
+        if multiprocessing.current_process().daemon:
+            raise InfrastructureError(
+                "this process is a daemonic child of multiprocessing, which may not have children of its own; start it "
+                "with daemon=False, or call from another process"
+            )
+
+        def prepared(argument: Any, send: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+            sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # a notebook's own are not for a fork
+            self._prepare()
+            return job.task(argument, send)
+
+        def live(task: Task, argument: Any, sender: Connection, log: str) -> None:
+            _live(prepared, argument, sender, log)
+
+        started = time.monotonic()
         try:
-            with _interrupts_blocked():  # a server that this starts must not hear Ctrl-C either: it would speak of it
-                process.start()
-        except (EOFError, OSError) as error:
-            receiver.close()
-            if fault := start_fault():
-                raise InfrastructureError(fault) from error
-            if attempt + 1 == START_ATTEMPTS:
-                raise InfrastructureError(
-                    f"the fork server does not respond ({error}), although torch can be imported. Is memory short?"
-                ) from error
-            time.sleep(0.2)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which the fork does without
+                process = _start_process(multiprocessing.get_context("fork"), live, job)
+        except OSError as error:
+            raise InfrastructureError(f"this process cannot be forked: {error.strerror or error}") from error
+        return _Child(*process, _Conversation(job, started))
+
+
+@dataclass(frozen=True, slots=True)
+class _Child:
+    """A process, the end of its pipe to listen at, and what it has said."""
+
+    process: BaseProcess
+    receiver: Connection
+    conversation: _Conversation
+
+
+class _Conversation:
+    """What a child has said so far, and whether it is over.
+
+    What it said in time counts, even where this process was stopped meanwhile and hears it late.
+    """
+
+    def __init__(self, job: Job, started: float) -> None:
+        """Begin at `started`, a time of the monotonic clock."""
+        self.started = self.last_word = started
+        self.first_word: float | None = None
+        self.phase: str | None = None
+        self.news: dict[str, Any] = {}
+        self.final: dict[str, Any] | None = None
+        self.timed_out = False
+        self._job = job
+        self._overdue: float | None = None
+        self._unread = b""
+        self._outside = ""
+
+    @property
+    def left_s(self) -> float:
+        """Until the deadline; negative after it."""
+        return (self.last_word if self._job.from_last_word else self.started) + self._job.timeout_s - time.monotonic()
+
+    def is_over(self, receiver: Connection, process: BaseProcess) -> bool:
+        """Hear what there is; whether that was the final answer, or the child is dead, or out of time."""
+        left_s, now = self.left_s, time.monotonic()
+        self._overdue = None if left_s > 0 else self._overdue or now
+        if self._overdue is not None and now - self._overdue > GRACE_S:  # it talks and talks
+            self.timed_out = True
+        elif receiver.poll():
+            if not self._listen(receiver):
+                process.join(timeout=GRACE_S)
+                return True
+        elif multiprocessing.connection.wait([process.sentinel], timeout=0):
+            return not receiver.poll()  # it may have spoken between the two looks
+        elif left_s <= 0:
+            self.timed_out = True
+        return self.timed_out or self.final is not None
+
+    def _listen(self, receiver: Connection) -> bool:
+        """Take what is there, which may end in the middle of a message: nothing here waits for a child."""
+        try:
+            piece = os.read(receiver.fileno(), _PIECE_BYTES)
+            *lines, self._unread = (self._unread + piece).split(b"\n")
+            messages = [json.loads(line) for line in lines]
+        except (OSError, ValueError):
+            return False
+        self.last_word = time.monotonic()
+        if self.first_word is None:
+            self.first_word = self.last_word
+        for message in messages:
+            self._hear(message)
+        return bool(piece)
+
+    def _hear(self, message: dict[str, Any]) -> None:
+        if "outcome" in message:
+            self.final = message
+            return
+        self.phase = message.pop("phase", self.phase)
+        if message:
+            self.news.update(message)
+            self._job.listen(message)
+
+    def forget(self, reason: str) -> None:
+        """Take the child's phase back: it was ended for `reason`, which lies outside the task."""
+        self.phase, self._outside = None, reason
+
+    def answer(self, exit_code: int | None, *, cancelled: bool = False) -> Answer:
+        """The conversation as an answer."""
+        outcome, value, reason = Outcome.DIED, {}, ""
+        if cancelled:
+            outcome, reason = Outcome.CANCELLED, f"cancelled in the phase {self.phase or 'start'}"
+        elif self.timed_out:
+            outcome, reason = Outcome.TIMED_OUT, f"no answer in time; it was in the phase {self.phase or 'start'}"
+        elif self.final is None:
+            ended = f"{how_it_ended(exit_code)} in the phase {self.phase or 'start'}"
+            reason = self._outside or f"{ended}{_last_words(self._job.log)}"
         else:
-            return process, receiver
-        finally:
-            sender.close()
-    raise AssertionError("unreachable")
+            outcome, value = Outcome(self.final["outcome"]), self.final.get("value", {})
+            reason = self.final.get("reason", "")
+        now = time.monotonic()
+        start_s = None if self.first_word is None else self.first_word - self.started
+        return Answer(outcome, value, reason, self.phase, self.news, start_s, now - self.started)
+
+
+def _last_words(log: Path | None) -> str:
+    """The last line of the log, if there is one."""
+    if log is None or not log.exists():
+        return ""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - _LOG_TAIL_BYTES))
+        lines = file.read().decode(errors="replace").strip().splitlines()
+    return f": {lines[-1].strip()[:300]}" if lines else ""
+
+
+def _start_process(
+    context: Context, live: Callable[[Task, Any, Connection, str], None], job: Job
+) -> tuple[BaseProcess, Connection]:
+    """A process that lives as told, and the end of its pipe to listen at. Raises EOFError or OSError."""
+    receiver, sender = context.Pipe(duplex=False)
+    arguments = (job.task, job.argument, sender, str(job.log or os.devnull))
+    process = context.Process(target=live, args=arguments, daemon=False)
+    try:
+        # a server that this starts must not hear Ctrl-C either: it would speak of it
+        with _interrupts_blocked(), _main_hidden(job.task):
+            process.start()
+    except BaseException:
+        receiver.close()
+        raise
+    finally:
+        sender.close()
+    return process, receiver
+
+
+@contextlib.contextmanager
+def _main_hidden(task: Task) -> Iterator[None]:
+    """Keep a child from importing this process's main module, unless the task is defined there."""
+    main = sys.modules["__main__"]
+    if getattr(task, "__module__", None) != "__main__":
+        sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _preloaded() -> list[str]:
-    """What the server imports: everything that a run needs, and the main module of this process.
-
-    Each child imports the parent's main module again, as multiprocessing always does; so the server has it already.
-    """
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    own = [name for name in sorted(sys.modules) if name.startswith("bench.")]
-    return ["bench.launchers.preload", *([spec.name] if spec else []), *own]
+    """What the server imports: all that a run needs, and what this process has of its own package."""
+    return [PRELOAD, *(name for name in sorted(sys.modules) if name.startswith("bench."))]
 
 
-def _child(task: Task, argument: Any, sender: Connection, log: str) -> None:
-    """The main function of a child."""
+def _live(task: Task, argument: Any, sender: Connection, log: str) -> None:
+    """The whole life of a child."""
     os.setsid()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     die_with_parent()

@@ -60,15 +60,17 @@ class Environment:
     host_hash: str | None = None
     git_commit: str | None = None
     git_dirty: bool | None = None
+    in_process: bool | None = None  # true where runs share the process of whoever asked for them (sweep --in-process)
 
     @property
     def key(self) -> str:
         """The `environment_key`: what must be equal for two runs to be repeats of each other."""
-        return stable_hash({name: getattr(self, name) for name in _COMPARED})
+        values = {name: getattr(self, name) for name in _COMPARED}
+        return stable_hash(values | ({"in_process": True} if self.in_process else {}))
 
     def changes_since(self, before: Mapping[str, object]) -> list[str]:
         """Why the key is not that of an environment with the fields `before`: `torch_version 2.6 -> 2.7`."""
-        pairs = {name: (before.get(name), getattr(self, name)) for name in _COMPARED}
+        pairs = {name: (before.get(name), getattr(self, name)) for name in (*_COMPARED, "in_process")}
         return [
             f"{name} {absent_word(name) if old is None else old} -> {absent_word(name) if new is None else new}"
             for name, (old, new) in pairs.items()

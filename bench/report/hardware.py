@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.compare import Comparison, compare
+from bench.comparison import Comparison, compare
 from bench.errors import BenchError, nearest, nearest_sentence
 from bench.records import Status
 from bench.report.escape import plain

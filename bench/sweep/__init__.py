@@ -5,6 +5,14 @@ death goes on with what is missing.
 """
 
 from bench.sweep.session import SweepOptions, read_device_file, read_environment
-from bench.sweep.stages import SweepOutcome, parse_statuses, run_sweep
+from bench.sweep.stages import RETRIED, SweepOutcome, parse_statuses, run_sweep
 
-__all__ = ["SweepOptions", "SweepOutcome", "parse_statuses", "read_device_file", "read_environment", "run_sweep"]
+__all__ = [
+    "RETRIED",
+    "SweepOptions",
+    "SweepOutcome",
+    "parse_statuses",
+    "read_device_file",
+    "read_environment",
+    "run_sweep",
+]

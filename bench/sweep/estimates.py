@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 
 from bench import fingerprint
-from bench.api import counts_workspaces, estimate_in_child
+from bench.client import counts_workspaces, estimate_in_child
 from bench.devices import Device, device_toml
 from bench.estimators.memory_settings import MEMORY_VARIABLES
 from bench.folders import drop_empty

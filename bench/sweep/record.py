@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from bench import catalog, fingerprint
+from bench.client import RUN_S
 from bench.errors import DeviceError, StoreError
-from bench.launchers import Answer, LocalLauncher, Outcome
-from bench.launchers.local import interrupt_on_terminate
-from bench.launchers.tasks import record_task
+from bench.launchers import Answer, Launcher, LocalLauncher, Outcome, interrupt_on_terminate
 from bench.locks import hold
 from bench.plan import data_facts, name_planned
 from bench.probes.machine_facts import MachineFacts
@@ -22,10 +21,10 @@ from bench.recordings import read_recording
 from bench.records import Case, Environment, Status, stable_hash
 from bench.store.parts import typed_errors
 from bench.sweep.session import gpu_of, held_device, read_environment
+from bench.tasks import record_task
 from bench.terminal import Progress
 from bench.units import counted, format_bytes
 
-RECORD_TIMEOUT_S = 300.0  # for one case
 _CODE = ("recorder.py", "workload", "recordings")
 
 
@@ -108,7 +107,7 @@ def _record_missing(
     cases: Sequence[Case],
     options: RecordOptions,
     progress: Progress,
-    launcher: LocalLauncher,
+    launcher: Launcher,
     environment: Environment,
     choice: DeviceChoice,
     folder: Path,
@@ -142,11 +141,11 @@ def _record_missing(
     return found
 
 
-def _record_one(launcher: LocalLauncher, argument: dict[str, Any], path: Path) -> dict[str, Any]:
-    """One case in a fresh process; if it failed, what it printed is kept next to its file."""
+def _record_one(launcher: Launcher, argument: dict[str, Any], path: Path) -> dict[str, Any]:
+    """One case in a fresh process; what it printed is kept beside its file where it went wrong."""
     log = path.with_suffix(".log")
     log.unlink(missing_ok=True)
-    answer = launcher.run(record_task, argument, timeout_s=RECORD_TIMEOUT_S, log=log)
+    answer = launcher.run(record_task, argument, timeout_s=RUN_S, log=log)
     row = {"case": argument["case"], **_outcome(answer), "file": path if path.exists() else None, "kept": False}
     if row["file"] is not None or row["status"] == Status.SKIPPED or not log.stat().st_size:
         log.unlink(missing_ok=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bench.errors import InfrastructureError
 from bench.launchers import Answer, Outcome
-from bench.launchers.tasks import measure_task
 from bench.probes.cgroup import read_memory_limit_bytes, read_oom_kills
 from bench.probes.host import available_memory_bytes
 from bench.probes.nvml_session import NO_ANSWER
@@ -20,11 +20,14 @@ from bench.sweep.estimates import key_of
 from bench.sweep.journal import MAX_ATTEMPTS
 from bench.sweep.session import Session, gpu_of
 from bench.sweep.stopping import Round, next_round
+from bench.tasks import measure_task
 from bench.units import counted, format_bytes, format_duration, format_rate
 
 _LOG_TAIL_BYTES = 4096
-SILENT_RUNS = 2  # in a row, after which NVML is no longer queried
-HOST_MEMORY_SHARE = 0.9  # of the free memory, for a worker on the CPU unless configured
+IN_PROCESS = "in_process"
+"""The flag of a run that had no process of its own."""
+SILENT_RUNS = 2  # in a row, after which NVML is not asked any more
+HOST_MEMORY_SHARE = 0.9  # of what is free, for a worker on the CPU unless the configuration says
 
 
 def measure_missing(session: Session) -> None:
@@ -149,7 +152,9 @@ def _measure_one(session: Session, run: Planned, attempt: int) -> Measurement:
             )
     written = _is_written(log)
     killed = kills is not None and (read_oom_kills() or 0) > kills
-    return _measurement(answer, _uncaught(log) if written else "", killed_for_memory=killed)
+    measurement = _measurement(answer, _uncaught(log) if written else "", killed_for_memory=killed)
+    flags = (*measurement.flags, IN_PROCESS) if session.options.in_process else measurement.flags
+    return replace(measurement, flags=flags)
 
 
 def _is_written(log: Path) -> bool:
@@ -177,7 +182,7 @@ def _note_silence(session: Session, measurement: Measurement) -> None:
 
 
 def _host_memory(session: Session) -> int | None:
-    if session.environment.device != "cpu":
+    if session.environment.device != "cpu" or session.options.in_process:
         return None
     return session.config.limits.host_memory or int(available_memory_bytes() * HOST_MEMORY_SHARE)
 

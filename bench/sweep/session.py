@@ -9,22 +9,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bench.client import ask_machine
 from bench.config import SweepConfig
 from bench.devices import DescribedGpu, Device, describe_gpu, device_from_mapping, render_device_toml
-from bench.errors import BenchError, DeviceError, InfrastructureError
-from bench.launchers import Answer, LocalLauncher, Outcome
-from bench.launchers.tasks import device_facts_task, environment_task
+from bench.errors import DeviceError
+from bench.launchers import Launcher
 from bench.locks import device_lock_path, hold
 from bench.probes.machine_facts import MachineFacts, read_machine_facts
 from bench.probes.nvml import hash_uuid
 from bench.probes.selection import DeviceChoice, expected_device, usable_device
-from bench.probes.torch_facts import start_fault
 from bench.records import Case, Environment, Planned, Status
 from bench.store import Store
 from bench.sweep.journal import Journal
+from bench.tasks import device_facts_task, environment_task
 from bench.terminal import Progress
-
-START_TIMEOUT_S = 120.0  # importing torch from a cold network disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +34,8 @@ class SweepOptions:
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         retry: Statuses of finished runs to run again.
         report: Whether to render the report at the end.
-        device_files: The user's own device files; one of them must describe the GPU that runs use.
+        device_files: Device files of the user's own; one of them is to describe the GPU that runs go to.
+        in_process: Whether the one case runs in this very process, for a debugger: once, without a time limit.
     """
 
     out: Path
@@ -44,6 +43,7 @@ class SweepOptions:
     retry: frozenset[Status] = frozenset()
     report: bool = True
     device_files: tuple[Device, ...] = ()
+    in_process: bool = False
 
 
 @dataclass(slots=True)
@@ -53,7 +53,7 @@ class Session:
     config: SweepConfig
     options: SweepOptions
     progress: Progress
-    launcher: LocalLauncher
+    launcher: Launcher
     store: Store
     environment: Environment
     choice: DeviceChoice
@@ -77,7 +77,7 @@ class Session:
 
 
 def read_environment(
-    launcher: LocalLauncher, choice: DeviceChoice, files: Sequence[Device] = ()
+    launcher: Launcher, choice: DeviceChoice, files: Sequence[Device] = ()
 ) -> tuple[Environment, DescribedGpu | None]:
     """The environment of a device, and the GPU as estimates use it, each read in a separate process.
 
@@ -99,7 +99,7 @@ def read_environment(
             f"--device-file describes a GPU, but runs would use the CPU ({choice.reason}). Remove the option"
         )
     argument = {"device": choice.kind, **gpu_of(choice)}
-    environment = Environment(**_value(launcher.run(environment_task, argument, timeout_s=START_TIMEOUT_S)))
+    environment = Environment(**ask_machine(launcher, environment_task, argument))
     if choice.kind != "cuda":
         return replace(environment, estimate_device="cpu"), None
     if environment.hip_version is not None:
@@ -111,13 +111,13 @@ def read_environment(
     return replace(environment, estimate_device=str(gpu.device)), gpu
 
 
-def _read_facts(launcher: LocalLauncher, choice: DeviceChoice, *, context: bool) -> dict[str, Any]:
+def _read_facts(launcher: Launcher, choice: DeviceChoice, *, context: bool) -> dict[str, Any]:
     argument = {**gpu_of(choice), "context": context}
-    return _value(launcher.run(device_facts_task, argument, timeout_s=START_TIMEOUT_S))
+    return ask_machine(launcher, device_facts_task, argument)
 
 
-def read_device_file(launcher: LocalLauncher, choice: DeviceChoice) -> str:
-    """The text of a device file for the chosen GPU.
+def read_device_file(launcher: Launcher, choice: DeviceChoice) -> str:
+    """The text of a device file for the GPU chosen.
 
     Raises:
         DeviceError: The CPU was chosen: it has no such values.
@@ -127,14 +127,6 @@ def read_device_file(launcher: LocalLauncher, choice: DeviceChoice) -> str:
         raise DeviceError(f"a device file describes a GPU, but runs would use the CPU ({choice.reason})")
     facts = _read_facts(launcher, choice, context=True)
     return render_device_toml(facts["values"], facts["sources"])
-
-
-def _value(answer: Answer) -> dict[str, Any]:
-    if answer.outcome is Outcome.ANSWERED:
-        return answer.value
-    if answer.outcome is Outcome.REFUSED:
-        raise BenchError(answer.reason)
-    raise InfrastructureError(start_fault() or f"the worker process does not start: {answer.reason}")
 
 
 def gpu_of(choice: DeviceChoice) -> dict[str, Any]:

@@ -12,8 +12,7 @@ from bench.config import SweepConfig
 from bench.devices import device_toml
 from bench.errors import BenchError, ConfigError, DataError, nearest, nearest_sentence
 from bench.folders import data_folder
-from bench.launchers import LocalLauncher
-from bench.launchers.local import interrupt_on_terminate
+from bench.launchers import InProcessLauncher, Launcher, LocalLauncher, interrupt_on_terminate
 from bench.locks import hold
 from bench.plan import build_plan, data_facts, describe, name_planned, reads_images, with_data
 from bench.records import Choice, DataFacts, Status
@@ -31,6 +30,10 @@ _NEVER_FINISHED = {
     Status.SKIPPED: "cannot be retried: a skipped case never ran, because a rule excludes it or it cannot run",
     Status.INTERRUPTED: "need not be retried: the same command runs unfinished cases anyway",
 }
+
+
+RETRIED = frozenset(status for status in Status if status not in _NEVER_FINISHED)
+"""The statuses that can be tried again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ class SweepOutcome:
 def parse_statuses(text: str | None) -> frozenset[Status]:
     """Statuses from `timeout,crashed`. Raises BenchError for unknown ones and those that cannot be retried."""
     names = [name.strip() for name in (text or "").split(",") if name.strip()]
-    allowed = [status.value for status in Status if status not in _NEVER_FINISHED]
+    allowed = [status.value for status in Status if status in RETRIED]
     for name in names:
         if name in _NEVER_FINISHED:
             raise BenchError(f"--retry: {name} {_NEVER_FINISHED[Status(name)]}. Available: {', '.join(allowed)}")
@@ -65,19 +68,31 @@ def parse_statuses(text: str | None) -> frozenset[Status]:
     return frozenset(Status(name) for name in names)
 
 
-def run_sweep(config: SweepConfig, options: SweepOptions, progress: Progress) -> SweepOutcome:
-    """Run every planned run that the results folder does not hold yet.
+def run_sweep(
+    config: SweepConfig, options: SweepOptions, progress: Progress, launcher: Launcher | None = None
+) -> SweepOutcome:
+    """Run everything that the configuration plans and the results folder does not hold yet.
+
+    Args:
+        config: The sweep.
+        options: What it needs beside that.
+        progress: Hears of it.
+        launcher: Where runs go; to fresh processes of this machine, or with `in_process` to this one, unless given.
 
     Raises:
         BenchError: The device, folder or data cannot be used; finished runs are kept.
         KeyboardInterrupt: On Ctrl-C or SIGTERM, within about two seconds; finished runs are kept.
     """
-    store, launcher = Store(options.out / DATA_FOLDER), LocalLauncher()
+    store = Store(options.out / DATA_FOLDER)
+    if options.in_process:
+        config = _once(config)
+    launcher = launcher or (InProcessLauncher() if options.in_process else LocalLauncher())
     store.create()
     with interrupt_on_terminate(), hold(options.out / ".lock", f"the folder {options.out}"):
         store.clear_leftovers()
         with held_device(options.device, ready=launcher.warm) as choice:
             environment, gpu = read_environment(launcher, choice, options.device_files)
+            environment = replace(environment, in_process=options.in_process or None)
             session = Session(config, options, progress, launcher, store, environment, choice, gpu)
             for remark in (choice.warning, gpu.remark if gpu else None):
                 if remark:
@@ -88,11 +103,24 @@ def run_sweep(config: SweepConfig, options: SweepOptions, progress: Progress) ->
         return _conclude(session)
 
 
+def _once(config: SweepConfig) -> SweepConfig:
+    """The configuration with one run a case: a second one in the same process would be no repeat."""
+    once = config.measure.model_copy(update={"repeats": 1, "target_interval": None, "time_budget": None})
+    return config.model_copy(update={"measure": once})
+
+
 def _prepare(session: Session) -> None:
     """Plan, fetch the data, and store the plan."""
     session.plan = build_plan(session.config, session.environment.device)
     if not session.plan:
-        raise ConfigError(["the configuration plans no cases"])
+        raise ConfigError(["the configuration plans no case"])
+    if session.options.in_process and len(session.plan) > 1:
+        raise ConfigError(
+            [
+                f"--in-process runs one case, and the configuration plans {len(session.plan)}. Leave one: "
+                "--set 'grid.batch_size=[64]', --set 'grid.model=[\"mlp\"]', ..."
+            ]
+        )
     session.names = name_planned(dict.fromkeys(run.case for run in session.plan))
     _see_to_data(session)
     session.notes = {

@@ -5,21 +5,23 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from bench.client import RUN_S, estimates_in_order
 from bench.devices import Device, describe_gpu, describes, load_device
 from bench.errors import BenchError, DeviceError
-from bench.launchers import LocalLauncher, Outcome
-from bench.launchers.local import interrupt_on_terminate
-from bench.launchers.tasks import measure_task
+from bench.launchers import Launcher, LocalLauncher, Outcome, interrupt_on_terminate
 from bench.probes.machine_facts import MachineFacts
 from bench.probes.selection import DeviceChoice, usable_device
-from bench.records import MEASURED, Case, Environment, Protocol, Status
+from bench.records import MEASURED, Case, Environment, Estimate, Protocol, Status
 from bench.sweep.session import gpu_of, held_device, read_environment
+from bench.tasks import measure_task
 from bench.terminal import Progress
 
+if TYPE_CHECKING:
+    from bench.estimators.fitting import Fit
+
 MAX_RUNS = 12
-RUN_TIMEOUT_S = 600.0
 FIRST_STEP, WIDER = 1, 4
 """The distance of the second run from the estimate, and the factor for each one after it: an exact estimate takes two
 runs, one that is off by 64 about ten."""
@@ -44,7 +46,7 @@ _KEPT = (
 class PresentGpu:
     """The GPU that runs use, and its description for the estimates."""
 
-    launcher: LocalLauncher
+    launcher: Launcher
     choice: DeviceChoice
     environment: Environment
     device: Device
@@ -122,6 +124,30 @@ def _choose_gpu(requested: str, facts: MachineFacts) -> DeviceChoice:
     return choice
 
 
+def verify_fit(
+    gpu: PresentGpu, case: Case, fit: Fit, progress: Progress, *, workspaces: bool
+) -> tuple[Verified, Estimate | None]:
+    """What real runs around a fit's answer say, and the estimate at the batch size that they end with.
+
+    Raises:
+        BenchError: As `verify_largest`.
+    """
+    at_all = fit.largest_fitting_batch_size
+    verified = verify_largest(
+        gpu,
+        case,
+        fit.largest_batch_size,
+        progress,
+        most=fit.end_of_search,
+        fits_again=at_all if at_all != fit.largest_batch_size else None,
+    )
+    if verified.largest_batch_size is None:
+        return verified, None
+    there = [replace(case, batch_size=verified.largest_batch_size)]
+    (made,) = estimates_in_order(gpu.launcher, there, gpu.device, workspaces=workspaces, say=progress.say)
+    return verified, made
+
+
 def verify_largest(
     gpu: PresentGpu,
     case: Case,
@@ -164,7 +190,7 @@ def verify_largest(
 
 def _run(gpu: PresentGpu, case: Case, *, any_ran: bool) -> dict[str, Any]:
     argument = {"case": case, "protocol": PROTOCOL, "device": "cuda", **gpu_of(gpu.choice), "host_memory_bytes": None}
-    answer = gpu.launcher.run(measure_task, argument, timeout_s=RUN_TIMEOUT_S)
+    answer = gpu.launcher.run(measure_task, argument, timeout_s=RUN_S)
     status = answer.value.get("status") if answer.outcome is Outcome.ANSWERED else None
     refused = status == Status.SKIPPED and any_ran  # a few samples that the model cannot train on are below the limit
     if status not in (*MEASURED, Status.OOM) and not refused:

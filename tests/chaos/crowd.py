@@ -20,11 +20,11 @@ from pathlib import Path
 from bench.errors import BusyError
 from tests.chaos.fake_sweep import FakeLauncher, fake_config, run_fake_sweep
 class Slow(FakeLauncher):
-    def run(self, task, argument, **named):
+    def perform(self, job):
         if self.asked:
             print("holds", flush=True)
             time.sleep(600)
-        return super().run(task, argument, **named)
+        return super().perform(job)
 out, ends = Path(sys.argv[1]), sys.argv[2] == "ends"
 config = fake_config(cases=2, repeats=1)
 print("ready", flush=True)

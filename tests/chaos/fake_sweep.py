@@ -18,10 +18,10 @@ from unittest import mock
 
 from bench import fingerprint
 from bench.config import SweepConfig, check_config
-from bench.launchers import Answer, Outcome
-from bench.launchers.tasks import environment_task, estimate_task, measure_task
+from bench.launchers import Answer, InProcessLauncher, Job, Outcome
 from bench.records import Case, Environment, Estimate, Measurement, Status, stable_hash
 from bench.sweep import SweepOptions, SweepOutcome, stages
+from bench.tasks import environment_task, estimate_task, measure_task
 from bench.terminal import Progress
 
 CPU = Environment(
@@ -64,7 +64,7 @@ def fake_config(cases: int = 8, repeats: int = 3, **measure: Any) -> SweepConfig
     )
 
 
-class FakeLauncher:
+class FakeLauncher(InProcessLauncher):
     """Answers every task at once, after telling which run it was asked for."""
 
     def __init__(self, environment: Environment = CPU, tell: Tell = lambda line: None, failing: bool = True) -> None:
@@ -78,21 +78,21 @@ class FakeLauncher:
         self.environment, self.tell, self.failing = environment, tell, failing
         self.asked: list[str] = []
 
-    def warm(self) -> None:
-        """Do nothing: there is no server."""
-
-    def run(self, task: Any, argument: dict[str, Any], *, listen: Any = None, log: Any = None, **named: Any) -> Answer:
+    def perform(self, job: Job) -> Answer:
         """What a worker would have answered."""
         value: dict[str, Any] = {}
-        if task is environment_task:
+        if job.task is environment_task:
             value = asdict(self.environment)
-        elif task is estimate_task:
-            for case in argument["cases"]:
-                listen({"estimate": asdict(estimate_of(case, argument["device"], self.environment)), "lost": {}})
-        elif task is measure_task:
-            self.asked.append(log.stem)
-            self.tell(f"begin {log.stem}")
-            value = asdict(measurement_of(argument["case"], argument["repeat"], log.stem, failing=self.failing))
+        elif job.task is estimate_task:
+            for case in job.argument["cases"]:
+                made = estimate_of(case, job.argument["device"], self.environment)
+                job.listen({"estimate": asdict(made), "lost": {}})
+        elif job.task is measure_task:
+            assert job.log is not None
+            part = job.log.stem
+            self.asked.append(part)
+            self.tell(f"begin {part}")
+            value = asdict(measurement_of(job.argument["case"], job.argument["repeat"], part, failing=self.failing))
         return Answer(Outcome.ANSWERED, value, "", None, {}, 0.1, value.get("duration_s") or 0.5)
 
 
@@ -157,12 +157,11 @@ def run_fake_sweep(
     Without `conclude` it ends after its last run: nothing is loaded, and None comes back.
     """
     fake = launcher or FakeLauncher(tell=tell)
-    changed = {"LocalLauncher": lambda: fake} | ({} if conclude else {"_conclude": lambda session: None})
     with contextlib.ExitStack() as stack:
-        for name, value in changed.items():
-            stack.enter_context(mock.patch.object(stages, name, value))
+        if not conclude:
+            stack.enter_context(mock.patch.object(stages, "_conclude", lambda session: None))
         stack.enter_context(mock.patch.object(fingerprint, "code_key", _code_key))
-        return stages.run_sweep(config, SweepOptions(out, "cpu", report=report, **options), _Telling(tell))
+        return stages.run_sweep(config, SweepOptions(out, "cpu", report=report, **options), _Telling(tell), fake)
 
 
 def bytes_of(folder: Path) -> Mapping[str, bytes]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,10 +15,10 @@ from unittest import mock
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench.launchers import Answer
-from bench.launchers.tasks import estimate_task, measure_task
+from bench.launchers import Answer, Job
 from bench.store import checking, folder, parts, schema
 from bench.store.parts import rows_hash
+from bench.tasks import estimate_task, measure_task
 from tests.chaos import attempts, fake_sweep
 from tests.chaos.fake_sweep import FakeLauncher
 from tests.data.make_schema_1 import HERE as OLD_FILES
@@ -105,18 +105,17 @@ PROGRAMS = (FIRST, PRESENT, NEXT)
 class FullLauncher(FakeLauncher):
     """Answers with values in the columns that came later as well."""
 
-    def run(self, task: Any, argument: dict[str, Any], *, listen: Any = None, log: Any = None, **named: Any) -> Answer:
+    def perform(self, job: Job) -> Answer:
         """What a worker of today would have answered."""
 
         def listen_to_all(news: dict[str, Any]) -> None:
             more = {"estimated_device_low_bytes": 3, "estimated_fit": "fits"}
-            listen({**news, "estimate": {**news["estimate"], **more}})
+            job.listen({**news, "estimate": {**news["estimate"], **more}})
 
-        heard = listen_to_all if task is estimate_task else listen
-        answer = super().run(task, argument, listen=heard, log=log, **named)
-        if task is measure_task:
+        answer = super().perform(replace(job, listen=listen_to_all) if job.task is estimate_task else job)
+        if job.task is measure_task:
             answer.value.update(
-                gradient_noise_scale=64.0 + argument["repeat"],
+                gradient_noise_scale=64.0 + job.argument["repeat"],
                 gradient_noise_steps=4,
                 gradient_noise_note="made up",
                 gradient_noise_g2_values=[0.5, -0.25],

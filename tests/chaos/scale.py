@@ -7,11 +7,11 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import psutil
 
-from bench.launchers.tasks import measure_task
+from bench.launchers import Answer, Job
+from bench.tasks import measure_task
 from tests.chaos.fake_sweep import FakeLauncher, fake_config, run_fake_sweep
 
 FLAT_WITHIN_BYTES = 20 << 20
@@ -34,15 +34,15 @@ class _Watching(FakeLauncher):
         self.rss_bytes: list[tuple[int, int]] = [(0, psutil.Process().memory_info().rss)]
         self._went_on_s = (0.0, 0.0)
 
-    def run(self, task: Any, argument: dict[str, Any], **named: Any) -> Any:
-        if task is not measure_task:
-            return super().run(task, argument, **named)
+    def perform(self, job: Job) -> Answer:
+        if job.task is not measure_task:
+            return super().perform(job)
         wall_s, work_s = self._went_on_s
         self.wall_s.append(time.perf_counter() - wall_s)
         self.work_s.append(time.process_time() - work_s)
         if len(self.wall_s) % self.every == 0:
             self.rss_bytes.append((len(self.wall_s), psutil.Process().memory_info().rss))
-        answer = super().run(task, argument, **named)
+        answer = super().perform(job)
         self.reference_s.append(_reference_s())
         self._went_on_s = time.perf_counter(), time.process_time()
         return answer

@@ -22,8 +22,8 @@ import pytest
 
 from bench.bundles import merge_results, write_bundle
 from bench.errors import BusyError, StoreError
-from bench.launchers import LocalLauncher, Outcome
-from bench.launchers.conversation import Conversation
+from bench.launchers import Job, LocalLauncher, Outcome
+from bench.launchers.local import _Conversation
 from bench.locks import device_lock_path, hold
 from bench.records import Case, Choice, Estimate, Measurement, Planned, Protocol, Status
 from bench.store import Store, load_results, parts
@@ -264,15 +264,15 @@ def test_a_folder_of_locks_that_cannot_be_made_is_a_typed_error(
 
 
 def test_a_busy_device_is_said_before_anything_is_started(tmp_path: Path) -> None:
-    class Never:
+    class Never(FakeLauncher):
         def warm(self) -> None:
             raise AssertionError("a server was started")
 
-        def run(self, *arguments: Any, **named: Any) -> Any:
+        def perform(self, job: Job) -> Any:
             raise AssertionError("a process was started")
 
     with hold(device_lock_path("cpu-0"), "x"), pytest.raises(BusyError, match=r"^the device cpu is in use by process"):
-        run_fake_sweep(tmp_path, fake_config(1, 1), Never())  # type: ignore[arg-type]
+        run_fake_sweep(tmp_path, fake_config(1, 1), Never())
 
 
 @pytest.fixture(scope="module")
@@ -307,9 +307,10 @@ class _Alive:
 def test_an_answer_given_in_time_counts_though_it_is_heard_late() -> None:
     receiver, sender = multiprocessing.Pipe(duplex=False)
     os.write(sender.fileno(), b'{"outcome": "answered", "value": {"done": 1}}\n')
-    conversation = Conversation(time.monotonic() - 3600, lambda news: None)
-    assert not conversation.follow(receiver, _Alive(), 1.0, from_last_word=False)  # type: ignore[arg-type]
-    assert conversation.answer(False, 0, None).value == {"done": 1}
+    conversation = _Conversation(Job(work.answers, None, 1.0), time.monotonic() - 3600)
+    assert conversation.is_over(receiver, _Alive())  # type: ignore[arg-type]
+    assert not conversation.timed_out
+    assert conversation.answer(0).value == {"done": 1}
 
 
 def test_a_child_that_never_stops_talking_meets_its_deadline() -> None:
@@ -320,7 +321,10 @@ def test_a_child_that_never_stops_talking_meets_its_deadline() -> None:
 
     os.write(sender.fileno(), b'{"again": 1}\n')
     started = time.monotonic()
-    assert Conversation(started, listen).follow(receiver, _Alive(), 0.2, from_last_word=False)  # type: ignore[arg-type]
+    conversation = _Conversation(Job(work.answers, None, 0.2, listen=listen), started)
+    while not conversation.is_over(receiver, _Alive()):  # type: ignore[arg-type]
+        pass
+    assert conversation.timed_out
     assert time.monotonic() - started < 30
 
 

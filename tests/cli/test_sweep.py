@@ -424,3 +424,21 @@ def test_finished_cases_run_once_more_when_asked(tmp_path: Path, config: Path) -
     wrong = plugins.bench(*arguments, "--retry", "fialed", env=env)
     assert wrong.returncode == 2
     assert 'unknown status "fialed". Nearest: failed' in wrong.stderr
+
+
+def test_in_process_one_case_runs_in_the_very_process_each_time_and_says_so(tmp_path: Path, config: Path) -> None:
+    one = ("sweep", config, "--in-process", "--device", "cpu", "--set", 'grid.optimizer="sgd"')
+    refused = plugins.bench(*one, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "--in-process runs one case" in refused.stderr
+    for _ in range(2):
+        done = plugins.bench(*one, "--set", "grid.batch_size=[4]", "--out", "debug", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    frame = bench.load(tmp_path / "debug")
+    assert frame["attempt"].tolist() == [0, 1]
+    assert frame["in_process"].tolist() == [True, True]
+    assert all("in_process" in flags for flags in frame["flags"])
+    assert not (tmp_path / "debug" / "report.md").exists()
+    checked = plugins.bench("check", tmp_path / "debug", cwd=tmp_path)
+    assert checked.returncode == 4
+    assert "in_process" in checked.stdout

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -89,3 +91,24 @@ def test_the_readmes_figures_of_exactness_are_those_of_the_page() -> None:
     for row in rows:
         assert row in page, row
     assert "@@" not in readme
+
+
+def test_the_examples_of_the_python_interface_run_as_they_stand(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 3
+    (tmp_path / "examples.py").write_text("\n".join(blocks), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "examples.py")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "BENCH_TRACE_CACHE": str(tmp_path / "kept")},
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_functions_of_the_python_interface_are_documented_and_no_other() -> None:
+    import bench
+
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `bench\.(\w+)\(", text, re.MULTILINE)) == set(bench.__all__)

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from bench.launchers import LocalLauncher, Outcome
-from bench.launchers.tasks import difference_task
 from bench.recordings import FREE_COMPLETED, Recording, read_recording, write_recording
 from bench.recordings.files import MARK
+from bench.tasks import difference_task
 from tests import plugins
 
 from .stub import StubDriver

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import bench
-from bench.compare import compare
+from bench.comparison import compare
 
 REPEATS = 5
 CONFIG = """

@@ -8,8 +8,8 @@ import pytest
 
 import bench
 from bench.analysis import best_cases, estimator_errors, headline, judge, machine_labels, summarise_cases
-from bench.compare import field_words
-from bench.compare.differences import find_differences
+from bench.comparison import field_words
+from bench.comparison.differences import find_differences
 from bench.records import Measurement, Planned, Protocol, Status
 from bench.stats import geometric_interval
 from bench.store import Store

@@ -1,15 +1,16 @@
 """Downloads: whole or not at all, bounded in time, and one line when they fail."""
 
 import io
-import sys
+import os
 import time
+from pathlib import Path
 from urllib.error import URLError
 
 import pytest
 
 from bench.catalog import data_fetch, describe_dataset
 from bench.errors import DataError
-from bench.interpreters import python_command
+from bench.launchers import LocalLauncher
 from bench.records import Choice
 from tests.unit.written_files import grey_images, write_idx
 
@@ -20,23 +21,52 @@ def reachable(monkeypatch):
     monkeypatch.setattr(data_fetch, "_unreachable", lambda class_name: None)
 
 
-def fake_download(monkeypatch, code):
-    """Let the download process run `code`, which finds its folder in `folder`."""
-    program = f"import sys, pathlib, time; folder = pathlib.Path(sys.argv[1])\n{code}"
-    monkeypatch.setattr(data_fetch, "_download_command", lambda name, folder: [sys.executable, "-c", program, folder])
+def writes(argument, send):
+    """A download that goes well, as `download_task`."""
+    raw = Path(argument[1]) / "MNIST/raw"
+    raw.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        for name in ("images-idx3-ubyte", "labels-idx1-ubyte", "labels-idx1-ubyte.gz"):
+            (raw / f"{part}-{name}").write_bytes(b"x")
+    return {"reason": None}
 
 
-WRITE_MNIST = """
-raw = folder / "MNIST/raw"; raw.mkdir(parents=True)
-for part in ("train", "t10k"):
-    for name in ("images-idx3-ubyte", "labels-idx1-ubyte", "labels-idx1-ubyte.gz"):
-        (raw / f"{part}-{name}").write_bytes(b"x")
-"""
+def fails(argument, send):
+    print("Downloading")
+    return {**writes(argument, send), "reason": "no route to host"}
+
+
+def dies(argument, send):
+    writes(argument, send)
+    os._exit(7)
+
+
+def stalls(argument, send):
+    writes(argument, send)
+    time.sleep(200)
+
+
+def grows(class_name, folder):
+    """In place of torchvision's download: slowly, a byte at a time."""
+    for number in range(5):
+        (Path(folder) / str(number)).write_bytes(b"x")
+        time.sleep(0.6)
+
+
+def grows_slowly(argument, send):
+    data_fetch.download = grows
+    return data_fetch.download_task(argument, send)
+
+
+def finds_torchvision(argument, send):
+    import torchvision
+
+    return {"reason": None if "site-packages" in torchvision.__file__ else torchvision.__file__}
 
 
 @pytest.mark.usefixtures("reachable")
 def test_fetched_files_are_moved_into_place(tmp_path, monkeypatch):
-    fake_download(monkeypatch, WRITE_MNIST)
+    monkeypatch.setattr(data_fetch, "download_task", writes)
     root = tmp_path / "new" / "data"
     assert data_fetch.fetch_dataset(Choice("mnist"), root) == root
     assert describe_dataset(Choice("mnist")).on_disk(root)
@@ -45,7 +75,7 @@ def test_fetched_files_are_moved_into_place(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("reachable")
 def test_failed_download_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
-    fake_download(monkeypatch, f"{WRITE_MNIST}\nprint('Downloading'); print('no route to host'); sys.exit(1)")
+    monkeypatch.setattr(data_fetch, "download_task", fails)
     with pytest.raises(DataError) as caught:
         data_fetch.fetch_dataset(Choice("mnist"), tmp_path)
     message = str(caught.value)
@@ -56,25 +86,32 @@ def test_failed_download_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("reachable")
 def test_download_that_dies_without_a_word_is_told_by_its_exit_code(tmp_path, monkeypatch):
-    fake_download(monkeypatch, f"{WRITE_MNIST}\nimport os; os._exit(7)")
-    with pytest.raises(DataError, match="exited with code 7"):
+    monkeypatch.setattr(data_fetch, "download_task", dies)
+    with pytest.raises(DataError, match="exit code 7"):
         data_fetch.fetch_dataset(Choice("mnist"), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.usefixtures("reachable")
 def test_stalled_download_is_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr(data_fetch, "STALL_TIMEOUT_S", 0.5)
-    monkeypatch.setattr(data_fetch, "IMPORT_ALLOWANCE_S", 5.0)
-    fake_download(monkeypatch, f"{WRITE_MNIST}\ntime.sleep(200)")
-    with pytest.raises(DataError, match="no response for"):
+    monkeypatch.setattr(data_fetch, "STALL_TIMEOUT_S", 5.0)
+    monkeypatch.setattr(data_fetch, "download_task", stalls)
+    with pytest.raises(DataError, match="no answer for"):
         data_fetch.fetch_dataset(Choice("mnist"), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
+def test_slow_download_that_grows_may_take_its_time(tmp_path, monkeypatch):
+    launcher = LocalLauncher()
+    launcher.run(writes, ("MNIST", str(tmp_path / "warm")), timeout_s=60, bare=True)
+    monkeypatch.setattr(data_fetch, "STALL_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(data_fetch, "download_task", grows_slowly)
+    assert data_fetch._run_download(launcher, "MNIST", str(tmp_path)) is None
+
+
 def test_files_that_are_there_are_not_fetched_again(tmp_path, monkeypatch):
     write_idx(tmp_path / "MNIST/raw", *grey_images(3))
-    fake_download(monkeypatch, "sys.exit(1)")
+    monkeypatch.setattr(data_fetch, "download_task", fails)
     assert data_fetch.fetch_dataset(Choice("mnist"), tmp_path) == tmp_path
 
 
@@ -113,13 +150,12 @@ def test_every_way_that_torchvision_fails_becomes_one_line(tmp_path, monkeypatch
     assert told in reason and "\n" not in reason
 
 
-@pytest.mark.usefixtures("reachable")
 def test_download_process_starts_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "torch").mkdir()
-    (tmp_path / "torch" / "__init__.py").write_text("raise SystemExit('not torch')")
-    command = python_command("torchvision", "disable_beta_transforms_warning")
-    assert data_fetch._run_download(command, tmp_path) is None
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text("raise SystemExit('not torchvision')")
+    monkeypatch.setattr(data_fetch, "download_task", finds_torchvision)
+    assert data_fetch._run_download(LocalLauncher(), "MNIST", str(tmp_path)) is None
 
 
 def no_proxy(monkeypatch):

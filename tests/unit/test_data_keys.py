@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -14,7 +14,6 @@ from bench.analysis import judge
 from bench.catalog import idx_files
 from bench.config import SweepConfig, check_config
 from bench.errors import BenchError, DataError
-from bench.launchers import LocalLauncher
 from bench.plan import build_plan, describe
 from bench.probes.selection import DeviceChoice
 from bench.records import DataFacts, Environment, Planned, stable_hash
@@ -60,8 +59,7 @@ def prepared(out: Path, settings: SweepConfig) -> tuple[Session, list[str]]:
     store, progress = Store(out / "data"), Heard()
     store.create()
     choice = DeviceChoice("cpu", "told")
-    launcher = cast(LocalLauncher, Scripted())
-    session = Session(settings, SweepOptions(out), progress, launcher, store, CPU, choice)
+    session = Session(settings, SweepOptions(out), progress, Scripted(), store, CPU, choice)
     _prepare(session)
     return session, progress.lines
 
@@ -241,7 +239,7 @@ def _task(run: Planned) -> MeasureTask:
 def test_sides_of_other_classes_are_not_compared_and_older_parts_that_name_none_are(tmp_path: Path) -> None:
     import pandas as pd
 
-    from bench.compare.differences import refuse_flags
+    from bench.comparison.differences import refuse_flags
 
     def side(classes: int | None) -> Any:
         return pd.DataFrame({"pair": ["one"], "data_classes": pd.array([classes], "Int64"), "input": ["synthetic"]})

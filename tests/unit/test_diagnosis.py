@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from bench.errors import BusyError, DeviceError
+from bench.launchers.faults import Blame, find_blame, last_words, start_fault
 from bench.locks import device_lock_path, hold
 from bench.probes import machine_facts, selection
 from bench.probes.diagnosis import diagnose
@@ -20,16 +21,7 @@ from bench.probes.machine_facts import MachineFacts, read_machine_facts
 from bench.probes.nvml import Gpu, GpuListing, hash_uuid
 from bench.probes.selection import decide, usable_device
 from bench.probes.torch_builds import choose_build, install_advice, parse_cuda_version, runs_on
-from bench.probes.torch_facts import (
-    Blame,
-    TorchFacts,
-    find_blame,
-    last_words,
-    measure_torch_facts,
-    parse_facts,
-    read_torch_facts,
-    start_fault,
-)
+from bench.probes.torch_facts import TorchFacts, measure_torch_facts, parse_facts, read_torch_facts
 from bench.sweep import session
 
 A100 = Gpu("GPU-a", "NVIDIA A100", 0, 80 << 30, "550.54.15", (8, 0), False)

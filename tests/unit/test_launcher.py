@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import psutil
 import pytest
 
 from bench.errors import BenchError, InfrastructureError
-from bench.launchers import LocalLauncher, Outcome
+from bench.launchers import ForkLauncher, Handle, InProcessLauncher, Job, LocalLauncher, Outcome
 
 Send = Callable[[dict[str, Any]], None]
 
@@ -152,3 +154,182 @@ def test_the_server_is_started_again_when_it_was_killed(launcher: LocalLauncher)
     while server.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
         time.sleep(0.01)
     assert launcher.run(answers, None, timeout_s=120).outcome is Outcome.ANSWERED
+
+
+# several in flight
+
+
+def works(argument: float, send: Send) -> dict[str, Any]:
+    send({"began_s": time.monotonic()})
+    time.sleep(argument)
+    return {"ended_s": time.monotonic()}
+
+
+def tells_its_pid(argument: Any, send: Send) -> dict[str, Any]:
+    send({"pid": os.getpid()})
+    time.sleep(600)
+    return {}
+
+
+def submit(launcher: LocalLauncher, task: Any, argument: Any = None, **named: Any) -> Handle:
+    return launcher.submit(Job(task, argument, **{"timeout_s": 120, **named}))
+
+
+def spans(handles: Iterable[Handle]) -> list[tuple[float, float]]:
+    return [(handle.answer.news["began_s"], handle.answer.value["ended_s"]) for handle in handles if handle.answer]
+
+
+def test_jobs_of_different_devices_overlap_and_those_of_one_take_turns(launcher: LocalLauncher) -> None:
+    first, same, other = (submit(launcher, works, 1.5, device=name) for name in ("cuda:0", "cuda:0", "cuda:1"))
+    assert [handle.answer for handle in (first, same, other)] == [None] * 3
+    assert {id(handle) for handle in launcher.as_ended([first, same, other])} == {id(first), id(same), id(other)}
+    (a, b, c) = spans((first, same, other))
+    assert max(a[0], c[0]) < min(a[1], c[1])
+    assert a[1] <= b[0] or b[1] <= a[0]
+
+
+def test_waiting_ends_with_the_first_that_has_ended_or_when_time_is_up(launcher: LocalLauncher) -> None:
+    slow, quick = submit(launcher, works, 600), submit(launcher, works, 0)
+    assert launcher.wait([slow, quick], timeout_s=60) == [quick]
+    assert launcher.wait([slow], timeout_s=0.1) == []
+    launcher.cancel([slow])
+    assert slow.answer is not None
+    assert slow.answer.outcome is Outcome.CANCELLED
+
+
+@pytest.mark.parametrize("end", ["killed", "out of time", "interrupted", "cancelled"])
+def test_the_end_of_one_leaves_the_others_right(launcher: LocalLauncher, end: str) -> None:
+    said: dict[str, Any] = {}
+    lost = submit(launcher, tells_its_pid, listen=said.update, timeout_s=10 if end == "out of time" else 120)
+    well = submit(launcher, works, 3)
+    while "pid" not in said and lost.answer is None:
+        launcher.wait([lost, well], timeout_s=0.1)
+    if end == "cancelled":
+        launcher.cancel([lost])
+    elif end != "out of time":
+        os.kill(said["pid"], signal.SIGKILL if end == "killed" else signal.SIGINT)
+    assert set(launcher.as_ended([lost, well])) == {lost, well}
+    assert lost.answer is not None
+    assert (lost.answer.outcome, lost.answer.reason.split(" (")[0]) == {
+        "killed": (Outcome.DIED, "the process was ended by SIGKILL"),
+        "out of time": (Outcome.TIMED_OUT, "no answer in time; it was in the phase start"),
+        "interrupted": (Outcome.DIED, "KeyboardInterrupt"),
+        "cancelled": (Outcome.CANCELLED, "cancelled in the phase start"),
+    }[end]
+    assert not psutil.pid_exists(said["pid"])
+    assert well.answer is not None
+    assert (well.answer.outcome, len(spans([well]))) == (Outcome.ANSWERED, 1)
+
+
+def test_ctrl_c_while_several_are_in_flight_leaves_none_running(launcher: LocalLauncher) -> None:
+    pids: list[int] = []
+
+    def listen(news: dict[str, Any]) -> None:
+        pids.append(news["pid"])
+        if len(pids) == 2:
+            raise KeyboardInterrupt
+
+    handles = [submit(launcher, tells_its_pid, listen=listen) for _ in range(2)]
+    with pytest.raises(KeyboardInterrupt):
+        list(launcher.as_ended(handles))
+    assert len(pids) == 2
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    assert launcher.run(answers, None, timeout_s=120).outcome is Outcome.ANSWERED
+
+
+def test_a_job_that_waits_for_its_device_can_be_cancelled(launcher: LocalLauncher) -> None:
+    first, second = (submit(launcher, works, 1, device="cuda:0") for _ in range(2))
+    launcher.cancel([second])
+    assert launcher.wait([first]) == [first]
+    assert second.answer is not None
+    assert (second.answer.outcome, second.answer.start_s) == (Outcome.CANCELLED, None)
+
+
+# the calling program
+
+SCRIPT = """
+from bench.launchers import LocalLauncher
+from tests.unit.test_launcher import answers
+print("the script runs", flush=True)
+launcher = LocalLauncher()
+print([launcher.run(answers, None, timeout_s=120, bare=bare).outcome.value for bare in (True, False)])
+"""
+
+
+def test_a_script_without_a_guard_is_not_run_again_in_each_child(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT, encoding="ascii")
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "script.py")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": root},
+        timeout=240,
+    )
+    assert done.stdout.splitlines() == ["the script runs", "['answered', 'answered']"]
+
+
+# forks and this process
+
+
+def test_a_fork_of_this_process_needs_nothing_that_can_be_imported_or_pickled() -> None:
+    here = [os.getpid()]
+
+    def task(argument: Any, send: Send) -> dict[str, Any]:
+        here.append(os.getpid())
+        return {"here": here, "argument": argument()}
+
+    answer = ForkLauncher(lambda: here.append(0)).run(task, lambda: 7, timeout_s=60)
+    assert answer.outcome is Outcome.ANSWERED, answer.reason
+    assert answer.value["argument"] == 7
+    assert answer.value["here"][:2] == [os.getpid(), 0]
+    assert answer.value["here"][2] != os.getpid()
+    assert here == [os.getpid()]
+
+
+def test_a_process_that_may_not_have_children_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)  # type: ignore[attr-defined]
+    with pytest.raises(InfrastructureError, match=r"^this process is a daemonic child of multiprocessing"):
+        ForkLauncher().run(answers, None, timeout_s=60)
+
+
+def sets_a_variable(argument: dict[str, int], send: Send) -> dict[str, Any]:
+    os.environ["BENCH_TEST_VARIABLE"] = "set"
+    argument.pop("left")
+    send({"phase": "work"})
+    send({"pair": (1, 2)})
+    return {"pid": os.getpid(), "pair": (1, 2)}
+
+
+def test_in_this_process_a_task_answers_as_it_would_in_another_and_leaves_no_variables() -> None:
+    heard: list[dict[str, Any]] = []
+    argument = {"left": 1}
+    answer = InProcessLauncher().run(sets_a_variable, argument, timeout_s=0, listen=heard.append)
+    assert (answer.outcome, answer.phase, answer.news) == (Outcome.ANSWERED, "work", {"pair": [1, 2]})
+    assert answer.value == {"pid": os.getpid(), "pair": [1, 2]}
+    assert heard == [{"pair": [1, 2]}]
+    assert argument == {"left": 1}
+    assert "BENCH_TEST_VARIABLE" not in os.environ
+
+
+def test_in_this_process_failures_are_answers_too(capfd: pytest.CaptureFixture[str]) -> None:
+    launcher = InProcessLauncher()
+    assert launcher.run(refuses, None, timeout_s=1).outcome is Outcome.REFUSED
+    died = launcher.run(raises, None, timeout_s=1)
+    assert died.outcome is Outcome.DIED
+    assert re.fullmatch(r"ValueError: a bug \(test_launcher\.py:\d+\)", died.reason)
+    assert "Traceback" in capfd.readouterr().err
+
+
+def takes_all_for_a_result(argument: Any, send: Send) -> dict[str, Any]:
+    with contextlib.suppress(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+    return {}
+
+
+def test_ctrl_c_in_this_process_is_nobodys_result() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        InProcessLauncher().run(takes_all_for_a_result, None, timeout_s=1)
+    assert signal.getsignal(signal.SIGINT) is before

@@ -27,7 +27,7 @@ from bench.estimators.memory_settings import (
 from bench.estimators.recording import Call, Phase
 from bench.estimators.temporaries import Machine, script_of
 from bench.estimators.temporaries.products import kept_workspaces
-from bench.probes.torch_facts import ALLOCATOR_WORDS
+from bench.launchers.faults import ALLOCATOR_WORDS
 from bench.records import Case, Environment
 from bench.sweep.estimates import estimate_key
 

@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 
 import bench
 from bench.analysis import judge, summarise_cases
-from bench.compare import compare
+from bench.comparison import compare
 from bench.errors import BenchError
 from bench.records import Protocol
 from bench.report import render_report, theme

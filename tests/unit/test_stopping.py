@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ import bench
 from bench.analysis import judge, summarise_cases
 from bench.config import SweepConfig, check_config
 from bench.config.sections import LEAST_REPEATS
-from bench.launchers import Answer, LocalLauncher, Outcome
+from bench.launchers import Answer, InProcessLauncher, Job, Outcome
 from bench.plan import build_plan
 from bench.probes.selection import DeviceChoice
 from bench.records import Environment, Measurement, Status
@@ -37,17 +37,17 @@ def config(**measure: Any) -> SweepConfig:
     return check_config({"name": "t", "grid": grid, "measure": {"target_interval": 0.01, **measure}}, "test")
 
 
-class Machine:
+class Machine(InProcessLauncher):
     """Answers with the rates it is told, one for each repeat of a case; runs take 10 s. Dies after `deadline` runs."""
 
     def __init__(self, rate: Rate, deadline: int = 10_000, failing: Iterable[tuple[int, int]] = ()) -> None:
         self.rate, self.deadline, self.failing = rate, deadline, set(failing)
         self.asked: list[tuple[int, int]] = []
 
-    def run(self, task: Any, argument: dict[str, Any], **named: Any) -> Answer:
+    def perform(self, job: Job) -> Answer:
         if len(self.asked) >= self.deadline:
             raise KeyboardInterrupt
-        turn = (argument["case"].batch_size, argument["repeat"])
+        turn = (job.argument["case"].batch_size, job.argument["repeat"])
         self.asked.append(turn)
         if turn in self.failing:
             return Answer(Outcome.DIED, {}, "gone", "measure", {}, None, 10.0)
@@ -61,8 +61,7 @@ def sweep(folder: Path, machine: Machine, settings: SweepConfig, retry: Iterable
     store = Store(folder / "data")
     store.create()
     options = SweepOptions(folder, retry=frozenset(retry))
-    launcher = cast(LocalLauncher, machine)
-    made = Session(settings, options, Progress(quiet=True), launcher, store, CPU, DeviceChoice("cpu", "told"))
+    made = Session(settings, options, Progress(quiet=True), machine, store, CPU, DeviceChoice("cpu", "told"))
     made.plan = build_plan(settings, "cpu")
     extend_plan(made)
     write_plan(made)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 import bench
 from bench.config import check_config
 from bench.errors import InfrastructureError
-from bench.launchers import Answer, LocalLauncher, Outcome
+from bench.launchers import Answer, InProcessLauncher, Job, Outcome
 from bench.plan import build_plan
 from bench.probes.selection import DeviceChoice
 from bench.records import Environment, Measurement, Status
@@ -33,15 +33,15 @@ CONFIG = check_config(
 )
 
 
-class Scripted:
+class Scripted(InProcessLauncher):
     """Answers in the order given, then always well."""
 
     def __init__(self, answers: Iterable[Answer] = ()) -> None:
         self.answers = list(answers)
         self.asked: list[dict[str, Any]] = []
 
-    def run(self, task: Any, argument: dict[str, Any], **named: Any) -> Answer:
-        self.asked.append(argument)
+    def perform(self, job: Job) -> Answer:
+        self.asked.append(job.argument)
         return self.answers.pop(0) if self.answers else answered(Status.OK)
 
 
@@ -61,7 +61,7 @@ def session(folder: Path, launcher: Scripted, retry: Iterable[Status] = ()) -> S
         CONFIG,
         SweepOptions(folder, retry=frozenset(retry)),
         Progress(quiet=True),
-        cast(LocalLauncher, launcher),
+        launcher,
         store,
         CPU,
         DeviceChoice("cpu", "told"),
@@ -93,10 +93,10 @@ def test_a_throttled_run_is_tried_once_more_at_the_end_and_both_are_kept(tmp_pat
 
 def test_a_sweep_killed_between_the_two_attempts_makes_the_second(tmp_path: Path) -> None:
     class Killed(Scripted):
-        def run(self, task: Any, argument: dict[str, Any], **named: Any) -> Answer:
+        def perform(self, job: Job) -> Answer:
             if len(self.asked) == 2:
                 raise KeyboardInterrupt
-            return super().run(task, argument, **named)
+            return super().perform(job)
 
     with pytest.raises(KeyboardInterrupt):
         measure_missing(session(tmp_path, Killed([answered(Status.THROTTLED)])))
@@ -128,12 +128,13 @@ def test_a_death_within_the_case_is_its_row_and_costs_one_run(tmp_path: Path) ->
 )
 def test_a_death_by_an_exception_that_nothing_caught_is_what_it_says(tmp_path: Path, log: str, status: str) -> None:
     class Aborts(Scripted):
-        def run(self, task: Any, argument: dict[str, Any], **named: Any) -> Answer:
+        def perform(self, job: Job) -> Answer:
             if not self.asked:
-                named["log"].parent.mkdir(exist_ok=True)
-                named["log"].write_text(log, encoding="utf-8")
-            super().run(task, argument, **named)
-            return died("measure", "the process was killed by SIGABRT")
+                assert job.log is not None
+                job.log.parent.mkdir(exist_ok=True)
+                job.log.write_text(log, encoding="utf-8")
+            super().perform(job)
+            return died("measure", "the process was ended by SIGABRT")
 
     measure_missing(session(tmp_path, Aborts()))
     rows = bench.load(tmp_path / "data").set_index("position")
@@ -197,9 +198,10 @@ def test_a_stop_names_the_log_only_where_something_stands_in_it(tmp_path: Path) 
     class Logging(Scripted):
         said = ""
 
-        def run(self, task: Any, argument: dict[str, Any], **named: Any) -> Answer:
-            named["log"].write_text(self.said)
-            return super().run(task, argument, **named)
+        def perform(self, job: Job) -> Answer:
+            assert job.log is not None
+            job.log.write_text(self.said)
+            return super().perform(job)
 
     launcher = Logging([died("start")] * 6)
     with pytest.raises(InfrastructureError, match=r"Finished runs are kept; see bench env, then"):

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from bench.errors import DeviceError
-from bench.launchers.tasks import _see_only
+from bench.tasks import _see_only
 
 NAMES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 

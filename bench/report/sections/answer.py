@@ -10,7 +10,7 @@ import pandas as pd
 from bench.analysis import Weakens, best_cases, estimator_errors, headline
 from bench.analysis.headline import error_summary_words
 from bench.analysis.labels import CaseLabels
-from bench.compare import Comparison
+from bench.comparison import Comparison
 from bench.records import Status
 from bench.report.blocks import Answer, Block, Bullets, Notice, Strong, Table, Words
 from bench.report.contents import Contents, Section

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.compare import Comparison
+from bench.comparison import Comparison
 from bench.records import Status
 from bench.report.blocks import Block, Bullets, Code, Link, Notice, Paragraph, Strong, Table, Words
 from bench.report.contents import Contents, Section

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from bench.compare.differences import FIELDS, field_words, unknown_field
+from bench.comparison.differences import FIELDS, field_words, unknown_field
 from bench.errors import BenchError
 from bench.records import AXES
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 from bench.errors import DeviceError
-
-Send = Callable[[dict[str, Any]], None]
+from bench.launchers import Send
 
 
 def measure_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
@@ -124,6 +122,15 @@ def difference_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
     send({"phase": "tracing"})
     most, workspaces = argument["most"], argument["workspaces"]
     return asdict(explain_recording(recording, argument["path"], most=most, workspaces=workspaces))
+
+
+def validate_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
+    """Estimate the `rows` of a file, with `workspaces` or without; sends `{"estimated": fields of Estimated}` each."""
+    from bench.validation.estimating import estimate_rows
+
+    for estimated in estimate_rows(argument["rows"], argument["workspaces"]):
+        send({"estimated": asdict(estimated)})
+    return {}
 
 
 def _see_only(gpu_uuid: str | None, gpu_index: int | None) -> None:

@@ -9,8 +9,8 @@ from typing import Any, get_args
 import pandas as pd
 
 from bench.analysis import last_attempts
-from bench.compare.differences import FLAGS, field_words, refuse_mixed, unknown_field
-from bench.compare.result import Side
+from bench.comparison.differences import FLAGS, field_words, refuse_mixed, unknown_field
+from bench.comparison.result import Side
 from bench.errors import BenchError
 from bench.records import AXES, USUAL, InputPath, MemoryFormat, Precision, Status, axis_words, varying_axes
 

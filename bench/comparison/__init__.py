@@ -4,12 +4,12 @@ Frames come from `bench.load`. Cases are joined on their axes; fields that make 
 (precision, flags, data path, model) must be equal unless the comparison is across them.
 """
 
-from bench.compare.comparison import compare
-from bench.compare.cost import Cost, find_costs
-from bench.compare.differences import FLAGS, field_words, words
-from bench.compare.metrics import DEFAULT_METRICS, METRICS, Metric, verdict_words
-from bench.compare.result import Comparison, Difference, GeoMean, Missing
-from bench.compare.selecting import first_processes, select_runs, split_values
+from bench.comparison.cost import Cost, find_costs
+from bench.comparison.differences import FLAGS, field_words, words
+from bench.comparison.joining import compare
+from bench.comparison.metrics import DEFAULT_METRICS, METRICS, Metric, verdict_words
+from bench.comparison.result import Comparison, Difference, GeoMean, Missing
+from bench.comparison.selecting import first_processes, select_runs, split_values
 
 __all__ = [
     "DEFAULT_METRICS",

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.compare.differences import find_differences, refuse_flags
-from bench.compare.metrics import DEFAULT_METRICS, METRICS, Metric
-from bench.compare.pairing import Half, all_pairs, check_across, common_pairs, halve, label_pairs
-from bench.compare.result import Comparison, GeoMean, Missing
-from bench.compare.selecting import first_processes
+from bench.comparison.differences import find_differences, refuse_flags
+from bench.comparison.metrics import DEFAULT_METRICS, METRICS, Metric
+from bench.comparison.pairing import Half, all_pairs, check_across, common_pairs, halve, label_pairs
+from bench.comparison.result import Comparison, GeoMean, Missing
+from bench.comparison.selecting import first_processes
 from bench.errors import BenchError, UnknownNameError
 from bench.records import AXES, Status
 from bench.stats import CONFIDENCE, MARGIN, Judgement, Verdict, geometric_interval, judge_ratios

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from bench.compare.metrics import METRICS
-from bench.compare.pairing import halve, in_order, label_pairs
+from bench.comparison.metrics import METRICS
+from bench.comparison.pairing import halve, in_order, label_pairs
 from bench.stats import geometric_interval
 
 SAMPLES = 1_000_000

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.compare.result import Difference, Kind
+from bench.comparison.result import Difference, Kind
 from bench.errors import BenchError, nearest, nearest_sentence
 from bench.records import DataFacts, Environment, Group, Protocol, absent_word, columns
 

@@ -21,8 +21,8 @@ import psutil
 def _silent_where_fatal() -> Iterator[None]:
     """Buffer standard error, of C++ too, and write it at the end unless that is an exception or an abort.
 
-    The process that started the server then finds the cause and reports it in one line (`torch_facts.start_fault`),
-    using a separate process without such a buffer.
+    Whoever started the server asks again what is wrong and says it in one line (`launchers.faults`), in a
+    process that is no server and lets everything out.
     """
     if "multiprocessing.forkserver" not in sys.modules:
         yield

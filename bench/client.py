@@ -1,0 +1,275 @@
+"""The one client of child processes: what commands, sweeps and the Python interface ask of them, and for how long.
+
+The parent stays free of torch. A question of which everything was recorded before goes to a bare process, which answers
+without torch; all others go to a fork of the server that has torch imported. Which process that is, a `Launcher` says.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.devices import Device
+from bench.errors import BenchError, InfrastructureError
+from bench.estimators.kept import any_kept
+from bench.folders import account_log
+from bench.launchers import Answer, Launcher, Outcome, Task
+from bench.launchers.faults import start_fault
+from bench.launchers.local import PRELOAD
+from bench.records import Case, Choice, Estimate, ImageSpec
+from bench.tasks import (
+    difference_task,
+    estimate_kept_task,
+    estimate_task,
+    fit_kept_task,
+    fit_task,
+    layers_task,
+    timeline_task,
+    validate_task,
+)
+
+if TYPE_CHECKING:
+    from bench.estimators.fitting import Fit
+    from bench.estimators.timeline import Timeline
+    from bench.validation.estimating import Estimated
+    from bench.validation.rows import Measured
+
+START_S = 120.0
+"""For a process that reads the machine: it imports torch, from a cold network disk perhaps."""
+MODEL_S = 600.0
+"""For one answer about somebody's model, from the process's last word on: one estimator on one case, one batch size of
+a fit, a timeline, a table of layers, the comparison with a recording."""
+RUN_S = 600.0
+"""For a few steps on the device, of a case that no configuration gives a limit."""
+
+SILENT_QUESTIONS = 8
+"""Time-outs without a word after which the process that watches over estimates counts as hanging itself: an estimate
+comes when every estimator has answered, each of which may hang twice."""
+
+
+def estimate_in_child(
+    launcher: Launcher,
+    cases: Sequence[Case],
+    device: str | Device,
+    *,
+    timeout_s: float = MODEL_S,
+    say: Callable[[str], None],
+    log: Path,
+    log_name: str | None = None,
+    workspaces: bool | None = None,
+    variables: Mapping[str, str] | None = None,
+    heard: Callable[[Mapping[str, str]], None] = lambda lost: None,
+) -> Iterator[Estimate]:
+    """An estimate for each case; where an estimator raises, hangs or dies on one, its note says so, and only its.
+
+    Args:
+        launcher: Makes the process.
+        cases: Each once; estimates come in an order of their own.
+        device: Name or path of a device file, or a device.
+        timeout_s: For one estimator on one case.
+        say: Hears of what was lost.
+        log: Where the process's output goes, tracebacks among it.
+        log_name: How notes name the log: its path unless given.
+        workspaces: Whether the trace counts cuDNN's workspaces; as the environment says where None.
+        variables: Environment variables that the runs set for themselves, as their protocol has it, in addition to this
+            process's environment: `{"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}`, say.
+        heard: Called with every estimate that comes: the estimators that were lost on it, and why.
+    """
+    todo = {case.key: case for case in cases}
+    kept_in = f"; see {log_name or log}"
+    said: set[tuple[str, str]] = set()
+    answer: Answer | None = None
+    task = estimate_kept_task if any_kept(cases, device) else estimate_task
+    while todo:
+        made: list[Estimate] = []
+
+        def listen(news: dict[str, Any], made: list[Estimate] = made) -> None:
+            estimate = Estimate(**news["estimate"])
+            case = todo[estimate.case_key]
+            for name, reason in news["lost"].items():
+                if (str(case.model), reason) not in said:
+                    said.add((str(case.model), reason))
+                    say(f"no {name} of {case}: {reason}{kept_in}")
+            note = estimate.estimate_note
+            made.append(replace(estimate, estimate_note=f"{note}{kept_in}") if news["lost"] else estimate)
+            heard(news["lost"])
+
+        argument = {
+            "cases": list(todo.values()),
+            "device": device,
+            "workers": os.cpu_count() or 1,
+            "timeout_s": timeout_s,
+            "workspaces": counts_workspaces() if workspaces is None else workspaces,
+            "variables": dict(variables or {}),
+        }
+        silence_s = SILENT_QUESTIONS * timeout_s + START_S
+        bare = task is estimate_kept_task
+        answer = launcher.run(
+            task, argument, timeout_s=silence_s, from_last_word=True, log=log, bare=bare, listen=listen
+        )
+        yield from made
+        for estimate in made:
+            del todo[estimate.case_key]
+        if not made and not bare:
+            break
+        task = estimate_task
+    if todo and answer is not None:
+        say(f"no estimate for {len(todo)} cases: {answer.reason}{kept_in}")
+        note = f"{answer.reason}{kept_in}"
+        for _ in todo:
+            heard({"estimate": answer.reason})
+        yield from (Estimate(case_key=key, estimate_device=str(device), estimate_note=note) for key in todo)
+
+
+def counts_workspaces() -> bool:
+    """Whether estimates count cuDNN's workspaces: unless the environment's `BENCH_CUDNN_WORKSPACES` is `off`."""
+    return os.environ.get("BENCH_CUDNN_WORKSPACES", "on") != "off"
+
+
+def estimates_in_order(
+    launcher: Launcher,
+    cases: Sequence[Case],
+    device: str | Device,
+    *,
+    workspaces: bool,
+    say: Callable[[str], None] = lambda line: None,
+    heard: Callable[[Mapping[str, str]], None] = lambda lost: None,
+) -> list[Estimate]:
+    """Estimates in the order of `cases`; otherwise as `estimate_in_child`, with a log of the account."""
+    with account_log("estimate") as log:
+        made = estimate_in_child(launcher, cases, device, say=say, log=log, workspaces=workspaces, heard=heard)
+        by_key = {item.case_key: item for item in made}
+    return [by_key[case.key] for case in cases]
+
+
+def fit_in_child(
+    launcher: Launcher,
+    case: Case,
+    device: str | Device,
+    *,
+    fraction: float,
+    workspaces: bool,
+    say: Callable[[str], None] = lambda line: None,
+) -> Fit:
+    """The batches that a device holds. Raises BenchError where the case cannot be traced."""
+    from bench.estimators.fitting import read_fit
+
+    def listen(news: dict[str, Any]) -> None:
+        say(f"tracing batch {news['batch_size']}")
+
+    argument = {"case": case, "device": device, "fraction": fraction, "workspaces": workspaces}
+    if any_kept([case], device):
+        answer = launcher.run(fit_kept_task, argument, timeout_s=MODEL_S, from_last_word=True, bare=True, listen=listen)
+        if answer.outcome is Outcome.ANSWERED and answer.value:
+            return read_fit(answer.value)
+    return read_fit(ask(launcher, "fit", fit_task, argument, listen=listen))
+
+
+def timeline_in_child(launcher: Launcher, case: Case, device: str | Device, *, workspaces: bool) -> Timeline:
+    """Memory over a step of the case. Raises BenchError where the case cannot be traced."""
+    from bench.estimators.timeline import read_timeline
+
+    argument = {"case": case, "device": device, "workspaces": workspaces}
+    return read_timeline(ask(launcher, "timeline", timeline_task, argument))
+
+
+def layers_in_child(launcher: Launcher, model: Choice, images: ImageSpec) -> dict[str, Any]:
+    """`layers` of a model, each the fields of `estimators.layers.Layer`, and a `note` on them. Raises BenchError."""
+    try:
+        return ask(launcher, "show", layers_task, {"model": model, "images": images})
+    except BenchError as error:
+        raise BenchError(str(error) if model.name in str(error) else f"{model}: {error}") from error
+
+
+def difference_in_child(launcher: Launcher, path: Path, *, most: int, workspaces: bool) -> dict[str, Any]:
+    """A recording beside the trace of its case: the fields of `estimators.difference.Explanation`.
+
+    Args:
+        launcher: Makes the process.
+        path: The recording.
+        most: Operators to name.
+        workspaces: Whether to count cuDNN's workspaces in the trace.
+
+    Raises:
+        StoreError: The file is no recording.
+        BenchError: The comparison is refused, or its process died.
+    """
+    from bench.recordings import read_recording
+
+    read_recording(path)  # a file that is none is refused before torch is loaded
+    argument = {"path": str(path), "most": most, "workspaces": workspaces}
+    try:
+        return ask(launcher, "explain", difference_task, argument)
+    except BenchError as error:
+        raise BenchError(f"{path}: {error}") from error
+
+
+def validate_in_child(
+    launcher: Launcher, rows: Sequence[Measured], *, workspaces: bool, heard: Callable[[Estimated], None]
+) -> list[Estimated]:
+    """An estimate for each row, by line; where a model hangs or kills its process, its rows get the reason instead."""
+    from bench.validation.estimating import Estimated, describe, group_rows
+
+    made = list[Estimated]()
+
+    def listen(news: dict[str, Any]) -> None:
+        made.append(Estimated(**news["estimated"]))
+        heard(made[-1])
+
+    todo = [row for group in group_rows(rows) for row in group]
+    while todo:
+        argument = {"rows": todo, "workspaces": workspaces}
+        answer = launcher.run(validate_task, argument, timeout_s=MODEL_S, from_last_word=True, listen=listen)
+        done = {item.line for item in made}
+        todo = [row for row in todo if row.line not in done]
+        if todo:
+            culprit = todo[0].model
+            made += [replace(describe(row), note=answer.reason) for row in todo if row.model == culprit]
+            todo = [row for row in todo if row.model != culprit]
+    return sorted(made, key=lambda item: item.line)
+
+
+def ask(
+    launcher: Launcher,
+    command: str,
+    task: Task,
+    argument: dict[str, Any],
+    *,
+    listen: Callable[[dict[str, Any]], None] = lambda news: None,
+) -> dict[str, Any]:
+    """What a task answers that runs somebody's model, within `MODEL_S` of its last word.
+
+    Args:
+        launcher: Makes the process.
+        command: Names the log of the account that the process prints to.
+        task: As in `Job`.
+        argument: As in `Job`.
+        listen: As in `Job`.
+
+    Raises:
+        BenchError: It gave no answer; the message says why in one line, and names the log where there is one.
+    """
+    with account_log(command) as log:
+        answer = launcher.run(task, argument, timeout_s=MODEL_S, from_last_word=True, log=log, listen=listen)
+        if answer.outcome is Outcome.ANSWERED:
+            return answer.value
+        kept = log.exists() and log.stat().st_size and answer.outcome is not Outcome.REFUSED
+        raise BenchError(answer.reason + (f"; see {log}" if kept else ""))
+
+
+def ask_machine(launcher: Launcher, task: Task, argument: dict[str, Any]) -> dict[str, Any]:
+    """What a task answers that reads the machine, within `START_S`.
+
+    Raises:
+        BenchError: The task refused, with a remedy.
+        InfrastructureError: Its process did not start or died; the message says why.
+    """
+    answer = launcher.run(task, argument, timeout_s=START_S)
+    if answer.outcome is Outcome.ANSWERED:
+        return answer.value
+    if answer.outcome is Outcome.REFUSED:
+        raise BenchError(answer.reason)
+    raise InfrastructureError(start_fault(PRELOAD) or f"the worker process does not start: {answer.reason}")

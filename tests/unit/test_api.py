@@ -1,0 +1,142 @@
+"""The Python interface: models of the caller's own in forks of the caller, and those of the catalog elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn, optim
+
+import bench
+from bench.errors import BenchError
+from bench.records import ImageSpec
+
+SMALL: dict[str, Any] = {"sample_shape": (3, 8, 8), "classes": 4, "device": "rtx4090"}
+
+
+class Net(nn.Module):
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(), nn.Flatten(), nn.Linear(width * 36, 4))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.layers(images)
+
+
+@pytest.fixture(autouse=True)
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("BENCH_TRACE_CACHE", str(tmp_path / "kept"))
+    monkeypatch.setenv("BENCH_LOGS", str(tmp_path / "logs"))
+    return tmp_path / "kept"
+
+
+def test_a_module_that_only_this_process_knows_is_estimated_and_not_kept(kept: Path) -> None:
+    width = 8
+    before = torch.random.get_rng_state()
+    many = bench.estimate(lambda: Net(width), batch_size=[64, 16, 64, 256], optimizer=optim.AdamW, **SMALL)
+    one = bench.estimate(Net, batch_size=16, optimizer="adamw", **SMALL)
+    assert [item.estimate_note for item in many] == [None] * 4
+    peaks = [item.trace_peak_allocated_bytes or 0 for item in many]
+    assert peaks[1] < peaks[0] == peaks[2] < peaks[3]
+    assert one.trace_peak_allocated_bytes == peaks[1]
+    assert many[0].formula_bytes is None
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert one.formula_parameters_bytes == sum(parameter.nbytes for parameter in Net().parameters())
+    assert not list(kept.rglob("*.trace"))
+    assert not torch.cuda.is_initialized()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        one.formula_bytes = 0  # type: ignore[misc]
+
+
+def test_what_builds_it_gets_the_images_where_it_asks_for_them() -> None:
+    def build(images: ImageSpec) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(images.channels * images.height * images.width, images.classes))
+
+    found = bench.estimate(build, sample_shape=(2, 5, 7), classes=3, batch_size=4, device="rtx4090")
+    assert found.formula_parameters_bytes == (2 * 5 * 7 * 3 + 3) * 4
+
+
+class Raising(Net):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        raise ValueError("not today\nsecond line")
+
+
+class Reading(Net):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images) if images.sum() > 0 else images.flatten(1)[:, :4]
+
+
+@pytest.mark.parametrize("ask", [bench.estimate, bench.fit, bench.timeline])
+def test_what_the_callers_model_raises_is_one_line_with_its_place(
+    ask: Callable[..., Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(BenchError) as caught:
+        ask(Raising, **SMALL)
+    assert re.match(r"ValueError: not today \(test_api\.py:\d+\)", str(caught.value))
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_step_that_reads_values_is_refused_in_the_note_and_the_place_named() -> None:
+    found = bench.estimate(Reading, **SMALL)
+    assert found.trace_peak_allocated_bytes is None
+    assert "reads values from the device" in (found.estimate_note or "")
+    assert "test_api.py" in (found.estimate_note or "")
+
+
+def test_fit_and_timeline_of_the_callers_model() -> None:
+    fitted = bench.fit(Net, **{**SMALL, "device": "t4"})
+    assert fitted.ended_by in ("memory", "search")
+    assert fitted.ladder[0].batch_size == 16
+    made = bench.timeline(Net, batch_size=[32, 16], **SMALL)
+    expected = bench.estimate(Net, batch_size=[32, 16], **SMALL)
+    assert [item.peak_allocated_bytes for item in made] == [item.trace_peak_allocated_bytes for item in expected]
+    assert made[0].tensors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"model": Net()}, "model: give what builds the module"),
+        ({"model": lambda: 7}, "TypeError: model built a int, not a torch.nn.Module"),
+        ({"model": "resnte18"}, "resnet18"),
+        ({"precision": "fp8"}, "precision"),
+        ({"optimizer": "adm"}, "adam"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"device": "rtx4900"}, "unknown device"),
+        ({"classes": None}, "classes"),
+        ({"sample_shape": (3, 8)}, "sample_shape"),
+        ({"dataset": "mnist"}, "sample_shape: stands in place of dataset"),
+        ({"sample_shape": None}, "classes: goes with sample_shape"),
+    ],
+)
+def test_an_argument_that_is_not_valid_is_named(arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(BenchError, match=re.escape(said)):
+        bench.estimate(**{"model": Net, **SMALL, **arguments})
+
+
+def test_the_package_is_imported_without_torch_and_has_its_functions() -> None:
+    code = (
+        "import sys, bench; assert not {'torch', 'pandas', 'pydantic', 'numpy'} & set(sys.modules);"
+        "assert set(bench.__all__) <= set(dir(bench)); bench.estimate, bench.compare; print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("False\n", "")
+
+
+def test_a_name_is_the_same_estimate_as_the_callers_own_copy_and_is_kept(kept: Path) -> None:
+    def own() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 10))
+
+    named = bench.estimate("mlp", dataset="mnist", batch_size=64, device="rtx4090")
+    assert list(kept.rglob("*.trace"))
+    mine = bench.estimate(own, dataset="mnist", batch_size=64, device="rtx4090")
+    fields = ("formula_bytes", "trace_peak_allocated_bytes", "trace_peak_reserved_bytes", "estimated_step_time_s")
+    assert [getattr(named, name) for name in fields] == [getattr(mine, name) for name in fields]
