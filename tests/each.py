@@ -27,17 +27,17 @@ def each(names: str, values: Iterable[Any] | Callable[[], Iterable[Any]]) -> Cal
         @functools.wraps(test)
         def run_all(**fixtures: Any) -> None:
             failures: list[Exception] = []
-            tried = 0
-            for tried, value in enumerate(values() if callable(values) else values, 1):  # noqa: B007
+            found = list(values() if callable(values) else values)
+            assert found, f"no {names} to run for"
+            for value in found:
                 items = value if len(parameters) > 1 else (value,)
                 try:
                     test(**dict(zip(parameters, items, strict=True)), **fixtures)
                 except Exception as error:  # noqa: BLE001 - told of every value, not of the first
                     error.add_note(f"{names} = {value!r}")
                     failures.append(error)
-            assert tried, f"no {names} to run for"
             if failures:
-                raise ExceptionGroup(f"{len(failures)} of {tried}", failures)
+                raise ExceptionGroup(f"{len(failures)} of {len(found)}", failures)
 
         signature = inspect.signature(test)
         others = [one for name, one in signature.parameters.items() if name not in parameters]

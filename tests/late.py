@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-HEAVY = ("torch", "torchvision", "pandas", "scipy.special", "scipy.stats", "seaborn")
+HEAVY = ("torch", "torchvision", "pandas", "pyarrow.compute", "scipy.special", "scipy.stats", "matplotlib", "seaborn")
 LOADED = pytest.StashKey[list[str]]()
 """Of a session's configuration: the heavy libraries that collecting has loaded."""
 
@@ -43,8 +43,10 @@ def load(module: ModuleType) -> None:
 
 
 class LateLoader(Loader):
-    def __init__(self, spec: ModuleSpec, loader: Loader) -> None:
-        self.spec, self.loader = spec, loader
+    """Makes an empty module that the real loader fills when it is first used."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         return LateModule(spec.name)
@@ -62,7 +64,7 @@ class LateFinder(MetaPathFinder):
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         spec = PathFinder.find_spec(name, path) if name in HEAVY else None
         if spec is not None and spec.loader is not None:
-            spec.loader = LateLoader(spec, spec.loader)
+            spec.loader = LateLoader(spec.loader)
         return spec
 
 

@@ -16,14 +16,11 @@ from bench.analysis import summarise_cases, validity
 from bench.analysis.gradient_noise import gradient_noise, ratio_interval
 from bench.errors import Unsupported
 from bench.records import Case, Choice, ImageSpec, Measurement, Protocol, Status
-from bench.report import render_report
-from bench.report.blocks import Table
-from bench.report.contents import Contents
-from bench.report.sections import gradient_noise as section
 from tests.results import make_cases, make_results
 from tests.unit.written_files import grey_images, write_idx
 
 if TYPE_CHECKING:
+    from bench.report.contents import Contents
     from bench.workload.gradient_noise import Batch
 
 FEATURES, NOISE, OFFSET = 10, 2.0, 0.5
@@ -292,6 +289,8 @@ def test_the_processes_make_the_interval_and_one_process_its_steps(tmp_path: Pat
 
 
 def test_the_report_has_the_section_where_it_was_measured_and_only_there(tmp_path: Path) -> None:
+    from bench.report import render_report
+
     plain = render_report([make_results(tmp_path / "plain", CASES)], tmp_path / "a").with_name("report.md").read_text()
     assert "Batch size and gradient noise" not in plain
     results = make_results(tmp_path / "noise", CASES, change=made_up)
@@ -310,6 +309,8 @@ def test_the_report_has_the_section_where_it_was_measured_and_only_there(tmp_pat
 def test_the_best_batch_is_of_all_cases_and_not_of_those_that_the_table_has_room_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from bench.report.contents import Contents
+
     frame = bench.load(make_results(tmp_path, CASES, change=made_up))
     contents = Contents("x", frame, summarise_cases(frame), validity(frame))
     whole, short = (text_of(contents, rows, monkeypatch) for rows in (60, 1))
@@ -319,6 +320,9 @@ def test_the_best_batch_is_of_all_cases_and_not_of_those_that_the_table_has_room
 
 
 def text_of(contents: Contents, rows: int, monkeypatch: pytest.MonkeyPatch) -> str:
+    from bench.report.blocks import Table
+    from bench.report.sections import gradient_noise as section
+
     monkeypatch.setattr(section, "MAX_ROWS", rows)
     blocks = section.build(contents)
     assert [len(block.rows) for block in blocks if isinstance(block, Table)] == [min(rows, len(CASES))]
