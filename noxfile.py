@@ -109,6 +109,7 @@ def report(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests, on every core; arguments go to pytest."""
     prepare(session, "test", needs=RUNTIME + TEST)
+    session.env["PYTHONDONTWRITEBYTECODE"] = ""  # hundreds of processes would each compile torch and the package anew
     python(session, "-m", "pytest", "-n", "auto", "--dist", "worksteal", *session.posargs)
 
 

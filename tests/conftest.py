@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import gc
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 
-if (
-    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-):  # so in a shell's background, and whatever tests start inherits it
+from tests import late
+
+# In a shell's background it is ignored, and whatever tests start would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Where no bytecode may lie beside the sources, pytest would rewrite every test file anew each time: keep it in its cache.
+if sys.dont_write_bytecode:
+    sys.pycache_prefix = str(Path(__file__).parents[1] / ".pytest_cache" / "bytecode")
+    sys.dont_write_bytecode = False
+
+late.install()
+gc.disable()  # until all is collected: what importing leaves behind is little
 
 
 @pytest.fixture(autouse=True)
@@ -24,13 +35,24 @@ def own_places(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.setenv("NO_COLOR", "1")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.fixture(autouse=True)
+def _gpu(request: pytest.FixtureRequest) -> None:
     """Skip what needs a GPU where torch has none."""
-    marked = [item for item in items if item.get_closest_marker("gpu")]
-    if not marked:
-        return
-    import torch
+    if request.node.get_closest_marker("gpu"):
+        import torch
 
-    if not torch.cuda.is_available():
-        for item in marked:
-            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Note for the test that looks at it what collecting has loaded."""
+    gc.enable()
+    session.config.stash[late.LOADED] = late.loaded()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """Load what the collected tests wait for, lest its loading count as a test's own time."""
+    if not session.config.option.collectonly:
+        late.load_all()

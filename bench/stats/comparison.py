@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
-from scipy.special import comb, stdtr, stdtrit
+from scipy import special
 
 from bench.stats.correction import holm
 from bench.stats.intervals import CONFIDENCE, finite
@@ -153,16 +153,16 @@ class _Test:
         weighted = share_one**2 / (self.one.n - 1) + share_two**2 / (self.two.n - 1)
         degrees = (share_one + share_two) ** 2 / weighted
         self.degrees = np.where(self.error == 0, self.one.n + self.two.n - 2, degrees)
-        self.half = stdtrit(self.degrees, 1 - self.alpha / 2) * self.error
+        self.half = special.stdtrit(self.degrees, 1 - self.alpha / 2) * self.error
 
     def _p_different(self, error: np.ndarray, degrees: np.ndarray | int) -> np.ndarray:
-        p: np.ndarray = 2 * stdtr(degrees, -np.abs(self.difference) / error)
+        p: np.ndarray = 2 * special.stdtr(degrees, -np.abs(self.difference) / error)
         return np.where(self.difference == 0, 1.0, p)
 
     def _p_same(self) -> np.ndarray:
         """Two one-sided tests against a ratio at either end of the margin; the worse of both counts."""
         inside = self.reach - np.abs(self.difference)
-        p: np.ndarray = stdtr(self.degrees, -inside / self.error)
+        p: np.ndarray = special.stdtr(self.degrees, -inside / self.error)
         return np.where((self.error == 0) & (inside == 0), 1.0, p)
 
     def _p_guarded(self) -> np.ndarray:
@@ -203,8 +203,8 @@ class _Test:
 
 
 def _least_p(n: np.ndarray) -> np.ndarray:
-    """The smallest p-value that a permutation test of `n` processes per side can give: both tails of all dealings."""
-    p: np.ndarray = 2.0 / comb(2 * n, n)
+    """The smallest p-value that a permutation test of `n` processes a side can give: both tails of all dealings."""
+    p: np.ndarray = 2.0 / special.comb(2 * n, n)
     return p
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy import special
 
 CONFIDENCE = 0.95
 PUBLISHED_PROCESSES = 5
@@ -134,4 +134,4 @@ def finite(values: Sequence[float] | np.ndarray) -> np.ndarray:
 @functools.lru_cache(maxsize=256)
 def _t_quantile(degrees: int, confidence: float) -> float:
     """Student's t: the deviation, in standard errors, that `confidence` of the means stay within."""
-    return float(stdtrit(degrees, 0.5 + confidence / 2))
+    return float(special.stdtrit(degrees, 0.5 + confidence / 2))

@@ -15,8 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import bench.analysis
-import bench.report  # noqa: F401 - and pandas with it, so that no child imports them anew
 from bench import fingerprint
 from bench.config import SweepConfig
 from bench.errors import BenchError
@@ -74,6 +72,8 @@ def attempt(
     Raises:
         AssertionError: It ended otherwise than well, killed, or by a BenchError.
     """
+    import bench.report  # noqa: F401 - and pandas with it, so that no child imports them anew
+
     folder.mkdir(parents=True, exist_ok=True)
     listen, speak = os.pipe()
     child = os.fork()

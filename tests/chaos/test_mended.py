@@ -31,7 +31,6 @@ from bench.store.load import results_folders
 from tests.chaos import work
 from tests.chaos.fake_sweep import CPU, FakeLauncher, bytes_of, fake_config, run_fake_sweep
 from tests.chaos.processes import PARENT, check_gone, run_and_signal
-from tests.chaos.programs import write_newer
 from tests.results import make_cases, make_results
 
 CASE = Case(Choice("mnist"), Choice("mlp"), Choice("sgd"), 16, image_size=28)
@@ -112,6 +111,8 @@ def test_a_changed_note_is_noticed(store: Store) -> None:
 
 @pytest.mark.parametrize("kind", ["plan", "estimates"])
 def test_a_sweep_into_a_folder_that_a_newer_version_wrote_into_changes_nothing(tmp_path: Path, kind: str) -> None:
+    from tests.chaos.programs import write_newer
+
     run_fake_sweep(tmp_path, fake_config(1, 1), conclude=False)
     (tmp_path / "data" / "estimates" / "of-other-code.parquet").touch()  # damaged: that alone stops nothing
     model = next(

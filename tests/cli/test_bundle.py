@@ -11,7 +11,6 @@ from click.testing import CliRunner
 
 import bench
 from bench.cli import cli
-from bench.report import render_report
 from tests.altered import honest
 from tests.results import make_cases
 
@@ -25,6 +24,8 @@ def run(*arguments):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A results folder and its bundle; neither is changed by tests."""
+    from bench.report import render_report
+
     folder = tmp_path_factory.mktemp("bundled") / "mine"
     honest(folder / "data", cases=make_cases(["mnist"], ["mlp"], ["sgd"], [16, 64]))
     (folder / "data" / "logs" / "a.log").write_text("/home/somebody\n")

@@ -11,7 +11,6 @@ from click.testing import CliRunner
 from PIL import Image
 
 from bench.cli import cli
-from bench.report import render_report
 from tests.altered import honest, rewrite
 from tests.results import GPU, make_cases
 
@@ -34,6 +33,8 @@ def codes(*arguments):
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory):
     """An honest report with its data; tests work on copies."""
+    from bench.report import render_report
+
     folder = tmp_path_factory.mktemp("rendered") / "mine"
     honest(folder / "data", cases=make_cases(["mnist"], ["mlp"], ["sgd"], [16, 64]))
     render_report([folder], folder)
@@ -56,6 +57,8 @@ def test_honest_results_and_their_report_are_publishable(report):
 
 
 def test_what_forbids_it_is_named_with_cases_and_runs_and_exit_code_4(report):
+    from bench.report import render_report
+
     (key,) = rewrite(report / "data", lambda row: {"other_process_count": 2} if row["batch_size"] == 64 else {}, "-r3-")
     render_report([report], report)
     finding = codes(report)["contaminated"]
@@ -124,6 +127,8 @@ def test_a_part_that_was_changed_on_the_disk_is_named(report):
 
 
 def test_a_report_apart_from_its_data_is_held_against_them(report, tmp_path):
+    from bench.report import render_report
+
     render_report([report], tmp_path / "apart")
     result = run("check", tmp_path / "apart")
     assert result.exit_code == 2
@@ -140,6 +145,8 @@ def test_the_report_carries_the_verdict_at_its_top(report):
 
 
 def test_a_publishable_report_says_so(tmp_path):
+    from bench.report import render_report
+
     def steady(measured, case, repeat):
         return dataclasses.replace(measured, step_times_s=(0.01,) * 12, wall_window_s=0.12 + repeat * 1e-5)
 
@@ -150,6 +157,8 @@ def test_a_publishable_report_says_so(tmp_path):
 
 
 def test_hostile_strings_drive_no_terminal(tmp_path):
+    from bench.report import render_report
+
     honest(
         tmp_path / "data",
         cases=make_cases(["mnist"], ["mlp"], ["sgd"], [16]),

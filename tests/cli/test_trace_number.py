@@ -14,7 +14,6 @@ import bench
 from bench.analysis import summarise_cases
 from bench.cli import cli
 from bench.records import Status
-from bench.report import render_report
 from bench.store.parts import read
 from bench.units import format_bytes, format_rate
 from tests.altered import honest
@@ -32,6 +31,8 @@ def run(*arguments):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A rendered report with its data; nothing here changes it."""
+    from bench.report import render_report
+
     folder = tmp_path_factory.mktemp("traced") / "mine"
     change = lambda measured, case, repeat: (  # noqa: E731
         dataclasses.replace(measured, status=Status.THROTTLED) if (case.batch_size, repeat) == (16, 1) else measured

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.each import each
+
 PACKAGE = Path(__file__).parents[2] / "bench"
 
 RANKS = {
@@ -92,7 +94,7 @@ def test_every_room_has_a_rank() -> None:
     assert {room(path) for path in PACKAGE.rglob("*.py")} - {"__init__"} == set(RANKS)
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+@each("path", lambda: sorted(PACKAGE.rglob("*.py")))
 def test_imports_point_to_a_lower_rank(path: Path) -> None:
     here = room(path)
     if here == "__init__":

@@ -14,7 +14,6 @@ import bench
 from bench.bundles import verify
 from bench.bundles.bundle import write_archive
 from bench.errors import StoreError
-from bench.report import render_report
 from bench.store import SCHEMA_VERSION, Store
 from tests.data.make_schema_1 import came_later
 
@@ -52,6 +51,8 @@ def test_files_of_the_past_are_read_to_the_value(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", READ)
 def test_files_of_the_past_make_a_report(name: str, tmp_path: Path) -> None:
+    from bench.report import render_report
+
     render_report([HERE / name], tmp_path)
     assert "NVIDIA H200" in (tmp_path / "report.md").read_text(encoding="utf-8")
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from bench.report import render_report
-
 EXAMPLE = Path(__file__).parents[2] / "reports" / "example-cpu"
 
 
 @pytest.fixture(scope="module")
 def again(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from bench.report import render_report
+
     target = tmp_path_factory.mktemp("example") / EXAMPLE.name
     render_report([EXAMPLE / "data"], target)
     return target

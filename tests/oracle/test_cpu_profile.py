@@ -7,13 +7,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from bench.estimators.recording import Call, Freed, Output, Phase, Recording, StepEnd
 from bench.estimators.tensors import contiguous
-from tests.oracle.cpu_profile import Account, Allocation, account_of_trace, results_of
+
+if TYPE_CHECKING:
+    from tests.oracle.cpu_profile import Allocation
 
 ROOT = Path(__file__).parents[2]
 CASES = [
@@ -63,30 +65,42 @@ def test_results_of_a_real_step_live_as_long_as_in_the_trace(answers: list[dict[
 
 
 def born(address: int, size: int, kernel: int | None = None, in_operator: bool = True) -> Allocation:
+    from tests.oracle.cpu_profile import Allocation
+
     return Allocation(address, size, kernel, in_operator)
 
 
 def test_scratch_of_one_kernel_is_left_out_and_its_result_is_not() -> None:
+    from tests.oracle.cpu_profile import results_of
+
     events = [None, born(1, 100, kernel=7), born(2, 40, kernel=7), born(2, -40, kernel=7), born(1, -100), None]
     assert list(results_of(events, set())) == [None, (1, 100), (1, 0), None]
 
 
 def test_what_another_kernel_frees_is_no_scratch() -> None:
+    from tests.oracle.cpu_profile import results_of
+
     events = [born(1, 100, kernel=7), born(1, -100, kernel=8)]
     assert list(results_of(events, set())) == [(0, 100), (0, 0)]
 
 
 def test_numbers_on_their_way_into_an_operator_and_step_counts_are_left_out() -> None:
+    from tests.oracle.cpu_profile import results_of
+
     number = [born(1, 8, in_operator=False), born(1, -8, in_operator=False)]
     assert list(results_of([*number, born(2, 4, kernel=1), born(3, 8, kernel=1)], {2})) == [(3, 8)]
 
 
 def test_an_address_that_is_used_again_is_another_result() -> None:
+    from tests.oracle.cpu_profile import results_of
+
     events = [born(1, 100), born(1, -100), born(1, 60)]
     assert list(results_of(events, set())) == [(0, 100), (0, 0), (2, 60)]
 
 
 def test_the_traces_account_takes_each_steps_highest_moment() -> None:
+    from tests.oracle.cpu_profile import Account, account_of_trace
+
     def call(storage: int, nbytes: int) -> Call:
         return Call("aten::add", (), (Output(storage, nbytes, contiguous("uint8", (nbytes,))),), Phase.FORWARD)
 

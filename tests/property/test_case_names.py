@@ -17,8 +17,6 @@ from bench.analysis.labels import SERIES_AXES, cut_apart, protocol_labels
 from bench.comparison.pairing import halve, label_pairs
 from bench.plan import name_planned
 from bench.records import Case, Choice, Protocol, Status, name_cases
-from bench.report import summary_lines
-from bench.report.layout import lay_out, with_details
 from tests import plugins
 from tests.results import make_results
 
@@ -95,6 +93,10 @@ def sized(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_listing_of_results_names_what_differs(sized: Path) -> None:
+    from bench.report import summary_lines
+    from bench.report.machines import with_details
+    from bench.report.series import lay_out
+
     frame = bench.load(sized)
     summary = summarise_cases(frame)
     text = "\n".join(summary_lines(frame, None))

@@ -24,7 +24,6 @@ from bench.catalog.entries import ModelEntry, OptimizerEntry
 from bench.errors import describe_failure
 from bench.estimators.cases import estimate_apart, estimate_cases
 from bench.records import Case, Choice, ImageSpec, Protocol, Status
-from bench.worker import MeasureTask, measure_case
 
 POINTS = ("build", "forward", "backward", "making", "step")
 BUILT_IN = ("ValueError", "RuntimeError", "MemoryError", "RecursionError", "NotImplementedError", "StopIteration")
@@ -50,26 +49,33 @@ def act(kind: str) -> None:
     raise Unprintable if kind == "Unprintable" else NAMED[kind]("its own\nand more")
 
 
-class Model(torch.nn.Module):
-    def __init__(self, images: ImageSpec, point: str, kind: str) -> None:
-        super().__init__()
-        self.layer = torch.nn.Linear(images.channels * images.height * images.width, images.classes)
-        self.point, self.kind = point, kind
+def acting_model(images: ImageSpec, point: str, kind: str) -> torch.nn.Module:
+    """One layer that does `kind` at `point` of its forward or backward pass."""
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        if self.point == "forward":
-            act(self.kind)
-        output: torch.Tensor = self.layer(images.flatten(1))
-        if self.point == "backward" and output.requires_grad:
-            output.register_hook(lambda gradient: act(self.kind))
-        return output
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(images.channels * images.height * images.width, images.classes)
+
+        def forward(self, batch: torch.Tensor) -> torch.Tensor:
+            if point == "forward":
+                act(kind)
+            output: torch.Tensor = self.layer(batch.flatten(1))
+            if point == "backward" and output.requires_grad:
+                output.register_hook(lambda gradient: act(kind))
+            return output
+
+    return Model()
 
 
-class Optimizer(torch.optim.SGD):
-    point, kind = "", ""
+def acting_optimizer(parameters: list[torch.nn.Parameter], kind: str) -> torch.optim.Optimizer:
+    """An optimizer whose step does `kind`."""
 
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        act(self.kind)
+    class Optimizer(torch.optim.SGD):
+        def step(self, closure: Any = None) -> None:  # type: ignore[override]
+            act(kind)
+
+    return Optimizer(parameters, lr=0.1)
 
 
 def replacements(point: str, kind: str) -> tuple[ModelEntry, OptimizerEntry]:
@@ -78,16 +84,14 @@ def replacements(point: str, kind: str) -> tuple[ModelEntry, OptimizerEntry]:
     def build_model(images: ImageSpec) -> torch.nn.Module:
         if point == "build":
             act(kind)
-        return Model(images, point, kind)
+        return acting_model(images, point, kind)
 
     def build_optimizer(parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
         if point == "making":
             act(kind)
         if point != "step":
             return torch.optim.SGD(parameters, lr=0.1)
-        built = Optimizer(parameters, lr=0.1)
-        built.kind = kind
-        return built
+        return acting_optimizer(parameters, kind)
 
     name = f"{point}-{kind}"
     state = lambda shapes, element_bytes, settings: 0  # noqa: E731
@@ -161,6 +165,8 @@ def test_an_estimate_loses_nothing_to_any_end(replace_entries: Callable[[str, st
 def test_a_run_that_raises_anything_anywhere_is_a_failed_row_with_its_reason(
     point: str, replace_entries: Callable[[str, str], Case]
 ) -> None:
+    from bench.worker import MeasureTask, measure_case
+
     protocol = Protocol(warmup_steps=1, measured_steps=1, min_window_s=0.0)
     for kind in (*NAMED, "Unprintable"):
         task = MeasureTask(replace_entries(point, kind), protocol, "cpu")

@@ -9,6 +9,7 @@ import io
 import re
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -16,14 +17,10 @@ from hypothesis import strategies as st
 import bench
 from bench.analysis import judge, summarise_cases
 from bench.records import Case, Choice, Status
-from bench.report import summary_lines
-from bench.report.contents import Contents
-from bench.report.drawing import to_csv
-from bench.report.escape import csv_cell, markdown, markdown_code, markdown_fence, plain, verbatim
-from bench.report.hardware import compare_machines
-from bench.report.render import all_sections
-from bench.report.rendering import render_html, render_markdown
 from tests.results import CPU, GPU, make_results
+
+if TYPE_CHECKING:
+    from bench.report.contents import Contents
 
 NASTY = (
     "|",
@@ -85,6 +82,8 @@ class Tags(html.parser.HTMLParser):
 
 @given(TEXTS)
 def test_plain_text_is_one_visible_line(text):
+    from bench.report.escape import plain
+
     shown = plain(text)
     assert "\n" not in shown
     assert not UNSEEN.search(shown)
@@ -93,6 +92,8 @@ def test_plain_text_is_one_visible_line(text):
 
 @given(TEXTS)
 def test_escaped_markdown_reads_as_the_plain_text(text):
+    from bench.report.escape import markdown, plain
+
     escaped = markdown(text)
     assert re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", escaped) == plain(text)
     for mark in "`*[]<>|~$":
@@ -101,6 +102,8 @@ def test_escaped_markdown_reads_as_the_plain_text(text):
 
 @given(TEXTS)
 def test_a_code_span_holds_the_whole_text_and_ends_where_it_should(text):
+    from bench.report.escape import markdown_code
+
     span = markdown_code(text)
     fence = re.match("`+", span)[0]
     inner = span[len(fence) : -len(fence)]
@@ -111,6 +114,8 @@ def test_a_code_span_holds_the_whole_text_and_ends_where_it_should(text):
 
 @given(TEXTS)
 def test_a_fence_ends_where_it_should(text):
+    from bench.report.escape import markdown_fence, verbatim
+
     lines = markdown_fence(text).splitlines()
     assert not any(re.match(rf"\s*`{{{len(lines[0])},}}\s*$", line) for line in lines[1:-1])
     assert not UNSEEN.search(verbatim(text))
@@ -118,6 +123,8 @@ def test_a_fence_ends_where_it_should(text):
 
 @given(TEXTS)
 def test_a_csv_cell_is_one_visible_line_and_no_formula(text):
+    from bench.report.escape import csv_cell
+
     cell = str(csv_cell(text))
     assert not cell.startswith(("=", "+", "-", "@", "\t", "\r"))
     assert not UNSEEN.search(cell)
@@ -129,6 +136,12 @@ def test_a_csv_cell_is_one_visible_line_and_no_formula(text):
 @example(tuple(NASTY[:6]))
 @example(("=1|`<script>\u202e\n\x1b[2J",) * 6)
 def test_a_whole_report_of_two_machines_is_harmless(texts):
+    from bench.report import summary_lines
+    from bench.report.html import render_html
+    from bench.report.markdown import render_markdown
+    from bench.report.numbers import to_csv
+    from bench.report.render import all_sections
+
     with tempfile.TemporaryDirectory() as folder:
         contents = _contents(Path(folder), *texts)
     built = [(section.title, list(section.build(contents))) for section in all_sections()]
@@ -148,6 +161,9 @@ def _written(cell: str) -> str:
 
 def _contents(root: Path, model: str, gpu: str, reason: str, note: str, setting: str, source: str) -> Contents:
     """What two machines measured, every text of theirs hostile."""
+
+    from bench.report.contents import Contents
+    from bench.report.hardware import compare_machines
 
     def change(measurement, case, repeat):
         given = None if measurement.status == Status.OK else reason

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -24,9 +24,11 @@ from bench.sweep.runs import measure_missing
 from bench.sweep.session import Session, SweepOptions
 from bench.sweep.stages import _prepare
 from bench.terminal import Progress
-from bench.worker import MeasureTask, measure_case
 from tests.unit.test_sweep_runs import Scripted
 from tests.unit.written_files import colour_images, damage, grey_images, write_cifar10, write_idx, write_tree
+
+if TYPE_CHECKING:
+    from bench.worker import MeasureTask
 
 CPU = Environment(device="cpu", estimate_device="cpu")
 PATHS = ["synthetic", "cached", "loader"]
@@ -222,6 +224,8 @@ def test_data_that_are_as_before_again_take_up_their_runs(tmp_path: Path) -> Non
 
 
 def test_a_worker_refuses_a_tree_that_changed_since_its_run_was_planned(tmp_path: Path) -> None:
+    from bench.worker import measure_case
+
     write_tree(tmp_path / "tree")
     runs = build_plan(config(tmp_path, f"folder:{tmp_path}/tree", ["synthetic"]), "cpu")
     write_tree(tmp_path / "tree", classes=("eel",))
@@ -232,6 +236,8 @@ def test_a_worker_refuses_a_tree_that_changed_since_its_run_was_planned(tmp_path
 
 
 def _task(run: Planned) -> MeasureTask:
+    from bench.worker import MeasureTask
+
     protocol = config(Path("/nowhere"), "mnist").protocol
     return MeasureTask(run.case, protocol, "cpu", data=run.data)
 

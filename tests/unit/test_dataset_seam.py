@@ -13,7 +13,6 @@ from bench import catalog
 from bench.config import check_config
 from bench.plan import build_cases, image_spec
 from bench.records import Choice, Protocol
-from bench.workload.inputs import build_inputs
 
 FILE = '''"""Two kinds of stripes, made on the spot."""
 
@@ -55,6 +54,8 @@ def stripes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Choice]
 
 
 def test_one_new_file_is_a_data_set_that_can_be_named_planned_and_loaded(stripes: Choice) -> None:
+    from bench.workload.inputs import build_inputs
+
     assert "stripes" in catalog.names("dataset")
     assert catalog.parse_choice("dataset", "stripes:classes=5") == Choice.of("stripes", {"classes": 5})
     grid = {"dataset": "stripes", "model": "mlp", "optimizer": "sgd", "batch_size": 4, "input": "loader"}

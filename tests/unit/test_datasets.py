@@ -10,7 +10,6 @@ from bench.catalog import describe_dataset, names, parse_choice
 from bench.errors import DataError
 from bench.folders import data_folder
 from bench.records import Choice
-from bench.workload.images import build_transform
 from tests.unit.written_files import damage, write_tree
 
 
@@ -79,6 +78,8 @@ def test_folder_counts_classes_and_images_and_gives_rgb(tmp_path):
 
 
 def test_grey_folder_gives_one_channel(tmp_path):
+    from bench.workload.images import build_transform
+
     write_tree(tmp_path)
     info = describe_dataset(Choice.of("folder", {"path": str(tmp_path), "channels": 1}))
     assert info.images.channels == 1 and len(info.mean) == 1

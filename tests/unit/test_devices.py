@@ -28,6 +28,7 @@ from bench.devices import (
 )
 from bench.devices.schema import CHECKS, PRECISIONS, UNSOURCED
 from bench.errors import ConfigError, DeviceError, UnknownNameError
+from tests.each import each
 
 GIB = 1 << 30
 ALL = list_devices()
@@ -52,7 +53,7 @@ def test_every_device_that_was_asked_for_is_there() -> None:
     assert set(ASKED_FOR.split()) <= set(ALL)
 
 
-@pytest.mark.parametrize("name", ALL)
+@each("name", ALL)
 def test_file_goes_by_its_name_and_is_written_as_render_would(name: str) -> None:
     device = load_device(name)
     text = (files("bench.devices") / f"{name}.toml").read_text(encoding="utf-8")
@@ -64,7 +65,7 @@ def test_file_goes_by_its_name_and_is_written_as_render_would(name: str) -> None
     assert body.strip() == render_device_toml(values, sources).removesuffix("\n[sources]\n").strip()
 
 
-@pytest.mark.parametrize("name", ALL)
+@each("name", ALL)
 def test_every_value_has_a_source_and_every_source_a_value(name: str) -> None:
     device = load_device(name)
     assert {key for key, _ in device.sources} - set(UNSOURCED) == set(_known(device)) - set(UNSOURCED)
@@ -72,7 +73,7 @@ def test_every_value_has_a_source_and_every_source_a_value(name: str) -> None:
     assert device.source("context_bytes") is None
 
 
-@pytest.mark.parametrize("name", GPUS)
+@each("name", GPUS)
 def test_gpu_states_what_the_estimators_need(name: str) -> None:
     optional = {
         "context_bytes",
@@ -86,12 +87,12 @@ def test_gpu_states_what_the_estimators_need(name: str) -> None:
     assert set(CHECKS) - optional <= set(_known(load_device(name)))
 
 
-@pytest.mark.parametrize("name", ALL)
+@each("name", ALL)
 def test_what_was_not_measured_is_absent(name: str) -> None:
     assert {"context_bytes", "launch_overhead_s"}.isdisjoint(_known(load_device(name)))
 
 
-@pytest.mark.parametrize("name", GPUS)
+@each("name", GPUS)
 def test_float32_peak_is_two_flop_a_core_and_cycle(name: str) -> None:
     device = load_device(name)
     assert device.multiprocessors and device.fp32_cores_per_multiprocessor and device.boost_clock_hz
@@ -99,7 +100,7 @@ def test_float32_peak_is_two_flop_a_core_and_cycle(name: str) -> None:
     assert device.peak_float32_flop_per_s == pytest.approx(derived, rel=0.02)
 
 
-@pytest.mark.parametrize("name", GPUS)
+@each("name", GPUS)
 def test_bandwidth_is_bus_width_times_data_rate(name: str) -> None:
     device = load_device(name)
     assert device.memory_bus_bits and device.memory_clock_hz
@@ -107,7 +108,7 @@ def test_bandwidth_is_bus_width_times_data_rate(name: str) -> None:
     assert device.memory_bandwidth_bytes_per_s == pytest.approx(derived, rel=0.03)
 
 
-@pytest.mark.parametrize("name", GPUS)
+@each("name", GPUS)
 def test_tensor_peaks_are_dense_and_follow_the_architecture(name: str) -> None:
     """The newest data-centre GPUs are rated up to 8 % below the boost clock; sparse rates are twice as high."""
     device = load_device(name)
@@ -123,7 +124,7 @@ def test_tensor_peaks_are_dense_and_follow_the_architecture(name: str) -> None:
         assert (device.peak_bf16_flop_per_s, device.peak_tf32_flop_per_s) == (None, None)
 
 
-@pytest.mark.parametrize("name", GPUS)
+@each("name", GPUS)
 def test_limits_follow_the_compute_capability(name: str) -> None:
     device = load_device(name)
     capability = device.compute_capability
@@ -134,7 +135,7 @@ def test_limits_follow_the_compute_capability(name: str) -> None:
     assert device.cublas_workspace_bytes == (33_554_432 if capability >= (9, 0) else 8_519_680)
 
 
-@pytest.mark.parametrize("name", GPUS)
+@each("name", GPUS)
 def test_cuda_never_shows_more_memory_than_nvml(name: str) -> None:
     device = load_device(name)
     assert device.memory_bytes and device.nvml_memory_bytes
@@ -152,7 +153,7 @@ def test_peak_of_a_precision_that_the_chip_lacks_is_none() -> None:
         t4.peak_flop_per_s("int8")
 
 
-@pytest.mark.parametrize("name", ALL)
+@each("name", ALL)
 def test_driver_s_name_and_either_total_find_the_device(name: str) -> None:
     device = load_device(name)
     for printed in (device.gpu_name, device.gpu_name.upper(), device.gpu_name.replace("NVIDIA ", "")):
@@ -383,7 +384,7 @@ def test_whatever_a_gpu_reports_is_what_its_estimates_use(
     assert parse_device_toml(gpu.device.name, device_toml(gpu.device), "stored") == gpu.device
 
 
-@pytest.mark.parametrize("name", GPUS)
+@each("name", GPUS)
 def test_a_gpu_that_a_file_describes_gets_the_rated_peaks_of_that_file(name: str) -> None:
     device = load_device(name)
     assert device.memory_bytes

@@ -14,7 +14,6 @@ import bench
 from bench.analysis import estimator_errors, summarise_cases
 from bench.analysis.estimates import measured_contexts, oom_predictions
 from bench.records import Case, Measurement, Status
-from bench.report import render_report
 from bench.store import parts
 from tests.results import CPU, GPU, MIB, make_cases, make_results
 
@@ -42,6 +41,8 @@ def counts(row: pd.Series) -> tuple[int, int, int, int]:
 
 def section_of(results: Path, target: Path) -> str:
     """The section of the estimates, in Markdown."""
+    from bench.report import render_report
+
     render_report([results], target)
     text = (target / "report.md").read_text(encoding="utf-8")
     return text.split("## Estimates against measurements")[1].split("\n## ")[0]

@@ -14,7 +14,6 @@ import pytest
 from bench import catalog
 from bench.errors import Unsupported
 from bench.estimators.formula import estimate_formula, formula_bytes
-from bench.estimators.layers import build_on_meta, layer_table, model_shapes
 from bench.records import Case, Choice, Estimate, ImageSpec
 
 KB, MB = 1024, 1024 * 1024
@@ -113,6 +112,8 @@ def test_every_hidden_layer_counts() -> None:
 
 @pytest.mark.parametrize("name", ["resnet18", "vit_b_32", "swin_v2_t", "squeezenet1_1"])
 def test_activations_are_those_of_the_layer_table(name: str) -> None:
+    from bench.estimators.layers import build_on_meta, layer_table
+
     images = ImageSpec(3, 224, 224, 1000)
     rows = layer_table(build_on_meta(Choice(name), images), images, batch_size=7)
     assert of(images, model=name, batch_size=7)["activations"] == sum(row.activation_bytes for row in rows)
@@ -182,6 +183,8 @@ def test_outputs_that_do_not_grow_with_the_batch_count_once() -> None:
 
 
 def test_a_thousand_cases_of_a_mixed_grid_take_seconds() -> None:
+    from bench.estimators.layers import model_shapes
+
     model_shapes.cache_clear()
     models = ("mlp", "resnet18", "resnet50", "vit_b_32", "mobilenet_v3_small")
     grid = itertools.product(models, ("sgd", "adam", "adafactor", "adam:fused=true"), range(16, 816, 16))

@@ -5,16 +5,16 @@ import functools
 import numpy as np
 import pytest
 
-from bench import gallery
 from bench.catalog import describe_dataset, parse_choice
 from bench.errors import BenchError
 from bench.records import Choice
-from bench.workload.images import build_transform, undo_normalisation
 from tests.unit.written_files import colour_images, grey_images, pixels, write_cifar10, write_idx, write_tree
 
 
 @pytest.mark.parametrize("text", ["mnist", "cifar10", "folder"])
 def test_normalisation_undone_gives_the_pixels_written(tmp_path, text, monkeypatch):
+    from bench.workload.images import build_transform, undo_normalisation
+
     write_idx(tmp_path / "MNIST/raw", *grey_images(9))
     write_cifar10(tmp_path, *colour_images(18))
     write_tree(tmp_path / "tree", size=(224, 224))
@@ -27,6 +27,8 @@ def test_normalisation_undone_gives_the_pixels_written(tmp_path, text, monkeypat
 
 
 def test_picture_shows_drawn_samples_with_their_labels(tmp_path, monkeypatch):
+    from bench import gallery
+
     images, labels = colour_images(18)
     write_cifar10(tmp_path, images, labels)
     drawn = []
@@ -44,6 +46,8 @@ def test_picture_shows_drawn_samples_with_their_labels(tmp_path, monkeypatch):
 
 
 def test_picture_is_a_png_and_the_same_for_the_same_seed(tmp_path):
+    from bench import gallery
+
     write_cifar10(tmp_path, *colour_images(18))
     draw = functools.partial(gallery.render_samples, Choice("cifar10"), tmp_path, count=5)
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
@@ -55,6 +59,8 @@ def test_picture_is_a_png_and_the_same_for_the_same_seed(tmp_path):
 def test_every_picture_of_the_grid_is_drawn(tmp_path):
     from PIL import Image
 
+    from bench import gallery
+
     images = np.zeros((18, 32, 32, 3), dtype=np.uint8)
     images[...] = (250, 0, 0)
     write_cifar10(tmp_path, images, [0] * 18)
@@ -65,6 +71,8 @@ def test_every_picture_of_the_grid_is_drawn(tmp_path):
 
 
 def test_picture_of_synthetic_images_says_so(tmp_path, monkeypatch):
+    from bench import gallery
+
     titles = []
     monkeypatch.setattr(gallery, "_draw", lambda pictures, title, target: titles.append(title))
     assert gallery.render_samples(Choice("cifar10"), tmp_path, tmp_path / "a.png") == "synthetic"
@@ -73,6 +81,8 @@ def test_picture_of_synthetic_images_says_so(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("settings", [{"split": "valid"}, {"count": 0}, {"count": 10_000}])
 def test_picture_refuses_what_it_cannot_show(tmp_path, settings):
+    from bench import gallery
+
     with pytest.raises(BenchError, match="Allowed: "):
         gallery.render_samples(Choice("cifar10"), tmp_path, tmp_path / "a.png", **settings)
     assert not (tmp_path / "a.png").exists()

@@ -6,34 +6,22 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from torch import Tensor
 
 import bench
 from bench.analysis import judge, summarise_cases
 from bench.analysis.gradient_noise import gradient_noise, ratio_interval
 from bench.errors import Unsupported
 from bench.records import Case, Choice, ImageSpec, Measurement, Protocol, Status
-from bench.report import render_report
-from bench.report.blocks import Table
-from bench.report.contents import Contents
-from bench.report.sections import gradient_noise as section
-from bench.worker import MeasureTask, measure_case
-from bench.workload import build_workload
-from bench.workload.gradient_noise import (
-    LEAD_STEPS,
-    STEPS,
-    GradientNoise,
-    has_batch_norm,
-    measure_gradient_noise,
-    microbatch_count,
-    noise_of,
-)
-from bench.workload.inputs import Batch
 from tests.results import make_cases, make_results
 from tests.unit.written_files import grey_images, write_idx
+
+if TYPE_CHECKING:
+    from bench.report.contents import Contents
+    from bench.workload.gradient_noise import Batch
 
 FEATURES, NOISE, OFFSET = 10, 2.0, 0.5
 
@@ -55,7 +43,7 @@ def linear_regression(batch_size: int, seed: int) -> Iterator[Batch]:
         yield features, NOISE * torch.randn(batch_size, generator=generator)
 
 
-def regression_gradient(features: Tensor, targets: Tensor) -> Sequence[Tensor]:
+def regression_gradient(features: torch.Tensor, targets: torch.Tensor) -> Sequence[torch.Tensor]:
     """Of half the mean squared error, at weights that are all `OFFSET`, in two parameters."""
     weights = torch.full((FEATURES,), OFFSET, requires_grad=True)
     loss = ((features @ weights - targets) ** 2).mean() / 2
@@ -69,6 +57,8 @@ TRACE = (FEATURES + 1) * SQUARED + FEATURES * NOISE**2  # E|x|^2 (x.w - e)^2 - |
 
 @pytest.mark.parametrize(("batch_size", "count"), [(16, 8), (64, 8), (64, 2), (37, 5)])
 def test_linear_regression_has_the_noise_scale_that_theory_gives(batch_size: int, count: int) -> None:
+    from bench.workload.gradient_noise import noise_of
+
     batches = linear_regression(batch_size, seed=1)
     found = noise_of(regression_gradient, batches, count, steps=400)
     assert found.microbatch == batch_size // count
@@ -84,6 +74,8 @@ def test_linear_regression_has_the_noise_scale_that_theory_gives(batch_size: int
 
 
 def test_intervals_over_steps_hold_the_truth_nineteen_times_in_twenty() -> None:
+    from bench.workload.gradient_noise import STEPS, noise_of
+
     batches, held = linear_regression(128, seed=2), 0
     for _ in range(120):
         found = noise_of(regression_gradient, batches, 8, STEPS)
@@ -100,6 +92,8 @@ def test_a_ratio_without_a_sign_has_no_interval_and_no_value() -> None:
 
 
 def test_nothing_is_made_up_where_there_is_no_scale() -> None:
+    from bench.workload.gradient_noise import STEPS, GradientNoise
+
     drowned = GradientNoise((-1.0, 0.5), (3.0, 4.0), 2).fields([])
     assert (
         drowned["gradient_noise_note"]
@@ -118,7 +112,9 @@ def test_nothing_is_made_up_where_there_is_no_scale() -> None:
 
 
 def test_steps_whose_gradients_overflow_are_left_out() -> None:
-    def sometimes(features: Tensor, targets: Tensor) -> Sequence[Tensor]:
+    from bench.workload.gradient_noise import noise_of
+
+    def sometimes(features: torch.Tensor, targets: torch.Tensor) -> Sequence[torch.Tensor]:
         return [features.sum(0) * (math.inf if len(seen) % 8 == 0 else 1.0) for _ in (seen.append(1),)]
 
     seen: list[int] = []
@@ -127,6 +123,8 @@ def test_steps_whose_gradients_overflow_are_left_out() -> None:
 
 @pytest.mark.parametrize(("batch_size", "count"), [(2, 2), (3, 2), (4, 2), (8, 4), (16, 8), (1024, 8)])
 def test_microbatches_have_two_samples_where_there_are_four(batch_size: int, count: int) -> None:
+    from bench.workload.gradient_noise import microbatch_count
+
     assert microbatch_count(batch_size) == count
     with pytest.raises(Unsupported, match=r"^a batch of 1 cannot be split into smaller ones$"):
         microbatch_count(1)
@@ -139,6 +137,8 @@ PROTOCOL = Protocol(
 
 
 def run(case: Case = CASE, protocol: Protocol = PROTOCOL, repeat: int = 0) -> Measurement:
+    from bench.worker import MeasureTask, measure_case
+
     phases: list[str] = []
     value = measure_case(MeasureTask(case, protocol, "cpu", repeat=repeat), lambda news: phases.append(news["phase"]))
     assert ("gradient noise" in phases) is protocol.gradient_noise
@@ -147,6 +147,8 @@ def run(case: Case = CASE, protocol: Protocol = PROTOCOL, repeat: int = 0) -> Me
 
 
 def test_a_run_measures_it_after_everything_else_and_says_what_it_cost() -> None:
+    from bench.workload.gradient_noise import STEPS
+
     with_noise, without = run(), run(protocol=replace(PROTOCOL, gradient_noise=False))
     assert with_noise.status is Status.OK
     assert with_noise.gradient_noise_scale is not None
@@ -203,6 +205,9 @@ def test_training_that_diverges_has_none() -> None:
 
 
 def test_batch_norm_is_noted() -> None:
+    from bench.workload import build_workload
+    from bench.workload.gradient_noise import has_batch_norm
+
     images = ImageSpec(3, 32, 32, 10)
     cpu = torch.device("cpu")
     plain = build_workload(replace(CASE, dataset=Choice("cifar10"), image_size=32), images, PROTOCOL, cpu)
@@ -214,6 +219,9 @@ def test_batch_norm_is_noted() -> None:
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_agrees_with_float32_about(precision: str) -> None:
+    from bench.workload import build_workload
+    from bench.workload.gradient_noise import measure_gradient_noise
+
     scales, traces = [], []
     for word in ("float32", precision):
         case = replace(CASE, precision=word, batch_size=32)  # type: ignore[arg-type]
@@ -221,7 +229,7 @@ def test_half_precision_agrees_with_float32_about(precision: str) -> None:
         generator = torch.Generator().manual_seed(5)
         means = torch.randn(10, 1, 28, 28, generator=generator)
 
-        def batches(means: Tensor = means, generator: torch.Generator = generator) -> Iterator[Batch]:
+        def batches(means: torch.Tensor = means, generator: torch.Generator = generator) -> Iterator[Batch]:
             while True:
                 labels = torch.randint(10, (32,), generator=generator)
                 yield means[labels] + torch.randn(32, 1, 28, 28, generator=generator), labels
@@ -281,6 +289,8 @@ def test_the_processes_make_the_interval_and_one_process_its_steps(tmp_path: Pat
 
 
 def test_the_report_has_the_section_where_it_was_measured_and_only_there(tmp_path: Path) -> None:
+    from bench.report import render_report
+
     plain = render_report([make_results(tmp_path / "plain", CASES)], tmp_path / "a").with_name("report.md").read_text()
     assert "Batch size and gradient noise" not in plain
     results = make_results(tmp_path / "noise", CASES, change=made_up)
@@ -299,6 +309,8 @@ def test_the_report_has_the_section_where_it_was_measured_and_only_there(tmp_pat
 def test_the_best_batch_is_of_all_cases_and_not_of_those_that_the_table_has_room_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from bench.report.contents import Contents
+
     frame = bench.load(make_results(tmp_path, CASES, change=made_up))
     contents = Contents("x", frame, summarise_cases(frame), judge(frame))
     whole, short = (text_of(contents, rows, monkeypatch) for rows in (60, 1))
@@ -308,6 +320,9 @@ def test_the_best_batch_is_of_all_cases_and_not_of_those_that_the_table_has_room
 
 
 def text_of(contents: Contents, rows: int, monkeypatch: pytest.MonkeyPatch) -> str:
+    from bench.report.blocks import Table
+    from bench.report.sections import gradient_noise as section
+
     monkeypatch.setattr(section, "MAX_ROWS", rows)
     blocks = section.build(contents)
     assert [len(block.rows) for block in blocks if isinstance(block, Table)] == [min(rows, len(CASES))]
@@ -322,5 +337,7 @@ def test_older_parts_without_the_columns_read_as_null(tmp_path: Path) -> None:
 
 
 def test_the_whole_pass_is_as_many_steps_as_the_documents_say() -> None:
+    from bench.workload.gradient_noise import LEAD_STEPS, STEPS
+
     text = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
     assert f"`gradient_noise` adds {LEAD_STEPS + STEPS} steps to each run" in text

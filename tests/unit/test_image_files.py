@@ -15,7 +15,6 @@ from PIL import Image
 
 from bench.catalog import describe_dataset, image_files
 from bench.catalog.image_files import check_images, convert_image, decode_image, fingerprint, read_tree
-from bench.catalog.samples import FolderSamples
 from bench.config import check_config
 from bench.errors import ConfigError, DataError
 from bench.plan import build_cases, build_plan
@@ -186,6 +185,8 @@ def test_an_ambiguous_tree_is_refused_with_what_was_found_and_what_is_expected(
 
 
 def test_folders_of_systems_and_tools_are_neither_classes_nor_images(tmp_path: Path) -> None:
+    from bench.catalog.samples import FolderSamples
+
     grown(tmp_path, *part("train", "a", "b"), *part("val", "a", "b"))
     before = understood(tmp_path), read_tree(tmp_path).train_samples, fingerprint(read_tree(tmp_path))
     for place in ("", "train", "train/a"):
@@ -200,6 +201,8 @@ def test_folders_of_systems_and_tools_are_neither_classes_nor_images(tmp_path: P
 
 
 def test_a_held_out_part_has_the_labels_of_the_training_part(tmp_path: Path) -> None:
+    from bench.catalog.samples import FolderSamples
+
     grown(tmp_path, *part("train", *"abcd"), *part("val", *"bdz"))
     tree = read_tree(tmp_path)
     labels = {Path(path).parent.name: label for path, label in FolderSamples(tree, False, 3).samples}
@@ -219,6 +222,8 @@ def test_classes_that_look_like_domains_are_taken_and_said(tmp_path: Path) -> No
 
 
 def test_the_images_and_their_order_are_torchvisions(tmp_path: Path) -> None:
+    from bench.catalog.samples import FolderSamples
+
     write_tree(tmp_path, classes=("b", "a-1", "a"))
     grown(tmp_path, "a/sub/9.png", "a/sub.x/1.png", "a/0.txt", "b/Z.JPG", "b/a.jpeg", "store/1.png", "a/link->../store")
     wanted = torchvision.datasets.ImageFolder(tmp_path)

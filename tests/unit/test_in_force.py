@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -16,7 +17,9 @@ from bench.probes import in_force
 from bench.probes.in_force import PRECISION_FLAG, SWITCH_FLAG, InForce, read_in_force
 from bench.records import Case, Choice, Precision, Protocol
 from bench.records.variables import cublas_workspaces
-from bench.workload import Workload, build_workload, numeric_modes
+
+if TYPE_CHECKING:
+    from bench.workload import Workload
 
 CASE = Case(Choice("mnist"), Choice("mlp"), Choice("sgd"), 8)
 PROTOCOL = Protocol()
@@ -36,10 +39,14 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def workload(case: Case = CASE) -> Workload:
+    from bench.workload import build_workload
+
     return build_workload(case, image_spec(case.dataset, case.image_size), PROTOCOL, torch.device("cpu"))
 
 
 def read(case: Case = CASE, protocol: Protocol = PROTOCOL, graphs: int | None = None) -> InForce:
+    from bench.workload import numeric_modes
+
     with numeric_modes(case, protocol):
         return read_in_force(case, protocol, workload(case), graphs)
 
@@ -85,6 +92,8 @@ def test_a_precision_is_what_the_card_and_the_variables_leave_of_it(
     found: str | None,
     told: str | None,
 ) -> None:
+    from bench.workload import numeric_modes
+
     play_gpu(monkeypatch, capability)
     environment = {} if override is None else {"NVIDIA_TF32_OVERRIDE": override}
     with numeric_modes(replace(CASE, precision=precision), PROTOCOL):
@@ -94,6 +103,8 @@ def test_a_precision_is_what_the_card_and_the_variables_leave_of_it(
 
 
 def test_a_switch_that_torch_does_not_report_as_it_was_set_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench.workload import numeric_modes
+
     play_gpu(monkeypatch, HOPPER)
     with numeric_modes(replace(CASE, precision="tf32"), PROTOCOL):
         torch.backends.cudnn.allow_tf32 = False
@@ -158,6 +169,8 @@ def test_switches_that_are_in_force_are_not_flagged() -> None:
 
 
 def test_weights_that_stay_in_another_layout_are_told() -> None:
+    from bench.workload import numeric_modes
+
     case = Case(Choice("cifar10"), Choice("resnet18"), Choice("sgd"), 8, memory_format="channels_last")
     built = workload(case)
     with numeric_modes(case, PROTOCOL):
@@ -184,6 +197,8 @@ def modes() -> tuple[object, ...]:
 def test_every_switch_is_in_force_within_and_as_before_behind(
     precision: Precision, benchmark: bool, deterministic: bool
 ) -> None:
+    from bench.workload import numeric_modes
+
     before = modes()
     protocol = Protocol(cudnn_benchmark=benchmark, deterministic=deterministic)
     tf32 = precision == "tf32"
@@ -204,6 +219,8 @@ def test_a_deterministic_run_has_workspaces_with_which_cublas_is(given_value: st
 
 
 def test_an_operator_without_a_deterministic_form_is_named() -> None:
+    from bench.workload import numeric_modes
+
     def run() -> None:
         torch.zeros(4).put_(torch.tensor([0]), torch.tensor([1.0]))
 
@@ -218,6 +235,8 @@ def test_an_operator_without_a_deterministic_form_is_named() -> None:
 
 
 def test_another_fault_of_a_deterministic_run_stays_what_it_is() -> None:
+    from bench.workload import numeric_modes
+
     with pytest.raises(RuntimeError, match="cannot be multiplied"), numeric_modes(CASE, Protocol(deterministic=True)):
         torch.zeros(2, 3) @ torch.zeros(2, 3)
 

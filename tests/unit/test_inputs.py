@@ -16,12 +16,8 @@ import torch
 from bench.catalog import DatasetInfo, describe_dataset, idx_files, parse_choice
 from bench.errors import DataError, Unsupported
 from bench.records import Case, Choice, ImageSpec, Protocol
-from bench.workload import inputs as inputs_module
-from bench.workload.images import SyntheticSamples
-from bench.workload.inputs import build_inputs
 from tests.unit.written_files import colour_images, grey_images, write_cifar10, write_idx, write_tree
 
-CPU = torch.device("cpu")
 PATHS = ("synthetic", "cached", "loader")
 
 
@@ -41,10 +37,12 @@ def mnist_root(tmp_path):
 
 def made(root, dataset="mnist", **settings):
     """The inputs of a case, and its description; `workers` and `seed` belong to the protocol."""
+    from bench.workload.inputs import build_inputs
+
     protocol = Protocol(data_root=str(root), loader_workers=settings.pop("workers", 0), seed=settings.pop("seed", 42))
     choice = parse_choice("dataset", dataset)
     case = Case(choice, Choice("mlp"), Choice("sgd"), **{"batch_size": 4, **settings})
-    return build_inputs(case, describe_dataset(choice), protocol, CPU)
+    return build_inputs(case, describe_dataset(choice), protocol, torch.device("cpu"))
 
 
 def taken(inputs, count):
@@ -71,7 +69,7 @@ def numbers(images):
 )
 def test_batches_have_the_shape_type_and_layout_of_the_case(tmp_path, path, layout, dataset, shape, classes):
     images, labels = next(made(tmp_path, dataset, input=path, memory_format=layout))
-    assert images.shape == shape and images.dtype == torch.float32 and images.device == CPU
+    assert images.shape == shape and images.dtype == torch.float32 and images.device == torch.device("cpu")
     assert labels.shape == (4,) and labels.dtype == torch.int64 and labels.min() >= 0 and labels.max() < classes
     wanted = torch.channels_last if layout == "channels_last" else torch.contiguous_format
     assert images.is_contiguous(memory_format=wanted)
@@ -133,6 +131,8 @@ def test_each_step_gets_a_copy_of_a_cached_batch(mnist_root):
     [({}, 8), ({"CACHED_SAMPLES": 12}, 3), ({"CACHED_BYTES": 2 * 4 * 3136 + 1}, 2), ({"CACHED_BYTES": 1}, 1)],
 )
 def test_cache_holds_no_more_than_its_limits_and_one_batch_at_least(mnist_root, monkeypatch, limits, batches):
+    from bench.workload import inputs as inputs_module
+
     for name, value in limits.items():
         monkeypatch.setattr(inputs_module, name, value)
     handed = [images.sum().item() for images, _ in taken(made(mnist_root, input="cached"), 20)]
@@ -140,6 +140,8 @@ def test_cache_holds_no_more_than_its_limits_and_one_batch_at_least(mnist_root, 
 
 
 def test_filling_the_cache_leaves_torchs_threads_as_they_were(mnist_root, monkeypatch):
+    from bench.workload import inputs as inputs_module
+
     used = []
     original = inputs_module.TransformedSamples.__getitem__
     monkeypatch.setattr(
@@ -209,6 +211,8 @@ def test_image_that_cannot_be_decoded_is_one_line_from_any_process(tmp_path, wor
 
 
 def test_exhausted_shared_memory_says_how_to_get_more(mnist_root, monkeypatch):
+    from bench.workload import inputs as inputs_module
+
     class Starved:
         def __next__(self):
             raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that ...")
@@ -243,6 +247,8 @@ def test_missing_files_give_synthetic_images_and_say_so_in_one_line(tmp_path, pa
 
 
 def test_synthetic_images_are_the_same_for_the_same_index_and_seed():
+    from bench.workload.images import SyntheticSamples
+
     info = describe_dataset(Choice("cifar10"))
     one, same, other = (SyntheticSamples(info, True, seed) for seed in (1, 1, 2))
     assert len(one) == 50_000 and one[3][0].size == (32, 32) and one[3][0].mode == "RGB"
@@ -254,15 +260,19 @@ def test_synthetic_images_are_the_same_for_the_same_index_and_seed():
 
 
 def test_images_of_two_channels_are_unsupported_by_the_loader_alone(tmp_path):
+    from bench.workload.inputs import build_inputs
+
     info = dataclasses.replace(describe_dataset(Choice("imagenet")), images=ImageSpec(2, 8, 8, 10))
     case = Case(Choice("imagenet"), Choice("mlp"), Choice("sgd"), 4, input="loader")
     with pytest.raises(Unsupported, match="2 channels"):
-        build_inputs(case, info, Protocol(), CPU)
-    images, _ = next(build_inputs(dataclasses.replace(case, input="synthetic"), info, Protocol(), CPU))
+        build_inputs(case, info, Protocol(), torch.device("cpu"))
+    images, _ = next(build_inputs(dataclasses.replace(case, input="synthetic"), info, Protocol(), torch.device("cpu")))
     assert images.shape == (4, 2, 8, 8)
 
 
 def test_data_set_of_another_package_needs_no_more_than_its_description(tmp_path):
+    from bench.workload.inputs import build_inputs
+
     images, labels = colour_images(10)
 
     class Samples:
@@ -278,7 +288,7 @@ def test_data_set_of_another_package_needs_no_more_than_its_description(tmp_path
         ImageSpec(3, 32, 32, 10), (), (0.5,) * 3, (0.5,) * 3, 10, 0, lambda root: True, lambda root, train: Samples()
     )
     case = Case(Choice("theirs"), Choice("mlp"), Choice("sgd"), 4, input="loader")
-    batch, _ = next(build_inputs(case, info, Protocol(loader_workers=0), CPU))
+    batch, _ = next(build_inputs(case, info, Protocol(loader_workers=0), torch.device("cpu")))
     assert batch.shape == (4, 3, 32, 32) and (batch[:, 0] == batch[:, 2]).all()
 
 

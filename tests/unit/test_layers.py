@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 import torch
-from torch import Tensor, nn
 
 from bench import catalog
 from bench.errors import Unsupported
-from bench.estimators.layers import Layer, build_on_meta, layer_table, model_shapes
 from bench.records import Choice, ImageSpec
+
+if TYPE_CHECKING:
+    from bench.estimators.layers import Layer
 
 MNIST = ImageSpec(1, 28, 28, 10)
 COLOUR = ImageSpec(3, 64, 64, 10)
 
 
 def table_of(name: str, images: ImageSpec) -> tuple[Layer, ...]:
+    from bench.estimators.layers import build_on_meta, layer_table
+
     return layer_table(build_on_meta(Choice(name), images), images)
 
 
 def test_founding_mlp_is_listed_layer_by_layer_for_one_sample() -> None:
+    from bench.estimators.layers import layer_table
+
     rows = layer_table(catalog.model("mlp").build(MNIST), MNIST)
     assert [(row.path, row.kind, row.output_shape, row.parameters, row.activation_bytes) for row in rows] == [
         ("0", "Flatten", (784,), 0, 0),
@@ -31,6 +38,8 @@ def test_founding_mlp_is_listed_layer_by_layer_for_one_sample() -> None:
 
 
 def test_bytes_grow_with_the_batch_and_shapes_do_not() -> None:
+    from bench.estimators.layers import build_on_meta, layer_table
+
     model = build_on_meta(Choice("mlp"), MNIST)
     one, many = layer_table(model, MNIST), layer_table(model, MNIST, batch_size=64)
     assert [row.output_shape for row in one] == [row.output_shape for row in many]
@@ -42,6 +51,8 @@ def test_bytes_grow_with_the_batch_and_shapes_do_not() -> None:
     "name", ["resnet18", "vit_b_32", "swin_t", "swin_v2_t", "convnext_tiny", "squeezenet1_1", "googlenet", "maxvit_t"]
 )
 def test_parameters_of_the_rows_add_up_to_the_models(name: str) -> None:
+    from bench.estimators.layers import build_on_meta
+
     images = ImageSpec(3, 224, 224, 10)
     rows = table_of(name, images)
     model = build_on_meta(Choice(name), images)
@@ -51,8 +62,10 @@ def test_parameters_of_the_rows_add_up_to_the_models(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "mobilenet_v3_small"])
 def test_shapes_and_bytes_are_those_of_a_real_forward_pass(name: str) -> None:
+    from bench.estimators.layers import layer_table
+
     model = catalog.model(name).build(COLOUR).train()
-    seen: dict[str, list[Tensor]] = {}
+    seen: dict[str, list[torch.Tensor]] = {}
     handles = [
         module.register_forward_hook(lambda _, __, out, path=path: seen.setdefault(path, []).append(out))
         for path, module in model.named_modules()
@@ -92,6 +105,8 @@ def test_attention_that_calls_some_of_its_parts_is_a_layer_too() -> None:
 
 
 def test_table_that_does_not_depend_on_the_images_does_not_grow_with_the_batch() -> None:
+    from bench.estimators.layers import build_on_meta, layer_table, model_shapes
+
     images = ImageSpec(3, 224, 224, 10)
     model = build_on_meta(Choice("swin_v2_t"), images)
     path = "features.1.0.attn.cpb_mlp.0"
@@ -117,13 +132,17 @@ def test_last_convolution_is_counted_where_the_prediction_is_pooled_from_it() ->
 
 
 def test_model_of_a_single_layer_has_one_row() -> None:
-    model = nn.Conv2d(1, 4, 3)
+    from bench.estimators.layers import layer_table
+
+    model = torch.nn.Conv2d(1, 4, 3)
     rows = layer_table(model, MNIST)
     assert [(row.path, row.parameters, row.activation_bytes) for row in rows] == [("(model)", 40, 0)]
     assert rows[0].output_bytes == 4 * 26 * 26 * 4
 
 
 def test_model_is_left_as_it_was() -> None:
+    from bench.estimators.layers import layer_table
+
     model = catalog.model("resnet18").build(COLOUR)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     state = torch.get_rng_state()
@@ -135,11 +154,13 @@ def test_model_is_left_as_it_was() -> None:
 
 
 def test_hooks_are_removed_when_the_model_raises() -> None:
-    class Broken(nn.Flatten):
-        def forward(self, images: Tensor) -> Tensor:
+    from bench.estimators.layers import layer_table
+
+    class Broken(torch.nn.Flatten):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
             raise ValueError("broken")
 
-    model = nn.Sequential(nn.Flatten(), Broken())
+    model = torch.nn.Sequential(torch.nn.Flatten(), Broken())
     with pytest.raises(ValueError, match="broken"):
         layer_table(model, MNIST)
     assert not any(module._forward_hooks for module in model.modules())
@@ -147,6 +168,8 @@ def test_hooks_are_removed_when_the_model_raises() -> None:
 
 @pytest.mark.parametrize("name", ["regnet_y_400mf", "swin_v2_t", "maxvit_t", "mlp"])
 def test_building_on_meta_takes_no_memory_and_gives_the_real_models_shapes(name: str) -> None:
+    from bench.estimators.layers import build_on_meta
+
     images = ImageSpec(3, 224, 224, 10)
     state = torch.get_rng_state()
     model = build_on_meta(Choice(name), images)
@@ -159,6 +182,8 @@ def test_building_on_meta_takes_no_memory_and_gives_the_real_models_shapes(name:
 
 
 def test_shapes_of_a_model_are_had_once() -> None:
+    from bench.estimators.layers import model_shapes
+
     choice = Choice.of("mlp", {"hidden": 77})
     hits = model_shapes.cache_info().hits
     assert model_shapes(choice, MNIST) is model_shapes(choice, MNIST)
@@ -167,9 +192,11 @@ def test_shapes_of_a_model_are_had_once() -> None:
 
 
 def test_frozen_parameters_get_no_gradient_and_no_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench.estimators.layers import model_shapes
+
     entry = catalog.model("mlp")
 
-    def build_frozen(images: ImageSpec, **settings: int) -> nn.Module:
+    def build_frozen(images: ImageSpec, **settings: int) -> torch.nn.Module:
         model = entry.build(images, **settings)
         model[1].requires_grad_(False)
         return model
@@ -183,5 +210,7 @@ def test_frozen_parameters_get_no_gradient_and_no_state(monkeypatch: pytest.Monk
 
 
 def test_model_that_cannot_take_the_images_is_refused_with_the_reason() -> None:
+    from bench.estimators.layers import build_on_meta
+
     with pytest.raises(Unsupported, match="vgg11 needs images of at least 32 x 32"):
         build_on_meta(Choice("vgg11"), MNIST)

@@ -13,20 +13,17 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from torch import nn
-from torch.nn import functional
 
 import bench.catalog.models
 from bench import catalog
 from bench.catalog.models import torchvision as family_of_torchvision
 from bench.catalog.models.torchvision import SMALLEST_SIDE_PIXELS, load_entries
 from bench.errors import BenchError, Unsupported
-from bench.estimators.layers import _BlankTensorsOnMeta, build_on_meta
 from bench.records import Choice, ImageSpec
+from tests.each import each
 
 MNIST = ImageSpec(1, 28, 28, 10)
 CIFAR10 = ImageSpec(3, 32, 32, 10)
-TORCHVISION_NAMES = torchvision.models.list_models(module=torchvision.models)
 
 ONE_A_FAMILY = (
     "alexnet",
@@ -62,19 +59,23 @@ SMALLEST_MEMBERS = {
 TRAINS_BELOW_ITS_METADATA = ("swin_", "efficientnet_v2_", "vit_", "maxvit_")
 
 
+def names_in_torchvision() -> list[str]:
+    return torchvision.models.list_models(module=torchvision.models)
+
+
 def square(side: int, channels: int = 3, classes: int = 10) -> ImageSpec:
     return ImageSpec(channels, side, side, classes)
 
 
-def parameter_count(model: nn.Module) -> int:
+def parameter_count(model: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def train_one_step(model: nn.Module, images: ImageSpec, *, channels: int | None = None) -> torch.Tensor:
+def train_one_step(model: torch.nn.Module, images: ImageSpec, *, channels: int | None = None) -> torch.Tensor:
     device = next(model.parameters()).device
     batch = torch.zeros(2, channels or images.channels, images.height, images.width, device=device)
     output = model(batch)
-    functional.cross_entropy(output, torch.zeros(2, dtype=torch.int64, device=device)).backward()
+    torch.nn.functional.cross_entropy(output, torch.zeros(2, dtype=torch.int64, device=device)).backward()
     return output
 
 
@@ -90,15 +91,20 @@ def test_founding_mlp_has_the_founding_number_of_parameters(images: ImageSpec, p
 
 
 def test_founding_mlp_is_flatten_linear_relu_linear() -> None:
-    assert [type(layer) for layer in catalog.model("mlp").build(MNIST)] == [nn.Flatten, nn.Linear, nn.ReLU, nn.Linear]
+    assert [type(layer) for layer in catalog.model("mlp").build(MNIST)] == [
+        torch.nn.Flatten,
+        torch.nn.Linear,
+        torch.nn.ReLU,
+        torch.nn.Linear,
+    ]
 
 
 @pytest.mark.parametrize(("hidden", "widths"), [(64, [784, 64, 10]), ((32, 16), [784, 32, 16, 10]), ((), [784, 10])])
 def test_hidden_widths_are_a_setting(hidden: int | tuple[int, ...], widths: list[int]) -> None:
     model = catalog.model("mlp").build(MNIST, hidden=hidden)
-    linear = [layer for layer in model if isinstance(layer, nn.Linear)]
+    linear = [layer for layer in model if isinstance(layer, torch.nn.Linear)]
     assert [linear[0].in_features, *(layer.out_features for layer in linear)] == widths
-    assert isinstance(model[-1], nn.Linear)
+    assert isinstance(model[-1], torch.nn.Linear)
 
 
 def test_mlp_takes_any_batch() -> None:
@@ -115,7 +121,7 @@ def test_hidden_width_that_is_no_width_is_refused(text: str) -> None:
 
 
 def test_every_classification_model_of_torchvision_is_listed_and_no_other() -> None:
-    assert sorted(entry.name for entry in load_entries()) == sorted(TORCHVISION_NAMES)
+    assert sorted(entry.name for entry in load_entries()) == sorted(names_in_torchvision())
 
 
 def test_models_are_listed_without_importing_torch() -> None:
@@ -147,8 +153,10 @@ def test_explicit_name_of_a_registered_model_is_taken() -> None:
     assert list(family_of_torchvision._registered(source)) == ["other", "plain"]
 
 
-@pytest.mark.parametrize("name", TORCHVISION_NAMES)
+@each("name", names_in_torchvision)
 def test_model_of_torchvision_predicts_in_training_mode_at_224(name: str) -> None:
+    from bench.estimators.layers import build_on_meta
+
     images = square(224)
     assert reason(name, images) is None
     model = build_on_meta(Choice(name), images)
@@ -159,12 +167,14 @@ def test_model_of_torchvision_predicts_in_training_mode_at_224(name: str) -> Non
 
 @pytest.mark.parametrize("name", ONE_A_FAMILY)
 def test_family_trains_every_parameter_in_a_step_at_224(name: str) -> None:
+    from bench.estimators.layers import build_on_meta
+
     model = build_on_meta(Choice(name), square(224))
     train_one_step(model, square(224))
     assert [path for path, parameter in model.named_parameters() if parameter.grad is None] == []
 
 
-@pytest.mark.parametrize("name", TORCHVISION_NAMES)
+@each("name", names_in_torchvision)
 def test_smallest_size_is_that_of_torchvisions_metadata(name: str) -> None:
     """Where the metadata says how small images may be, rather than how large the pretrained weights' were."""
     weights = torchvision.models.get_model_weights(name)
@@ -179,6 +189,8 @@ def test_smallest_size_is_that_of_torchvisions_metadata(name: str) -> None:
 
 @pytest.mark.parametrize(("key", "side"), SMALLEST_SIDE_PIXELS.items())
 def test_family_trains_at_its_smallest_size_and_not_below(key: str, side: int) -> None:
+    from bench.estimators.layers import build_on_meta
+
     name = SMALLEST_MEMBERS[key]
     model = build_on_meta(Choice(name), square(side))
     train_one_step(model, square(side))
@@ -187,8 +199,10 @@ def test_family_trains_at_its_smallest_size_and_not_below(key: str, side: int) -
         train_one_step(model, square(side - 1))
 
 
-@pytest.mark.parametrize("name", [name for name in ONE_A_FAMILY if reason(name, square(1)) is None])
+@each("name", lambda: [name for name in ONE_A_FAMILY if reason(name, square(1)) is None])
 def test_family_without_a_smallest_size_trains_on_one_pixel(name: str) -> None:
+    from bench.estimators.layers import build_on_meta
+
     assert train_one_step(build_on_meta(Choice(name), square(1)), square(1)).shape == (2, 10)
 
 
@@ -225,13 +239,13 @@ def test_models_without_a_batch_norm_that_sees_one_pixel_take_one_image() -> Non
 
 
 def test_mnist_is_too_small_or_does_not_fit_for_these_models_only() -> None:
-    skipped = {name.split("_")[0].rstrip("0123456789") for name in TORCHVISION_NAMES if reason(name, MNIST)}
+    skipped = {name.split("_")[0].rstrip("0123456789") for name in names_in_torchvision() if reason(name, MNIST)}
     assert skipped == {"alexnet", "convnext", "densenet", "inception", "maxvit", "vgg", "vit"}
     assert reason("vit_h_14", MNIST) is None
 
 
 def test_cifar10_is_too_small_or_does_not_fit_for_these_models_only() -> None:
-    skipped = [name for name in TORCHVISION_NAMES if reason(name, CIFAR10)]
+    skipped = [name for name in names_in_torchvision() if reason(name, CIFAR10)]
     assert skipped == ["alexnet", "inception_v3", "maxvit_t", "vit_h_14"]
 
 
@@ -258,6 +272,8 @@ def test_a_narrow_image_is_measured_by_its_shorter_side() -> None:
 def test_model_of_patches_or_windows_is_skipped_exactly_where_it_cannot_be_built(
     name: str, fits: tuple[int, ...], misfits: tuple[int, ...]
 ) -> None:
+    from bench.estimators.layers import build_on_meta
+
     option = (lambda side: {"input_size": (side, side)}) if name == "maxvit_t" else (lambda side: {"image_size": side})
     for side in fits:
         assert reason(name, square(side)) is None
@@ -276,9 +292,11 @@ def test_building_for_images_that_do_not_fit_is_refused_with_the_reason() -> Non
 
 @pytest.mark.parametrize("name", ONE_A_FAMILY)
 def test_first_convolution_takes_the_images_channels_and_nothing_else_changes(name: str) -> None:
+    from bench.estimators.layers import build_on_meta
+
     colour, grey = (build_on_meta(Choice(name), square(224, channels)) for channels in (3, 1))
     shapes = [{path: tuple(p.shape) for path, p in model.named_parameters()} for model in (colour, grey)]
-    first = next(module for module in grey.modules() if isinstance(module, nn.Conv2d))
+    first = next(module for module in grey.modules() if isinstance(module, torch.nn.Conv2d))
     changed = [path for path in shapes[0] if shapes[0][path] != shapes[1][path]]
     assert list(shapes[0]) == list(shapes[1])
     assert len(changed) == 1
@@ -364,8 +382,10 @@ def test_adding_a_model_is_one_new_file(folder_of_models: Path) -> None:
     assert train_one_step(model, MNIST).shape == (2, 10)
 
 
-@pytest.mark.parametrize("name", TORCHVISION_NAMES)
+@each("name", names_in_torchvision)
 def test_a_model_is_what_torchvision_builds_by_that_name_unless_it_says_otherwise(name: str) -> None:
+    from bench.estimators.layers import _BlankTensorsOnMeta, build_on_meta
+
     images = ImageSpec(3, 299 if name == "inception_v3" else 224, 299 if name == "inception_v3" else 224, 1000)
     own = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     with _BlankTensorsOnMeta():
@@ -385,6 +405,7 @@ AUXILIARY = [("googlenet", 64, 2, (6_624_904, 13_004_888)), ("inception_v3", 299
 def test_auxiliary_classifiers_are_trained_with_three_tenths_of_their_loss(
     name: str, side: int, heads: int, parameters: tuple[int, int]
 ) -> None:
+    from bench.estimators.layers import build_on_meta
     from bench.records import Case, Protocol
     from bench.workload import build_workload
 
@@ -397,7 +418,9 @@ def test_auxiliary_classifiers_are_trained_with_three_tenths_of_their_loss(
     assert workload.kept is not None
     (main, *others), loss = workload.kept
     assert len(others) == heads
-    expected = functional.cross_entropy(main, labels) + 0.3 * sum(functional.cross_entropy(o, labels) for o in others)
+    expected = torch.nn.functional.cross_entropy(main, labels) + 0.3 * sum(
+        torch.nn.functional.cross_entropy(o, labels) for o in others
+    )
     assert loss.item() == pytest.approx(expected.item())
     assert all(parameter.grad is not None for parameter in workload.model.parameters())
     assert parameter_count(build_on_meta(Choice(name), images)) == parameters[0]

@@ -143,20 +143,24 @@ def test_each_way_to_say_it_is_known_with_its_size(text: str, expected: int | No
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (torch.OutOfMemoryError("whatever it says"), None),
-        (torch.cuda.OutOfMemoryError(CUDA_TEXT), 2 << 30),
         (MemoryError("Unable to allocate 2.00 GiB for an array with shape (1,) and data type float64"), 2 << 30),
         (MemoryError(), None),
         (MemoryError("std::bad_alloc"), None),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), None),
         (OSError(FROM_WORKER.format(kind="OSError", last="OSError: [Errno 12] Cannot allocate memory")), None),
         (MemoryError(FROM_WORKER.format(kind="MemoryError", last="MemoryError")), None),
-        (ExceptionGroup("two", [ValueError("x"), torch.OutOfMemoryError(CUDA_TEXT)]), 2 << 30),
     ],
 )
 def test_each_type_that_says_it_is_known(error: BaseException, expected: int | None) -> None:
     assert is_out_of_memory(error)
     assert parse_out_of_memory(error) == expected
+
+
+def test_torchs_own_type_is_known_alone_and_in_a_group() -> None:
+    group = ExceptionGroup("two", [ValueError("x"), torch.OutOfMemoryError(CUDA_TEXT)])
+    assert all(map(is_out_of_memory, (torch.OutOfMemoryError("whatever it says"), group)))
+    assert parse_out_of_memory(torch.OutOfMemoryError("whatever it says")) is None
+    assert parse_out_of_memory(torch.cuda.OutOfMemoryError(CUDA_TEXT)) == parse_out_of_memory(group) == 2 << 30
 
 
 def test_what_the_compiler_wraps_is_seen_through() -> None:

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.report.tracing import kind_of, parse_printed
 from bench.units import format_bytes, format_frac, format_rate, format_seconds
 
 
@@ -40,6 +39,8 @@ from bench.units import format_bytes, format_frac, format_rate, format_seconds
     ],
 )
 def test_a_number_is_found_in_the_columns_of_its_unit_to_the_digits_read(text, column, value, shown):
+    from bench.report.printed import parse_printed
+
     wanted = parse_printed(text)
     assert wanted is not None
     assert wanted.is_shown_by(column, value) is shown
@@ -49,10 +50,14 @@ def test_a_number_is_found_in_the_columns_of_its_unit_to_the_digits_read(text, c
     "text", ["", "resnet18 batch 64", "–", "12,300 apples", "1,23", "0x10", "--", "nan", "1" * 5000, "," * 5000, "mlp"]
 )
 def test_what_is_no_number_is_none(text):
+    from bench.report.printed import parse_printed
+
     assert parse_printed(text) is None
 
 
 def test_kinds_follow_from_the_column_s_name():
+    from bench.report.printed import kind_of
+
     assert [
         kind_of(name) for name in ("samples_per_s_high", "step_p50_s", "batch_size", "case_key", "trace_relative_error")
     ] == ["_per_s", "_s", "", "", "_frac"]
@@ -60,6 +65,8 @@ def test_kinds_follow_from_the_column_s_name():
 
 @given(st.floats(1e-9, 1e12))
 def test_whatever_is_printed_is_found_again(value):
+    from bench.report.printed import parse_printed
+
     for column, text in {
         "samples_per_s": format_rate(value, "samples"),
         "step_p50_s": format_seconds(value),

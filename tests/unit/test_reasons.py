@@ -15,7 +15,6 @@ import bench
 from bench.analysis import judge
 from bench.analysis.reasons import alike, counted_reasons, group_reasons
 from bench.records import Case, Measurement, Status
-from bench.report import render_report, summary_lines
 from tests.results import make_cases, make_results
 
 
@@ -84,6 +83,8 @@ CASES = make_cases(models=("mlp",), datasets=("mnist",), optimizers=("sgd",), ba
 
 
 def test_three_cases_with_three_reasons_are_three_lines(tmp_path: Path) -> None:
+    from bench.report import summary_lines
+
     texts = {16: "KeyError: 'a'", 32: "ValueError: needs 3 channels", 64: "OSError: /x/y.png: gone"}
     frame = bench.load(
         make_results(
@@ -98,6 +99,8 @@ def test_three_cases_with_three_reasons_are_three_lines(tmp_path: Path) -> None:
 
 
 def test_alike_reasons_are_one_line_with_a_case_and_the_count_of_the_others(tmp_path: Path) -> None:
+    from bench.report import render_report, summary_lines
+
     texts = {16: "cannot read /a/1.png", 32: "cannot read /b/2.png", 64: "KeyError: 'a'"}
     outcomes = {**dict.fromkeys(range(3), Status.FAILED), 3: Status.OOM, 4: Status.TIMEOUT, 5: Status.SKIPPED}
     folder = make_results(tmp_path / "data", CASES, outcomes=outcomes, change=_saying(texts), repeats=2)
@@ -119,6 +122,8 @@ def test_alike_reasons_are_one_line_with_a_case_and_the_count_of_the_others(tmp_
 
 
 def test_reasons_without_room_are_counted_and_said_where(tmp_path: Path) -> None:
+    from bench.report import summary_lines
+
     cases = make_cases(models=("mlp",), datasets=("mnist",), optimizers=("sgd",), batch_sizes=range(1, 13))
     texts = {size: f"reason {chr(96 + size)}" for size in range(1, 13)}
     frame = bench.load(
@@ -142,6 +147,7 @@ def test_skipped_cases_are_named_with_all_their_reasons(tmp_path: Path) -> None:
 
 def test_a_long_name_leaves_room_for_the_reason(tmp_path: Path) -> None:
     from bench.records import Choice
+    from bench.report import summary_lines
 
     case = replace(CASES[0], dataset=Choice("folder:" + "/very/long/path" * 20))
     frame = bench.load(make_results(tmp_path / "data", [case, CASES[1]], outcomes={0: Status.FAILED}, repeats=1))

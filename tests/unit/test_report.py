@@ -18,13 +18,6 @@ from bench.analysis import RULES, judge, summarise_cases
 from bench.config import load_config
 from bench.errors import StoreError
 from bench.records import Protocol, Status
-from bench.report import figures, render, render_report, sections, summary_lines, theme
-from bench.report.contents import Contents, FigureKind
-from bench.report.figures import throughput
-from bench.report.render import all_sections
-from bench.report.rendering import render_markdown
-from bench.report.sections import disclosures
-from bench.report.toml import to_toml
 from tests.results import CPU, GIB, GPU, make_cases, make_results
 
 FIGURES = ("throughput", "memory", "categories", "accuracy", "steps")
@@ -33,6 +26,8 @@ FIGURES = ("throughput", "memory", "categories", "accuracy", "steps")
 @pytest.fixture(scope="module")
 def cpu_report(tmp_path_factory):
     """A report of every status on a CPU, made once."""
+    from bench.report import render_report
+
     folder = tmp_path_factory.mktemp("cpu") / "example"
     outcomes = {
         1: Status.FAILED,
@@ -52,6 +47,8 @@ def cpu_report(tmp_path_factory):
 @pytest.fixture(scope="module")
 def gpu_report(tmp_path_factory):
     """A report of a GPU with every estimator, made once."""
+    from bench.report import render_report
+
     folder = tmp_path_factory.mktemp("gpu") / "h200"
     cases = make_cases(["imagenet"], ["resnet50", "vit_b_16"], ["adam"], [16, 64, 256, 1024])
     make_results(folder / "data", cases, environment=GPU, trace=True, data_source="synthetic", memory_bytes=60 * GIB)
@@ -60,6 +57,8 @@ def gpu_report(tmp_path_factory):
 
 
 def contents_of(folder):
+    from bench.report.contents import Contents
+
     frame = bench.load(folder)
     return Contents("x", frame, summarise_cases(frame), judge(frame))
 
@@ -70,6 +69,8 @@ def first_page(folder):
 
 def small(folder, **settings):
     """A report of one case."""
+    from bench.report import render_report
+
     cases = settings.pop("cases", make_cases(["mnist"], ["mlp"], ["sgd"], [64]))
     make_results(folder / "data", cases, **settings)
     render_report([folder], folder)
@@ -77,6 +78,8 @@ def small(folder, **settings):
 
 
 def test_the_page_to_open_is_returned(tmp_path):
+    from bench.report import render_report
+
     make_results(tmp_path / "data", make_cases(["mnist"], ["mlp"], ["sgd"], [64]))
     assert render_report([tmp_path], tmp_path / "elsewhere") == tmp_path / "elsewhere" / "index.html"
 
@@ -99,6 +102,9 @@ def test_figures_are_pngs_at_150_dpi(cpu_report):
 
 
 def test_numbers_beside_throughput_are_the_points_drawn(cpu_report):
+    from bench.report import theme
+    from bench.report.render import all_figures
+
     contents = contents_of(cpu_report)
     with theme.style():
         drawing = throughput.draw(contents)
@@ -308,6 +314,8 @@ def test_html_needs_nothing_beside_it(cpu_report, gpu_report):
 def test_figures_are_readable_on_dark_paper(cpu_report):
     import base64
 
+    from bench.report import theme
+
     html = (cpu_report / "index.html").read_text()
     (dark,) = re.findall(r'<figure id="memory">.*?srcset="data:image/png;base64,([^"]+)"', html, re.DOTALL)
     (light,) = re.findall(r'<figure id="memory">.*?src="data:image/png;base64,([^"]+)"', html, re.DOTALL)
@@ -348,6 +356,8 @@ def test_the_configuration_in_the_report_is_the_one_that_was_run(tmp_path):
 def test_toml_of_odd_texts_reads_back():
     import tomllib
 
+    from bench.report.toml import to_toml
+
     values = {
         "a b": 'x"\\\n\t\x7f\x01é😀',
         "flag": True,
@@ -380,12 +390,16 @@ def test_skipped_cases_only_make_a_report(tmp_path):
 
 
 def test_a_path_without_results_is_refused(tmp_path):
+    from bench.report import render_report
+
     with pytest.raises(StoreError, match="holds no results"):
         render_report([tmp_path], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_figures_of_an_earlier_rendering_do_not_stay(tmp_path):
+    from bench.report import render_report
+
     folder = small(tmp_path / "again", repeats=1)
     (folder / "figures" / "gone.png").write_bytes(b"")
     (folder / "figures" / "gone.csv").write_bytes(b"")
@@ -395,6 +409,8 @@ def test_figures_of_an_earlier_rendering_do_not_stay(tmp_path):
 
 
 def test_the_users_settings_of_matplotlib_do_not_matter(tmp_path):
+    from bench.report import render_report
+
     folder = small(tmp_path / "plain", repeats=1)
     before = (folder / "figures" / "throughput.png").read_bytes()
     with mpl.rc_context({"font.size": 30, "axes.facecolor": "red", "savefig.dpi": 40, "lines.linewidth": 9}):
@@ -404,6 +420,9 @@ def test_the_users_settings_of_matplotlib_do_not_matter(tmp_path):
 
 
 def test_a_section_is_one_new_file(tmp_path, monkeypatch):
+    from bench.report import sections
+    from bench.report.render import all_sections
+
     _file(
         tmp_path / "more" / "greeting.py",
         """
@@ -423,6 +442,8 @@ def test_a_section_is_one_new_file(tmp_path, monkeypatch):
 
 
 def test_a_figure_is_one_new_file(tmp_path, monkeypatch):
+    from bench.report import figures
+
     _file(
         tmp_path / "more" / "dots.py",
         """
@@ -470,6 +491,8 @@ def test_more_panels_and_lines_than_fit_are_counted_and_kept_in_the_csv(tmp_path
 
 
 def test_two_machines_share_one_report(tmp_path):
+    from bench.report import render_report
+
     make_results(tmp_path / "a", make_cases(["mnist"], ["mlp"], ["sgd"], [16, 64]), environment=GPU)
     make_results(tmp_path / "b", make_cases(["mnist"], ["mlp"], ["sgd"], [16, 64]), environment=CPU)
     render_report([tmp_path / "a", tmp_path / "b"], tmp_path / "both")
@@ -489,6 +512,8 @@ def test_no_path_of_the_machine_is_in_a_report(cpu_report):
 
 
 def test_the_terminal_gets_ten_lines_and_the_path_last(cpu_report):
+    from bench.report import summary_lines
+
     lines = summary_lines(bench.load(cpu_report), cpu_report / "index.html")
     assert len(lines) <= 10
     assert lines[-1] == f"Report: {cpu_report / 'index.html'}"
@@ -499,6 +524,8 @@ def test_the_terminal_gets_ten_lines_and_the_path_last(cpu_report):
 
 
 def test_the_terminal_names_the_first_reason(tmp_path):
+    from bench.report import summary_lines
+
     frame = bench.load(make_results(tmp_path, outcomes={0: Status.FAILED}))
     failed = [line for line in summary_lines(frame, None) if line.startswith("failed 3")]
     assert failed[0].startswith("failed 3: mlp on mnist, batch 16, sgd: RuntimeError: the made-up model raised")

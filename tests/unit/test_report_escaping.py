@@ -9,8 +9,6 @@ import pytest
 
 import bench
 from bench.records import Case, Choice, Status
-from bench.report import render_report, summary_lines
-from bench.report.escape import csv_cell, markdown, markdown_code, markdown_fence, plain
 from tests.results import CPU, make_results
 
 HOSTILE = (
@@ -21,6 +19,8 @@ HOSTILE = (
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     """A report in which every name and reason is hostile."""
+    from bench.report import render_report
+
     folder = tmp_path_factory.mktemp("hostile") / "report"
     dataset, model = Choice.of(f"d{HOSTILE}"), Choice.of(f"={HOSTILE}")
     cases = [Case(dataset, model, Choice.of(f"@o{number}{HOSTILE}"), 16, image_size=28) for number in range(3)]
@@ -110,6 +110,8 @@ def test_the_shell_commands_quote_what_the_results_say(report):
 
 
 def test_the_terminal_gets_one_plain_line_each(report):
+    from bench.report import summary_lines
+
     for line in summary_lines(bench.load(report), report / "index.html"):
         assert line.isprintable()
 
@@ -130,27 +132,37 @@ def test_the_terminal_gets_one_plain_line_each(report):
     ],
 )
 def test_markdown_shows_text_as_it_is(given, expected):
+    from bench.report.escape import markdown
+
     assert markdown(given) == expected
 
 
 def test_code_spans_are_fenced_with_more_backticks_than_they_hold():
+    from bench.report.escape import markdown_code
+
     assert markdown_code("a``b") == "```a``b```"
     assert markdown_code("`a`") == "`` `a` ``"
     assert markdown_code("a|b", in_table=True) == "`a\\|b`"
 
 
 def test_fences_are_longer_than_any_inside():
+    from bench.report.escape import markdown_fence
+
     assert markdown_fence("```\nx") == "````\n```\nx\n````"
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\t=1", "\r=1", " =1"])
 def test_csv_texts_that_a_spreadsheet_would_run_get_an_apostrophe(text):
+    from bench.report.escape import csv_cell
+
     assert str(csv_cell(text)).startswith("'")
     assert csv_cell("a=1") == "a=1"
     assert csv_cell(-1.5) == -1.5
 
 
 def test_long_texts_are_cut():
+    from bench.report.escape import plain
+
     assert len(plain("x" * 100_000)) == 400
     assert plain("x" * 100_000).endswith("…")
 

@@ -6,26 +6,12 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.patches import Rectangle
 
 import bench
 from bench.analysis import judge, summarise_cases
 from bench.comparison import compare
 from bench.errors import BenchError
 from bench.records import Protocol
-from bench.report import render_report, theme
-from bench.report.contents import Contents
-from bench.report.figures import energy, headroom, pareto, speedup
-from bench.report.hardware import (
-    SPEED,
-    boundary,
-    compare_machines,
-    edge_dashes,
-    find_baseline,
-    knees,
-    with_memory_shares,
-)
-from bench.report.words import ratio_words, times
 from bench.stats import geometric_interval
 from tests.machines import A100, make_machine, make_machines
 from tests.results import CPU, GIB, GPU, make_cases, make_results
@@ -41,6 +27,8 @@ def folders(tmp_path_factory):
 @pytest.fixture(scope="module")
 def report(folders):
     """Three GPUs in one report, held against the second."""
+    from bench.report import render_report
+
     target = folders[0].parent / "both"
     render_report(folders, target, baseline="a100")
     return target
@@ -52,6 +40,9 @@ def contents(folders):
 
 
 def contents_of(*folders, baseline=0):
+    from bench.report.contents import Contents
+    from bench.report.hardware import compare_machines
+
     frame = bench.load(*folders)
     summary = summarise_cases(frame)
     machines = list(dict.fromkeys(summary["machine"]))
@@ -64,6 +55,8 @@ def csv_of(report, name):
 
 
 def drawn(kind, contents):
+    from bench.report import theme
+
     with theme.style():
         return kind.FIGURE.draw(contents)
 
@@ -79,6 +72,8 @@ def test_every_figure_of_machines_has_numbers_and_an_alternative_text(report, na
 
 
 def test_ratios_in_the_heat_map_are_those_of_the_comparison(report, folders):
+    from bench.report.hardware import SPEED
+
     written = csv_of(report, "speedup").query("machine == 'NVIDIA H200'").dropna(subset=["ratio"])
     cases = compare(bench.load(folders[1]), bench.load(folders[0])).cases
     expected = cases[(cases["metric"] == SPEED) & cases["ratio"].notna()]
@@ -106,6 +101,11 @@ def test_a_missing_cell_is_empty_and_says_why(report):
 
 
 def test_unclear_cells_are_hatched_and_no_others(contents):
+
+    from matplotlib.patches import Rectangle
+
+    from bench.report.figures import speedup
+
     cells = contents.hardware.cells
     known = cells.index[cells["ratio"].notna()]
     cells.loc[known, "verdict"] = ["unclear" if place % 3 == 0 else "faster" for place in range(len(known))]
@@ -118,6 +118,10 @@ def test_unclear_cells_are_hatched_and_no_others(contents):
 
 
 def test_the_mean_is_hatched_where_every_case_under_it_is_unclear(contents):
+    from matplotlib.patches import Rectangle
+
+    from bench.report.figures import speedup
+
     cells = contents.hardware.cells
     for verdicts, hatched in ((["unclear"], True), (["faster", "unclear"], False)):
         known = cells.index[cells["ratio"].notna()]
@@ -130,6 +134,9 @@ def test_the_mean_is_hatched_where_every_case_under_it_is_unclear(contents):
 
 
 def test_colours_are_symmetric_around_one_on_a_log_scale():
+    from bench.report import theme
+    from bench.report.figures import speedup
+
     scale = speedup._scale(pd.Series([0.5, 3.0]))
     assert scale(np.log(1.0)) == 0.5
     assert scale(np.log(2.0)) + scale(np.log(0.5)) == pytest.approx(1.0)
@@ -141,6 +148,8 @@ def test_colours_are_symmetric_around_one_on_a_log_scale():
 
 
 def test_the_knee_is_the_smallest_batch_with_nine_tenths_of_the_best():
+    from bench.report.machines import knees
+
     rates = [100.0, 500.0, 899.0, 900.0, 1000.0, 950.0]
     frame = pd.DataFrame(
         {"panel": "p", "detail": "", "machine": "m", "batch_size": [1, 2, 4, 8, 16, 32], "samples_per_s": rates}
@@ -150,6 +159,8 @@ def test_the_knee_is_the_smallest_batch_with_nine_tenths_of_the_best():
 
 
 def test_the_edge_of_memory_lies_between_the_last_that_ran_and_the_first_that_did_not():
+    from bench.report.machines import boundary
+
     line = pd.DataFrame(
         {
             "batch_size": [16, 64, 256, 1024],
@@ -162,6 +173,8 @@ def test_the_edge_of_memory_lies_between_the_last_that_ran_and_the_first_that_di
 
 
 def test_uprights_at_one_place_take_turns():
+    from bench.report.machines import edge_dashes
+
     dashes = edge_dashes({"a": 10.0, "b": 10.0, "c": 20.0})
     assert dashes["a"][1] == dashes["b"][1] == (2.0, 2.0)
     assert dashes["a"][0] != dashes["b"][0]
@@ -176,6 +189,8 @@ def test_knees_in_the_report_are_those_of_the_curves(report):
 
 
 def test_headroom_is_of_the_devices_own_memory(report, contents):
+    from bench.report.figures import headroom
+
     written = csv_of(report, "headroom").dropna(subset=["memory_share"])
     assert set(written["memory_of"]) == {"device memory of the process (NVML)"}
     sizes = written.groupby("machine")["limit_bytes"].first().to_dict()
@@ -185,12 +200,16 @@ def test_headroom_is_of_the_devices_own_memory(report, contents):
 
 
 def test_one_level_of_memory_serves_all_gpus(contents):
+    from bench.report.machines import with_memory_shares
+
     summary = contents.summary.copy()
     summary.loc[summary["samples_per_s"].notna().idxmax(), "device_used_bytes"] = pd.NA
     assert set(with_memory_shares(summary)["memory_of"]) == {"peak reserved by torch, without the context"}
 
 
 def test_energy_is_that_of_each_process_with_an_interval(contents):
+    from bench.report.figures import energy
+
     numbers = drawn(energy, contents).numbers.dropna(subset=["joules_per_sample"])
     frame = contents.frame
     row = numbers[numbers["machine"] == "NVIDIA H200"].iloc[0]
@@ -207,6 +226,8 @@ def test_energy_is_that_of_each_process_with_an_interval(contents):
 
 
 def test_a_machine_without_a_counter_has_no_energy_rather_than_none(tmp_path):
+    from bench.report.figures import energy
+
     cases = make_cases(["imagenet"], ["resnet50"], ["adam"], [8, 32])
     make_results(tmp_path / "a" / "data", cases, environment=GPU)
     make_results(tmp_path / "b" / "data", cases, environment=CPU)
@@ -216,6 +237,8 @@ def test_a_machine_without_a_counter_has_no_energy_rather_than_none(tmp_path):
 
 
 def test_the_front_is_beaten_by_no_case(contents):
+    from bench.report.figures import pareto
+
     numbers = drawn(pareto, contents).numbers
     for _, rows in numbers.groupby("panel"):
         points = rows[["peak_allocated_bytes", "samples_per_s"]].to_numpy(dtype=float)
@@ -255,6 +278,8 @@ def test_the_command_that_makes_the_report_names_every_folder_and_the_baseline(r
 
 
 def test_one_machine_has_no_comparison(tmp_path):
+    from bench.report import render_report
+
     make_results(tmp_path / "data", make_cases(["imagenet"], ["resnet50"], ["adam"], [8, 32]), environment=GPU)
     render_report([tmp_path], tmp_path)
     names = {path.stem for path in (tmp_path / "figures").glob("*.png")}
@@ -263,6 +288,8 @@ def test_one_machine_has_no_comparison(tmp_path):
 
 
 def test_work_that_is_not_the_same_is_named_and_not_compared(tmp_path):
+    from bench.report import render_report
+
     cases = make_cases(["imagenet"], ["resnet50"], ["adam"], [8, 32])
     make_machine(tmp_path / "a", GPU, 1.0, 1, cases)
     make_machine(
@@ -276,6 +303,9 @@ def test_work_that_is_not_the_same_is_named_and_not_compared(tmp_path):
 
 
 def test_machines_beyond_the_hues_stay_in_the_numbers(tmp_path):
+    from bench.report import theme
+    from bench.report.figures import headroom, speedup
+
     cases = make_cases(["imagenet"], ["resnet50"], ["adam"], [8, 32])
     folders = [
         make_machine(
@@ -302,6 +332,8 @@ def test_machines_beyond_the_hues_stay_in_the_numbers(tmp_path):
     [(None, "NVIDIA H200"), ("NVIDIA H200", "NVIDIA H200"), ("a100", "NVIDIA A100"), ("reports/left/", "NVIDIA A100")],
 )
 def test_a_baseline_is_found_by_name_part_or_folder(wanted, expected):
+    from bench.report.hardware import find_baseline
+
     machines = ["NVIDIA H200", "NVIDIA A100", "NVIDIA A100, driver 2"]
     if wanted == "a100":
         machines = machines[:2]
@@ -309,6 +341,8 @@ def test_a_baseline_is_found_by_name_part_or_folder(wanted, expected):
 
 
 def test_a_baseline_that_is_none_or_several_is_refused_with_what_is_allowed():
+    from bench.report.hardware import find_baseline
+
     machines = ["NVIDIA H200", "NVIDIA H100"]
     with pytest.raises(
         BenchError, match=r'^--baseline: "NVIDIA H20O" is no machine of these results. Nearest: NVIDIA H200'
@@ -319,6 +353,8 @@ def test_a_baseline_that_is_none_or_several_is_refused_with_what_is_allowed():
 
 
 def test_ratios_print_three_digits():
+    from bench.report.words import ratio_words, times
+
     assert [times(value) for value in (0.972, 2.128, 13.54, 135.4, 0.0123)] == [
         "0.972×",
         "2.13×",
@@ -331,6 +367,7 @@ def test_ratios_print_three_digits():
 
 
 def test_sums_of_energy_do_not_depend_on_the_version_of_python(tmp_path):
+
     cases = make_cases(["imagenet"], ["resnet50"], ["adam"], [8])
     make_results(
         tmp_path / "data",

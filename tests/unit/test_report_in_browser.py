@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from bench.report import render_report
 from tests.browser import CHROMIUM, browser
 from tests.machines import make_machines
 from tests.results import GIB, GPU, make_cases, make_results
@@ -19,6 +18,8 @@ HOSTILE = "<img src=x onerror=alert(1)>" + "w" * 300
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     """A report of one machine with a hostile name, and one of three machines."""
+    from bench.report import render_report
+
     root = tmp_path_factory.mktemp("pages")
     cases = make_cases(["imagenet"], ["resnet50", HOSTILE], ["adam"], [16, 64, 256, 1024])
     make_results(root / "one" / "data", cases, environment=GPU, trace=True, memory_bytes=60 * GIB, repeats=2)

@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 
 from bench.records import Protocol
-from bench.report import render_report
 from tests.machines import A100, make_machine
 from tests.results import GIB, GPU, make_cases
 
@@ -13,6 +12,8 @@ MODELS = ["resnet18", "resnet50", "vit_b_16", "mlp", "vgg16"]
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_page_of_a_thousand_cases_stays_under_five_megabytes(tmp_path):
+    from bench.report import render_report
+
     cases = [
         case
         for precision in ("float32", "bf16")

@@ -7,21 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
 
 from bench.devices import Device, list_devices, load_device
 from bench.errors import Unsupported
 from bench.estimators.kept import machine_of, recording_of
-from bench.estimators.layers import build_on_meta
 from bench.estimators.memory_settings import settings_in_force
-from bench.estimators.record import record_case, record_training
 from bench.estimators.recording import Call, calls_of
 from bench.estimators.roofline import CONSTANTS, SpeedEstimate, estimate_speed, kernels_of
 from bench.estimators.roofline.kernels import NUMBERS, Kernel, Kernels, list_kernels, touched_bytes
 from bench.estimators.roofline.timing import kernel_times_s
 from bench.estimators.tensors import Spec
 from bench.records import Case, Choice, ImageSpec
-from bench.workload.step import Workload
 
 COLOUR = ImageSpec(3, 32, 32, 10)
 MNIST = Case(Choice("mnist"), Choice("mlp"), Choice("sgd"), 64)
@@ -31,13 +27,16 @@ STEP = 2
 Calls = list[Call]
 
 
-def record(module: nn.Module, batch: int = 4, narrow: torch.dtype | None = None) -> Calls:
+def record(module: torch.nn.Module, batch: int = 4, narrow: torch.dtype | None = None) -> Calls:
     """The calls of a step that trains a module on colour images."""
 
-    class Training(Workload):
-        batch: tuple[Tensor, Tensor]
+    from bench.estimators.record import record_training
+    from bench.workload.step import Workload
 
-        def step(self, *_: Tensor) -> None:
+    class Training(Workload):
+        batch: tuple[torch.Tensor, torch.Tensor]
+
+        def step(self, *_: torch.Tensor) -> None:
             super().step(*self.batch)
 
     def build(device: torch.device) -> Training:
@@ -53,6 +52,8 @@ def record(module: nn.Module, batch: int = 4, narrow: torch.dtype | None = None)
 
 
 def record_model(name: str, batch: int, dataset: str = "imagenet", **axes: object) -> Calls:
+    from bench.estimators.record import record_case
+
     case = Case(Choice(dataset), Choice(name), Choice("sgd"), batch, **axes)  # type: ignore[arg-type]
     return list(calls_of(record_case(case, MACHINE, steps=STEP), STEP))
 
@@ -85,14 +86,16 @@ def times(kernel: Kernel, device: Device, precision: str = "float32", memory_for
 
 
 def test_flops_of_a_linear_layer_are_twice_its_weights_a_sample() -> None:
-    recorded = record(nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)))
+    recorded = record(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 10)))
     assert flops(recorded, "forward") == 2 * 4 * 3072 * 10
     assert flops(recorded, "backward") == 2 * 4 * 3072 * 10  # no gradient of the images is asked for
 
 
 def test_flops_and_bytes_of_a_convolution_are_exact() -> None:
     recorded = record(
-        nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False), nn.Flatten(), nn.Linear(8 * 256, 10))
+        torch.nn.Sequential(
+            torch.nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False), torch.nn.Flatten(), torch.nn.Linear(8 * 256, 10)
+        )
     )
     (kernel,) = kernels_named(recorded, "convolution")
     assert kernel.flops == 2 * 4 * 16 * 16 * 8 * 3 * 9
@@ -101,8 +104,11 @@ def test_flops_and_bytes_of_a_convolution_are_exact() -> None:
 
 
 def test_each_gradient_of_a_grouped_convolution_takes_the_flops_of_its_forward() -> None:
-    layers = nn.Sequential(
-        nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, padding=1, groups=4, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    layers = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 1),
+        torch.nn.Conv2d(8, 8, 3, padding=1, groups=4, bias=False),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
     )
     forward = [kernel for kernel in kernels_named(record(layers), "convolution") if kernel.flops][1]
     backward = [kernel for kernel in kernels_named(record(layers), "convolution_backward") if kernel.products == 4]
@@ -111,19 +117,27 @@ def test_each_gradient_of_a_grouped_convolution_takes_the_flops_of_its_forward()
 
 
 def test_convolution_of_one_channel_a_group_is_depthwise() -> None:
-    layers = nn.Sequential(nn.Conv2d(3, 6, 3, groups=3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 10))
+    layers = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 6, 3, groups=3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(6, 10)
+    )
     assert {kernel.kind for kernel in kernels_named(record(layers), "convolution") if kernel.flops} == {"depthwise"}
 
 
 def test_relu_in_place_reads_and_writes_once_and_its_gradient_reads_two() -> None:
-    layers = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    layers = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 1), torch.nn.ReLU(inplace=True), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+    )
     recorded, image = record(layers), 4 * 4 * 8 * 32 * 32
     assert [kernel.nbytes for kernel in kernels_named(recorded, "relu_")] == [2 * image]
     assert [kernel.nbytes for kernel in kernels_named(recorded, "threshold_backward")] == [3 * image]
 
 
 def test_views_launch_nothing() -> None:
-    recorded = record(nn.Sequential(nn.Flatten(), nn.Unflatten(1, (3, 1024)), nn.Flatten(), nn.Linear(3072, 10)))
+    recorded = record(
+        torch.nn.Sequential(
+            torch.nn.Flatten(), torch.nn.Unflatten(1, (3, 1024)), torch.nn.Flatten(), torch.nn.Linear(3072, 10)
+        )
+    )
     assert not {"view", "t", "detach", "_unsafe_view"} & {call.name for call in recorded if list_kernels(call)}
 
 
@@ -138,6 +152,8 @@ def test_resnet50_takes_4_1_billion_multiplications_a_sample_forward_and_twice_t
 def test_flops_are_those_of_torchs_own_counter() -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
+    from bench.estimators.layers import build_on_meta
+
     module = build_on_meta(Choice("vgg11"), ImageSpec(3, 224, 224, 1000))
     with FlopCounterMode(display=False) as counter:
         module(torch.empty(4, 3, 224, 224, device="meta"))
@@ -150,12 +166,12 @@ def test_expanded_tensor_counts_once_in_memory() -> None:
 
 
 def test_gradient_of_a_slice_is_zeros_everywhere_and_a_copy_of_the_slice() -> None:
-    class Half(nn.Module):
+    class Half(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.layer = nn.Linear(3072, 20)
+            self.layer = torch.nn.Linear(3072, 20)
 
-        def forward(self, images: Tensor) -> Tensor:
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
             return self.layer(images.flatten(1))[:, :10]
 
     backward = [call for call in record(Half()) if call.phase.name == "BACKWARD"]
@@ -167,12 +183,14 @@ def test_gradient_of_a_slice_is_zeros_everywhere_and_a_copy_of_the_slice() -> No
 
 
 def test_autocast_narrows_products_and_widens_softmax_and_norms() -> None:
-    class Model(nn.Module):
+    class Model(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.layers = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10), nn.LayerNorm(10), nn.Softmax(1))
+            self.layers = torch.nn.Sequential(
+                torch.nn.Flatten(), torch.nn.Linear(3072, 10), torch.nn.LayerNorm(10), torch.nn.Softmax(1)
+            )
 
-        def forward(self, images: Tensor) -> Tensor:
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
             return self.layers(images)
 
     recorded = record(Model(), narrow=torch.float16)
@@ -186,12 +204,12 @@ def test_autocast_narrows_products_and_widens_softmax_and_norms() -> None:
 
 
 def test_autocast_casts_a_weight_once_however_often_it_is_used() -> None:
-    class Twice(nn.Module):
+    class Twice(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.layer = nn.Linear(3072, 3072, bias=False)
+            self.layer = torch.nn.Linear(3072, 3072, bias=False)
 
-        def forward(self, images: Tensor) -> Tensor:
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
             return self.layer(self.layer(images.flatten(1)))
 
     recorded = record(Twice(), narrow=torch.bfloat16)
@@ -218,6 +236,8 @@ def test_attention_is_one_kernel_forward_and_one_backward(precision: str, kernel
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "swin_t"])
 def test_two_recordings_serve_every_batch_size(name: str) -> None:
+    from bench.estimators.record import record_case
+
     case = Case(Choice("imagenet"), Choice(name), Choice("adam"), 7, "fp16")
     joined, alone = kernels_of(recording_of(case, MACHINE, shared=True)), kernels_of(record_case(case, MACHINE))
     assert list(joined.kind) == list(alone.kind)

@@ -8,9 +8,6 @@ from typing import Any
 
 import pytest
 
-from bench.workload import shared_memory
-from bench.workload.shared_memory import is_shared_memory_full, shared_memory_advice, shared_memory_hint
-
 KILLED = RuntimeError(
     "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are out of "
     "shared memory. Please try to raise your shared memory limit."
@@ -32,6 +29,8 @@ def caused_by(error: BaseException) -> RuntimeError:
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench.workload import shared_memory
+
     def usage(place: Path) -> Any:
         assert place == Path("/dev/shm")
         return shutil._ntuple_diskusage(64 << 20, 63 << 20, 1 << 20)
@@ -41,6 +40,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("error", [KILLED, REFUSED, WRITTEN, caused_by(KILLED)], ids=repr)
 def test_what_torch_says_of_a_full_dev_shm_gets_figures_and_a_remedy(error: RuntimeError) -> None:
+    from bench.workload.shared_memory import is_shared_memory_full, shared_memory_hint
+
     assert is_shared_memory_full(error)
     assert shared_memory_hint(error) == (f"; /dev/shm is or was full: 64.0 MiB in total, 1.00 MiB free now; {REMEDY}")
 
@@ -57,11 +58,15 @@ def test_what_torch_says_of_a_full_dev_shm_gets_figures_and_a_remedy(error: Runt
     ids=repr,
 )
 def test_other_failures_get_no_advice(error: Exception) -> None:
+    from bench.workload.shared_memory import is_shared_memory_full, shared_memory_hint
+
     assert not is_shared_memory_full(error)
     assert shared_memory_hint(error) == ""
 
 
 def test_the_advice_is_given_once() -> None:
+    from bench.workload.shared_memory import is_shared_memory_full, shared_memory_advice, shared_memory_hint
+
     told = ValueError(f"the loader's 2 workers: {shared_memory_advice()}")
     told.__cause__ = KILLED
     assert is_shared_memory_full(told)
@@ -69,6 +74,8 @@ def test_the_advice_is_given_once() -> None:
 
 
 def test_an_error_that_is_its_own_cause_ends() -> None:
+    from bench.workload.shared_memory import is_shared_memory_full
+
     error = RuntimeError("x")
     error.__context__ = other = ValueError("y")
     other.__context__ = error
@@ -76,6 +83,9 @@ def test_an_error_that_is_its_own_cause_ends() -> None:
 
 
 def test_without_a_dev_shm_the_remedy_stands_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench.workload import shared_memory
+    from bench.workload.shared_memory import shared_memory_advice
+
     def absent(place: Path) -> Any:
         raise FileNotFoundError
 

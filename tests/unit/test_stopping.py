@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.special import stdtrit
+from scipy import special
 
 import bench
 from bench.analysis import judge, summarise_cases
@@ -260,7 +260,7 @@ def coverage(spread: float, least: int, *, rules: bool, most: int = 20, sweeps: 
     means = np.cumsum(rates, axis=1) / counts
     with np.errstate(divide="ignore", invalid="ignore"):
         variances = np.maximum(np.cumsum(rates**2, axis=1) - counts * means**2, 0) / (counts - 1)
-        widths = stdtrit(counts - 1.0, 0.975) * np.sqrt(variances / counts)
+        widths = special.stdtrit(counts - 1.0, 0.975) * np.sqrt(variances / counts)
     within = (widths <= 1) & (counts >= least)
     done = within.copy()
     if rules:

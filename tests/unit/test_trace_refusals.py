@@ -7,35 +7,36 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from bench import folders
 from bench.devices import load_device
 from bench.errors import BenchError, ReadsValues, Unsupported
 from bench.estimators.memory import trace_peaks
-from bench.estimators.record import record_training
 from bench.estimators.recording import StepEnd
 from bench.records import Case, Choice
 
 CASE = Case(Choice("mnist"), Choice("mlp"), Choice("sgd"), 16)
 
 
-class Branching(nn.Module):
-    """Takes another way by what it sees."""
+def branching() -> torch.nn.Module:
+    """A model that takes another way by what it sees."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(4, 2)
+    class Branching(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(4, 2)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = self.layer(images)
-        return found * 2 if found.sum().item() > 0 else found
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.layer(images)
+            return found * 2 if found.sum().item() > 0 else found
+
+    return Branching()
 
 
 class Training:
     """A step of a model."""
 
-    def __init__(self, model: nn.Module, device: torch.device) -> None:
+    def __init__(self, model: torch.nn.Module, device: torch.device) -> None:
         self.model = model.to(device)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
         self.batch = (torch.zeros(3, 4).to(device),)
@@ -47,20 +48,24 @@ class Training:
 
 
 def test_a_model_that_reads_its_values() -> None:
+    from bench.estimators.record import record_training
+
     with pytest.raises(
         ReadsValues,
         match=r"^the step reads values from the device \(aten::_local_scalar_dense in test_trace_refusals\.py:\d+\), "
         r"so it cannot be traced without running it$",
     ):
-        record_training(lambda device: Training(Branching(), device))
-    plain = record_training(lambda device: Training(nn.Linear(4, 2), device))
+        record_training(lambda device: Training(branching(), device))
+    plain = record_training(lambda device: Training(torch.nn.Linear(4, 2), device))
     assert [entry.step for entry in plain.entries if isinstance(entry, StepEnd)] == [0, 1, 2, 3]
 
 
 def test_a_torch_without_the_private_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench.estimators.record import record_training
+
     monkeypatch.delattr(torch._C, "_from_dlpack")
     with pytest.raises(Unsupported, match=r"cannot run on torch .*: torch\._C\._from_dlpack is missing.*torch 2\.6"):
-        record_training(lambda device: Training(nn.Linear(4, 2), device))
+        record_training(lambda device: Training(torch.nn.Linear(4, 2), device))
 
 
 def test_a_device_that_is_no_gpu() -> None:
