@@ -203,7 +203,7 @@ class _Test:
 
 
 def _least_p(n: np.ndarray) -> np.ndarray:
-    """The smallest p-value that a permutation test of `n` processes a side can give: both tails of all dealings."""
+    """The smallest p-value that a permutation test of `n` processes per side can give: both tails of all dealings."""
     p: np.ndarray = 2.0 / special.comb(2 * n, n)
     return p
 

@@ -94,8 +94,7 @@ def sized(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_listing_of_results_names_what_differs(sized: Path) -> None:
     from bench.report import summary_lines
-    from bench.report.machines import with_details
-    from bench.report.series import lay_out
+    from bench.report.layout import lay_out, with_details
 
     frame = bench.load(sized)
     summary = summarise_cases(frame)

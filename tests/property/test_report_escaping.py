@@ -137,10 +137,9 @@ def test_a_csv_cell_is_one_visible_line_and_no_formula(text):
 @example(("=1|`<script>\u202e\n\x1b[2J",) * 6)
 def test_a_whole_report_of_two_machines_is_harmless(texts):
     from bench.report import summary_lines
-    from bench.report.html import render_html
-    from bench.report.markdown import render_markdown
-    from bench.report.numbers import to_csv
+    from bench.report.drawing import to_csv
     from bench.report.render import all_sections
+    from bench.report.rendering import render_html, render_markdown
 
     with tempfile.TemporaryDirectory() as folder:
         contents = _contents(Path(folder), *texts)

@@ -224,6 +224,8 @@ LARGEST_THAT_ONE_IMAGE_CANNOT_TRAIN = {
 
 @pytest.mark.parametrize("choice", LARGEST_THAT_ONE_IMAGE_CANNOT_TRAIN, ids=str)
 def test_one_image_is_too_few_exactly_where_a_batch_norm_refuses_it(choice: Choice) -> None:
+    from bench.estimators.layers import build_on_meta
+
     largest = LARGEST_THAT_ONE_IMAGE_CANNOT_TRAIN[choice]
     model, smallest_batch = build_on_meta(choice, square(largest)), catalog.model(choice.name).smallest_batch
     with pytest.raises(ValueError, match="Expected more than 1 value per channel"):

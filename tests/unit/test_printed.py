@@ -39,7 +39,7 @@ from bench.units import format_bytes, format_frac, format_rate, format_seconds
     ],
 )
 def test_a_number_is_found_in_the_columns_of_its_unit_to_the_digits_read(text, column, value, shown):
-    from bench.report.printed import parse_printed
+    from bench.report.tracing import parse_printed
 
     wanted = parse_printed(text)
     assert wanted is not None
@@ -50,13 +50,13 @@ def test_a_number_is_found_in_the_columns_of_its_unit_to_the_digits_read(text, c
     "text", ["", "resnet18 batch 64", "–", "12,300 apples", "1,23", "0x10", "--", "nan", "1" * 5000, "," * 5000, "mlp"]
 )
 def test_what_is_no_number_is_none(text):
-    from bench.report.printed import parse_printed
+    from bench.report.tracing import parse_printed
 
     assert parse_printed(text) is None
 
 
 def test_kinds_follow_from_the_column_s_name():
-    from bench.report.printed import kind_of
+    from bench.report.tracing import kind_of
 
     assert [
         kind_of(name) for name in ("samples_per_s_high", "step_p50_s", "batch_size", "case_key", "trace_relative_error")
@@ -65,7 +65,7 @@ def test_kinds_follow_from_the_column_s_name():
 
 @given(st.floats(1e-9, 1e12))
 def test_whatever_is_printed_is_found_again(value):
-    from bench.report.printed import parse_printed
+    from bench.report.tracing import parse_printed
 
     for column, text in {
         "samples_per_s": format_rate(value, "samples"),

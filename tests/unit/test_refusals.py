@@ -53,7 +53,7 @@ REFUSED: dict[str, tuple[Callable[[], None], str]] = {
     ),
     "channels": (
         lambda: step_of(head(torch.nn.Conv2d(3, 4, 3))),
-        "to have 3 channels, but got 1 channels; the model does not take images of this shape",
+        "to have 3 channels, but got 1 channels; the model does not accept images of this shape",
     ),
 }
 
@@ -141,6 +141,37 @@ def test_other_words_are_failures(text: str) -> None:
     assert refusal_of(RuntimeError(text)) is None
 
 
+def test_a_long_message_costs_no_time_and_keeps_its_ends() -> None:
+    from bench.workload.step import refusal_of
+
+    message = message_of(RuntimeError(f"first line\n{'x' * 3_000_000}\nCUDA out of memory"))
+    assert len(message) < 20_000
+    assert message.startswith("first line\n") and message.endswith("\nCUDA out of memory")
+    started = time.perf_counter()
+    assert refusal_of(RuntimeError("x" * 3_000_000)) is None
+    assert time.perf_counter() - started < 5  # minutes where patterns search all of it
+
+
+def test_an_exception_whose_class_raises_too_is_told() -> None:
+    from bench.workload.step import refusal_of
+
+    class Nameless(type):
+        @property
+        def __name__(cls) -> str:
+            raise RuntimeError
+
+    class Fault(Exception, metaclass=Nameless):
+        def __eq__(self, other: object) -> bool:
+            raise RuntimeError
+
+        __hash__ = None  # type: ignore[assignment]
+
+    error = Fault("said")
+    error.__cause__ = Fault("another")
+    assert describe_failure(error) == "an exception that cannot be described"
+    assert refusal_of(error) is None
+
+
 def refusing(**settings: Any) -> torch.nn.Module:
     return torch.nn.Conv2d(3, 3, 1, groups=2)
 
@@ -168,5 +199,5 @@ def test_arguments_that_a_constructor_refuses_are_unsupported_and_its_slips_are_
         build(monkeypatch, refusing, torch.optim.SGD)
     with pytest.raises(ValueError, match="too many values to unpack"):
         build(monkeypatch, slipping, torch.optim.SGD)
-    with pytest.raises(Unsupported, match=r"o cannot be made: ValueError: Invalid learning rate: -1\.0"):
+    with pytest.raises(Unsupported, match=r"o cannot be built: ValueError: Invalid learning rate: -1\.0"):
         build(monkeypatch, lambda: torch.nn.Linear(1, 1), sgd)

@@ -103,7 +103,7 @@ def test_figures_are_pngs_at_150_dpi(cpu_report):
 
 def test_numbers_beside_throughput_are_the_points_drawn(cpu_report):
     from bench.report import theme
-    from bench.report.render import all_figures
+    from bench.report.figures import throughput
 
     contents = contents_of(cpu_report)
     with theme.style():
@@ -201,6 +201,8 @@ def test_the_most_important_figure_stands_right_after_the_answer(cpu_report, gpu
 
 
 def test_a_figure_has_the_same_bytes_in_a_fork_and_in_this_process(tmp_path, monkeypatch):
+    from bench.report import render, render_report
+
     make_results(tmp_path / "data", make_cases(["mnist"], ["mlp"], ["sgd"], [64, 128]), repeats=2)
     made = {}
     for processors in (3, 1):
@@ -213,6 +215,8 @@ def test_a_figure_has_the_same_bytes_in_a_fork_and_in_this_process(tmp_path, mon
 
 @pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "raise ValueError('in a fork')"])
 def test_a_figure_that_a_fork_loses_is_drawn_here(tmp_path, monkeypatch, end):
+    from bench.report import figures, render
+
     _file(
         tmp_path / "more" / "shy.py",
         f"""
@@ -240,6 +244,9 @@ def test_a_figure_that_a_fork_loses_is_drawn_here(tmp_path, monkeypatch, end):
 
 
 def test_what_a_figure_raises_reaches_the_caller(tmp_path, monkeypatch):
+    from bench.report.contents import FigureKind
+    from bench.report.figures import throughput
+
     monkeypatch.setattr(throughput, "FIGURE", FigureKind(20, lambda contents: 1 / 0))
     with pytest.raises(ZeroDivisionError):
         small(tmp_path / "raised", repeats=1)
@@ -284,6 +291,9 @@ def test_absent_disclosures_read_unknown(cpu_report):
 
 
 def test_an_absent_protocol_field_is_unknown_where_torch_has_no_default_for_it(cpu_report):
+    from bench.report.rendering import render_markdown
+    from bench.report.sections import disclosures
+
     contents = contents_of(cpu_report)
     earlier = dataclasses.replace(contents, frame=contents.frame.assign(gradient_noise=None, threads=None))
     text = render_markdown("x", [("y", disclosures.build(earlier))])

@@ -148,7 +148,7 @@ def test_colours_are_symmetric_around_one_on_a_log_scale():
 
 
 def test_the_knee_is_the_smallest_batch_with_nine_tenths_of_the_best():
-    from bench.report.machines import knees
+    from bench.report.hardware import knees
 
     rates = [100.0, 500.0, 899.0, 900.0, 1000.0, 950.0]
     frame = pd.DataFrame(
@@ -159,7 +159,7 @@ def test_the_knee_is_the_smallest_batch_with_nine_tenths_of_the_best():
 
 
 def test_the_edge_of_memory_lies_between_the_last_that_ran_and_the_first_that_did_not():
-    from bench.report.machines import boundary
+    from bench.report.hardware import boundary
 
     line = pd.DataFrame(
         {
@@ -173,7 +173,7 @@ def test_the_edge_of_memory_lies_between_the_last_that_ran_and_the_first_that_di
 
 
 def test_uprights_at_one_place_take_turns():
-    from bench.report.machines import edge_dashes
+    from bench.report.hardware import edge_dashes
 
     dashes = edge_dashes({"a": 10.0, "b": 10.0, "c": 20.0})
     assert dashes["a"][1] == dashes["b"][1] == (2.0, 2.0)
@@ -200,7 +200,7 @@ def test_headroom_is_of_the_devices_own_memory(report, contents):
 
 
 def test_one_level_of_memory_serves_all_gpus(contents):
-    from bench.report.machines import with_memory_shares
+    from bench.report.hardware import with_memory_shares
 
     summary = contents.summary.copy()
     summary.loc[summary["samples_per_s"].notna().idxmax(), "device_used_bytes"] = pd.NA
