@@ -23,7 +23,7 @@ import pandas as pd
 from bench.analysis.cases import GROUP, last_attempts, summarise_cases
 from bench.analysis.labels import SERIES_AXES, CaseLabels, machine_labels
 from bench.analysis.reasons import counted, counted_reasons, group_reasons, tally, tally_names
-from bench.config.sections import TARGETS_FRAC
+from bench.config import TARGETS_FRAC
 from bench.records import AXES, MEASURED, DataFacts, Group, Status, columns, run_key, stable_hash
 from bench.stats import PUBLISHED_PROCESSES
 from bench.store import DATA_FOLDER, Loaded

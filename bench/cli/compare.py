@@ -112,8 +112,7 @@ def compare(
     """
     from bench.api import compare as compare_results
     from bench.api import planned_runs_of
-    from bench.cli.comparison_json import as_value
-    from bench.cli.comparison_text import print_comparisons
+    from bench.cli.comparison_text import as_value, print_comparisons
     from bench.cli.root import echo_json
     from bench.comparison import find_costs, first_processes
     from bench.errors import EXIT_REGRESSION

@@ -4,12 +4,10 @@ Frames come from `bench.load`. Cases are joined on their axes; fields that make 
 (precision, flags, data path, model) must be equal unless the comparison is across them.
 """
 
-from bench.comparison.cost import Cost, find_costs
 from bench.comparison.differences import FLAGS, field_words, words
-from bench.comparison.joining import compare
+from bench.comparison.joining import Cost, compare, find_costs, first_processes, select_runs, split_values
 from bench.comparison.metrics import DEFAULT_METRICS, METRICS, Metric, verdict_words
 from bench.comparison.result import Comparison, Difference, GeoMean, Missing
-from bench.comparison.selecting import first_processes, select_runs, split_values
 
 __all__ = [
     "DEFAULT_METRICS",

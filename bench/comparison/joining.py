@@ -1,21 +1,168 @@
-"""Two frames of runs become a comparison."""
+"""Two frames of runs become a comparison.
+
+The cost of samples: energy from the rows, and money if a price per hour is given.
+
+Choosing runs: by patterns on their axes and fields, or the first processes of each case.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+import fnmatch
+import math
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from bench.comparison.differences import find_differences, refuse_flags
+from bench.comparison.differences import FIELDS, field_words, find_differences, refuse_flags, unknown_field
 from bench.comparison.metrics import DEFAULT_METRICS, METRICS, Metric
-from bench.comparison.pairing import Half, all_pairs, check_across, common_pairs, halve, label_pairs
+from bench.comparison.pairing import Half, all_pairs, check_across, common_pairs, halve, in_order, label_pairs
 from bench.comparison.result import Comparison, GeoMean, Missing
-from bench.comparison.selecting import first_processes
 from bench.errors import BenchError, UnknownNameError
 from bench.records import AXES, Status
 from bench.stats import CONFIDENCE, MARGIN, Judgement, Verdict, geometric_interval, judge_ratios
+
+SAMPLES = 1_000_000
+"""Prices are for this many samples: the price of one has too many zeros to read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """The cost of one case on one machine.
+
+    Attributes:
+        case_key: Which case.
+        label: The case as text.
+        name: Of the results.
+        joules_per_sample: Energy of the measured window over its samples, geometric mean over processes; `None` where
+            the machine has no counter.
+        price_per_million_samples: In the currency of the price per hour; `None` if no price is given.
+    """
+
+    case_key: str
+    label: str
+    name: str
+    joules_per_sample: float | None
+    price_per_million_samples: float | None
+
+
+def find_costs(
+    sides: Mapping[str, pd.DataFrame], prices: Mapping[str, float], across: Sequence[str] = ()
+) -> list[Cost]:
+    """The cost of each case on each side, sorted by the axes; only if energy or price is known.
+
+    Args:
+        sides: Frames of `bench.load` by name.
+        prices: An hour's price by the name of a side.
+        across: The fields that the sides are compared across; they are omitted from the labels.
+    """
+    found = []
+    halves = {name: halve(frame, "baseline", across) for name, frame in sides.items()}
+    labels = label_pairs(list(halves.values()), across)
+    for name, half in halves.items():
+        energy, speed = (METRICS[metric].values(half.runs) for metric in ("joules_per_sample", "samples_per_s"))
+        for pair in in_order(half, half.rows):
+            rows = half.rows[pair]
+            joules, rate = (_middle(values[rows].tolist()) for values in (energy, speed))
+            price = prices[name] / 3600 / rate * SAMPLES if name in prices and rate else None
+            if joules is not None or price is not None:
+                found.append(Cost(str(half.firsts[pair]["case_key"]), labels[pair], name, joules, price))
+    return found
+
+
+def _middle(values: list[float]) -> float | None:
+    known = [value for value in values if not math.isnan(value)]
+    return geometric_interval(known).middle if known else None
+
+
+LEAST_PROCESSES = 2
+"""One process shows nothing about the variation between processes."""
+
+
+def first_processes(frame: pd.DataFrame, processes: int | None) -> pd.DataFrame:
+    """The runs of the first processes of each case, all of them where `processes` is `None`.
+
+    A run among them that failed or is missing is not replaced by a later one: which runs count depends on their number
+    alone, never on their measurements.
+
+    Raises:
+        BenchError: `processes` is below `LEAST_PROCESSES`.
+    """
+    if processes is None:
+        return frame
+    if processes < LEAST_PROCESSES:
+        raise BenchError(f"processes {processes}: a verdict needs at least {LEAST_PROCESSES} per case")
+    return frame[frame["repeat"] < processes].reset_index(drop=True)
+
+
+def select_runs(frame: pd.DataFrame, patterns: Sequence[str]) -> pd.DataFrame:
+    """The runs that match patterns such as `model=resnet*`.
+
+    Args:
+        frame: From `bench.load`.
+        patterns: `FIELD=PATTERN`, with the wildcards of file names; a value that equals the pattern takes
+            precedence (`mlp:hidden=[256,128]` is not a wildcard). Of several for one field any may match; those
+            of different fields must all match.
+
+    Raises:
+        BenchError: A pattern without a field, a field that is not known, or no run that matches.
+    """
+    wanted: dict[str, list[str]] = {}
+    for pattern in patterns:
+        field, equals, value = pattern.partition("=")
+        if not equals:
+            raise BenchError(f'"{pattern}": write FIELD=PATTERN, as in model=resnet*')
+        _known_field(field)
+        wanted.setdefault(field, []).append(value)
+    chosen = frame
+    for field, values in wanted.items():
+        texts = _texts(chosen, field)
+        meant = {text for value in values for text in _matching(texts.values(), value)}
+        kept = [value for value, text in texts.items() if text in meant]
+        if not kept:
+            there = ", ".join(list(texts.values())[:6])
+            raise BenchError(f"no run matches {field} = {' or '.join(values)}. Available: {there}")
+        chosen = chosen[chosen[field].isin(kept)]
+    return chosen.reset_index(drop=True)
+
+
+def split_values(frames: Iterable[pd.DataFrame], field: str, text: str) -> tuple[str, str] | None:
+    """The two values of a field in `BASELINE,CANDIDATE`; `None` if no comma stands between two known ones.
+
+    Values with settings hold commas themselves (`mlp:hidden=[256,128],mlp`), so a comma counts only between two values
+    that runs have, or patterns that match some. A text with one comma is split there whatever its halves are.
+
+    Raises:
+        BenchError: The field is not known.
+    """
+    _known_field(field)
+    known = {name for frame in frames for name in _texts(frame, field).values()}
+    parts = text.split(",")
+    splits = [(",".join(parts[:place]), ",".join(parts[place:])) for place in range(1, len(parts))]
+    if len(splits) == 1:
+        return splits[0]
+    exact = [halves for halves in splits if known.issuperset(halves)]
+    matching = [halves for halves in splits if all(_matching(known, half) for half in halves)]
+    return next(iter([*exact, *matching]), None)
+
+
+def _known_field(field: str) -> None:
+    if field not in (*AXES, *FIELDS):
+        raise unknown_field("field", field, (*AXES, *FIELDS))
+
+
+def _texts(frame: pd.DataFrame, field: str) -> dict[object, str]:
+    """The values of a column, each once, as text."""
+    return {value: field_words(field, None if pd.isna(value) else value) for value in frame[field].drop_duplicates()}
+
+
+def _matching(texts: Iterable[str], pattern: str) -> list[str]:
+    """The texts that a pattern selects: the one it equals, else those it matches."""
+    found = list(texts)
+    return [pattern] if pattern in found else [text for text in found if fnmatch.fnmatchcase(text, pattern)]
+
 
 _BROKEN = (Status.OOM, Status.TIMEOUT, Status.CRASHED, Status.FAILED, Status.NAN_LOSS)
 """Statuses of a case that ran before and no longer does."""

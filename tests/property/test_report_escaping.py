@@ -138,8 +138,7 @@ def test_a_csv_cell_is_one_visible_line_and_no_formula(text):
 def test_a_whole_report_of_two_machines_is_harmless(texts):
     from bench.report import summary_lines
     from bench.report.drawing import to_csv
-    from bench.report.render import all_sections
-    from bench.report.rendering import render_html, render_markdown
+    from bench.report.render import all_sections, render_html, render_markdown
 
     with tempfile.TemporaryDirectory() as folder:
         contents = _contents(Path(folder), *texts)

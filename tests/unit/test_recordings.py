@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench.errors import BenchError, StoreError
-from bench.estimators.allocator import Alloc, Free, Mark, history
+from bench.estimators.allocator import Alloc, Free, Mark
+from bench.estimators.allocator import replay as history
 from bench.recordings import FREE_COMPLETED, OOM, OTHER, case_of, files, pack_history, read_recording, write_recording
 from bench.records import Case, Choice
 

@@ -291,7 +291,7 @@ def test_absent_disclosures_read_unknown(cpu_report):
 
 
 def test_an_absent_protocol_field_is_unknown_where_torch_has_no_default_for_it(cpu_report):
-    from bench.report.rendering import render_markdown
+    from bench.report.render import render_markdown
     from bench.report.sections import disclosures
 
     contents = contents_of(cpu_report)
@@ -366,7 +366,7 @@ def test_the_configuration_in_the_report_is_the_one_that_was_run(tmp_path):
 def test_toml_of_odd_texts_reads_back():
     import tomllib
 
-    from bench.report.toml import to_toml
+    from bench.report.contents import to_toml
 
     values = {
         "a b": 'x"\\\n\t\x7f\x01é😀',
