@@ -46,13 +46,13 @@ _BAD_FORK = "Unable to handle autograd's threading in combination with fork-base
 
 
 def load(*paths: str | PathLike[str]) -> pd.DataFrame:
-    """Load result folders into one frame, one row a run (see `bench.store.load_results`).
+    """Load result folders into one frame, one row per run (see `bench.store.load_results`).
 
     Args:
         *paths: Folders that `bench sweep` wrote, folders that hold several of them, or bundles of `bench bundle`.
 
     Returns:
-        One row a run, planned runs that have not happened and skipped cases included; each with its case's axes,
+        One row per run, planned runs that have not happened and skipped cases included; each with its case's axes,
         its measurement, its environment and the estimates for its case. Unknown values are null.
 
     Raises:
@@ -296,7 +296,7 @@ def compare(
         baseline: A results folder or a bundle, several of them, or a frame that `load` returned.
         candidate: The same.
         margin: The smallest change that counts, as a fraction.
-        confidence: Of every interval; and of there being no false verdict among all the cases of a metric.
+        confidence: Of every interval, and of no false verdict among all the cases of a metric.
         across: Axes and flags that may differ between the sides.
         only: `FIELD=PATTERN` each: only such runs, as with `bench compare --only`.
         metrics: Names in `bench.comparison.METRICS`; throughput and peak memory unless given.

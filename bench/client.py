@@ -1,7 +1,7 @@
-"""The one client of child processes: what commands, sweeps and the Python interface ask of them, and for how long.
+"""The client of child processes: the requests of commands, sweeps and the Python interface, with their time limits.
 
-The parent stays free of torch. A question of which everything was recorded before goes to a bare process, which answers
-without torch; all others go to a fork of the server that has torch imported. Which process that is, a `Launcher` says.
+The parent never imports torch. If everything needed is already recorded, a bare process answers without torch;
+otherwise a fork of the server that has torch imported does. A `Launcher` decides which process that is.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ RUN_S = 600.0
 """For a few steps on the device, of a case that no configuration gives a limit."""
 
 SILENT_QUESTIONS = 8
-"""Time-outs without a word after which the process that watches over estimates counts as hanging itself: an estimate
-comes when every estimator has answered, each of which may hang twice."""
+"""Time limits without a message after which the process that runs the estimators counts as hanging itself: an estimate
+is sent when every estimator has finished, and each may time out twice."""
 
 
 def estimate_in_child(
@@ -63,17 +63,17 @@ def estimate_in_child(
     variables: Mapping[str, str] | None = None,
     heard: Callable[[Mapping[str, str]], None] = lambda lost: None,
 ) -> Iterator[Estimate]:
-    """An estimate for each case; where an estimator raises, hangs or dies on one, its note says so, and only its.
+    """An estimate for each case; if an estimator raises, hangs or dies on one, only its note has the reason.
 
     Args:
-        launcher: Makes the process.
-        cases: Each once; estimates come in an order of their own.
+        launcher: Starts the process.
+        cases: Each once; estimates arrive in any order.
         device: Name or path of a device file, or a device.
         timeout_s: For one estimator on one case.
-        say: Hears of what was lost.
-        log: Where the process's output goes, tracebacks among it.
+        say: Called with a line about each failure.
+        log: The file for the process's output, tracebacks included.
         log_name: How notes name the log: its path unless given.
-        workspaces: Whether the trace counts cuDNN's workspaces; as the environment says where None.
+        workspaces: Whether estimates include cuDNN's workspaces; as the environment sets it if None.
         variables: Environment variables that the runs set for themselves, as their protocol has it, in addition to this
             process's environment: `{"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}`, say.
         heard: Called with every estimate that comes: the estimators that were lost on it, and why.
@@ -92,7 +92,7 @@ def estimate_in_child(
             for name, reason in news["lost"].items():
                 if (str(case.model), reason) not in said:
                     said.add((str(case.model), reason))
-                    say(f"no {name} of {case}: {reason}{kept_in}")
+                    say(f"no {name} for {case}: {reason}{kept_in}")
             note = estimate.estimate_note
             made.append(replace(estimate, estimate_note=f"{note}{kept_in}") if news["lost"] else estimate)
             heard(news["lost"])
@@ -125,7 +125,7 @@ def estimate_in_child(
 
 
 def counts_workspaces() -> bool:
-    """Whether estimates count cuDNN's workspaces: unless the environment's `BENCH_CUDNN_WORKSPACES` is `off`."""
+    """Whether estimates include cuDNN's workspaces: unless `BENCH_CUDNN_WORKSPACES` is `off`."""
     return os.environ.get("BENCH_CUDNN_WORKSPACES", "on") != "off"
 
 
@@ -194,12 +194,12 @@ def difference_in_child(launcher: Launcher, path: Path, *, most: int, workspaces
         workspaces: Whether to count cuDNN's workspaces in the trace.
 
     Raises:
-        StoreError: The file is no recording.
+        StoreError: The file is not a recording.
         BenchError: The comparison is refused, or its process died.
     """
     from bench.recordings import read_recording
 
-    read_recording(path)  # a file that is none is refused before torch is loaded
+    read_recording(path)  # any other file is refused before torch is loaded
     argument = {"path": str(path), "most": most, "workspaces": workspaces}
     try:
         return ask(launcher, "explain", difference_task, argument)
@@ -250,7 +250,7 @@ def ask(
         listen: As in `Job`.
 
     Raises:
-        BenchError: It gave no answer; the message says why in one line, and names the log where there is one.
+        BenchError: It gave no result; the message has the reason in one line, and the log if there is one.
     """
     with account_log(command) as log:
         answer = launcher.run(task, argument, timeout_s=MODEL_S, from_last_word=True, log=log, listen=listen)

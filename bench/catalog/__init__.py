@@ -162,7 +162,7 @@ def model(name: str) -> ModelEntry:
 
 
 def model_note(choice: Choice) -> str | None:
-    """What a reader must know of a model beside its name; None for another package's, which is not loaded for it."""
+    """What a reader should know about a model besides its name; None for another package's, which is not loaded."""
     known = None if is_external("model", choice.name) else entries("model").get(choice.name)
     return cast(ModelEntry, known).note(choice.options) if known is not None else None
 

@@ -81,7 +81,7 @@ def fetch_torchvision(class_name: str, place: str, root: Path) -> None:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=root, ignore_cleanup_errors=True) as part:
             if reason := _run_download(LocalLauncher(), class_name, part):
-                raise DataError(f"{class_name}: torchvision could not download it: {reason}. {remedy}")
+                raise DataError(f"{class_name}: the download failed: {reason}. {remedy}")
             _move_files(Path(part), root)
     except OSError as error:
         raise DataError(f"{class_name}: cannot write to {root}: {error.strerror or error}. {remedy}") from error

@@ -125,7 +125,7 @@ def _print_differences(baseline: str, candidate: str, differences: Sequence[Diff
 
 
 def _print_cases(metric: str, comparison: Comparison, worst_first: bool) -> None:
-    """One row a case, and the geometric mean."""
+    """One row per case, and the geometric mean."""
     from bench.comparison import METRICS, verdict_words
 
     known = METRICS[metric]

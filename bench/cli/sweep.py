@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     help="Run finished cases with these statuses again: ok, oom, timeout, crashed, failed, nan_loss, throttled, "
     "separated by commas.",
 )
-@click.option("--dry-run", is_flag=True, help="Only say what would run (the same as bench plan).")
+@click.option("--dry-run", is_flag=True, help="Only list what would run (same as bench plan).")
 @click.option(
     "--in-process",
     is_flag=True,
     help="Run the one case in this very process, for a debugger: no time limit, no report, never publishable.",
 )
-@click.option("--no-report", is_flag=True, help="Leave the report to a later bench report.")
+@click.option("--no-report", is_flag=True, help="Do not render the report; bench report does it later.")
 @json_option
 def sweep(
     config: Path | None,

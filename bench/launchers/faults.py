@@ -40,12 +40,12 @@ _TRIES = 8  # of variables, one by one, where torch does not say which one it me
 
 @dataclass(frozen=True, slots=True)
 class Blame:
-    """An environment variable that keeps torch from starting: without it, torch starts.
+    """An environment variable that prevents torch from starting: without it, torch starts.
 
     Attributes:
         variable: Its name.
         value: What it holds.
-        nearest: What it may have been meant to hold; None where nothing valid is near.
+        nearest: What it may have been meant to hold; None if nothing valid is near.
     """
 
     variable: str
@@ -63,7 +63,7 @@ def start_fault(module: str, timeout_s: float = 120.0) -> str | None:
     """Why a process that imports `module` does not start: what torch says, the variable to blame, and the remedy.
 
     Returns:
-        One line; None where it does start.
+        One line; None if it does start.
     """
 
     def ask(environment: Mapping[str, str]) -> subprocess.CompletedProcess[str] | None:
@@ -80,11 +80,11 @@ def start_fault(module: str, timeout_s: float = 120.0) -> str | None:
     blame = find_blame(failed.stderr, lambda environment: ask(environment) is None)
     if blame is None:
         return f"a worker process cannot start: {said}"
-    return f'{blame.variable}="{blame.value}" keeps torch from starting: {said}. {blame.remedy}'
+    return f'{blame.variable}="{blame.value}" prevents torch from starting: {said}. {blame.remedy}'
 
 
 def last_words(printed: str) -> str:
-    """What a process said of its end, in one line: its exception, or C++'s; empty where it said nothing."""
+    """What a process said of its end, in one line: its exception, or C++'s; empty if it said nothing."""
     lines = printed.strip().splitlines()
     for index in range(len(lines) - 1, -1, -1):
         raised = re.match(r"(?:[\w.]*(?:Error|Exception|Interrupt)(?::|$)|\s+what\(\):)\s*", lines[index])

@@ -38,7 +38,7 @@ from bench.launchers.faults import start_fault
 from bench.launchers.protocol import Answer, Handle, Job, Launcher, Outcome, Task
 
 START_ATTEMPTS = 3
-GRACE_S = 2.0  # between asking a process to end and killing it
+GRACE_S = 2.0  # between terminating a process and killing it
 PRELOAD = "bench.preload"
 _EXIT_UNKNOWN = 255  # what multiprocessing says of a child whose server died
 _LOG_TAIL_BYTES = 4096
@@ -237,7 +237,7 @@ class _Conversation:
         return self.timed_out or self.final is not None
 
     def _listen(self, receiver: Connection) -> bool:
-        """Take what is there, which may end in the middle of a message: nothing here waits for a child."""
+        """Read what is available, which may end in the middle of a message: nothing here waits for a child."""
         try:
             piece = os.read(receiver.fileno(), _PIECE_BYTES)
             *lines, self._unread = (self._unread + piece).split(b"\n")
@@ -261,18 +261,18 @@ class _Conversation:
             self._job.listen(message)
 
     def forget(self, reason: str) -> None:
-        """Take the child's phase back: it was ended for `reason`, which lies outside the task."""
+        """Discard the child's phase: it was ended for `reason`, a cause outside the task."""
         self.phase, self._outside = None, reason
 
     def answer(self, exit_code: int | None, *, cancelled: bool = False) -> Answer:
-        """The conversation as an answer."""
+        """The messages as a result."""
         outcome, value, reason = Outcome.DIED, {}, ""
         if cancelled:
             outcome, reason = Outcome.CANCELLED, f"cancelled in the phase {self.phase or 'start'}"
         elif self.timed_out:
-            outcome, reason = Outcome.TIMED_OUT, f"no answer in time; it was in the phase {self.phase or 'start'}"
+            outcome, reason = Outcome.TIMED_OUT, f"timed out during {self.phase or 'start'}"
         elif self.final is None:
-            ended = f"{how_it_ended(exit_code)} in the phase {self.phase or 'start'}"
+            ended = f"{how_it_ended(exit_code)} during {self.phase or 'start'}"
             reason = self._outside or f"{ended}{_last_words(self._job.log)}"
         else:
             outcome, value = Outcome(self.final["outcome"]), self.final.get("value", {})
@@ -329,7 +329,7 @@ def _preloaded() -> list[str]:
 
 
 def _live(task: Task, argument: Any, sender: Connection, log: str) -> None:
-    """The whole life of a child."""
+    """The main function of a child."""
     os.setsid()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     die_with_parent()

@@ -34,12 +34,12 @@ class Answer:
     Attributes:
         outcome: How it ended.
         value: What the task returned; empty unless answered.
-        reason: One line on what happened; empty where it answered.
+        reason: One line on what happened; empty if it answered.
         phase: The last phase that the task announced; None as well where the server died under it, which says nothing
             of the task.
         news: Everything the task announced beside its phases, merged, newest last.
-        start_s: From asking for the process to its first word, in seconds.
-        duration_s: From asking for the process to its end, in seconds.
+        start_s: From requesting the process to its first message, in seconds.
+        duration_s: From requesting the process to its end, in seconds.
     """
 
     outcome: Outcome

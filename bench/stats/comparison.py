@@ -1,6 +1,6 @@
 """Two sides compared: ratios with intervals, a correction for many cases, and one of four verdicts.
 
-One number a process, positive, on each side of each case. Everything is computed on logarithms, where a ratio is a
+One number per process, positive, on each side of each case. Everything is computed on logarithms, where a ratio is a
 difference, and a rate and its inverse give the same answer.
 
 The interval of a ratio is Welch's (B. L. Welch, Biometrika 34, 1947); the test of two means is by permutation (R. A.

@@ -142,7 +142,7 @@ def _record_missing(
 
 
 def _record_one(launcher: Launcher, argument: dict[str, Any], path: Path) -> dict[str, Any]:
-    """One case in a fresh process; what it printed is kept beside its file where it went wrong."""
+    """One case in a fresh process; if it failed, what it printed is kept next to its file."""
     log = path.with_suffix(".log")
     log.unlink(missing_ok=True)
     answer = launcher.run(record_task, argument, timeout_s=RUN_S, log=log)

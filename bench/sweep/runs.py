@@ -152,8 +152,8 @@ def _after(run: Planned) -> Planned:
 _LOG_TAIL_BYTES = 4096
 IN_PROCESS = "in_process"
 """The flag of a run that had no process of its own."""
-SILENT_RUNS = 2  # in a row, after which NVML is not asked any more
-HOST_MEMORY_SHARE = 0.9  # of what is free, for a worker on the CPU unless the configuration says
+SILENT_RUNS = 2  # in a row, after which NVML is no longer queried
+HOST_MEMORY_SHARE = 0.9  # of the free memory, for a worker on the CPU unless configured
 
 
 def measure_missing(session: Session) -> None:

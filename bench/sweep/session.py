@@ -34,7 +34,7 @@ class SweepOptions:
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         retry: Statuses of finished runs to run again.
         report: Whether to render the report at the end.
-        device_files: Device files of the user's own; one of them is to describe the GPU that runs go to.
+        device_files: The user's own device files; one of them must describe the GPU that runs use.
         in_process: Whether the one case runs in this very process, for a debugger: once, without a time limit.
     """
 
@@ -117,7 +117,7 @@ def _read_facts(launcher: Launcher, choice: DeviceChoice, *, context: bool) -> d
 
 
 def read_device_file(launcher: Launcher, choice: DeviceChoice) -> str:
-    """The text of a device file for the GPU chosen.
+    """The text of a device file for the chosen GPU.
 
     Raises:
         DeviceError: The CPU was chosen: it has no such values.

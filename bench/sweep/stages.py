@@ -71,7 +71,7 @@ def parse_statuses(text: str | None) -> frozenset[Status]:
 def run_sweep(
     config: SweepConfig, options: SweepOptions, progress: Progress, launcher: Launcher | None = None
 ) -> SweepOutcome:
-    """Run everything that the configuration plans and the results folder does not hold yet.
+    """Run every planned run that the results folder does not hold yet.
 
     Args:
         config: The sweep.
@@ -113,7 +113,7 @@ def _prepare(session: Session) -> None:
     """Plan, fetch the data, and store the plan."""
     session.plan = build_plan(session.config, session.environment.device)
     if not session.plan:
-        raise ConfigError(["the configuration plans no case"])
+        raise ConfigError(["the configuration plans no cases"])
     if session.options.in_process and len(session.plan) > 1:
         raise ConfigError(
             [

@@ -1,11 +1,11 @@
 """Estimates for measurements from elsewhere, in a child: torch is imported where it is used.
 
-For a peak of the driver's the whole run counts, on a device that is as full as it was: where the plain estimate passes
-the device's memory, the replay is one of a device of that size, so that cached blocks are given back as torch does,
-and a workspace that finds no room is done without, as cuDNN's next plan mostly does.
+For a peak reported by the driver, the whole run counts, on a device with the same free memory: if the plain estimate
+exceeds the device's memory, a device of that size is simulated, so that cached blocks are released as in torch, and a
+workspace that does not fit is omitted, as cuDNN's next plan mostly does.
 
-Left out: cuDNN's choice is that of the installed cuDNN (>= 9.8), which need not be that of the one that ran; GPUs that
-it no longer serves (Volta) get no workspaces.
+Not modelled: cuDNN's choice is that of the installed cuDNN (>= 9.8), which may differ from that of the one that ran;
+GPUs that it no longer supports (Volta) get no workspaces.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ def test_failed_download_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("reachable")
 def test_download_that_dies_without_a_word_is_told_by_its_exit_code(tmp_path, monkeypatch):
     monkeypatch.setattr(data_fetch, "download_task", dies)
-    with pytest.raises(DataError, match="exit code 7"):
+    with pytest.raises(DataError, match="exited with code 7"):
         data_fetch.fetch_dataset(Choice("mnist"), tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -96,7 +96,7 @@ def test_download_that_dies_without_a_word_is_told_by_its_exit_code(tmp_path, mo
 def test_stalled_download_is_ended(tmp_path, monkeypatch):
     monkeypatch.setattr(data_fetch, "STALL_TIMEOUT_S", 5.0)
     monkeypatch.setattr(data_fetch, "download_task", stalls)
-    with pytest.raises(DataError, match="no answer for"):
+    with pytest.raises(DataError, match="no response for"):
         data_fetch.fetch_dataset(Choice("mnist"), tmp_path)
     assert not list(tmp_path.iterdir())
 

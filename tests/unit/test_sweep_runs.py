@@ -134,7 +134,7 @@ def test_a_death_by_an_exception_that_nothing_caught_is_what_it_says(tmp_path: P
                 job.log.parent.mkdir(exist_ok=True)
                 job.log.write_text(log, encoding="utf-8")
             super().perform(job)
-            return died("measure", "the process was ended by SIGABRT")
+            return died("measure", "the process was killed by SIGABRT")
 
     measure_missing(session(tmp_path, Aborts()))
     rows = bench.load(tmp_path / "data").set_index("position")

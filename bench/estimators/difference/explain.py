@@ -82,7 +82,7 @@ def trace_of(facts: Facts, case: Case, machine: Machine) -> Trace:
 
     Raises:
         Unsupported: It cannot be traced, or cannot run.
-        UnknownNameError: No such data set, model or optimizer.
+        UnknownNameError: Unknown data set, model or optimizer.
     """
     held, protocol = replace(case, input="synthetic"), Protocol(seed=42 if facts.seed is None else facts.seed)
     steps = facts.steps + (facts.status == "oom")

@@ -19,10 +19,10 @@ How far off it is stands below, and in every estimate's `basis`. What it leaves 
 * clocks: the device file's peaks hold at a rated clock; cards with little power (T4, L4) stay far below theirs;
 * `torch.compile`, and allocations that make the step wait;
 * how far the host is ahead of the device: the step takes the longer of the two, as if either always hid the other; the
-  gradient scaler of fp16 makes the host wait once a step;
-* the host's own speed, which no device file holds: its time a kernel is one constant. A step of small convolutions
-  took 15 us a kernel, one of a small MLP 5 us, on one core of a server's CPU without a GPU; published profiles say 5 to
-  25 us.
+  gradient scaler of fp16 makes the host wait once per step;
+* the host's own speed, which no device file holds: its time per kernel is one constant. A step of small convolutions
+  took 15 us per kernel, one of a small MLP 5 us, on one core of a server's CPU without a GPU; published profiles say 5
+  to 25 us.
 
 The constants say how much of a device's peaks kernels reach. They were fitted on two sources, both real measurements by
 others and neither in this repository; `tools/fit_roofline.py` fits again and prints these figures.
