@@ -181,7 +181,8 @@ def layers_in_child(launcher: Launcher, model: Choice, images: ImageSpec) -> dic
     try:
         return ask(launcher, "show", layers_task, {"model": model, "images": images})
     except BenchError as error:
-        raise BenchError(str(error) if model.name in str(error) else f"{model}: {error}") from error
+        named = str(error).startswith((model.name, f'model "{model.name}"'))
+        raise BenchError(str(error) if named else f"{model}: {error}") from error
 
 
 def difference_in_child(launcher: Launcher, path: Path, *, most: int, workspaces: bool) -> dict[str, Any]:

@@ -139,7 +139,7 @@ class LocalLauncher(Launcher):
                     raise InfrastructureError(fault) from error
                 if attempt + 1 == START_ATTEMPTS:
                     raise InfrastructureError(
-                        f"the fork server does not answer ({error}), although torch can be imported. Is memory short?"
+                        f"the fork server does not respond ({error}), although torch can be imported. Is memory short?"
                     ) from error
                 time.sleep(0.2)
         raise AssertionError("unreachable")
@@ -268,7 +268,7 @@ class _Conversation:
         """The messages as a result."""
         outcome, value, reason = Outcome.DIED, {}, ""
         if cancelled:
-            outcome, reason = Outcome.CANCELLED, f"cancelled in the phase {self.phase or 'start'}"
+            outcome, reason = Outcome.CANCELLED, f"cancelled during {self.phase or 'start'}"
         elif self.timed_out:
             outcome, reason = Outcome.TIMED_OUT, f"timed out during {self.phase or 'start'}"
         elif self.final is None:

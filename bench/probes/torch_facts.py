@@ -52,7 +52,8 @@ def read_torch_facts(timeout_s: float = 120.0) -> TorchFacts:
         answers = [line for line in asked.stdout.splitlines() if line.startswith(_MARK)]
         if answers:
             facts = parse_facts(answers[-1].removeprefix(_MARK))
-            return facts, facts.error or facts.trial_error or ""
+            error = facts.error or facts.trial_error
+            return facts, f"{error}\n{asked.stderr}" if error else ""
         said = last_words(asked.stderr)
         error = f"querying torch for its GPUs failed with exit code {asked.returncode}: {said or 'no message'}"
         return TorchFacts(error=error), asked.stderr or "no message"
@@ -78,12 +79,9 @@ def measure_torch_facts() -> TorchFacts:
     """Ask torch in this process. It initialises CUDA where there is a GPU."""
     try:
         import torch
-    except (
-        ImportError,
-        OSError,
-        ValueError,
-        RuntimeError,
-    ) as error:  # a library of the wheel that does not load, or a variable that torch does not take
+    except (ImportError, OSError, ValueError, RuntimeError) as error:
+        # a library of the wheel that does not load, or a variable that torch does not accept, whose valid values it lists
+        print(error, file=sys.stderr)
         return TorchFacts(error=f"torch cannot be imported: {last_words(f'{type(error).__name__}: {error}')}")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

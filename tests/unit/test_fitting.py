@@ -182,7 +182,7 @@ def test_the_end_of_our_search_is_not_given_as_the_gpus() -> None:
 @pytest.mark.parametrize(
     ("images", "recommended", "said"),
     [
-        (60_000, 60_000, "60000, as many as the data set has"),
+        (60_000, 60_000, "60000, the size of the data set"),
         (1_281_167, 1_281_160, "1281160, the last multiple of 8 below the data set's 1,281,167 images"),
         (60_000, 40_000, "40000"),
     ],

@@ -211,10 +211,10 @@ def test_the_end_of_one_leaves_the_others_right(launcher: LocalLauncher, end: st
     assert set(launcher.as_ended([lost, well])) == {lost, well}
     assert lost.answer is not None
     assert (lost.answer.outcome, lost.answer.reason.split(" (")[0]) == {
-        "killed": (Outcome.DIED, "the process was ended by SIGKILL"),
-        "out of time": (Outcome.TIMED_OUT, "no answer in time; it was in the phase start"),
+        "killed": (Outcome.DIED, "the process was killed by SIGKILL"),
+        "out of time": (Outcome.TIMED_OUT, "timed out during start"),
         "interrupted": (Outcome.DIED, "KeyboardInterrupt"),
-        "cancelled": (Outcome.CANCELLED, "cancelled in the phase start"),
+        "cancelled": (Outcome.CANCELLED, "cancelled during start"),
     }[end]
     assert not psutil.pid_exists(said["pid"])
     assert well.answer is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -23,8 +24,10 @@ _MAX_ROWS = 15
 
 
 def build(contents: Contents) -> Sequence[Block]:
-    """The sentence, the scope, and a small table."""
-    blocks: list[Block] = [Answer(_answer(contents)), verdict_notice(contents), _scope(contents)]
+    """The sentence and its figure come first; then the scope and a small table."""
+    blocks: list[Block] = [Answer(_answer(contents))]
+    blocks += [replace(contents.headline, headed=False)] if contents.headline else []
+    blocks += [verdict_notice(contents), _scope(contents)]
     blocks += [Notice("note", finding.text) for finding in contents.findings if finding.code in _FIRST_PAGE]
     blocks += _best(contents)
     return blocks
