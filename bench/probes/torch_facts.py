@@ -80,8 +80,8 @@ def measure_torch_facts() -> TorchFacts:
     try:
         import torch
     except (ImportError, OSError, ValueError, RuntimeError) as error:
-        # a library of the wheel that does not load, or a variable that torch does not accept, whose valid values it lists
-        print(error, file=sys.stderr)
+        # a library of the wheel that does not load, or a variable that torch does not accept and lists the values of
+        sys.stderr.write(f"{error}\n")
         return TorchFacts(error=f"torch cannot be imported: {last_words(f'{type(error).__name__}: {error}')}")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
