@@ -185,7 +185,7 @@ def _too_few(case: Case, images: ImageSpec, model: ModelEntry) -> str | None:
         return None
     return (
         f"{case.model} needs batches of at least {least} on images of {images.height} x {images.width}: a batch norm "
-        "in it needs more than one value a channel; take a larger batch_size or image_size"
+        "in it needs more than one value per channel; use a larger batch_size or image_size"
     )
 
 

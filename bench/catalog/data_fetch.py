@@ -113,7 +113,7 @@ def _run_download(launcher: Launcher, class_name: str, folder: str) -> str | Non
         download_task, (class_name, folder), timeout_s=STALL_TIMEOUT_S, from_last_word=True, bare=True
     )
     if answer.outcome is Outcome.TIMED_OUT:
-        return f"no answer for {STALL_TIMEOUT_S:.0f} s"
+        return f"no response for {STALL_TIMEOUT_S:.0f} s"
     return answer.reason or answer.value["reason"]
 
 

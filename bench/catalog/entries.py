@@ -92,7 +92,7 @@ class ModelEntry:
         summary: One line for `bench list models`.
         skip_reason: `(images, settings) -> why the model cannot take these images`, or `None`; torch-free.
         smallest_batch: `(images, settings) -> how few images a batch may have`; torch-free. A batch norm needs more
-            than one value a channel.
+            than one value per channel.
         settings: Read from `build` unless given.
         loss: `(output, labels) -> scalar tensor`, for a model whose output in training is not `(B, classes)` alone;
             cross-entropy of the output unless given.

@@ -34,7 +34,7 @@ from typing import Any
 from bench.errors import BenchError, InfrastructureError, describe_failure
 from bench.forks import die_with_parent, how_it_ended, write_traceback
 from bench.interpreters import safe_children
-from bench.launchers.faults import start_fault
+from bench.launchers.faults import READ_BY_TORCH, start_fault
 from bench.launchers.protocol import Answer, Handle, Job, Launcher, Outcome, Task
 
 START_ATTEMPTS = 3
@@ -45,6 +45,11 @@ _LOG_TAIL_BYTES = 4096
 _PIECE_BYTES = 1 << 20
 
 Context = ForkServerContext | SpawnContext | ForkContext
+Variables = dict[str, str | None]
+"""Environment variables to set, or to unset."""
+
+_server_environment: dict[str, str] = {}
+"""The environment of this process when the fork server started."""
 
 
 class LocalLauncher(Launcher):
@@ -62,6 +67,7 @@ class LocalLauncher(Launcher):
         """Start the server, which begins to import torch while this process goes on."""
         from multiprocessing import forkserver
 
+        _changed_variables(restart=not self._children)
         with _interrupts_blocked():
             forkserver.ensure_running()
 
@@ -131,9 +137,10 @@ class LocalLauncher(Launcher):
         """A child; a server that dies meanwhile is started again."""
         started = time.monotonic()
         context = self._bare if job.bare else self._context
+        variables = {} if job.bare else _changed_variables(restart=not self._children)
         for attempt in range(START_ATTEMPTS):
             try:
-                return _Child(*_start_process(context, _live, job), _Conversation(job, started))
+                return _Child(*_start_process(context, _live, job, variables), _Conversation(job, started))
             except (EOFError, OSError) as error:
                 if fault := start_fault(PRELOAD):
                     raise InfrastructureError(fault) from error
@@ -174,14 +181,14 @@ class ForkLauncher(LocalLauncher):
             self._prepare()
             return job.task(argument, send)
 
-        def live(task: Task, argument: Any, sender: Connection, log: str) -> None:
-            _live(prepared, argument, sender, log)
+        def live(task: Task, argument: Any, sender: Connection, log: str, variables: Variables) -> None:
+            _live(prepared, argument, sender, log, variables)
 
         started = time.monotonic()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which the fork does without
-                process = _start_process(multiprocessing.get_context("fork"), live, job)
+                process = _start_process(multiprocessing.get_context("fork"), live, job, {})
         except OSError as error:
             raise InfrastructureError(f"this process cannot be forked: {error.strerror or error}") from error
         return _Child(*process, _Conversation(job, started))
@@ -292,12 +299,31 @@ def _last_words(log: Path | None) -> str:
     return f": {lines[-1].strip()[:300]}" if lines else ""
 
 
+def _changed_variables(*, restart: bool) -> Variables:
+    """What differs from the environment that the fork server started with.
+
+    Args:
+        restart: Whether the server may be ended, to start again, if torch, which it has imported, reads what differs.
+    """
+    from multiprocessing import forkserver
+
+    server, now = forkserver._forkserver, dict(os.environ)
+    if getattr(server, "_forkserver_pid", None) is not None:  # there is no public name
+        names = {name for name, _ in now.items() ^ _server_environment.items()}
+        if not (restart and any(name.startswith(READ_BY_TORCH) for name in names)):
+            return {name: now.get(name) for name in names}
+        server._stop()  # type: ignore[attr-defined]
+    _server_environment.clear()
+    _server_environment.update(now)
+    return {}
+
+
 def _start_process(
-    context: Context, live: Callable[[Task, Any, Connection, str], None], job: Job
+    context: Context, live: Callable[[Task, Any, Connection, str, Variables], None], job: Job, variables: Variables
 ) -> tuple[BaseProcess, Connection]:
     """A process that lives as told, and the end of its pipe to listen at. Raises EOFError or OSError."""
     receiver, sender = context.Pipe(duplex=False)
-    arguments = (job.task, job.argument, sender, str(job.log or os.devnull))
+    arguments = (job.task, job.argument, sender, str(job.log or os.devnull), variables)
     process = context.Process(target=live, args=arguments, daemon=False)
     try:
         # a server that this starts must not hear Ctrl-C either: it would speak of it
@@ -328,8 +354,13 @@ def _preloaded() -> list[str]:
     return [PRELOAD, *(name for name in sorted(sys.modules) if name.startswith("bench."))]
 
 
-def _live(task: Task, argument: Any, sender: Connection, log: str) -> None:
+def _live(task: Task, argument: Any, sender: Connection, log: str, variables: Variables) -> None:
     """The main function of a child."""
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
     os.setsid()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     die_with_parent()

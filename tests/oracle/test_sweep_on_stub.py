@@ -181,7 +181,7 @@ def test_a_gpu_without_a_device_file_is_traced_by_its_own_properties(
         assert (frame[f"trace_peak_{name}_bytes"] == frame[f"peak_{name}_bytes"]).all(), name
     assert frame["estimated_samples_per_s"].notna().all() == ("memory_clock_khz" in gpu)
     if "memory_clock_khz" not in gpu:
-        assert frame["estimate_note"].str.contains("memory_bandwidth_bytes_per_s is not known").all()
+        assert frame["estimate_note"].str.contains("memory_bandwidth_bytes_per_s is unknown").all()
 
     text = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     assert "The estimates use what the GPU reports" in text
@@ -220,7 +220,7 @@ def test_a_device_file_given_later_is_used_for_the_runs_that_are_there(stub_driv
     mine.write_text(mine.read_text(encoding="utf-8").replace("A6000", "A5000"), encoding="utf-8")
     done = plugins.bench(*arguments, "--device-file", mine, env=env)
     assert done.returncode == 2
-    assert "the GPU here is NVIDIA RTX A6000, and mine is for NVIDIA RTX A5000" in done.stderr
+    assert "the GPU here is NVIDIA RTX A6000, but mine is for NVIDIA RTX A5000" in done.stderr
     done = plugins.bench("sweep", config, "--device", "cpu", "--out", tmp_path / "cpu", "--device-file", mine)
     assert done.returncode == 2
     assert "--device-file describes a GPU, but runs would use the CPU" in done.stderr

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn, optim
 
 import bench
 from bench.errors import BenchError
@@ -21,13 +20,35 @@ from bench.records import ImageSpec
 SMALL: dict[str, Any] = {"sample_shape": (3, 8, 8), "classes": 4, "device": "rtx4090"}
 
 
-class Net(nn.Module):
-    def __init__(self, width: int = 8) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(), nn.Flatten(), nn.Linear(width * 36, 4))
+Forward = Callable[["torch.nn.Module", "torch.Tensor"], "torch.Tensor"]
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.layers(images)
+
+def net(width: int = 8, forward: Forward | None = None) -> torch.nn.Module:
+    """A module of a class that nobody can import."""
+    layers = torch.nn.Sequential(
+        torch.nn.Conv2d(3, width, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(width * 36, 4)
+    )
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = layers
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return forward(self.layers, images) if forward else self.layers(images)
+
+    return Net()
+
+
+def raising() -> torch.nn.Module:
+    def forward(layers: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+        raise ValueError("not today\nsecond line")
+
+    return net(forward=forward)
+
+
+def reading() -> torch.nn.Module:
+    return net(forward=lambda layers, images: layers(images) if images.sum() > 0 else images.flatten(1)[:, :4])
 
 
 @pytest.fixture(autouse=True)
@@ -40,15 +61,15 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_module_that_only_this_process_knows_is_estimated_and_not_kept(kept: Path) -> None:
     width = 8
     before = torch.random.get_rng_state()
-    many = bench.estimate(lambda: Net(width), batch_size=[64, 16, 64, 256], optimizer=optim.AdamW, **SMALL)
-    one = bench.estimate(Net, batch_size=16, optimizer="adamw", **SMALL)
+    many = bench.estimate(lambda: net(width), batch_size=[64, 16, 64, 256], optimizer=torch.optim.AdamW, **SMALL)
+    one = bench.estimate(net, batch_size=16, optimizer="adamw", **SMALL)
     assert [item.estimate_note for item in many] == [None] * 4
     peaks = [item.trace_peak_allocated_bytes or 0 for item in many]
     assert peaks[1] < peaks[0] == peaks[2] < peaks[3]
     assert one.trace_peak_allocated_bytes == peaks[1]
     assert many[0].formula_bytes is None
     assert torch.equal(before, torch.random.get_rng_state())
-    assert one.formula_parameters_bytes == sum(parameter.nbytes for parameter in Net().parameters())
+    assert one.formula_parameters_bytes == sum(parameter.nbytes for parameter in net().parameters())
     assert not list(kept.rglob("*.trace"))
     assert not torch.cuda.is_initialized()
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -56,21 +77,13 @@ def test_a_module_that_only_this_process_knows_is_estimated_and_not_kept(kept: P
 
 
 def test_what_builds_it_gets_the_images_where_it_asks_for_them() -> None:
-    def build(images: ImageSpec) -> nn.Module:
-        return nn.Sequential(nn.Flatten(), nn.Linear(images.channels * images.height * images.width, images.classes))
+    def build(images: ImageSpec) -> torch.nn.Module:
+        return torch.nn.Sequential(
+            torch.nn.Flatten(), torch.nn.Linear(images.channels * images.height * images.width, images.classes)
+        )
 
     found = bench.estimate(build, sample_shape=(2, 5, 7), classes=3, batch_size=4, device="rtx4090")
     assert found.formula_parameters_bytes == (2 * 5 * 7 * 3 + 3) * 4
-
-
-class Raising(Net):
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        raise ValueError("not today\nsecond line")
-
-
-class Reading(Net):
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return super().forward(images) if images.sum() > 0 else images.flatten(1)[:, :4]
 
 
 @pytest.mark.parametrize("ask", [bench.estimate, bench.fit, bench.timeline])
@@ -78,25 +91,25 @@ def test_what_the_callers_model_raises_is_one_line_with_its_place(
     ask: Callable[..., Any], capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(BenchError) as caught:
-        ask(Raising, **SMALL)
+        ask(raising, **SMALL)
     assert re.match(r"ValueError: not today \(test_api\.py:\d+\)", str(caught.value))
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
 
 
 def test_a_step_that_reads_values_is_refused_in_the_note_and_the_place_named() -> None:
-    found = bench.estimate(Reading, **SMALL)
+    found = bench.estimate(reading, **SMALL)
     assert found.trace_peak_allocated_bytes is None
     assert "reads values from the device" in (found.estimate_note or "")
     assert "test_api.py" in (found.estimate_note or "")
 
 
 def test_fit_and_timeline_of_the_callers_model() -> None:
-    fitted = bench.fit(Net, **{**SMALL, "device": "t4"})
+    fitted = bench.fit(net, **{**SMALL, "device": "t4"})
     assert fitted.ended_by in ("memory", "search")
     assert fitted.ladder[0].batch_size == 16
-    made = bench.timeline(Net, batch_size=[32, 16], **SMALL)
-    expected = bench.estimate(Net, batch_size=[32, 16], **SMALL)
+    made = bench.timeline(net, batch_size=[32, 16], **SMALL)
+    expected = bench.estimate(net, batch_size=[32, 16], **SMALL)
     assert [item.peak_allocated_bytes for item in made] == [item.trace_peak_allocated_bytes for item in expected]
     assert made[0].tensors
 
@@ -104,7 +117,6 @@ def test_fit_and_timeline_of_the_callers_model() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"model": Net()}, "model: give what builds the module"),
         ({"model": lambda: 7}, "TypeError: model built a int, not a torch.nn.Module"),
         ({"model": "resnte18"}, "resnet18"),
         ({"precision": "fp8"}, "precision"),
@@ -119,7 +131,12 @@ def test_fit_and_timeline_of_the_callers_model() -> None:
 )
 def test_an_argument_that_is_not_valid_is_named(arguments: dict[str, Any], said: str) -> None:
     with pytest.raises(BenchError, match=re.escape(said)):
-        bench.estimate(**{"model": Net, **SMALL, **arguments})
+        bench.estimate(**{"model": net, **SMALL, **arguments})
+
+
+def test_a_module_is_not_taken_for_what_builds_it() -> None:
+    with pytest.raises(BenchError, match="model: give what builds the module"):
+        bench.estimate(net(), **SMALL)  # type: ignore[arg-type]
 
 
 def test_the_package_is_imported_without_torch_and_has_its_functions() -> None:
@@ -132,8 +149,10 @@ def test_the_package_is_imported_without_torch_and_has_its_functions() -> None:
 
 
 def test_a_name_is_the_same_estimate_as_the_callers_own_copy_and_is_kept(kept: Path) -> None:
-    def own() -> nn.Module:
-        return nn.Sequential(nn.Flatten(), nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 10))
+    def own() -> torch.nn.Module:
+        return torch.nn.Sequential(
+            torch.nn.Flatten(), torch.nn.Linear(784, 128), torch.nn.ReLU(), torch.nn.Linear(128, 10)
+        )
 
     named = bench.estimate("mlp", dataset="mnist", batch_size=64, device="rtx4090")
     assert list(kept.rglob("*.trace"))

@@ -62,6 +62,10 @@ def cuda_is_untouched(argument: Any, send: Send) -> dict[str, Any]:
     return {"initialised": torch.cuda.is_initialized(), "bad_fork": torch.cuda._is_in_bad_fork()}
 
 
+def tells_its_variables(argument: Any, send: Send) -> dict[str, Any]:
+    return {name: os.environ.get(name) for name in argument} | {"server": os.getppid()}
+
+
 @pytest.fixture(scope="module")
 def launcher() -> LocalLauncher:
     return LocalLauncher()
@@ -80,6 +84,23 @@ def test_each_task_has_a_fresh_process_of_its_own_group_with_torch_there(launche
 
 def test_a_fork_of_the_server_has_cuda_untouched(launcher: LocalLauncher) -> None:
     assert launcher.run(cuda_is_untouched, None, timeout_s=120).value == {"initialised": False, "bad_fork": False}
+
+
+def test_a_variable_set_after_the_server_started_reaches_the_task(
+    launcher: LocalLauncher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["BENCH_LOGS", "PYTORCH_ALLOC_CONF"]
+    server = launcher.run(tells_its_variables, names, timeout_s=120).value["server"]
+    monkeypatch.setenv("BENCH_LOGS", "/elsewhere")
+    assert launcher.run(tells_its_variables, names, timeout_s=120).value == {
+        "BENCH_LOGS": "/elsewhere",
+        "PYTORCH_ALLOC_CONF": None,
+        "server": server,
+    }
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # torch, which the server imported, reads it
+    after = launcher.run(tells_its_variables, names, timeout_s=120).value
+    assert after["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+    assert after["server"] != server
 
 
 def test_a_message_for_the_user_comes_back_as_such(launcher: LocalLauncher) -> None:

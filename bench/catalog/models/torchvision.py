@@ -84,7 +84,7 @@ def skip_reason(name: str, family: str, images: ImageSpec, settings: Mapping[str
 
 
 def smallest_batch(family: str, images: ImageSpec, settings: Mapping[str, SettingValue]) -> int:
-    """2 where a batch norm of the family has one value a channel of each image, else 1."""
+    """2 where a batch norm of the family has one value per channel of each image, else 1."""
     largest = _LARGEST_TO_ONE_PIXEL_WITH_AUX if settings.get("aux") else _LARGEST_TO_ONE_PIXEL
     return 2 if max(images.height, images.width) <= largest.get(family, 0) else 1
 
