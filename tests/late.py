@@ -14,7 +14,8 @@ import sys
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
-from types import ModuleType
+from pathlib import Path
+from types import FrameType, ModuleType
 from typing import Any
 
 import pytest
@@ -37,6 +38,8 @@ class LateModule(ModuleType):
 def load(module: ModuleType) -> None:
     """Load a module that waits for it; any other is left as it is."""
     if isinstance(module, LateModule):
+        if FINDER in sys.meta_path:
+            LOADERS.append(f"{module.__name__} by {_test_file() or 'no test file'}")
         module.__class__ = ModuleType  # before it runs: modules that import each other meet half-loaded ones
         assert module.__spec__ is not None and isinstance(module.__spec__.loader, LateLoader)
         module.__spec__.loader.load(module)
@@ -62,6 +65,9 @@ class LateLoader(Loader):
 
 class LateFinder(MetaPathFinder):
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        parent = name.rpartition(".")[0]
+        if parent in sys.modules:
+            load(sys.modules[parent])  # a part of torch that is loaded before torch crashes the interpreter
         spec = PathFinder.find_spec(name, path) if name in HEAVY else None
         if spec is not None and spec.loader is not None:
             spec.loader = LateLoader(spec.loader)
@@ -69,6 +75,8 @@ class LateFinder(MetaPathFinder):
 
 
 FINDER = LateFinder()
+LOADERS: list[str] = []
+"""What loaded a library while the finder was installed."""
 
 
 def install() -> None:
@@ -85,5 +93,18 @@ def load_all() -> None:
 
 
 def loaded() -> list[str]:
-    """The heavy libraries that are loaded."""
-    return [name for name in HEAVY if name in sys.modules and not isinstance(sys.modules[name], LateModule)]
+    """The heavy libraries that are loaded, each with the file that loads it where that is known."""
+    known = {text.partition(" ")[0]: text for text in LOADERS}
+    there = [name for name in HEAVY if name in sys.modules and not isinstance(sys.modules[name], LateModule)]
+    return [known.get(name, name) for name in there]
+
+
+def _test_file() -> str | None:
+    """The innermost file of tests that is being imported."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        path = Path(frame.f_code.co_filename)
+        if frame.f_code.co_name == "<module>" and path.is_relative_to(Path(__file__).parent):
+            return path.name
+        frame = frame.f_back
+    return None

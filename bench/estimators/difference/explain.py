@@ -1,16 +1,13 @@
-"""From a recording and the trace of its case to the operators that differ.
+"""From a recording to the operators that differ from the trace of its case, which is made by the loop that was recorded.
 
-Which operator each event of a trace comes from; free of torch.
-
-The trace of a recording's case, by the loop that was recorded.
+Only making the trace needs torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-
-import torch
+from typing import TYPE_CHECKING
 
 from bench.devices import Device, match_device
 from bench.errors import Unsupported
@@ -26,7 +23,6 @@ from bench.estimators.difference.exactness import (
 from bench.estimators.difference.partings import Comparison, Difference, Kind, Parting, peaks_when_mended
 from bench.estimators.events import events_by_entry
 from bench.estimators.memory import cudnn_plans
-from bench.estimators.record import record_case, record_training
 from bench.estimators.recording import Call, StepEnd
 from bench.estimators.recording import Recording as Trace
 from bench.estimators.temporaries import Machine
@@ -34,7 +30,9 @@ from bench.estimators.workspaces import add_workspaces
 from bench.plan import image_spec
 from bench.recordings import Facts, Recording, case_of
 from bench.records import Case, Protocol
-from bench.workload import build_workload
+
+if TYPE_CHECKING:
+    import torch
 
 BESIDE = 4
 """Operators named where a difference lies between two of them."""
@@ -84,6 +82,8 @@ def trace_of(facts: Facts, case: Case, machine: Machine) -> Trace:
         Unsupported: It cannot be traced, or cannot run.
         UnknownNameError: Unknown data set, model or optimizer.
     """
+    from bench.estimators.record import record_case, record_training
+
     held, protocol = replace(case, input="synthetic"), Protocol(seed=42 if facts.seed is None else facts.seed)
     steps = facts.steps + (facts.status == "oom")
     if facts.loop == "bench":
@@ -102,6 +102,8 @@ def add_planned_workspaces(trace: Trace, facts: Facts, device: Device) -> tuple[
 
 def version_notes(facts: Facts) -> list[str]:
     """What to say where the recording was made with other versions than those installed."""
+    import torch
+
     notes = []
     recorded, installed = facts.versions.get("torch"), str(torch.__version__)
     if recorded != installed:
@@ -125,6 +127,10 @@ class _CaptureTraining:
     """The loop of `gpu_capture`: its step is the workload's, but its batch is laid out on the device, not before."""
 
     def __init__(self, case: Case, protocol: Protocol, device: torch.device) -> None:
+        import torch
+
+        from bench.workload import build_workload
+
         images = image_spec(case.dataset, case.image_size)
         self._workload = build_workload(case, images, protocol, device)
         self.model, self.optimizer = self._workload.model, self._workload.optimizer
