@@ -3,7 +3,7 @@
 Cases are the product of the axes, each once, in the file's order. A case that cannot run stays in the plan with its
 reason. Repeats of different cases are interleaved: each repeat is a block that holds every case once, shuffled with the
 stored seed, so that a slow drift of the machine does not become a difference between cases. Repeats beyond those that
-every case takes come in rounds (`order_round`), each shuffled in the same way; `bench.sweep.stopping` says which.
+every case takes come in rounds (`order_round`), each shuffled in the same way; `bench.sweep.runs` says which.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ from bench import catalog
 from bench.errors import Unsupported, describe_failure
 from bench.forks import write_traceback
 from bench.plan import image_spec
+from bench.probes.gpu_monitor import Readings
 from bench.probes.oom import describe_out_of_memory, is_out_of_memory
-from bench.probes.readings import Readings
 from bench.probes.torch_memory import CudaMemory, start_gpu
 from bench.recordings import STATISTICS, Facts, GpuFacts, Recording, pack_history, write_recording
 from bench.recordings.facts import FORMAT

@@ -24,12 +24,11 @@ from bench.catalog import DatasetInfo
 from bench.errors import DataError, Unsupported, describe_failure
 from bench.forks import write_traceback
 from bench.plan import describe, image_spec
+from bench.probes.gpu_monitor import SILENT, Readings, throttled_by
 from bench.probes.in_force import read_in_force
 from bench.probes.oom import describe_out_of_memory, is_out_of_memory, limit_host_memory, parse_out_of_memory
-from bench.probes.readings import SILENT, Readings
 from bench.probes.rss import reset_rss_peak, rss_peak_bytes
 from bench.probes.step_timing import plan_step_count, time_steps
-from bench.probes.throttling import throttled_by
 from bench.probes.torch_memory import CudaMemory, measure_cpu_peak, start_gpu
 from bench.records import Case, DataFacts, ImageSpec, Measurement, Protocol, Status
 from bench.records.variables import cublas_workspaces

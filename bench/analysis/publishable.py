@@ -21,7 +21,7 @@ from bench.analysis.findings import Finding, counted, finding_of, group_keys, ta
 from bench.analysis.labels import CaseLabels
 from bench.analysis.plausible import implausible
 from bench.analysis.validity import told_faults, validity
-from bench.config.sections import TARGETS_FRAC
+from bench.config import TARGETS_FRAC
 from bench.records import Status
 from bench.stats import PUBLISHED_PROCESSES, geometric_interval
 

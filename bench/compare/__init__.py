@@ -4,12 +4,10 @@ Frames come from `bench.load`. Cases are joined on their axes; what would make t
 (precision, flags, data path, model) is refused unless the comparison is across it.
 """
 
-from bench.compare.comparison import compare
-from bench.compare.cost import Cost, find_costs
+from bench.compare.comparison import Cost, compare, find_costs, first_processes, select_runs, split_values
 from bench.compare.differences import FLAGS, field_words, words
 from bench.compare.metrics import DEFAULT_METRICS, METRICS, Metric, verdict_words
 from bench.compare.result import Comparison, Difference, GeoMean, Missing
-from bench.compare.selecting import first_processes, select_runs, split_values
 
 __all__ = [
     "DEFAULT_METRICS",

@@ -1,21 +1,167 @@
-"""Two frames of runs become a comparison."""
+"""Two frames of runs become a comparison: which runs are chosen, how the sides compare, and what samples cost.
+
+Runs are chosen by patterns on their axes and fields, or as the first processes of each case. Costs are energy from the
+rows, and a price an hour where one is given.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+import fnmatch
+import math
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from bench.compare.differences import find_differences, refuse_flags
+from bench.compare.differences import FIELDS, field_words, find_differences, refuse_flags, unknown_field
 from bench.compare.metrics import DEFAULT_METRICS, METRICS, Metric
-from bench.compare.pairing import Half, all_pairs, check_across, common_pairs, halve, label_pairs
+from bench.compare.pairing import Half, all_pairs, check_across, common_pairs, halve, in_order, label_pairs
 from bench.compare.result import Comparison, GeoMean, Missing
-from bench.compare.selecting import first_processes
 from bench.errors import BenchError, UnknownNameError
 from bench.records import AXES, Status
 from bench.stats import CONFIDENCE, MARGIN, Judgement, Verdict, geometric_interval, judge_ratios
+
+SAMPLES = 1_000_000
+"""Prices are for so many samples: the price of one has too many zeros to read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one case costs on one machine.
+
+    Attributes:
+        case_key: Which case.
+        label: The case in words.
+        name: Of the results.
+        joules_per_sample: Energy of the measured window over its samples, geometric mean over processes; `None` where
+            the machine has no counter.
+        price_per_million_samples: In the unit of the price an hour; `None` where no price is given.
+    """
+
+    case_key: str
+    label: str
+    name: str
+    joules_per_sample: float | None
+    price_per_million_samples: float | None
+
+
+def find_costs(
+    sides: Mapping[str, pd.DataFrame], prices: Mapping[str, float], across: Sequence[str] = ()
+) -> list[Cost]:
+    """What each case costs on each side, sorted by the axes; only where energy or price is known.
+
+    Args:
+        sides: Frames of `bench.load` by name.
+        prices: An hour's price by the name of a side.
+        across: The fields that the sides are compared across; they are left out of the labels.
+    """
+    found = []
+    halves = {name: halve(frame, "baseline", across) for name, frame in sides.items()}
+    labels = label_pairs(list(halves.values()), across)
+    for name, half in halves.items():
+        energy, speed = (METRICS[metric].values(half.runs) for metric in ("joules_per_sample", "samples_per_s"))
+        for pair in in_order(half, half.rows):
+            rows = half.rows[pair]
+            joules, rate = (_middle(values[rows].tolist()) for values in (energy, speed))
+            price = prices[name] / 3600 / rate * SAMPLES if name in prices and rate else None
+            if joules is not None or price is not None:
+                found.append(Cost(str(half.firsts[pair]["case_key"]), labels[pair], name, joules, price))
+    return found
+
+
+def _middle(values: list[float]) -> float | None:
+    known = [value for value in values if not math.isnan(value)]
+    return geometric_interval(known).middle if known else None
+
+
+LEAST_PROCESSES = 2
+"""One process says nothing about the next one."""
+
+
+def first_processes(frame: pd.DataFrame, processes: int | None) -> pd.DataFrame:
+    """The runs of the first processes of each case, all of them where `processes` is `None`.
+
+    A run that failed or is missing among them is replaced by no later one: which runs count follows from their number
+    alone, never from what they measured.
+
+    Raises:
+        BenchError: `processes` is below `LEAST_PROCESSES`.
+    """
+    if processes is None:
+        return frame
+    if processes < LEAST_PROCESSES:
+        raise BenchError(f"processes {processes}: at least {LEAST_PROCESSES} a case are needed for a verdict")
+    return frame[frame["repeat"] < processes].reset_index(drop=True)
+
+
+def select_runs(frame: pd.DataFrame, patterns: Sequence[str]) -> pd.DataFrame:
+    """The runs that match patterns such as `model=resnet*`.
+
+    Args:
+        frame: From `bench.load`.
+        patterns: `FIELD=PATTERN`, with the wildcards of file names; a value that is the pattern to the letter is meant
+            before any other (`mlp:hidden=[256,128]` is no wildcard). Of several for one field any may match; those of
+            different fields must all match.
+
+    Raises:
+        BenchError: A pattern without a field, a field that is not known, or no run that matches.
+    """
+    wanted: dict[str, list[str]] = {}
+    for pattern in patterns:
+        field, equals, value = pattern.partition("=")
+        if not equals:
+            raise BenchError(f'"{pattern}": write FIELD=PATTERN, as in model=resnet*')
+        _known_field(field)
+        wanted.setdefault(field, []).append(value)
+    chosen = frame
+    for field, values in wanted.items():
+        texts = _texts(chosen, field)
+        meant = {text for value in values for text in _matching(texts.values(), value)}
+        kept = [value for value, text in texts.items() if text in meant]
+        if not kept:
+            there = ", ".join(list(texts.values())[:6])
+            raise BenchError(f"no run has {field} like {' or '.join(values)}; there are: {there}")
+        chosen = chosen[chosen[field].isin(kept)]
+    return chosen.reset_index(drop=True)
+
+
+def split_values(frames: Iterable[pd.DataFrame], field: str, text: str) -> tuple[str, str] | None:
+    """The two values of a field in `BASELINE,CANDIDATE`; `None` where no comma stands between two known ones.
+
+    Values with settings hold commas themselves (`mlp:hidden=[256,128],mlp`), so a comma counts only between two values
+    that runs have, or patterns that match some. A text with one comma is split there whatever its halves are.
+
+    Raises:
+        BenchError: The field is not known.
+    """
+    _known_field(field)
+    known = {name for frame in frames for name in _texts(frame, field).values()}
+    parts = text.split(",")
+    splits = [(",".join(parts[:place]), ",".join(parts[place:])) for place in range(1, len(parts))]
+    if len(splits) == 1:
+        return splits[0]
+    exact = [halves for halves in splits if known.issuperset(halves)]
+    matching = [halves for halves in splits if all(_matching(known, half) for half in halves)]
+    return next(iter([*exact, *matching]), None)
+
+
+def _known_field(field: str) -> None:
+    if field not in (*AXES, *FIELDS):
+        raise unknown_field("field", field, (*AXES, *FIELDS))
+
+
+def _texts(frame: pd.DataFrame, field: str) -> dict[object, str]:
+    """The values of a column, each once, as text."""
+    return {value: field_words(field, None if pd.isna(value) else value) for value in frame[field].drop_duplicates()}
+
+
+def _matching(texts: Iterable[str], pattern: str) -> list[str]:
+    """The texts that a pattern means: the one that it spells, else those that it matches."""
+    found = list(texts)
+    return [pattern] if pattern in found else [text for text in found if fnmatch.fnmatchcase(text, pattern)]
+
 
 _BROKEN = (Status.OOM, Status.TIMEOUT, Status.CRASHED, Status.FAILED, Status.NAN_LOSS)
 """How a case ends that ran before and does not any more."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bench.estimators.allocator import Alloc, AllocatorConfig, Event, Free, Mark, ReplayResult, replay, replay_onward
 from bench.estimators.recording import Call, Entry, Freed, Phase, Recording, StepEnd
 from bench.estimators.temporaries import Machine, products, script_of
-from bench.estimators.temporaries.scripts import WORKSPACE
+from bench.estimators.temporaries.machine import WORKSPACE
 
 
 @dataclass(frozen=True, slots=True)

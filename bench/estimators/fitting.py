@@ -22,10 +22,9 @@ from bench.devices import Device
 from bench.devices.context import context_of
 from bench.errors import Unsupported
 from bench.estimators.allocator import Alloc, Event, Free
-from bench.estimators.device_memory import Verdict, device_interval, judge_fit
 from bench.estimators.events import TracePeaks
 from bench.estimators.memory import room_bytes, trace_events, trace_peaks
-from bench.estimators.memory_settings import settings_in_force
+from bench.estimators.memory_settings import Verdict, device_interval, judge_fit, settings_in_force
 from bench.estimators.recording import LEAST_BATCH, TRACED_BATCHES
 from bench.records import Case
 

@@ -24,10 +24,9 @@ from bench.errors import Unsupported
 from bench.estimators.allocator import Event
 from bench.estimators.collector import collector_off
 from bench.estimators.cudnn_plans import CudnnPlans
-from bench.estimators.device_memory import Verdict, device_interval, judge_fit
 from bench.estimators.events import TracePeaks, build_events, replay_trace
 from bench.estimators.kept import machine_of, recording_of
-from bench.estimators.memory_settings import MemorySettings, settings_in_force
+from bench.estimators.memory_settings import MemorySettings, Verdict, device_interval, judge_fit, settings_in_force
 from bench.estimators.workspaces import add_workspaces
 from bench.records import TRACE_PARTS, Case
 

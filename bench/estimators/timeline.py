@@ -21,7 +21,7 @@ from bench.records import TRACE_PARTS
 
 if TYPE_CHECKING:
     from bench.devices import Device
-    from bench.estimators.allocator.blocks import Block
+    from bench.estimators.allocator.caching import Block
     from bench.records import Case
 
 MAX_POINTS = 4000

@@ -5,7 +5,11 @@ with the `Estimate` of its case beside it. The fields below are the columns: the
 `_hz`, `_w`, `_j`, `_frac`), `None` is unknown and never 0, and raw values are kept as tuples.
 """
 
-from dataclasses import fields
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
+from enum import StrEnum
 
 from bench.records.case import (
     AXES,
@@ -27,9 +31,258 @@ from bench.records.case import (
     stable_hash,
     varying_axes,
 )
-from bench.records.environment import Environment, absent_word
-from bench.records.estimate import FORMULA_PARTS, TRACE_PARTS, UNMODELLED, Estimate, join_notes, left_out
-from bench.records.measurement import MEASURED, Measurement, Status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """The machine and the software under a run; absent is null in the columns and reads `unknown` in reports."""
+
+    device: str  # cpu, or cuda
+    estimate_device: str | None = None  # the device file that the estimates beside this row were made for
+    gpu_name: str | None = None
+    gpu_uuid_hash: str | None = None
+    gpu_index: int | None = None
+    gpu_count: int | None = None
+    gpu_total_bytes: int | None = None
+    gpu_multiprocessors: int | None = None
+    gpu_capability: str | None = None
+    vbios: str | None = None
+    driver_version: str | None = None
+    ecc: bool | None = None
+    mig: bool | None = None
+    persistence_mode: bool | None = None
+    power_limit_w: float | None = None
+    power_limit_default_w: float | None = None
+    max_sm_clock_hz: float | None = None
+    cuda_version: str | None = None
+    cudnn_version: str | None = None
+    hip_version: str | None = None  # of a ROCm build of torch
+    torch_version: str | None = None
+    torch_arch_list: str | None = None
+    torch_git: str | None = None
+    torchvision_version: str | None = None
+    python_version: str | None = None
+    numpy_version: str | None = None
+    pandas_version: str | None = None
+    pyarrow_version: str | None = None
+    bench_version: str | None = None
+    allocator_settings: str | None = None  # environment variables of torch's allocator: bench.records.variables
+    speed_variables: str | None = None  # those that change speed, memory or numbers unseen
+    other_variables: str | None = None  # those of the same libraries that change none of it
+    torch_threads: int | None = None
+    cpu_model: str | None = None
+    cpu_cores_physical: int | None = None
+    cpu_cores_logical: int | None = None
+    cpu_cores_usable: int | None = None  # after affinity and cgroup quota
+    cpu_governor: str | None = None
+    cpu_capability: str | None = None  # the instruction set torch chose: AVX2, AVX512
+    ram_bytes: int | None = None
+    memory_limit_bytes: int | None = None  # of the control group, where it is below the RAM
+    os_name: str | None = None
+    kernel: str | None = None
+    container: str | None = None
+    virtualization: str | None = None
+    host_hash: str | None = None
+    git_commit: str | None = None
+    git_dirty: bool | None = None
+
+    @property
+    def key(self) -> str:
+        """The `environment_key`: what must be equal for two runs to be repeats of each other."""
+        return stable_hash({name: getattr(self, name) for name in _COMPARED})
+
+    def changes_since(self, before: Mapping[str, object]) -> list[str]:
+        """Why the key is not that of an environment with the fields `before`: `torch_version 2.6 -> 2.7`."""
+        pairs = {name: (before.get(name), getattr(self, name)) for name in _COMPARED}
+        return [
+            f"{name} {absent_word(name) if old is None else old} -> {absent_word(name) if new is None else new}"
+            for name, (old, new) in pairs.items()
+            if old != new
+        ]
+
+
+_COMPARED = (
+    "device",
+    "gpu_name",
+    "gpu_uuid_hash",
+    "gpu_capability",
+    "driver_version",
+    "mig",
+    "power_limit_w",
+    "cuda_version",
+    "cudnn_version",
+    "torch_version",
+    "torchvision_version",
+    "python_version",
+    "allocator_settings",
+    "speed_variables",
+    "cpu_model",
+    "cpu_cores_usable",
+    "ram_bytes",
+    "host_hash",
+)
+_VARIABLES = ("allocator_settings", "speed_variables", "other_variables")
+
+
+def absent_word(field: str) -> str:
+    """What a field of machine, versions or protocol says that has no value.
+
+    Returns:
+        `none set` of those that hold environment variables, `unknown` of all others.
+    """
+    return "none set" if field in _VARIABLES else "unknown"
+
+
+FORMULA_PARTS = ("parameters", "gradients", "optimizer_state", "batch", "activations")
+"""What the formula adds up: its columns `formula_<part>_bytes`."""
+
+TRACE_PARTS = (*FORMULA_PARTS, "temporaries", "workspaces", "rounding")
+"""What the trace's peak of `allocated` is made of: its columns `trace_<part>_bytes`."""
+
+_LEFT_OUT_OF_ALL = {"compiled": "compiled is on, and torch.compile is left out"}
+_LEFT_OUT_OF_THE_TRACE = {
+    "cudnn_benchmark": "cudnn_benchmark is on, and what cuDNN's trials take and choose is left out",
+    "deterministic": "deterministic is on, and the kernels and cuBLAS workspaces that it changes are left out",
+}
+UNMODELLED = (*_LEFT_OUT_OF_ALL, *_LEFT_OUT_OF_THE_TRACE)
+"""The switches of a `Protocol` that change what a step takes, and that no estimator follows."""
+
+
+def left_out(switches: Collection[str], *, traced: bool) -> list[str]:
+    """What estimates leave out of runs with these `switches` on, in words for `estimate_note`.
+
+    Args:
+        switches: Names of `UNMODELLED`.
+        traced: Whether the trace speaks: the formula knows no kernels, whichever they are.
+    """
+    known = _LEFT_OUT_OF_ALL | (_LEFT_OUT_OF_THE_TRACE if traced else {})
+    return [words for switch, words in known.items() if switch in switches]
+
+
+def join_notes(*notes: str | None) -> str | None:
+    """Notes as one, each once; None where there is none."""
+    return "; ".join(dict.fromkeys(note for note in notes if note)) or None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What the estimators say of one case on one device, without having executed it there."""
+
+    case_key: str
+    estimate_device: str  # a device file's name, or cpu
+    estimate_note: str | None = None  # why an estimator gave none, or what it leaves out here
+    formula_bytes: int | None = None
+    formula_parameters_bytes: int | None = None
+    formula_gradients_bytes: int | None = None
+    formula_optimizer_state_bytes: int | None = None
+    formula_batch_bytes: int | None = None
+    formula_activations_bytes: int | None = None
+    trace_peak_allocated_bytes: int | None = None
+    trace_peak_reserved_bytes: int | None = None
+    trace_peak_requested_bytes: int | None = None
+    trace_parameters_bytes: int | None = None
+    trace_gradients_bytes: int | None = None
+    trace_optimizer_state_bytes: int | None = None
+    trace_batch_bytes: int | None = None
+    trace_activations_bytes: int | None = None
+    trace_temporaries_bytes: int | None = None
+    trace_workspaces_bytes: int | None = None
+    trace_rounding_bytes: int | None = None
+    estimated_device_bytes: int | None = None  # reserved, context and loaded modules: what nvidia-smi will show
+    estimated_device_low_bytes: int | None = None  # with the least that the context may be; null: spread unknown
+    estimated_device_high_bytes: int | None = None  # with the most that it may be
+    estimated_device_basis: str | None = None  # where the context's figure comes from, in words
+    estimated_fit: str | None = None  # fits, may not fit, does not fit; null where the device's memory is unknown
+    estimated_step_time_s: float | None = None
+    estimated_samples_per_s: float | None = None
+    estimated_speed_basis: str | None = None  # how the time was estimated and how far off that was known to be
+
+
+class Status(StrEnum):
+    """How a run ended; the set is closed."""
+
+    OK = "ok"
+    OOM = "oom"  # the device, the memory limit of the host, or its shared memory was exceeded
+    TIMEOUT = "timeout"  # the deadline passed; the run was killed
+    CRASHED = "crashed"  # the process died: a signal, or an exit without an answer
+    FAILED = "failed"  # the model, the data or the optimizer raised
+    SKIPPED = "skipped"  # the case cannot run, or a rule excludes it; never started
+    NAN_LOSS = "nan_loss"  # it ran, and the loss was not finite
+    THROTTLED = "throttled"  # it ran while the device slowed itself down for heat or power
+    INTERRUPTED = "interrupted"  # planned, and not finished when the sweep ended; resume runs it
+
+
+MEASURED = (Status.OK, Status.THROTTLED, Status.NAN_LOSS)
+"""The statuses whose rows hold step times."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """What one run measured. Peaks are over the measured window unless named `cold` (from the process's start)."""
+
+    status: Status
+    reason: str | None = None
+    phase: str | None = None  # where a run that did not end well was: build, warm-up, measure, memory, gradient noise
+    flags: tuple[str, ...] = ()  # what was not kept: host_bound, not_steady, precision_not_in_force, throttled, ...
+    precision_in_force: str | None = None  # what products were computed in, as far as torch and the device tell
+    not_in_force: str | None = None  # precision and switches that were asked for and did nothing, and why
+    cublas_workspace_config: str | None = None  # of a deterministic run: what CUBLAS_WORKSPACE_CONFIG was in it
+    data_source: str | None = None  # files, or synthetic
+    started_unix_s: float | None = None
+    duration_s: float | None = None  # of the whole run, as the parent saw it
+    process_start_s: float | None = None  # from asking for the process to its first word
+    # timing, raw
+    warmup_times_s: tuple[float, ...] = ()
+    step_times_s: tuple[float, ...] = ()
+    data_wait_times_s: tuple[float, ...] = ()  # waiting for the batch, a part of each step's time
+    wall_window_s: float | None = None  # an independent clock around the measured steps
+    final_loss: float | None = None
+    parameter_count: int | None = None
+    # the gradient noise scale, from a pass of its own; the seed of each repeat is another
+    gradient_noise_scale: float | None = None  # trace / g2, in samples
+    gradient_noise_g2: float | None = None  # |G|^2, the mean over the steps
+    gradient_noise_trace: float | None = None  # tr(Sigma) of one sample's gradient, the mean over the steps
+    gradient_noise_microbatch: int | None = None  # samples
+    gradient_noise_steps: int | None = None  # that were measured
+    gradient_noise_cost_s: float | None = None  # of the whole pass: building, leading steps, measured ones
+    gradient_noise_data_source: str | None = None  # files, or synthetic
+    gradient_noise_note: str | None = None  # why there is none, or what it is not
+    gradient_noise_g2_values: tuple[float, ...] = ()  # raw, one a step; may be negative
+    gradient_noise_trace_values: tuple[float, ...] = ()
+    # memory as torch and the driver report it
+    peak_allocated_bytes: int | None = None
+    peak_requested_bytes: int | None = None
+    peak_reserved_bytes: int | None = None
+    cold_peak_allocated_bytes: int | None = None
+    cold_peak_requested_bytes: int | None = None
+    cold_peak_reserved_bytes: int | None = None
+    device_used_bytes: int | None = None  # this process, as NVML lists it
+    device_used_total_bytes: int | None = None  # all processes of the device
+    device_used_before_bytes: int | None = None  # all processes, before this run's context
+    context_bytes: int | None = None  # the context and loaded modules: used - reserved
+    device_total_bytes: int | None = None
+    alloc_retries: int | None = None
+    oom_requested_bytes: int | None = None  # what the failing allocation asked for
+    host_rss_peak_bytes: int | None = None
+    host_memory_limit_bytes: int | None = None
+    # the device around the window
+    sm_clock_start_hz: float | None = None
+    sm_clock_end_hz: float | None = None
+    memory_clock_start_hz: float | None = None
+    memory_clock_end_hz: float | None = None
+    temperature_start_c: float | None = None
+    temperature_end_c: float | None = None
+    power_end_w: float | None = None
+    energy_window_j: float | None = None
+    throttle_reasons_start: tuple[str, ...] | None = None  # empty: none active (in early parts also: unknown)
+    throttle_reasons_end: tuple[str, ...] | None = None
+    thermal_slowdown_window_s: float | None = None  # of the window, by the driver's own counter
+    power_slowdown_window_s: float | None = None  # of the window, held below its clocks by the power limit
+    pcie_generation: int | None = None
+    pcie_width: int | None = None
+    other_process_count: int | None = None  # other processes on the device at the end of the window
+    nvml_error: str | None = None  # why readings of the device are missing, where it was to be read
+
 
 __all__ = [
     "AXES",

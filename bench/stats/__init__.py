@@ -5,8 +5,7 @@ not independent. Every interval here is therefore taken over one number a proces
 percentiles describe raw steps and claim nothing about other processes. docs/statistics.md explains each number.
 """
 
-from bench.stats.comparison import MARGIN, Judgement, Verdict, judge_ratios
-from bench.stats.correction import holm
+from bench.stats.comparison import MARGIN, Judgement, Verdict, holm, judge_ratios
 from bench.stats.errors import ErrorSummary, relative_error, summarise_errors
 from bench.stats.intervals import (
     CONFIDENCE,

@@ -3,13 +3,15 @@
 One number a process, positive, on each side of each case. Everything is computed on logarithms, where a ratio is a
 difference, and a rate and its inverse give the same answer.
 
-The interval of a ratio is Welch's (B. L. Welch, Biometrika 34, 1947); the correction is Holm's (S. Holm, Scandinavian
+The interval of a ratio is Welch's (B. L. Welch, Biometrika 34, 1947); the test of two means is by permutation (R. A.
+Fisher, The Design of Experiments, 1935); the correction is Holm's (S. Holm, Scandinavian
 Journal of Statistics 6, 1979); `same` is two one-sided tests (D. J. Schuirmann, Journal of Pharmacokinetics and
 Biopharmaceutics 15, 1987). scipy's t distribution is taken from `scipy.special`: `scipy.stats` takes seconds to import.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -19,9 +21,65 @@ from enum import StrEnum
 import numpy as np
 from scipy.special import comb, stdtr, stdtrit
 
-from bench.stats.correction import holm
 from bench.stats.intervals import CONFIDENCE, finite
-from bench.stats.permutation import permutation_p
+
+MAX_DEALINGS = 200_000
+"""All dealings are counted up to 10 processes a side (184,756); of more, as many as this are drawn at random."""
+
+
+def permutation_p(one: np.ndarray, two: np.ndarray) -> float:
+    """How often dealing all values into two sides again gives means at least as far apart as those found.
+
+    It holds for noise of any shape, as long as nothing but luck decides which side a process belongs to.
+
+    Args:
+        one: `(n,)`, at least one value.
+        two: `(n,)`, as many.
+
+    Returns:
+        A share of all dealings, the one found included: at least 2 / C(2n, n). Of random dealings where there are more
+        than `MAX_DEALINGS`, always the same ones.
+    """
+    n = len(one)
+    dealings = math.comb(2 * n, n)
+    if one.max() < two.min() or two.max() < one.min():
+        return 2 / dealings
+    values = np.concatenate([one, two])
+    values = values - values.mean()  # dealt into two sides, their sums are now opposite
+    found = abs(values[:n].sum()) * (1 - 1e-9)  # a dealing that is the one found in another order counts
+    if dealings <= MAX_DEALINGS:
+        sums = values[_all_dealings(n)].sum(axis=1)
+        return float((np.abs(sums) >= found).mean())
+    random = np.random.default_rng(0)
+    sums = random.permuted(np.tile(values, (MAX_DEALINGS, 1)), axis=1)[:, :n].sum(axis=1)
+    return float(((np.abs(sums) >= found).sum() + 1) / (MAX_DEALINGS + 1))
+
+
+@functools.lru_cache(maxsize=4)
+def _all_dealings(n: int) -> np.ndarray:
+    """The positions of one side in every dealing of `2 n` values, `(C(2n, n), n)`."""
+    return np.array(list(itertools.combinations(range(2 * n), n)), dtype=np.int8)
+
+
+def holm(p_values: Sequence[float] | np.ndarray, last: Sequence[bool] | np.ndarray | None = None) -> np.ndarray:
+    """P-values corrected so that calling those below a level is wrong anywhere with at most that probability.
+
+    Args:
+        p_values: One a case.
+        last: Cases that will not be called whatever their p-value. They count, and take the last ranks: none of them
+            makes the correction of the others milder.
+
+    Returns:
+        As many values as given, in the same order, at most 1. The smallest is multiplied by their number, the next by
+        one less, and so on; none ends below one ranked before it.
+    """
+    numbers = np.asarray(p_values, dtype=float)
+    order = np.lexsort((numbers, np.zeros(len(numbers), dtype=bool) if last is None else np.asarray(last)))
+    stepped = np.maximum.accumulate(numbers[order] * np.arange(len(numbers), 0, -1))
+    adjusted = np.empty_like(numbers)
+    adjusted[order] = np.minimum(stepped, 1.0)
+    return adjusted
+
 
 MARGIN = 0.01
 """The smallest change that counts, as a fraction, unless a comparison says otherwise."""

@@ -1,4 +1,9 @@
-"""One part: written so that it is whole or absent, read so that it is right or refused."""
+"""One part: written so that it is whole or absent, read so that it is right or refused.
+
+A part may come from anybody, and its hash is no signature: whoever writes a part can write the hash that fits it. So
+sizes, types and what readers rely on are checked here, once for all of them, before its rows are used: behind it no
+part is too large for memory, has columns of other types, or lacks its keys.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,7 @@ import errno
 import hashlib
 import json
 import os
+import stat
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,11 +20,158 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bench.errors import StoreError
-from bench.store.checking import MAX_PART_BYTES, check_columns, check_file, check_rows, parse_notes, plain, texts
+from bench.records import AXES, Group, Status, columns
+from bench.store import schema
+from bench.store.pages import unpacked
 from bench.store.schema import SCHEMA_VERSION
+
+MAX_PART_BYTES = 256 << 20
+"""Of the file, of what it says that it unpacks to, and of each column's text in memory."""
+
+MAX_VALUES = 4_000_000
+"""Of all columns together; a plan of 200,000 runs has fewer."""
+
+_KEYS = ("case_key", *AXES, "repeat", "position", *columns(Group))
+_COLUMNS = {"plan": schema.PLAN, "run": schema.RUN, "estimates": schema.ESTIMATE}
+_NEVER_NULL = {
+    "plan": _KEYS,
+    "run": ("run_key", "attempt", "status", "device", *_KEYS),
+    "estimates": ("case_key", "estimate_device"),
+}
+_NEEDED = {"plan": ("skip_reason",), "run": ("step_times_s", "wall_window_s", "duration_s"), "estimates": ()}
+_DERIVED = ("planned", "schema_version", "samples_per_s", "median_step_time_s")
+_SCALARS = (pa.bool_(), pa.int64(), pa.float64(), pa.string())
+_TYPES = (*_SCALARS, *(pa.list_(kind) for kind in _SCALARS))
+
+
+def check_file(path: Path, limit: int = MAX_PART_BYTES) -> None:
+    """Refuse what is not a regular file, or larger than `limit` bytes, before it is opened: a pipe would block.
+
+    Raises:
+        StoreError: Saying which.
+        OSError: The file cannot be looked at.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise StoreError(f"{path}: not a regular file")
+    if status.st_size > limit:
+        raise StoreError(f"{path}: larger than {limit >> 20} MiB; no part is")
+
+
+def check_columns(path: Path, data: bytes, file: pq.ParquetFile, kind: str) -> None:
+    """Refuse a part by its footer and the headers of its pages, before any row is decoded.
+
+    Args:
+        path: For messages.
+        data: The whole file.
+        file: The same, opened.
+        kind: What the part is to be.
+
+    Raises:
+        StoreError: Too large, or its columns are not those of its kind.
+        ValueError: The file is damaged.
+    """
+    found, rows = file.schema_arrow, file.metadata.num_rows
+    if kind == "run" and rows != 1:
+        raise StoreError(f"{path}: {rows} rows; the part of a run has one")
+    if not found.equals(_COLUMNS[kind]):  # what this version writes need not be looked at in detail
+        _check_names(path, found.names, kind)
+        for field in found:
+            _check_type(path, field, kind)
+    size, values = unpacked(data, {number for number, item in enumerate(found.types) if pa.types.is_list(item)})
+    values += rows * len(found)
+    if values > MAX_VALUES or size > MAX_PART_BYTES:
+        limit = f"{MAX_VALUES:,} in {MAX_PART_BYTES >> 20} MiB"
+        raise StoreError(f"{path}: {values:,} values in {size >> 20} MiB; a part has up to {limit}")
+
+
+def _check_names(path: Path, names: Sequence[str], kind: str) -> None:
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise StoreError(f"{path}: column {twice[0]} is there twice")
+    if missing := [name for name in (*_NEVER_NULL[kind], *_NEEDED[kind]) if name not in names]:
+        raise StoreError(f"{path}: lacks the column {missing[0]}")
+
+
+def _check_type(path: Path, field: pa.Field, kind: str) -> None:
+    """A known column has its own type; one that a later version added has a plain type, and no name that is taken."""
+    own = _COLUMNS[kind]
+    if field.name in own.names:
+        expected = own.field(field.name).type
+        if field.type != expected:
+            raise StoreError(f"{path}: column {field.name} is {field.type}, not {expected}")
+    elif field.type not in _TYPES:
+        raise StoreError(f"{path}: column {field.name} is {field.type}, which no column of a part is")
+    elif field.name in _DERIVED or any(field.name in other.names for other in _COLUMNS.values()):
+        raise StoreError(f"{path}: column {field.name} does not belong into a part of kind {kind}")
+
+
+def texts(file: pq.ParquetFile) -> list[str]:
+    """The columns of text, to be read as dictionaries: so a text that comes in many rows is held once."""
+    if file.metadata.num_rows == 1:
+        return []
+    return [field.name for field in file.schema_arrow if field.type == pa.string()]
+
+
+def plain(path: Path, table: pa.Table) -> pa.Table:
+    """The table with its dictionaries unfolded. Raises StoreError where that would take too much memory."""
+    for index, field in enumerate(table.schema):
+        if not pa.types.is_dictionary(field.type):
+            continue
+        column = table.column(index)
+        size = sum(
+            pc.sum(pc.binary_length(chunk.dictionary).take(chunk.indices).cast(pa.int64())).as_py() or 0
+            for chunk in column.chunks
+        )
+        if size > MAX_PART_BYTES:
+            raise StoreError(f"{path}: column {field.name} holds {size >> 20} MiB of text; no part does")
+        table = table.set_column(index, field.name, column.cast(pa.string()))
+    return table
+
+
+def check_rows(path: Path, rows: Sequence[Mapping[str, Any]], kind: str) -> None:
+    """Refuse rows that no harness writes: without their keys, of a status that is none, with gaps in a list.
+
+    Raises:
+        StoreError: With the row and the column.
+    """
+    for number, row in enumerate(rows):
+        for name in _NEVER_NULL[kind]:
+            if row[name] is None:
+                raise StoreError(f"{path}: row {number}: {name} is null, which it never is")
+        if kind != "estimates" and row["batch_size"] < 1:
+            raise StoreError(f"{path}: row {number}: a batch size of {row['batch_size']}")
+        if kind == "run" and row["status"] not in tuple(Status):
+            raise StoreError(f"{path}: status {row['status'][:40]!r} is none of {', '.join(Status)}")
+        for name, value in row.items():
+            if isinstance(value, list) and None in value:
+                raise StoreError(f"{path}: row {number}: a null among {name}")
+
+
+def parse_notes(path: Path, text: bytes, kind: str) -> dict[str, Any]:
+    """The notes beside the rows; those of a plan hold the protocol and the environment of its runs.
+
+    Raises:
+        StoreError: They are not what a harness writes.
+    """
+    try:
+        notes = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{path}: its notes are no JSON ({error})") from error
+    if not isinstance(notes, dict):
+        raise StoreError(f"{path}: its notes are no JSON object")
+    for name in ("protocol", "environment") if kind == "plan" else ():
+        if not isinstance(notes.get(name), dict):
+            raise StoreError(f"{path}: its notes lack the {name} of its runs")
+        try:
+            pa.Table.from_pylist([notes[name]], schema=schema.RUN)
+        except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
+            raise StoreError(f"{path}: its notes have a wrong value in {name} ({error})") from error
+    return notes
+
 
 Row = dict[str, Any]
 

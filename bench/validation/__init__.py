@@ -4,9 +4,8 @@ A file's columns decide its layout; each layout is one module of this folder tha
 it. Nothing here imports torch at its head: files are read in the parent, rows are estimated in a child.
 """
 
-from bench.validation.reading import list_layouts, read_measurements
 from bench.validation.rows import Layout, Loop, Measured
-from bench.validation.scoring import GroupScore, Score, score, score_others
+from bench.validation.scoring import GroupScore, Score, list_layouts, read_measurements, score, score_others
 
 __all__ = [
     "GroupScore",

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from bench.launchers import Answer
 from bench.launchers.tasks import estimate_task, measure_task
-from bench.store import checking, folder, parts, schema
+from bench.store import folder, parts, schema
 from bench.store.parts import rows_hash
 from tests.chaos import attempts, fake_sweep
 from tests.chaos.fake_sweep import FakeLauncher
@@ -63,7 +63,7 @@ class Program:
         with contextlib.ExitStack() as stack:
             for kind, name in _NAMES.items():
                 stack.enter_context(mock.patch.object(schema, name, schemas[kind]))
-            stack.enter_context(mock.patch.dict(checking._COLUMNS, schemas))
+            stack.enter_context(mock.patch.dict(parts._COLUMNS, schemas))
             for module in (schema, parts):
                 stack.enter_context(mock.patch.object(module, "SCHEMA_VERSION", self.version))
             stack.enter_context(mock.patch.object(folder, "build_table", self._build_table))

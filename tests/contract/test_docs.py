@@ -28,7 +28,7 @@ def test_the_commands_of_the_readme_are_those_that_exist() -> None:
 
 
 def test_every_key_of_the_configuration_is_documented_and_no_other() -> None:
-    from bench.config.sections import Data, Grid, Limits, Measure
+    from bench.config import Data, Grid, Limits, Measure
 
     text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     for section, model in (("grid", Grid), ("measure", Measure), ("limits", Limits), ("data", Data)):
@@ -47,7 +47,7 @@ def test_every_variable_of_the_environment_is_documented_and_no_other() -> None:
 
 def test_every_flag_of_a_run_is_documented() -> None:
     from bench.analysis.validity import _FLAGS
-    from bench.probes.readings import SILENT
+    from bench.probes.gpu_monitor import SILENT
 
     text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     table = text.split("| flag | meaning |")[1].split("\n\n")[0]

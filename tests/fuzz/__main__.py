@@ -133,7 +133,7 @@ def _fuzz_one(options: argparse.Namespace) -> int:
         import bench.devices
         import bench.recordings
         import bench.store
-        import bench.validation.reading  # noqa: F401
+        import bench.validation.scoring  # noqa: F401
     check, mutate, corpus = _prepare(options)
 
     def change(data: bytes, max_size: int, seed: int) -> bytes:

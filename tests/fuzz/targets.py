@@ -16,7 +16,7 @@ from bench.devices import load_device
 from bench.errors import BenchError
 from bench.recordings import read_recording, write_recording
 from bench.store import load_notes, load_results
-from bench.validation.reading import read_measurements
+from bench.validation.scoring import read_measurements
 from tests.fuzz.mutators import Mutator, mutate_bundle, mutate_parquet, mutate_text
 from tests.results import make_cases, make_results
 

@@ -21,9 +21,8 @@ from bench.devices import load_device
 from bench.errors import BenchError, ConfigError, StoreError
 from bench.recordings import read_recording
 from bench.store import load_notes, load_results, pages
-from bench.store.checking import MAX_PART_BYTES, MAX_VALUES
 from bench.store.pages import unpacked
-from bench.store.parts import read, rows_hash
+from bench.store.parts import MAX_PART_BYTES, MAX_VALUES, read, rows_hash
 from tests.fuzz import guard
 from tests.fuzz.targets import TARGETS
 from tests.results import make_cases, make_results

@@ -21,7 +21,7 @@ from bench.estimators.allocator import (
     replay,
     tie_rule,
 )
-from bench.estimators.allocator.blocks import Block
+from bench.estimators.allocator.caching import Block
 
 from .streams_task import ALLOCATE, EMPTY_CACHE, FREE, random_operations
 from .stub import DEVICES, Case, StubDriver, torch_version

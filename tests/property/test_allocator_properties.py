@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.estimators.allocator import Alloc, AllocatorConfig, Event, Free, replay
-from bench.estimators.allocator.blocks import FREE
-from bench.estimators.allocator.caching import CachingAllocator, OutOfMemoryError
+from bench.estimators.allocator.caching import FREE, CachingAllocator, OutOfMemoryError
 
 MIB = 1 << 20
 request_bytes = st.one_of(st.integers(1, 4096), st.integers(1, 3 * MIB), st.integers(1, 64 * MIB))

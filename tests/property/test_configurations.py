@@ -7,8 +7,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.config import check_config
-from bench.config.sections import LEAST_REPEATS
+from bench.config import LEAST_REPEATS, check_config
 from bench.errors import ConfigError
 
 MODELS = ["mlp", "resnet18", "mlp:hidden=[64,32]", {"name": "mlp", "hidden": 256}]

@@ -19,7 +19,7 @@ from bench.estimators.allocator import (
     replay,
     tie_rule,
 )
-from bench.estimators.allocator.config import round_request
+from bench.estimators.allocator.settings import round_request
 
 MIB = 1 << 20
 

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.config import check_config, load_config
-from bench.config.sections import Measure
+from bench.config import Measure, check_config, load_config
 from bench.errors import ConfigError
 from bench.records import Choice
 

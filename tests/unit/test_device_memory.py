@@ -10,7 +10,7 @@ import pytest
 from bench.devices import load_device, parse_device_toml, render_device_toml
 from bench.devices.context import ELSEWHERE_BASIS, MEASURED_ELSEWHERE, Context, context_of
 from bench.errors import ConfigError
-from bench.estimators.device_memory import device_interval, judge_fit
+from bench.estimators.memory_settings import device_interval, judge_fit
 
 GIB = 1 << 30
 H200 = load_device("h200")

@@ -15,11 +15,10 @@ import pytest
 from bench.errors import BusyError, DeviceError
 from bench.locks import device_lock_path, hold
 from bench.probes import machine_facts, selection
-from bench.probes.diagnosis import diagnose
+from bench.probes.diagnosis import choose_build, diagnose, install_advice, parse_cuda_version, runs_on
 from bench.probes.machine_facts import MachineFacts, read_machine_facts
 from bench.probes.nvml import Gpu, GpuListing, hash_uuid
 from bench.probes.selection import decide, usable_device
-from bench.probes.torch_builds import choose_build, install_advice, parse_cuda_version, runs_on
 from bench.probes.torch_facts import (
     Blame,
     TorchFacts,

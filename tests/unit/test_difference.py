@@ -15,7 +15,7 @@ from bench.estimators import temporaries
 from bench.estimators.allocator import Alloc, Event, Free, Mark, replay
 from bench.estimators.difference import Explanation, Kind, check_replay, compare
 from bench.estimators.difference.alignment import longest_match
-from bench.estimators.difference.attribution import attribute_events
+from bench.estimators.difference.explain import attribute_events
 from bench.estimators.events import build_events
 from bench.estimators.recording import Call, Entry, Freed, Output, Phase, StepEnd
 from bench.estimators.recording import Recording as Trace

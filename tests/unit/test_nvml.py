@@ -14,11 +14,17 @@ import pytest
 
 from bench.errors import DeviceError
 from bench.probes import gpu_monitor
-from bench.probes.gpu_monitor import GpuMonitor, GpuSnapshot, window_fields
+from bench.probes.gpu_monitor import (
+    GpuMonitor,
+    GpuSnapshot,
+    Readings,
+    is_power_capped,
+    reason_names,
+    throttled_by,
+    window_fields,
+)
 from bench.probes.nvml import Gpu, find_gpu, hash_uuid, list_gpus, read_gpu_listing, visible_gpus
 from bench.probes.nvml_session import DEFAULT_TIMEOUT_S
-from bench.probes.readings import Readings
-from bench.probes.throttling import is_power_capped, reason_names, throttled_by
 from bench.records import Measurement, Status, columns
 from tests.unit.fake_nvml import (
     DRIVER_NOT_LOADED,

@@ -11,7 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench.errors import BenchError, StoreError
-from bench.estimators.allocator import Alloc, Free, Mark, history
+from bench.estimators.allocator import Alloc, Free, Mark
+from bench.estimators.allocator.replay import ALLOC, FREE_REQUESTED
+from bench.estimators.allocator.replay import FREE_COMPLETED as REPLAYED_COMPLETION
+from bench.estimators.allocator.replay import MARK as REPLAYED_MARK
 from bench.recordings import FREE_COMPLETED, OOM, OTHER, case_of, files, pack_history, read_recording, write_recording
 from bench.records import Case, Choice
 
@@ -47,8 +50,8 @@ def test_a_recording_is_read_back_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_codes_of_actions_are_those_that_the_replay_reads() -> None:
-    assert (history.FREE_COMPLETED, history.MARK) == (FREE_COMPLETED, files.MARK)
-    assert not {OOM, OTHER} & {history.ALLOC, history.FREE_REQUESTED, history.MARK}
+    assert (REPLAYED_COMPLETION, REPLAYED_MARK) == (FREE_COMPLETED, files.MARK)
+    assert not {OOM, OTHER} & {ALLOC, FREE_REQUESTED, REPLAYED_MARK}
 
 
 def test_a_history_is_packed_with_its_marks_and_without_places_of_this_machine() -> None:

@@ -16,9 +16,8 @@ from bench.estimators.layers import build_on_meta
 from bench.estimators.memory_settings import settings_in_force
 from bench.estimators.record import record_case, record_training
 from bench.estimators.recording import Call, calls_of
-from bench.estimators.roofline import CONSTANTS, SpeedEstimate, estimate_speed, kernels_of
+from bench.estimators.roofline import CONSTANTS, SpeedEstimate, estimate_speed, kernel_times_s, kernels_of
 from bench.estimators.roofline.kernels import NUMBERS, Kernel, Kernels, list_kernels, touched_bytes
-from bench.estimators.roofline.timing import kernel_times_s
 from bench.estimators.tensors import Spec
 from bench.records import Case, Choice, ImageSpec
 from bench.workload.step import Workload

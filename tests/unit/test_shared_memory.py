@@ -86,7 +86,7 @@ def test_without_a_dev_shm_the_remedy_stands_alone(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_run_that_ends_so_is_out_of_memory_and_its_reason_ends_with_the_advice() -> None:
-    from bench.probes.readings import Readings
+    from bench.probes.gpu_monitor import Readings
     from bench.records import Case, Choice, Protocol
     from bench.worker import MeasureTask, _failure, _Run
 

@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 
 from bench.stats import holm, judge_ratios
-from bench.stats.permutation import permutation_p
+from bench.stats.comparison import permutation_p
 
 FAST = [103.0, 103.4, 102.8, 103.1, 103.2]
 SLOW = [100.0, 100.3, 99.8, 100.1, 99.9]
@@ -196,7 +196,7 @@ def test_the_permutation_test_draws_dealings_where_there_are_too_many(monkeypatc
     one, two = random.normal(0, 1, 8), random.normal(1, 1, 8)
     exact = permutation_p(one, two)
     assert 0.01 < exact < 0.2
-    monkeypatch.setattr("bench.stats.permutation.MAX_DEALINGS", 10_000)
+    monkeypatch.setattr("bench.stats.comparison.MAX_DEALINGS", 10_000)
     drawn = permutation_p(one, two)
     assert drawn != exact
     assert drawn == pytest.approx(exact, rel=0.15)

@@ -15,16 +15,14 @@ from scipy.special import stdtrit
 
 import bench
 from bench.analysis import summarise_cases, validity
-from bench.config import SweepConfig, check_config
-from bench.config.sections import LEAST_REPEATS
+from bench.config import LEAST_REPEATS, SweepConfig, check_config
 from bench.launchers import Answer, LocalLauncher, Outcome
 from bench.plan import build_plan
 from bench.probes.selection import DeviceChoice
 from bench.records import Environment, Measurement, Status
 from bench.store import Store
-from bench.sweep.runs import extend_plan, measure_missing, write_plan
+from bench.sweep.runs import CONFIRMING_REPEATS, FIRST_LOOK_FRAC, extend_plan, is_settled, measure_missing, write_plan
 from bench.sweep.session import Session, SweepOptions
-from bench.sweep.stopping import CONFIRMING_REPEATS, FIRST_LOOK_FRAC, is_settled
 from bench.terminal import Progress
 
 CPU = Environment(device="cpu", estimate_device="cpu", git_commit="f" * 40, git_dirty=False)

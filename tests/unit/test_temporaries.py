@@ -9,7 +9,7 @@ import pytest
 from bench.errors import Unsupported
 from bench.estimators.recording import Call, Freed, Output, Phase, Recording, StepEnd, join_column
 from bench.estimators.temporaries import Machine, script_of
-from bench.estimators.temporaries.reductions import reduction_buffers
+from bench.estimators.temporaries.sums import reduction_buffers
 from bench.estimators.tensors import Spec, channels_last, contiguous
 
 H200 = Machine(132, 2048, (9, 0), (2, 15))

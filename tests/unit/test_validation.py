@@ -193,9 +193,9 @@ def test_what_is_no_file_or_too_large_is_refused(tmp_path: Path, monkeypatch: py
     )
     assert ": a folder; give a CSV" in refused(tmp_path)
     path = written(tmp_path, OWN, OWN, OWN)
-    monkeypatch.setattr("bench.validation.reading.MAX_ROWS", 2)
+    monkeypatch.setattr("bench.validation.scoring.MAX_ROWS", 2)
     assert "more than 2 rows; split the file" in refused(path)
-    monkeypatch.setattr("bench.validation.reading.MAX_BYTES", 1 << 20)
+    monkeypatch.setattr("bench.validation.scoring.MAX_BYTES", 1 << 20)
     path.write_bytes(b"x" * (2 << 20))
     assert "larger than 1 MiB; split the file" in refused(path)
 

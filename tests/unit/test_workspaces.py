@@ -11,7 +11,7 @@ from bench.errors import Unsupported
 from bench.estimators.cudnn_plans import Convolution, CudnnPlans, describe_device
 from bench.estimators.recording import Call, Entry, Freed, Output, Phase, Recording, StepEnd, Workspaces
 from bench.estimators.temporaries import Machine, script_of
-from bench.estimators.temporaries.scripts import WORKSPACE
+from bench.estimators.temporaries.machine import WORKSPACE
 from bench.estimators.tensors import channels_last, contiguous
 from bench.estimators.workspaces import add_workspaces, convolution_of
 

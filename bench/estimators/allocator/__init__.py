@@ -22,12 +22,24 @@ Left out: private pools (CUDA graphs, user pools), other backends, peers.
 """
 
 from bench.estimators.allocator.caching import CachingAllocator, OutOfMemoryError
-from bench.estimators.allocator.config import AllocatorConfig, tie_rule
-from bench.estimators.allocator.events import Alloc, Complete, EmptyCache, Event, Free, Mark, ReplayError
-from bench.estimators.allocator.history import events_from_history
-from bench.estimators.allocator.replay import CategoryShare, OutOfMemory, Reading, ReplayResult, SegmentView, replay
-from bench.estimators.allocator.settings import parse_allocator_config
-from bench.estimators.allocator.steady import replay_onward
+from bench.estimators.allocator.replay import (
+    Alloc,
+    CategoryShare,
+    Complete,
+    EmptyCache,
+    Event,
+    Free,
+    Mark,
+    OutOfMemory,
+    Reading,
+    ReplayError,
+    ReplayResult,
+    SegmentView,
+    events_from_history,
+    replay,
+    replay_onward,
+)
+from bench.estimators.allocator.settings import AllocatorConfig, parse_allocator_config, tie_rule
 
 __all__ = [
     "Alloc",

@@ -1,16 +1,16 @@
-"""From a recording and the trace of its case to the operators at which they part."""
+"""From a recording and the trace of its case, by the loop that was recorded, to the operators at which they part."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+
+import torch
 
 from bench.devices import Device, match_device
 from bench.errors import Unsupported
-from bench.estimators.allocator import Alloc, Event, ReplayError, replay
+from bench.estimators.allocator import Alloc, Event, Mark, ReplayError, replay
 from bench.estimators.difference.alignment import align, blocks_of
-from bench.estimators.difference.attribution import Places, attribute_events
 from bench.estimators.difference.exactness import (
     ReplayCheck,
     allocator_config,
@@ -19,11 +19,118 @@ from bench.estimators.difference.exactness import (
     settings_of,
 )
 from bench.estimators.difference.partings import Comparison, Difference, Kind, Parting, peaks_when_mended
+from bench.estimators.events import events_by_entry
+from bench.estimators.memory import cudnn_plans
+from bench.estimators.record import record_case, record_training
+from bench.estimators.recording import Call, StepEnd
+from bench.estimators.recording import Recording as Trace
 from bench.estimators.temporaries import Machine
+from bench.estimators.workspaces import add_workspaces
+from bench.plan import image_spec
 from bench.recordings import Facts, Recording, case_of
+from bench.records import Case, Protocol
+from bench.workload import build_workload
 
-if TYPE_CHECKING:
-    from bench.estimators.recording import Recording as Trace
+BESIDE = 4
+"""Operators named where a difference lies between two of them."""
+
+
+def attribute_events(recording: Trace, machine: Machine) -> tuple[list[Event], list[int]]:
+    """The events of `build_events`, and for each the index of its entry; marks reset nothing."""
+    found = list(events_by_entry(recording, machine))
+    events = [Mark(event.label) if isinstance(event, Mark) else event for _, event in found]
+    return events, [place for place, _ in found]
+
+
+class Places:
+    """Where in the step an entry lies."""
+
+    def __init__(self, recording: Trace) -> None:
+        """Number the steps."""
+        self._entries = recording.entries
+        self._steps: list[int] = []
+        step = 0
+        for entry in recording.entries:
+            self._steps.append(step)
+            step += type(entry) is StepEnd
+
+    def step(self, entry: int) -> int:
+        """The step, from 1; 0 is the setup."""
+        return self._steps[entry] if 0 <= entry < len(self._steps) else 0
+
+    def phase(self, entry: int) -> str:
+        """The part of the step that a call lies in."""
+        found = self._entries[entry] if 0 <= entry < len(self._entries) else None
+        return found.phase.name.lower() if type(found) is Call else "setup"
+
+    def operators(self, first: int, last: int) -> tuple[str, ...]:
+        """The operators of the calls from one entry to another, both included: the first few, and the last."""
+        names: list[str] = []
+        for entry in self._entries[max(first, 0) : last + 1]:
+            if type(entry) is Call and (not names or names[-1] != entry.operator):
+                names.append(entry.operator)
+        return tuple(names if len(names) <= BESIDE else [*names[: BESIDE - 1], names[-1]])
+
+
+def trace_of(facts: Facts, case: Case, machine: Machine) -> Trace:
+    """Record the case over memory that does not exist, as many steps as were recorded.
+
+    Raises:
+        Unsupported: It cannot be traced, or cannot run.
+        UnknownNameError: No such data set, model or optimizer.
+    """
+    held, protocol = replace(case, input="synthetic"), Protocol(seed=42 if facts.seed is None else facts.seed)
+    steps = facts.steps + (facts.status == "oom")
+    if facts.loop == "bench":
+        return record_case(held, machine, protocol, steps)
+    return record_training(lambda device: _CaptureTraining(held, protocol, device), steps, machine.compute_capability)
+
+
+def add_planned_workspaces(trace: Trace, facts: Facts, device: Device) -> tuple[Trace, str | None]:
+    """The trace with cuDNN's workspaces; or as it is and why, where the installed cuDNN cannot be asked."""
+    plans = cudnn_plans(device)
+    if isinstance(plans, str):
+        return trace, f"the trace is without cuDNN's workspaces: {plans}"
+    tf32 = bool(facts.switches.get("cudnn_tf32", facts.axes["precision"] == "tf32"))
+    return add_workspaces(trace, plans, tf32=tf32), None
+
+
+def version_notes(facts: Facts) -> list[str]:
+    """What to say where the recording was made with other versions than those installed."""
+    notes = []
+    recorded, installed = facts.versions.get("torch"), str(torch.__version__)
+    if recorded != installed:
+        notes.append(
+            f"recorded with torch {recorded}, traced with the installed {installed}: the order of kernels is the "
+            "installed version's, the rules of the allocator and of workspaces are the recorded one's"
+        )
+    recorded, number = facts.versions.get("cudnn"), torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+    if number and recorded != (installed := cudnn_name(number)):
+        notes.append(f"recorded with cuDNN {recorded}; workspaces, where they count, are the installed {installed}'s")
+    return notes
+
+
+def cudnn_name(number: int) -> str:
+    """`9.26.0` for 92600, and `8.9.7` for 8907 (cudnn_version.h: CUDNN_VERSION)."""
+    major, rest = divmod(number, 10000 if number >= 90000 else 1000)
+    return f"{major}.{rest // 100}.{rest % 100}"
+
+
+class _CaptureTraining:
+    """The loop of `gpu_capture`: its step is the workload's, but its batch is laid out on the device, not before."""
+
+    def __init__(self, case: Case, protocol: Protocol, device: torch.device) -> None:
+        images = image_spec(case.dataset, case.image_size)
+        self._workload = build_workload(case, images, protocol, device)
+        self.model, self.optimizer = self._workload.model, self._workload.optimizer
+        layout = torch.channels_last if case.memory_format == "channels_last" else torch.contiguous_format
+        made = torch.randn(case.batch_size, *images.shape).to(device).contiguous(memory_format=layout)
+        self.batch = (made, torch.randint(images.classes, (case.batch_size,)).to(device))
+
+    def step(self) -> None:
+        """See `record.Training`."""
+        self._workload.step(*self.batch)
+
 
 MOST = 10
 """Operators named unless more are asked for."""
@@ -89,7 +196,6 @@ def explain_recording(
     Raises:
         BenchError: The recording contradicts itself, or its allocator settings cannot be replayed.
     """
-    from bench.estimators.difference.tracing import add_planned_workspaces, trace_of, version_notes
     from bench.estimators.kept import machine_of
 
     facts = recording.facts

@@ -1,23 +1,286 @@
 """What each replaced kernel returns: new tensors of the right shape, or the arguments it was given to write to.
 
 Shapes come from torch's own `Meta` kernels, asked once for each combination of arguments. Where these do not speak of
-CUDA (convolutions choose a memory format) or are missing, `shapes.py` has a rule.
+CUDA (convolutions choose a memory format) or are missing, a rule of this file stands for them. Results of pointwise
+operators have the strides that TensorIterator gives them (aten/src/ATen/TensorIterator.cpp): torch's `Meta` kernels
+written in Python lay some of them out differently where dimensions have size 1.
 """
 
 from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
 from bench.errors import OPERATOR_NOTE, BenchError, ReadsValues, Unsupported, place_of
 from bench.estimators.fake_cuda.memory import DTYPES, Memory, Recorder, spec_of
-from bench.estimators.fake_cuda.shapes import RULES
-from bench.estimators.fake_cuda.strides import POINTWISE, SECOND_FIRST, lay_out
 from bench.estimators.recording import Output
-from bench.estimators.tensors import Spec
+from bench.estimators.tensors import (
+    CHANNELS_LAST_ORDER,
+    Spec,
+    channels_last,
+    compare_strides,
+    contiguous,
+    is_channels_last_contiguous,
+    is_contiguous,
+    sort_dims,
+    suggests_channels_last,
+)
+
+
+def convolution_is_channels_last(first: Spec, weight: Spec) -> bool:
+    """Whether cuDNN works in channels-last (aten/src/ATen/native/ConvUtils.h: cudnn_conv_suggest_memory_format)."""
+    if first.dtype == "float64" or weight.dtype == "float64":
+        return False
+    return suggests_channels_last(first) or suggests_channels_last(weight)
+
+
+def _like_convolution(dtype: str, shape: Sequence[int], last: bool) -> Spec:
+    return channels_last(dtype, shape) if last and len(shape) in CHANNELS_LAST_ORDER else contiguous(dtype, shape)
+
+
+def convolution(
+    image: Spec,
+    weight: Spec,
+    bias: Spec | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    output_padding: Any,
+    groups: int,
+) -> Spec:
+    """The result of a convolution over any number of spatial dimensions."""
+    spatial = len(weight.shape) - 2
+
+    def at(values: Sequence[int], index: int) -> int:
+        return values[index] if len(values) > 1 else values[0]
+
+    sizes = []
+    for i in range(spatial):
+        size, kernel, step = image.shape[i + 2], weight.shape[i + 2], at(stride, i)
+        reach = at(dilation, i) * (kernel - 1)
+        if transposed:
+            sizes.append((size - 1) * step - 2 * at(padding, i) + reach + at(output_padding, i) + 1)
+        else:
+            sizes.append((size + 2 * at(padding, i) - reach - 1) // step + 1)
+    channels = weight.shape[1] * groups if transposed else weight.shape[0]
+    shape = (image.shape[0], channels, *sizes)
+    return _like_convolution(image.dtype, shape, convolution_is_channels_last(image, weight))
+
+
+def convolution_backward(
+    gradient: Spec,
+    image: Spec,
+    weight: Spec,
+    bias_sizes: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    output_padding: Any,
+    groups: int,
+    output_mask: Sequence[bool],
+) -> tuple[Spec | None, ...]:
+    """Gradients of image, weight and bias; the image's and weight's are in the convolution's format."""
+    channels = weight.shape[1] * groups if transposed else weight.shape[0]
+    last = suggests_channels_last(image)
+    return (
+        _like_convolution(image.dtype, image.shape, last or suggests_channels_last(weight)) if output_mask[0] else None,
+        _like_convolution(weight.dtype, weight.shape, last) if output_mask[1] else None,
+        contiguous(gradient.dtype, (channels,)) if output_mask[2] else None,
+    )
+
+
+def layer_norm_backward(gradient: Spec, image: Spec, *rest: Any) -> tuple[Spec | None, ...]:
+    """Contiguous gradients of image, weight and bias (aten/src/ATen/native/cuda/layer_norm_kernel.cu)."""
+    weight, bias, mask = rest[3:6]
+    return (
+        contiguous(image.dtype, image.shape) if mask[0] else None,
+        contiguous(weight.dtype, weight.shape) if mask[1] and weight else None,
+        contiguous(bias.dtype, bias.shape) if mask[2] and bias else None,
+    )
+
+
+def batch_norm_backward(gradient: Spec, image: Spec, weight: Spec | None, *rest: Any) -> tuple[Spec | None, ...]:
+    """Gradients of image, in its layout, weight and bias (aten/src/ATen/native/cuda/Normalization.cu)."""
+    mask, scale = rest[6], weight.dtype if weight else "float32"
+    channels = contiguous(scale, (image.shape[1],))
+    return dense_like(image) if mask[0] else None, channels if mask[1] else None, channels if mask[2] else None
+
+
+def dense_like(spec: Spec) -> Spec:
+    """A tensor without gaps, its dimensions ordered in memory as those of `spec` (empty_like's preserve_format)."""
+    order = sorted(range(len(spec.shape)), key=lambda dim: (spec.strides[dim], -dim))
+    strides, step = [0] * len(spec.shape), 1
+    for dim in order:
+        strides[dim] = step
+        step *= max(spec.shape[dim], 1)
+    return Spec(spec.dtype, spec.shape, tuple(strides))
+
+
+def _positions_first(dtype: str, shape: Sequence[int]) -> Spec:
+    """`(B, heads, positions, width)` that lies in memory as `(B, positions, heads, width)`."""
+    _, heads, length, width = shape
+    return Spec(dtype, tuple(shape), (length * heads * width, width, heads * width, 1))
+
+
+_SEED = Spec("int64", (), ())
+
+
+def efficient_attention(query: Spec, key: Spec, value: Spec, mask: Any, wants_sums: bool, *_: Any) -> tuple[Any, ...]:
+    """Result, logarithms of the sums (positions rounded up to 32), seed, offset (transformers/cuda/attention.cu)."""
+    batch, heads, length = query.shape[:3]
+    sums = contiguous("float32", (batch, heads, -(-length // 32) * 32 if wants_sums else 0))
+    return _positions_first(query.dtype, (*query.shape[:3], value.shape[3])), sums, _SEED, _SEED
+
+
+def efficient_attention_backward(gradient: Spec, query: Spec, key: Spec, value: Spec, *_: Any) -> tuple[Any, ...]:
+    """Gradients of query, key and value, positions before heads; none of the mask."""
+    return (*(_positions_first(spec.dtype, spec.shape) for spec in (query, key, value)), None)
+
+
+def cudnn_attention(query: Spec, key: Spec, value: Spec, mask: Any, wants_sums: bool, *_: Any) -> tuple[Any, ...]:
+    """Result in the layout of the query, logarithms of the sums, seed, offset (native/cudnn/MHA.cpp)."""
+    sums = contiguous("float32", (*query.shape[:3], 1))
+    return dense_like(query), sums, None, None, query.shape[2], key.shape[2], _SEED, _SEED, None
+
+
+def attention_backward(gradient: Spec, query: Spec, key: Spec, value: Spec, *_: Any) -> tuple[Spec, ...]:
+    """Gradients in the layouts of query, key and value."""
+    return tuple(dense_like(spec) for spec in (query, key, value))
+
+
+def flash_attention(query: Spec, key: Spec, value: Spec, *_: Any) -> tuple[Any, ...]:
+    """Result in the layout of the query, logarithms of the sums, state of the random numbers.
+
+    Source: transformers/cuda/flash_attn/flash_api.cpp. Torch 2.6 keeps the random numbers' state on the CPU.
+    """
+    sums = contiguous("float32", query.shape[:3])
+    state = (contiguous("uint64", (2,)), contiguous("uint64", ()))
+    return dense_like(query), sums, None, None, query.shape[2], key.shape[2], *state, None
+
+
+RULES: dict[str, Callable[..., Any]] = {
+    "convolution": convolution,
+    "convolution_overrideable": convolution,
+    "convolution_backward": convolution_backward,
+    "native_batch_norm_backward": batch_norm_backward,
+    "native_layer_norm_backward": layer_norm_backward,
+    "roll": lambda source, *_: contiguous(source.dtype, source.shape),
+    "_scaled_dot_product_efficient_attention": efficient_attention,
+    "_scaled_dot_product_efficient_attention_backward": efficient_attention_backward,
+    "_scaled_dot_product_cudnn_attention": cudnn_attention,
+    "_scaled_dot_product_cudnn_attention_backward": attention_backward,
+    "_scaled_dot_product_flash_attention": flash_attention,
+    "_scaled_dot_product_flash_attention_backward": attention_backward,
+}
+"""By the operator's name without overload; arguments as in its schema with tensors as `Spec`s."""
+
+
+POINTWISE = frozenset(
+    [
+        "add",
+        "sub",
+        "mul",
+        "div",
+        "rsub",
+        "gelu",
+        "gelu_backward",
+        "silu",
+        "silu_backward",
+        "relu",
+        "threshold_backward",
+        "hardswish",
+        "hardswish_backward",
+        "hardsigmoid",
+        "hardsigmoid_backward",
+        "sigmoid",
+        "sigmoid_backward",
+        "tanh",
+        "tanh_backward",
+        "pow",
+        "neg",
+        "exp",
+        "log",
+        "sqrt",
+        "rsqrt",
+        "reciprocal",
+        "abs",
+        "clamp",
+        "clamp_min",
+        "clamp_max",
+        "where",
+        "maximum",
+        "minimum",
+        "hardtanh",
+        "hardtanh_backward",
+        "leaky_relu",
+        "leaky_relu_backward",
+        "elu",
+        "elu_backward",
+        "mish",
+        "mish_backward",
+        "softplus",
+        "softplus_backward",
+        "addcmul",
+        "addcdiv",
+        "lerp",
+        "eq",
+        "ne",
+        "lt",
+        "le",
+        "gt",
+        "ge",
+    ]
+)
+
+SECOND_FIRST = frozenset(("threshold_backward", "leaky_relu_backward"))
+"""Operators that give TensorIterator their second tensor first (aten/src/ATen/native/Activation.cpp)."""
+
+
+def lay_out(result: Spec, operands: Sequence[Spec]) -> Spec:
+    """`result` with the strides that TensorIterator gives it for these operands."""
+    shape = result.shape
+    same = all(spec.shape == shape for spec in operands)
+    if same and all(map(is_contiguous, operands)):
+        return contiguous(result.dtype, shape)
+    if same and (all(map(is_channels_last_contiguous, operands)) or _equal_and_dense(operands)):
+        return Spec(result.dtype, shape, operands[0].strides)
+    steps = [_broadcast(spec, shape) for spec in operands]
+    strides, step = [0] * len(shape), 1
+    for dim in sort_dims(len(shape), partial(compare_strides, shape, steps)):
+        strides[dim] = step
+        step *= shape[dim]
+    return Spec(result.dtype, shape, tuple(strides))
+
+
+def _equal_and_dense(operands: Sequence[Spec]) -> bool:
+    first = operands[0]
+    if any(spec.strides != first.strides for spec in operands):
+        return False
+    step = 1
+    for stride, size in sorted(
+        (stride, size) for stride, size in zip(first.strides, first.shape, strict=True) if size != 1
+    ):
+        if stride != step:
+            return False
+        step *= size
+    return True
+
+
+def _broadcast(spec: Spec, shape: Sequence[int]) -> list[int]:
+    """Strides in bytes over the result's dimensions, 0 where the operand is repeated."""
+    missing = len(shape) - len(spec.shape)
+    own = [
+        0 if size == 1 and shape[missing + dim] != 1 else stride * spec.item_bytes
+        for dim, (size, stride) in enumerate(zip(spec.shape, spec.strides, strict=True))
+    ]
+    return [0] * missing + own
+
 
 Kernel = Callable[..., Any]
 

@@ -7,8 +7,7 @@ mem_eff_attention/kernel_backward.h (workspace_size).
 from __future__ import annotations
 
 from bench.estimators.recording import Call
-from bench.estimators.temporaries.machine import Machine
-from bench.estimators.temporaries.scripts import Script, around, results
+from bench.estimators.temporaries.machine import Machine, Script, around, results
 from bench.estimators.tensors import Spec, is_contiguous
 
 BLOCK = 64

@@ -9,8 +9,7 @@ sizes are those that `workspaces.add_workspaces` noted.
 from __future__ import annotations
 
 from bench.estimators.recording import Call, Workspaces
-from bench.estimators.temporaries.machine import Machine
-from bench.estimators.temporaries.scripts import Script, around, workspace
+from bench.estimators.temporaries.machine import Machine, Script, around, workspace
 from bench.estimators.temporaries.sums import sum_buffers
 from bench.estimators.tensors import (
     Spec,

@@ -7,8 +7,7 @@ aten/src/ATen/native/cuda/Normalization.cu, aten/src/ATen/native/cuda/layer_norm
 from __future__ import annotations
 
 from bench.estimators.recording import Call
-from bench.estimators.temporaries.machine import Machine
-from bench.estimators.temporaries.scripts import Script, around, results
+from bench.estimators.temporaries.machine import Machine, Script, around, results
 from bench.estimators.tensors import Spec, is_channels_last_contiguous, is_contiguous
 
 MAX_THREADS, TILE_WIDTH, PER_THREAD, MAX_ROWS, LEAST_ROWS = 512, 32, 16, 128, 8

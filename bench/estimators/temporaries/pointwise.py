@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from bench.estimators.recording import Call
-from bench.estimators.temporaries.machine import Machine
-from bench.estimators.temporaries.scripts import Script, around, results
+from bench.estimators.temporaries.machine import Machine, Script, around, results
 from bench.estimators.tensors import is_contiguous
 
 

@@ -8,8 +8,7 @@ addmm goes there for its bias, and for all of them where cublasLt is preferred.
 from __future__ import annotations
 
 from bench.estimators.recording import Call
-from bench.estimators.temporaries.machine import Machine
-from bench.estimators.temporaries.scripts import Script, around, results
+from bench.estimators.temporaries.machine import Machine, Script, around, results
 
 
 def _product(call: Call, machine: Machine) -> Script:
