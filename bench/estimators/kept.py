@@ -19,14 +19,14 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from bench import catalog, fingerprint
 from bench.errors import BenchError, DeviceError
 from bench.estimators import recording, tensors
-from bench.estimators.recording import LEAST_BATCH, TRACED_BATCHES, Column, Recording, join_column
+from bench.estimators.recording import LEAST_BATCH, TRACED_BATCHES, Column, ModelShapes, Recording, join_column
 from bench.estimators.temporaries import Machine
 from bench.folders import trace_cache_folder
 from bench.plan import image_spec
@@ -44,7 +44,7 @@ MOST_HELD_BYTES = 1 << 27
 LEVEL = 1
 """Of zlib's: 0.5 MB of a ResNet-50 become 50 KB within 10 ms."""
 
-SHAPES_CODE = ("estimators/fake_cuda/kernels.py", "estimators/kept.py", "estimators/layers.py", "workload")
+SHAPES_CODE = ("estimators/fake_cuda/kernels.py", "estimators/layers.py", "estimators/recording.py", "workload")
 """What decides, beside the model's own entry and torch, what shapes a model is seen to have."""
 
 RECORDING_CODE = (
@@ -57,25 +57,6 @@ RECORDING_CODE = (
     "workload",
 )
 """What decides, beside the case's own entries and torch, what is recorded; temporaries are worked out afterwards."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelShapes:
-    """What an estimate needs of a model at one image size.
-
-    Attributes:
-        trained: Shapes of the parameters that get gradients, in the model's order.
-        parameter_bytes: Of all parameters.
-        trained_bytes: Of those that get gradients.
-        sample_elements: Numbers in the counted layers' outputs for each sample.
-        fixed_elements: Numbers in those outputs that do not grow with the batch (tables of relative positions).
-    """
-
-    trained: tuple[tuple[int, ...], ...]
-    parameter_bytes: int
-    trained_bytes: int
-    sample_elements: int
-    fixed_elements: int
 
 
 class NotKept(Exception):  # noqa: N818 - an answer, not an error
@@ -245,7 +226,7 @@ _TYPES: dict[tuple[str, str], type] = {
         recording.Recording,
         recording.StepEnd,
         recording.Workspaces,
-        ModelShapes,
+        recording.ModelShapes,
         tensors.Spec,
     )
 }

@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bench import catalog
 from bench.errors import BenchError, ReadsValues, Unsupported, first_line, message_of, place_of
 from bench.estimators.fake_cuda.kernels import COPY_TO_HOST, reads_values
-from bench.estimators.kept import ModelShapes
+from bench.estimators.recording import ModelShapes
 from bench.records import Choice, ImageSpec
 
 ELEMENT_BYTES = 4

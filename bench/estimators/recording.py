@@ -242,3 +242,22 @@ def calls_of(recording: Recording, step: int) -> Iterator[Call]:
             at = entry.step + 1
         elif type(entry) is Call and at == step:
             yield entry
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShapes:
+    """What an estimate needs of a model at one image size.
+
+    Attributes:
+        trained: Shapes of the parameters that get gradients, in the model's order.
+        parameter_bytes: Of all parameters.
+        trained_bytes: Of those that get gradients.
+        sample_elements: Numbers in the counted layers' outputs for each sample.
+        fixed_elements: Numbers in those outputs that do not grow with the batch (tables of relative positions).
+    """
+
+    trained: tuple[tuple[int, ...], ...]
+    parameter_bytes: int
+    trained_bytes: int
+    sample_elements: int
+    fixed_elements: int
