@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -145,3 +146,29 @@ def test_help_needs_none_of_the_heavy_libraries(arguments: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
     assert done.stderr == "[]"
     assert "Examples:" in done.stdout
+
+
+def _dotted(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {_dotted(path): path for path in PACKAGE.rglob("*.py")}
+
+
+def _imported_modules(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} & MODULES.keys() or {node.module}
+    return found & MODULES.keys()
+
+
+GRAPH = {name: _imported_modules(path) - {name, "bench"} for name, path in MODULES.items()}
+"""Imports inside functions count; the package's own door, `bench`, stands outside."""
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    graphlib.TopologicalSorter(GRAPH).prepare()  # raises CycleError with the modules of a circle
