@@ -22,8 +22,7 @@ from scipy.stats import spearmanr
 from bench.devices import Device, load_device
 from bench.estimators.kept import machine_of, recording_of
 from bench.estimators.memory_settings import settings_in_force
-from bench.estimators.roofline import CONSTANTS, Constants, kernel_times_s, kernels_of
-from bench.estimators.roofline.kernels import NUMBERS, Kernels
+from bench.estimators.roofline import CONSTANTS, NUMBERS, Constants, Kernels, kernel_times_s, kernels_of
 from bench.records import Case, Choice
 
 LITTLE_POWER = ("NVIDIA L4", "Tesla P4", "Tesla T4")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import bench
 from bench.analysis import CaseLabels, headline, summarise_cases
 from bench.analysis.labels import SERIES_AXES, cut_apart, protocol_labels
-from bench.comparison.pairing import halve, label_pairs
+from bench.comparison.joining import halve, label_pairs
 from bench.plan import name_planned
 from bench.records import Case, Choice, Protocol, Status, name_cases
 from tests import plugins

@@ -13,8 +13,18 @@ from bench.errors import Unsupported
 from bench.estimators.kept import machine_of, recording_of
 from bench.estimators.memory_settings import settings_in_force
 from bench.estimators.recording import Call, calls_of
-from bench.estimators.roofline import CONSTANTS, SpeedEstimate, estimate_speed, kernel_times_s, kernels_of
-from bench.estimators.roofline.kernels import NUMBERS, Kernel, Kernels, list_kernels, touched_bytes
+from bench.estimators.roofline import (
+    CONSTANTS,
+    NUMBERS,
+    Kernel,
+    Kernels,
+    SpeedEstimate,
+    estimate_speed,
+    kernel_times_s,
+    kernels_of,
+    list_kernels,
+    touched_bytes,
+)
 from bench.estimators.tensors import Spec
 from bench.records import Case, Choice, ImageSpec
 

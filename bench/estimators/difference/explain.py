@@ -1,4 +1,4 @@
-"""From a recording to the operators that differ from the trace of its case, which is made by the loop that was recorded.
+"""From a recording to the operators that differ from the trace of its case, made by the loop that was recorded.
 
 Only making the trace needs torch.
 """
