@@ -62,7 +62,7 @@ class RecordTask:
 
 
 @dataclass(slots=True)
-class _Run:
+class _RecordingRun:
     """A running recording."""
 
     task: RecordTask
@@ -89,7 +89,7 @@ def record_case(task: RecordTask, send: Send) -> dict[str, Any]:
     Raises:
         DeviceError: The GPU cannot be initialised.
     """
-    run = _Run(task, send)
+    run = _RecordingRun(task, send)
     readings = Readings(task.gpu_uuid)
     _begin(run, readings)
     reason: str | None = None
@@ -120,7 +120,7 @@ def record_case(task: RecordTask, send: Send) -> dict[str, Any]:
     }
 
 
-def _begin(run: _Run, readings: Readings) -> None:
+def _begin(run: _RecordingRun, readings: Readings) -> None:
     """Make the context, read the device on both sides of it, and switch the history on."""
     run.send({"phase": "context"})
     before = readings.used_bytes()
@@ -135,7 +135,7 @@ def _begin(run: _Run, readings: Readings) -> None:
     )
 
 
-def _train(run: _Run) -> None:
+def _train(run: _RecordingRun) -> None:
     """Build what the worker builds, in its order, and take the steps."""
     case, protocol, device = run.task.case, run.task.protocol, torch.device("cuda")
     run.send({"phase": "build"})
@@ -155,7 +155,7 @@ def _train(run: _Run) -> None:
             run.mark()
 
 
-def _end(run: _Run, readings: Readings) -> None:
+def _end(run: _RecordingRun, readings: Readings) -> None:
     """Read the device again; segments are given back only when memory runs out, so this is the peak."""
     free, _ = torch.cuda.mem_get_info()
     context = CudaMemory().device_fields(run.memory["nvml_before_context"])["context_bytes"]
@@ -173,7 +173,9 @@ def _history() -> list[dict[str, Any]]:
     return traces[torch.cuda.current_device()]
 
 
-def _facts(run: _Run, status: Status, reason: str | None, switches: dict[str, bool | int | str | None]) -> Facts:
+def _facts(
+    run: _RecordingRun, status: Status, reason: str | None, switches: dict[str, bool | int | str | None]
+) -> Facts:
     task, environment = run.task, run.task.environment
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     gpu = GpuFacts(

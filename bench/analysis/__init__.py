@@ -6,7 +6,7 @@ reader must know before trusting or publishing the numbers, by one table of rule
 """
 
 from bench.analysis.cases import GROUP, in_reading_order, last_attempts, summarise_cases
-from bench.analysis.estimates import COMPARISONS, Comparison, estimator_errors
+from bench.analysis.estimates import COMPARISONS, EstimatePair, estimator_errors
 from bench.analysis.findings import RULES, CaseNames, Finding, Findings, Weakens, damaged_parts, judge
 from bench.analysis.headline import best_cases, headline
 from bench.analysis.labels import CaseLabels, machine_labels
@@ -17,7 +17,7 @@ __all__ = [
     "RULES",
     "CaseLabels",
     "CaseNames",
-    "Comparison",
+    "EstimatePair",
     "Finding",
     "Findings",
     "Weakens",

@@ -13,7 +13,7 @@ from bench.stats import summarise_errors
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class EstimatePair:
     """An estimate and what it is compared with.
 
     Attributes:
@@ -37,17 +37,17 @@ class Comparison:
 
 
 COMPARISONS = (
-    Comparison("formula", "formula_bytes", "peak_allocated_bytes", "formula", "peak allocated"),
-    Comparison("trace", "trace_peak_allocated_bytes", "peak_allocated_bytes", "trace, allocated", "peak allocated"),
-    Comparison(
+    EstimatePair("formula", "formula_bytes", "peak_allocated_bytes", "formula", "peak allocated"),
+    EstimatePair("trace", "trace_peak_allocated_bytes", "peak_allocated_bytes", "trace, allocated", "peak allocated"),
+    EstimatePair(
         "trace_reserved", "trace_peak_reserved_bytes", "peak_reserved_bytes", "trace, reserved", "peak reserved"
     ),
-    Comparison("device", "estimated_device_bytes", "device_used_bytes", "device", "device memory used"),
-    Comparison("speed", "estimated_samples_per_s", "samples_per_s", "speed (roofline)", "samples per second"),
+    EstimatePair("device", "estimated_device_bytes", "device_used_bytes", "device", "device memory used"),
+    EstimatePair("speed", "estimated_samples_per_s", "samples_per_s", "speed (roofline)", "samples per second"),
 )
 
 
-def relative_errors(frame: pd.DataFrame, comparison: Comparison) -> np.ndarray:
+def relative_errors(frame: pd.DataFrame, comparison: EstimatePair) -> np.ndarray:
     """`(estimate - measured) / measured` for each row, signed, shape `(rows,)`; NaN where either is unknown or 0."""
     estimate = frame[comparison.estimate].to_numpy(dtype=float, na_value=np.nan)
     measured = frame[comparison.measured].to_numpy(dtype=float, na_value=np.nan)

@@ -6,8 +6,8 @@ into a temporary folder after the same checks, `merge_results` joins the results
 
 from bench.bundles.bundle import (
     BundleError,
-    Difference,
-    Verified,
+    FileDifference,
+    VerifiedBundle,
     Written,
     open_bundle,
     open_results,
@@ -20,9 +20,9 @@ from bench.bundles.merging import Merged, merge_results
 
 __all__ = [
     "BundleError",
-    "Difference",
+    "FileDifference",
     "Merged",
-    "Verified",
+    "VerifiedBundle",
     "Written",
     "bundle_files",
     "default_target",

@@ -111,7 +111,7 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class FileDifference:
     """One file that is not what the manifest says.
 
     Attributes:
@@ -126,7 +126,7 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
-class Verified:
+class VerifiedBundle:
     """What verifying found.
 
     Attributes:
@@ -136,7 +136,7 @@ class Verified:
         name: Of the results.
     """
 
-    differences: tuple[Difference, ...]
+    differences: tuple[FileDifference, ...]
     files: int = 0
     digest: str | None = None
     name: str = ""
@@ -272,7 +272,7 @@ def parse_manifest(text: bytes) -> Manifest:
     return manifest
 
 
-def verify(path: Path) -> Verified:
+def verify(path: Path) -> VerifiedBundle:
     """Compare a bundle, or the folder that one was unpacked to, with its manifest. Nothing is unpacked or written.
 
     Raises:
@@ -288,7 +288,7 @@ def verify(path: Path) -> Verified:
             with _open_zip(file, path) as archive:
                 return _verify_archive(file, archive, path)
         except BundleError as error:
-            return Verified((Difference(path.name, "damaged", str(error)),))
+            return VerifiedBundle((FileDifference(path.name, "damaged", str(error)),))
 
 
 @contextlib.contextmanager
@@ -420,7 +420,7 @@ def _require_plain(infos: Sequence[zipfile.ZipInfo], size: int) -> None:
         raise BundleError("the sizes of its files exceed the archive")
 
 
-def _verify_archive(file: IO[bytes], archive: zipfile.ZipFile, path: Path) -> Verified:
+def _verify_archive(file: IO[bytes], archive: zipfile.ZipFile, path: Path) -> VerifiedBundle:
     """Write the archive again from what is read, and compare. Raises BundleError if the manifest is not valid."""
     infos = {info.filename.partition("/")[2]: info for info in archive.infolist()}
     if MANIFEST not in infos or infos[MANIFEST].file_size > MAX_MANIFEST_BYTES:
@@ -440,10 +440,10 @@ def _verify_archive(file: IO[bytes], archive: zipfile.ZipFile, path: Path) -> Ve
         return verified
     where = {info.header_offset: name for name, info in infos.items()}.get(place, path.name)
     detail = f"all files are unchanged, but the archive itself was changed near byte {place:,}"
-    return replace(verified, differences=(Difference(where, "damaged", detail),))
+    return replace(verified, differences=(FileDifference(where, "damaged", detail),))
 
 
-def _verify_folder(folder: Path) -> Verified:
+def _verify_folder(folder: Path) -> VerifiedBundle:
     if not (folder / MANIFEST).is_file():
         raise BundleError(f"{folder}: has no {MANIFEST}; give a bundle, or a folder that one was unpacked to")
     try:
@@ -452,7 +452,7 @@ def _verify_folder(folder: Path) -> Verified:
         with _open_regular(folder / MANIFEST) as file:
             manifest = parse_manifest(file.read())
     except BundleError as error:
-        return Verified((Difference(MANIFEST, "changed", str(error)),))
+        return VerifiedBundle((FileDifference(MANIFEST, "changed", str(error)),))
     found: dict[str, tuple[int, str]] = {}
     odd = []
     for count, path in enumerate(folder.rglob("*")):  # links to folders are not followed
@@ -462,26 +462,28 @@ def _verify_folder(folder: Path) -> Verified:
         if name == MANIFEST or (path.is_dir() and not link):
             continue
         if name not in manifest.files:
-            odd.append(Difference(name, "added"))
+            odd.append(FileDifference(name, "added"))
         elif link or not path.is_file():
-            odd.append(Difference(name, "changed", "a link or another kind of file"))
+            odd.append(FileDifference(name, "changed", "a link or another kind of file"))
         else:
             found[name] = _pour(partial(_open_regular, path))
     return _verified(manifest, found, odd)
 
 
-def _verified(manifest: Manifest, found: Mapping[str, tuple[int, str]], odd: Sequence[Difference] = ()) -> Verified:
+def _verified(
+    manifest: Manifest, found: Mapping[str, tuple[int, str]], odd: Sequence[FileDifference] = ()
+) -> VerifiedBundle:
     """What differs between a manifest and the sizes and hashes that were found, beside the `odd` files."""
-    differences = [*odd, *(Difference(name, "added") for name in found if name not in manifest.files)]
+    differences = [*odd, *(FileDifference(name, "added") for name in found if name not in manifest.files)]
     named = {item.path for item in odd}
     for name, (size, sha256) in manifest.files.items():
         if name in found and found[name] != (size, sha256):
             detail = "" if found[name][0] == size else f"{found[name][0]:,} bytes instead of {size:,}"
-            differences.append(Difference(name, "changed", detail))
+            differences.append(FileDifference(name, "changed", detail))
         elif name not in found and name not in named:
-            differences.append(Difference(name, "missing"))
+            differences.append(FileDifference(name, "missing"))
     ordered = sorted(differences, key=lambda item: (item.path, item.what))
-    return Verified(tuple(ordered), len(manifest.files), manifest.digest, manifest.name)
+    return VerifiedBundle(tuple(ordered), len(manifest.files), manifest.digest, manifest.name)
 
 
 def _open_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> IO[bytes]:

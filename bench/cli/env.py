@@ -33,7 +33,7 @@ def env(as_json: bool, device_file: Path | None) -> None:
     from bench.cli.root import echo_json
     from bench.errors import EXIT_USAGE, DeviceError, InfrastructureError
     from bench.launchers import LocalLauncher
-    from bench.probes.diagnosis import Finding, diagnose
+    from bench.probes.diagnosis import Diagnosis, diagnose
     from bench.probes.selection import usable_device
     from bench.sweep import read_environment
 
@@ -49,7 +49,7 @@ def env(as_json: bool, device_file: Path | None) -> None:
             pass
         except InfrastructureError as error:
             remedy = "Runs need one: `python -c 'import torch'` shows the whole error."
-            findings.insert(0, asdict(Finding("error", "no_worker", str(error), remedy)))
+            findings.insert(0, asdict(Diagnosis("error", "no_worker", str(error), remedy)))
     if as_json:
         echo_json({"environment": environment, "findings": findings})
     else:

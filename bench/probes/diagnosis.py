@@ -111,7 +111,7 @@ FEW_OPEN_FILES = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Diagnosis:
     """One thing that is wrong or worth knowing. `code` is for scripts and stays the same; `remedy` says what to do."""
 
     severity: Severity
@@ -120,7 +120,7 @@ class Finding:
     remedy: str
 
 
-def diagnose(facts: MachineFacts | None = None) -> tuple[Finding, ...]:
+def diagnose(facts: MachineFacts | None = None) -> tuple[Diagnosis, ...]:
     """What is wrong with this machine, errors first; empty if all is well.
 
     Args:
@@ -131,19 +131,19 @@ def diagnose(facts: MachineFacts | None = None) -> tuple[Finding, ...]:
     return tuple(sorted(found, key=lambda finding: ("error", "warning", "note").index(finding.severity)))
 
 
-def gpu_faults(facts: MachineFacts) -> tuple[Finding, ...]:
+def gpu_faults(facts: MachineFacts) -> tuple[Diagnosis, ...]:
     """The findings for which a GPU that the driver shows cannot be used; all are errors."""
     found = (finding for check in _GPU_CHECKS for finding in check(facts))
     return tuple(finding for finding in found if finding.severity == "error")
 
 
-def _check_driver(facts: MachineFacts) -> Iterator[Finding]:
+def _check_driver(facts: MachineFacts) -> Iterator[Diagnosis]:
     listing = facts.listing
     if listing.error and "nvidia-ml-py" in listing.error:
         remedy = "Install it (`pip install nvidia-ml-py`); without it, GPU memory, clocks and power are unknown."
-        yield Finding("warning", "no_nvml", listing.error, remedy)
+        yield Diagnosis("warning", "no_nvml", listing.error, remedy)
     elif listing.error and not listing.absent:
-        yield Finding(
+        yield Diagnosis(
             "error",
             "driver_fault",
             f"the NVIDIA driver is installed but not responding: {listing.error}",
@@ -151,20 +151,20 @@ def _check_driver(facts: MachineFacts) -> Iterator[Finding]:
         )
     elif listing.absent and facts.nvidia_card_on_bus:
         remedy = "Install NVIDIA's driver, or start the container with its GPUs (`docker run --gpus all`)."
-        yield Finding("warning", "no_driver", "this machine has an NVIDIA card but no driver for it", remedy)
+        yield Diagnosis("warning", "no_driver", "this machine has an NVIDIA card but no driver for it", remedy)
     elif listing.absent:
         what = "no NVIDIA driver (NVML): runs use the CPU, or a GPU that only torch sees"
-        yield Finding("note", "no_nvml", what, "Nothing to do on a machine without an NVIDIA GPU.")
+        yield Diagnosis("note", "no_nvml", what, "Nothing to do on a machine without an NVIDIA GPU.")
 
 
-def _check_hidden(facts: MachineFacts) -> Iterator[Finding]:
+def _check_hidden(facts: MachineFacts) -> Iterator[Diagnosis]:
     if facts.listing.gpus and not facts.visible and not (facts.torch is not None and facts.torch.available):
         boards = ", ".join(f"{gpu.index}: {gpu.name}" for gpu in facts.listing.gpus)
         if facts.cuda_visible_devices is None:
             what = f"all GPUs are in MIG mode without any instance ({boards})"
-            yield Finding("error", "no_mig_slice", what, "Create one (`nvidia-smi mig -cgi ... -C`) or disable MIG.")
+            yield Diagnosis("error", "no_mig_slice", what, "Create one (`nvidia-smi mig -cgi ... -C`) or disable MIG.")
             return
-        yield Finding(
+        yield Diagnosis(
             "note" if hidden_on_purpose(facts) else "error",
             "gpu_hidden",
             f'CUDA_VISIBLE_DEVICES="{facts.cuda_visible_devices}" hides every GPU ({boards})',
@@ -187,31 +187,31 @@ def hidden_on_purpose(facts: MachineFacts) -> str | None:
     return None
 
 
-def _check_torch_build(facts: MachineFacts) -> Iterator[Finding]:
+def _check_torch_build(facts: MachineFacts) -> Iterator[Diagnosis]:
     torch = facts.torch
     if torch is None:
         return
     if torch.blame:
         what = f'{torch.blame.variable}="{torch.blame.value}" prevents torch from starting'
         said = (torch.error or torch.trial_error or "").rpartition("failed with exit code ")[2]
-        yield Finding("error", "bad_variable", f"{what}: {re.sub(r'^-?[0-9]+: ', '', said)}", torch.blame.remedy)
+        yield Diagnosis("error", "bad_variable", f"{what}: {re.sub(r'^-?[0-9]+: ', '', said)}", torch.blame.remedy)
     elif torch.error and facts.listing.error and not facts.listing.absent:
-        yield Finding("error", "torch_unusable", torch.error, "Fix the driver first: torch waits for it.")
+        yield Diagnosis("error", "torch_unusable", torch.error, "Fix the driver first: torch waits for it.")
     elif torch.error:
-        yield Finding("error", "torch_unusable", torch.error, f"Reinstall it. {_advice(facts)}")
+        yield Diagnosis("error", "torch_unusable", torch.error, f"Reinstall it. {_advice(facts)}")
     elif facts.visible and torch.cuda_version is None and torch.hip_version is None:
         what = f"the driver shows {_names(facts)}, but torch {torch.version} is a CPU-only build"
-        yield Finding("error", "torch_is_cpu_build", what, _advice(facts))
+        yield Diagnosis("error", "torch_is_cpu_build", what, _advice(facts))
 
 
-def _check_cuda_start(facts: MachineFacts) -> Iterator[Finding]:
+def _check_cuda_start(facts: MachineFacts) -> Iterator[Diagnosis]:
     torch, cuda = facts.torch, facts.listing.cuda_driver_version
     if torch is None or torch.error or torch.available or not facts.visible or torch.cuda_version is None:
         return
     told = f" torch reports: {torch.warning}" if torch.warning else ""
     if cuda is not None and cuda[0] < parse_cuda_version(torch.cuda_version)[0]:
         needed = driver_for(torch.cuda_version)
-        yield Finding(
+        yield Diagnosis(
             "error",
             "driver_too_old",
             f"driver {facts.listing.driver_version} supports CUDA up to {cuda[0]}.{cuda[1]}, but torch {torch.version} "
@@ -225,18 +225,18 @@ def _check_cuda_start(facts: MachineFacts) -> Iterator[Finding]:
         remedy = (
             "Check that `nvidia-smi` works and /dev/nvidia-uvm exists; a reboot or `nvidia-modprobe -u` often helps."
         )
-        yield Finding("error", "cuda_does_not_start", what, remedy)
+        yield Diagnosis("error", "cuda_does_not_start", what, remedy)
 
 
-def _check_rocm(facts: MachineFacts) -> Iterator[Finding]:
+def _check_rocm(facts: MachineFacts) -> Iterator[Diagnosis]:
     torch = facts.torch
     if "/dev/kfd" in facts.gpu_device_files and torch is not None and not torch.error and not torch.available:
         what = f"AMD's GPU driver is loaded (/dev/kfd), but torch {torch.version} sees no GPU"
         remedy = "If ROCm supports the card: `UV_TORCH_BACKEND=auto` before the set-up command."
-        yield Finding("warning", "rocm_not_used", what, remedy)
+        yield Diagnosis("warning", "rocm_not_used", what, remedy)
 
 
-def _check_architecture(facts: MachineFacts) -> Iterator[Finding]:
+def _check_architecture(facts: MachineFacts) -> Iterator[Diagnosis]:
     torch = facts.torch
     if torch is None or torch.hip_version or not torch.arch_list:
         return
@@ -245,34 +245,34 @@ def _check_architecture(facts: MachineFacts) -> Iterator[Finding]:
             capability = f"sm_{gpu.capability[0]}{gpu.capability[1]}"
             what = f"{gpu.name} is {capability}, but torch {torch.version} is built for {' '.join(torch.arch_list)}"
             advice = install_advice(choose_build(facts.listing.cuda_driver_version, gpu.capability))
-            yield Finding("error", "card_not_in_arch_list", what, advice)
+            yield Diagnosis("error", "card_not_in_arch_list", what, advice)
 
 
-def _check_trial(facts: MachineFacts) -> Iterator[Finding]:
+def _check_trial(facts: MachineFacts) -> Iterator[Diagnosis]:
     if facts.torch is not None and facts.torch.trial_error and not facts.torch.blame:
         what = f"an addition of eight numbers on the GPU failed: {facts.torch.trial_error}"
         remedy = (
             "Free the GPU if another process uses all of it or holds it exclusively; else see `nvidia-smi -q`, `dmesg`."
         )
-        yield Finding("error", "gpu_trial_failed", what, remedy)
+        yield Diagnosis("error", "gpu_trial_failed", what, remedy)
 
 
-def _check_shared_memory(facts: MachineFacts) -> Iterator[Finding]:
+def _check_shared_memory(facts: MachineFacts) -> Iterator[Diagnosis]:
     if facts.shm_bytes is not None and facts.shm_bytes < SMALL_SHM_BYTES:
         what = f"/dev/shm holds {format_bytes(facts.shm_bytes)}: loader workers crash with a bus error when it is full"
-        yield Finding("warning", "small_shm", what, "Start the container with `--shm-size=8g` or `--ipc=host`.")
+        yield Diagnosis("warning", "small_shm", what, "Start the container with `--shm-size=8g` or `--ipc=host`.")
 
 
-def _check_governor(facts: MachineFacts) -> Iterator[Finding]:
+def _check_governor(facts: MachineFacts) -> Iterator[Diagnosis]:
     if facts.governor is not None and facts.governor != "performance":
         what = f"the CPU's frequency governor is {facts.governor}: clocks follow the load, so step times vary"
-        yield Finding("warning", "governor", what, "`sudo cpupower frequency-set -g performance` before publishing.")
+        yield Diagnosis("warning", "governor", what, "`sudo cpupower frequency-set -g performance` before publishing.")
 
 
-def _check_open_files(facts: MachineFacts) -> Iterator[Finding]:
+def _check_open_files(facts: MachineFacts) -> Iterator[Diagnosis]:
     if facts.open_files_limit is not None and facts.open_files_limit <= FEW_OPEN_FILES:
         what = f"a process may open only {facts.open_files_limit} files: data loaders with many workers need more"
-        yield Finding("note", "few_open_files", what, "`ulimit -n 65536` before the sweep.")
+        yield Diagnosis("note", "few_open_files", what, "`ulimit -n 65536` before the sweep.")
 
 
 def _advice(facts: MachineFacts) -> str:
@@ -289,7 +289,7 @@ def _name(gpu: Gpu) -> str:
     return gpu.name or gpu.uuid
 
 
-Check = Callable[[MachineFacts], Iterator[Finding]]
+Check = Callable[[MachineFacts], Iterator[Diagnosis]]
 _GPU_CHECKS: tuple[Check, ...] = (
     *(
         _check_driver,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from bench.errors import DeviceError
-from bench.probes.diagnosis import Finding, diagnose, gpu_faults, hidden_on_purpose
+from bench.probes.diagnosis import Diagnosis, diagnose, gpu_faults, hidden_on_purpose
 from bench.probes.machine_facts import MachineFacts, read_machine_facts
 from bench.probes.nvml import Gpu
 from bench.probes.torch_facts import TorchFacts, read_torch_facts
@@ -129,6 +129,6 @@ def _has_sign_of_gpu(facts: MachineFacts) -> bool:
     return bool(facts.listing.gpus or facts.gpu_device_files or not facts.listing.absent)
 
 
-def _refusal(faults: Sequence[Finding]) -> str:
+def _refusal(faults: Sequence[Diagnosis]) -> str:
     lines = [f"GPU: {fault.what}. {fault.remedy}".replace("..", ".") for fault in faults]
     return "\n".join([*lines, _ANYWAY])

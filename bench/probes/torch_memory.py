@@ -169,11 +169,11 @@ class Allocation:
     size_bytes: int
 
 
-class Mark:
+class MemoryMark:
     """A mark between two events."""
 
 
-def replay(events: Iterable[Allocation | Mark]) -> CpuPeak:
+def replay(events: Iterable[Allocation | MemoryMark]) -> CpuPeak:
     """The peaks of a stream of events in order of time.
 
     The profiler's own running total is of no use: it counts on from earlier passes whose tensors were freed while no
@@ -184,7 +184,7 @@ def replay(events: Iterable[Allocation | Mark]) -> CpuPeak:
     held = total = 0
     phases: list[int] = []
     for event in events:
-        if isinstance(event, Mark):
+        if isinstance(event, MemoryMark):
             phases.append(held)
             continue
         held -= live.pop(event.address, 0)
@@ -197,20 +197,20 @@ def replay(events: Iterable[Allocation | Mark]) -> CpuPeak:
     return CpuPeak(total, tuple(phases), held)
 
 
-def _cpu_events(profiled: Any) -> Iterator[Allocation | Mark]:
+def _cpu_events(profiled: Any) -> Iterator[Allocation | MemoryMark]:
     """The CPU allocator's events and the marks, in order of time, from the profiler's tree of raw events.
 
     The tree has the addresses that the flat list of `[memory]` events lacks; `torch.profiler._memory_profiler` reads
     the same one. It is walked without recursion, as deep models nest deeper than Python's stack.
     """
     roots: Sequence[Any] = profiled.kineto_results.experimental_event_tree()
-    timed: list[tuple[int, Allocation | Mark]] = []
+    timed: list[tuple[int, Allocation | MemoryMark]] = []
     waiting = list(roots)
     while waiting:
         node = waiting.pop()
         waiting.extend(node.children)
         if node.name == _MARK:
-            timed.append((node.start_time_ns, Mark()))
+            timed.append((node.start_time_ns, MemoryMark()))
         elif node.tag.name == "Allocation" and node.extra_fields.device.type == "cpu":
             timed.append((node.start_time_ns, Allocation(node.extra_fields.ptr, node.extra_fields.alloc_size)))
     timed.sort(key=lambda each: each[0])

@@ -45,7 +45,7 @@ class Paragraph:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Headline:
     """The sentence that the report is about, set large."""
 
     words: Words
@@ -127,4 +127,4 @@ class Fold:
     blocks: Sequence[Block] = field(default_factory=tuple)
 
 
-Block = Paragraph | Answer | Notice | Bullets | Table | Picture | Listing | Heading | Fold
+Block = Paragraph | Headline | Notice | Bullets | Table | Picture | Listing | Heading | Fold

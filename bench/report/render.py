@@ -56,7 +56,7 @@ def render_markdown(title: str, sections: Iterable[tuple[str, Sequence[Block]]])
 
 def _block(block: Block) -> str:
     match block:
-        case b.Answer(words):
+        case b.Headline(words):
             return f"**{_strong(words)}**"
         case b.Paragraph(words):
             return markdown_start(_words(words))

@@ -66,7 +66,7 @@ class Damaged:
 
 
 @dataclass(frozen=True, slots=True)
-class Runs:
+class StoredRuns:
     """The runs of one results folder.
 
     Attributes:
@@ -81,7 +81,7 @@ class Runs:
     uncovered: int
 
 
-def read_runs(folder: Path) -> Runs:
+def read_runs(folder: Path) -> StoredRuns:
     """Every run of a results folder.
 
     Raises:
@@ -112,7 +112,7 @@ def read_runs(folder: Path) -> Runs:
     table = join_tables([kept, *tables])
     if tables and kept.num_rows:
         table = table.sort_by(PART)
-    return Runs(table, tuple(damaged), len(tables))
+    return StoredRuns(table, tuple(damaged), len(tables))
 
 
 def consolidate(folder: Path) -> Path | None:

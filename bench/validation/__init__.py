@@ -4,15 +4,15 @@ A file's columns decide its layout; each layout is one module of this folder tha
 it. Nothing here imports torch at module level: files are read in the parent, rows are estimated in a child.
 """
 
-from bench.validation.rows import Layout, Loop, Measured
+from bench.validation.rows import Measured, TableLayout, TrainingLoop
 from bench.validation.scoring import GroupScore, Score, list_layouts, read_measurements, score, score_others
 
 __all__ = [
     "GroupScore",
-    "Layout",
-    "Loop",
     "Measured",
     "Score",
+    "TableLayout",
+    "TrainingLoop",
     "list_layouts",
     "read_measurements",
     "score",

@@ -18,7 +18,7 @@ from bench import catalog
 from bench.devices import Device, load_device
 from bench.errors import BenchError, Unsupported
 from bench.records import Case, ImageSpec
-from bench.validation.rows import Loop, Measured
+from bench.validation.rows import Measured, TrainingLoop
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +53,12 @@ class ForeignTraining:
         self.optimizer = optimizer.build(parameters, **row.optimizer.options)
         self.batch: tuple[torch.Tensor, ...] = ()
         self._loss_of = nn.CrossEntropyLoss()
-        self._loop, self._images, self._batch_size, self._device = row.loop or Loop(), row.images, batch_size, device
+        self._loop, self._images, self._batch_size, self._device = (
+            row.loop or TrainingLoop(),
+            row.images,
+            batch_size,
+            device,
+        )
         self._output: torch.Tensor | None = None
         self._loss: torch.Tensor | None = None
         self._maximum: object = None

@@ -14,10 +14,10 @@ from bench.validation.rows import (
     MAX_BATCH_SIZE,
     MAX_CLASSES,
     MAX_IMAGE_SIZE,
-    Layout,
-    Loop,
     Measured,
     Quantity,
+    TableLayout,
+    TrainingLoop,
     choice,
     device_name,
     whole,
@@ -32,7 +32,7 @@ _MEASURED: tuple[tuple[str, Quantity], ...] = (
 
 
 def read(cells: Mapping[str, str], line: int, device: str | None) -> Measured:
-    """A row; see `Layout.read`.
+    """A row; see `TableLayout.read`.
 
     Beside the required columns: dataset [imagenet], image_size, classes, precision, memory_format, device or gpu_name,
     and torch_version. With another torch than the installed one, or other classes than the data set's, a plain loop in
@@ -46,7 +46,7 @@ def read(cells: Mapping[str, str], line: int, device: str | None) -> Measured:
     precision = _one_of(cells, "precision", get_args(Precision), "float32")
     memory_format = _one_of(cells, "memory_format", get_args(MemoryFormat), "contiguous")
     version = _version(cells.get("torch_version", ""))
-    loop = Loop(torch_version=version) if version or classes != own.classes else None
+    loop = TrainingLoop(torch_version=version) if version or classes != own.classes else None
     if loop and (precision, memory_format) != ("float32", "contiguous"):
         raise BenchError("another torch_version or number of classes can only be estimated in contiguous float32")
     return Measured(
@@ -100,7 +100,7 @@ def _version(text: str) -> tuple[int, int] | None:
     return int(match[1]), int(match[2])
 
 
-LAYOUT = Layout(
+LAYOUT = TableLayout(
     "own",
     "columns as in the results of bench: model, batch_size and a peak in bytes",
     ("model", "batch_size"),

@@ -23,7 +23,7 @@ MAX_CLASSES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Loop:
+class TrainingLoop:
     """The properties of another training loop that determine its memory.
 
     Attributes:
@@ -77,13 +77,13 @@ class Measured:
     memory_format: MemoryFormat = "contiguous"
     after_setup: bool = False
     capacity_bytes: int | None = None
-    loop: Loop | None = None
+    loop: TrainingLoop | None = None
     dataset: Choice = IMAGENET
     published: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class TableLayout:
     """A kind of file.
 
     Attributes:

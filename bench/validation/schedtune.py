@@ -13,7 +13,16 @@ from collections.abc import Mapping
 
 from bench.errors import BenchError
 from bench.records import Choice, ImageSpec
-from bench.validation.rows import LARGEST_BYTES, MAX_BATCH_SIZE, Layout, Loop, Measured, choice, device_name, whole
+from bench.validation.rows import (
+    LARGEST_BYTES,
+    MAX_BATCH_SIZE,
+    Measured,
+    TableLayout,
+    TrainingLoop,
+    choice,
+    device_name,
+    whole,
+)
 
 MIB = 1 << 20
 _SIDE, _CLASSES = 224, 1000
@@ -22,7 +31,7 @@ _OPTIMIZER = Choice.of("sgd_momentum", {"foreach": False})
 
 
 def read(cells: Mapping[str, str], line: int, device: str | None) -> Measured:
-    """A row; see `Layout.read`."""
+    """A row; see `TableLayout.read`."""
     if not re.match(rf"{_SIDE}(?!\d)", cells["image_size"].strip()):
         raise BenchError(f'image_size: "{cells["image_size"][:40]}" is not {_SIDE}')
     model = choice(cells, "model")
@@ -36,7 +45,7 @@ def read(cells: Mapping[str, str], line: int, device: str | None) -> Measured:
         device_name(_gpu(cells["gpu"])),
         whole(cells, "peak_mem_mib", LARGEST_BYTES // MIB) * MIB,
         "device",
-        loop=Loop(keeps_gradients=True, workspaces="none", torch_version=_TORCH),
+        loop=TrainingLoop(keeps_gradients=True, workspaces="none", torch_version=_TORCH),
     )
 
 
@@ -45,7 +54,7 @@ def _gpu(text: str) -> str:
     return "v100_32gb" if re.search(r"\bV100\b", text) else text.strip()
 
 
-LAYOUT = Layout(
+LAYOUT = TableLayout(
     "schedtune",
     "SchedTune's measurements: MiB on the device with the context",
     ("model", "batch_size", "peak_mem_mib", "gpu", "image_size"),

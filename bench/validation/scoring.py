@@ -19,14 +19,14 @@ from bench.errors import BenchError, DataError, nearest, nearest_sentence
 from bench.stats import ErrorSummary, relative_error, summarise_errors
 from bench.units import counted
 from bench.validation.estimating import Estimated
-from bench.validation.rows import Layout, Measured, device_name
+from bench.validation.rows import Measured, TableLayout, device_name
 
 MAX_BYTES = 64 << 20
 MAX_ROWS = 20_000
 MAX_FAULTS = 20
 
 
-def list_layouts() -> list[Layout]:
+def list_layouts() -> list[TableLayout]:
     """Every layout in this folder, by name: the modules that define LAYOUT."""
     package = importlib.import_module("bench.validation")
     names = sorted(info.name for info in pkgutil.iter_modules(package.__path__))
@@ -49,7 +49,7 @@ def read_measurements(path: Path, device: str | None = None) -> tuple[list[Measu
     rows: list[Measured] = []
     faults: list[str] = []
     count = left_out = 0
-    layout: Layout | None = None
+    layout: TableLayout | None = None
     for line, cells in _lines(path):
         layout = layout or _layout_of(path, list(cells))
         count += 1
@@ -102,7 +102,7 @@ def _lines(path: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
         raise DataError(f"{path}: cannot be read as CSV: {error}") from error
 
 
-def _layout_of(path: Path, columns: list[str]) -> Layout:
+def _layout_of(path: Path, columns: list[str]) -> TableLayout:
     """The layout that a file's columns fit, the one with most columns first. Raises DataError."""
     layouts = sorted(list_layouts(), key=lambda layout: -len(layout.columns))
     for layout in layouts:
@@ -118,11 +118,11 @@ def _layout_of(path: Path, columns: list[str]) -> Layout:
     )
 
 
-def _missing_frac(layout: Layout, columns: list[str]) -> float:
+def _missing_frac(layout: TableLayout, columns: list[str]) -> float:
     return len(_missing(layout, columns)) / (len(layout.columns) + len(layout.alternatives))
 
 
-def _missing(layout: Layout, columns: list[str]) -> list[str]:
+def _missing(layout: TableLayout, columns: list[str]) -> list[str]:
     missing = [name for name in layout.columns if name not in columns]
     missing += [" or ".join(group) for group in layout.alternatives if not set(group) & set(columns)]
     return missing

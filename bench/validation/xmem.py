@@ -21,9 +21,9 @@ from bench.validation.rows import (
     LARGEST_BYTES,
     MAX_BATCH_SIZE,
     MAX_IMAGE_SIZE,
-    Layout,
-    Loop,
     Measured,
+    TableLayout,
+    TrainingLoop,
     ZeroGrad,
     choice,
     device_name,
@@ -43,7 +43,7 @@ _PUBLISHED = {
 
 
 def read(cells: Mapping[str, str], line: int, device: str | None) -> Measured | None:
-    """A row; see `Layout.read`. Rows of other families than `cnn`, and those that ran out of memory, are not cases."""
+    """A row; see `TableLayout.read`. Rows of families other than `cnn`, and those out of memory, are not cases."""
     if cells["family"] != "cnn" or cells["real_oom"].strip().casefold() == "true":
         return None
     model = _model(cells["model"].strip())
@@ -64,7 +64,7 @@ def read(cells: Mapping[str, str], line: int, device: str | None) -> Measured | 
         "device",
         after_setup=True,
         capacity_bytes=whole(cells, "gpu_total_bytes", LARGEST_BYTES),
-        loop=Loop(_MODES.get(mode, "never"), keeps_maximum=True, workspaces="spatial", torch_version=_TORCH),
+        loop=TrainingLoop(_MODES.get(mode, "never"), keeps_maximum=True, workspaces="spatial", torch_version=_TORCH),
         published=_published(cells),
     )
 
@@ -89,7 +89,7 @@ def _model(text: str) -> Choice:
         return choice({"model": text}, "model")
 
 
-LAYOUT = Layout(
+LAYOUT = TableLayout(
     "xmem",
     "xMem's evaluation: NVML's peak less its first record, torch 2.6",
     (

@@ -17,7 +17,7 @@ from bench.probes.torch_memory import (
     Allocation,
     CpuPeak,
     CudaMemory,
-    Mark,
+    MemoryMark,
     TorchPeaks,
     measure_cpu_peak,
     replay,
@@ -140,11 +140,11 @@ def test_error_inside_the_run_comes_through() -> None:
 def test_replay_counts_frees_by_address() -> None:
     events = [
         Allocation(1, 10),
-        Mark(),
+        MemoryMark(),
         Allocation(2, 5),
         Allocation(1, -10),
         Allocation(9, -99),
-        Mark(),
+        MemoryMark(),
         Allocation(2, 7),
     ]
     # the free of 9 was never seen allocated; 2 is allocated again, so it was freed unseen

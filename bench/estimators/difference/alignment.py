@@ -17,7 +17,7 @@ MAX_EDITS = 1500
 """Insertions and deletions between two marks beyond which a piece is not aligned but reported as a whole."""
 
 
-class Block(NamedTuple):
+class Allocated(NamedTuple):
     """One allocation.
 
     Attributes:
@@ -35,20 +35,20 @@ class Block(NamedTuple):
 class Blocks:
     """A stream's allocations in order, and for each mark how many come before it."""
 
-    blocks: list[Block]
+    blocks: list[Allocated]
     marks: list[int]
 
 
 def blocks_of(events: Sequence[Event]) -> Blocks:
     """The allocations of a stream; those of 0 bytes are left out."""
-    found: list[Block] = []
+    found: list[Allocated] = []
     marks: list[int] = []
     live: dict[int, int] = {}
     for index, event in enumerate(events):
         if isinstance(event, Alloc):
             if event.size > 0:
                 live[event.id] = len(found)
-                found.append(Block(index, event.size, None))
+                found.append(Allocated(index, event.size, None))
         elif isinstance(event, Free):
             place = live.pop(event.id, None)
             if place is not None:
@@ -87,7 +87,7 @@ def _match_range(
     return [(bounds[0] + left, other_bounds[0] + right) for left, right in found]
 
 
-def _tokens(blocks: Sequence[Block]) -> list[tuple[int, bool]]:
+def _tokens(blocks: Sequence[Allocated]) -> list[tuple[int, bool]]:
     return [(block.size, block.freed == index + 1) for index, block in enumerate(blocks)]
 
 

@@ -20,7 +20,7 @@ from bench.estimators.difference.exactness import (
     recorded_events,
     settings_of,
 )
-from bench.estimators.difference.partings import Comparison, Difference, Kind, Parting, peaks_when_mended
+from bench.estimators.difference.partings import Kind, Mismatch, PairedStreams, Parting, peaks_when_mended
 from bench.estimators.events import events_by_entry
 from bench.estimators.memory import cudnn_plans
 from bench.estimators.recording import Call, StepEnd
@@ -255,7 +255,7 @@ def compare(
     except ReplayError:  # the check of the replay says so
         return replace(blank, trace=traced)
     one, other = blocks_of(events), blocks_of(_without_failures(recorded, facts))
-    comparison = Comparison(one, other, align(one, other), ends_early=facts.status == "oom")
+    comparison = PairedStreams(one, other, align(one, other), ends_early=facts.status == "oom")
     naming = _Naming(comparison, Places(trace), [origins[block.event] for block in one.blocks], recording)
     return replace(
         blank,
@@ -315,7 +315,7 @@ def _without_failures(events: list[Event], facts: Facts) -> list[Event]:
 class _Naming:
     """Gives differences the names of their operators and groups them."""
 
-    def __init__(self, comparison: Comparison, places: Places, origins: Sequence[int], recording: Recording) -> None:
+    def __init__(self, comparison: PairedStreams, places: Places, origins: Sequence[int], recording: Recording) -> None:
         """`origins` holds the entry of each of the trace's allocations."""
         self._comparison, self._places, self._origins, self._recording = comparison, places, origins, recording
         self._config = replace(allocator_config(recording.facts, limited=False), capacity_bytes=None)
@@ -326,7 +326,7 @@ class _Naming:
 
     def partings(self, most: int) -> tuple[Parting, ...]:
         """The first groups of differences, each with what mending it would do."""
-        groups: dict[tuple[Kind, tuple[str, ...], str], list[Difference]] = {}
+        groups: dict[tuple[Kind, tuple[str, ...], str], list[Mismatch]] = {}
         for difference in self._comparison.differences:
             first, last = self._entries(difference)
             key = (difference.kind, self._places.operators(first, last), self._places.phase(first))
@@ -334,7 +334,7 @@ class _Naming:
         plain = peaks_when_mended(self._comparison, (), self._config) if groups else (0, 0, 0)
         return tuple(self._parting(group, plain) for group in list(groups.values())[:most])
 
-    def _parting(self, group: list[Difference], plain: tuple[int, int, int]) -> Parting:
+    def _parting(self, group: list[Mismatch], plain: tuple[int, int, int]) -> Parting:
         difference = group[0]
         first, last = self._entries(difference)
         operators = self._places.operators(first, last) or ("the setup",)
@@ -356,7 +356,7 @@ class _Naming:
             self._stack(difference),
         )
 
-    def _entries(self, difference: Difference) -> tuple[int, int]:
+    def _entries(self, difference: Mismatch) -> tuple[int, int]:
         """First and last entry of the trace between which a difference lies."""
         if difference.trace is not None:
             origin = self._origins[difference.trace]
@@ -370,7 +370,7 @@ class _Naming:
         last = self._origins[place + 1] if place + 1 < len(self._origins) else first
         return first, last
 
-    def _stack(self, difference: Difference) -> str | None:
+    def _stack(self, difference: Mismatch) -> str | None:
         if difference.recorded is None or not self._recording.stacks:
             return None
         return self._recording.stacks[self._allocations[difference.recorded]] or None

@@ -54,7 +54,7 @@ class Parting:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class Mismatch:
     """One difference: the place of an allocation among the trace's, among the recorded ones, or both."""
 
     kind: Kind
@@ -63,7 +63,7 @@ class Difference:
 
 
 @dataclass(slots=True)
-class Comparison:
+class PairedStreams:
     """Both streams and how they are paired.
 
     Attributes:
@@ -78,32 +78,32 @@ class Comparison:
     recorded: Blocks
     pairs: list[tuple[int, int]]
     ends_early: bool = False
-    differences: list[Difference] = field(init=False)
+    differences: list[Mismatch] = field(init=False)
 
     def __post_init__(self) -> None:
         """Find the differences; what has another size only becomes a pair too."""
-        found: list[Difference] = []
+        found: list[Mismatch] = []
         paired: list[tuple[int, int]] = []
         trace_at = recorded_at = 0
         for pair in [*self.pairs, (len(self.trace.blocks), len(self.recorded.blocks))]:
             missing = list(range(recorded_at, pair[1]))
             extra = list(range(trace_at, pair[0]))
             sizes = list(zip(extra, missing, strict=False))
-            found += [Difference(Kind.SIZE, left, right) for left, right in sizes]
+            found += [Mismatch(Kind.SIZE, left, right) for left, right in sizes]
             paired += sizes
             common = min(len(extra), len(missing))
             is_cut = self.ends_early and pair[1] == len(self.recorded.blocks)
-            found += [Difference(Kind.EXTRA, left, None) for left in extra[common:] if not is_cut]
-            found += [Difference(Kind.MISSING, None, right) for right in missing[common:]]
+            found += [Mismatch(Kind.EXTRA, left, None) for left in extra[common:] if not is_cut]
+            found += [Mismatch(Kind.MISSING, None, right) for right in missing[common:]]
             paired.append(pair)
             trace_at, recorded_at = pair[0] + 1, pair[1] + 1
         self.pairs = paired[:-1]  # the last is the end of both
         known = {difference.trace for difference in found}
         elsewhere = [pair for pair in self._freed_elsewhere() if pair[0] not in known]
-        found += [Difference(Kind.LIFETIME, left, right) for left, right in elsewhere]
+        found += [Mismatch(Kind.LIFETIME, left, right) for left, right in elsewhere]
         self.differences = sorted(found, key=lambda item: self.place(item))
 
-    def place(self, difference: Difference) -> tuple[int, int]:
+    def place(self, difference: Mismatch) -> tuple[int, int]:
         """Where a difference lies, in terms of the recording."""
         if difference.recorded is not None:
             return difference.recorded, 0
@@ -142,7 +142,7 @@ def _count_before(length: int, chosen: Sequence[int]) -> list[int]:
 
 
 def peaks_when_mended(
-    comparison: Comparison, mended: Sequence[Difference], config: AllocatorConfig
+    comparison: PairedStreams, mended: Sequence[Mismatch], config: AllocatorConfig
 ) -> tuple[int, int, int]:
     """Peaks of the trace in bytes (requested, allocated, reserved) with some of its differences fixed.
 
@@ -159,7 +159,7 @@ _Place = tuple[int, int, int]
 _ALONE = 1 << 40  # behind whatever is put in before the trace's allocation of the same number
 
 
-def _mended_events(comparison: Comparison, mended: Sequence[Difference]) -> list[Event]:
+def _mended_events(comparison: PairedStreams, mended: Sequence[Mismatch]) -> list[Event]:
     """The trace's events with what is mended in their place: sorted by place, where frees go before an allocation.
 
     Where something is put in, what both free between the same two allocations goes where the recording frees it, before
@@ -195,12 +195,12 @@ def _mended_events(comparison: Comparison, mended: Sequence[Difference]) -> list
     return [event for _, event in sorted(placed, key=lambda item: item[0])]
 
 
-def _free_place(comparison: Comparison, recorded: int, places: list[tuple[int, int]]) -> _Place | None:
+def _free_place(comparison: PairedStreams, recorded: int, places: list[tuple[int, int]]) -> _Place | None:
     freed = comparison.recorded.blocks[recorded].freed
     return None if freed is None else (*places[freed], 0)
 
 
-def _recorded_places(comparison: Comparison) -> list[tuple[int, int]]:
+def _recorded_places(comparison: PairedStreams) -> list[tuple[int, int]]:
     """For each recorded allocation, and for the end, its place among the trace's."""
     partner = {right: left for left, right in comparison.pairs}
     places: list[tuple[int, int]] = []

@@ -39,7 +39,7 @@ from typing import Any
 import torch
 
 from bench.errors import Unsupported
-from bench.estimators.fake_cuda.kernels import Kernels, list_operators, redispatch_to_meta
+from bench.estimators.fake_cuda.kernels import TracedKernels, list_operators, redispatch_to_meta
 from bench.estimators.fake_cuda.memory import Memory, Recorder, block_of, spec_of
 
 CUDA, META = 1, 14
@@ -402,7 +402,7 @@ def _compiler_not_loaded() -> Iterator[None]:
 @contextlib.contextmanager
 def _kernels_replaced(recorder: Recorder, capability: tuple[int, int]) -> Iterator[None]:
     memory = Memory()
-    kernels = Kernels(memory, recorder, capability)
+    kernels = TracedKernels(memory, recorder, capability)
     memory.on_free = recorder.freed
     library = torch._C._dispatch_library("IMPL", "aten", "", __file__, 1)
     computing, viewing = list_operators()

@@ -398,7 +398,7 @@ def _from_meta(value: Any) -> Any:
     return tuple(map(_from_meta, value)) if isinstance(value, list | tuple) else value
 
 
-class Kernels:
+class TracedKernels:
     """The kernels of one trace."""
 
     def __init__(self, memory: Memory, recorder: Recorder, capability: tuple[int, int]) -> None:

@@ -13,7 +13,7 @@ from bench.analysis.headline import error_summary_words
 from bench.analysis.labels import CaseLabels
 from bench.comparison import Comparison
 from bench.records import Status
-from bench.report.blocks import Answer, Block, Bullets, Notice, Strong, Table, Words
+from bench.report.blocks import Block, Bullets, Headline, Notice, Strong, Table, Words
 from bench.report.contents import Contents, Section
 from bench.report.hardware import SPEED
 from bench.report.verdict import verdict_notice
@@ -25,7 +25,7 @@ _MAX_ROWS = 15
 
 def build(contents: Contents) -> Sequence[Block]:
     """The sentence and its figure come first; then the scope and a small table."""
-    blocks: list[Block] = [Answer(_answer(contents))]
+    blocks: list[Block] = [Headline(_answer(contents))]
     blocks += [replace(contents.headline, headed=False)] if contents.headline else []
     blocks += [verdict_notice(contents), _scope(contents)]
     blocks += [Notice("note", finding.text) for finding in contents.findings if finding.code in _FIRST_PAGE]
