@@ -178,3 +178,41 @@ GRAPH = {name: _imported_modules(path) - {name, "bench"} for name, path in MODUL
 
 def test_no_module_imports_itself_by_way_of_others() -> None:
     graphlib.TopologicalSorter(GRAPH).prepare()  # raises CycleError with the modules of a circle
+
+
+ALONE = {
+    "bench.catalog.optimizers.adam": "an optimizer is one file",
+    "bench.cli": "`python -m bench` starts it",
+    "bench.cli.comparison_text": "only printing needs it: `bench compare --help` must not wait for numpy",
+    "bench.cli.plan": "a command is one file, and `bench sweep --dry-run` is that command",
+    "bench.estimators.fake_cuda": "a device that does not exist, whatever is recorded on it",
+    "bench.estimators.roofline": "speed is an estimator of its own beside memory",
+    "bench.recorder": "a process of its own, as `bench.worker` is",
+    "bench.report.figures": "a folder that is scanned",
+    "bench.report.sections": "a folder that is scanned",
+    "bench.sweep.runs": "what becomes of a run; `stages` is the order of a sweep",
+}
+"""Modules that one sibling alone imports, each with the reason why it is not a part of it. Prefer to merge."""
+
+
+def test_a_module_that_one_sibling_alone_imports_is_part_of_it_or_has_a_reason() -> None:
+    importers: dict[str, set[str]] = {name: set() for name in MODULES}
+    for name, imported in GRAPH.items():
+        for other in imported:
+            importers[other].add(name)
+    alone = set()
+    for name, by in importers.items():
+        room, doors = name.rpartition(".")[0], {name.rpartition(".")[0]}  # a package's door exports its modules
+        alone |= {name for one in by if len(by) == 1 and one not in doors and one.rpartition(".")[0] == room}
+    assert alone == set(ALONE)
+
+
+def test_a_class_has_a_name_of_its_own() -> None:
+    """Two recordings are one too many already: of a step (`estimators`), and of an allocator's history (`recordings`)."""
+    names = [
+        node.name
+        for path in MODULES.values()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+    ]
+    assert {name for name in names if names.count(name) > 1} == {"Recording"}
