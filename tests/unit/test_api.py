@@ -104,6 +104,22 @@ def test_a_step_that_reads_values_is_refused_in_the_note_and_the_place_named() -
     assert "test_api.py" in (found.estimate_note or "")
 
 
+def test_an_exception_under_which_a_temporary_dies_is_the_reason() -> None:
+    def fails() -> torch.Tensor:
+        raise ValueError("not today")
+
+    def reads(layers: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+        return torch.relu(layers(images)) * layers(images).mean().item()
+
+    def raises(layers: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+        return torch.relu(layers(images)) * fails()
+
+    found = bench.estimate(lambda: net(forward=reads), **SMALL)
+    assert "reads values from the device" in (found.estimate_note or "")
+    with pytest.raises(BenchError, match=r"ValueError: not today \(test_api\.py:\d+\)"):
+        bench.estimate(lambda: net(forward=raises), **SMALL)
+
+
 def test_fit_and_timeline_of_the_callers_model() -> None:
     fitted = bench.fit(net, **{**SMALL, "device": "t4"})
     assert fitted.ended_by in ("memory", "search")

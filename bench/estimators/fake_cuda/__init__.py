@@ -326,8 +326,8 @@ class FakeCuda:
             self._stack.enter_context(context)
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
 
 
 def check_capabilities() -> None:
@@ -417,7 +417,8 @@ def _kernels_replaced(recorder: Recorder, capability: tuple[int, int]) -> Iterat
     for name in _RANDOM:
         library.impl(name, "CPU", _leave_alone)
     try:
-        yield
+        with memory.exceptions_kept():
+            yield
     finally:
         memory.on_free = None
         library.reset()

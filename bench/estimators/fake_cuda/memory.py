@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
@@ -56,7 +57,9 @@ class _DLManagedTensor(ctypes.Structure):
     _fields_ = [("tensor", _DLTensor), ("context", ctypes.c_void_p), ("deleter", ctypes.c_void_p)]
 
 
-_DELETER = ctypes.CFUNCTYPE(None, ctypes.POINTER(_DLManagedTensor))
+_DELETER = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_raise_if_set = ctypes.pythonapi.PyErr_Occurred  # ctypes raises the exception that is set after any call of `pythonapi`
+_raise_if_set.restype = ctypes.c_void_p
 _DL_DTYPES = {
     "float32": (2, 32),
     "float64": (2, 64),
@@ -85,6 +88,7 @@ class Memory:
         self._capsule = new
         self._deleter = _DELETER(self._release)
         self._held: dict[int, Any] = {}
+        self._passing: BaseException | None = None
         self.count = 0
         self.on_free: Callable[[int], None] | None = None
 
@@ -112,8 +116,28 @@ class Memory:
         tensor: torch.Tensor = torch._C._from_dlpack(self._capsule(ctypes.addressof(managed), b"dltensor", None))
         return tensor
 
-    def _release(self, managed: Any) -> None:
-        number = managed.contents.context
+    @contextlib.contextmanager
+    def exceptions_kept(self) -> Iterator[None]:
+        """Raise what the death of a tensor makes Python forget.
+
+        A temporary tensor may die while an exception passes. Its deleter then runs with the exception set, as ctypes
+        does not put it aside, and after it the interpreter complains that a function returned NULL without one.
+        """
+        try:
+            yield
+        except SystemError as error:
+            if self._passing is not None and "without setting an exception" in str(error):
+                raise self._passing from None
+            raise
+
+    def _release(self, managed: int) -> None:
+        try:
+            _raise_if_set()
+        except SystemError as error:
+            self._passing = self._passing or error  # not the complaint about one that is held already
+        except BaseException as error:  # noqa: BLE001 - whatever passes
+            self._passing = error
+        number = _DLManagedTensor.from_address(managed).context
         del self._held[number]
         if self.on_free is not None:
             self.on_free(number)
