@@ -121,12 +121,12 @@ class Memory:
         """Raise what the death of a tensor makes Python forget.
 
         A temporary tensor may die while an exception passes. Its deleter then runs with the exception set, as ctypes
-        does not put it aside, and after it the interpreter complains that a function returned NULL without one.
+        does not put it aside, and after it the interpreter raises a SystemError: a function failed without an exception.
         """
         try:
             yield
-        except SystemError as error:
-            if self._passing is not None and "without setting an exception" in str(error):
+        except SystemError:
+            if self._passing is not None:
                 raise self._passing from None
             raise
 
