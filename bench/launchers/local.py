@@ -2,10 +2,9 @@
 
 A process is a fork of a server that has torch imported and CUDA untouched: importing torch and torchvision takes
 seconds, a fork takes milliseconds, and the fork is as fresh as a new interpreter in all that a measurement depends on:
-no CUDA context, an empty allocator, no threads. The server is multiprocessing's. A `bare` job gets a process that
-starts at once and has no torch: a fork of this process while that has neither torch nor threads, else an interpreter.
-None imports the program that this process runs: a script without a guard around its calls would run again in each.
-`ForkLauncher` forks this process for every job.
+no CUDA context, an empty allocator, no threads. The server is multiprocessing's. A `bare` job gets a new interpreter,
+which starts at once and has no torch. Neither imports the program that this process runs: a script without a guard
+around its calls would run again in each. `ForkLauncher` forks this process instead.
 
 Each child leads its own session, so that it dies with everything it started, and is killed by the kernel when the
 process that forked it dies; the server leaves when this process does. So nothing outlives a sweep, however it ends.
@@ -20,7 +19,6 @@ import multiprocessing.connection
 import os
 import signal
 import sys
-import threading
 import time
 import types
 import warnings
@@ -138,8 +136,6 @@ class LocalLauncher(Launcher):
     def _start(self, job: Job) -> _Child:
         """A child; a server that dies meanwhile is started again."""
         started = time.monotonic()
-        if job.bare and _may_fork():
-            return _Child(*_fork(job, job.task), _Conversation(job, started))
         context = self._bare if job.bare else self._context
         variables = {} if job.bare else _changed_variables(restart=not self._children)
         for attempt in range(START_ATTEMPTS):
@@ -181,11 +177,21 @@ class ForkLauncher(LocalLauncher):
             )
 
         def prepared(argument: Any, send: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+            sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # a notebook's own are not for a fork
             self._prepare()
             return job.task(argument, send)
 
+        def live(task: Task, argument: Any, sender: Connection, log: str, variables: Variables) -> None:
+            _live(prepared, argument, sender, log, variables)
+
         started = time.monotonic()
-        return _Child(*_fork(job, prepared), _Conversation(job, started))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which the fork does without
+                process = _start_process(multiprocessing.get_context("fork"), live, job, {})
+        except OSError as error:
+            raise InfrastructureError(f"this process cannot be forked: {error.strerror or error}") from error
+        return _Child(*process, _Conversation(job, started))
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,27 +299,6 @@ def _last_words(log: Path | None) -> str:
     return f": {lines[-1].strip()[:300]}" if lines else ""
 
 
-def _may_fork() -> bool:
-    """Whether a fork of this process starts as clean as a new interpreter that has not imported torch."""
-    alone = threading.active_count() == 1 and not multiprocessing.current_process().daemon
-    return sys.platform == "linux" and alone and "torch" not in sys.modules
-
-
-def _fork(job: Job, task: Task) -> tuple[BaseProcess, Connection]:
-    """A fork of this process that does `task` for a job, and the end of its pipe to listen at."""
-
-    def live(_: Task, argument: Any, sender: Connection, log: str, variables: Variables) -> None:
-        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # a notebook's own are not for a fork
-        _live(task, argument, sender, log, variables)
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which the fork does without
-            return _start_process(multiprocessing.get_context("fork"), live, job, {})
-    except OSError as error:
-        raise InfrastructureError(f"this process cannot be forked: {error.strerror or error}") from error
-
-
 def _changed_variables(*, restart: bool) -> Variables:
     """What differs from the environment that the fork server started with.
 
@@ -341,7 +326,8 @@ def _start_process(
     arguments = (job.task, job.argument, sender, str(job.log or os.devnull), variables)
     process = context.Process(target=live, args=arguments, daemon=False)
     try:
-        with _interrupts_blocked(helper=not isinstance(context, ForkContext)), _main_hidden(job.task):
+        # a server that this starts must not hear Ctrl-C either: it would speak of it
+        with _interrupts_blocked(), _main_hidden(job.task):
             process.start()
     except BaseException:
         receiver.close()
@@ -460,17 +446,13 @@ def _signal_group(group: int, number: int) -> None:
 
 
 @contextlib.contextmanager
-def _interrupts_blocked(*, helper: bool = True) -> Iterator[None]:
+def _interrupts_blocked() -> Iterator[None]:
     """Block Ctrl-C for the duration of the context; processes that start within never receive it unless they ask to.
 
-    The fork server must not receive it either: it would print a traceback. Nor do they import from the current folder.
-
-    Args:
-        helper: Whether multiprocessing starts its resource tracker too, as it does for all but forks.
+    Nor do they import from the current folder.
     """
     with safe_children():
-        if helper:
-            resource_tracker.ensure_running()  # its start would unblock the signal
+        resource_tracker.ensure_running()  # its start would unblock the signal
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             yield
