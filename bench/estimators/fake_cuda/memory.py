@@ -121,7 +121,7 @@ class Memory:
         """Raise what the death of a tensor makes Python forget.
 
         A temporary tensor may die while an exception passes. Its deleter then runs with the exception set, as ctypes
-        does not put it aside, and after it the interpreter raises a SystemError: a function failed without an exception.
+        does not put it aside, and after it the interpreter raises a SystemError: a function failed without one.
         """
         try:
             yield
