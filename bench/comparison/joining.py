@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.comparison.differences import FIELDS, field_words, find_differences, refuse_flags, unknown_field
+from bench.comparison.differences import COMPARED, field_words, find_differences, refuse_flags, unknown_field
 from bench.comparison.metrics import DEFAULT_METRICS, METRICS, Metric
 from bench.comparison.pairing import Half, all_pairs, check_across, common_pairs, halve, in_order, label_pairs
 from bench.comparison.result import Comparison, GeoMean, Missing
@@ -149,8 +149,8 @@ def split_values(frames: Iterable[pd.DataFrame], field: str, text: str) -> tuple
 
 
 def _known_field(field: str) -> None:
-    if field not in (*AXES, *FIELDS):
-        raise unknown_field("field", field, (*AXES, *FIELDS))
+    if field not in (*AXES, *COMPARED):
+        raise unknown_field("field", field, (*AXES, *COMPARED))
 
 
 def _texts(frame: pd.DataFrame, field: str) -> dict[object, str]:
