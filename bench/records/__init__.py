@@ -42,8 +42,7 @@ class Environment:
     """The machine and the software under a run; absent is null in the columns and reads `unknown` in reports."""
 
     device: str = field(metadata=about(key=True, first=1, summary=True))  # cpu, or cuda
-    # the device file that the estimates beside this row were made for
-    estimate_device: str | None = column(None, differs="no", summary=True)
+    estimate_device: str | None = column(None, differs="no", summary=True)  # device file of the estimates of this row
     gpu_name: str | None = column(None, gpu=True, key=True, main=True, needed=1, first=1, summary=True)
     gpu_uuid_hash: str | None = column(None, gpu=True, key=True, needed=1, label=5)
     gpu_index: int | None = column(None, gpu=True)
@@ -83,14 +82,12 @@ class Environment:
     speed_variables: str | None = column(
         None, key=True, main=True, differs="flags", first=9, label=3, absent="none set"
     )
-    # those of the same libraries that change none of it
-    other_variables: str | None = column(None, if_known=True, absent="none set")
+    other_variables: str | None = column(None, if_known=True, absent="none set")  # those that change none of it
     torch_threads: int | None = column(None, main=True)
     cpu_model: str | None = column(None, key=True, main=True, needed=1, first=3, summary=True)
     cpu_cores_physical: int | None = None
     cpu_cores_logical: int | None = None
-    # after affinity and cgroup quota
-    cpu_cores_usable: int | None = column(None, key=True, main=True, needed=1, label=3)
+    cpu_cores_usable: int | None = column(None, key=True, main=True, needed=1, label=3)  # after affinity and quota
     cpu_governor: str | None = column(None, main=True)
     cpu_capability: str | None = column(None, main=True)  # the instruction set torch chose: AVX2, AVX512
     ram_bytes: int | None = column(
@@ -104,8 +101,7 @@ class Environment:
     host_hash: str | None = column(None, key=True, helpful=2, label=5)
     git_commit: str | None = column(None, main=True, differs="code", helpful=1, first=10)
     git_dirty: bool | None = column(None, main=True, differs="code", helpful=1, first=10)
-    # true where runs share the process of whoever asked for them (sweep --in-process)
-    in_process: bool | None = column(None, key="if true")
+    in_process: bool | None = column(None, key="if true")  # whether runs share their caller's process (--in-process)
 
     @property
     def key(self) -> str:
@@ -263,16 +259,13 @@ class Measurement:
     temperature_end_c: float | None = column(None, gpu=True, reading=1, helpful=1, within=(-40, 130))
     power_end_w: float | None = column(None, gpu=True, reading=2, within=(0.5, 5000))
     energy_window_j: float | None = column(None, gpu=True)
-    # empty: none active (in early parts also: unknown)
-    throttle_reasons_start: tuple[str, ...] | None = column(None, gpu=True)
+    throttle_reasons_start: tuple[str, ...] | None = column(None, gpu=True)  # empty: none (early parts: or unknown)
     throttle_reasons_end: tuple[str, ...] | None = column(None, gpu=True)
     thermal_slowdown_window_s: float | None = column(None, gpu=True)  # of the window, by the driver's own counter
-    # of the window, held below its clocks by the power limit
-    power_slowdown_window_s: float | None = column(None, gpu=True)
+    power_slowdown_window_s: float | None = column(None, gpu=True)  # of the window, held back by the power limit
     pcie_generation: int | None = column(None, gpu=True, reading=3)
     pcie_width: int | None = column(None, gpu=True, reading=3)
-    # other processes on the device at the end of the window
-    other_process_count: int | None = column(None, gpu=True, reading=3)
+    other_process_count: int | None = column(None, gpu=True, reading=3)  # others on the device, at the window's end
     nvml_error: str | None = column(None, gpu=True)  # why readings of the device are missing, where it was to be read
 
 

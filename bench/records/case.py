@@ -168,15 +168,14 @@ class Protocol:
     min_window_s: float = column(0.3, key=True)  # the measured window lasts at least this long
     seed: int = column(42, key=True, needed=1)
     loader_workers: int = column(2, key=True, differs="flags", first=7)
-    # torch's CPU threads in the worker; torch's own default where null
+    # torch's CPU threads in the worker
     threads: int | None = column(None, key=True, differs="flags", first=6, absent="torch's default")
     cudnn_benchmark: bool = column(False, key=True, differs="flags", first=5)
     # torch.use_deterministic_algorithms, with the workspaces of cuBLAS that it asks for
     deterministic: bool = column(False, key=True, differs="flags", first=5)
     compiled: bool = column(False, key=True, differs="flags", first=4)  # torch.compile around the model
     gradient_noise: bool = column(False, key="if true")  # whether a pass of its own measures it
-    # where files lie says nothing about speed, and is private
-    data_root: str | None = column(None, stored=False, differs="no")
+    data_root: str | None = column(None, stored=False, differs="no")  # says nothing about speed, and is private
 
     @property
     def key(self) -> str:
@@ -197,8 +196,7 @@ class DataFacts:
 
     data_classes: int | None = column(None, differs="flags", first=8)  # where they were read off files
     data_samples: int | None = column(None, differs="flags", first=8)  # training images
-    # of the training part's names and contents, see docs/decisions/0002-keys.md
-    data_hash: str | None = column(None, differs="flags", first=8)
+    data_hash: str | None = column(None, differs="flags", first=8)  # names and contents: docs/decisions/0002-keys.md
 
     @property
     def known(self) -> dict[str, int | str]:
