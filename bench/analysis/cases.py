@@ -12,21 +12,14 @@ import pandas as pd
 
 from bench.analysis.estimates import COMPARISONS, relative_errors
 from bench.analysis.labels import machine_labels, protocol_labels, sort_cases
-from bench.records import AXES, MEASURED, Estimate, Group, Status, columns
+from bench.records import AXES, MEASURED, Estimate, Group, Status, columns, in_order
 from bench.stats import Interval, geometric_interval, percentiles
 
 GROUP = ("case_key", *columns(Group))
 """What runs that are repeats of each other share."""
 
-PEAKS = (
-    "peak_allocated_bytes",
-    "peak_requested_bytes",
-    "peak_reserved_bytes",
-    "cold_peak_allocated_bytes",
-    "device_used_bytes",
-    "host_rss_peak_bytes",
-)
-_CONSTANT = (*GROUP, *AXES, "device", "estimate_device", "gpu_name", "gpu_total_bytes", "cpu_model", "ram_bytes")
+PEAKS = in_order(lambda field: field.peak)
+_CONSTANT = (*GROUP, *AXES, *in_order(lambda field: field.summary))
 _ESTIMATES = tuple(name for name in columns(Estimate) if name not in ("case_key", "estimate_device"))
 _EXACT = (*PEAKS, "parameter_count", "oom_requested_bytes", "host_memory_limit_bytes")
 

@@ -24,9 +24,10 @@ from bench.analysis.cases import GROUP, last_attempts, summarise_cases
 from bench.analysis.labels import SERIES_AXES, CaseLabels, machine_labels
 from bench.analysis.reasons import counted, counted_reasons, group_reasons, tally, tally_names
 from bench.config import TARGETS_FRAC
-from bench.records import AXES, MEASURED, DataFacts, Group, Status, columns, run_key, stable_hash
+from bench.records import AXES, FIELDS, MEASURED, DataFacts, Group, Status, columns, in_order, run_key, stable_hash
 from bench.stats import PUBLISHED_PROCESSES
 from bench.store import DATA_FOLDER, Loaded
+from bench.units import MIB
 
 CONSISTENCY_WINDOW = (0.9, 1.02)
 """Where the sum of the steps lies in an honest run, as a fraction of the window around them."""
@@ -49,8 +50,6 @@ SLOWED_CLOCK_FRAC = 0.85
 DRIFT_FRAC = 0.10
 """Between the medians of the first and the last half of a window, beyond which the window holds two speeds."""
 
-KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
-
 FOREIGN_BYTES = 512 * MIB
 """Memory taken on the device before a run's own context beyond which another process must hold it: the driver's reserve
 stays below (NVML's first memory query counts it as used, the second does not)."""
@@ -65,24 +64,6 @@ another may be stalled, so that two may both say nothing."""
 _NAMED = 4
 """How many reasons, parts or flags a sentence names."""
 
-_RANGES: Mapping[str, tuple[float, float]] = {
-    "wall_window_s": (1e-6, 1e6),
-    "duration_s": (1e-4, 1e6),
-    "ram_bytes": (128 * MIB, 256 * TIB),
-    "gpu_total_bytes": (256 * MIB, 4 * TIB),
-    "power_limit_w": (5, 5000),
-    "power_limit_default_w": (5, 5000),
-    "power_end_w": (0.5, 5000),
-    "temperature_start_c": (-40, 130),
-    "temperature_end_c": (-40, 130),
-    "sm_clock_start_hz": (5e7, 1e10),
-    "sm_clock_end_hz": (5e7, 1e10),
-    "max_sm_clock_hz": (1e8, 1e10),
-    "memory_clock_start_hz": (5e7, 5e10),
-    "memory_clock_end_hz": (5e7, 5e10),
-}
-"""What each column can hold in the unit of its name, with room: a factor of 1000 falls out of every one of them."""
-
 _MEMORY_ORDER = (
     ("peak_requested_bytes", "peak_allocated_bytes"),
     ("peak_allocated_bytes", "peak_reserved_bytes"),
@@ -91,34 +72,6 @@ _MEMORY_ORDER = (
     ("peak_allocated_bytes", "gpu_total_bytes"),
 )
 """The left is a part of the right, by what torch's allocator and the driver count."""
-
-_DISCLOSED = (
-    "torch_version",
-    "torchvision_version",
-    "python_version",
-    "bench_version",
-    "cpu_model",
-    "cpu_cores_usable",
-    "ram_bytes",
-    "os_name",
-    "kernel",
-    "data_source",
-    "seed",
-    "position",
-)
-_DISCLOSED_GPU = (
-    "gpu_name",
-    "gpu_uuid_hash",
-    "gpu_total_bytes",
-    "driver_version",
-    "cuda_version",
-    "cudnn_version",
-    "power_limit_w",
-    "power_limit_default_w",
-)
-_HELPFUL = ("git_commit", "git_dirty", "host_hash")
-_HELPFUL_GPU = ("vbios", "ecc", "mig", "persistence_mode", "temperature_end_c", "sm_clock_end_hz")
-"""A consumer card has no ECC and an installed package no commit: these are named and forbid nothing."""
 
 GroupKey: TypeAlias = tuple[str | None, ...]
 Mask: TypeAlias = npt.NDArray[np.bool_]
@@ -639,9 +592,10 @@ def _wrong_unit(runs: Runs) -> Hit:
         & (warm.count >= _WARMUPS_COMPARED),
         "energy_window_j is not the power of this device": (watts > 5 * limit) | (watts < 0.001 * limit),
     }
-    for name, (low, high) in _RANGES.items():
-        values = runs.number(name)
-        suspects[f"{name} is outside {low:g} to {high:g}"] = (values < low) | (values > high)
+    for name, entry in FIELDS.items():
+        if entry.within is not None:
+            values, (low, high) = runs.number(name), entry.within
+            suspects[f"{name} is outside {low:g} to {high:g}"] = (values < low) | (values > high)
     return _suspected(runs, suspects)
 
 
@@ -779,7 +733,7 @@ def _unknown_code(runs: Runs) -> Hit:
 def _missing_disclosure(runs: Runs) -> Hit:
     seen = runs.known("other_process_count") | runs.known("device_used_before_bytes")
     others = {"whether other processes were on the device": runs.measured & ~runs.cpu & ~seen}
-    return _unknown(runs, _DISCLOSED, _DISCLOSED_GPU, others)
+    return _unknown(runs, in_order(lambda field: field.needed), others)
 
 
 RULES["figure_differs"] = Rule(
@@ -900,7 +854,8 @@ def _idle_switch(runs: Runs) -> Hit:
     "Run bench env: it says why a field is unknown.",
 )
 def _unknown_detail(runs: Runs) -> Hit:
-    return _unknown(runs, _HELPFUL, _HELPFUL_GPU, {})
+    """A consumer card has no ECC and an installed package no commit: these are named and forbid nothing."""
+    return _unknown(runs, in_order(lambda field: field.helpful), {})
 
 
 @_rule(
@@ -975,10 +930,10 @@ def _run_key(group: GroupKey, repeat: int, attempt: int) -> str:
     return run_key(known.pop("case_key"), Group(**known), repeat, attempt)
 
 
-def _unknown(runs: Runs, names: Sequence[str], of_gpus: Sequence[str], more: Mapping[str, Mask]) -> Hit:
+def _unknown(runs: Runs, names: Sequence[str], more: Mapping[str, Mask]) -> Hit:
     """One hit for all the fields that some run lacks."""
-    gaps = {name: runs.measured & ~runs.known(name) for name in (*names, *of_gpus)}
-    gaps |= {name: gaps[name] & ~runs.cpu for name in of_gpus} | dict(more)
+    gaps = {name: runs.measured & ~runs.known(name) for name in sorted(names, key=lambda name: FIELDS[name].gpu)}
+    gaps = {name: gap & ~runs.cpu if FIELDS[name].gpu else gap for name, gap in gaps.items()} | dict(more)
     lacking = {name: gap for name, gap in gaps.items() if gap.any()}
     bad = np.logical_or.reduce([np.zeros_like(runs.last), *lacking.values()])
     return Hit(bad, runs.measured, {"fields": ", ".join(lacking)})

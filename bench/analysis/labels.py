@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 
 from bench import records
-from bench.records import Environment, Protocol, absent_word, axis_words, columns
+from bench.records import (
+    FIELDS,
+    Environment,
+    InputPath,
+    MemoryFormat,
+    Precision,
+    Protocol,
+    axis_words,
+    columns,
+    in_order,
+)
 
 Row = Mapping[Any, Any]
 """A row of a summary, as `to_dict("records")` gives it."""
@@ -17,37 +27,17 @@ Row = Mapping[Any, Any]
 SERIES_AXES = ("machine", "optimizer", "precision", "memory_format", "input", "image_size", "protocol", "code")
 """What can set two cases apart beside model, data set and batch size."""
 
-_MACHINE_FIELDS = (
-    "torch_version",
-    "driver_version",
-    "cuda_version",
-    "cudnn_version",
-    "power_limit_w",
-    "torchvision_version",
-    "python_version",
-    "allocator_settings",
-    "speed_variables",
-    "cpu_cores_usable",
-    "ram_bytes",
-    "mig",
-    "gpu_uuid_hash",
-    "host_hash",
-)
 _NAME_CHARACTERS = 60
 """Of a model, data set or optimizer in a label; longer ones (a folder's path, many settings) are cut."""
 
-_ORDERS = {
-    "precision": ("float32", "tf32", "bf16", "fp16"),
-    "memory_format": ("contiguous", "channels_last"),
-    "input": ("synthetic", "cached", "loader"),
-}
+_ORDERS = {"precision": get_args(Precision), "memory_format": get_args(MemoryFormat), "input": get_args(InputPath)}
 
 
 def machine_labels(frame: pd.DataFrame) -> dict[str, str]:
     """A name for each environment key, in order of appearance: the GPU's or the CPU's, and what tells equals apart."""
     rows = frame.drop_duplicates("environment_key").set_index("environment_key")
     names = dict(zip(rows.index.astype(str), map(_device_name, rows.to_dict("records")), strict=True))
-    return _told_apart(rows, names, (*_MACHINE_FIELDS, *columns(Environment)))
+    return _told_apart(rows, names, (*in_order(lambda field: field.label), *columns(Environment)))
 
 
 def protocol_labels(frame: pd.DataFrame) -> dict[str, str]:
@@ -183,5 +173,5 @@ def _telling(twins: pd.DataFrame, fields: Sequence[str]) -> list[list[str]]:
 
 
 def _field_words(field: str, value: Any) -> str:
-    told = absent_word(field) if value is None or value is pd.NA or value != value else value
+    told = FIELDS[field].absent if value is None or value is pd.NA or value != value else value
     return f"{field.removesuffix('_version')} {told}"

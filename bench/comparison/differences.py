@@ -2,78 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from bench.comparison.result import Difference, Kind
+from bench.comparison.result import Difference
 from bench.errors import BenchError, nearest, nearest_sentence
-from bench.records import DataFacts, Environment, Group, Protocol, absent_word, columns
+from bench.records import FIELDS, Environment, Group, Protocol, columns, in_order
+from bench.records.fields import Kind
 
-FLAGS = (
-    "compiled",
-    "cudnn_benchmark",
-    "deterministic",
-    "threads",
-    "loader_workers",
-    "data_source",
-    *columns(DataFacts),
-    "allocator_settings",
-    "speed_variables",
-)
+COMPARED: Mapping[str, Kind] = {
+    name: kind
+    for name in dict.fromkeys((*in_order(lambda field: field.first), *columns(Environment), *columns(Protocol)))
+    if (kind := FIELDS[name].kind)
+}
+"""Every field that is compared with the group of a difference in it, the most important first."""
+
+FLAGS = tuple(name for name, kind in COMPARED.items() if kind == "flags")
 """Fields that change the work of a step, or how it is done, without being an axis of the case."""
 
-_NOT_SAID = ("data_source", *columns(DataFacts))
+_NOT_SAID = tuple(name for name in FLAGS if FIELDS[name].group not in ("environment", "protocol"))
 """Flags whose null does not count as a value: a run that failed early or is from an earlier version lacks them."""
-
-_CODE = ("bench_version", "git_commit", "git_dirty", "code_key")
-_FIRST = (
-    "device",
-    "gpu_name",
-    "gpu_total_bytes",
-    "driver_version",
-    "power_limit_w",
-    "power_limit_default_w",
-    "torch_version",
-    "cuda_version",
-    "cudnn_version",
-    "cpu_model",
-    *FLAGS,
-    *_CODE,
-)
-_UNTELLING = ("estimate_device", "data_root")
-FIELDS = tuple(
-    dict.fromkeys(name for name in (*_FIRST, *columns(Environment), *columns(Protocol)) if name not in _UNTELLING)
-)
-"""Every field that is compared, the most important first."""
 
 
 def find_differences(baseline: pd.DataFrame, candidate: pd.DataFrame) -> list[Difference]:
-    """The fields in which two frames of runs differ, in the order of `FIELDS`.
+    """The fields in which two frames of runs differ, in the order of `COMPARED`.
 
     A field that a side lacks is `None`: unknown against a value is a difference, unknown on both sides is not. Only for
     the data that runs read does unknown not count.
     """
     found = []
-    for field in FIELDS:
+    for field, kind in COMPARED.items():
         one, two = (_distinct(side, field) for side in (baseline, candidate))
         if field in _NOT_SAID:
             one, two = ([value for value in values if value is not None] for values in (one, two))
             if not one or not two:
                 continue
         if set(map(str, one)) != set(map(str, two)):
-            found.append(Difference(field, _single(one), _single(two), kind_of(field)))
+            found.append(Difference(field, _single(one), _single(two), kind))
     return found
-
-
-def kind_of(field: str) -> Kind:
-    """The group of a field."""
-    if field in FLAGS:
-        return "flags"
-    if field in _CODE:
-        return "code"
-    return "protocol" if field in columns(Protocol) else "environment"
 
 
 def refuse_flags(baseline: pd.DataFrame, candidate: pd.DataFrame, across: Sequence[str]) -> None:
@@ -132,7 +100,7 @@ def refuse_mixed(runs: pd.DataFrame, side: str) -> None:
     if mixed.empty:
         return
     first = runs[runs["case_key"] == mixed.index[0]]
-    field = next((name for name in FIELDS if len(_distinct(first, name)) > 1), "code_key")
+    field = next((name for name in COMPARED if len(_distinct(first, name)) > 1), "code_key")
     values = [field_words(field, value) for value in _distinct(first, field)]
     raise BenchError(
         f"the {side} has runs of one case with different {field} ({', '.join(values)}), which are not repeats. "
@@ -149,8 +117,8 @@ def unknown_field(what: str, given: str, allowed: Iterable[str]) -> BenchError:
 
 
 def field_words(field: str, value: Any) -> str:
-    """A value of a field as text; of environment variables, none is what was set and not unknown."""
-    return words(value, absent_word(field))
+    """A value of a field as text; what absence means where it is `None`."""
+    return words(value, FIELDS[field].absent)
 
 
 def words(value: Any, nothing: str = "unknown") -> str:

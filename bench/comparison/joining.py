@@ -17,7 +17,7 @@ import pandas as pd
 
 from bench.analysis import last_attempts
 from bench.comparison.differences import (
-    FIELDS,
+    COMPARED,
     FLAGS,
     field_words,
     find_differences,
@@ -309,8 +309,8 @@ def split_values(frames: Iterable[pd.DataFrame], field: str, text: str) -> tuple
 
 
 def _known_field(field: str) -> None:
-    if field not in (*AXES, *FIELDS):
-        raise unknown_field("field", field, (*AXES, *FIELDS))
+    if field not in (*AXES, *COMPARED):
+        raise unknown_field("field", field, (*AXES, *COMPARED))
 
 
 def _texts(frame: pd.DataFrame, field: str) -> dict[object, str]:

@@ -9,7 +9,8 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from bench.records import MEASURED, Status
+from bench.analysis.cases import PEAKS
+from bench.records import FIELDS, MEASURED, Status
 from bench.stats import Verdict
 from bench.units import format_bytes, format_rate, format_seconds
 
@@ -66,12 +67,7 @@ def _show_joules(value: float | None) -> str:
 _ALL = (
     Metric("samples_per_s", "throughput", "speed", True, _show_rate),
     Metric("median_step_time_s", "median step", "speed", False, format_seconds),
-    Metric("peak_allocated_bytes", "peak memory", "memory", False, format_bytes),
-    Metric("peak_requested_bytes", "peak requested", "memory", False, format_bytes),
-    Metric("peak_reserved_bytes", "peak reserved", "memory", False, format_bytes),
-    Metric("cold_peak_allocated_bytes", "cold peak", "memory", False, format_bytes),
-    Metric("device_used_bytes", "device used", "memory", False, format_bytes),
-    Metric("host_rss_peak_bytes", "host memory", "memory", False, format_bytes),
+    *(Metric(name, FIELDS[name].title, "memory", False, format_bytes) for name in PEAKS),
     Metric("joules_per_sample", "energy per sample", "energy", False, _show_joules, _joules_per_sample),
 )
 METRICS = {metric.name: metric for metric in _ALL}

@@ -8,9 +8,9 @@ from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
+from bench.records.fields import Kind
 from bench.stats import Interval
 
-Kind = Literal["environment", "protocol", "code", "flags"]
 Side = Literal["baseline", "candidate"]
 
 

@@ -2,14 +2,16 @@
 
 A row of a result file is a `Planned` run, its `Case`, its `Protocol`, its `Measurement` and its `Environment`, flat,
 with the `Estimate` of its case beside it. The fields below are the columns: their names carry the unit (`_bytes`, `_s`,
-`_hz`, `_w`, `_j`, `_frac`), `None` is unknown and never 0, and raw values are kept as tuples.
+`_hz`, `_w`, `_j`, `_frac`), `None` is unknown and never 0, and raw values are kept as tuples. What else is known of a
+column (whether it is in the key, compared, disclosed) is declared with it: see `bench.records.fields`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 
 from bench.records.case import (
     AXES,
@@ -31,108 +33,89 @@ from bench.records.case import (
     stable_hash,
     varying_axes,
 )
+from bench.records.fields import UNITS, Field, about, column, entries, key_fields, unit_of
+from bench.units import MIB, TIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
     """The machine and the software under a run; absent is null in the columns and reads `unknown` in reports."""
 
-    device: str  # cpu, or cuda
-    estimate_device: str | None = None  # the device file that the estimates beside this row were made for
-    gpu_name: str | None = None
-    gpu_uuid_hash: str | None = None
-    gpu_index: int | None = None
-    gpu_count: int | None = None
-    gpu_total_bytes: int | None = None
-    gpu_multiprocessors: int | None = None
-    gpu_capability: str | None = None
-    vbios: str | None = None
-    driver_version: str | None = None
-    ecc: bool | None = None
-    mig: bool | None = None
-    persistence_mode: bool | None = None
-    power_limit_w: float | None = None
-    power_limit_default_w: float | None = None
-    max_sm_clock_hz: float | None = None
-    cuda_version: str | None = None
-    cudnn_version: str | None = None
+    device: str = field(metadata=about(key=True, first=1, summary=True))  # cpu, or cuda
+    estimate_device: str | None = column(None, differs="no", summary=True)  # device file of the estimates of this row
+    gpu_name: str | None = column(None, gpu=True, key=True, main=True, needed=1, first=1, summary=True)
+    gpu_uuid_hash: str | None = column(None, gpu=True, key=True, needed=1, label=5)
+    gpu_index: int | None = column(None, gpu=True)
+    gpu_count: int | None = column(None, gpu=True, main=True)
+    gpu_total_bytes: int | None = column(
+        None, gpu=True, main=True, needed=1, first=1, summary=True, within=(256 * MIB, 4 * TIB)
+    )
+    gpu_multiprocessors: int | None = column(None, gpu=True)
+    gpu_capability: str | None = column(None, gpu=True, key=True)
+    vbios: str | None = column(None, gpu=True, helpful=1)
+    driver_version: str | None = column(None, gpu=True, key=True, main=True, needed=1, first=1, label=2)
+    ecc: bool | None = column(None, gpu=True, main=True, helpful=1)
+    mig: bool | None = column(None, gpu=True, key=True, main=True, helpful=1, label=4)
+    persistence_mode: bool | None = column(None, gpu=True, helpful=1)
+    power_limit_w: float | None = column(
+        None, gpu=True, key=True, main=True, needed=2, first=1, label=3, within=(5, 5000)
+    )
+    power_limit_default_w: float | None = column(None, gpu=True, main=True, needed=2, first=1, within=(5, 5000))
+    max_sm_clock_hz: float | None = column(None, gpu=True, within=(1e8, 1e10))
+    cuda_version: str | None = column(None, gpu=True, key=True, main=True, needed=1, first=3, label=2)
+    cudnn_version: str | None = column(None, gpu=True, key=True, main=True, needed=1, first=3, label=2)
     hip_version: str | None = None  # of a ROCm build of torch
-    torch_version: str | None = None
-    torch_arch_list: str | None = None
+    torch_version: str | None = column(None, key=True, main=True, needed=1, first=2, label=1)
+    torch_arch_list: str | None = column(None, gpu=True)
     torch_git: str | None = None
-    torchvision_version: str | None = None
-    python_version: str | None = None
+    torchvision_version: str | None = column(None, key=True, main=True, needed=1, label=3)
+    python_version: str | None = column(None, key=True, main=True, needed=1, label=3)
     numpy_version: str | None = None
     pandas_version: str | None = None
     pyarrow_version: str | None = None
-    bench_version: str | None = None
-    allocator_settings: str | None = None  # environment variables of torch's allocator: bench.records.variables
-    speed_variables: str | None = None  # those that change speed, memory or numbers unseen
-    other_variables: str | None = None  # those of the same libraries that change none of it
-    torch_threads: int | None = None
-    cpu_model: str | None = None
+    bench_version: str | None = column(None, main=True, differs="code", needed=1, first=10)
+    # environment variables of torch's allocator: bench.records.variables
+    allocator_settings: str | None = column(
+        None, key=True, main=True, differs="flags", first=9, label=3, absent="none set"
+    )
+    # those that change speed, memory or numbers unseen
+    speed_variables: str | None = column(
+        None, key=True, main=True, differs="flags", first=9, label=3, absent="none set"
+    )
+    other_variables: str | None = column(None, if_known=True, absent="none set")  # those that change none of it
+    torch_threads: int | None = column(None, main=True)
+    cpu_model: str | None = column(None, key=True, main=True, needed=1, first=3, summary=True)
     cpu_cores_physical: int | None = None
     cpu_cores_logical: int | None = None
-    cpu_cores_usable: int | None = None  # after affinity and cgroup quota
-    cpu_governor: str | None = None
-    cpu_capability: str | None = None  # the instruction set torch chose: AVX2, AVX512
-    ram_bytes: int | None = None
-    memory_limit_bytes: int | None = None  # of the control group, where it is below the RAM
-    os_name: str | None = None
-    kernel: str | None = None
-    container: str | None = None
-    virtualization: str | None = None
-    host_hash: str | None = None
-    git_commit: str | None = None
-    git_dirty: bool | None = None
-    in_process: bool | None = None  # true where runs share the process of whoever asked for them (sweep --in-process)
+    cpu_cores_usable: int | None = column(None, key=True, main=True, needed=1, label=3)  # after affinity and quota
+    cpu_governor: str | None = column(None, main=True)
+    cpu_capability: str | None = column(None, main=True)  # the instruction set torch chose: AVX2, AVX512
+    ram_bytes: int | None = column(
+        None, key=True, main=True, needed=1, label=3, summary=True, within=(128 * MIB, 256 * TIB)
+    )
+    memory_limit_bytes: int | None = column(None, main=True)  # of the control group, where it is below the RAM
+    os_name: str | None = column(None, main=True, needed=1)
+    kernel: str | None = column(None, main=True, needed=1)
+    container: str | None = column(None, main=True)
+    virtualization: str | None = column(None, main=True)
+    host_hash: str | None = column(None, key=True, helpful=2, label=5)
+    git_commit: str | None = column(None, main=True, differs="code", helpful=1, first=10)
+    git_dirty: bool | None = column(None, main=True, differs="code", helpful=1, first=10)
+    in_process: bool | None = column(None, key="if true")  # whether runs share their caller's process (--in-process)
 
     @property
     def key(self) -> str:
         """The `environment_key`: what must be equal for two runs to be repeats of each other."""
-        values = {name: getattr(self, name) for name in _COMPARED}
-        return stable_hash(values | ({"in_process": True} if self.in_process else {}))
+        return stable_hash(key_fields(self))
 
     def changes_since(self, before: Mapping[str, object]) -> list[str]:
         """Why the key is not that of an environment with the fields `before`: `torch_version 2.6 -> 2.7`."""
-        pairs = {name: (before.get(name), getattr(self, name)) for name in (*_COMPARED, "in_process")}
+        pairs = {entry: (before.get(name), getattr(self, name)) for name, entry in entries(Environment).items()}
         return [
-            f"{name} {absent_word(name) if old is None else old} -> {absent_word(name) if new is None else new}"
-            for name, (old, new) in pairs.items()
-            if old != new
+            f"{entry.name} {entry.absent if old is None else old} -> {entry.absent if new is None else new}"
+            for entry, (old, new) in pairs.items()
+            if entry.key and old != new
         ]
-
-
-_COMPARED = (
-    "device",
-    "gpu_name",
-    "gpu_uuid_hash",
-    "gpu_capability",
-    "driver_version",
-    "mig",
-    "power_limit_w",
-    "cuda_version",
-    "cudnn_version",
-    "torch_version",
-    "torchvision_version",
-    "python_version",
-    "allocator_settings",
-    "speed_variables",
-    "cpu_model",
-    "cpu_cores_usable",
-    "ram_bytes",
-    "host_hash",
-)
-_VARIABLES = ("allocator_settings", "speed_variables", "other_variables")
-
-
-def absent_word(field: str) -> str:
-    """What a field of machine, versions or protocol says that has no value.
-
-    Returns:
-        `none set` of those that hold environment variables, `unknown` of all others.
-    """
-    return "none set" if field in _VARIABLES else "unknown"
 
 
 FORMULA_PARTS = ("parameters", "gradients", "optimizer_state", "batch", "activations")
@@ -229,15 +212,15 @@ class Measurement:
     precision_in_force: str | None = None  # what products were computed in, as far as torch and the device tell
     not_in_force: str | None = None  # precision and switches that were requested and did nothing, and why
     cublas_workspace_config: str | None = None  # of a deterministic run: what CUBLAS_WORKSPACE_CONFIG was in it
-    data_source: str | None = None  # files, or synthetic
+    data_source: str | None = column(None, differs="flags", needed=1, first=8)  # files, or synthetic
     started_unix_s: float | None = None
-    duration_s: float | None = None  # of the whole run, as the parent saw it
+    duration_s: float | None = column(None, within=(1e-4, 1e6))  # of the whole run, as the parent saw it
     process_start_s: float | None = None  # from asking for the process to its first word
     # timing, raw
     warmup_times_s: tuple[float, ...] = ()
     step_times_s: tuple[float, ...] = ()
     data_wait_times_s: tuple[float, ...] = ()  # waiting for the batch, a part of each step's time
-    wall_window_s: float | None = None  # an independent clock around the measured steps
+    wall_window_s: float | None = column(None, within=(1e-6, 1e6))  # an independent clock around the measured steps
     final_loss: float | None = None
     parameter_count: int | None = None
     # the gradient noise scale, from a pass of its own; the seed of each repeat is another
@@ -252,45 +235,66 @@ class Measurement:
     gradient_noise_g2_values: tuple[float, ...] = ()  # raw, one per step; may be negative
     gradient_noise_trace_values: tuple[float, ...] = ()
     # memory as torch and the driver report it
-    peak_allocated_bytes: int | None = None
-    peak_requested_bytes: int | None = None
-    peak_reserved_bytes: int | None = None
-    cold_peak_allocated_bytes: int | None = None
+    peak_allocated_bytes: int | None = column(None, peak=True, title="peak memory")
+    peak_requested_bytes: int | None = column(None, peak=True)
+    peak_reserved_bytes: int | None = column(None, peak=True)
+    cold_peak_allocated_bytes: int | None = column(None, peak=True, title="cold peak")
     cold_peak_requested_bytes: int | None = None
     cold_peak_reserved_bytes: int | None = None
-    device_used_bytes: int | None = None  # this process, as NVML lists it
+    device_used_bytes: int | None = column(None, peak=True)  # this process, as NVML lists it
     device_used_total_bytes: int | None = None  # all processes of the device
     device_used_before_bytes: int | None = None  # all processes, before this run's context
     context_bytes: int | None = None  # the context and loaded modules: used - reserved
     device_total_bytes: int | None = None
     alloc_retries: int | None = None
     oom_requested_bytes: int | None = None  # what the failing allocation asked for
-    host_rss_peak_bytes: int | None = None
-    host_memory_limit_bytes: int | None = None
+    host_rss_peak_bytes: int | None = column(None, peak=True, title="host memory")
+    host_memory_limit_bytes: int | None = column(None, reading=3)
     # the device around the window
-    sm_clock_start_hz: float | None = None
-    sm_clock_end_hz: float | None = None
-    memory_clock_start_hz: float | None = None
-    memory_clock_end_hz: float | None = None
-    temperature_start_c: float | None = None
-    temperature_end_c: float | None = None
-    power_end_w: float | None = None
-    energy_window_j: float | None = None
-    throttle_reasons_start: tuple[str, ...] | None = None  # empty: none active (in early parts also: unknown)
-    throttle_reasons_end: tuple[str, ...] | None = None
-    thermal_slowdown_window_s: float | None = None  # of the window, by the driver's own counter
-    power_slowdown_window_s: float | None = None  # of the window, held below its clocks by the power limit
-    pcie_generation: int | None = None
-    pcie_width: int | None = None
-    other_process_count: int | None = None  # other processes on the device at the end of the window
-    nvml_error: str | None = None  # why readings of the device are missing, where it was to be read
+    sm_clock_start_hz: float | None = column(None, gpu=True, reading=2, within=(5e7, 1e10))
+    sm_clock_end_hz: float | None = column(None, gpu=True, reading=2, helpful=2, within=(5e7, 1e10))
+    memory_clock_start_hz: float | None = column(None, gpu=True, within=(5e7, 5e10))
+    memory_clock_end_hz: float | None = column(None, gpu=True, within=(5e7, 5e10))
+    temperature_start_c: float | None = column(None, gpu=True, reading=1, within=(-40, 130))
+    temperature_end_c: float | None = column(None, gpu=True, reading=1, helpful=1, within=(-40, 130))
+    power_end_w: float | None = column(None, gpu=True, reading=2, within=(0.5, 5000))
+    energy_window_j: float | None = column(None, gpu=True)
+    throttle_reasons_start: tuple[str, ...] | None = column(None, gpu=True)  # empty: none (early parts: or unknown)
+    throttle_reasons_end: tuple[str, ...] | None = column(None, gpu=True)
+    thermal_slowdown_window_s: float | None = column(None, gpu=True)  # of the window, by the driver's own counter
+    power_slowdown_window_s: float | None = column(None, gpu=True)  # of the window, held back by the power limit
+    pcie_generation: int | None = column(None, gpu=True, reading=3)
+    pcie_width: int | None = column(None, gpu=True, reading=3)
+    other_process_count: int | None = column(None, gpu=True, reading=3)  # others on the device, at the window's end
+    nvml_error: str | None = column(None, gpu=True)  # why readings of the device are missing, where it was to be read
+
+
+RECORDS = (Environment, Measurement, Protocol, DataFacts, Group, Planned, Case, Estimate)
+"""The types whose fields are columns. Of a column that several have, the first says what is known of it."""
+
+_NESTED = ("case", "data")  # of a planned run: records of their own
+FIELDS: Mapping[str, Field] = MappingProxyType(
+    {
+        name: next(entries(record)[name] for record in RECORDS if name in entries(record))
+        for name in dict.fromkeys(name for record in RECORDS for name in entries(record) if name not in _NESTED)
+    }
+)
+"""What is known of every column, by its name."""
+
+
+def in_order(place: Callable[[Field], int]) -> tuple[str, ...]:
+    """The columns that have a place in a list, the first first: `in_order(lambda field: field.needed)`."""
+    return tuple(sorted((name for name in FIELDS if place(FIELDS[name])), key=lambda name: place(FIELDS[name])))
 
 
 __all__ = [
     "AXES",
+    "FIELDS",
     "FORMULA_PARTS",
     "MEASURED",
+    "RECORDS",
     "TRACE_PARTS",
+    "UNITS",
     "UNMODELLED",
     "USUAL",
     "Case",
@@ -298,6 +302,7 @@ __all__ = [
     "DataFacts",
     "Environment",
     "Estimate",
+    "Field",
     "Group",
     "ImageSpec",
     "InputPath",
@@ -308,18 +313,19 @@ __all__ = [
     "Protocol",
     "SettingValue",
     "Status",
-    "absent_word",
     "axis_words",
     "columns",
+    "in_order",
     "join_notes",
     "left_out",
     "name_cases",
     "run_key",
     "stable_hash",
+    "unit_of",
     "varying_axes",
 ]
 
 
 def columns(record: type) -> tuple[str, ...]:
     """The column names of a record type, in order."""
-    return tuple(field.name for field in fields(record))
+    return tuple(entries(record))

@@ -7,8 +7,10 @@ import hashlib
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
+
+from bench.records.fields import about, column, key_fields
 
 Precision = Literal["float32", "tf32", "bf16", "fp16"]
 MemoryFormat = Literal["contiguous", "channels_last"]
@@ -159,25 +161,26 @@ def name_cases(cases: Collection[Case], shown: Collection[str] = ()) -> dict[Cas
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """How a run measures. Every field is part of the comparison key."""
+    """How a run measures."""
 
-    warmup_steps: int = 5
-    measured_steps: int = 30  # at least; more where they are shorter than the window
-    min_window_s: float = 0.3  # the measured window lasts at least this long
-    seed: int = 42
-    loader_workers: int = 2
-    threads: int | None = None  # torch's CPU threads in the worker; torch's own default where null
-    cudnn_benchmark: bool = False
-    deterministic: bool = False  # torch.use_deterministic_algorithms, with the workspaces of cuBLAS that it asks for
-    compiled: bool = False  # torch.compile around the model
-    gradient_noise: bool = False  # whether a pass of its own measures it; part of the key only where it does
-    data_root: str | None = None  # not part of the key: where files lie says nothing about speed
+    warmup_steps: int = column(5, key=True)
+    measured_steps: int = column(30, key=True)  # at least; more where they are shorter than the window
+    min_window_s: float = column(0.3, key=True)  # the measured window lasts at least this long
+    seed: int = column(42, key=True, needed=1)
+    loader_workers: int = column(2, key=True, differs="flags", first=7)
+    # torch's CPU threads in the worker
+    threads: int | None = column(None, key=True, differs="flags", first=6, absent="torch's default")
+    cudnn_benchmark: bool = column(False, key=True, differs="flags", first=5)
+    # torch.use_deterministic_algorithms, with the workspaces of cuBLAS that it asks for
+    deterministic: bool = column(False, key=True, differs="flags", first=5)
+    compiled: bool = column(False, key=True, differs="flags", first=4)  # torch.compile around the model
+    gradient_noise: bool = column(False, key="if true")  # whether a pass of its own measures it
+    data_root: str | None = column(None, stored=False, differs="no")  # says nothing about speed, and is private
 
     @property
     def key(self) -> str:
         """The `protocol_key`."""
-        left_out = ("data_root",) if self.gradient_noise else ("data_root", "gradient_noise")
-        values = {name: value for name, value in asdict(self).items() if name not in left_out}
+        values = key_fields(self)
         if self.deterministic:  # earlier versions meant cuDNN's switch alone, and wrote true
             values["deterministic"] = "torch.use_deterministic_algorithms"
         return stable_hash(values)
@@ -191,9 +194,9 @@ class DataFacts:
     read.
     """
 
-    data_classes: int | None = None  # where they were read off files
-    data_samples: int | None = None  # training images
-    data_hash: str | None = None  # of the training part's names and contents, see docs/decisions/0002-keys.md
+    data_classes: int | None = column(None, differs="flags", first=8)  # where they were read off files
+    data_samples: int | None = column(None, differs="flags", first=8)  # training images
+    data_hash: str | None = column(None, differs="flags", first=8)  # names and contents: docs/decisions/0002-keys.md
 
     @property
     def known(self) -> dict[str, int | str]:
@@ -224,7 +227,7 @@ class Planned:
 
     case: Case
     repeat: int
-    position: int
+    position: int = field(metadata=about(needed=1))
     skip_reason: str | None = None
     code_key: str = ""
     data: DataFacts = DataFacts()
@@ -240,7 +243,7 @@ class Group:
         environment_key: Of the machine and the versions.
     """
 
-    code_key: str
+    code_key: str = field(metadata=about(differs="code", first=10))
     protocol_key: str
     environment_key: str
 

@@ -17,12 +17,12 @@ from typing import Any
 import pandas as pd
 
 from bench.analysis import GROUP, CaseLabels, last_attempts, summarise_cases
+from bench.analysis.cases import PEAKS
 from bench.errors import BenchError, nearest, nearest_sentence
-from bench.records import Estimate, columns
+from bench.records import UNITS, Estimate, columns, unit_of
 from bench.report.sections.table import column_titles
 from bench.store import planned_runs, read_results
 from bench.store.parts import parts, read
-from bench.units import GIB, KIB, MIB, TIB, format_bytes, format_frac, format_rate, format_seconds
 
 MAX_FOUND = 50
 """Places of one number; more say that it is too short to mean one."""
@@ -207,17 +207,7 @@ class _Book:
         return tuple(map(str, held[-1:]))
 
 
-_RAW = (
-    "samples_per_s",
-    "median_step_time_s",
-    "wall_window_s",
-    "peak_allocated_bytes",
-    "peak_reserved_bytes",
-    "peak_requested_bytes",
-    "device_used_bytes",
-    "host_rss_peak_bytes",
-    "energy_window_j",
-)
+_RAW = ("samples_per_s", "median_step_time_s", "wall_window_s", *PEAKS, "energy_window_j")
 
 
 def _estimated_in(path: Path) -> set[tuple[str, str, str]]:
@@ -275,27 +265,7 @@ def _number(cell: str) -> float | None:
 _NUMBER = re.compile(
     r"([-+]?)(\d{1,3}(?:,\d{3}){1,9}|\d{1,30})?(\.\d{1,30})?(e[-+]?\d{1,2})?\s*([^\d\s].{0,20})?", re.IGNORECASE
 )
-_PRINTED_UNITS = {
-    "b": ("_bytes", 1),
-    "kib": ("_bytes", KIB),
-    "mib": ("_bytes", MIB),
-    "gib": ("_bytes", GIB),
-    "tib": ("_bytes", TIB),
-    "kb": ("_bytes", KIB),
-    "mb": ("_bytes", MIB),
-    "gb": ("_bytes", GIB),
-    "s": ("_s", 1.0),
-    "ms": ("_s", 1e-3),
-    "µs": ("_s", 1e-6),
-    "us": ("_s", 1e-6),
-    "ns": ("_s", 1e-9),
-    "samples/s": ("_per_s", 1),
-    "/s": ("_per_s", 1),
-    "samples / s": ("_per_s", 1),
-    "%": ("_frac", 0.01),
-    "j/sample": ("joules_per_sample", 1),
-    "j": ("_j", 1),
-}
+_SPELLINGS = {spelling: (kind, factor) for kind, unit in UNITS.items() for spelling, factor in unit.spellings.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,7 +298,7 @@ class Printed:
         size = abs(float(value))
         if abs(size - self.value) <= self.reach * (1 + 1e-9):
             return True
-        shown = parse_printed(_shown(kind, size))
+        shown = parse_printed(UNITS[kind].measured(size))
         return shown is not None and shown.digits == self.digits and (not self.kind or shown.factor == self.factor)
 
 
@@ -338,9 +308,9 @@ def parse_printed(text: str) -> Printed | None:
     if match is None or not (match[2] or match[3]):
         return None
     unit = (match[5] or "").strip().casefold().replace("\u03bc", "µ")
-    if unit and unit not in _PRINTED_UNITS:
+    if unit and unit not in _SPELLINGS:
         return None
-    kind, factor = _PRINTED_UNITS.get(unit, ("", 1))
+    kind, factor = _SPELLINGS.get(unit, ("", 1))
     digits = f"{(match[2] or '0').replace(',', '')}{match[3] or ''}"
     power = int(match[4][1:]) if match[4] else 0
     reach = 0.5 * 10.0 ** (power - (len(match[3]) - 1 if match[3] else 0)) * factor
@@ -350,23 +320,8 @@ def parse_printed(text: str) -> Printed | None:
 
 def kind_of(column: str) -> str:
     """The ending that says a column's unit; empty for columns that reports do not print as measurements."""
-    base = column.removesuffix("_low").removesuffix("_high")
+    base = _base(column)
     if base.endswith("_relative_error"):
         return "_frac"
-    return next(
-        (kind for kind in ("joules_per_sample", "_bytes", "_per_s", "_frac", "_j", "_s") if base.endswith(kind)), ""
-    )
-
-
-def _shown(kind: str, size: float) -> str:
-    match kind:
-        case "_bytes":
-            return format_bytes(size)
-        case "_per_s":
-            return format_rate(size, "samples")
-        case "_s":
-            return format_seconds(size)
-        case "_frac":
-            return format_frac(size).removeprefix("+")
-        case _:
-            return f"{size:.3g}"
+    unit = unit_of(base)
+    return unit if unit and UNITS[unit].spellings else ""

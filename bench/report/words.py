@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
 
-from bench.records import absent_word
+from bench.records import FIELDS
 from bench.units import MISSING, format_bytes, format_frac, format_rate, format_seconds
 
 
@@ -73,44 +73,5 @@ def listed(values: Iterable[object], limit: int) -> str:
 
 
 def field_words(name: str, value: Any) -> str:
-    """A field of a record for people, by the unit in its name; absent reads `unknown`, or `none set`."""
-    if not known(value):
-        return absent_word(name)
-    if isinstance(value, bool) or str(value) in ("True", "False"):
-        return "yes" if str(value) == "True" else "no"
-    for ending, words in _UNITS.items():
-        if name.endswith(ending):
-            return words(float(value))
-    return str(value)
-
-
-def field_title(name: str) -> str:
-    """The name of a field for people, without its unit: `gpu_total_bytes` reads `GPU total`."""
-    for ending in _UNITS:
-        name = name.removesuffix(ending)
-    words = name.split("_")
-    return " ".join([_WORDS.get(word, word) for word in words])
-
-
-_UNITS: dict[str, Callable[[float], str]] = {
-    "_bytes": lambda value: format_bytes(int(value)),
-    "_per_s": lambda value: format_rate(value),
-    "_hz": lambda value: f"{value / 1e6:,.0f} MHz",
-    "_w": lambda value: f"{value:g} W",
-    "_c": lambda value: f"{value:g} °C",
-    "_s": lambda value: f"{value:g} s",
-}
-_WORDS = {
-    "gpu": "GPU",
-    "cpu": "CPU",
-    "ram": "RAM",
-    "cuda": "CUDA",
-    "cudnn": "cuDNN",
-    "uuid": "UUID",
-    "ecc": "ECC",
-    "mig": "MIG",
-    "os": "OS",
-    "sm": "SM",
-    "vbios": "VBIOS",
-    "git": "git",
-}
+    """A field of a record for people, by the unit in its name; what absence means where it is absent."""
+    return FIELDS[name].words(value) if known(value) else FIELDS[name].absent

@@ -18,10 +18,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from bench.records import AXES, DataFacts, Environment, Estimate, Group, Measurement, Protocol, Status, columns
+from bench.records import AXES, FIELDS, DataFacts, Environment, Estimate, Group, Measurement, Protocol, Status, columns
 
 SCHEMA_VERSION = 1
-NOT_STORED = ("data_root",)  # a path of the user's machine says nothing about a result
 
 _SCALARS = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string(), Status: pa.string()}
 
@@ -38,7 +37,7 @@ def _arrow_type(hint: Any) -> pa.DataType:
 
 def _fields(record: type) -> list[pa.Field]:
     hints = typing.get_type_hints(record)
-    return [pa.field(name, _arrow_type(hints[name])) for name in columns(record) if name not in NOT_STORED]
+    return [pa.field(name, _arrow_type(hints[name])) for name in columns(record) if FIELDS[name].stored]
 
 
 _WHOLE_AXES = ("batch_size", "image_size")

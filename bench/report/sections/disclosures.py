@@ -7,74 +7,13 @@ from collections.abc import Sequence
 import pandas as pd
 
 from bench.analysis import machine_labels
-from bench.records import Environment, Protocol, columns
+from bench.records import FIELDS, Environment, Protocol, columns, in_order
 from bench.report.blocks import Block, Fold, Paragraph, Strong, Table, Words
 from bench.report.contents import Contents, Section
-from bench.report.words import field_title, field_words
+from bench.report.words import field_words
 
 _MAX_MACHINES = 6
 _MAX_COMMIT = 12
-_MAIN = (
-    "gpu_name",
-    "gpu_count",
-    "gpu_total_bytes",
-    "driver_version",
-    "power_limit_w",
-    "power_limit_default_w",
-    "ecc",
-    "mig",
-    "cuda_version",
-    "cudnn_version",
-    "torch_version",
-    "torchvision_version",
-    "python_version",
-    "allocator_settings",
-    "speed_variables",
-    "cpu_model",
-    "cpu_cores_usable",
-    "cpu_capability",
-    "torch_threads",
-    "cpu_governor",
-    "ram_bytes",
-    "memory_limit_bytes",
-    "os_name",
-    "kernel",
-    "container",
-    "virtualization",
-    "bench_version",
-    "git_commit",
-    "git_dirty",
-)
-_WHERE_SAID = ("other_variables",)
-"""What results of earlier versions never say: its absence tells nothing."""
-
-_ABSENT = {"threads": "torch's default"}
-"""What absence means, of the fields where it is not unknown."""
-
-_OF_GPUS = (
-    "gpu_",
-    "vbios",
-    "driver_version",
-    "ecc",
-    "mig",
-    "persistence_mode",
-    "power_limit",
-    "max_sm_clock",
-    "cuda_version",
-    "cudnn_version",
-    "torch_arch_list",
-)
-_RANGES = (
-    "temperature_start_c",
-    "temperature_end_c",
-    "sm_clock_start_hz",
-    "sm_clock_end_hz",
-    "power_end_w",
-    "host_memory_limit_bytes",
-    "pcie_generation",
-    "pcie_width",
-    "other_process_count",
-)
 
 
 def build(contents: Contents) -> Sequence[Block]:
@@ -83,10 +22,10 @@ def build(contents: Contents) -> Sequence[Block]:
     labels = machine_labels(contents.frame)
     shown = machines.head(_MAX_MACHINES)
     head = ["", *(labels[key] for key in shown["environment_key"])]
-    fields = [name for name in columns(Environment) if not (contents.cpu_only and name.startswith(_OF_GPUS))]
-    main = [name for name in fields if name in _MAIN]
-    rest = [name for name in fields if name not in _MAIN and name in machines]
-    rest = [name for name in rest if name not in _WHERE_SAID or machines[name].notna().any()]
+    fields = [name for name in columns(Environment) if not (contents.cpu_only and FIELDS[name].gpu)]
+    main = [name for name in fields if FIELDS[name].main]
+    rest = [name for name in fields if not FIELDS[name].main and name in machines]
+    rest = [name for name in rest if not FIELDS[name].if_known or machines[name].notna().any()]
     blocks: list[Block] = [_table(head, shown, main, "The machine and its software.")]
     if contents.cpu_only:
         blocks.append(Paragraph("No GPU was used; GPU fields are omitted."))
@@ -106,8 +45,7 @@ def _table(head: Sequence[str], rows: pd.DataFrame, names: Sequence[str], captio
     for name in names:
         values = [field_words(name, value) for value in rows[name]]
         values = [value[:_MAX_COMMIT] for value in values] if name == "git_commit" else values
-        absent = _ABSENT.get(name, "unknown")
-        cells.append([field_title(name), *(absent if value == "unknown" else value for value in values)])
+        cells.append([FIELDS[name].title, *values])
     if len(rows) > 1:
         return _side_by_side(head, cells, caption)
     if len(cells) < 6:
@@ -133,11 +71,11 @@ def _side_by_side(head: Sequence[str], cells: Sequence[Sequence[str]], caption: 
 def _ranges(frame: pd.DataFrame) -> list[Block]:
     """What changes from run to run, from the smallest to the largest."""
     cells = []
-    for name in _RANGES:
+    for name in in_order(lambda field: field.reading):
         values = frame[name].dropna()
         if len(values):
             low, high = field_words(name, values.min()), field_words(name, values.max())
-            cells.append([field_title(name), low if low == high else f"{low} to {high}"])
+            cells.append([FIELDS[name].title, low if low == high else f"{low} to {high}"])
     return [Table(["", "over all runs"], cells, caption="Readings of the device and the host.")] if cells else []
 
 
