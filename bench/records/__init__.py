@@ -13,6 +13,8 @@ from enum import StrEnum
 
 from bench.records.case import (
     AXES,
+    MAX_BATCH_SIZE,
+    MAX_IMAGE_SIZE,
     USUAL,
     Case,
     Choice,
@@ -289,6 +291,8 @@ class Measurement:
 __all__ = [
     "AXES",
     "FORMULA_PARTS",
+    "MAX_BATCH_SIZE",
+    "MAX_IMAGE_SIZE",
     "MEASURED",
     "TRACE_PARTS",
     "UNMODELLED",
