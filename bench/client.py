@@ -16,8 +16,7 @@ from bench.devices import Device
 from bench.errors import BenchError, InfrastructureError
 from bench.estimators.kept import any_kept
 from bench.folders import account_log
-from bench.launchers import Answer, Launcher, Outcome, Task
-from bench.launchers.faults import start_fault
+from bench.launchers import Launcher, Outcome, Task
 from bench.launchers.local import PRELOAD
 from bench.records import Case, Choice, Estimate, ImageSpec
 from bench.tasks import (
@@ -62,6 +61,7 @@ def estimate_in_child(
     workspaces: bool | None = None,
     variables: Mapping[str, str] | None = None,
     heard: Callable[[Mapping[str, str]], None] = lambda lost: None,
+    begin: Callable[[], None] = lambda: None,
 ) -> Iterator[Estimate]:
     """An estimate for each case; if an estimator raises, hangs or dies on one, only its note has the reason.
 
@@ -77,24 +77,23 @@ def estimate_in_child(
         variables: Environment variables that the runs set for themselves, as their protocol has it, in addition to this
             process's environment: `{"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}`, say.
         heard: Called with every estimate that comes: the estimators that were lost on it, and why.
+        begin: Called before what takes seconds: before a process with torch is asked for what is not kept.
     """
+    workspaces = counts_workspaces() if workspaces is None else workspaces
     todo = {case.key: case for case in cases}
     kept_in = f"; see {log_name or log}"
     said: set[tuple[str, str]] = set()
-    answer: Answer | None = None
-    task = estimate_kept_task if any_kept(cases, device) else estimate_task
-    while todo:
+
+    def ask_for_all(task: Task, *, bare: bool = False) -> tuple[list[Estimate], str]:
+        """What a process made of those to do, and why it made no more."""
         made: list[Estimate] = []
 
-        def listen(news: dict[str, Any], made: list[Estimate] = made) -> None:
+        def listen(news: dict[str, Any]) -> None:
             estimate = Estimate(**news["estimate"])
             case = todo[estimate.case_key]
-            for name, reason in news["lost"].items():
-                if (str(case.model), reason) not in said:
-                    said.add((str(case.model), reason))
-                    say(f"no {name} for {case}: {reason}{kept_in}")
-            note = estimate.estimate_note
-            made.append(replace(estimate, estimate_note=f"{note}{kept_in}") if news["lost"] else estimate)
+            _say_new(news["lost"], case, said, lambda line: say(f"{line}{kept_in}"))
+            note = f"{estimate.estimate_note}{kept_in}" if news["lost"] else estimate.estimate_note
+            made.append(replace(estimate, estimate_note=note))
             heard(news["lost"])
 
         argument = {
@@ -102,26 +101,38 @@ def estimate_in_child(
             "device": device,
             "workers": os.cpu_count() or 1,
             "timeout_s": timeout_s,
-            "workspaces": counts_workspaces() if workspaces is None else workspaces,
+            "workspaces": workspaces,
             "variables": dict(variables or {}),
         }
         silence_s = SILENT_QUESTIONS * timeout_s + START_S
-        bare = task is estimate_kept_task
         answer = launcher.run(
             task, argument, timeout_s=silence_s, from_last_word=True, log=log, bare=bare, listen=listen
         )
-        yield from made
         for estimate in made:
             del todo[estimate.case_key]
-        if not made and not bare:
-            break
-        task = estimate_task
-    if todo and answer is not None:
-        say(f"no estimate for {len(todo)} cases: {answer.reason}{kept_in}")
-        note = f"{answer.reason}{kept_in}"
-        for _ in todo:
-            heard({"estimate": answer.reason})
-        yield from (Estimate(case_key=key, estimate_device=str(device), estimate_note=note) for key in todo)
+        return made, answer.reason
+
+    if any_kept(cases, device):
+        yield from ask_for_all(estimate_kept_task, bare=True)[0]
+    if todo:
+        begin()
+    while todo:
+        made, reason = ask_for_all(estimate_task)
+        yield from made
+        if not made:
+            say(f"no estimate for {len(todo)} cases: {reason}{kept_in}")
+            for key in todo:
+                heard({"estimate": reason})
+                yield Estimate(case_key=key, estimate_device=str(device), estimate_note=f"{reason}{kept_in}")
+            return
+
+
+def _say_new(lost: Mapping[str, str], case: Case, said: set[tuple[str, str]], say: Callable[[str], None]) -> None:
+    """Say why estimators were lost on a case, each reason once for a model."""
+    for name, reason in lost.items():
+        if (str(case.model), reason) not in said:
+            said.add((str(case.model), reason))
+            say(f"no {name} for {case}: {reason}")
 
 
 def counts_workspaces() -> bool:
@@ -137,10 +148,13 @@ def estimates_in_order(
     workspaces: bool,
     say: Callable[[str], None] = lambda line: None,
     heard: Callable[[Mapping[str, str]], None] = lambda lost: None,
+    begin: Callable[[], None] = lambda: None,
 ) -> list[Estimate]:
     """Estimates in the order of `cases`; otherwise as `estimate_in_child`, with a log of the account."""
     with account_log("estimate") as log:
-        made = estimate_in_child(launcher, cases, device, say=say, log=log, workspaces=workspaces, heard=heard)
+        made = estimate_in_child(
+            launcher, cases, device, say=say, log=log, workspaces=workspaces, heard=heard, begin=begin
+        )
         by_key = {item.case_key: item for item in made}
     return [by_key[case.key] for case in cases]
 
@@ -273,4 +287,6 @@ def ask_machine(launcher: Launcher, task: Task, argument: dict[str, Any]) -> dic
         return answer.value
     if answer.outcome is Outcome.REFUSED:
         raise BenchError(answer.reason)
+    from bench.launchers.faults import start_fault
+
     raise InfrastructureError(start_fault(PRELOAD) or f"the worker process does not start: {answer.reason}")

@@ -11,18 +11,20 @@ from __future__ import annotations
 import functools
 import itertools
 import random
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench import catalog, fingerprint
 from bench.catalog import DatasetInfo
 from bench.catalog.entries import ModelEntry
 from bench.catalog.optimizer_state import refuse_device
-from bench.config import Grid, Include, SweepConfig
 from bench.errors import ConfigError, DataError
 from bench.folders import data_folder
 from bench.records import AXES, Case, Choice, DataFacts, ImageSpec, Planned, name_cases, stable_hash
+
+if TYPE_CHECKING:
+    from bench.config import Grid, Include, SweepConfig
 
 
 def build_plan(config: SweepConfig, device: str) -> list[Planned]:
@@ -105,8 +107,7 @@ def build_cases(config: SweepConfig, device: str) -> dict[Case, str | None]:
     Raises:
         ConfigError: One of them does not exist or cannot be read.
     """
-    describe.cache_clear()
-    _check_folders(config)
+    _check_folders([*config.grid.dataset, *(item for include in config.include for item in include.dataset or ())])
     cases: dict[Case, str | None] = {}
     for case in _product(_axes(config.grid)):
         cases.setdefault(case, _excluded(config, case, device) or skip_reason(case, device))
@@ -118,13 +119,25 @@ def build_cases(config: SweepConfig, device: str) -> dict[Case, str | None]:
     return cases
 
 
-def _check_folders(config: SweepConfig) -> None:
-    """Refuse data sets whose folders do not exist: a mistyped path must not become a sweep of skipped cases."""
-    named = dict.fromkeys(
-        [*config.grid.dataset, *(item for include in config.include for item in include.dataset or ())]
-    )
+def cross_axes(axes: Mapping[str, Sequence[Any]], device: str) -> dict[Case, str | None]:
+    """Every case of some axes, each with the reason why it will not run, or `None`; otherwise as `build_cases`.
+
+    Args:
+        axes: Values that were checked, by names of `AXES`; what is left out is as usual.
+        device: As for `build_cases`.
+    """
+    _check_folders(axes["dataset"])
+    return {case: skip_reason(case, device) for case in _product({axis: axes[axis] for axis in AXES if axis in axes})}
+
+
+def _check_folders(named: Iterable[Choice]) -> None:
+    """Refuse data sets whose folders do not exist: a mistyped path must not become a sweep of skipped cases.
+
+    Folders are read again from here on.
+    """
+    describe.cache_clear()
     faults = []
-    for dataset in named:
+    for dataset in dict.fromkeys(named):
         try:
             if not catalog.is_external("dataset", dataset.name):
                 describe(dataset)
@@ -207,7 +220,7 @@ def _axes(grid: Grid, include: Include | None = None) -> dict[str, tuple[Any, ..
     return {axis: tuple(getattr(include, axis, None) or getattr(grid, axis) or (0,)) for axis in AXES}
 
 
-def _product(axes: Mapping[str, tuple[Any, ...]]) -> Iterator[Case]:
+def _product(axes: Mapping[str, Sequence[Any]]) -> Iterator[Case]:
     for values in itertools.product(*axes.values()):
         case = Case(**dict(zip(axes, values, strict=True)))
         yield _sized(case)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.errors import DeviceError
 from bench.launchers import Send
+
+if TYPE_CHECKING:
+    from bench.estimators.memory import Target
 
 
 def measure_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
@@ -56,12 +59,11 @@ def fit_kept_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
 
 def timeline_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
     """Memory over a step of `case` on `device`, with `workspaces`; the fields of `estimators.timeline.Timeline`."""
-    from bench.devices import load_device
     from bench.estimators.timeline import estimate_timeline
 
-    device = load_device(argument["device"])
+    target = _target_of(argument)
     send({"phase": "tracing"})
-    return asdict(estimate_timeline(argument["case"], device, workspaces=argument["workspaces"]))
+    return asdict(estimate_timeline(argument["case"], target))
 
 
 def layers_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
@@ -75,14 +77,20 @@ def layers_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
 
 def fit_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
     """The largest and a recommended batch for `case` on `device`; returns the fields of `estimators.fitting.Fit`."""
-    from bench.devices import load_device
     from bench.estimators.fitting import fit_batch
 
     def heard(batch_size: int) -> None:
         send({"phase": f"trace of batch {batch_size}", "batch_size": batch_size})
 
-    device, workspaces = load_device(argument["device"]), argument["workspaces"]
-    return asdict(fit_batch(argument["case"], device, argument["fraction"], heard, workspaces=workspaces))
+    return asdict(fit_batch(argument["case"], _target_of(argument), argument["fraction"], heard))
+
+
+def _target_of(argument: dict[str, Any]) -> Target:
+    """The target that the `device`, by name or path or as it is, and `workspaces` of an argument make."""
+    from bench.devices import load_device
+    from bench.estimators.memory import Target
+
+    return Target.of(load_device(argument["device"]), workspaces=argument["workspaces"])
 
 
 def environment_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:

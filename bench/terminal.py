@@ -73,7 +73,7 @@ class Progress:
         self._bar = Progress(
             BarColumn(), MofNCompleteColumn(), *texts, console=screen, refresh_per_second=2, transient=True
         )
-        self._task = self._bar.add_task("", total=self._total, left="")
+        self._task = self._bar.add_task("", total=self._total, completed=self._done, left="")
         self._bar.start()
 
     def say(self, line: str) -> None:

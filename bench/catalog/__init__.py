@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.metadata
+import itertools
 import pkgutil
 import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from bench.catalog.entries import DatasetEntry, DatasetInfo, Entry, ModelEntry, OptimizerEntry, Setting, normalise
 from bench.errors import BenchError, UnknownNameError, nearest, nearest_sentence
 from bench.records import Choice, SettingValue, stable_hash
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 __all__ = [
     "KINDS",
@@ -51,29 +54,52 @@ KINDS: tuple[Kind, ...] = ("model", "dataset", "optimizer")
 @functools.cache
 def entries(kind: Kind) -> dict[str, Entry]:
     """Every entry of a kind that ships with the package, by name, in the order of their names."""
-    return {name: item for name, (item, _) in _entries_with_files(kind).items()}
+    found: dict[str, Entry] = {}
+    for module in _modules(kind):
+        for name, (item, file) in _defined(kind, module).items():
+            if name in found:
+                raise BenchError(f"{file}: the {kind} {name} is defined twice")
+            found[name] = item
+    return dict(sorted(found.items()))
 
 
 @functools.cache
-def _entries_with_files(kind: Kind) -> dict[str, tuple[Entry, Path]]:
-    """Every shipped entry of a kind with the file that defines it, in the order of their names."""
+def _modules(kind: Kind) -> list[str]:
     package = importlib.import_module(f"bench.catalog.{kind}s")
+    return sorted(info.name for info in pkgutil.iter_modules(package.__path__))
+
+
+@functools.cache
+def _defined(kind: Kind, module: str) -> dict[str, tuple[Entry, Path]]:
+    """The entries that one file defines, by name, with that file."""
+    imported = importlib.import_module(f"bench.catalog.{kind}s.{module}")
+    file = Path(imported.__file__ or "")
     found: dict[str, tuple[Entry, Path]] = {}
-    for name in sorted(info.name for info in pkgutil.iter_modules(package.__path__)):
-        module = importlib.import_module(f"{package.__name__}.{name}")
-        file = Path(module.__file__ or "")
-        for item in module.ENTRIES:
-            if item.name in found:
-                raise BenchError(f"{file}: the {kind} {item.name} is defined twice")
-            found[item.name] = (item, file)
-    return dict(sorted(found.items()))
+    for item in imported.ENTRIES:
+        if item.name in found:
+            raise BenchError(f"{file}: the {kind} {item.name} is defined twice")
+        found[item.name] = (item, file)
+    return found
+
+
+def _shipped(kind: Kind, name: str) -> tuple[Entry, Path] | None:
+    """A shipped entry with its file; files whose names begin as the entry's are imported first, others if needed."""
+    for module in sorted(_modules(kind), key=lambda module: _letters_shared(module, name), reverse=True):
+        if name in (defined := _defined(kind, module)):
+            return defined[name]
+    return None
+
+
+def _letters_shared(one: str, other: str) -> int:
+    """How many letters two names begin with alike."""
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 @functools.cache
 def code_key(kind: Kind, name: str) -> str:
     """16 digits for the code behind an entry: its files', or another package's version. Raises UnknownNameError."""
-    if name in _entries_with_files(kind):
-        return stable_hash(_texts(_entries_with_files(kind)[name][1]))
+    if shipped := _shipped(kind, name):
+        return stable_hash(_texts(shipped[1]))
     if name in _external(kind):
         package = _external(kind)[name].dist
         return stable_hash([package.name, package.version] if package else name)
@@ -81,8 +107,10 @@ def code_key(kind: Kind, name: str) -> str:
 
 
 @functools.cache
-def _external(kind: Kind) -> dict[str, importlib.metadata.EntryPoint]:
-    return {point.name: point for point in importlib.metadata.entry_points(group=f"bench.{kind}s")}
+def _external(kind: Kind) -> dict[str, EntryPoint]:
+    from importlib.metadata import entry_points
+
+    return {point.name: point for point in entry_points(group=f"bench.{kind}s")}
 
 
 def _texts(file: Path) -> dict[str, str]:
@@ -100,7 +128,7 @@ def _texts(file: Path) -> dict[str, str]:
 
 def is_external(kind: Kind, name: str) -> bool:
     """Whether another package brings this name, or it was lent; such an entry is loaded in the worker only."""
-    return name in _lent[kind] or (name in _external(kind) and name not in entries(kind))
+    return name in _lent[kind] or (_shipped(kind, name) is None and name in _external(kind))
 
 
 _lent: dict[Kind, dict[str, Entry]] = {kind: {} for kind in KINDS}
@@ -134,8 +162,8 @@ def entry(kind: Kind, name: str, *, load_external: bool = False) -> Entry:
     """
     if name in _lent[kind]:
         return _lent[kind][name]
-    if name in entries(kind):
-        return entries(kind)[name]
+    if shipped := _shipped(kind, name):
+        return shipped[0]
     if load_external and name in _external(kind):
         return _load(kind, name)
     raise UnknownNameError(kind, name, names(kind))
@@ -163,8 +191,8 @@ def model(name: str) -> ModelEntry:
 
 def model_note(choice: Choice) -> str | None:
     """What a reader should know about a model besides its name; None for another package's, which is not loaded."""
-    known = None if is_external("model", choice.name) else entries("model").get(choice.name)
-    return cast(ModelEntry, known).note(choice.options) if known is not None else None
+    shipped = None if is_external("model", choice.name) else _shipped("model", choice.name)
+    return cast(ModelEntry, shipped[0]).note(choice.options) if shipped else None
 
 
 def optimizer(name: str) -> OptimizerEntry:

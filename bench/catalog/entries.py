@@ -12,15 +12,27 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
-
-from pydantic import TypeAdapter, ValidationError
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from bench.errors import phrase
 from bench.records import Choice, ImageSpec, SettingValue
 
 if TYPE_CHECKING:
     import torch
+
+
+class Within:
+    """Limits of a number, for the annotation of a setting; pydantic is imported only where a value is checked."""
+
+    def __init__(self, **limits: Any) -> None:
+        """Take the limits by the names of pydantic's `Field`: `gt`, `ge`, `lt`, `le`, `allow_inf_nan`."""
+        self.limits = limits
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        """The schema of pydantic's own `Field`."""
+        from pydantic import Field
+
+        return handler.generate_schema(Annotated[source, Field(**self.limits)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +44,8 @@ class Setting:
 
     def check(self, value: SettingValue | None) -> str | None:
         """Why `value` is refused, or `None` if it is accepted. Booleans are not numbers."""
+        from pydantic import TypeAdapter, ValidationError
+
         try:
             TypeAdapter(self.kind).validate_python(value, strict=True)
         except ValidationError as error:

@@ -15,16 +15,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
-from pydantic import Field
-
+from bench.catalog.entries import Within
 from bench.records import SettingValue
 
 Shapes = Sequence[tuple[int, ...]]
 Settings = Mapping[str, SettingValue]
 
-Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Amount = Annotated[float, Within(ge=0, allow_inf_nan=False)]
 """A learning rate, a weight decay, an epsilon: 0 or more."""
-Share = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Within(ge=0, lt=1)]
 """A decay rate of a moving average: at least 0 and below 1."""
 Betas = tuple[Share, Share]
 

@@ -60,8 +60,7 @@ def with_axes(command: Any) -> Any:
 
 def read_cases(config: Path | None, overrides: tuple[str, ...], axes: dict[str, tuple[Any, ...]]) -> list[Case]:
     """The cases of a configuration, or of the axes given. A case that cannot run is skipped with a message."""
-    from bench.config import check_config
-    from bench.plan import build_cases, name_planned
+    from bench.plan import build_cases, cross_axes, name_planned
 
     if config is not None and any(axes.values()):
         raise click.UsageError(
@@ -70,18 +69,9 @@ def read_cases(config: Path | None, overrides: tuple[str, ...], axes: dict[str, 
     if config is None and not axes["models"]:
         raise click.UsageError("give --model NAME (bench list models) or a configuration")
     if config is not None:
-        checked = read_config(config, overrides)
+        cases = build_cases(read_config(config, overrides), "cuda")
     else:
-        grid = {
-            "dataset": [str(name) for name in axes["datasets"]] or ["imagenet"],
-            "model": [str(name) for name in axes["models"]],
-            "optimizer": [str(name) for name in axes["optimizers"]] or ["sgd"],
-            "batch_size": list(axes.get("batch_sizes", ())) or [64],
-        }
-        optional = {"precision": "precisions", "memory_format": "memory_formats", "image_size": "image_sizes"}
-        grid |= {axis: list(axes[name]) for axis, name in optional.items() if axes[name]}
-        checked = check_config({"name": "estimate", "grid": grid}, "command line")
-    cases = build_cases(checked, "cuda")
+        cases = cross_axes(_given(axes), "cuda")
     names, found = name_planned(cases), []
     for case, reason in cases.items():
         if reason is None:
@@ -89,3 +79,23 @@ def read_cases(config: Path | None, overrides: tuple[str, ...], axes: dict[str, 
         else:
             click.echo(printable(f"skipping {names[case]}: {reason}"), err=True)
     return found
+
+
+def _given(axes: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
+    """The axes of cases by their names, as the options gave them. Raises ConfigError where a number is too large."""
+    from bench.records import MAX_BATCH_SIZE, MAX_IMAGE_SIZE, Choice
+
+    grid = {
+        "dataset": axes["datasets"] or (Choice("imagenet"),),
+        "model": axes["models"],
+        "optimizer": axes["optimizers"] or (Choice("sgd"),),
+        "batch_size": axes.get("batch_sizes") or (64,),
+    }
+    optional = {"precision": "precisions", "memory_format": "memory_formats", "image_size": "image_sizes"}
+    grid |= {axis: axes[name] for axis, name in optional.items() if axes[name]}
+    if max(grid["batch_size"]) > MAX_BATCH_SIZE or max(grid.get("image_size", (0,))) > MAX_IMAGE_SIZE:
+        from bench.config import check_config
+
+        written = {axis: [str(item) if isinstance(item, Choice) else item for item in grid[axis]] for axis in grid}
+        check_config({"name": "estimate", "grid": written}, "command line")  # which says the faults
+    return grid

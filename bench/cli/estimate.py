@@ -354,13 +354,12 @@ def _rows(
 
 
 def _estimates(cases: list[Case], device: Device, workspaces: bool) -> list[Estimate]:
-    """Estimates in the order of `cases`, with a bar meanwhile."""
+    """Estimates in the order of `cases`, with a bar while those that are not kept are made."""
     from bench.client import estimates_in_order
     from bench.launchers import LocalLauncher
     from bench.terminal import Progress
 
     with Progress() as progress:
-        progress.start(len(cases), scope=str(device))
         return estimates_in_order(
             LocalLauncher(),
             cases,
@@ -368,6 +367,7 @@ def _estimates(cases: list[Case], device: Device, workspaces: bool) -> list[Esti
             workspaces=workspaces,
             say=progress.say,
             heard=lambda lost: progress.advance(),
+            begin=lambda: progress.start(len(cases), scope=str(device)),
         )
 
 

@@ -17,7 +17,7 @@ from bench.units import counted
 if TYPE_CHECKING:
     from bench.devices import Device
     from bench.records import Case, Estimate
-    from bench.sweep.verifying import Verified
+    from bench.sweep.verifying import PresentGpu, Verified
 
 _MULTIPLE = 8  # of a recommended batch: see `estimators.fitting`
 _VERDICTS = {"fits": "", "may not fit": "may not fit", "does not fit": "out of memory"}
@@ -66,7 +66,6 @@ def fit(
     from bench.devices import load_device
     from bench.errors import BenchError
     from bench.launchers import LocalLauncher
-    from bench.sweep.verifying import present_gpu, verify_fit
     from bench.terminal import Progress
 
     if len(device_files) > 1 or (device and device_files):
@@ -84,13 +83,20 @@ def fit(
         if not as_json:
             click.echo(printable(line), err=True)
 
-    with present_gpu(described or device) if verify or device == "auto" else contextlib.nullcontext() as gpu:
+    held: contextlib.AbstractContextManager[PresentGpu | None] = contextlib.nullcontext()
+    if verify or device == "auto":
+        from bench.sweep.verifying import present_gpu
+
+        held = present_gpu(described or device)
+    with held as gpu:
         if gpu and gpu.remark:
             say(gpu.remark)
         asked = gpu.device if gpu else described or device
         launcher, with_workspaces, checked = gpu.launcher if gpu else LocalLauncher(), workspaces == "on", None
         found = fit_in_child(launcher, cases[0], asked, fraction=fraction, say=say, workspaces=with_workspaces)
         if gpu and verify:
+            from bench.sweep.verifying import verify_fit
+
             with Progress(quiet=as_json) as progress:
                 checked = verify_fit(gpu, cases[0], found, progress, workspaces=with_workspaces)
     _print(cases[0], str(asked) if device == "auto" else device, asdict(found), checked, as_json)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,35 @@ class Fault(click.ClickException):
 
 
 class BenchGroup(click.Group):
-    """A group that suggests the nearest command for an unknown one and prints errors without a traceback."""
+    """A group that finds its commands in the modules of this folder and prints errors without a traceback.
+
+    A command in a module of its own name is found without importing any other. An unknown one is answered with the
+    nearest.
+    """
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of a name, or None."""
+        if cmd_name not in self.commands:
+            modules = _modules()
+            for module in [cmd_name] if cmd_name in modules else []:
+                self._import(module)
+            for module in modules if cmd_name not in self.commands else []:
+                self._import(module)
+        return super().get_command(ctx, cmd_name)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Every command, sorted."""
+        for module in _modules():
+            self._import(module)
+        return super().list_commands(ctx)
+
+    def _import(self, name: str) -> None:
+        """Add the commands of a module: those in its COMMANDS, each under its GROUP."""
+        module = importlib.import_module(f"bench.cli.{name}")
+        for command in getattr(module, "COMMANDS", ()):
+            if command.name not in self.commands:
+                self.add_command(command)
+                GROUPS[module.GROUP].append(command.name)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; a BenchError is printed as its message, Ctrl-C exits with code 130."""
@@ -54,9 +81,10 @@ class BenchGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands by what they are for, in the order of `GROUPS`."""
-        width = max(map(len, self.commands))
+        names = self.list_commands(ctx)
+        width = max(map(len, names))
         for group, members in GROUPS.items():
-            named = [(name, self.commands[name]) for name in self.list_commands(ctx) if name in members]
+            named = [(name, self.commands[name]) for name in names if name in members]
             rows = [
                 (name.ljust(width), command.get_short_help_str(formatter.width - 6 - width)) for name, command in named
             ]
@@ -74,6 +102,8 @@ class BenchGroup(click.Group):
 
 def _while_importing_torch(error: BaseException) -> bool:
     """Whether an exception was raised while torch was imported: a variable with a bad value, a broken library."""
+    import traceback
+
     frames = (frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__))
     return any(code.co_name == "<module>" and code.co_filename.endswith(_TORCH) for code in frames)
 
@@ -105,17 +135,9 @@ def cli() -> None:
     """
 
 
-def _find_commands() -> None:
-    """Add every command of this folder's modules: those that define COMMANDS, each under its module's GROUP."""
-    for info in sorted(pkgutil.iter_modules([str(Path(__file__).parent)]), key=lambda info: info.name):
-        if info.name != "root":
-            module = importlib.import_module(f"bench.cli.{info.name}")
-            for command in getattr(module, "COMMANDS", ()):
-                cli.add_command(command)
-                GROUPS[module.GROUP].append(command.name)
-
-
-_find_commands()
+def _modules() -> list[str]:
+    """The names of this folder's modules, sorted; this one, which has no command, is left out."""
+    return sorted(info.name for info in pkgutil.iter_modules([str(Path(__file__).parent)]) if info.name != "root")
 
 
 def echo_json(value: Any) -> None:

@@ -110,9 +110,8 @@ def show_model(
 
 def _images(dataset: Choice | None, shape: str | None, classes: int | None, image_size: int | None) -> ImageSpec:
     from bench.catalog import parse_choice
-    from bench.config.values import MAX_IMAGE_SIZE
     from bench.plan import describe, image_spec
-    from bench.records import ImageSpec
+    from bench.records import MAX_IMAGE_SIZE, ImageSpec
 
     if shape is None:
         describe.cache_clear()  # read a folder again

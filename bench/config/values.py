@@ -12,11 +12,9 @@ from bench import catalog
 from bench.catalog import Kind, check_choice, parse_choice
 from bench.catalog.entries import normalise
 from bench.errors import BenchError, nearest, nearest_sentence
-from bench.records import Choice
+from bench.records import MAX_BATCH_SIZE, MAX_IMAGE_SIZE, Choice
 from bench.units import parse_bytes, parse_seconds
 
-MAX_BATCH_SIZE = 1 << 24
-MAX_IMAGE_SIZE = 1 << 14
 MAX_SECONDS = 30 * 86_400.0
 MAX_BYTES = 1 << 60
 MAX_AXIS_VALUES = 10_000

@@ -15,8 +15,8 @@ from bench.devices import Device, load_device
 from bench.errors import BenchError, describe_failure
 from bench.estimators.collector import collector_off
 from bench.estimators.formula import estimate_formula
-from bench.estimators.kept import machine_of, only_kept, recording_of
-from bench.estimators.memory import cudnn_plans, estimate_trace
+from bench.estimators.kept import only_kept, recording_of
+from bench.estimators.memory import Target, estimate_trace, workspaces_of
 from bench.estimators.memory_settings import settings_in_force
 from bench.estimators.roofline import estimate_speed
 from bench.forks import Lost, Work, work_apart, write_traceback
@@ -47,31 +47,38 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """What estimates are for.
+class Named:
+    """What estimates are for, by the name that was given for it.
 
     Attributes:
         name: Of a device.
-        device: What is known of it; None if nothing is.
-        notes: What is to be said of every estimate.
+        device: A GPU; None if it is none, or nothing is known of it.
         workspaces: Whether the trace counts cuDNN's workspaces.
+        notes: What is to be said of every estimate.
     """
 
     name: str
     device: Device | None
-    notes: tuple[str, ...]
     workspaces: bool
+    notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, device: str | Device, *, workspaces: bool) -> Target:
+    def of(cls, device: str | Device, *, workspaces: bool) -> Named:
         """The target of a device, of the name of a device file, or of the path of one."""
         try:
             known = load_device(device)
         except BenchError as error:
-            return cls(str(device), None, (str(error),), workspaces)
-        is_unknown = known.kind == "cuda" and known.memory_bytes is None
-        note = settings_in_force().unknown_total(known.name) if is_unknown else None
-        return cls(str(device), known, (note,) if note else (), workspaces)
+            return cls(str(device), None, workspaces, (str(error),))
+        if known.kind != "cuda":
+            return cls(str(device), None, workspaces)
+        note = settings_in_force().unknown_total(known.name) if known.memory_bytes is None else None
+        return cls(str(device), known, workspaces, (note,) if note else ())
+
+    @property
+    def target(self) -> Target:
+        """With the settings in force; torch may be asked for them, so each estimator does so for itself."""
+        assert self.device is not None
+        return Target.of(self.device, workspaces=self.workspaces)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,22 +104,22 @@ def estimate_apart(
     Returns:
         Each with the estimators that were lost, and why.
     """
-    target = Target.of(device, workspaces=workspaces)
+    named = Named.of(device, workspaces=workspaces)
     open_: dict[Case, dict[str, Found | Lost]] = {case: {} for case in cases}
-    asked = Counter(question.case for question in _questions(cases, target))
+    asked = Counter(question.case for question in _questions(cases, named))
     work: Work[Question] = Work(
-        do=lambda question, alone: _answer(replace(question, shared=question.shared and not alone), target),
+        do=lambda question, alone: _answer(replace(question, shared=question.shared and not alone), named),
         shares=lambda question: question.shared,
         kin=lambda question: (question.case.model, question.case.optimizer, question.estimator),
         describe=str,
         timeout_s=timeout_s,
     )
-    for question, answer in work_apart(work, _groups(_questions(cases, target)), workers):
+    for question, answer in work_apart(work, _groups(_questions(cases, named)), workers):
         open_[question.case][question.estimator] = answer
         if len(open_[question.case]) == asked[question.case]:
             answers = open_.pop(question.case)
             lost = {name: found.reason for name, found in answers.items() if isinstance(found, Lost)}
-            yield _estimate(question.case, target, answers), lost
+            yield _estimate(question.case, named, answers), lost
 
 
 def estimate_cases(cases: Sequence[Case], device: str | Device, *, workspaces: bool = True) -> Iterator[Estimate]:
@@ -126,17 +133,17 @@ def estimate_cases(cases: Sequence[Case], device: str | Device, *, workspaces: b
             only the formula gives numbers.
         workspaces: Whether the trace counts cuDNN's workspaces.
     """
-    target = Target.of(device, workspaces=workspaces)
+    named = Named.of(device, workspaces=workspaces)
     answers: dict[Case, dict[str, Found | Lost]] = {}
-    for question in _questions(cases, target):
+    for question in _questions(cases, named):
         try:
-            found: Found | Lost = _answer(question, target)
+            found: Found | Lost = _answer(question, named)
         except Exception as error:  # noqa: BLE001 - whatever a model raises is its own case's outcome
             write_traceback(error)
             found = Lost(describe_failure(error))
         answers.setdefault(question.case, {})[question.estimator] = found
-        if question.estimator == _estimators_of(target)[-1]:
-            yield _estimate(question.case, target, answers.pop(question.case))
+        if question.estimator == _estimators_of(named)[-1]:
+            yield _estimate(question.case, named, answers.pop(question.case))
 
 
 def estimate_kept(cases: Sequence[Case], device: str | Device, *, workspaces: bool = True) -> Iterator[Estimate]:
@@ -145,29 +152,28 @@ def estimate_kept(cases: Sequence[Case], device: str | Device, *, workspaces: bo
     A case of which anything would have to be recorded, or whose code raises, is left out: it is asked elsewhere.
     Arguments are those of `estimate_cases`.
     """
-    target = Target.of(device, workspaces=workspaces)
+    named = Named.of(device, workspaces=workspaces)
     with only_kept():
         for case in cases:
             try:
                 answers: dict[str, Found | Lost] = {
-                    name: _answer(Question(case, name), target) for name in _estimators_of(target)
+                    name: _answer(Question(case, name), named) for name in _estimators_of(named)
                 }
             except Exception:  # noqa: BLE001 - `NotKept`, or what a child that can be watched is to find out
                 continue
-            yield _estimate(case, target, answers)
+            yield _estimate(case, named, answers)
 
 
-def _estimators_of(target: Target) -> tuple[str, ...]:
-    gpu = target.device is not None and target.device.kind == "cuda"
-    return tuple(_ESTIMATORS) if gpu else ("formula",)
+def _estimators_of(named: Named) -> tuple[str, ...]:
+    return ("formula",) if named.device is None else tuple(_ESTIMATORS)
 
 
-def _questions(cases: Iterable[Case], target: Target) -> list[Question]:
+def _questions(cases: Iterable[Case], named: Named) -> list[Question]:
     columns = Counter(map(_column_key, cases))
     return [
         Question(case, name, shared=name != "formula" and columns[_column_key(case)] >= SHARED_FROM)
         for case in cases
-        for name in _estimators_of(target)
+        for name in _estimators_of(named)
     ]
 
 
@@ -186,7 +192,7 @@ def _groups(questions: Iterable[Question]) -> list[list[Question]]:
     return sorted(groups.values(), key=len, reverse=True)
 
 
-def _answer(question: Question, target: Target) -> Found:
+def _answer(question: Question, named: Named) -> Found:
     """What an estimator says; a refusal is an answer too.
 
     Raises:
@@ -195,26 +201,25 @@ def _answer(question: Question, target: Target) -> Found:
     try:
         images = image_spec(question.case.dataset, question.case.image_size)
         with collector_off():
-            return _ESTIMATORS[question.estimator](question, target, images)
+            return _ESTIMATORS[question.estimator](question, named, images)
     except BenchError as error:
         return Found({}, str(error))
 
 
-def _formula(question: Question, target: Target, images: ImageSpec) -> Found:
+def _formula(question: Question, named: Named, images: ImageSpec) -> Found:
     return Found(estimate_formula(question.case, images))
 
 
-def _trace(question: Question, target: Target, images: ImageSpec) -> Found:
-    assert target.device is not None
-    plans = cudnn_plans(target.device) if target.workspaces else None
-    made = estimate_trace(question.case, target.device, shared=question.shared, workspaces=target.workspaces)
-    return Found(made, plans if isinstance(plans, str) else None)
+def _trace(question: Question, named: Named, images: ImageSpec) -> Found:
+    target = named.target
+    made = estimate_trace(question.case, target, shared=question.shared)
+    sizes = workspaces_of(question.case, target, shared=question.shared) if target.workspaces else ()
+    return Found(made, sizes if isinstance(sizes, str) else None)
 
 
-def _speed(question: Question, target: Target, images: ImageSpec) -> Found:
-    assert target.device is not None
-    machine = machine_of(target.device, settings_in_force())
-    recording = recording_of(question.case, machine, shared=question.shared)
+def _speed(question: Question, named: Named, images: ImageSpec) -> Found:
+    target = named.target
+    recording = recording_of(question.case, target.machine, shared=question.shared)
     speed = estimate_speed(recording, question.case, target.device)
     return Found(
         {
@@ -225,19 +230,19 @@ def _speed(question: Question, target: Target, images: ImageSpec) -> Found:
     )
 
 
-_ESTIMATORS: dict[str, Callable[[Question, Target, ImageSpec], Found]] = {
+_ESTIMATORS: dict[str, Callable[[Question, Named, ImageSpec], Found]] = {
     "formula": _formula,
     "trace": _trace,
     "speed": _speed,
 }
 
 
-def _estimate(case: Case, target: Target, answers: dict[str, Found | Lost]) -> Estimate:
+def _estimate(case: Case, named: Named, answers: dict[str, Found | Lost]) -> Estimate:
     """The answers as one estimate; estimators that were lost for the same reason are named together."""
     fields: dict[str, Any] = {}
-    notes: list[str | None] = list(target.notes)
+    notes: list[str | None] = list(named.notes)
     lost: dict[str, list[str]] = {}
-    for name in _estimators_of(target):
+    for name in _estimators_of(named):
         answer = answers[name]
         if isinstance(answer, Lost):
             lost.setdefault(answer.reason, []).append(name)
@@ -245,7 +250,7 @@ def _estimate(case: Case, target: Target, answers: dict[str, Found | Lost]) -> E
             fields |= answer.fields
             notes.append(answer.note)
     notes += [f"no {_either(names)}: {reason}" for reason, names in lost.items()]
-    return replace(Estimate(case_key=case.key, estimate_device=target.name), estimate_note=join_notes(*notes), **fields)
+    return replace(Estimate(case_key=case.key, estimate_device=named.name), estimate_note=join_notes(*notes), **fields)
 
 
 def _either(names: Sequence[str]) -> str:

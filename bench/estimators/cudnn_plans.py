@@ -10,14 +10,16 @@ Not modelled: `cudnn.benchmark`, deterministic mode, and the choices of other ve
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import importlib.util
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from bench.devices import Device
 from bench.errors import Unsupported
@@ -297,6 +299,27 @@ def _library() -> ctypes.CDLL:
             raise Unsupported(f"no cuDNN workspaces: cuDNN {version} is older than {LEAST_VERSION}")
         return cudnn
     raise Unsupported(f"no cuDNN workspaces: {LIBRARY} cannot be loaded ({refusals[-1]})")
+
+
+def library_facts() -> list[Any]:
+    """What decides the plans beside the device: cuDNN's files, the driver, the GPUs, variables of the environment.
+
+    Raises:
+        Unsupported: The library has no file that can be told from another.
+    """
+    place = next(_places())
+    if place == LIBRARY:
+        raise Unsupported("no cuDNN workspaces: the place of the library is not known")
+    files = [(file.name, file.stat()) for file in sorted(Path(place).parent.glob("libcudnn*"))]
+    driver = ctypes.c_int(0)
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(driver))
+    gpus = sorted(path.name for path in Path("/dev").glob("nvidia*"))
+    variables = {name: value for name, value in sorted(os.environ.items()) if name.startswith(_READ_BY_CUDNN)}
+    return [place, [(name, found.st_size, found.st_mtime_ns) for name, found in files], driver.value, gpus, variables]
+
+
+_READ_BY_CUDNN = ("CUDA_", "CUDNN_", "LD_", "NVIDIA_")
 
 
 def _places() -> Iterator[str]:

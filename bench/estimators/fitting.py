@@ -18,13 +18,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from bench import catalog
-from bench.devices import Device
 from bench.devices.context import context_of
 from bench.errors import Unsupported
 from bench.estimators.allocator import Alloc, Event, Free
 from bench.estimators.events import TracePeaks
-from bench.estimators.memory import room_bytes, trace_events, trace_peaks
-from bench.estimators.memory_settings import Verdict, device_interval, judge_fit, settings_in_force
+from bench.estimators.memory import Target, trace_events, trace_peaks
+from bench.estimators.memory_settings import Verdict, device_interval, judge_fit
 from bench.estimators.recording import LEAST_BATCH, TRACED_BATCHES
 from bench.records import Case
 
@@ -134,32 +133,26 @@ def read_fit(fields: Mapping[str, Any]) -> Fit:
 
 
 def fit_batch(
-    case: Case,
-    device: Device,
-    fraction: float = 0.8,
-    heard: Callable[[int], None] = lambda batch: None,
-    *,
-    workspaces: bool = True,
+    case: Case, target: Target, fraction: float = 0.8, heard: Callable[[int], None] = lambda batch: None
 ) -> Fit:
     """Find the largest and a recommended batch size for a case on a GPU, without the GPU.
 
     Args:
         case: The case; its own batch size does not matter.
-        device: Its file must state its memory.
+        target: The file of its device must state the memory.
         fraction: The share of memory that the recommended batch may use, context included.
         heard: Called with each batch size that is tried.
-        workspaces: Whether to count cuDNN's workspaces.
 
     Raises:
         Unsupported: The device is not a GPU, its memory or another figure is unknown, or the case cannot be traced.
     """
-    memory = device.memory_bytes
+    device, memory = target.device, target.device.memory_bytes
     if memory is None or device.kind != "cuda":
         raise Unsupported(f"{device.name}: its device file lacks memory_bytes")
     context = context_of(device)
     images = catalog.describe_dataset(case.dataset).train_samples or None
     most = min(images or MAX_BATCH_SIZE, MAX_BATCH_SIZE)
-    trial = _Trial(case, device, memory, heard, workspaces)
+    trial = _Trial(case, target, memory, heard)
     low, high = (context.point_bytes if end is None else end for end in (context.low_bytes, context.high_bytes))
 
     ladder = [min(LADDER_START, most)]
@@ -253,12 +246,8 @@ def _spans(batches: Iterable[int]) -> tuple[tuple[int, int], ...]:
 class _Trial:
     """A case on a device at batch sizes that are tried; each replay is made once."""
 
-    def __init__(
-        self, case: Case, device: Device, memory_bytes: int, heard: Callable[[int], None], workspaces: bool
-    ) -> None:
-        self._peaks = functools.partial(trace_peaks, device=device, shared=True, workspaces=workspaces)
-        self._case, self._device, self._memory_bytes, self._heard = case, device, memory_bytes, heard
-        self._settings = settings_in_force()
+    def __init__(self, case: Case, target: Target, memory_bytes: int, heard: Callable[[int], None]) -> None:
+        self._case, self._target, self._memory_bytes, self._heard = case, target, memory_bytes, heard
         self._free: dict[int, TracePeaks] = {}
         self._known: dict[tuple[int, int], bool] = {}
         self.refused: set[int] = set()  # batches that the model cannot train on
@@ -271,7 +260,7 @@ class _Trial:
         key = (batch_size, context_bytes)
         if key not in self._known:
             capacity = self._memory_bytes - context_bytes
-            room = room_bytes(self._device, context_bytes, self._settings)
+            room = self._target.room_bytes(context_bytes)
             known = self._free.get(batch_size)
             try:
                 self._known[key] = capacity > 0 and (
@@ -289,13 +278,13 @@ class _Trial:
         """Whether it fits, with the allocator releasing cached blocks near the limit."""
         self._heard(batch_size)
         case = replace(self._case, batch_size=batch_size)
-        return self._peaks(case, capacity_bytes=capacity_bytes).replay.out_of_memory is None
+        return trace_peaks(case, self._target, shared=True, capacity_bytes=capacity_bytes).replay.out_of_memory is None
 
     def free(self, batch_size: int) -> TracePeaks:
         """The peaks on a device without limit."""
         if batch_size not in self._free:
             case = replace(self._case, batch_size=batch_size)
-            self._free[batch_size] = self._peaks(case)
+            self._free[batch_size] = trace_peaks(case, self._target, shared=True)
         return self._free[batch_size]
 
     def none_fits_from(self, capacity_bytes: int, checked: int) -> int | None:
@@ -322,19 +311,19 @@ class _Trial:
     def _live(self, batch_size: int) -> list[int]:
         """The bytes of all tensors after each is made: what must fit with any allocator."""
         case = replace(self._case, batch_size=batch_size)
-        return _live_bytes(trace_events(case, self._device, self._settings, shared=True, workspaces=False))
+        return _live_bytes(trace_events(case, replace(self._target, workspaces=False), shared=True))
 
     def share_frac(self, batch_size: int) -> float:
         """Reserved and context over the device's memory."""
-        shown = device_interval(self.free(batch_size).reserved_bytes, self._device)
+        shown = device_interval(self.free(batch_size).reserved_bytes, self._target.device)
         return shown["estimated_device_bytes"] / self._memory_bytes
 
     def rung(self, batch_size: int) -> Rung:
         """The result for one batch size."""
-        context = context_of(self._device)
+        context = context_of(self._target.device)
         verdict = judge_fit(functools.partial(self.fits, batch_size), context)
         reserved = self.free(batch_size).reserved_bytes
-        shown = device_interval(reserved, self._device)
+        shown = device_interval(reserved, self._target.device)
         return Rung(
             batch_size,
             self.fits(batch_size, context.point_bytes),

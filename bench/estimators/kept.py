@@ -1,4 +1,4 @@
-"""Recordings of cases, and shapes of models: of this process, of the disk, or new ones.
+"""Recordings of cases with their workspaces, and shapes of models: of this process, of the disk, or new ones.
 
 What was seen once need not be again, on this account, with this code and this torch. Reading what is kept needs no
 torch; a process that is to stay without it opens `only_kept`. A file is a Python pickle,
@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from bench import catalog, fingerprint
-from bench.errors import BenchError, DeviceError
+from bench.errors import BenchError, DeviceError, Unsupported
 from bench.estimators import recording, tensors
+from bench.estimators.cudnn_plans import describe_device, library_facts
 from bench.estimators.recording import LEAST_BATCH, TRACED_BATCHES, Column, ModelShapes, Recording, join_column
 from bench.estimators.temporaries import Machine
 from bench.folders import trace_cache_folder
@@ -57,6 +58,10 @@ RECORDING_CODE = (
     "workload",
 )
 """What decides, beside the case's own entries and torch, what is recorded; temporaries are worked out afterwards."""
+
+
+WORKSPACES_CODE = ("estimators/cudnn_plans.py", "estimators/temporaries/convolutions.py", "estimators/workspaces.py")
+"""What decides, beside a recording, the device and cuDNN itself, what cuDNN is asked for."""
 
 
 class NotKept(Exception):  # noqa: N818 - an answer, not an error
@@ -214,6 +219,17 @@ def cache_key(case: Case, compute_capability: tuple[int, int], batch_sizes: Sequ
     )
 
 
+def workspaces_key(case: Case, device: Device) -> str | None:
+    """What names the workspaces that cuDNN asks for in a recording of `case`; None where they cannot be kept."""
+    try:
+        known = [describe_device(device), library_facts()]
+    except Unsupported:
+        return None
+    assert device.compute_capability
+    recorded = cache_key(case, device.compute_capability, (case.batch_size,))
+    return recorded and stable_hash(["workspaces", fingerprint.code_key(WORKSPACES_CODE), recorded, known])
+
+
 _TYPES: dict[tuple[str, str], type] = {
     (kind.__module__, kind.__qualname__): kind
     for kind in (
@@ -231,7 +247,7 @@ _TYPES: dict[tuple[str, str], type] = {
     )
 }
 
-Held = Column | Recording | ModelShapes
+Held = Column | Recording | ModelShapes | tuple[recording.Workspaces, ...]
 
 
 def any_kept(cases: Iterable[Case], device: str | Device) -> bool:
@@ -294,6 +310,8 @@ def _is_whole(held: object) -> bool:
         if isinstance(held, ModelShapes):
             counts = (held.parameter_bytes, held.trained_bytes, held.sample_elements, held.fixed_elements)
             return all(isinstance(count, int) for count in counts) and isinstance(held.trained, tuple)
+        if isinstance(held, tuple):
+            return all(type(item) is recording.Workspaces and all(type(size) is int for size in item) for item in held)
         found = held.recording if isinstance(held, Column) else held
         return (
             isinstance(found, Recording)

@@ -20,8 +20,8 @@ from bench.estimators.temporaries import Machine
 from bench.records import TRACE_PARTS
 
 if TYPE_CHECKING:
-    from bench.devices import Device
     from bench.estimators.allocator.caching import Block
+    from bench.estimators.memory import Target
     from bench.records import Case
 
 MAX_POINTS = 4000
@@ -114,13 +114,12 @@ def read_timeline(fields: Mapping[str, Any]) -> Timeline:
     )
 
 
-def estimate_timeline(case: Case, device: Device, *, workspaces: bool = True) -> Timeline:
+def estimate_timeline(case: Case, target: Target) -> Timeline:
     """The timeline of a case on a device file's GPU; in a separate process.
 
     Args:
         case: Its input path makes no difference: the batch is taken to lie on the device.
-        device: From a device file.
-        workspaces: Whether to count cuDNN's workspaces, where the installed cuDNN can be asked.
+        target: What it is estimated for.
 
     Raises:
         Unsupported: No GPU, or the step reads values from the device, or this torch does not allow the trace.
@@ -128,25 +127,15 @@ def estimate_timeline(case: Case, device: Device, *, workspaces: bool = True) ->
         UnknownNameError: No such data set, model or optimizer.
     """
     from bench.errors import Unsupported
-    from bench.estimators.cudnn_plans import CudnnPlans
-    from bench.estimators.kept import machine_of, recording_of
-    from bench.estimators.memory import cudnn_plans
-    from bench.estimators.memory_settings import settings_in_force
-    from bench.estimators.workspaces import add_workspaces
+    from bench.estimators.memory import record_for
 
-    if device.kind != "cuda":
-        raise Unsupported(f"no timeline for {device.name}: it needs torch's CUDA allocator")
-    settings = settings_in_force()
-    config = settings.allocator_config(device.memory_bytes)
-    machine = machine_of(device, settings)
-    recording = recording_of(replace(case, input="synthetic"), machine)
-    plans = cudnn_plans(device) if workspaces else None
-    if isinstance(plans, CudnnPlans):
-        recording = add_workspaces(recording, plans, tf32=case.precision == "tf32")
+    if target.device.kind != "cuda":
+        raise Unsupported(f"no timeline for {target.device.name}: it needs torch's CUDA allocator")
+    config, recording = target.allocator_config(), record_for(case, target)
     try:
-        return build_timeline(recording, machine, config)
+        return build_timeline(recording, target.machine, config)
     except OutOfMemoryError:  # of the share that the settings allow: what it would need, as the estimate says it
-        return build_timeline(recording, machine, replace(config, memory_fraction=1.0))
+        return build_timeline(recording, target.machine, replace(config, memory_fraction=1.0))
 
 
 class _Moment(NamedTuple):

@@ -2,9 +2,10 @@
 
 A process is a fork of a server that has torch imported and CUDA untouched: importing torch and torchvision takes
 seconds, a fork takes milliseconds, and the fork is as fresh as a new interpreter in all that a measurement depends on:
-no CUDA context, an empty allocator, no threads. The server is multiprocessing's. A `bare` job gets a new interpreter,
-which starts at once and has no torch. Neither imports the program that this process runs: a script without a guard
-around its calls would run again in each. `ForkLauncher` forks this process instead.
+no CUDA context, an empty allocator, no threads. The server is multiprocessing's. A `bare` job gets a fork of this
+process while that has neither torch nor a second thread, which takes milliseconds, and else a new interpreter. None of
+them imports the program that this process runs: a script without a guard around its calls would run again in each.
+`ForkLauncher` forks this process for every job.
 
 Each child leads its own session, so that it dies with everything it started, and is killed by the kernel when the
 process that forked it dies; the server leaves when this process does. So nothing outlives a sweep, however it ends.
@@ -24,7 +25,6 @@ import types
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkContext, ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
@@ -34,7 +34,6 @@ from typing import Any
 from bench.errors import BenchError, InfrastructureError, describe_failure
 from bench.forks import die_with_parent, how_it_ended, write_traceback
 from bench.interpreters import safe_children
-from bench.launchers.faults import READ_BY_TORCH, start_fault
 from bench.launchers.protocol import Answer, Handle, Job, Launcher, Outcome, Task
 
 START_ATTEMPTS = 3
@@ -59,7 +58,6 @@ class LocalLauncher(Launcher):
         """Configure the server; it starts with `warm` or with the first job."""
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(_preloaded())
-        self._bare = multiprocessing.get_context("spawn")
         self._waiting: list[Handle] = []
         self._children: dict[Handle, _Child] = {}
 
@@ -136,12 +134,14 @@ class LocalLauncher(Launcher):
     def _start(self, job: Job) -> _Child:
         """A child; a server that dies meanwhile is started again."""
         started = time.monotonic()
-        context = self._bare if job.bare else self._context
+        context = _bare_context() if job.bare else self._context
         variables = {} if job.bare else _changed_variables(restart=not self._children)
         for attempt in range(START_ATTEMPTS):
             try:
                 return _Child(*_start_process(context, _live, job, variables), _Conversation(job, started))
             except (EOFError, OSError) as error:
+                from bench.launchers.faults import start_fault
+
                 if fault := start_fault(PRELOAD):
                     raise InfrastructureError(fault) from error
                 if attempt + 1 == START_ATTEMPTS:
@@ -177,7 +177,6 @@ class ForkLauncher(LocalLauncher):
             )
 
         def prepared(argument: Any, send: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-            sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # a notebook's own are not for a fork
             self._prepare()
             return job.task(argument, send)
 
@@ -307,6 +306,8 @@ def _changed_variables(*, restart: bool) -> Variables:
     """
     from multiprocessing import forkserver
 
+    from bench.launchers.faults import READ_BY_TORCH
+
     server, now = forkserver._forkserver, dict(os.environ)
     if getattr(server, "_forkserver_pid", None) is not None:  # there is no public name
         names = {name for name, _ in now.items() ^ _server_environment.items()}
@@ -327,7 +328,7 @@ def _start_process(
     process = context.Process(target=live, args=arguments, daemon=False)
     try:
         # a server that this starts must not hear Ctrl-C either: it would speak of it
-        with _interrupts_blocked(), _main_hidden(job.task):
+        with _interrupts_blocked(forks=isinstance(context, ForkContext)), _main_hidden(job.task):
             process.start()
     except BaseException:
         receiver.close()
@@ -335,6 +336,15 @@ def _start_process(
     finally:
         sender.close()
     return process, receiver
+
+
+def _bare_context() -> Context:
+    """How a process without torch is made: by forking this one where nothing of it can harm the fork."""
+    if sys.platform == "linux" and "torch" not in sys.modules:
+        threads = sum(1 for _ in Path("/proc/self/task").iterdir())  # a lock that another holds would stay locked
+        if threads == 1:
+            return multiprocessing.get_context("fork")
+    return multiprocessing.get_context("spawn")
 
 
 @contextlib.contextmanager
@@ -362,6 +372,7 @@ def _live(task: Task, argument: Any, sender: Connection, log: str, variables: Va
         else:
             os.environ[name] = value
     os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a fork of this process has its handler
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     die_with_parent()
     _let_server_go()
@@ -393,12 +404,12 @@ def _let_server_go() -> None:
     Multiprocessing gives every child a copy, for children of its own: with it a run that hangs would keep the server,
     and so itself, alive after the sweep was killed. (CPython, Lib/multiprocessing/forkserver.py, `_serve_one`.)
     """
-    from multiprocessing import forkserver
-
-    handle = getattr(forkserver._forkserver, "_forkserver_alive_fd", None)  # there is no public name
-    if handle is not None:
+    module = sys.modules.get("multiprocessing.forkserver")
+    server = getattr(module, "_forkserver", None)
+    handle = getattr(server, "_forkserver_alive_fd", None)  # there is no public name
+    if server is not None and handle is not None:
         os.close(handle)
-        forkserver._forkserver._forkserver_alive_fd = None  # type: ignore[attr-defined]
+        server._forkserver_alive_fd = None
 
 
 def _redirect(log: str) -> None:
@@ -407,6 +418,7 @@ def _redirect(log: str) -> None:
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     os.close(handle)
+    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # a notebook's own are not for a fork
 
 
 def _end_group(process: BaseProcess) -> None:
@@ -446,13 +458,16 @@ def _signal_group(group: int, number: int) -> None:
 
 
 @contextlib.contextmanager
-def _interrupts_blocked() -> Iterator[None]:
+def _interrupts_blocked(*, forks: bool = False) -> Iterator[None]:
     """Block Ctrl-C for the duration of the context; processes that start within never receive it unless they ask to.
 
-    Nor do they import from the current folder.
+    Nor do they import from the current folder. With `forks` they are forks, which need no resource tracker.
     """
     with safe_children():
-        resource_tracker.ensure_running()  # its start would unblock the signal
+        if not forks:
+            from multiprocessing import resource_tracker
+
+            resource_tracker.ensure_running()  # its start would unblock the signal
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             yield

@@ -15,6 +15,8 @@ from types import MappingProxyType
 
 from bench.records.case import (
     AXES,
+    MAX_BATCH_SIZE,
+    MAX_IMAGE_SIZE,
     USUAL,
     Case,
     Choice,
@@ -291,6 +293,8 @@ __all__ = [
     "AXES",
     "FIELDS",
     "FORMULA_PARTS",
+    "MAX_BATCH_SIZE",
+    "MAX_IMAGE_SIZE",
     "MEASURED",
     "RECORDS",
     "TRACE_PARTS",

@@ -17,6 +17,10 @@ MemoryFormat = Literal["contiguous", "channels_last"]
 InputPath = Literal["synthetic", "cached", "loader"]
 SettingValue = bool | int | float | str | tuple[Any, ...]
 
+MAX_BATCH_SIZE = 1 << 24
+MAX_IMAGE_SIZE = 1 << 14
+"""The largest of a case, in samples and pixels."""
+
 AXES = ("dataset", "model", "optimizer", "batch_size", "precision", "memory_format", "input", "image_size")
 
 

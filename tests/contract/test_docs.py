@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +27,7 @@ def test_the_commands_of_the_readme_are_those_that_exist() -> None:
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     named = set(re.findall(r"^\| `bench ([a-z]+)", text, re.MULTILINE))
-    assert named == set(cli.commands)
+    assert named == set(cli.list_commands(click.Context(cli)))
 
 
 def test_every_key_of_the_configuration_is_documented_and_no_other() -> None:

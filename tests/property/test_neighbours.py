@@ -107,7 +107,8 @@ def replace_entries(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, 
         model, optimizer = replacements(point, kind)
         for what, entry in (("model", model), ("optimizer", optimizer)):
             monkeypatch.setitem(catalog.entries(what), entry.name, entry)  # type: ignore[arg-type]
-            monkeypatch.setitem(catalog._entries_with_files(what), entry.name, (entry, here))  # type: ignore[arg-type]
+            shipped = catalog._defined(what, catalog._modules(what)[0])  # type: ignore[arg-type]
+            monkeypatch.setitem(shipped, entry.name, (entry, here))
         return Case(Choice("mnist"), Choice(model.name), Choice(optimizer.name), 8, image_size=28)
 
     yield put

@@ -36,10 +36,10 @@ BATCHES = (4, 8, 12, 16, 20, 24, 32, 48, 64, 96, 128, 160, 192, 256, 320, 384, 5
 _COLD = """
 import torch, torchvision, time
 from bench.devices import load_device
-from bench.estimators.memory import estimate_trace
+from bench.estimators.memory import Target, estimate_trace
 from bench.records import Case, Choice
 started = time.perf_counter()
-estimate_trace(Case(Choice("imagenet"), Choice("resnet50"), Choice("adam"), 64), load_device("h200"))
+estimate_trace(Case(Choice("imagenet"), Choice("resnet50"), Choice("adam"), 64), Target.of(load_device("h200")))
 print(time.perf_counter() - started)
 """
 
@@ -58,12 +58,12 @@ def test_one_case_cold(benchmark: BenchmarkFixture) -> None:
 
 def test_a_further_batch_size(benchmark: BenchmarkFixture) -> None:
     """Goal: under 50 ms."""
-    from bench.estimators.memory import estimate_trace
+    from bench.estimators.memory import Target, estimate_trace
 
-    device, batches = load_device("h200"), iter(range(64, 4096))
+    target, batches = Target.of(load_device("h200")), iter(range(64, 4096))
 
     def further() -> None:
-        estimate_trace(replace(CASE, batch_size=next(batches)), device, shared=True)
+        estimate_trace(replace(CASE, batch_size=next(batches)), target, shared=True)
 
     benchmark.pedantic(further, rounds=20, warmup_rounds=1)
 

@@ -45,11 +45,11 @@ ENTRIES = (DatasetEntry("stripes", describe, "two kinds of stripes"),)
 def stripes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Choice]:
     (tmp_path / "stripes.py").write_text(FILE, encoding="utf-8")
     monkeypatch.setattr(bench.catalog.datasets, "__path__", [*bench.catalog.datasets.__path__, str(tmp_path)])
-    catalog._entries_with_files.cache_clear()
+    catalog._modules.cache_clear()
     catalog.entries.cache_clear()
     yield Choice("stripes")
     monkeypatch.undo()
-    catalog._entries_with_files.cache_clear()
+    catalog._modules.cache_clear()
     catalog.entries.cache_clear()
 
 

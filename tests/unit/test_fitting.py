@@ -13,7 +13,7 @@ import pytest
 from bench.cli.fit import _answer
 from bench.devices import Device, load_device
 from bench.estimators.fitting import SCANNED_ABOVE, SCANNED_UNBOUNDED, _search, _spans, fit_batch
-from bench.estimators.memory import trace_peaks
+from bench.estimators.memory import Target, trace_peaks
 from bench.records import Case, Choice
 from tests import plugins
 
@@ -78,7 +78,7 @@ def test_spans_are_runs_of_neighbours() -> None:
 
 
 def test_no_more_than_the_images_of_the_data_set_are_named_and_the_ladder_ends_there() -> None:
-    found = fit_batch(case("mnist", "mlp"), load_device("h200"))
+    found = fit_batch(case("mnist", "mlp"), Target.of(load_device("h200")))
     assert (found.largest_batch_size, found.ended_by, found.dataset_images) == (60_000, "images", 60_000)
     assert found.recommended_batch_size == 60_000
     assert found.ladder[-1].batch_size == 60_000
@@ -93,7 +93,7 @@ def test_a_folder_with_a_few_images_ends_the_search(tmp_path: Path) -> None:
             (tmp_path / part / label).mkdir(parents=True)
             for number in range(count):
                 Image.new("RGB", (8, 8)).save(tmp_path / part / label / f"{number}.png")
-    found = fit_batch(case("folder", "mlp", path=str(tmp_path)), load_device("h200"))
+    found = fit_batch(case("folder", "mlp", path=str(tmp_path)), Target.of(load_device("h200")))
     assert (found.largest_batch_size, found.ended_by) == (10, "images")
     assert [rung.batch_size for rung in found.ladder] == [10]
     assert found.recommended_batch_size == 8
@@ -103,12 +103,15 @@ def test_a_folder_with_a_few_images_ends_the_search(tmp_path: Path) -> None:
 def test_the_answer_is_what_trying_every_batch_finds(memory_mib: int) -> None:
     """On so little memory resnet18 fits again above batches that do not fit."""
     small, small_case = device(memory_mib << 20), case("cifar10", "resnet18")
-    found = fit_batch(small_case, small, workspaces=False)
+    found = fit_batch(small_case, Target.of(small, workspaces=False))
     assert found.none_fits_from is not None and found.largest_fitting_batch_size is not None
 
     def fits(batch: int) -> bool:
         peaks = trace_peaks(
-            replace(small_case, batch_size=batch), small, shared=True, workspaces=False, capacity_bytes=memory_mib << 20
+            replace(small_case, batch_size=batch),
+            Target.of(small, workspaces=False),
+            shared=True,
+            capacity_bytes=memory_mib << 20,
         )
         return peaks.replay.out_of_memory is None
 
@@ -122,17 +125,17 @@ def test_the_answer_is_what_trying_every_batch_finds(memory_mib: int) -> None:
 
 
 def test_not_even_one_image() -> None:
-    found = fit_batch(case("mnist", "mlp"), device(16 << 20, context_bytes=15 << 20))
+    found = fit_batch(case("mnist", "mlp"), Target.of(device(16 << 20, context_bytes=15 << 20)))
     assert (found.largest_batch_size, found.largest_fitting_batch_size, found.recommended_batch_size) == (None,) * 3
-    less = fit_batch(case("mnist", "mlp"), device(16 << 20, context_bytes=20 << 20))
+    less = fit_batch(case("mnist", "mlp"), Target.of(device(16 << 20, context_bytes=20 << 20)))
     assert (less.largest_batch_size, less.none_fits_from, less.ended_by) == (None, 1, "memory")
 
 
 def test_a_few_images_that_the_model_cannot_train_on_are_below_the_limit_and_no_error() -> None:
     """Batch norm refuses a batch of 1, which is no hole in the memory."""
-    found = fit_batch(case("cifar10", "resnet18"), device(60 << 20), workspaces=False)
+    found = fit_batch(case("cifar10", "resnet18"), Target.of(device(60 << 20), workspaces=False))
     assert (found.largest_batch_size, found.none_fits_from) == (None, 4)
-    found = fit_batch(case("cifar10", "resnet18"), device(108 << 20), workspaces=False)
+    found = fit_batch(case("cifar10", "resnet18"), Target.of(device(108 << 20), workspaces=False))
     assert found.largest_batch_size is not None
     assert found.searched_batch_sizes is not None and found.searched_batch_sizes[0] == 1
     assert 1 < found.largest_batch_size <= found.searched_batch_sizes[1]
@@ -211,6 +214,6 @@ def test_the_command_says_that_more_than_all_images_fit() -> None:
 
 @pytest.mark.slow
 def test_a_case_of_torchvisions_that_fits_again_above_batches_that_do_not() -> None:
-    found = fit_batch(case("imagenet", "efficientnet_b0", "sgd_momentum"), load_device("rtx3090"))
+    found = fit_batch(case("imagenet", "efficientnet_b0", "sgd_momentum"), Target.of(load_device("rtx3090")))
     assert (found.largest_batch_size, found.largest_fitting_batch_size) == (271, 276)
     assert found.batch_sizes_that_do_not_fit == ((272, 274),)

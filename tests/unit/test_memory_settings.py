@@ -191,17 +191,17 @@ def settings(text: str) -> MemorySettings:
 
 
 def take(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    for module in (memory, fitting, estimating):
+    for module in (memory, estimating):
         monkeypatch.setattr(module, "settings_in_force", lambda: settings(text))
 
 
 def test_a_share_of_the_memory_is_one_of_the_device_files(monkeypatch: pytest.MonkeyPatch) -> None:
     device = load_device("h200")
-    plain = memory.estimate_trace(CASE, device)
+    plain = memory.estimate_trace(CASE, memory.Target.of(device))
     take(monkeypatch, "per_process_memory_fraction:0.5,garbage_collection_threshold:0.8")
-    assert memory.estimate_trace(CASE, device) == plain
+    assert memory.estimate_trace(CASE, memory.Target.of(device)) == plain
     take(monkeypatch, "per_process_memory_fraction:0.0001")  # 14 MiB: less than the workspace
-    squeezed = memory.estimate_trace(CASE, device)
+    squeezed = memory.estimate_trace(CASE, memory.Target.of(device))
     assert squeezed["estimated_fit"] == "does not fit"
     assert squeezed["trace_peak_allocated_bytes"] == plain["trace_peak_allocated_bytes"]  # what it would need
 
@@ -217,13 +217,18 @@ def test_the_largest_batch_is_one_that_the_share_holds(monkeypatch: pytest.Monke
     case = replace(
         CASE, dataset=parse_choice("dataset", "imagenet"), image_size=28
     )  # MNIST has too few images to fill even a share
-    whole = fitting.fit_batch(case, device)
+    whole = fitting.fit_batch(case, memory.Target.of(device))
     take(monkeypatch, "per_process_memory_fraction:0.25")
-    part = fitting.fit_batch(case, device)
+    part = fitting.fit_batch(case, memory.Target.of(device))
     assert whole.largest_batch_size and part.largest_batch_size
     assert part.largest_batch_size < whole.largest_batch_size / 2
-    assert memory.trace_peaks(replace(case, batch_size=part.largest_batch_size), device).reserved_bytes <= GIB // 2
-    above = memory.trace_peaks(replace(case, batch_size=part.largest_batch_size + 1), device, capacity_bytes=GIB)
+    assert (
+        memory.trace_peaks(replace(case, batch_size=part.largest_batch_size), memory.Target.of(device)).reserved_bytes
+        <= GIB // 2
+    )
+    above = memory.trace_peaks(
+        replace(case, batch_size=part.largest_batch_size + 1), memory.Target.of(device), capacity_bytes=GIB
+    )
     assert above.replay.out_of_memory is not None
 
 

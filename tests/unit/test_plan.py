@@ -162,5 +162,5 @@ def test_an_optimizer_that_cannot_take_this_step_is_skipped_with_the_reason() ->
 def test_code_that_an_entry_shares_with_others_is_part_of_its_key() -> None:
     from bench import catalog
 
-    names = set(catalog._texts(catalog._entries_with_files("optimizer")["adamw"][1]))
+    names = set(catalog._texts(catalog._defined("optimizer", "adamw")["adamw"][1]))
     assert {"adamw.py", "adam.py", "optimizer_state.py", "entries.py"} <= names

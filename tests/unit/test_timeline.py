@@ -105,11 +105,11 @@ def test_a_timeline_survives_json() -> None:
 
 def both_task(case: Case, send: Any) -> dict[str, Any]:
     from bench.devices import load_device
-    from bench.estimators.memory import estimate_trace
+    from bench.estimators.memory import Target, estimate_trace
     from bench.estimators.timeline import estimate_timeline
 
-    device = load_device("h200")
-    return {"trace": estimate_trace(case, device), "timeline": asdict(estimate_timeline(case, device))}
+    target = Target.of(load_device("h200"))
+    return {"trace": estimate_trace(case, target), "timeline": asdict(estimate_timeline(case, target))}
 
 
 @pytest.mark.parametrize(("model", "optimizer"), [("mlp", "adam"), ("resnet18", "sgd")])

@@ -11,7 +11,7 @@ import torch
 from bench import folders
 from bench.devices import load_device
 from bench.errors import BenchError, ReadsValues, Unsupported
-from bench.estimators.memory import trace_peaks
+from bench.estimators.memory import Target, trace_peaks
 from bench.estimators.recording import StepEnd
 from bench.records import Case, Choice
 
@@ -70,7 +70,7 @@ def test_a_torch_without_the_private_parts(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_device_that_is_no_gpu() -> None:
     with pytest.raises(Unsupported, match="no memory trace for cpu"):
-        trace_peaks(CASE, load_device("cpu"))
+        trace_peaks(CASE, Target.of(load_device("cpu")))
 
 
 def test_a_folder_of_an_account_that_there_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,11 +94,11 @@ def test_what_fits_by_fit_fits_by_estimate_and_one_more_does_not(monkeypatch: py
         context_high_bytes=None,
     )
     case = Case(Choice("cifar10"), Choice("resnet18"), Choice("adam"), 16)
-    largest = fit_batch(case, small, workspaces=False).largest_batch_size
+    target = Target.of(small, workspaces=False)
+    largest = fit_batch(case, target).largest_batch_size
     assert largest is not None
     found, more = (
-        estimate_trace(replace(case, batch_size=size), small, shared=True, workspaces=False)
-        for size in (largest, largest + 1)
+        estimate_trace(replace(case, batch_size=size), target, shared=True) for size in (largest, largest + 1)
     )
     assert (found["estimated_fit"], more["estimated_fit"]) == ("fits", "does not fit")
     assert found["estimated_device_bytes"] <= 1 << 30 < more["estimated_device_bytes"]

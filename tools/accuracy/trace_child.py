@@ -13,14 +13,14 @@ from typing import Any
 
 from bench.devices import load_device
 from bench.errors import BenchError
-from bench.estimators.memory import trace_peaks
+from bench.estimators.memory import Target, trace_peaks
 from tools.accuracy.cases import case_of
 
 
 def estimate(axes: dict[str, Any], device: str, workspaces: bool) -> dict[str, Any]:
     """The estimate of one case."""
     try:
-        peaks = trace_peaks(case_of(axes), load_device(device), workspaces=workspaces)
+        peaks = trace_peaks(case_of(axes), Target.of(load_device(device), workspaces=workspaces))
     except (BenchError, ValueError) as error:  # torch refuses to normalise one value a channel with a ValueError
         return {"refused": str(error)}
     return {"requested": peaks.requested_bytes, "allocated": peaks.allocated_bytes, "reserved": peaks.reserved_bytes}

@@ -9,15 +9,13 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field
-
-from bench.catalog.entries import ModelEntry
+from bench.catalog.entries import ModelEntry, Within
 from bench.records import ImageSpec
 
 if TYPE_CHECKING:
     import torch
 
-Width = Annotated[int, Field(gt=0, le=1 << 24)]
+Width = Annotated[int, Within(gt=0, le=1 << 24)]
 
 
 def build(images: ImageSpec, *, hidden: Width | tuple[Width, ...] = 128) -> torch.nn.Module:

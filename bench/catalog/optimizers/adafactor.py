@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field
-
-from bench.catalog.entries import OptimizerEntry
+from bench.catalog.entries import OptimizerEntry, Within
 from bench.catalog.optimizer_state import Amount, Settings, Shapes
 
 if TYPE_CHECKING:
     import torch
 
-Decay = Annotated[float, Field(le=0)]
-Threshold = Annotated[float, Field(ge=1)]
+Decay = Annotated[float, Within(le=0)]
+Threshold = Annotated[float, Within(ge=1)]
 
 
 def build(
