@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import runpy
 import select
 import signal
 import subprocess
@@ -24,17 +25,47 @@ from typing import Any
 _AT_START = ("LD_", "OMP_", "MKL_", "KMP_", "TORCH", "PYTORCH_", "CUBLAS_", "DISABLE_ADDMM", "PYTHONHASHSEED")
 """Variables that are read once, when a library is loaded: each set of values has a process of its own."""
 
+_MOST_SERVERS = 3  # each takes some 500 MiB
+
 _servers: dict[tuple[tuple[str, str], ...], _Server] = {}
 
 
 def run(
-    arguments: Sequence[str], env: Mapping[str, str], cwd: Path | None, timeout_s: float
+    arguments: Sequence[str],
+    env: Mapping[str, str],
+    cwd: Path | None = None,
+    timeout_s: float = 240,
+    *,
+    script: Path | None = None,
+    loaded_with: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """What `bench` with these arguments does; raises `subprocess.TimeoutExpired` as `subprocess.run` would."""
-    at_start = tuple(sorted((name, value) for name, value in env.items() if name.startswith(_AT_START)))
+    """What `bench` with these arguments does, or a script.
+
+    Args:
+        arguments: Of the command line.
+        env: The environment.
+        cwd: The current folder; this process's unless given.
+        timeout_s: How long it may take.
+        script: A Python file to run rather than `bench`.
+        loaded_with: The environment in which torch is loaded, where that may be another.
+
+    Raises:
+        subprocess.TimeoutExpired: It took longer; it is gone by then.
+    """
+    begun = env if loaded_with is None else loaded_with
+    at_start = tuple(sorted((name, value) for name, value in begun.items() if name.startswith(_AT_START)))
     if at_start not in _servers:
+        for other in list(_servers)[: 1 - _MOST_SERVERS]:
+            _servers.pop(other).end()
         _servers[at_start] = _Server(dict(at_start))
-    return _servers[at_start].run(arguments, env, cwd, timeout_s)
+    order = {
+        "script": str(script) if script else None,
+        "arguments": list(arguments),
+        "env": dict(env),
+        "cwd": str(cwd or Path.cwd()),
+        "timeout_s": timeout_s,
+    }
+    return _servers[at_start].run(order)
 
 
 class _Server:
@@ -51,30 +82,24 @@ class _Server:
             cwd=root,
             env={**kept, **at_start, "PYTHONPATH": root},
         )
-        atexit.register(self._end)
+        atexit.register(self.end)
 
-    def _end(self) -> None:
-        self._process.communicate()  # the end of its input is its own
+    def end(self) -> None:
+        """End it, as the end of its input does."""
+        atexit.unregister(self.end)
+        self._process.communicate()
 
-    def run(
-        self, arguments: Sequence[str], env: Mapping[str, str], cwd: Path | None, timeout_s: float
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, order: Mapping[str, Any]) -> subprocess.CompletedProcess[str]:
         with tempfile.TemporaryDirectory(prefix="bench-warm-") as folder:
-            order = {
-                "arguments": list(arguments),
-                "env": dict(env),
-                "cwd": str(cwd or Path.cwd()),
-                "outputs": [f"{folder}/stdout", f"{folder}/stderr"],
-                "timeout_s": timeout_s,
-            }
+            outputs = [f"{folder}/stdout", f"{folder}/stderr"]
             assert self._process.stdin is not None and self._process.stdout is not None
-            self._process.stdin.write(json.dumps(order) + "\n")
+            self._process.stdin.write(json.dumps({**order, "outputs": outputs}) + "\n")
             self._process.stdin.flush()
             code = json.loads(self._process.stdout.readline())
-            stdout, stderr = (Path(path).read_text(encoding="utf-8") for path in order["outputs"])
+            stdout, stderr = (Path(path).read_text(encoding="utf-8") for path in outputs)
         if code is None:
-            raise subprocess.TimeoutExpired(["bench", *arguments], timeout_s, stdout, stderr)
-        return subprocess.CompletedProcess(["bench", *arguments], code, stdout, stderr)
+            raise subprocess.TimeoutExpired(order["arguments"], order["timeout_s"], stdout, stderr)
+        return subprocess.CompletedProcess(order["arguments"], code, stdout, stderr)
 
 
 def _serve() -> None:
@@ -110,6 +135,8 @@ def _wait(child: int, timeout_s: float) -> int | None:
 def _live(order: Mapping[str, Any]) -> None:
     """The command's own process."""
     code: Any = 1
+    import bench.cli
+
     try:
         os.setsid()
         atexit._clear()
@@ -124,12 +151,15 @@ def _live(order: Mapping[str, Any]) -> None:
         os.environ.update(order["env"])
         os.chdir(order["cwd"])
         given = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
-        sys.path[:] = [order["cwd"], *given, *sys.path]
-        sys.argv = ["bench", *order["arguments"]]
-        _fork_runs()
-        from bench.cli import main
-
-        main()
+        first = str(Path(order["script"]).parent) if order["script"] else order["cwd"]
+        sys.path[:] = [first, *given, *sys.path]
+        sys.argv = [order["script"] or "bench", *order["arguments"]]
+        if order["script"]:
+            runpy.run_path(order["script"], run_name="__main__")
+        else:
+            _fork_runs()
+            bench.cli.main()
+        code = 0
     except SystemExit as error:
         code = 0 if error.code is None else error.code
     except BaseException:  # noqa: BLE001 - as Python would at its end
