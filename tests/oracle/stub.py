@@ -172,7 +172,7 @@ class StubDriver:
             arguments: Turned into strings.
             timeout_s: Limit in seconds.
             fresh: In a Python that has nothing loaded; otherwise in a fork of one that has torch loaded, without these
-                settings and variables, and CUDA untouched: torch reads them when it initialises CUDA.
+                settings and variables, and CUDA untouched: torch reads all but `TORCH_*` when it initialises CUDA.
             **settings: As for `environment` (device, allocator, ...).
 
         Raises:
@@ -205,10 +205,17 @@ class StubDriver:
         self, cases: Sequence[Case], *, steps: int = 3, history: bool = True, **settings: Any
     ) -> list[CaseRun]:
         """Run several cases, each in a process forked from one that has torch loaded and CUDA untouched."""
+        read_by_loading = [name for name in settings.get("variables") or () if name.startswith("TORCH_")]
         with tempfile.TemporaryDirectory() as folder:
             task = Path(folder, "task.json")
             task.write_text(json.dumps({"cases": cases, "steps": steps, "history": history}))
-            self.run_script(HERE / "step.py", [task, folder], timeout_s=120 + 60 * len(cases), fresh=False, **settings)
+            self.run_script(
+                HERE / "step.py",
+                [task, folder],
+                timeout_s=120 + 60 * len(cases),
+                fresh=bool(read_by_loading),
+                **settings,
+            )
             return [_read_run(Path(folder), index) for index in range(len(cases))]
 
 
