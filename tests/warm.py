@@ -22,7 +22,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-_AT_START = ("LD_", "OMP_", "MKL_", "KMP_", "TORCH", "PYTORCH_", "CUBLAS_", "DISABLE_ADDMM", "PYTHONHASHSEED")
+_AT_START = (
+    "LD_",
+    "OMP_",
+    "MKL_",
+    "KMP_",
+    "TORCH_BLAS_",
+    "TORCH_CUBLAS",
+    "TORCH_LOGS",
+    "TORCHDYNAMO_",
+    "TORCHINDUCTOR_",
+)
 """Variables that are read once, when a library is loaded: each set of values has a process of its own."""
 
 _MOST_SERVERS = 3  # each takes some 500 MiB
