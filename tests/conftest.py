@@ -5,11 +5,12 @@ from __future__ import annotations
 import gc
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests import late
+from tests import late, sketches
 
 # In a shell's background it is ignored, and whatever tests start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -43,6 +44,13 @@ def _gpu(request: pytest.FixtureRequest) -> None:
 
         if not torch.cuda.is_available():
             pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture(scope="module")
+def sketched() -> Iterator[None]:
+    """Reports of a whole test file have figures that are not painted, which takes most of a report's time."""
+    with sketches.sketching():
+        yield
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+
+from tests import warm
 
 SOURCE = """
 import os, signal, time
@@ -86,12 +88,19 @@ def install(folder: Path) -> dict[str, str]:
 
 
 def bench(
-    *arguments: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None, timeout: float = 240
+    *arguments: str | Path,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    timeout: float = 240,
+    fresh: bool = False,
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own."""
+    """Run the command line in a process of its own: a fork of one that has everything loaded, or a `fresh` Python."""
     environment = dict(env if env is not None else os.environ)
     environment.setdefault("PYTHONPATH", str(Path(__file__).parents[1]))
-    command: Sequence[str] = [sys.executable, "-m", "bench", *map(str, arguments)]
+    words = list(map(str, arguments))
+    if not fresh and sys.platform == "linux":
+        return warm.run(words, environment, cwd, timeout)
+    command = [sys.executable, "-m", "bench", *words]
     return subprocess.run(
         command, capture_output=True, text=True, env=environment, cwd=cwd, timeout=timeout, check=False
     )

@@ -38,7 +38,7 @@ MLP = ("--model", "mlp", "--dataset", "mnist")
 def test_torch_that_does_not_start_says_why_in_one_line(tmp_path: Path, command: tuple[str, ...]) -> None:
     (tmp_path / "c.toml").write_text(CONFIG, encoding="utf-8")
     env = {**os.environ, "TORCH_LOGS": "inductr", "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = plugins.bench(*command, env=env, cwd=tmp_path, timeout=500)
+    done = plugins.bench(*command, env=env, cwd=tmp_path, timeout=500, fresh=True)
     assert done.returncode in (1, 2)
     told = done.stdout + done.stderr
     assert 'TORCH_LOGS="inductr" prevents torch from starting: ' in told

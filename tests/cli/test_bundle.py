@@ -14,6 +14,8 @@ from bench.cli import cli
 from tests.altered import honest
 from tests.results import make_cases
 
+pytestmark = pytest.mark.usefixtures("sketched")
+
 
 def run(*arguments):
     result = CliRunner().invoke(cli, [str(argument) for argument in arguments], prog_name="bench")
@@ -22,7 +24,7 @@ def run(*arguments):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(tmp_path_factory, sketched):
     """A results folder and its bundle; neither is changed by tests."""
     from bench.report import render_report
 

@@ -14,6 +14,8 @@ from bench.cli import cli
 from tests.altered import honest, rewrite
 from tests.results import GPU, make_cases
 
+pytestmark = pytest.mark.usefixtures("sketched")
+
 HOSTILE = "a|b`c`<script>alert(1)</script>\u202e=1+1\x1b[31m"
 
 
@@ -31,7 +33,7 @@ def codes(*arguments):
 
 
 @pytest.fixture(scope="module")
-def rendered(tmp_path_factory):
+def rendered(tmp_path_factory, sketched):
     """An honest report with its data; tests work on copies."""
     from bench.report import render_report
 

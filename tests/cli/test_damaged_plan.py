@@ -15,6 +15,8 @@ from bench.cli import cli
 from tests.chaos.fake_sweep import FakeLauncher, fake_config, run_fake_sweep
 from tests.results import CPU, make_cases, make_results
 
+pytestmark = pytest.mark.usefixtures("sketched")
+
 PLAN = "bad/data/plan-0001.parquet"
 
 

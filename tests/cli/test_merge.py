@@ -21,6 +21,8 @@ OTHER = dataclasses.replace(
     GPU, gpu_name="NVIDIA A100", gpu_uuid_hash="a" * 16, host_hash="b" * 16, estimate_device="a100"
 )
 
+pytestmark = pytest.mark.usefixtures("sketched")
+
 
 def run(*arguments):
     result = CliRunner().invoke(cli, [str(argument) for argument in arguments], prog_name="bench")

@@ -42,7 +42,7 @@ def config(tmp_path: Path) -> Path:
 
 def test_a_sweep_ends_with_a_row_for_every_planned_run_and_a_report(tmp_path: Path, config: Path) -> None:
     out = tmp_path / "out"
-    first = plugins.bench("sweep", config, "--out", out)
+    first = plugins.bench("sweep", config, "--out", out, fresh=True)
     assert first.returncode == 0, first.stderr
     assert str(out / "index.html") in first.stdout
     assert len(first.stdout.strip().splitlines()) <= 10
@@ -131,6 +131,7 @@ def test_a_batch_above_the_limit_on_the_hosts_memory_says_the_limit_and_what_was
         "--set",
         "limits.host_memory=2 GiB",
         "--no-report",
+        fresh=True,
     )
     assert done.returncode == 1, done.stderr
     frame = bench.load(out).set_index("input")
@@ -164,6 +165,7 @@ def test_everything_a_case_can_do_wrong_is_one_row_and_the_sweep_goes_on(tmp_pat
         "--set",
         "limits.host_memory=6 GiB",
         env=env,
+        fresh=True,
     )
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr + done.stdout

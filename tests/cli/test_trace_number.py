@@ -29,7 +29,7 @@ def run(*arguments):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, sketched):
     """A rendered report with its data; nothing here changes it."""
     from bench.report import render_report
 

@@ -16,6 +16,7 @@ from bench.bundles.bundle import write_archive
 from bench.errors import StoreError
 from bench.store import SCHEMA_VERSION, Store
 from tests.data.make_schema_1 import came_later
+from tests.sketches import sketching
 
 HERE = Path(__file__).parent
 READ = ("schema-1/first", "schema-1/later")
@@ -53,7 +54,8 @@ def test_files_of_the_past_are_read_to_the_value(name: str) -> None:
 def test_files_of_the_past_make_a_report(name: str, tmp_path: Path) -> None:
     from bench.report import render_report
 
-    render_report([HERE / name], tmp_path)
+    with sketching():
+        render_report([HERE / name], tmp_path)
     assert "NVIDIA H200" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 

@@ -44,6 +44,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tests import warm
+
 from .devices import DEVICES, describe_to_cudnn
 
 HERE = Path(__file__).parent
@@ -155,23 +157,33 @@ class StubDriver:
         return environment
 
     def run_script(
-        self, script: Path | str, arguments: Sequence[object] = (), *, timeout_s: float = 300, **settings: Any
+        self,
+        script: Path | str,
+        arguments: Sequence[object] = (),
+        *,
+        timeout_s: float = 300,
+        fresh: bool = True,
+        **settings: Any,
     ) -> str:
-        """Run a Python script in a fresh process under the stub; returns its standard output.
+        """Run a Python script in a process of its own under the stub; returns its standard output.
 
         Args:
             script: Path of the script.
             arguments: Turned into strings.
             timeout_s: Limit in seconds.
+            fresh: In a Python that has nothing loaded; otherwise in a fork of one that has torch loaded, without these
+                settings and variables, and CUDA untouched: torch reads all but `TORCH_*` when it initialises CUDA.
             **settings: As for `environment` (device, allocator, ...).
 
         Raises:
             RuntimeError: The script failed; the message ends with its standard error.
         """
-        command = [sys.executable, str(script), *map(str, arguments)]
-        done = subprocess.run(
-            command, env=self.environment(**settings), capture_output=True, text=True, timeout=timeout_s, check=False
-        )
+        words, env = list(map(str, arguments)), self.environment(**settings)
+        if fresh:
+            command = [sys.executable, str(script), *words]
+            done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout_s, check=False)
+        else:
+            done = warm.run(words, env, timeout_s=timeout_s, script=Path(script), loaded_with=self.environment("h200"))
         if done.returncode:
             raise RuntimeError(
                 f"{Path(script).name} under the stub ended with {done.returncode}:\n{done.stderr[-3000:]}"
@@ -193,10 +205,17 @@ class StubDriver:
         self, cases: Sequence[Case], *, steps: int = 3, history: bool = True, **settings: Any
     ) -> list[CaseRun]:
         """Run several cases, each in a process forked from one that has torch loaded and CUDA untouched."""
+        read_by_loading = [name for name in settings.get("variables") or () if name.startswith("TORCH_")]
         with tempfile.TemporaryDirectory() as folder:
             task = Path(folder, "task.json")
             task.write_text(json.dumps({"cases": cases, "steps": steps, "history": history}))
-            self.run_script(HERE / "step.py", [task, folder], timeout_s=120 + 60 * len(cases), **settings)
+            self.run_script(
+                HERE / "step.py",
+                [task, folder],
+                timeout_s=120 + 60 * len(cases),
+                fresh=bool(read_by_loading),
+                **settings,
+            )
             return [_read_run(Path(folder), index) for index in range(len(cases))]
 
 

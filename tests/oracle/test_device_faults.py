@@ -79,9 +79,8 @@ def test_each_fault_of_the_device_is_one_row_and_the_next_run_starts_clean(
         "BENCH_CUDNN_WORKSPACES": "off",
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }
-    done = plugins.bench(
-        "sweep", config, "--device", "cuda", "--no-report", "--out", tmp_path / "out", env=env, timeout=900
-    )
+    arguments = ("sweep", config, "--device", "cuda", "--no-report", "--out", tmp_path / "out")
+    done = plugins.bench(*arguments, env=env, timeout=900, fresh=True)  # its marks are seen where a process begins
     assert not _still_there(tmp_path), "something of the sweep lives on"
     assert (tmp_path / "alone").exists()
     assert not (tmp_path / "alone.met").exists(), "two processes had memory of the device at once"

@@ -81,6 +81,7 @@ def run_real(driver: StubDriver, scenario: Scenario, operations: list[list[int]]
     driver.run_script(
         Path(__file__).with_name("streams.py"),
         [folder / "task.json", folder / "figures.npz"],
+        fresh=False,
         allocator=scenario.settings,
         memory_bytes=scenario.memory_bytes,
         **scenario.driver,

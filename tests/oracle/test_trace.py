@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests import warm
 
 from .devices import DEVICES
 from .stub import Case, StubDriver
@@ -69,14 +69,8 @@ def trace_peaks(
     ]
     task = folder / "task.json"
     task.write_text(json.dumps({"cases": cases, "device": machine, "workspaces": workspaces}))
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1", **(variables or {})}
-    done = subprocess.run(
-        [sys.executable, str(HERE / "trace_task.py"), str(task)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), **(variables or {})}
+    done = warm.run([str(task)], environment, script=HERE / "trace_task.py", loaded_with=os.environ)
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads(line) for line in done.stdout.splitlines()]
 

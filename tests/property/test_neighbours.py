@@ -158,8 +158,11 @@ def test_an_estimate_loses_nothing_to_a_neighbours_end(replace_entries: Callable
 
 @pytest.mark.slow
 def test_an_estimate_loses_nothing_to_any_end(replace_entries: Callable[[str, str], Case]) -> None:
+    """Each where torch's code is between it and ours, and at one of the other points."""
     kinds = (*NAMED, "Unprintable", "leaves", "is killed")
-    check_estimates({replace_entries(*pair): pair for pair in itertools.product(POINTS, kinds)})
+    others = itertools.cycle(("build", "making", "step"))
+    pairs = [*itertools.product(("forward", "backward"), kinds), *zip(others, kinds, strict=False)]
+    check_estimates({replace_entries(*pair): pair for pair in pairs})
 
 
 @pytest.mark.parametrize("point", POINTS)

@@ -16,6 +16,7 @@ from bench.analysis.estimates import measured_contexts, oom_predictions
 from bench.records import Case, Measurement, Status
 from bench.store import parts
 from tests.results import CPU, GPU, MIB, make_cases, make_results
+from tests.sketches import sketching
 
 CASES = make_cases(["imagenet"], ["resnet50"], ["adam"], [16, 64, 256, 1024])
 """Estimates of these grow from some 0.5 to some 2.5 GiB for the formula; the trace adds 17 % and the context."""
@@ -43,7 +44,8 @@ def section_of(results: Path, target: Path) -> str:
     """The section of the estimates, in Markdown."""
     from bench.report import render_report
 
-    render_report([results], target)
+    with sketching():
+        render_report([results], target)
     text = (target / "report.md").read_text(encoding="utf-8")
     return text.split("## Estimates against measurements")[1].split("\n## ")[0]
 

@@ -17,6 +17,7 @@ from bench.analysis.gradient_noise import gradient_noise, ratio_interval
 from bench.errors import Unsupported
 from bench.records import Case, Choice, ImageSpec, Measurement, Protocol, Status
 from tests.results import make_cases, make_results
+from tests.sketches import sketching
 from tests.unit.written_files import grey_images, write_idx
 
 if TYPE_CHECKING:
@@ -291,10 +292,14 @@ def test_the_processes_make_the_interval_and_one_process_its_steps(tmp_path: Pat
 def test_the_report_has_the_section_where_it_was_measured_and_only_there(tmp_path: Path) -> None:
     from bench.report import render_report
 
-    plain = render_report([make_results(tmp_path / "plain", CASES)], tmp_path / "a").with_name("report.md").read_text()
+    with sketching():
+        page = render_report([make_results(tmp_path / "plain", CASES)], tmp_path / "a")
+    plain = page.with_name("report.md").read_text()
     assert "Batch size and gradient noise" not in plain
     results = make_results(tmp_path / "noise", CASES, change=made_up)
-    text = render_report([results], tmp_path / "b").with_name("report.md").read_text()
+    with sketching():
+        page = render_report([results], tmp_path / "b")
+    text = page.with_name("report.md").read_text()
     assert "| files |" in text
     section = text.partition("## Batch size and gradient noise")[2].partition("\n## ")[0]
     assert "more samples stop helping beyond about 200 (" in section

@@ -16,6 +16,7 @@ from bench.analysis import judge
 from bench.analysis.reasons import alike, counted_reasons, group_reasons
 from bench.records import Case, Measurement, Status
 from tests.results import make_cases, make_results
+from tests.sketches import sketching
 
 
 @pytest.mark.parametrize(
@@ -113,7 +114,8 @@ def test_alike_reasons_are_one_line_with_a_case_and_the_count_of_the_others(tmp_
     assert "skipped 1: mlp on mnist, batch 512: excluded by a rule of the example" in lines
     assert len(lines) <= 10
 
-    page = render_report([folder], tmp_path / "report").with_name("report.md").read_text(encoding="utf-8")
+    with sketching():
+        page = render_report([folder], tmp_path / "report").with_name("report.md").read_text(encoding="utf-8")
     assert "| failed | 4 | 2 | cannot read /a/1.png | mlp on mnist, batch 16 |" in page
     assert "| failed | 2 | 1 | KeyError: 'a' | mlp on mnist, batch 64 |" in page
     (failed,) = [finding.text for finding in judge(frame) if finding.code == "failed"]

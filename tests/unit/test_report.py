@@ -19,6 +19,7 @@ from bench.config import load_config
 from bench.errors import StoreError
 from bench.records import Protocol, Status
 from tests.results import CPU, GIB, GPU, make_cases, make_results
+from tests.sketches import sketching
 
 FIGURES = ("throughput", "memory", "categories", "accuracy", "steps")
 
@@ -68,12 +69,13 @@ def first_page(folder):
 
 
 def small(folder, **settings):
-    """A report of one case."""
+    """A report of one case, whose figures are not painted."""
     from bench.report import render_report
 
     cases = settings.pop("cases", make_cases(["mnist"], ["mlp"], ["sgd"], [64]))
     make_results(folder / "data", cases, **settings)
-    render_report([folder], folder)
+    with sketching():
+        render_report([folder], folder)
     return folder
 
 
@@ -81,7 +83,8 @@ def test_the_page_to_open_is_returned(tmp_path):
     from bench.report import render_report
 
     make_results(tmp_path / "data", make_cases(["mnist"], ["mlp"], ["sgd"], [64]))
-    assert render_report([tmp_path], tmp_path / "elsewhere") == tmp_path / "elsewhere" / "index.html"
+    with sketching():
+        assert render_report([tmp_path], tmp_path / "elsewhere") == tmp_path / "elsewhere" / "index.html"
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -413,7 +416,8 @@ def test_figures_of_an_earlier_rendering_do_not_stay(tmp_path):
     folder = small(tmp_path / "again", repeats=1)
     (folder / "figures" / "gone.png").write_bytes(b"")
     (folder / "figures" / "gone.csv").write_bytes(b"")
-    render_report([folder], folder)
+    with sketching():
+        render_report([folder], folder)
     assert not list((folder / "figures").glob("gone*"))
     assert not list(folder.rglob("*.part"))
 
@@ -422,6 +426,7 @@ def test_the_users_settings_of_matplotlib_do_not_matter(tmp_path):
     from bench.report import render_report
 
     folder = small(tmp_path / "plain", repeats=1)
+    render_report([folder], folder)
     before = (folder / "figures" / "throughput.png").read_bytes()
     with mpl.rc_context({"font.size": 30, "axes.facecolor": "red", "savefig.dpi": 40, "lines.linewidth": 9}):
         render_report([folder], folder)
@@ -505,7 +510,8 @@ def test_two_machines_share_one_report(tmp_path):
 
     make_results(tmp_path / "a", make_cases(["mnist"], ["mlp"], ["sgd"], [16, 64]), environment=GPU)
     make_results(tmp_path / "b", make_cases(["mnist"], ["mlp"], ["sgd"], [16, 64]), environment=CPU)
-    render_report([tmp_path / "a", tmp_path / "b"], tmp_path / "both")
+    with sketching():
+        render_report([tmp_path / "a", tmp_path / "b"], tmp_path / "both")
     page = (tmp_path / "both" / "report.md").read_text()
     assert "|   | NVIDIA H200 | Example Eight 3.0 GHz (CPU) |" in page
     assert set(pd.read_csv(tmp_path / "both" / "figures" / "curves.csv")["machine"]) == {

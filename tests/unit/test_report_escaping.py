@@ -17,7 +17,7 @@ HOSTILE = (
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory):
+def report(tmp_path_factory, sketched):
     """A report in which every name and reason is hostile."""
     from bench.report import render_report
 

@@ -16,6 +16,8 @@ from bench.stats import geometric_interval
 from tests.machines import A100, make_machine, make_machines
 from tests.results import CPU, GIB, GPU, make_cases, make_results
 
+pytestmark = pytest.mark.usefixtures("sketched")
+
 FIGURES = ("speedup", "curves", "headroom", "energy", "pareto")
 
 
@@ -25,7 +27,7 @@ def folders(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def report(folders):
+def report(folders, sketched):
     """Three GPUs in one report, held against the second."""
     from bench.report import render_report
 
