@@ -6,12 +6,15 @@ between steps), so that reports made from them look like reports. Everything fol
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+import os
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from bench.records import Case, Choice, Environment, Estimate, Measurement, Planned, Protocol, Status
 from bench.store import Store
@@ -132,22 +135,30 @@ def make_results(
     outcomes = outcomes or {}
     generator = random.Random(seed)
     planned = _plan(cases, outcomes, repeats, generator)
-    store = Store(folder)
-    store.create()
-    store.write_plan(planned, protocol, environment, NOTES if notes is None else notes)
-    store.write_estimates([_estimate(case, environment, trace) for case in cases], f"e{seed}")
-    index = {case.key: number for number, case in enumerate(cases)}
-    for run in planned:
-        status = outcomes.get(index[run.case.key], Status.OK)
-        if status in (Status.SKIPPED, Status.INTERRUPTED):
-            continue
-        if memory_bytes is not None and _peak(run.case) > memory_bytes:
-            status = Status.OOM
-        measurement = _measure(run.case, status, environment, protocol, generator, data_source)
-        if change is not None:
-            measurement = change(measurement, run.case, run.repeat)
-        store.write_run(run, 0, protocol, measurement, environment)
+    with unsynced():
+        store = Store(folder)
+        store.create()
+        store.write_plan(planned, protocol, environment, NOTES if notes is None else notes)
+        store.write_estimates([_estimate(case, environment, trace) for case in cases], f"e{seed}")
+        index = {case.key: number for number, case in enumerate(cases)}
+        for run in planned:
+            status = outcomes.get(index[run.case.key], Status.OK)
+            if status in (Status.SKIPPED, Status.INTERRUPTED):
+                continue
+            if memory_bytes is not None and _peak(run.case) > memory_bytes:
+                status = Status.OOM
+            measurement = _measure(run.case, status, environment, protocol, generator, data_source)
+            if change is not None:
+                measurement = change(measurement, run.case, run.repeat)
+            store.write_run(run, 0, protocol, measurement, environment)
     return folder
+
+
+@contextlib.contextmanager
+def unsynced() -> Iterator[None]:
+    """Files that are written within need not outlast a power cut: waiting for the disk takes a third of the time."""
+    with mock.patch.object(os, "fsync"):
+        yield
 
 
 NOTES = {

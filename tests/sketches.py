@@ -39,11 +39,11 @@ def save(figure: Figure, *, dark: bool = False) -> bytes:
                 shown.update(artist.get_bbox().get_points().tobytes())
             case Collection():
                 shown.update(artist.get_offsets().tobytes())
-    width, height = (round(theme.DPI * inches) for inches in figure.get_size_inches())
+    figure.set_dpi(theme.DPI)
     note = PngInfo()
     note.add_text("shown", shown.hexdigest())
     buffer = io.BytesIO()
-    Image.new("1", (width, height)).save(buffer, "PNG", pnginfo=note, compress_level=1)
+    Image.new("1", figure.canvas.get_width_height()).save(buffer, "PNG", pnginfo=note, compress_level=1)
     return buffer.getvalue()
 
 
