@@ -14,16 +14,11 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from bench.estimators.recording import Call
 from bench.estimators.tensors import Spec
 
 CLASSES = ("convolution", "depthwise", "matmul", "attention", "normalisation", "reduction", "elementwise", "optimizer")
 """Classes of operators; the optimizer's are one class whatever they do, since they differ by their bytes only."""
-
-NUMBERS = ("flops", "nbytes", "layout_bytes", "rows", "columns", "depth", "products", "shared", "window", "launches")
-"""The numbers of a kernel, each a field of `Kernel`."""
 
 
 class Kernel(NamedTuple):
@@ -58,40 +53,12 @@ class Kernel(NamedTuple):
     launches: float = 1.0
 
 
-class Kernels(NamedTuple):
-    """The kernels of a step as arrays, one entry each.
+def step_kernels(calls: Iterable[Call]) -> list[tuple[str, Kernel]]:
+    """All kernels of a step with their phases; what happens in `zero_grad` belongs to the optimizer.
 
-    Attributes:
-        phase: `forward`, `backward` or `optimizer`.
-        kind: One of `CLASSES`.
-        dtype: See `Kernel`.
-        numbers: The fields `NUMBERS`, shape `(kernels, len(NUMBERS))`.
+    Returns:
+        `(forward | backward | optimizer, kernel)`, in order.
     """
-
-    phase: np.ndarray
-    kind: np.ndarray
-    dtype: np.ndarray
-    numbers: np.ndarray
-
-    def column(self, name: str) -> np.ndarray:
-        """One of `NUMBERS`."""
-        values: np.ndarray = self.numbers[:, NUMBERS.index(name)]
-        return values
-
-    @classmethod
-    def of(cls, kernels: Sequence[tuple[str, Kernel]]) -> Kernels:
-        """From kernels with their phases."""
-        start = Kernel._fields.index(NUMBERS[0])
-        return cls(
-            np.array([phase for phase, _ in kernels], dtype=object),
-            np.array([kernel.kind for _, kernel in kernels], dtype=object),
-            np.array([kernel.dtype for _, kernel in kernels], dtype=object),
-            np.array([kernel[start:] for _, kernel in kernels], dtype=float).reshape(-1, len(NUMBERS)),
-        )
-
-
-def step_kernels(calls: Iterable[Call]) -> Kernels:
-    """All kernels of a step; what happens in `zero_grad` belongs to the optimizer."""
     found: list[tuple[str, Kernel]] = []
     for call in calls:
         phase = call.phase.name.lower()
@@ -99,7 +66,7 @@ def step_kernels(calls: Iterable[Call]) -> Kernels:
             found += [(phase, kernel) for kernel in list_kernels(call)]
         else:
             found += [("optimizer", kernel._replace(kind="optimizer")) for kernel in list_kernels(call)]
-    return Kernels.of(found)
+    return found
 
 
 def list_kernels(call: Call) -> list[Kernel]:
