@@ -22,7 +22,7 @@ from scipy.stats import spearmanr
 from bench.devices import Device, load_device
 from bench.estimators.kept import machine_of, recording_of
 from bench.estimators.memory_settings import settings_in_force
-from bench.estimators.roofline import CONSTANTS, NUMBERS, Constants, Kernels, kernel_times_s, kernels_of
+from bench.estimators.roofline import CONSTANTS, Constants, Kernel, kernel_time_s, kernels_of
 from bench.records import Case, Choice
 
 LITTLE_POWER = ("NVIDIA L4", "Tesla P4", "Tesla T4")
@@ -117,7 +117,7 @@ def operator_times(frame: pd.DataFrame, constants: Constants) -> np.ndarray:
     """Seconds of each row by the roofline on its own GPU."""
     times = np.zeros(len(frame))
     for gpu, rows in frame.groupby("gpu"):
-        first, count = rows.iloc[0], len(rows)
+        first = rows.iloc[0]
         device = Device(
             name=str(gpu),
             gpu_name=str(gpu),
@@ -126,13 +126,12 @@ def operator_times(frame: pd.DataFrame, constants: Constants) -> np.ndarray:
             peak_float32_flop_per_s=first.fp32_gflops * 1e9,
             multiprocessors=int(first.sms),
         )
-        kernels = Kernels(
-            np.full(count, "forward", dtype=object),
-            rows.kind.to_numpy(object),
-            np.full(count, "float32", dtype=object),
-            rows[list(NUMBERS)].to_numpy(float),
-        )
-        times[frame.index.get_indexer(rows.index)] = kernel_times_s(kernels, device, "float32", "contiguous", constants)
+        kernels = [
+            Kernel(*values) for values in rows.assign(dtype="float32")[list(Kernel._fields)].itertuples(index=False)
+        ]
+        times[frame.index.get_indexer(rows.index)] = [
+            kernel_time_s(kernel, device, "float32", "contiguous", constants) for kernel in kernels
+        ]
     return times
 
 
@@ -177,23 +176,30 @@ def step_case(row: Any) -> Case:
     )
 
 
-def load_kernels(cases: Sequence[Case]) -> list[Kernels]:
+def load_kernels(cases: Sequence[Case]) -> list[list[Kernel]]:
     """The kernels of each case's step, from recordings that are kept or made now."""
     machine = machine_of(load_device("rtx3090"), settings_in_force())
-    return [kernels_of(recording_of(case, machine)) for case in cases]
+    return [[kernel for _, kernel in kernels_of(recording_of(case, machine))] for case in cases]
 
 
-def step_times(cases: Sequence[Case], kernels: Sequence[Kernels], constants: Constants) -> np.ndarray:
+def step_times(cases: Sequence[Case], kernels: Sequence[Sequence[Kernel]], constants: Constants) -> np.ndarray:
     """Seconds of the device for each case."""
     device = load_device("rtx3090")
     pairs = zip(cases, kernels, strict=True)
     return np.array(
-        [kernel_times_s(found, device, case.precision, case.memory_format, constants).sum() for case, found in pairs]
+        [
+            sum(kernel_time_s(kernel, device, case.precision, case.memory_format, constants) for kernel in found)
+            for case, found in pairs
+        ]
     )
 
 
 def fit_steps(
-    cases: Sequence[Case], kernels: Sequence[Kernels], measured: np.ndarray, used: np.ndarray, constants: Constants
+    cases: Sequence[Case],
+    kernels: Sequence[Sequence[Kernel]],
+    measured: np.ndarray,
+    used: np.ndarray,
+    constants: Constants,
 ) -> Constants:
     """Depthwise and direct convolutions, and one factor a memory format, on the rows that are `used`."""
     chosen = [(case, found) for case, found, use in zip(cases, kernels, used, strict=True) if use]
@@ -208,7 +214,7 @@ def fit_steps(
 
 
 def with_scales(
-    constants: Constants, cases: Sequence[Case], kernels: Sequence[Kernels], measured: np.ndarray
+    constants: Constants, cases: Sequence[Case], kernels: Sequence[Sequence[Kernel]], measured: np.ndarray
 ) -> Constants:
     """The factor of each memory format that makes its median error 0."""
     ratios = measured / step_times(cases, kernels, replace(constants, fp16_contiguous=1.0, fp16_channels_last=1.0))

@@ -198,16 +198,17 @@ def read_settings(variables: Mapping[str, str], torch_version: str) -> MemorySet
 
 
 def settings_in_force(variables: Mapping[str, str] | None = None) -> MemorySettings:
-    """The settings as the torch of this process has them in force; torch is not asked where no variable is set.
+    """The settings as the torch of this process has them in force; torch is asked for those of its allocator alone.
 
     Args:
         variables: The environment; that of this process where None. Torch read its own when it was first asked.
     """
-    if not any(name in (os.environ if variables is None else variables) for name in MEMORY_VARIABLES):
-        return read_settings({}, importlib.metadata.version("torch"))
+    known = os.environ if variables is None else variables
+    if not any(name in known for name in ALLOCATOR_VARIABLES):
+        return read_settings(known, importlib.metadata.version("torch"))
     import torch
 
-    settings = read_settings(os.environ if variables is None else variables, torch.__version__)
+    settings = read_settings(known, torch.__version__)
     if not (torch.version.cuda or torch.version.hip):
         return settings
     try:
@@ -218,7 +219,7 @@ def settings_in_force(variables: Mapping[str, str] | None = None) -> MemorySetti
     ) as error:  # torch reads its settings when it is first asked: 2.6 raises the former
         return replace(settings, refusal=str(error).strip().partition("\n")[0])
     text = told["PYTORCH_CUDA_ALLOC_CONF"]
-    return replace(settings, allocator=text, variable=_holder(settings, variables, text), in_force=_fields(told))
+    return replace(settings, allocator=text, variable=_holder(settings, known, text), in_force=_fields(told))
 
 
 def allocator_order(version: tuple[int, int]) -> tuple[str, ...]:
@@ -230,9 +231,8 @@ def allocator_order(version: tuple[int, int]) -> tuple[str, ...]:
     return (_CUDA, _HIP, _ANY) if version >= (2, 10) else (_CUDA,)
 
 
-def _holder(settings: MemorySettings, variables: Mapping[str, str] | None, text: str) -> str | None:
+def _holder(settings: MemorySettings, known: Mapping[str, str], text: str) -> str | None:
     """The variable that holds the text in force; the documented one where several hold the same."""
-    known = os.environ if variables is None else variables
     if settings.variable is not None and known.get(settings.variable) == text:
         return settings.variable
     return next((name for name in ALLOCATOR_VARIABLES if known.get(name) == text), settings.variable if text else None)

@@ -1,7 +1,7 @@
 """The roofline: how long a training step takes at the least that such kernels usually need. A first estimate.
 
 It reads the recording that the memory's estimate reads too: each call is a kernel or a few with FLOPs and bytes
-(`Kernels`), and each kernel takes the longer of its arithmetic and its traffic, and a launch:
+(`Kernel`), and each kernel takes the longer of its arithmetic and its traffic, and a launch:
 
     time = max(FLOPs / (peak of its type x efficiency), bytes / (bandwidth x efficiency)) + launch overhead
 
@@ -45,7 +45,7 @@ decision was made on (widths and depths that torchvision has no name for, among 
 8.3's direct kernels), small MobileNets and MNASNets, and Inception, whose steps take longer than estimated. No other
 GPU, no float32 and no small step has been checked.
 
-`Kernels` holds the kernels behind each call of a recorded step. FLOPs are those of torch's own formulas
+`Kernel`s stand behind each call of a recorded step. FLOPs are those of torch's own formulas
 (`torch.utils.flop_counter`), a multiplication and an addition counting two. The gradient of a convolution's weight is
 the exception: torch's formula takes it `groups` times too large, and it is counted as many as the forward's.
 
@@ -60,8 +60,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from bench.devices import PRECISIONS, Device
 from bench.errors import Unsupported
 from bench.estimators.recording import Call, Recording, StepEnd, calls_of
@@ -70,9 +68,6 @@ from bench.records import Case, MemoryFormat, Precision
 
 CLASSES = ("convolution", "depthwise", "matmul", "attention", "normalisation", "reduction", "elementwise", "optimizer")
 """Classes of operators; the optimizer's are one class whatever they do, since they differ by their bytes only."""
-
-NUMBERS = ("flops", "nbytes", "layout_bytes", "rows", "columns", "depth", "products", "shared", "window", "launches")
-"""The numbers of a kernel, each a field of `Kernel`."""
 
 
 class Kernel(NamedTuple):
@@ -107,40 +102,12 @@ class Kernel(NamedTuple):
     launches: float = 1.0
 
 
-class Kernels(NamedTuple):
-    """The kernels of a step as arrays, one entry each.
+def step_kernels(calls: Iterable[Call]) -> list[tuple[str, Kernel]]:
+    """All kernels of a step with their phases; what happens in `zero_grad` belongs to the optimizer.
 
-    Attributes:
-        phase: `forward`, `backward` or `optimizer`.
-        kind: One of `CLASSES`.
-        dtype: See `Kernel`.
-        numbers: The fields `NUMBERS`, shape `(kernels, len(NUMBERS))`.
+    Returns:
+        `(forward | backward | optimizer, kernel)`, in order.
     """
-
-    phase: np.ndarray
-    kind: np.ndarray
-    dtype: np.ndarray
-    numbers: np.ndarray
-
-    def column(self, name: str) -> np.ndarray:
-        """One of `NUMBERS`."""
-        values: np.ndarray = self.numbers[:, NUMBERS.index(name)]
-        return values
-
-    @classmethod
-    def of(cls, kernels: Sequence[tuple[str, Kernel]]) -> Kernels:
-        """From kernels with their phases."""
-        start = Kernel._fields.index(NUMBERS[0])
-        return cls(
-            np.array([phase for phase, _ in kernels], dtype=object),
-            np.array([kernel.kind for _, kernel in kernels], dtype=object),
-            np.array([kernel.dtype for _, kernel in kernels], dtype=object),
-            np.array([kernel[start:] for _, kernel in kernels], dtype=float).reshape(-1, len(NUMBERS)),
-        )
-
-
-def step_kernels(calls: Iterable[Call]) -> Kernels:
-    """All kernels of a step; what happens in `zero_grad` belongs to the optimizer."""
     found: list[tuple[str, Kernel]] = []
     for call in calls:
         phase = call.phase.name.lower()
@@ -148,7 +115,7 @@ def step_kernels(calls: Iterable[Call]) -> Kernels:
             found += [(phase, kernel) for kernel in list_kernels(call)]
         else:
             found += [("optimizer", kernel._replace(kind="optimizer")) for kernel in list_kernels(call)]
-    return Kernels.of(found)
+    return found
 
 
 def list_kernels(call: Call) -> list[Kernel]:
@@ -447,14 +414,10 @@ have more kernels. pytorch/pytorch issue 34977 shows the direct kernels that run
 """
 
 
-def kernel_times_s(
-    kernels: Kernels,
-    device: Device,
-    precision: Precision,
-    memory_format: MemoryFormat,
-    constants: Constants = CONSTANTS,
-) -> np.ndarray:
-    """Seconds of each kernel on the device, launch included, shape `(kernels,)`.
+def kernel_time_s(
+    kernel: Kernel, device: Device, precision: Precision, memory_format: MemoryFormat, constants: Constants = CONSTANTS
+) -> float:
+    """Seconds of a kernel on the device, launch included.
 
     Raises:
         Unsupported: The device file lacks the bandwidth, the multiprocessors, or the peak rate of a type that is used.
@@ -464,85 +427,71 @@ def kernel_times_s(
         raise Unsupported(_missing("memory_bandwidth_bytes_per_s", device))
     if device.multiprocessors is None:
         raise Unsupported(_missing("multiprocessors", device))
-    fracs = _product_fracs(kernels, device.multiprocessors, precision, memory_format, constants)
-    arithmetic = kernels.column("flops") / (_peaks(kernels, device, precision) * fracs) * (kernels.kind != "depthwise")
-    traffic = kernels.column("nbytes") / (bandwidth * _memory_fracs(kernels, constants))
-    conversion = _conversion_s(kernels, precision, memory_format, bandwidth * constants.memory_frac, constants)
+    arithmetic = conversion = 0.0
+    if kernel.flops > 0:
+        peak = _peak(kernel.dtype, device, precision)
+        frac = _product_frac(kernel, device.multiprocessors, precision, memory_format, constants)
+        arithmetic = kernel.flops / (peak * frac) if kernel.kind != "depthwise" else 0.0
+    traffic = kernel.nbytes / (bandwidth * _memory_frac(kernel.kind, constants))
+    if kernel.kind == "convolution" and memory_format != "channels_last" and precision != "float32":
+        # tensor cores want channels last: cuDNN turns contiguous images round before and after
+        conversion = constants.layout_passes * kernel.layout_bytes / (bandwidth * constants.memory_frac)
     launch = device.launch_overhead_s if device.launch_overhead_s is not None else constants.launch_s
     scale = constants.scale(precision, memory_format)
-    times: np.ndarray = (np.maximum(arithmetic, traffic) + conversion) * scale + launch * kernels.column("launches")
-    return times
+    return (max(arithmetic, traffic) + conversion) * scale + launch * kernel.launches
 
 
 def _missing(key: str, device: Device) -> str:
     return f"no speed estimate on {device.name}: {key} is unknown; add it to a device file (--device-file)"
 
 
-def _peaks(kernels: Kernels, device: Device, precision: Precision) -> np.ndarray:
-    """FLOP/s of each kernel's type; 1 where it does no products."""
-    peaks = np.ones(len(kernels.kind))
-    multiplies = kernels.column("flops") > 0
-    for dtype in sorted(set(kernels.dtype[multiplies])):
-        rate = "tf32" if precision == "tf32" and dtype == "float32" else _RATES.get(dtype, dtype)
-        peak = device.peak_flop_per_s(rate) if rate in PRECISIONS else None
-        if peak is None:
-            raise Unsupported(_missing(f"peak_{rate}_flop_per_s", device))
-        peaks[multiplies & (kernels.dtype == dtype)] = peak
-    return peaks
+def _peak(dtype: str, device: Device, precision: Precision) -> float:
+    """FLOP/s of products of a type."""
+    rate = "tf32" if precision == "tf32" and dtype == "float32" else _RATES.get(dtype, dtype)
+    peak = device.peak_flop_per_s(rate) if rate in PRECISIONS else None
+    if peak is None:
+        raise Unsupported(_missing(f"peak_{rate}_flop_per_s", device))
+    return peak
 
 
-def _product_fracs(
-    kernels: Kernels, multiprocessors: int, precision: Precision, memory_format: MemoryFormat, constants: Constants
-) -> np.ndarray:
-    """Shares of the peak rate that products reach; for kernels without products they mean nothing."""
-    width, depth = kernels.column("columns"), kernels.column("depth")
-    frac = np.full(len(width), constants.attention_frac)
-    convolution, matmul = kernels.kind == "convolution", kernels.kind == "matmul"
-    tiles = kernels.column("rows") * width * kernels.column("products") / (_TILE_ELEMENTS * multiprocessors)
-    sides = _filled(width, constants.convolution_columns) * _filled(depth, constants.product_depth)
-    spread = np.where(kernels.column("shared") > 0, 1.0, _filled(tiles, constants.convolution_tiles))
-    on_tensor_cores = (kernels.dtype != "float32") | (precision == "tf32")
-    transformed = (kernels.column("window") == _WINOGRAD_WINDOW) & ~on_tensor_cores
-    best = np.where(transformed, constants.winograd_frac, constants.matmul_frac)
-    frac[convolution] = (best * sides * spread)[convolution]
-    frac[matmul] = (constants.matmul_frac * _filled(depth, constants.product_depth))[matmul]
-    if memory_format == "channels_last":
-        direct = convolution & _has_no_tensor_kernel(kernels)
-        frac[direct] = np.minimum(frac[direct], constants.direct_frac)
+def _product_frac(
+    kernel: Kernel, multiprocessors: int, precision: Precision, memory_format: MemoryFormat, constants: Constants
+) -> float:
+    """Share of the peak rate that a product reaches."""
+    if kernel.kind == "matmul":
+        return constants.matmul_frac * _filled(kernel.depth, constants.product_depth)
+    if kernel.kind != "convolution":
+        return constants.attention_frac
+    on_tensor_cores = kernel.dtype != "float32" or precision == "tf32"
+    transformed = kernel.window == _WINOGRAD_WINDOW and not on_tensor_cores
+    sides = _filled(kernel.columns, constants.convolution_columns) * _filled(kernel.depth, constants.product_depth)
+    tiles = float(kernel.rows) * kernel.columns * kernel.products / (_TILE_ELEMENTS * multiprocessors)
+    spread = 1.0 if kernel.shared > 0 else _filled(tiles, constants.convolution_tiles)
+    frac = (constants.winograd_frac if transformed else constants.matmul_frac) * sides * spread
+    if memory_format == "channels_last" and _has_no_tensor_kernel(kernel):
+        return min(frac, constants.direct_frac)
     return frac
 
 
-def _filled(amount: np.ndarray, half: float) -> np.ndarray:
+def _filled(amount: float, half: float) -> float:
     """Share of the peak at an amount of work side by side; one half at `half`."""
-    share: np.ndarray = np.maximum(amount, _LEAST) / (np.maximum(amount, _LEAST) + half)
-    return share
+    return max(amount, _LEAST) / (max(amount, _LEAST) + half)
 
 
-def _has_no_tensor_kernel(kernels: Kernels) -> np.ndarray:
-    groups = kernels.column("products")
-    channels = np.minimum(kernels.column("rows"), kernels.column("columns"))
-    halves = (kernels.dtype == "float16") | (kernels.dtype == "bfloat16")
-    found: np.ndarray = halves & (groups > 1) & ((groups < _DIRECT_GROUPS) | (channels > _DIRECT_WIDTH))
-    return found
+def _has_no_tensor_kernel(kernel: Kernel) -> bool:
+    groups, channels = kernel.products, min(kernel.rows, kernel.columns)
+    halves = kernel.dtype in ("float16", "bfloat16")
+    return halves and groups > 1 and (groups < _DIRECT_GROUPS or channels > _DIRECT_WIDTH)
 
 
-def _memory_fracs(kernels: Kernels, constants: Constants) -> np.ndarray:
-    fracs = np.full(len(kernels.kind), constants.memory_frac)
-    fracs[kernels.kind == "normalisation"] = constants.normalisation_frac
-    fracs[kernels.kind == "reduction"] = constants.reduction_frac
-    fracs[kernels.kind == "depthwise"] = constants.depthwise_frac
-    return fracs
-
-
-def _conversion_s(
-    kernels: Kernels, precision: Precision, memory_format: MemoryFormat, bytes_per_s: float, constants: Constants
-) -> np.ndarray:
-    """Tensor cores want channels last: cuDNN turns contiguous images round before and after each convolution."""
-    if memory_format == "channels_last" or precision == "float32":
-        return np.zeros(len(kernels.kind))
-    turned = np.where(kernels.kind == "convolution", kernels.column("layout_bytes"), 0.0)
-    seconds: np.ndarray = constants.layout_passes * turned / bytes_per_s
-    return seconds
+def _memory_frac(kind: str, constants: Constants) -> float:
+    """Share of the bandwidth that a class of kernels reaches."""
+    own = {
+        "normalisation": constants.normalisation_frac,
+        "reduction": constants.reduction_frac,
+        "depthwise": constants.depthwise_frac,
+    }
+    return own.get(kind, constants.memory_frac)
 
 
 __all__ = ["CONSTANTS", "Constants", "SpeedEstimate", "estimate_speed", "kernels_of"]
@@ -597,34 +546,41 @@ def estimate_speed(recording: Recording, case: Case, device: Device, constants: 
     if device.kind != "cuda":
         raise Unsupported(f"no speed estimate for {device.name}: the constants were fitted on NVIDIA GPUs only")
     kernels = kernels_of(recording)
-    times = kernel_times_s(kernels, device, case.precision, case.memory_format, constants)
-    device_time, launches = float(times.sum()), float(kernels.column("launches").sum())
+    times = [kernel_time_s(kernel, device, case.precision, case.memory_format, constants) for _, kernel in kernels]
+    device_time, launches = math.fsum(times), math.fsum(kernel.launches for _, kernel in kernels)
     host_time = launches * constants.host_dispatch_s
     step_time = max(device_time, host_time)
-    classes = _sums(kernels.kind, times)
-    phases = _sums(kernels.phase, times)
+    classes = _sums((kernel.kind for _, kernel in kernels), times)
+    phases = _sums((phase for phase, _ in kernels), times)
     return SpeedEstimate(
         step_time_s=step_time,
         samples_per_s=case.batch_size / step_time,
         basis=_basis(case, device, host_time > device_time),
         device_time_s=device_time,
         host_time_s=host_time,
-        flops=float(kernels.column("flops").sum()),
-        moved_bytes=float(kernels.column("nbytes").sum()),
+        flops=math.fsum(kernel.flops for _, kernel in kernels),
+        moved_bytes=math.fsum(kernel.nbytes for _, kernel in kernels),
         kernel_count=round(launches),
         class_times_s=tuple(sorted(classes.items(), key=lambda item: -item[1])),
         phase_times_s=tuple((phase, phases.get(phase, 0.0)) for phase in ("forward", "backward", "optimizer")),
     )
 
 
-def kernels_of(recording: Recording) -> Kernels:
-    """All kernels of the last recorded step: the first makes the optimizer's state and has no gradients to drop."""
+def kernels_of(recording: Recording) -> list[tuple[str, Kernel]]:
+    """All kernels of the last recorded step with their phases.
+
+    The first step makes the optimizer's state and has no gradients to drop.
+    """
     last = max(entry.step for entry in recording.entries if type(entry) is StepEnd)
     return step_kernels(calls_of(recording, last))
 
 
-def _sums(names: np.ndarray, times: np.ndarray) -> dict[str, float]:
-    return {name: float(times[names == name].sum()) for name in sorted(set(names))}
+def _sums(names: Iterable[str], times: Iterable[float]) -> dict[str, float]:
+    """The times of each name, by names in order."""
+    found: dict[str, list[float]] = {}
+    for name, time_s in zip(names, times, strict=True):
+        found.setdefault(name, []).append(time_s)
+    return {name: math.fsum(found[name]) for name in sorted(found)}
 
 
 def _basis(case: Case, device: Device, host_bound: bool) -> str:

@@ -15,8 +15,19 @@ import pytest
 
 from bench import catalog
 from bench.catalog import parse_choice
-from bench.estimators import kept
-from bench.estimators.recording import TRACED_BATCHES, Call, Freed, Output, Phase, Recording, StepEnd, join_column
+from bench.devices import load_device
+from bench.estimators import kept, memory
+from bench.estimators.recording import (
+    TRACED_BATCHES,
+    Call,
+    Freed,
+    Output,
+    Phase,
+    Recording,
+    StepEnd,
+    Workspaces,
+    join_column,
+)
 from bench.estimators.tensors import contiguous
 from bench.records import Case
 from tests import plugins
@@ -144,6 +155,47 @@ def test_off_means_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kept.load("key") is None
 
 
+H200 = load_device("h200")
+SIZES = (Workspaces(512, 1024), Workspaces(0))
+
+
+def test_workspaces_come_back_and_nothing_else_passes_for_them(folder: Path) -> None:
+    kept.keep("sizes", SIZES)
+    kept.keep("none", ())
+    assert (kept.load("sizes"), kept.load("none")) == (SIZES, ())
+    for number, foreign in enumerate([(Workspaces("a", 1),), ((1, 2),), [Workspaces(1, 2)]]):  # type: ignore[arg-type]
+        kept.keep(str(number), foreign)  # type: ignore[arg-type]
+        assert kept.load(str(number)) is None
+
+
+def test_workspaces_are_those_of_a_case_a_device_and_a_cudnn(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    monkeypatch.setattr(kept, "library_facts", lambda: ["/lib/libcudnn.so.9", 1])
+    keys = {kept.workspaces_key(CASE, H200), kept.workspaces_key(replace(CASE, precision="tf32"), H200)}
+    keys |= {kept.workspaces_key(CASE, load_device("rtx3090")), kept.workspaces_key(replace(CASE, batch_size=17), H200)}
+    monkeypatch.setattr(kept, "library_facts", lambda: ["/lib/libcudnn.so.9", 2])
+    keys.add(kept.workspaces_key(CASE, H200))
+    assert len(keys) == 5 and None not in keys
+    assert kept.workspaces_key(CASE, replace(H200, l2_bytes=None)) is None
+
+
+def test_kept_workspaces_spare_cudnn_and_those_of_another_recording_do_not(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case, target = Case(CASE.dataset, parse_choice("model", "resnet18"), CASE.optimizer, 5), memory.Target.of(H200)
+    called = Call("aten::convolution", (), (), Phase.FORWARD)
+    monkeypatch.setattr(kept, "recording_of", lambda *case, **named: Recording([called, called]))
+    monkeypatch.setattr(kept, "library_facts", lambda: ["/lib/libcudnn.so.9", 1])
+    monkeypatch.setattr(memory, "cudnn_plans", lambda device: "cuDNN was asked")
+    kept.keep(kept.workspaces_key(case, H200), SIZES)
+    assert memory.workspaces_of(case, target) == SIZES
+    memory.workspaces_of.cache_clear()
+    kept.keep(kept.workspaces_key(case, H200), SIZES[:1])
+    assert memory.workspaces_of(case, target) == "cuDNN was asked"
+    memory.workspaces_of.cache_clear()
+
+
 FAST = """
 import json, sys
 from bench.catalog import parse_choice
@@ -153,7 +205,7 @@ from tests import plugins
 case = [parse_choice("dataset", "cifar10"), parse_choice("model", sys.argv[1]), parse_choice("optimizer", "adam")]
 made = [item for size in (16, 100) for item in estimate_kept([Case(*case, size)], "h200")]
 print(json.dumps([[item.trace_peak_allocated_bytes, item.formula_bytes, item.estimated_samples_per_s] for item in made]))
-print("torch" in sys.modules)
+print(any(name in sys.modules for name in ("torch", "numpy", "pydantic", "bench.catalog.optimizers.rest")))
 """
 
 

@@ -269,6 +269,27 @@ def test_a_job_that_waits_for_its_device_can_be_cancelled(launcher: LocalLaunche
 
 # the calling program
 
+BARE = """
+import sys, threading
+from bench.launchers import local
+kinds = [type(local._bare_context()).__name__]
+sys.modules["torch"] = sys
+kinds.append(type(local._bare_context()).__name__)
+del sys.modules["torch"]
+done = threading.Event()
+threading.Thread(target=done.wait).start()
+kinds.append(type(local._bare_context()).__name__)
+done.set()
+print(*kinds)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
+def test_a_bare_process_is_a_fork_unless_torch_or_a_thread_could_harm_it() -> None:
+    done = subprocess.run([sys.executable, "-c", BARE], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["ForkContext", "SpawnContext", "SpawnContext"]
+
+
 SCRIPT = """
 from bench.launchers import LocalLauncher
 from tests.unit.test_launcher import answers
