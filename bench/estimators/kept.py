@@ -73,7 +73,10 @@ _makes = True
 
 @contextlib.contextmanager
 def only_kept() -> Iterator[None]:
-    """While entered, nothing is recorded and torch is not imported: what is not kept raises `NotKept`."""
+    """While entered, nothing is recorded: what is not kept raises `NotKept`.
+
+    Torch is then imported only where a variable of its allocator is set, to ask what it makes of that.
+    """
     global _makes
     before, _makes = _makes, False
     try:
