@@ -47,6 +47,9 @@ Context = ForkServerContext | SpawnContext | ForkContext
 Variables = dict[str, str | None]
 """Environment variables to set, or to unset."""
 
+_replaced_streams: list[Any] = []
+"""Of a fork's parent. They are not let go: a file that somebody opened over handle 1 or 2 would close it."""
+
 _server_environment: dict[str, str] = {}
 """The environment of this process when the fork server started."""
 
@@ -418,6 +421,7 @@ def _redirect(log: str) -> None:
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     os.close(handle)
+    _replaced_streams[:] = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # a notebook's own are not for a fork
 
 

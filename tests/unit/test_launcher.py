@@ -159,7 +159,7 @@ def test_a_server_that_dies_while_it_is_asked_is_asked_again_a_few_times(
         return process
 
     monkeypatch.setattr(launcher._context, "Process", dying)
-    monkeypatch.setattr("bench.launchers.local.start_fault", lambda module: None)  # torch can be imported
+    monkeypatch.setattr("bench.launchers.faults.start_fault", lambda module: None)  # torch can be imported
     if ends == "answered":
         assert launcher.run(answers, None, timeout_s=120).outcome is Outcome.ANSWERED
     else:

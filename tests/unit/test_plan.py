@@ -103,8 +103,8 @@ def test_a_model_that_cannot_take_the_images_is_skipped_with_the_reason() -> Non
 def test_a_batch_too_small_for_a_batch_norm_is_skipped_with_the_reason_and_a_larger_one_or_larger_images_run() -> None:
     grid = config({"dataset": ["cifar10"], "model": ["resnet18"], "optimizer": ["sgd"], "batch_size": [1, 2]})
     assert [reason for reason in build_cases(grid, "cpu").values() if reason] == [
-        "resnet18 needs batches of at least 2 on images of 32 x 32: a batch norm in it needs more than one value a "
-        "channel; take a larger batch_size or image_size"
+        "resnet18 needs batches of at least 2 on images of 32 x 32: a batch norm in it needs more than one value per "
+        "channel; use a larger batch_size or image_size"
     ]
     larger = config({"dataset": ["cifar10"], "model": ["resnet18"], "batch_size": [1], "image_size": [64]})
     assert set(build_cases(larger, "cpu").values()) == {None}
