@@ -171,8 +171,12 @@ def fit_in_child(
     """The batches that a device holds. Raises BenchError where the case cannot be traced."""
     from bench.estimators.fitting import read_fit
 
+    traced: set[int] = set()  # the ends of the context's interval need the same batches once more
+
     def listen(news: dict[str, Any]) -> None:
-        say(f"tracing batch {news['batch_size']}")
+        if news["batch_size"] not in traced:
+            traced.add(news["batch_size"])
+            say(f"tracing batch {news['batch_size']}")
 
     argument = {"case": case, "device": device, "fraction": fraction, "workspaces": workspaces}
     if any_kept([case], device):
