@@ -473,7 +473,7 @@ def _build(model: Callable[..., torch.nn.Module], images: ImageSpec) -> torch.nn
 
     built = model(images) if _needs_argument(model) else model()
     if not isinstance(built, nn.Module):
-        raise TypeError(f"{_name(model, 'model')} built a {type(built).__name__}, not a torch.nn.Module")
+        raise TypeError(f"{_name(model, 'model')} returned {type(built).__name__}, not a torch.nn.Module")
     return built
 
 

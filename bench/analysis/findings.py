@@ -375,6 +375,19 @@ def _rule(weakens: Weakens, text: str, remedy: str, formerly: str = "") -> Calla
     return add
 
 
+FLAGS = {"not_steady", "throttled"}
+"""Codes that are flags of runs as well: what a run of this version can say against itself.
+
+The rules of these two look beyond the flag; `_flag_rule` adds those that do not.
+"""
+
+
+def _flag_rule(flag: str, text: str, remedy: str, formerly: str = "") -> None:
+    """A row of the table about the runs that carry a flag, which is the code."""
+    FLAGS.add(flag)
+    RULES[flag] = Rule(flag, Weakens.READING, text, remedy, lambda runs: _flag(runs, flag), formerly)
+
+
 # What weakens the numbers, and with them their publication.
 
 
@@ -465,51 +478,37 @@ def _not_steady(runs: Runs) -> Hit:
     return Hit(bad, runs.tried, {"most": f"{runs.steps.drift[bad].max(initial=0) * 100:.0f} %"})
 
 
-@_rule(
-    Weakens.READING,
+_flag_rule(
+    "host_bound",
     "In {runs} the step times and the wall clock differ by more than 2 %: the host or the data path delayed "
     "the device.",
     "Free the host's processors, or give the loader more workers.",
 )
-def _host_bound(runs: Runs) -> Hit:
-    return _flag(runs, "host_bound")
 
-
-@_rule(
-    Weakens.READING,
+_flag_rule(
+    "nvml_silent",
     "NVML did not answer, at least in part, in {runs}: whether the GPU slowed itself down or was shared is unknown.",
     "Run bench env, fix the driver, and sweep again.",
     formerly="flagged",
 )
-def _nvml_silent(runs: Runs) -> Hit:
-    return _flag(runs, "nvml_silent")
 
-
-@_rule(
-    Weakens.READING,
+_flag_rule(
+    "precision_not_in_force",
     "In {runs} the precision that was asked for was not the one that ran{faults}.",
     "Unset the variable that overrules it, or leave the precision out on that card.",
 )
-def _precision_not_in_force(runs: Runs) -> Hit:
-    return _flag(runs, "precision_not_in_force")
 
-
-@_rule(
-    Weakens.READING,
+_flag_rule(
+    "switch_not_in_force",
     "In {runs} a switch of the protocol did nothing{faults}.",
     "Unset what is in its way, or the switch.",
 )
-def _switch_not_in_force(runs: Runs) -> Hit:
-    return _flag(runs, "switch_not_in_force")
 
-
-@_rule(
-    Weakens.READING,
+_flag_rule(
+    "in_process",
     "{runs} had no fresh process of their own: bench sweep --in-process, for debugging.",
     "Sweep again without --in-process.",
 )
-def _in_process(runs: Runs) -> Hit:
-    return _flag(runs, "in_process")
 
 
 @_rule(
@@ -937,18 +936,6 @@ def _unknown(runs: Runs, names: Sequence[str], more: Mapping[str, Mask]) -> Hit:
     lacking = {name: gap for name, gap in gaps.items() if gap.any()}
     bad = np.logical_or.reduce([np.zeros_like(runs.last), *lacking.values()])
     return Hit(bad, runs.measured, {"fields": ", ".join(lacking)})
-
-
-FLAGS = (
-    "host_bound",
-    "in_process",
-    "not_steady",
-    "nvml_silent",
-    "precision_not_in_force",
-    "switch_not_in_force",
-    "throttled",
-)
-"""Codes that are flags of runs as well: what a run of this version can say against itself."""
 
 
 def judge(frame: pd.DataFrame, asked_frac: float | None = None, summary: pd.DataFrame | None = None) -> Findings:

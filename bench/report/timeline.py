@@ -82,7 +82,7 @@ def draw_timeline(timeline: Timeline, case: str, device: str) -> Drawing:
         title=f"Memory over one step: {case} on {device}",
         caption=(
             "Live memory by category after every event of the allocator, estimated by the trace. The axis counts "
-            "events because a trace knows no time. The dashed line is what the allocator holds of the device."
+            "events because a trace has no clock. The dashed line is what the allocator holds of the device."
         ),
         alt=alt_text(timeline, case, device),
         figure=figure,
@@ -155,7 +155,7 @@ def _write_titles(figure: Figure, case: str, device: str, timeline: Timeline) ->
         color=theme.INK,
     )
     words = (
-        f"{device} · estimated by the trace, nothing ran there · step {timeline.step} of the training · "
+        f"{device} · estimated by the trace, not measured · step {timeline.step} of the training · "
         f"peak {format_bytes(timeline.peak_allocated_bytes)} allocated, "
         f"{format_bytes(timeline.peak_reserved_bytes)} reserved in this step"
     )
@@ -201,7 +201,7 @@ def _draw_step(axes: Axes, timeline: Timeline) -> None:
     axes.tick_params(length=0)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    axes.set_xlabel("allocations and frees since the step began (a trace counts events, it knows no time)")
+    axes.set_xlabel("allocations and frees since the step began (events, not time)")
     axes.set_ylabel(f"memory, {unit}")
     _label_peak(axes, timeline)
 
@@ -329,7 +329,7 @@ def _write_tensors(figure: Figure, timeline: Timeline, top: float, row: float) -
     figure.text(
         left,
         top,
-        "Biggest tensors alive at the peak",
+        "Largest tensors at the peak",
         ha="left",
         va="center",
         fontsize=8.5,

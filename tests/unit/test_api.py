@@ -133,7 +133,7 @@ def test_fit_and_timeline_of_the_callers_model() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"model": lambda: 7}, "TypeError: model built a int, not a torch.nn.Module"),
+        ({"model": lambda: 7}, "TypeError: model returned int, not a torch.nn.Module"),
         ({"model": "resnte18"}, "resnet18"),
         ({"precision": "fp8"}, "precision"),
         ({"optimizer": "adm"}, "adam"),
