@@ -112,14 +112,16 @@ def record_training(
     with modules_followed() as modules:
         recorder = _Recorder(modules)
         collected_before()
-        with collector_off(), FakeCuda(recorder, compute_capability):
+        with collector_off(), FakeCuda(recorder, compute_capability) as cuda:
             training = build(torch.device("cuda", 0))
             recorder.note_roles(training)
+            cuda.tell_deaths()
             recorder.entries.append(StepEnd(0))
             with _phases(recorder, training.optimizer):
                 for step in range(1, steps + 1):
                     training.step()
                     recorder.note_roles(training)
+                    cuda.tell_deaths()
                     recorder.entries.append(StepEnd(step))
             entries, recorder.entries = recorder.entries, []
             del training

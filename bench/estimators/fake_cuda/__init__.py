@@ -309,7 +309,12 @@ class FakeCuda:
             compute_capability: Of the GPU that is played; attention chooses its kernel by it.
         """
         self.recorder, self.compute_capability = recorder, compute_capability
+        self._memory = Memory()
         self._stack = contextlib.ExitStack()
+
+    def tell_deaths(self) -> None:
+        """Tell the recorder of storages that died since the last kernel."""
+        self._memory.tell_deaths()
 
     def __enter__(self) -> FakeCuda:
         check_capabilities()
@@ -321,13 +326,13 @@ class FakeCuda:
             _cuda_module_replaced(self.compute_capability),
             _replaced(torch.nn.init, {"_no_grad_trunc_normal_": _leave_alone}),
             torch.autograd.set_multithreading_enabled(False),
-            _kernels_replaced(self.recorder, self.compute_capability),
+            _kernels_replaced(self._memory, self.recorder, self.compute_capability),
         ):
             self._stack.enter_context(context)
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        self._stack.__exit__(*error)
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
 
 
 def check_capabilities() -> None:
@@ -400,8 +405,7 @@ def _compiler_not_loaded() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _kernels_replaced(recorder: Recorder, capability: tuple[int, int]) -> Iterator[None]:
-    memory = Memory()
+def _kernels_replaced(memory: Memory, recorder: Recorder, capability: tuple[int, int]) -> Iterator[None]:
     kernels = TracedKernels(memory, recorder, capability)
     memory.on_free = recorder.freed
     library = torch._C._dispatch_library("IMPL", "aten", "", __file__, 1)
@@ -417,10 +421,9 @@ def _kernels_replaced(recorder: Recorder, capability: tuple[int, int]) -> Iterat
     for name in _RANDOM:
         library.impl(name, "CPU", _leave_alone)
     try:
-        with memory.exceptions_kept():
-            yield
+        yield
     finally:
-        memory.on_free = None
+        memory.close()
         library.reset()
 
 

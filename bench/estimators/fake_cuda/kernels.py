@@ -442,6 +442,7 @@ class TracedKernels:
             self._inferred[key] = self._infer(plan, signature)
         made: list[Output] = []
         result = self._make(self._inferred[key], made)
+        self.memory.tell_deaths()
         self.recorder.called(plan.name, _plain(signature), tuple(made), plan.written)
         return result
 
@@ -449,6 +450,7 @@ class TracedKernels:
         made: list[Output] = []
         if plan.base in _STORAGE_OPERATORS or plan.name.endswith("out"):
             self._resize(plan, values, signature, made)
+        self.memory.tell_deaths()
         self.recorder.called(plan.name, _plain(signature), tuple(made), plan.written)
         results = [values[index] for index in plan.returned if index is not None]
         return results[0] if len(results) == 1 else tuple(results) if results else None

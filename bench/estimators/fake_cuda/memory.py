@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from bench.errors import Unsupported
@@ -57,9 +57,10 @@ class _DLManagedTensor(ctypes.Structure):
     _fields_ = [("tensor", _DLTensor), ("context", ctypes.c_void_p), ("deleter", ctypes.c_void_p)]
 
 
-_DELETER = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-_raise_if_set = ctypes.pythonapi.PyErr_Occurred  # ctypes raises the exception that is set after any call of `pythonapi`
-_raise_if_set.restype = ctypes.c_void_p
+_WRITE_TIME = ctypes.cast(ctypes.CDLL(None).time, ctypes.c_void_p)
+_SLAB_PLACES = 4096
+_new_capsule = ctypes.pythonapi.PyCapsule_New
+_new_capsule.restype, _new_capsule.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
 _DL_DTYPES = {
     "float32": (2, 32),
     "float64": (2, 64),
@@ -79,68 +80,71 @@ _DL_DTYPES = {
 
 
 class Memory:
-    """Makes CUDA tensors over addresses that nobody reads, and hears of the death of each storage."""
+    """Makes CUDA tensors over addresses that nobody reads, and notices the death of each storage.
+
+    A dying storage calls its deleter. That is no Python: a tensor may die while an exception passes, which a callback
+    would discard. The C library's `time` writes the seconds since 1970 over the address that stands first in what the
+    deleter is given, so that `tell_deaths` finds the storages that died.
+    """
 
     def __init__(self) -> None:
         """Start with no tensors."""
-        new = ctypes.pythonapi.PyCapsule_New
-        new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
-        self._capsule = new
-        self._deleter = _DELETER(self._release)
-        self._held: dict[int, Any] = {}
-        self._passing: BaseException | None = None
         self.count = 0
         self.on_free: Callable[[int], None] | None = None
+        self._slabs: list[_Slab] = []
+        self._vacant: list[_DLManagedTensor] = []
 
     def allocate(self, spec: Spec) -> torch.Tensor:
         """A new tensor; its storage's number is `count` after the call."""
         self.count += 1
-        number, ndim = self.count, len(spec.shape)
-        extents = (ctypes.c_int64 * (2 * ndim))(*spec.shape, *spec.strides)
+        if not self._vacant:
+            self._slabs.append(_Slab())
+            self._vacant += reversed(self._slabs[-1].places)
+        ndim = len(spec.shape)
+        extents = (ctypes.c_int64 * (2 * ndim))(*spec.shape, *spec.strides)  # read while the tensor is made
         start = ctypes.addressof(extents)
         code, bits = _DL_DTYPES[spec.dtype]
-        managed = _DLManagedTensor(
-            _DLTensor(
-                FIRST_ADDRESS + ADDRESS_STEP * number,
-                _DLDevice(_KDL_CUDA, 0),
-                ndim,
-                _DLDataType(code, bits, 1),
-                start,
-                start + 8 * ndim,
-                0,
-            ),
-            number,
-            ctypes.cast(self._deleter, ctypes.c_void_p),
+        managed = self._vacant.pop()
+        managed.tensor = _DLTensor(
+            FIRST_ADDRESS + ADDRESS_STEP * self.count,
+            _DLDevice(_KDL_CUDA, 0),
+            ndim,
+            _DLDataType(code, bits, 1),
+            start,
+            start + 8 * ndim,
+            0,
         )
-        self._held[number] = managed, extents
-        tensor: torch.Tensor = torch._C._from_dlpack(self._capsule(ctypes.addressof(managed), b"dltensor", None))
+        managed.context, managed.deleter = self.count, _WRITE_TIME
+        tensor: torch.Tensor = torch._C._from_dlpack(_new_capsule(ctypes.addressof(managed), b"dltensor", None))
         return tensor
 
-    @contextlib.contextmanager
-    def exceptions_kept(self) -> Iterator[None]:
-        """Raise what the death of a tensor makes Python forget.
+    def tell_deaths(self) -> None:
+        """Call `on_free` with the number of every storage that died since the last call."""
+        for slab in self._slabs:
+            for place in np.flatnonzero((slab.addresses != 0) & (slab.addresses < FIRST_ADDRESS)).tolist():
+                slab.addresses[place] = 0
+                self._vacant.append(slab.places[place])
+                if self.on_free is not None:
+                    self.on_free(slab.places[place].context)
 
-        A temporary tensor may die while an exception passes. Its deleter then runs with the exception set, as ctypes
-        does not put it aside, and after it the interpreter raises a SystemError: a function failed without one.
-        """
-        try:
-            yield
-        except SystemError:
-            if self._passing is not None:
-                raise self._passing from None
-            raise
+    def close(self) -> None:
+        """Tell no more deaths; what is still alive may die later."""
+        self.tell_deaths()
+        self.on_free = None
+        _outlived.extend(slab for slab in self._slabs if slab.addresses.any())
 
-    def _release(self, managed: int) -> None:
-        try:
-            _raise_if_set()
-        except SystemError as error:
-            self._passing = self._passing or error  # not the complaint about one that is held already
-        except BaseException as error:  # noqa: BLE001 - whatever passes
-            self._passing = error
-        number = _DLManagedTensor.from_address(managed).context
-        del self._held[number]
-        if self.on_free is not None:
-            self.on_free(number)
+
+class _Slab:
+    """Places for what deleters are given, which must not move."""
+
+    def __init__(self) -> None:
+        self.places = (_DLManagedTensor * _SLAB_PLACES)()
+        words = np.frombuffer(memoryview(self.places).cast("B"), np.uint64).reshape(_SLAB_PLACES, -1)
+        self.addresses = words[:, 0]
+
+
+_outlived: list[_Slab] = []
+"""Those of memories that are closed, with storages that are not dead yet: they write into them."""
 
 
 DTYPES = {name: getattr(torch, name) for name in _DL_DTYPES}
