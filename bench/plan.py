@@ -176,6 +176,8 @@ def skip_reason(case: Case, device: str) -> str | None:
     """Why the case cannot run on this kind of device, as far as known without building it."""
     if case.precision == "tf32" and device == "cpu":
         return "tf32 needs NVIDIA's tensor cores; it is not available on the CPU"
+    if reason := _refuse_switches(case, device):
+        return reason
     if catalog.is_external("dataset", case.dataset.name):
         return None
     images = image_spec(case.dataset, case.image_size)
@@ -191,13 +193,35 @@ def skip_reason(case: Case, device: str) -> str | None:
     return model.skip_reason(images, case.model.options) or _too_few(case, images, model)
 
 
+def _refuse_switches(case: Case, device: str) -> str | None:
+    """Why the switches of the case exclude each other, or what they are to change, or `None`."""
+    count, batch = case.accumulation, case.batch_size
+    if batch % count:
+        divisors = [number for number in range(1, min(batch, 1024) + 1) if batch % number == 0]
+        near = sorted(sorted(divisors, key=lambda number: abs(number - count))[:4])
+        return (
+            f"accumulation {count} does not divide the batch of {batch}; nearest that do: {', '.join(map(str, near))}"
+        )
+    if case.allocator != "default" and device == "cpu":
+        return f"allocator {case.allocator} is of torch's allocator for GPUs; it is not used on the CPU"
+    if case.update == "in_backward":
+        if count > 1:
+            return "update in_backward spends each gradient at once, so that accumulation has nothing to add up"
+        if case.zero_grad != "none":
+            return "update in_backward drops each gradient at once; zero_grad zeros keeps them"
+        if case.precision == "fp16":
+            return "update in_backward cannot train in fp16: the gradient scaler looks at all gradients before a step"
+    return None
+
+
 def _too_few(case: Case, images: ImageSpec, model: ModelEntry) -> str | None:
     """Why the batch is too small for the model's norms, or `None`."""
     least = model.smallest_batch(images, case.model.options)
-    if case.batch_size >= least:
+    if case.micro_batch_size >= least:
         return None
+    batches = "batches" if case.accumulation == 1 else "micro-batches"
     return (
-        f"{case.model} needs batches of at least {least} on images of {images.height} x {images.width}: a batch norm "
+        f"{case.model} needs {batches} of at least {least} on images of {images.height} x {images.width}: a batch norm "
         "in it needs more than one value per channel; use a larger batch_size or image_size"
     )
 

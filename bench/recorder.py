@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import importlib.metadata
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from bench.recordings.facts import FORMAT
 from bench.records import Case, Environment, Protocol, Status
 from bench.records.variables import variables_set
 from bench.workload import build_workload, numeric_modes
-from bench.workload.inputs import build_inputs
+from bench.workload.inputs import Batch, build_inputs
 
 Send = Callable[[dict[str, Any]], None]
 
@@ -142,15 +142,20 @@ def _train(run: _RecordingRun) -> None:
     workload = build_workload(case, image_spec(case.dataset, case.image_size), protocol, device)
     run.kept = [workload]
     with build_inputs(case, catalog.describe_dataset(case.dataset), protocol, device) as inputs:
-        batch = next(inputs)
-        run.kept.append(batch)
+        run.kept.append(next(inputs))
+
+        def batches() -> Iterator[Batch]:
+            yield run.kept[1]
+            while True:
+                if case.input != "synthetic":
+                    run.kept[1] = next(inputs)
+                yield run.kept[1]
+
+        given = batches()
         run.mark()
         run.send({"phase": "steps"})
-        for number in range(run.task.steps):
-            if number and case.input != "synthetic":
-                batch = next(inputs)
-                run.kept[1] = batch
-            workload.step(*batch)
+        for _ in range(run.task.steps):
+            workload.step(given)
             torch.cuda.synchronize()
             run.mark()
 

@@ -86,11 +86,12 @@ def fit_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
 
 
 def _target_of(argument: dict[str, Any]) -> Target:
-    """The target that the `device`, by name or path or as it is, and `workspaces` of an argument make."""
+    """The target that `device` (a name, a path or itself), `workspaces` and the `case` of an argument make."""
     from bench.devices import load_device
     from bench.estimators.memory import Target
 
-    return Target.of(load_device(argument["device"]), workspaces=argument["workspaces"])
+    allocator = argument["case"].allocator
+    return Target.of(load_device(argument["device"]), workspaces=argument["workspaces"], allocator=allocator)
 
 
 def environment_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:

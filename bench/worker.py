@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import itertools
 import math
 import os
 import statistics
@@ -31,11 +32,11 @@ from bench.probes.rss import reset_rss_peak, rss_peak_bytes
 from bench.probes.step_timing import plan_step_count, time_steps
 from bench.probes.torch_memory import CudaMemory, measure_cpu_peak, start_gpu
 from bench.records import Case, DataFacts, ImageSpec, Measurement, Protocol, Status
-from bench.records.variables import cublas_workspaces
+from bench.records.variables import allocator_variables, cublas_workspaces
 from bench.units import format_bytes
 from bench.workload import Workload, build_workload, numeric_modes
 from bench.workload.gradient_noise import has_batch_norm, measure_gradient_noise, microbatch_count
-from bench.workload.inputs import Inputs, build_inputs
+from bench.workload.inputs import Batch, Inputs, build_inputs
 from bench.workload.shared_memory import is_shared_memory_full, shared_memory_hint
 
 Send = Callable[[dict[str, Any]], None]
@@ -106,6 +107,7 @@ def measure_case(task: MeasureTask, send: Send) -> dict[str, Any]:
         DeviceError: The GPU cannot be initialised, before the case begins: not the case's fault.
     """
     run = _Run(task, send, Readings(task.gpu_uuid, task.nvml_error), {"started_unix_s": time.time()})
+    os.environ |= allocator_variables(task.case.allocator, os.environ)  # torch reads them when it first allocates
     if task.protocol.threads is not None:
         torch.set_num_threads(task.protocol.threads)
     if task.device == "cpu" and task.host_memory_bytes is not None:
@@ -185,11 +187,17 @@ def _time(run: _Run, workload: Workload, inputs: Inputs) -> None:
     """Warm up, then measure: step times, the wall window, peaks, and the device's state at both ends."""
     waits: list[float] = []
 
-    def step() -> None:
+    def wait() -> Batch:
         before = time.perf_counter()
-        images, labels = next(inputs)
-        waits.append(time.perf_counter() - before)
-        workload.step(images, labels)
+        batch = next(inputs)
+        waits[-1] += time.perf_counter() - before
+        return batch
+
+    batches = (wait() for _ in itertools.count())  # which does not keep the batch that it gives
+
+    def step() -> None:
+        waits.append(0.0)
+        workload.step(batches)
 
     protocol = run.task.protocol
     run.enter("warm-up")
@@ -210,6 +218,9 @@ def _time(run: _Run, workload: Workload, inputs: Inputs) -> None:
         torch.cuda.synchronize()
     run.readings.open_window()
     timed = time_steps(step, count, run.task.device)
+    if run.task.protocol.compiled or run.task.case.compile != "false":
+        steady = statistics.median(timed.step_times_s)
+        run.found["compilation_s"] = max(0.0, warm.step_times_s[0] - steady)
     run.found.update(step_times_s=timed.step_times_s, wall_window_s=timed.wall_window_s, data_wait_times_s=tuple(waits))
     read = run.readings.close_window()
     run.found.update(read, status=Status.OK)
@@ -251,7 +262,7 @@ def _measure_cpu_memory(run: _Run) -> None:
         with contextlib.nullcontext(inputs) if inputs is not None else _inputs(run) as batches:
             for _ in range(MEMORY_PASS_STEPS):
                 mark()
-                workload.step(*next(batches))
+                workload.step(batches)
 
     if run.task.case.input == "cached":  # what it holds is the host's, not the device's: made before anything counts
         with _inputs(run) as held:
@@ -270,7 +281,8 @@ def _measure_gradient_noise(run: _Run) -> None:
     """The gradient noise scale, on a workload and images of its own; whatever its outcome, the run is valid."""
     started = time.perf_counter()
     seeded = replace(run.task.protocol, seed=run.task.protocol.seed + run.task.repeat)
-    case = replace(run.task.case, input="loader")  # new samples every step, real ones where there are any
+    # new samples every step, real ones where there are any; the pass has micro-batches of its own
+    case = replace(run.task.case, input="loader", accumulation=1, update="step")
     try:
         microbatch_count(case.batch_size)
         workload = build_workload(case, run.images, seeded, run.device)

@@ -24,7 +24,7 @@ from bench.analysis.cases import GROUP, last_attempts, summarise_cases
 from bench.analysis.labels import SERIES_AXES, CaseLabels, machine_labels
 from bench.analysis.reasons import counted, counted_reasons, group_reasons, tally, tally_names
 from bench.config import TARGETS_FRAC
-from bench.records import AXES, FIELDS, MEASURED, DataFacts, Group, Status, columns, in_order, run_key, stable_hash
+from bench.records import AXES, FIELDS, MEASURED, DataFacts, Group, Status, case_key, columns, in_order, run_key
 from bench.stats import PUBLISHED_PROCESSES
 from bench.store import DATA_FOLDER, Loaded
 from bench.units import MIB
@@ -646,7 +646,7 @@ def _batch_unseen(runs: Runs) -> Hit:
 def _keys_differ(runs: Runs) -> Hit:
     """Rows whose axes are not those that their own keys were made from."""
     axes = list(zip(*(runs.frame[name].tolist() for name in AXES), strict=True))
-    made = {row: stable_hash(dict(zip(AXES, row, strict=True))) for row in dict.fromkeys(axes)}
+    made = {row: case_key(dict(zip(AXES, row, strict=True))) for row in dict.fromkeys(axes)}
     turns = (runs.frame[name].tolist() for name in ("repeat", "attempt"))
     wrong = [
         made[row] != group[0] or (key is not None and key != _run_key(group, int(repeat), int(attempt)))

@@ -11,6 +11,7 @@ import pandas as pd
 from bench import records
 from bench.records import (
     FIELDS,
+    SWITCHES,
     Environment,
     InputPath,
     MemoryFormat,
@@ -24,7 +25,10 @@ from bench.records import (
 Row = Mapping[Any, Any]
 """A row of a summary, as `to_dict("records")` gives it."""
 
-SERIES_AXES = ("machine", "optimizer", "precision", "memory_format", "input", "image_size", "protocol", "code")
+SERIES_AXES = (
+    *("machine", "optimizer", "precision", "memory_format", "input", "image_size", *SWITCHES),
+    *("protocol", "code"),
+)
 """What can set two cases apart beside model, data set and batch size."""
 
 _NAME_CHARACTERS = 60
@@ -116,8 +120,9 @@ def cut_apart(texts: Iterable[str], characters: int) -> dict[str, str]:
 def sort_cases(frame: pd.DataFrame) -> pd.DataFrame:
     """Rows in the order of a reader: machine, data set, model, the other axes in their natural order, batch size."""
     keys = pd.DataFrame(index=frame.index)
-    for axis in ("machine", "dataset", "model", "optimizer", "precision", "memory_format", "input"):
-        known = _ORDERS.get(axis, tuple(dict.fromkeys(frame[axis])) if axis == "machine" else ())
+    for axis in ("machine", "dataset", "model", "optimizer", "precision", "memory_format", "input", *SWITCHES):
+        known = (SWITCHES[axis],) if axis in SWITCHES else _ORDERS.get(axis, ())
+        known = tuple(dict.fromkeys(frame[axis])) if axis == "machine" else known
         keys[axis] = [(known.index(value) if value in known else len(known), str(value)) for value in frame[axis]]
     for axis in ("image_size", "protocol", "code", "batch_size"):
         keys[axis] = frame[axis]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.options import ChoiceType, read_config
+from bench.cli.options import ChoiceType, ValueType, read_config
 from bench.terminal import printable
 
 if TYPE_CHECKING:
@@ -32,6 +32,40 @@ _axes = (
     ),
     click.option(
         "--image-size", "image_sizes", type=click.IntRange(1), **_MANY, help="Image side in pixels [the data set's]."
+    ),
+    click.option(
+        "--accumulation", "accumulations", type=click.IntRange(1), **_MANY, help="Micro-batches of a step [1]."
+    ),
+    click.option(
+        "--checkpointing",
+        "checkpointings",
+        type=click.Choice(["none", "blocks"]),
+        **_MANY,
+        help="What is computed again in the backward [none].",
+    ),
+    click.option(
+        "--compile", "compiles", type=ValueType("compile"), **_MANY, help="false, true or true:budget=0.5 [false]."
+    ),
+    click.option(
+        "--update",
+        "updates",
+        type=click.Choice(["step", "in_backward"]),
+        **_MANY,
+        help="When the optimizer updates the parameters [step].",
+    ),
+    click.option(
+        "--allocator",
+        "allocators",
+        type=ValueType("allocator"),
+        **_MANY,
+        help="default, expandable, or a value of PYTORCH_ALLOC_CONF [default].",
+    ),
+    click.option(
+        "--zero-grad",
+        "zero_grads",
+        type=click.Choice(["none", "zeros"]),
+        **_MANY,
+        help="What zero_grad sets gradients to [none].",
     ),
 )
 
@@ -83,7 +117,7 @@ def read_cases(config: Path | None, overrides: tuple[str, ...], axes: dict[str, 
 
 def _given(axes: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
     """The axes of cases by their names, as the options gave them. Raises ConfigError where a number is too large."""
-    from bench.records import MAX_BATCH_SIZE, MAX_IMAGE_SIZE, Choice
+    from bench.records import MAX_BATCH_SIZE, MAX_IMAGE_SIZE, SWITCHES, Choice
 
     grid = {
         "dataset": axes["datasets"] or (Choice("imagenet"),),
@@ -91,8 +125,8 @@ def _given(axes: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
         "optimizer": axes["optimizers"] or (Choice("sgd"),),
         "batch_size": axes.get("batch_sizes") or (64,),
     }
-    optional = {"precision": "precisions", "memory_format": "memory_formats", "image_size": "image_sizes"}
-    grid |= {axis: axes[name] for axis, name in optional.items() if axes[name]}
+    others = ("precision", "memory_format", "image_size", *SWITCHES)
+    grid |= {axis: axes[f"{axis}s"] for axis in others if axes[f"{axis}s"]}
     if max(grid["batch_size"]) > MAX_BATCH_SIZE or max(grid.get("image_size", (0,))) > MAX_IMAGE_SIZE:
         from bench.config import check_config
 

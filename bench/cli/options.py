@@ -94,6 +94,23 @@ def default_config() -> Path:
     return next((path for path in found if path.exists()), Path("configs/default.toml"))
 
 
+class ValueType(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic since click 8.5 only
+    """A value of an axis that is neither a word of a list nor an entry of a catalog: `compile` or `allocator`."""
+
+    def __init__(self, axis: str) -> None:
+        """Take the axis."""
+        self.name = axis
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """As cases have it; fails with what is allowed."""
+        from bench.config.values import read_allocator, read_compile
+
+        try:
+            return (read_compile if self.name == "compile" else read_allocator)(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
 class ChoiceType(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic since click 8.5 only
     """An entry of a catalog, written `name` or `name:setting=value`."""
 

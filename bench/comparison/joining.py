@@ -28,7 +28,7 @@ from bench.comparison.differences import (
 from bench.comparison.metrics import DEFAULT_METRICS, METRICS, Metric
 from bench.comparison.result import Comparison, GeoMean, Missing, Side
 from bench.errors import BenchError, UnknownNameError
-from bench.records import AXES, USUAL, InputPath, MemoryFormat, Precision, Status, axis_words, varying_axes
+from bench.records import AXES, SWITCHES, USUAL, InputPath, MemoryFormat, Precision, Status, axis_words, varying_axes
 from bench.stats import CONFIDENCE, MARGIN, Judgement, Verdict, geometric_interval, judge_ratios
 
 Row = dict[Hashable, Any]
@@ -163,7 +163,8 @@ def _reading_order(row: Row) -> tuple[Any, ...]:
     closed = {"precision": Precision, "memory_format": MemoryFormat, "input": InputPath}
     ranks = (get_args(kind).index(row[axis]) if row[axis] in get_args(kind) else 9 for axis, kind in closed.items())
     names = (str(row[axis]) for axis in ("dataset", "model", "optimizer"))
-    return (*names, *ranks, row["image_size"], row["batch_size"])
+    switches = ((row[axis] != usual, row[axis]) for axis, usual in SWITCHES.items())
+    return (*names, *ranks, row["image_size"], *switches, row["batch_size"])
 
 
 def _refuse_ambiguous(runs: pd.DataFrame, side: Side, across: Sequence[str]) -> None:

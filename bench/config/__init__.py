@@ -16,8 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from pydantic_core import ErrorDetails
 
 from bench.config.values import (
+    Accumulations,
+    Allocators,
     BatchSizes,
     Bytes,
+    Compiles,
     ImageSizes,
     Name,
     Patterns,
@@ -29,7 +32,7 @@ from bench.config.values import (
     words,
 )
 from bench.errors import ConfigError, nearest, nearest_sentence, phrase
-from bench.records import AXES, Choice, InputPath, MemoryFormat, Precision, Protocol
+from bench.records import AXES, Checkpointing, Choice, InputPath, MemoryFormat, Precision, Protocol, Update, ZeroGrad
 
 
 class _Section(BaseModel):
@@ -47,6 +50,12 @@ class Grid(_Section):
     memory_format: words(MemoryFormat) = ("contiguous",)  # type: ignore[valid-type]
     input: words(InputPath) = ("synthetic",)  # type: ignore[valid-type]
     image_size: ImageSizes | None = None
+    accumulation: Accumulations = (1,)
+    checkpointing: words(Checkpointing) = ("none",)  # type: ignore[valid-type]
+    compile: Compiles = ("false",)
+    update: words(Update) = ("step",)  # type: ignore[valid-type]
+    allocator: Allocators = ("default",)
+    zero_grad: words(ZeroGrad) = ("none",)  # type: ignore[valid-type]
 
 
 class Include(_Section):
@@ -61,12 +70,21 @@ class Include(_Section):
     memory_format: words(MemoryFormat) | None = None  # type: ignore[valid-type]
     input: words(InputPath) | None = None  # type: ignore[valid-type]
     image_size: ImageSizes | None = None
+    accumulation: Accumulations | None = None
+    checkpointing: words(Checkpointing) | None = None  # type: ignore[valid-type]
+    compile: Compiles | None = None
+    update: words(Update) | None = None  # type: ignore[valid-type]
+    allocator: Allocators | None = None
+    zero_grad: words(ZeroGrad) | None = None  # type: ignore[valid-type]
 
 
 _CLOSED: dict[str, tuple[str, ...]] = {
     "precision": get_args(Precision),
     "memory_format": get_args(MemoryFormat),
     "input": get_args(InputPath),
+    "checkpointing": get_args(Checkpointing),
+    "update": get_args(Update),
+    "zero_grad": get_args(ZeroGrad),
     "device": ("cpu", "cuda"),
 }
 
@@ -83,6 +101,12 @@ class Exclude(_Section):
     memory_format: Patterns | None = None
     input: Patterns | None = None
     image_size: ImageSizes | None = None
+    accumulation: Accumulations | None = None
+    checkpointing: Patterns | None = None
+    compile: Compiles | None = None
+    update: Patterns | None = None
+    allocator: Patterns | None = None
+    zero_grad: Patterns | None = None
     device: Patterns | None = None
 
     @model_validator(mode="after")
@@ -102,7 +126,7 @@ class Exclude(_Section):
         """Whether the rule applies to a case with these axes (and `device`)."""
         return all(
             values[axis] in wanted
-            if axis in ("batch_size", "image_size")
+            if axis in ("batch_size", "image_size", "accumulation")
             else any(fnmatch.fnmatchcase(str(values[axis]), pattern) for pattern in wanted)
             for axis in (*AXES, "device")
             if (wanted := getattr(self, axis)) is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -12,6 +13,7 @@ from bench import catalog
 from bench.catalog import Kind, check_choice, parse_choice
 from bench.catalog.entries import normalise
 from bench.errors import BenchError, nearest, nearest_sentence
+from bench.launchers.faults import ALLOCATOR_WORDS
 from bench.records import MAX_BATCH_SIZE, MAX_IMAGE_SIZE, Choice
 from bench.units import parse_bytes, parse_seconds
 
@@ -174,8 +176,10 @@ Bytes = Annotated[int, PlainValidator(_bytes)]
 if TYPE_CHECKING:
     BatchSizes = tuple[int, ...]
     ImageSizes = tuple[int, ...]
+    Accumulations = tuple[int, ...]
 else:
     BatchSizes, ImageSizes = _numbers(1, MAX_BATCH_SIZE), _numbers(1, MAX_IMAGE_SIZE)
+    Accumulations = _numbers(1, MAX_BATCH_SIZE)
 
 
 def choices(kind: Kind) -> Any:
@@ -189,5 +193,61 @@ def words(literal: Any) -> Any:
     item = Annotated[str, PlainValidator(_one_of(get_args(literal)))]
     return Annotated[list[item], BeforeValidator(_as_list), AfterValidator(_distinct)]
 
+
+def read_compile(value: Any) -> str:
+    """A value of the axis `compile` as cases have it: `false`, `true` or `true:budget=0.5`. Raises ValueError."""
+    text = str(value).lower() if isinstance(value, bool) else value
+    if text in ("false", "true"):
+        return str(text)
+    found = _COMPILED.fullmatch(text) if isinstance(text, str) else None
+    if found is None or not 0 <= float(found[1]) <= 1:
+        near = nearest_sentence(nearest(text, ("true", "false", "true:budget=0.5"))) if isinstance(text, str) else ""
+        raise ValueError(
+            f"{shown(value)} is not allowed. {near}Allowed: false, true, or "
+            '"true:budget=B", where B is inductor\'s activation_memory_budget, from 0 to 1'
+        )
+    return f"true:budget={float(found[1]):g}"
+
+
+_COMPILED = re.compile(r"true:budget=(\d+(?:\.\d*)?|\.\d+)")
+
+
+def read_allocator(value: Any) -> str:
+    """A value of the axis `allocator`, as cases have it. Raises ValueError.
+
+    Only the form and the names are checked, and what the run's process could not set: torch's own words on the values
+    come with the estimate and the run.
+    """
+    if value in ("default", "expandable"):
+        return str(value)
+    if not isinstance(value, str) or ":" not in value:
+        near = nearest_sentence(nearest(value, ("default", "expandable"))) if isinstance(value, str) else ""
+        raise ValueError(
+            f"{shown(value)} is not allowed. {near}Allowed: default, expandable, or settings as in PYTORCH_ALLOC_CONF, "
+            'such as "max_split_size_mb:128"'
+        )
+    for item in filter(None, value.replace(" ", "").split(",")):
+        name = item.partition(":")[0]
+        if name == "backend":
+            raise ValueError(
+                "backend is chosen when torch is loaded, before a case begins; set PYTORCH_ALLOC_CONF in the "
+                "environment of the command instead"
+            )
+        if ":" in item and name[:1].isalpha() and name not in ALLOCATOR_WORDS:
+            near = nearest_sentence(nearest(name, ALLOCATOR_WORDS))
+            raise ValueError(f"{shown(value)}: torch's allocator has no setting {shown(name)}. {near}".rstrip())
+    return value.replace(" ", "")
+
+
+def _one_or_more(read: Callable[[Any], str]) -> Any:
+    item = Annotated[str, PlainValidator(read)]
+    return Annotated[list[item], BeforeValidator(_as_list), AfterValidator(_distinct)]
+
+
+if TYPE_CHECKING:
+    Compiles = tuple[str, ...]
+    Allocators = tuple[str, ...]
+else:
+    Compiles, Allocators = _one_or_more(read_compile), _one_or_more(read_allocator)
 
 Patterns = Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(_as_list)]

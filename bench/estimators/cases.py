@@ -74,11 +74,10 @@ class Named:
         note = settings_in_force().unknown_total(known.name) if known.memory_bytes is None else None
         return cls(str(device), known, workspaces, (note,) if note else ())
 
-    @property
-    def target(self) -> Target:
+    def target(self, case: Case) -> Target:
         """With the settings in force; torch may be asked for them, so each estimator does so for itself."""
         assert self.device is not None
-        return Target.of(self.device, workspaces=self.workspaces)
+        return Target.of(self.device, workspaces=self.workspaces, allocator=case.allocator)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +197,8 @@ def _answer(question: Question, named: Named) -> Found:
     Raises:
         Exception: Whatever the case's model, optimizer or data set raises.
     """
+    if question.case.compile != "false":
+        return Found({}, "no estimate of a compiled model: torch.compile is not modelled")
     try:
         images = image_spec(question.case.dataset, question.case.image_size)
         with collector_off():
@@ -211,14 +212,14 @@ def _formula(question: Question, named: Named, images: ImageSpec) -> Found:
 
 
 def _trace(question: Question, named: Named, images: ImageSpec) -> Found:
-    target = named.target
+    target = named.target(question.case)
     made = estimate_trace(question.case, target, shared=question.shared)
     sizes = workspaces_of(question.case, target, shared=question.shared) if target.workspaces else ()
     return Found(made, sizes if isinstance(sizes, str) else None)
 
 
 def _speed(question: Question, named: Named, images: ImageSpec) -> Found:
-    target = named.target
+    target = named.target(question.case)
     recording = recording_of(question.case, target.machine, shared=question.shared)
     speed = estimate_speed(recording, question.case, target.device)
     return Found(

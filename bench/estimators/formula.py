@@ -13,7 +13,9 @@ from __future__ import annotations
 import math
 
 from bench import catalog
+from bench.errors import Unsupported
 from bench.estimators.kept import shapes_of
+from bench.estimators.recording import ModelShapes
 from bench.plan import image_spec
 from bench.records import Case, ImageSpec, Precision
 
@@ -49,7 +51,7 @@ def formula_bytes(
         optimizer_state_bytes: As the optimizer's entry gives it; `None` is unknown, and so is the total then.
         image_elements: Numbers in one sample, C x H x W.
         sample_elements: Numbers in the counted outputs for one sample.
-        batch_size: Samples in a step.
+        batch_size: Samples in a step, or in a micro-batch where it has several.
         fixed_elements: Numbers in counted outputs that do not grow with the batch.
         precision: Decides the size of an output's number, see `ACTIVATION_ELEMENT_BYTES`.
 
@@ -77,9 +79,11 @@ def estimate_formula(case: Case, images: ImageSpec | None = None) -> dict[str, i
         images: The case's images where they are known already; else they are looked up.
 
     Raises:
-        Unsupported: The model cannot take the case's images.
+        Unsupported: The model cannot take the case's images, or is checkpointed.
         UnknownNameError: Unknown data set, model or optimizer.
     """
+    if case.checkpointing != "none":
+        raise Unsupported("no formula for a checkpointed model: it does not know what the blocks save")
     images = images or image_spec(case.dataset, case.image_size)
     shapes = shapes_of(case.model, images)
     entry = catalog.optimizer(case.optimizer.name)
@@ -88,11 +92,16 @@ def estimate_formula(case: Case, images: ImageSpec | None = None) -> dict[str, i
         state = entry.state_bytes(shapes.trained, FLOAT32_BYTES, case.optimizer.options)
     return formula_bytes(
         parameter_bytes=shapes.parameter_bytes,
-        gradient_bytes=shapes.trained_bytes,
+        gradient_bytes=_largest_bytes(shapes) if case.update == "in_backward" else shapes.trained_bytes,
         optimizer_state_bytes=state,
         image_elements=math.prod(images.shape),
         sample_elements=shapes.sample_elements,
         fixed_elements=shapes.fixed_elements,
-        batch_size=case.batch_size,
+        batch_size=case.micro_batch_size,
         precision=case.precision,
     )
+
+
+def _largest_bytes(shapes: ModelShapes) -> int:
+    """Of the largest gradient: the others are gone when it is there."""
+    return max((math.prod(shape) for shape in shapes.trained), default=0) * FLOAT32_BYTES

@@ -115,7 +115,7 @@ def recording_of(case: Case, machine: Machine, *, shared: bool = False) -> Recor
     """What the case's step does at its batch size, from a recording of this process, of the disk, or a new one.
 
     Args:
-        case: Its input path makes no difference: the batch is taken to lie on the device.
+        case: Its input path and allocator make no difference: the batch is taken to lie on the device.
         machine: The GPU and torch.
         shared: Whether other batch sizes of the case are asked for too: two recordings then serve all of them.
 
@@ -123,12 +123,17 @@ def recording_of(case: Case, machine: Machine, *, shared: bool = False) -> Recor
         Unsupported: As `record.record_case`.
         UnknownNameError: As `record.record_case`.
     """
-    held = replace(case, input="synthetic")
-    if case.batch_size >= LEAST_BATCH:
-        column = _find_column(replace(held, batch_size=LEAST_BATCH), machine, record=shared)
+    held = replace(case, input="synthetic", allocator="default")
+    if case.micro_batch_size >= LEAST_BATCH:
+        column = _find_column(_of_micro_batch(held, LEAST_BATCH), machine, record=shared)
         if column is not None:
-            return column.at(case.batch_size)
+            return column.at(case.micro_batch_size)
     return _find_recording(held, machine)
+
+
+def _of_micro_batch(case: Case, size: int) -> Case:
+    """The same case with micro-batches of so many samples."""
+    return replace(case, batch_size=size * case.accumulation)
 
 
 _columns: dict[tuple[Case, Machine], Column | None] = {}
@@ -157,7 +162,7 @@ def _record_column(case: Case, machine: Machine) -> Column | None:
 
     first, second = TRACED_BATCHES
     try:
-        one, other = (record_case(replace(case, batch_size=size), machine) for size in TRACED_BATCHES)
+        one, other = (record_case(_of_micro_batch(case, size), machine) for size in TRACED_BATCHES)
         return join_column(first, one, second, other)
     except Exception:  # noqa: BLE001 - whatever a model raises at its own batch size is for its own recording to say
         return None
@@ -165,7 +170,7 @@ def _record_column(case: Case, machine: Machine) -> Column | None:
 
 @functools.lru_cache(maxsize=16)
 def _find_recording(case: Case, machine: Machine) -> Recording:
-    key = cache_key(case, machine.compute_capability, (case.batch_size,))
+    key = cache_key(case, machine.compute_capability, (case.micro_batch_size,))
     found = load(key)
     if not isinstance(found, Recording):
         _to_be_made()
@@ -206,7 +211,7 @@ def _versions() -> list[str]:
 
 
 def cache_key(case: Case, compute_capability: tuple[int, int], batch_sizes: Sequence[int]) -> str | None:
-    """What names a recording of `case` at `batch_sizes`; None if an outside package's code takes part, unseen."""
+    """What names a recording of `case` at micro-batches of `batch_sizes`; None if code that nobody sees takes part."""
     entries: tuple[tuple[catalog.Kind, str], ...] = (
         ("model", case.model.name),
         ("dataset", case.dataset.name),
@@ -215,6 +220,7 @@ def cache_key(case: Case, compute_capability: tuple[int, int], batch_sizes: Sequ
     if any(catalog.is_external(kind, name) for kind, name in entries):
         return None
     axes = {axis: str(getattr(case, axis)) for axis in ("model", "optimizer", "precision", "memory_format")}
+    axes |= {name: str(value) for name, value in case.switches.items() if name != "allocator"}  # which only replays
     images = image_spec(case.dataset, case.image_size)
     code = [fingerprint.code_key(RECORDING_CODE), *(catalog.code_key(kind, name) for kind, name in entries)]
     return stable_hash(
@@ -229,7 +235,7 @@ def workspaces_key(case: Case, device: Device) -> str | None:
     except Unsupported:
         return None
     assert device.compute_capability
-    recorded = cache_key(case, device.compute_capability, (case.batch_size,))
+    recorded = cache_key(case, device.compute_capability, (case.micro_batch_size,))
     return recorded and stable_hash(["workspaces", fingerprint.code_key(WORKSPACES_CODE), recorded, known])
 
 
@@ -265,7 +271,7 @@ def any_kept(cases: Iterable[Case], device: str | Device) -> bool:
         keys = (
             key
             for case in cases
-            for sizes in (TRACED_BATCHES, (case.batch_size,))
+            for sizes in (TRACED_BATCHES, (case.micro_batch_size,))
             if (key := cache_key(case, capability, sizes))
         )
         return any((folder / f"{key}{SUFFIX}").exists() for key in keys)

@@ -27,7 +27,14 @@ from bench.estimators.allocator import AllocatorConfig, Event
 from bench.estimators.collector import collector_off
 from bench.estimators.cudnn_plans import CudnnPlans
 from bench.estimators.events import TracePeaks, build_events, replay_trace
-from bench.estimators.memory_settings import MemorySettings, Verdict, device_interval, judge_fit, settings_in_force
+from bench.estimators.memory_settings import (
+    MemorySettings,
+    Verdict,
+    device_interval,
+    judge_fit,
+    settings_in_force,
+    settings_of_case,
+)
 from bench.estimators.recording import Recording, Workspaces
 from bench.estimators.temporaries import Machine
 from bench.estimators.workspaces import call_workspaces, convolutions, place_workspaces
@@ -49,9 +56,10 @@ class Target:
     workspaces: bool = True
 
     @classmethod
-    def of(cls, device: Device, *, workspaces: bool = True) -> Target:
-        """A device with the settings in force in this process."""
-        return cls(device, settings_in_force(), workspaces)
+    def of(cls, device: Device, *, workspaces: bool = True, allocator: str = "default") -> Target:
+        """A device with the settings in force in this process, or with the `allocator` of a case."""
+        settings = settings_in_force() if allocator == "default" else settings_of_case(allocator)
+        return cls(device, settings, workspaces)
 
     @property
     def machine(self) -> Machine:

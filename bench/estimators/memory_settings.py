@@ -21,6 +21,7 @@ from bench.devices.context import Context, context_of
 from bench.errors import ConfigError, Unsupported
 from bench.estimators.allocator import AllocatorConfig, parse_allocator_config, tie_rule
 from bench.estimators.temporaries.machine import MIB, BlasSettings
+from bench.records.variables import allocator_variables
 
 Verdict = Literal["fits", "may not fit", "does not fit"]
 
@@ -220,6 +221,12 @@ def settings_in_force(variables: Mapping[str, str] | None = None) -> MemorySetti
         return replace(settings, refusal=str(error).strip().partition("\n")[0])
     text = told["PYTORCH_CUDA_ALLOC_CONF"]
     return replace(settings, allocator=text, variable=_holder(settings, known, text), in_force=_fields(told))
+
+
+def settings_of_case(allocator: str) -> MemorySettings:
+    """The settings in a run whose case names its `allocator`, read as torch documents them: torch is not asked."""
+    variables = allocator_variables(allocator, os.environ)
+    return replace(read_settings(variables, importlib.metadata.version("torch")), variable="allocator")
 
 
 def allocator_order(version: tuple[int, int]) -> tuple[str, ...]:

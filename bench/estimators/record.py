@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import weakref
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from bench import catalog
 from bench.errors import ReadsValues
@@ -33,6 +34,7 @@ from bench.records import Protocol as MeasuringProtocol
 
 if TYPE_CHECKING:
     from bench.estimators.temporaries import Machine
+    from bench.workload.step import UpdateInBackward
 
 STEPS = 3
 """Steps recorded: the second is the first with the optimizer's state; the replay goes on from the third."""
@@ -49,7 +51,7 @@ class Training(Protocol):
         """On the device."""
 
     @property
-    def optimizer(self) -> torch.optim.Optimizer:
+    def optimizer(self) -> torch.optim.Optimizer | UpdateInBackward:
         """Over the model's parameters."""
 
     @property
@@ -92,7 +94,7 @@ class CaseTraining:
 
     def step(self) -> None:
         """See `Training`."""
-        self._workload.step(*self.batch)
+        self._workload.step(itertools.repeat(self.batch))
 
 
 def record_training(
@@ -165,9 +167,10 @@ class _Recorder:
 
 
 @contextlib.contextmanager
-def _phases(recorder: _Recorder, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+def _phases(recorder: _Recorder, optimizer: torch.optim.Optimizer | UpdateInBackward) -> Iterator[None]:
     """Follow the parts of a step: what comes after zero_grad is the forward, after the backward the optimizer."""
     backward, zero_grad = torch.autograd.backward, optimizer.zero_grad
+    outside: list[Phase] = []
 
     def followed(call: Callable[..., Any], during: Phase, after: Phase) -> Callable[..., Any]:
         @functools.wraps(call)
@@ -179,11 +182,31 @@ def _phases(recorder: _Recorder, optimizer: torch.optim.Optimizer) -> Iterator[N
 
         return run
 
+    def entered(module: torch.nn.Module, args: Any) -> None:
+        """The forward of a further micro-batch; within a backward, modules may run again."""
+        if recorder.phase is Phase.OPTIMIZER and not outside:
+            recorder.phase = Phase.FORWARD
+
+    def stepping(*args: Any) -> None:
+        """A step may come within the backward, of one parameter."""
+        outside.append(recorder.phase)
+        recorder.phase = Phase.OPTIMIZER
+
+    def stepped(*args: Any) -> None:
+        recorder.phase = outside.pop()
+
     torch.autograd.backward = followed(backward, Phase.BACKWARD, Phase.OPTIMIZER)
     optimizer.zero_grad = followed(zero_grad, Phase.ZERO_GRAD, Phase.FORWARD)  # type: ignore[method-assign]
+    handles = (
+        register_module_forward_pre_hook(entered),
+        register_optimizer_step_pre_hook(stepping),
+        register_optimizer_step_post_hook(stepped),
+    )
     try:
         yield
     finally:
+        for handle in handles:
+            handle.remove()
         torch.autograd.backward = backward
         del optimizer.zero_grad
 

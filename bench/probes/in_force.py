@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from bench.probes.host import cpu_flags
 from bench.records import Case, Precision, Protocol
+from bench.records.variables import allocator_variables
 
 if TYPE_CHECKING:
     from bench.workload import Workload
@@ -35,15 +36,21 @@ class InForce:
         precision: Of matrix products and convolutions; `bf16, emulated` where each operation is rounded from float32.
             None is unknown.
         faults: What was requested and is not in force, and why, each with its flag.
+        allocator: The settings of torch's allocator, read back; None where the case names none.
     """
 
     precision: str | None
     faults: tuple[tuple[str, str], ...] = ()
+    allocator: str | None = None
 
     @property
     def fields(self) -> dict[str, str | None]:
         """The columns of a `Measurement`."""
-        return {"precision_in_force": self.precision, "not_in_force": "; ".join(why for _, why in self.faults) or None}
+        return {
+            "precision_in_force": self.precision,
+            "allocator_in_force": self.allocator,
+            "not_in_force": "; ".join(why for _, why in self.faults) or None,
+        }
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -64,7 +71,21 @@ def read_in_force(case: Case, protocol: Protocol, workload: Workload, compiled_g
     found = _on_gpu(case.precision, os.environ) if kind == "cuda" else _on_cpu(case.precision, os.environ)
     faults = [(PRECISION_FLAG, f"{case.precision}: {why}") for why in (found[1], _autocast(workload)) if why]
     faults += [(SWITCH_FLAG, why) for why in _switches(case, protocol, workload, compiled_graphs)]
-    return InForce(found[0], tuple(faults))
+    allocator = None if case.allocator == "default" else _allocator()
+    if case.allocator != "default" and allocator != (wanted := allocator_variables(case.allocator, {})[_READ_BACK]):
+        faults.append((SWITCH_FLAG, f"allocator: {wanted} was asked for, but torch has {allocator or 'none'}"))
+    return InForce(found[0], tuple(faults), allocator)
+
+
+_READ_BACK = "PYTORCH_CUDA_ALLOC_CONF"
+
+
+def _allocator() -> str | None:
+    """What torch says that its allocator was set to, whichever variable it read."""
+    import torch
+
+    text = torch.cuda.memory._snapshot()["allocator_settings"][_READ_BACK]
+    return text or None
 
 
 def _on_gpu(precision: Precision, environment: Mapping[str, str]) -> tuple[str | None, str | None]:
@@ -148,7 +169,7 @@ def _switches(case: Case, protocol: Protocol, workload: Workload, graphs: int | 
         used = min(torch.get_num_threads(), int(limit) if limit.isdecimal() and int(limit) else protocol.threads)
         if used != protocol.threads:
             yield f"threads: {protocol.threads} requested, but torch uses {used}"
-    if protocol.compiled and not (_compiled_graphs() if graphs is None else graphs):
+    if (protocol.compiled or case.compile != "false") and not (_compiled_graphs() if graphs is None else graphs):
         names = [name for name in ("TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE") if os.environ.get(name)]
         yield f"compiled: torch.compile produced no graph{f' ({names[0]} is set)' if names else ''}"
     if case.memory_format == "channels_last":

@@ -9,7 +9,7 @@ from pydantic_core import ErrorDetails
 
 from bench import catalog
 from bench.errors import BenchError, StoreError, phrase
-from bench.records import AXES, Case, InputPath, MemoryFormat, Precision
+from bench.records import AXES, SWITCHES, Case, Checkpointing, InputPath, MemoryFormat, Precision, Update, ZeroGrad
 
 FORMAT = 1
 MAX_STEPS = 1000
@@ -111,13 +111,15 @@ def _fault(details: ErrorDetails) -> str:
 def case_of(facts: Facts, where: str) -> Case:
     """The case of the axes. Raises StoreError if they name none; BenchError for a setting that is none."""
     axes: dict[str, Any] = dict(facts.axes)
-    if missing := [axis for axis in AXES if axis not in axes]:
+    if missing := [axis for axis in AXES if axis not in axes and axis not in SWITCHES]:
         raise StoreError(f"{where}: its axes are missing {', '.join(missing)}")
     numbers = (axes["batch_size"], axes["image_size"])
     if not all(isinstance(number, int) and 0 <= number <= 1 << 24 for number in numbers):
         raise StoreError(f"{where}: its batch size and image size must be whole numbers, not {numbers!r:.80}")
-    for axis, allowed in (("precision", Precision), ("memory_format", MemoryFormat), ("input", InputPath)):
-        if axes[axis] not in get_args(allowed):
+    closed = {"precision": Precision, "memory_format": MemoryFormat, "input": InputPath}
+    closed |= {"checkpointing": Checkpointing, "update": Update, "zero_grad": ZeroGrad}
+    for axis, allowed in closed.items():
+        if axes.get(axis, SWITCHES.get(axis)) not in get_args(allowed):
             raise StoreError(f"{where}: {axis} {axes[axis]!r:.80} is not one of {', '.join(get_args(allowed))}")
     try:
         dataset = catalog.parse_choice("dataset", str(axes["dataset"]))
@@ -134,4 +136,5 @@ def case_of(facts: Facts, where: str) -> Case:
         axes["memory_format"],
         axes["input"],
         axes["image_size"],
+        **{axis: axes[axis] for axis in SWITCHES if axis in axes},
     )

@@ -17,8 +17,10 @@ from bench.records.case import (
     AXES,
     MAX_BATCH_SIZE,
     MAX_IMAGE_SIZE,
+    SWITCHES,
     USUAL,
     Case,
+    Checkpointing,
     Choice,
     DataFacts,
     Group,
@@ -29,7 +31,10 @@ from bench.records.case import (
     Precision,
     Protocol,
     SettingValue,
+    Update,
+    ZeroGrad,
     axis_words,
+    case_key,
     name_cases,
     run_key,
     stable_hash,
@@ -214,6 +219,7 @@ class Measurement:
     precision_in_force: str | None = None  # what products were computed in, as far as torch and the device tell
     not_in_force: str | None = None  # precision and switches that were requested and did nothing, and why
     cublas_workspace_config: str | None = None  # of a deterministic run: what CUBLAS_WORKSPACE_CONFIG was in it
+    allocator_in_force: str | None = None  # the settings that torch's allocator has, where the case names some
     data_source: str | None = column(None, differs="flags", needed=1, first=8)  # files, or synthetic
     started_unix_s: float | None = None
     duration_s: float | None = column(None, within=(1e-4, 1e6))  # of the whole run, as the parent saw it
@@ -222,6 +228,7 @@ class Measurement:
     warmup_times_s: tuple[float, ...] = ()
     step_times_s: tuple[float, ...] = ()
     data_wait_times_s: tuple[float, ...] = ()  # waiting for the batch, a part of each step's time
+    compilation_s: float | None = None  # of a compiled model: its first step's time beyond that of a steady one
     wall_window_s: float | None = column(None, within=(1e-6, 1e6))  # an independent clock around the measured steps
     final_loss: float | None = None
     parameter_count: int | None = None
@@ -297,11 +304,13 @@ __all__ = [
     "MAX_IMAGE_SIZE",
     "MEASURED",
     "RECORDS",
+    "SWITCHES",
     "TRACE_PARTS",
     "UNITS",
     "UNMODELLED",
     "USUAL",
     "Case",
+    "Checkpointing",
     "Choice",
     "DataFacts",
     "Environment",
@@ -317,7 +326,10 @@ __all__ = [
     "Protocol",
     "SettingValue",
     "Status",
+    "Update",
+    "ZeroGrad",
     "axis_words",
+    "case_key",
     "columns",
     "in_order",
     "join_notes",

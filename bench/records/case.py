@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal
 
 from bench.records.fields import about, column, key_fields
@@ -21,7 +22,26 @@ MAX_BATCH_SIZE = 1 << 24
 MAX_IMAGE_SIZE = 1 << 14
 """The largest of a case, in samples and pixels."""
 
-AXES = ("dataset", "model", "optimizer", "batch_size", "precision", "memory_format", "input", "image_size")
+Checkpointing = Literal["none", "blocks"]
+Update = Literal["step", "in_backward"]
+ZeroGrad = Literal["none", "zeros"]
+
+SWITCHES: Mapping[str, int | str] = MappingProxyType(
+    {
+        "accumulation": 1,
+        "checkpointing": "none",
+        "compile": "false",
+        "update": "step",
+        "allocator": "default",
+        "zero_grad": "none",
+    }
+)
+"""The axes that trade memory for speed or the other way round, each with its default.
+
+A case is keyed by the switches that differ from their defaults, so that older results keep their keys.
+"""
+
+AXES = ("dataset", "model", "optimizer", "batch_size", "precision", "memory_format", "input", "image_size", *SWITCHES)
 
 
 def stable_hash(value: object) -> str:
@@ -86,7 +106,24 @@ class ImageSpec:
 
 @dataclass(frozen=True)
 class Case:
-    """One point of the grid. `image_size` is the side of the square image in pixels, the data set's own unless set."""
+    """One point of the grid.
+
+    Attributes:
+        dataset: With its settings.
+        model: With its settings.
+        optimizer: With its settings.
+        batch_size: Samples of one optimizer step.
+        precision: Of forward and loss.
+        memory_format: Of images and weights.
+        input: Where batches come from.
+        image_size: Side of the square image in pixels; 0 is the data set's own.
+        accumulation: Micro-batches of a step; their gradients are added up. Divides `batch_size`.
+        checkpointing: `blocks` computes the blocks of the model again in the backward.
+        compile: `false`, `true`, or `true:budget=B` with inductor's `activation_memory_budget`.
+        update: `in_backward` updates each parameter as soon as its gradient is there, and drops the gradient.
+        allocator: `default` (what the environment says), `expandable`, or a value of PYTORCH_ALLOC_CONF.
+        zero_grad: `zeros` keeps the gradients' memory between steps.
+    """
 
     dataset: Choice
     model: Choice
@@ -96,6 +133,22 @@ class Case:
     memory_format: MemoryFormat = "contiguous"
     input: InputPath = "synthetic"
     image_size: int = 0
+    accumulation: int = 1
+    checkpointing: Checkpointing = "none"
+    compile: str = "false"
+    update: Update = "step"
+    allocator: str = "default"
+    zero_grad: ZeroGrad = "none"
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Samples of one forward and backward."""
+        return self.batch_size // self.accumulation
+
+    @property
+    def switches(self) -> dict[str, int | str]:
+        """The switches that differ from their defaults."""
+        return {name: getattr(self, name) for name, usual in SWITCHES.items() if getattr(self, name) != usual}
 
     @property
     def axes(self) -> dict[str, str | int]:
@@ -108,7 +161,7 @@ class Case:
     @functools.cached_property
     def key(self) -> str:
         """The `case_key`: the same for the same axes on every machine and version."""
-        return stable_hash(self.axes)
+        return case_key(self.axes)
 
     def __str__(self) -> str:
         """All that tells it from any other case; only values that are usual for every case are left out."""
@@ -125,13 +178,39 @@ class Case:
         return ", ".join(words)
 
 
-USUAL = {"precision": "float32", "memory_format": "contiguous", "input": "synthetic", "image_size": None}
+def case_key(axes: Mapping[str, object]) -> str:
+    """The key of a case with these `AXES`."""
+    return stable_hash({axis: value for axis, value in axes.items() if SWITCHES.get(axis) != value})
+
+
+USUAL = {"precision": "float32", "memory_format": "contiguous", "input": "synthetic", "image_size": None, **SWITCHES}
 """What an axis is where nothing is said of it; None if that depends on the case, and is said only to tell apart."""
 
 
 def axis_words(axis: str, value: object) -> str:
-    """One axis value as text; a bare number gets its axis's name."""
-    return f"{value} px" if axis == "image_size" else str(value)
+    """One axis value as text that says which axis it is of."""
+    if axis == "image_size":
+        return f"{value} px"
+    if axis == "accumulation":
+        return "no accumulation" if value == 1 else f"{value} micro-batches"
+    if axis == "compile" and str(value) not in ("true", "false"):
+        return f"compiled, {str(value).partition(':')[2].replace('=', ' ')}"
+    return _WORDS.get((axis, str(value))) or (f"allocator {value}" if axis == "allocator" else str(value))
+
+
+_WORDS = {
+    ("checkpointing", "none"): "no checkpointing",
+    ("checkpointing", "blocks"): "checkpointed blocks",
+    ("compile", "false"): "eager",
+    ("compile", "true"): "compiled",
+    ("update", "step"): "update in the step",
+    ("update", "in_backward"): "update in the backward",
+    ("allocator", "default"): "default allocator",
+    ("allocator", "expandable"): "expandable segments",
+    ("zero_grad", "none"): "gradients dropped",
+    ("zero_grad", "zeros"): "gradients zeroed",
+}
+"""Of the switches."""
 
 
 def varying_axes(columns: Mapping[str, Sequence[object]], axes: Sequence[str]) -> list[str]:

@@ -25,6 +25,19 @@ Effect = Literal["allocator", "result", "message", "place"]
 """What a variable changes: torch's allocator of GPU memory; speed, memory or numbers in another way; only what is
 printed before or after the steps; or only where things lie, what is built, and which device is visible."""
 
+_ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+"""Versions of torch read one of them or the first that is set; pytorch issue 183387."""
+
+
+def allocator_variables(allocator: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a run whose case names its `allocator`: both of torch's variables hold what it means."""
+    if allocator == "default":
+        return dict(environment)
+    text = "expandable_segments:True" if allocator == "expandable" else allocator
+    rest = {name: value for name, value in environment.items() if name != "PYTORCH_HIP_ALLOC_CONF"}
+    return rest | dict.fromkeys(_ALLOCATOR, text)
+
+
 _LONGEST = 300  # characters of a value that are kept as they are
 
 _TABLE = """

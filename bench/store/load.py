@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from bench.errors import StoreError
-from bench.records import UNMODELLED, Group, Status, columns, join_notes, left_out
+from bench.records import SWITCHES, UNMODELLED, Group, Status, columns, join_notes, left_out
 from bench.store import schema
 from bench.store.consolidated import PART, PART_HASH, Damaged, join_tables, read_runs
 from bench.store.parts import TEMPORARY, NewerFormatError, UnreadableError, notes_of, parts, read
@@ -93,7 +93,7 @@ def read_results(*paths: str | os.PathLike[str]) -> Loaded:
         tables.append(_runs(folder, plans, every_plan, damaged))
         notes += [Notes(folder, key, notes_of(plan)) for key, plan in plans]
         estimates += _read_all(parts(folder / "estimates"), "estimates", damaged)
-    frame = _to_pandas(join_tables(tables))
+    frame = _with_switches(_to_pandas(join_tables(tables)))
     frame = _with_notes(_with_rates(_with_estimates(frame, _to_pandas(join_tables(estimates)))))
     return Loaded(frame, tuple(notes), tuple(damaged), tuple(folders), paths)
 
@@ -276,6 +276,11 @@ def _with_estimates(frame: pd.DataFrame, estimates: pd.DataFrame) -> pd.DataFram
     frame["estimate_key"] = frame["estimate_key"].fillna(frame.pop("_last"))
     made = made.drop(columns=[name for name in made if name in frame and name not in exact])
     return frame.merge(made, on=exact, how="left", validate="many_to_one")
+
+
+def _with_switches(frame: pd.DataFrame) -> pd.DataFrame:
+    """Give the cases of parts that were written before there were switches the defaults."""
+    return frame.fillna(dict(SWITCHES))
 
 
 def _with_notes(frame: pd.DataFrame) -> pd.DataFrame:

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bench.errors import StoreError
-from bench.records import AXES, Group, Status, columns
+from bench.records import AXES, SWITCHES, Group, Status, columns
 from bench.store import schema
 from bench.store.pages import unpacked
 from bench.store.schema import SCHEMA_VERSION
@@ -35,7 +35,7 @@ MAX_PART_BYTES = 256 << 20
 MAX_VALUES = 4_000_000
 """Of all columns together; a plan of 200,000 runs has fewer."""
 
-_KEYS = ("case_key", *AXES, "repeat", "position", *columns(Group))
+_KEYS = ("case_key", *(axis for axis in AXES if axis not in SWITCHES), "repeat", "position", *columns(Group))
 _COLUMNS = {"plan": schema.PLAN, "run": schema.RUN, "estimates": schema.ESTIMATE}
 _NEVER_NULL = {
     "plan": _KEYS,

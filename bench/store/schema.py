@@ -4,7 +4,8 @@ History of the format (the number stands in each file's metadata as `bench.schem
 
 * 1 (0.1.0): plan, runs and estimates as below. Columns came later that older parts do not have, and read as null:
   `target_interval` and `estimate_key` in plans, `data_classes`, `data_samples` and `data_hash` in plans and runs,
-  `gradient_noise`, `gradient_noise_*`, `nvml_error` and `in_process` in runs,
+  the switches of a case (`bench.records.SWITCHES`), which then read as their defaults, in plans and runs,
+  `gradient_noise`, `gradient_noise_*`, `nvml_error`, `in_process`, `compilation_s` and `allocator_in_force` in runs,
   `estimated_device_low_bytes`, `estimated_device_high_bytes`, `estimated_device_basis`, `estimated_fit` and
   `estimated_speed_basis` in estimates.
   A hash of a part's notes (`bench.notes_sha256` in its metadata) came later as well; without it they are not checked.
@@ -40,7 +41,7 @@ def _fields(record: type) -> list[pa.Field]:
     return [pa.field(name, _arrow_type(hints[name])) for name in columns(record) if FIELDS[name].stored]
 
 
-_WHOLE_AXES = ("batch_size", "image_size")
+_WHOLE_AXES = ("batch_size", "image_size", "accumulation")
 _CASE = [
     pa.field("case_key", pa.string()),
     *(pa.field(axis, pa.int64() if axis in _WHOLE_AXES else pa.string()) for axis in AXES),

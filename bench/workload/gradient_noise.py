@@ -90,7 +90,7 @@ def measure_gradient_noise(workload: Workload, batches: Iterable[Batch], batch_s
     count = microbatch_count(batch_size)
     source = iter(batches)
     for _ in range(LEAD_STEPS):
-        workload.step(*next(source))
+        workload.step(source)
     if not math.isfinite(workload.loss or 0.0):
         raise Unsupported(f"the loss is {workload.loss} after {LEAD_STEPS} steps")
     workload.optimizer.zero_grad(set_to_none=True)

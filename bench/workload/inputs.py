@@ -42,7 +42,7 @@ CACHED_SAMPLES = 4096
 
 
 class Inputs:
-    """Endless batches `(images, labels)` on the device.
+    """Endless batches `(images, labels)` on the device: micro-batches, where a step accumulates several.
 
     Images are float32 `(B, C, H, W)` in the case's memory format, labels int64 `(B,)`.
 
@@ -91,7 +91,7 @@ def build_inputs(case: Case, info: DatasetInfo, protocol: Protocol, device: torc
     Call it from the process's main thread: the loader's workers end when the thread that made them does.
 
     Args:
-        case: Its data set, batch size, image size, memory format and input path are read.
+        case: Its data set, micro-batch size, image size, memory format and input path are read.
         info: The description of its data set.
         protocol: Its seed, number of workers and data root are read.
         device: Where the batches go.
@@ -117,8 +117,8 @@ def _memory_format(case: Case) -> torch.memory_format:
 def _synthetic(case: Case, info: DatasetInfo, seed: int, device: torch.device) -> Inputs:
     """Made and laid out on the CPU, so that every device gets the same values and never holds two copies."""
     generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(case.batch_size, *image_shape(info, case.image_size), generator=generator)
-    labels = torch.randint(info.images.classes, (case.batch_size,), generator=generator)
+    images = torch.randn(case.micro_batch_size, *image_shape(info, case.image_size), generator=generator)
+    labels = torch.randint(info.images.classes, (case.micro_batch_size,), generator=generator)
     batch = images.contiguous(memory_format=_memory_format(case)).to(device), labels.to(device)
 
     def repeated() -> Iterator[Batch]:
@@ -168,8 +168,9 @@ def _cached(
 def _gather(samples: TransformedSamples, order: Iterator[int], case: Case) -> Batch:
     """One batch in host memory. Room for all of it is asked for at once, so that too large a batch fails at once."""
     image, label = samples[next(order)]
-    images, labels = image.new_empty((case.batch_size, *image.shape)), torch.empty(case.batch_size, dtype=torch.int64)
-    for index in range(case.batch_size):
+    count = case.micro_batch_size
+    images, labels = image.new_empty((count, *image.shape)), torch.empty(count, dtype=torch.int64)
+    for index in range(count):
         image, label = (image, label) if index == 0 else samples[next(order)]
         images[index], labels[index] = image, label
     return images.contiguous(memory_format=_memory_format(case)), labels
@@ -199,7 +200,7 @@ def _loaded(
     in_main = threading.current_thread() is threading.main_thread()
     loader = DataLoader(
         samples,
-        batch_size=case.batch_size,
+        batch_size=case.micro_batch_size,
         sampler=EndlessShuffle(len(samples), protocol.seed),
         num_workers=workers,
         collate_fn=_Collate(_memory_format(case)),

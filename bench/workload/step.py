@@ -4,9 +4,13 @@ The worker measures this step and the trace estimator follows it: an estimate is
 steps decides the peak, so it is defined here:
 
 * before a step the previous step's `output` and `loss` are alive, and its gradients;
-* `zero_grad(set_to_none=True)` drops the gradients first;
+* `zero_grad` drops the gradients first (`set_to_none=True`), or fills them with zeros where the case says so;
 * forward and loss run under autocast where the precision asks for it, backward and the optimizer outside it;
-* `output` and `loss` replace the previous ones only when the step is over.
+* `output` and `loss` replace the previous ones only when the step is over, or the micro-batch where it has several;
+* a step of several micro-batches divides each loss by their number and adds the gradients up; a micro-batch is
+  asked for when the one before has gone back;
+* where parameters are updated in the backward, each has an optimizer of its own, which steps and drops the gradient as
+  soon as that is accumulated.
 
 Autocast's cache of cast weights lives until its context ends, as in any training loop.
 """
@@ -14,6 +18,7 @@ Autocast's cache of cast weights lives until its context ends, as in any trainin
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import traceback
@@ -29,6 +34,7 @@ from bench import catalog
 from bench.errors import Unsupported, describe_failure, message_of
 from bench.records import Case, ImageSpec, Precision, Protocol
 from bench.records.variables import cublas_workspaces
+from bench.workload.checkpointing import checkpoint_blocks
 
 AUTOCAST_TYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -102,6 +108,38 @@ def _refused_arguments(error: BaseException) -> str | None:
     return describe_failure(error) if deliberate else None
 
 
+class UpdateInBackward:
+    """An optimizer for each parameter, stepped by the backward as soon as the parameter's gradient is accumulated.
+
+    What calls an optimizer can call this: `step` and `zero_grad` have nothing left to do.
+    Source: torch's tutorial on fusing the optimizer step into the backward pass.
+    """
+
+    def __init__(
+        self, build: Callable[[list[nn.Parameter]], torch.optim.Optimizer], parameters: list[nn.Parameter]
+    ) -> None:
+        """Take what makes an optimizer over some parameters, and all parameters."""
+        self._optimizers = {parameter: build([parameter]) for parameter in parameters}
+        for parameter in parameters:
+            parameter.register_post_accumulate_grad_hook(self._update)  # type: ignore[no-untyped-call]
+
+    def _update(self, parameter: Tensor) -> None:
+        optimizer = self._optimizers[cast(nn.Parameter, parameter)]
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    @property
+    def state(self) -> dict[Any, Any]:
+        """The state of all optimizers, by parameter."""
+        return {key: value for optimizer in self._optimizers.values() for key, value in optimizer.state.items()}
+
+    def step(self) -> None:
+        """Nothing: the backward has done it."""
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Nothing: the backward has done it."""
+
+
 @dataclass(slots=True)
 class Workload:
     """A case, built: its model and optimizer on the device, ready to step.
@@ -115,42 +153,59 @@ class Workload:
         criterion: `(output, labels) -> loss`.
         kept: What the last step left alive: `(output, loss)`; the output is `(B, classes)` unless the model's entry has
             a loss of its own, the loss `()`.
+        accumulation: Batches of one step.
+        set_to_none: Whether gradients are dropped before a step rather than filled with zeros.
     """
 
     model: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer | UpdateInBackward
     device: torch.device
     autocast_type: torch.dtype | None = None
     scaler: Any = None
     criterion: Callable[[Any, Tensor], Tensor] = functional.cross_entropy
     kept: tuple[Any, Tensor] | None = field(default=None, repr=False)
+    accumulation: int = 1
+    set_to_none: bool = True
 
-    def step(self, images: Tensor, labels: Tensor) -> None:
-        """One optimizer step on images `(B, C, H, W)` float32 and labels `(B,)` int64, both on the device.
+    def step(self, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
+        """One optimizer step on the next batches, as many as it accumulates.
+
+        Args:
+            batches: Images `(B, C, H, W)` float32 and labels `(B,)` int64, both on the device; B is the micro-batch's.
 
         Raises:
             Unsupported: Torch cannot run this step, whatever the memory and the values.
         """
+        shape: tuple[int, ...] = ()
         try:
-            self.kept = self._step(images, labels)
+            for number in range(self.accumulation):
+                images, labels = next(batches)
+                shape = tuple(images.shape)
+                if number == 0:
+                    self.optimizer.zero_grad(set_to_none=self.set_to_none)
+                self.kept = self._learn(images, labels)
+            self._update()
         except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-            if (reason := refusal_of(error, tuple(images.shape))) is not None:
+            if (reason := refusal_of(error, shape)) is not None:
                 raise Unsupported(reason) from error
             raise
 
-    def _step(self, images: Tensor, labels: Tensor) -> tuple[Any, Tensor]:
-        self.optimizer.zero_grad(set_to_none=True)
+    def _learn(self, images: Tensor, labels: Tensor) -> tuple[Any, Tensor]:
+        """Forward and backward of one batch."""
         with self.autocast():
             output = self.model(images)
             loss = self.criterion(output, labels)
+            if self.accumulation > 1:
+                loss = loss / self.accumulation
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+        return output, loss
+
+    def _update(self) -> None:
         if self.scaler is None:
-            loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
         else:
-            self.scaler.scale(loss).backward()
             self.scaler.step(self.optimizer)
             self.scaler.update()
-        return output, loss
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """What forward and loss run under: the case's precision."""
@@ -160,8 +215,8 @@ class Workload:
 
     @property
     def loss(self) -> float | None:
-        """The last step's loss; waits for the device."""
-        return None if self.kept is None else float(self.kept[1].detach())
+        """The last batch's loss; waits for the device."""
+        return None if self.kept is None else self.accumulation * float(self.kept[1].detach())
 
     @property
     def parameter_count(self) -> int:
@@ -207,20 +262,31 @@ def build_workload(case: Case, images: ImageSpec, protocol: Protocol, device: to
     if case.memory_format == "channels_last":
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
     entry = catalog.optimizer(case.optimizer.name)
+    if case.checkpointing == "blocks":
+        checkpoint_blocks(model)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     shapes = [tuple(parameter.shape) for parameter in parameters]
     if entry.refuse_reason is not None and (reason := entry.refuse_reason(shapes, case.optimizer.options)):
         raise Unsupported(reason)
+    build = functools.partial(entry.build, **case.optimizer.options)
     try:
-        optimizer = entry.build(parameters, **case.optimizer.options)
+        optimizer = UpdateInBackward(build, parameters) if case.update == "in_backward" else build(parameters)
     except (RuntimeError, ValueError, TypeError) as error:
         if (reason := refusal_of(error) or _refused_arguments(error)) is not None:
             raise Unsupported(f"{case.optimizer} cannot be built: {reason}") from error
         raise
     scaler = torch.amp.GradScaler(device.type) if case.precision == "fp16" else None
-    stepped = cast(nn.Module, torch.compile(model)) if protocol.compiled else model
-    criterion = criterion_of(case.model.name)
-    return Workload(stepped, optimizer, device, AUTOCAST_TYPES.get(case.precision), scaler, criterion)
+    compiled = protocol.compiled or case.compile != "false"
+    return Workload(
+        cast(nn.Module, torch.compile(model)) if compiled else model,
+        optimizer,
+        device,
+        AUTOCAST_TYPES.get(case.precision),
+        scaler,
+        criterion_of(case.model.name),
+        accumulation=case.accumulation,
+        set_to_none=case.zero_grad == "none",
+    )
 
 
 @contextlib.contextmanager
@@ -249,7 +315,8 @@ def numeric_modes(case: Case, protocol: Protocol) -> Iterator[None]:
     filling.fill_uninitialized_memory = True  # torch's default, and without effect otherwise
     _set_workspaces(cublas_workspaces(os.environ, deterministic=protocol.deterministic))
     try:
-        yield
+        with _activation_budget(case.compile):
+            yield
     except RuntimeError as error:
         if protocol.deterministic and (found := _NOT_DETERMINISTIC.search(str(error))):
             said = f"deterministic is on, but torch has no deterministic form of {found[1]}"
@@ -260,6 +327,16 @@ def numeric_modes(case: Case, protocol: Protocol) -> Iterator[None]:
         torch.use_deterministic_algorithms(algorithms[0], warn_only=algorithms[1])
         filling.fill_uninitialized_memory = filled
         _set_workspaces(workspaces)
+
+
+def _activation_budget(compile: str) -> contextlib.AbstractContextManager[Any]:
+    """Inductor's share of the activations that the backward may find saved, where the case sets one."""
+    _, _, budget = compile.partition("budget=")
+    if not budget:
+        return contextlib.nullcontext()
+    from torch._functorch import config
+
+    return cast(Any, config).patch(activation_memory_budget=float(budget))  # type: ignore[no-any-return]
 
 
 _WORKSPACES = "CUBLAS_WORKSPACE_CONFIG"

@@ -5,6 +5,7 @@ Only making the trace needs torch.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -135,12 +136,12 @@ class _CaptureTraining:
         self._workload = build_workload(case, images, protocol, device)
         self.model, self.optimizer = self._workload.model, self._workload.optimizer
         layout = torch.channels_last if case.memory_format == "channels_last" else torch.contiguous_format
-        made = torch.randn(case.batch_size, *images.shape).to(device).contiguous(memory_format=layout)
-        self.batch = (made, torch.randint(images.classes, (case.batch_size,)).to(device))
+        made = torch.randn(case.micro_batch_size, *images.shape).to(device).contiguous(memory_format=layout)
+        self.batch = (made, torch.randint(images.classes, (case.micro_batch_size,)).to(device))
 
     def step(self) -> None:
         """See `record.Training`."""
-        self._workload.step(*self.batch)
+        self._workload.step(itertools.repeat(self.batch))
 
 
 MOST = 10

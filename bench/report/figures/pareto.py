@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from bench.analysis.labels import SERIES_AXES
+from bench.records import SWITCHES
 from bench.report import theme
 from bench.report.contents import Contents, FigureKind
 from bench.report.drawing import Drawing
@@ -26,7 +27,7 @@ from bench.report.layout import (
 from bench.units import format_bytes, format_rate
 
 _RATE = ["samples_per_s", "samples_per_s_low", "samples_per_s_high"]
-_CASE = ["machine", "batch_size", "optimizer", "precision", "memory_format", "input", "image_size"]
+_CASE = ["machine", "batch_size", "optimizer", "precision", "memory_format", "input", "image_size", *SWITCHES]
 _COLUMNS = ["panel", "drawn", *_CASE, "peak_allocated_bytes", *_RATE, "on_front_of_machine", "on_front"]
 
 _ONE_WAY = dict.fromkeys(axis for axis in SERIES_AXES if axis != "machine")
