@@ -187,10 +187,9 @@ def _profile(case: Case, kernels: Collection[str]) -> tuple[list[Allocation | No
         with profiler(use_kineto=True, profile_memory=True) as profiled:
             workload = build_workload(case, image_spec(case.dataset, case.image_size), protocol, device)
             inputs = build_inputs(case, catalog.describe_dataset(case.dataset), protocol, device)
-            batch = next(inputs)
             mark()
             for _ in range(STEPS):
-                workload.step(*batch)
+                workload.step(inputs)
                 mark()
         states = workload.optimizer.state.values()
         counts = {state["step"].data_ptr() for state in states if isinstance(state.get("step"), torch.Tensor)}

@@ -416,7 +416,7 @@ def test_auxiliary_classifiers_are_trained_with_three_tenths_of_their_loss(
     workload = build_workload(case, images, Protocol(), torch.device("cpu"))
     assert workload.parameter_count == parameters[1]
     labels = torch.tensor([1, 2])
-    workload.step(torch.randn(2, *images.shape), labels)
+    workload.step(iter([(torch.randn(2, *images.shape), labels)]))
     assert workload.kept is not None
     (main, *others), loss = workload.kept
     assert len(others) == heads

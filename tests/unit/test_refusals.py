@@ -24,7 +24,7 @@ def step_of(model: torch.nn.Module, batch: int = 2, optimizer: str = "SGD", **se
     workload = Workload(
         model.train(), getattr(torch.optim, optimizer)(model.parameters(), lr=0.1, **settings), torch.device("cpu")
     )
-    workload.step(torch.zeros(batch, 1, 8, 8), torch.zeros(batch, dtype=torch.long))
+    workload.step(iter([(torch.zeros(batch, 1, 8, 8), torch.zeros(batch, dtype=torch.long))]))
 
 
 def head(*layers: torch.nn.Module) -> torch.nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -42,8 +43,8 @@ def record(module: torch.nn.Module, batch: int = 4, narrow: torch.dtype | None =
     class Training(Workload):
         batch: tuple[torch.Tensor, torch.Tensor]
 
-        def step(self, *_: torch.Tensor) -> None:
-            super().step(*self.batch)
+        def step(self, *_: object) -> None:
+            super().step(itertools.repeat(self.batch))
 
     def build(device: torch.device) -> Training:
         model = module.to(device).train()

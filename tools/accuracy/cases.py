@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from bench import catalog
-from bench.plan import image_spec
+from bench.plan import image_spec, skip_reason
 from bench.records import Case, Choice, MemoryFormat, Precision
 
 SEED = 20261121
@@ -143,6 +144,55 @@ def draw_mlps(count: int, seed: int = SEED) -> list[Point]:
         chosen = catalog.parse_choice("optimizer", optimizer)
         points.append(Point(Case(Choice(dataset), model, chosen, batch, precision, image_size=size), device))
     return list(dict.fromkeys(points))
+
+
+SWITCHED: tuple[dict[str, Any], ...] = (
+    {"accumulation": 2},
+    {"accumulation": 4},
+    {"checkpointing": "blocks"},
+    {"update": "in_backward"},
+    {"zero_grad": "zeros"},
+    {"allocator": "expandable"},
+)
+"""The switches that are estimated, one by one."""
+
+
+def draw_switches(models: int, seed: int = SEED) -> list[Point]:
+    """Cases of `models` models with blocks, each with every switch and every pair of two switches in turn.
+
+    Each model gets two single switches and two pairs.
+    """
+    pairs = [one | other for one, other in itertools.combinations(SWITCHED, 2) if _go_together(one, other)]
+    names = [name for name in torchvision_models() if family_of(name) not in ("alexnet", "vgg")]
+    chosen = in_turns(names, models, seed, "switched model")
+    settings = zip(
+        in_turns(SWITCHED, 2 * models, seed, "one switch"),
+        in_turns(pairs, 2 * models, seed, "two switches"),
+        strict=True,
+    )
+    axes = zip(
+        [name for name in chosen for _ in range(4)],
+        [item for both in settings for item in both],
+        in_turns(OPTIMIZERS, 4 * models, seed, "switched optimizer"),
+        in_turns(PRECISIONS, 4 * models, seed, "switched precision"),
+        in_turns((4, 8, 16), 4 * models, seed, "switched batch"),
+        in_turns(DEVICES, 4 * models, seed, "switched device"),
+        strict=True,
+    )
+    points = []
+    for index, (model, switches, optimizer, precision, batch, device) in enumerate(axes):
+        dataset, size, _ = _images(model, batch, random.Random(f"{seed} switched images {index}"))
+        chosen_optimizer = catalog.parse_choice("optimizer", optimizer)
+        case = Case(Choice(dataset), Choice(model), chosen_optimizer, batch, precision, image_size=size, **switches)
+        points.append(Point(case, device))
+    return list(dict.fromkeys(points))
+
+
+def _go_together(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two switches are of two axes and do not exclude each other, as the plan has it."""
+    both = {**one, **other}
+    case = Case(Choice("imagenet"), Choice("resnet18"), Choice("sgd"), 8, image_size=64, **both)
+    return len(both) == 2 and skip_reason(case, "cuda") is None
 
 
 def draw_convolutions(count: int, seed: int = SEED) -> list[Point]:

@@ -125,6 +125,7 @@ GROUPS: dict[str, Callable[[Point], str]] = {
     "memory format": lambda point: point.case.memory_format,
     "optimizer": lambda point: point.case.optimizer.name,
     "optimizer's way": lambda point: point.way,
+    "switches": lambda point: ", ".join(f"{name} {value}" for name, value in point.case.switches.items()) or "none",
     "batch": lambda point: batch_group(point.case.batch_size),
     "family": lambda point: point.family,
 }

@@ -21,6 +21,7 @@ import torchvision.models  # noqa: F401  loaded before the forks, so that it is 
 from bench import catalog
 from bench.plan import image_spec
 from bench.records import Case, Protocol
+from bench.records.variables import allocator_variables
 from bench.workload import build_workload, numeric_modes
 from bench.workload.inputs import build_inputs
 from tools.accuracy.cases import case_of
@@ -38,13 +39,14 @@ def leave_values_alone() -> None:
 def run(case: Case) -> dict[str, Any]:
     """The case's peaks in bytes: of two steps after the usual warm-up, and (`early_`) of the second and third step."""
     protocol, device = Protocol(), torch.device("cuda", 0)
+    os.environ |= allocator_variables(case.allocator, os.environ)
     torch.cuda.init()  # type: ignore[no-untyped-call]
     found: dict[str, Any] = {}
     with numeric_modes(case, protocol):
         workload = build_workload(case, image_spec(case.dataset, case.image_size), protocol, device)
         inputs = build_inputs(case, catalog.describe_dataset(case.dataset), protocol, device)
         for number in range(1, protocol.warmup_steps + 3):
-            workload.step(*next(inputs))
+            workload.step(inputs)
             if number == STEPS:
                 found |= read_peaks("early_")
             if number in (1, protocol.warmup_steps):

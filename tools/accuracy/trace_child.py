@@ -20,7 +20,9 @@ from tools.accuracy.cases import case_of
 def estimate(axes: dict[str, Any], device: str, workspaces: bool) -> dict[str, Any]:
     """The estimate of one case."""
     try:
-        peaks = trace_peaks(case_of(axes), Target.of(load_device(device), workspaces=workspaces))
+        case = case_of(axes)
+        target = Target.of(load_device(device), workspaces=workspaces, allocator=case.allocator)
+        peaks = trace_peaks(case, target)
     except (BenchError, ValueError) as error:  # torch refuses to normalise one value a channel with a ValueError
         return {"refused": str(error)}
     return {"requested": peaks.requested_bytes, "allocated": peaks.allocated_bytes, "reserved": peaks.reserved_bytes}
