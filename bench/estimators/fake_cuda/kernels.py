@@ -138,15 +138,22 @@ def efficient_attention(query: Spec, key: Spec, value: Spec, mask: Any, wants_su
     return _positions_first(query.dtype, (*query.shape[:3], value.shape[3])), sums, _SEED, _SEED
 
 
-def efficient_attention_backward(gradient: Spec, query: Spec, key: Spec, value: Spec, *_: Any) -> tuple[Any, ...]:
-    """Gradients of query, key and value, positions before heads; none of the mask."""
-    return (*(_positions_first(spec.dtype, spec.shape) for spec in (query, key, value)), None)
+def efficient_attention_backward(
+    gradient: Spec, query: Spec, key: Spec, value: Spec, mask: Spec | None, *rest: Any
+) -> tuple[Any, ...]:
+    """Gradients of query, key and value, positions before heads; that of the mask, in rows of a multiple of 16."""
+    length, for_mask = key.shape[2], None
+    if mask is not None and rest[5][3]:
+        rows = contiguous(mask.dtype, (*query.shape[:3], -(-length // 16) * 16))
+        for_mask = Spec(mask.dtype, (*query.shape[:3], length), rows.strides)
+    return (*(_positions_first(spec.dtype, spec.shape) for spec in (query, key, value)), for_mask)
 
 
 def cudnn_attention(query: Spec, key: Spec, value: Spec, mask: Any, wants_sums: bool, *_: Any) -> tuple[Any, ...]:
     """Result in the layout of the query, logarithms of the sums, seed, offset (native/cudnn/MHA.cpp)."""
+    result = dense_like(Spec(query.dtype, (*query.shape[:3], value.shape[3]), query.strides))
     sums = contiguous("float32", (*query.shape[:3], 1))
-    return dense_like(query), sums, None, None, query.shape[2], key.shape[2], _SEED, _SEED, None
+    return result, sums, None, None, query.shape[2], key.shape[2], _SEED, _SEED, None
 
 
 def attention_backward(gradient: Spec, query: Spec, key: Spec, value: Spec, *_: Any) -> tuple[Spec, ...]:

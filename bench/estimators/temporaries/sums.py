@@ -270,7 +270,9 @@ def _norm(call: Call, machine: Machine) -> Script:
 
 RULES = {
     "aten::sum.dim_IntList": _sum,
+    "aten::sum.IntList_out": _sum,
     "aten::mean.dim": _sum,
+    "aten::mean.out": _sum,
     "aten::sum": _sum_all,
     "aten::mean": _sum_all,
     "aten::linalg_vector_norm": _norm,
