@@ -195,7 +195,7 @@ def timeline_in_child(launcher: Launcher, case: Case, device: str | Device, *, w
 
 
 def layers_in_child(launcher: Launcher, model: Choice, images: ImageSpec) -> dict[str, Any]:
-    """`layers` of a model, each the fields of `estimators.layers.Layer`, and a `note` on them. Raises BenchError."""
+    """The fields of `estimators.layers.ModelLayers`. Raises BenchError."""
     try:
         return ask(launcher, "show", layers_task, {"model": model, "images": images})
     except BenchError as error:

@@ -67,12 +67,12 @@ def timeline_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
 
 
 def layers_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
-    """`layers` of `model` for `images`, each the fields of `estimators.layers.Layer`, and a `note` on them."""
+    """The layers of `model` for `images`; returns the fields of `estimators.layers.ModelLayers`."""
     from bench.estimators.layers import list_layers
 
     send({"phase": "model"})
     found = list_layers(argument["model"], argument["images"])
-    return {"layers": [asdict(layer) for layer in found.layers], "note": found.note}
+    return asdict(found)
 
 
 def fit_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:

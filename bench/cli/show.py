@@ -62,7 +62,8 @@ def show_model(
 ) -> None:
     """List the layers of a model.
 
-    For one sample: output shape, parameters and bytes of activations of each layer.
+    For one sample: output shape, parameters and bytes of activations of each layer. The last line names the blocks that
+    `--checkpointing blocks` computes again.
 
     \b
     Examples:
@@ -79,6 +80,9 @@ def show_model(
     found = layers_in_child(LocalLauncher(), name, images)
     layers, notes = found["layers"], [note for note in (catalog.model_note(name), found["note"]) if note]
     if as_json:
+        of_blocks = found["blocks"] or ()
+        for layer in layers:
+            layer["block"] = next((block for block in of_blocks if f"{layer['path']}.".startswith(f"{block}.")), None)
         echo_json(layers)
         for note in notes:
             click.echo(printable(f"note: {note}"), err=True)
@@ -104,8 +108,17 @@ def show_model(
         f"{format_count(total)} parameters ({format_bytes(total * 4)} in float32); "
         f"{format_bytes(sum(layer['activation_bytes'] for layer in layers))} of outputs per sample"
     )
+    click.echo(printable(_blocks_in_words(found["blocks"])))
     for note in notes:
         click.echo(printable(f"note: {note}"))
+
+
+def _blocks_in_words(blocks: list[str] | None) -> str:
+    if blocks is None:
+        return "checkpointing blocks: the model's own switch decides what is computed again"
+    if not blocks:
+        return "checkpointing blocks: not for this model, which has no repeated blocks"
+    return f"checkpointing blocks computes these {len(blocks)} again: {', '.join(blocks)}"
 
 
 def _images(dataset: Choice | None, shape: str | None, classes: int | None, image_size: int | None) -> ImageSpec:

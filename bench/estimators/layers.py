@@ -25,6 +25,7 @@ from bench.errors import BenchError, ReadsValues, Unsupported, first_line, messa
 from bench.estimators.fake_cuda.kernels import COPY_TO_HOST, reads_values
 from bench.estimators.recording import ModelShapes
 from bench.records import Choice, ImageSpec
+from bench.workload.checkpointing import find_blocks, has_own_switch
 
 ELEMENT_BYTES = 4
 """Layers are listed in float32."""
@@ -82,16 +83,19 @@ class ModelLayers:
         layers: As `layer_table` lists them.
         note: Why the model had to be run on random images, in which case other images may take another course; None
             where it had not.
+        blocks: Paths of what `checkpointing` computes again; None where the model has a switch of its own.
     """
 
     layers: tuple[Layer, ...]
     note: str | None = None
+    blocks: tuple[str, ...] | None = ()
 
 
 def list_layers(model: Choice, images: ImageSpec, batch_size: int = 1) -> ModelLayers:
     """The layers of a model of the catalog. Raises what `layer_table` and the model's own code raise."""
     probed = _probe_model(model, images)
-    return ModelLayers(tuple(_layer(record, batch_size) for record in probed.records), probed.note)
+    blocks = None if has_own_switch(probed.built) else tuple(find_blocks(probed.built))
+    return ModelLayers(tuple(_layer(record, batch_size) for record in probed.records), probed.note, blocks)
 
 
 @dataclass(frozen=True, slots=True)

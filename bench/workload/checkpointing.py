@@ -1,8 +1,8 @@
 """Activation checkpointing of a model's blocks: what they save for the backward is dropped and computed again.
 
 A model with timm's switch (`set_grad_checkpointing`) uses that. Of any other model the blocks are found by one rule: a
-block is an instance of a class that is not torch's own, that occurs at least twice in the model, and never inside an
-instance of another such class. ResNet's bottlenecks, the encoder layers of a vision transformer and the inverted
+block is an instance of a class that is not torch's own, that occurs at least twice in the model and never inside an
+instance of another such class, and that holds at least two layers with parameters. ResNet's bottlenecks, the encoder layers of a vision transformer and the inverted
 residuals of MobileNet are blocks; the convolutions inside them and the stem are not.
 """
 
@@ -17,8 +17,13 @@ from torch.utils.checkpoint import checkpoint
 
 from bench.errors import Unsupported
 
-OWN_SWITCH = "set_grad_checkpointing"
+_OWN_SWITCH = "set_grad_checkpointing"
 """timm's method; source: timm's models, `set_grad_checkpointing(self, enable=True)`."""
+
+
+def has_own_switch(model: nn.Module) -> bool:
+    """Whether the model knows by itself what to compute again."""
+    return callable(getattr(model, _OWN_SWITCH, None))
 
 
 def find_blocks(model: nn.Module) -> dict[str, nn.Module]:
@@ -34,9 +39,14 @@ def find_blocks(model: nn.Module) -> dict[str, nn.Module]:
     kinds, found = repeated - inside, dict[str, nn.Module]()
     for name, module in model.named_modules():
         outermost = not any(name.startswith(f"{block}.") for block in found)
-        if type(module) in kinds and outermost and any(True for _ in module.parameters()):
+        if type(module) in kinds and outermost and _layer_count(module) > 1:
             found[name] = module
     return found
+
+
+def _layer_count(module: nn.Module) -> int:
+    """How many modules in it own parameters."""
+    return sum(any(True for _ in part.parameters(recurse=False)) for part in module.modules())
 
 
 def _parts(model: nn.Module) -> Iterator[nn.Module]:
@@ -52,10 +62,9 @@ def checkpoint_blocks(model: nn.Module) -> None:
     Raises:
         Unsupported: The model has no blocks, or its own switch says that it cannot.
     """
-    own = getattr(model, OWN_SWITCH, None)
-    if callable(own):
+    if has_own_switch(model):
         try:
-            own(True)
+            getattr(model, _OWN_SWITCH)(True)
         except (AssertionError, NotImplementedError) as error:
             raise Unsupported(f"checkpointing blocks: {type(model).__name__} refuses it ({error})") from error
         return
