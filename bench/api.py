@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, Unpack, overload
 
 from bench.errors import BenchError, InfrastructureError, Unsupported
 
@@ -32,13 +32,28 @@ if TYPE_CHECKING:
     from bench.estimators.fitting import Fit
     from bench.estimators.timeline import Timeline
     from bench.launchers import Launcher
-    from bench.records import Case, Estimate, ImageSpec, MemoryFormat, Precision
+    from bench.records import Case, Checkpointing, Estimate, ImageSpec, MemoryFormat, Precision, Update, ZeroGrad
 
     Made = TypeVar("Made")
     Model = str | Callable[..., torch.nn.Module]
     Optimizer = str | Mapping[str, Any] | Callable[..., torch.optim.Optimizer]
     Shape = tuple[int, int, int]
     Results = str | PathLike[str] | Sequence[str | PathLike[str]] | pd.DataFrame
+
+
+class Switches(TypedDict, total=False):
+    """Further keywords of `estimate`, `fit` and `timeline`: axes of a case that are usually left alone.
+
+    Values are those of a configuration's grid (docs/configuration.md); each defaults as there.
+    """
+
+    accumulation: int
+    checkpointing: Checkpointing
+    compile: bool | str
+    update: Update
+    allocator: str
+    zero_grad: ZeroGrad
+
 
 DEFAULT_DATASET = "imagenet"
 _BAD_FORK = "Unable to handle autograd's threading in combination with fork-based multiprocessing"
@@ -79,6 +94,7 @@ def estimate(
     image_size: int | None = ...,
     device: str | Path | Device = ...,
     workspaces: bool = ...,
+    **switches: Unpack[Switches],
 ) -> Estimate: ...
 
 
@@ -96,6 +112,7 @@ def estimate(
     image_size: int | None = ...,
     device: str | Path | Device = ...,
     workspaces: bool = ...,
+    **switches: Unpack[Switches],
 ) -> list[Estimate]: ...
 
 
@@ -112,6 +129,7 @@ def estimate(
     image_size: int | None = None,
     device: str | Path | Device = "h200",
     workspaces: bool = True,
+    **switches: Unpack[Switches],
 ) -> Estimate | list[Estimate]:
     """Estimate memory and speed of a training step on a device, without the device.
 
@@ -130,6 +148,7 @@ def estimate(
         image_size: Side of a data set's images in pixels; its own unless given.
         device: The name of a device, the path of a device file, or a `bench.devices.Device`.
         workspaces: Whether to count cuDNN's workspaces.
+        **switches: See `Switches`: `checkpointing="blocks"`, say.
 
     Returns:
         A `bench.records.Estimate`, or a list of them in the order of several `batch_size`s. What an estimator cannot
@@ -143,7 +162,8 @@ def estimate(
     from bench.client import estimates_in_order
 
     batches = _batches(batch_size)
-    asked = _Asked.of(model, batches, dataset, sample_shape, classes, optimizer, precision, memory_format, image_size)
+    axes = {"precision": precision, "memory_format": memory_format, "image_size": image_size, **switches}
+    asked = _Asked.of(model, batches, dataset, sample_shape, classes, optimizer, axes)
     lost: list[str] = []
 
     def heard(reasons: Mapping[str, str]) -> None:
@@ -169,6 +189,7 @@ def fit(
     device: str | Path | Device = "h200",
     fraction: float = 0.8,
     workspaces: bool = True,
+    **switches: Unpack[Switches],
 ) -> Fit:
     """Find the largest batch that a GPU holds, a recommended one, and the ladder from 16 up, without the GPU.
 
@@ -184,6 +205,7 @@ def fit(
         device: See model.
         fraction: The share of the GPU's memory that the recommended batch may take.
         workspaces: See model.
+        **switches: See model.
 
     Returns:
         A `bench.estimators.fitting.Fit`; bytes are whole numbers, and batch sizes are None where no sample fits.
@@ -195,7 +217,8 @@ def fit(
 
     if not 0 < fraction <= 1:
         raise BenchError(f"fraction {fraction:g}: a number above 0 and up to 1 is needed; 0.8 is usual")
-    asked = _Asked.of(model, [64], dataset, sample_shape, classes, optimizer, precision, memory_format, image_size)
+    axes = {"precision": precision, "memory_format": memory_format, "image_size": image_size, **switches}
+    asked = _Asked.of(model, [64], dataset, sample_shape, classes, optimizer, axes)
     with asked.raising():
         return fit_in_child(asked.launcher, asked.cases[0], _known(device), fraction=fraction, workspaces=workspaces)
 
@@ -214,6 +237,7 @@ def timeline(
     image_size: int | None = ...,
     device: str | Path | Device = ...,
     workspaces: bool = ...,
+    **switches: Unpack[Switches],
 ) -> Timeline: ...
 
 
@@ -231,6 +255,7 @@ def timeline(
     image_size: int | None = ...,
     device: str | Path | Device = ...,
     workspaces: bool = ...,
+    **switches: Unpack[Switches],
 ) -> list[Timeline]: ...
 
 
@@ -247,6 +272,7 @@ def timeline(
     image_size: int | None = None,
     device: str | Path | Device = "h200",
     workspaces: bool = True,
+    **switches: Unpack[Switches],
 ) -> Timeline | list[Timeline]:
     """Follow memory over one training step on a GPU, event by event of its allocator, without the GPU.
 
@@ -262,6 +288,7 @@ def timeline(
         image_size: See model.
         device: See model.
         workspaces: See model.
+        **switches: See model.
 
     Returns:
         A `bench.estimators.timeline.Timeline`, or a list of them in the order of several `batch_size`s.
@@ -272,7 +299,8 @@ def timeline(
     from bench.client import timeline_in_child
 
     batches = _batches(batch_size)
-    asked = _Asked.of(model, batches, dataset, sample_shape, classes, optimizer, precision, memory_format, image_size)
+    axes = {"precision": precision, "memory_format": memory_format, "image_size": image_size, **switches}
+    asked = _Asked.of(model, batches, dataset, sample_shape, classes, optimizer, axes)
     known = _known(device)
     with asked.raising():
         made = [timeline_in_child(asked.launcher, case, known, workspaces=workspaces) for case in asked.cases]
@@ -357,27 +385,22 @@ class _Asked:
         sample_shape: Shape | None,
         classes: int | None,
         optimizer: Optimizer,
-        precision: Precision,
-        memory_format: MemoryFormat,
-        image_size: int | None,
+        axes: Mapping[str, Any],
     ) -> _Asked:
-        """Check all arguments. Raises BenchError."""
+        """Check all arguments; `axes` are the further ones of the grid, None where not given. Raises BenchError."""
         from bench.config import check_config
-        from bench.plan import build_cases
+        from bench.plan import build_cases, refuse_switches
         from bench.records import Choice
 
-        entries = _own_entries(model, dataset, sample_shape, classes, optimizer, image_size)
+        entries = _own_entries(model, dataset, sample_shape, classes, optimizer, axes["image_size"])
         grid: dict[str, Any] = {
             "dataset": dataset or DEFAULT_DATASET,
             "model": "mlp" if "model" in entries else model,
             "optimizer": "sgd" if "optimizer" in entries else optimizer,
             "batch_size": list(dict.fromkeys(batches)),
-            "precision": precision,
-            "memory_format": memory_format,
+            **{axis: value for axis, value in axes.items() if value is not None},
         }
-        checked = check_config(
-            {"name": "api", "grid": grid | ({"image_size": image_size} if image_size else {})}, "bench"
-        )
+        checked = check_config({"name": "api", "grid": grid}, "bench")
         reasons = build_cases(checked, "cuda")
         if not entries:
             if refused := next((f"{case}: {reason}" for case, reason in reasons.items() if reason), None):
@@ -386,7 +409,10 @@ class _Asked:
         own = {kind: Choice(entry.name) for kind, entry in entries.items()}
         if "dataset" in own:
             own["image_size"] = 0  # type: ignore[index,assignment]
-        return cls([replace(case, **own) for case in reasons], entries)  # type: ignore[arg-type]
+        cases = [replace(case, **own) for case in reasons]  # type: ignore[arg-type]
+        if refused := next((f"{case}: {reason}" for case in cases if (reason := refuse_switches(case, "cuda"))), None):
+            raise Unsupported(refused)
+        return cls(cases, entries)
 
     @property
     def own(self) -> bool:

@@ -176,7 +176,7 @@ def skip_reason(case: Case, device: str) -> str | None:
     """Why the case cannot run on this kind of device, as far as known without building it."""
     if case.precision == "tf32" and device == "cpu":
         return "tf32 needs NVIDIA's tensor cores; it is not available on the CPU"
-    if reason := _refuse_switches(case, device):
+    if reason := refuse_switches(case, device):
         return reason
     if catalog.is_external("dataset", case.dataset.name):
         return None
@@ -193,7 +193,7 @@ def skip_reason(case: Case, device: str) -> str | None:
     return model.skip_reason(images, case.model.options) or _too_few(case, images, model)
 
 
-def _refuse_switches(case: Case, device: str) -> str | None:
+def refuse_switches(case: Case, device: str) -> str | None:
     """Why the switches of the case exclude each other, or what they are to change, or `None`."""
     count, batch = case.accumulation, case.batch_size
     if batch % count:

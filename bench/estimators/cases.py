@@ -197,8 +197,6 @@ def _answer(question: Question, named: Named) -> Found:
     Raises:
         Exception: Whatever the case's model, optimizer or data set raises.
     """
-    if question.case.compile != "false":
-        return Found({}, "no estimate of a compiled model: torch.compile is not modelled")
     try:
         images = image_spec(question.case.dataset, question.case.image_size)
         with collector_off():

@@ -144,11 +144,17 @@ def fit_batch(
         heard: Called with each batch size that is tried.
 
     Raises:
-        Unsupported: The device is not a GPU, its memory or another figure is unknown, or the case cannot be traced.
+        Unsupported: The device is not a GPU, its memory or another figure is unknown, the case cannot be traced, or it
+            accumulates.
     """
     device, memory = target.device, target.device.memory_bytes
     if memory is None or device.kind != "cuda":
         raise Unsupported(f"{device.name}: its device file lacks memory_bytes")
+    if case.accumulation > 1:
+        raise Unsupported(
+            "the largest batch is that of one forward and backward: leave accumulation out, and multiply what is found "
+            "by the micro-batches that a step is to have"
+        )
     context = context_of(device)
     images = catalog.describe_dataset(case.dataset).train_samples or None
     most = min(images or MAX_BATCH_SIZE, MAX_BATCH_SIZE)

@@ -14,7 +14,7 @@ import math
 
 from bench import catalog
 from bench.errors import Unsupported
-from bench.estimators.kept import shapes_of
+from bench.estimators.kept import refuse_compiled, shapes_of
 from bench.estimators.recording import ModelShapes
 from bench.plan import image_spec
 from bench.records import Case, ImageSpec, Precision
@@ -79,9 +79,10 @@ def estimate_formula(case: Case, images: ImageSpec | None = None) -> dict[str, i
         images: The case's images where they are known already; else they are looked up.
 
     Raises:
-        Unsupported: The model cannot take the case's images, or is checkpointed.
+        Unsupported: The model cannot take the case's images, or is checkpointed or compiled.
         UnknownNameError: Unknown data set, model or optimizer.
     """
+    refuse_compiled(case)
     if case.checkpointing != "none":
         raise Unsupported("no formula for a checkpointed model: it does not know what the blocks save")
     images = images or image_spec(case.dataset, case.image_size)

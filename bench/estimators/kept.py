@@ -123,12 +123,19 @@ def recording_of(case: Case, machine: Machine, *, shared: bool = False) -> Recor
         Unsupported: As `record.record_case`.
         UnknownNameError: As `record.record_case`.
     """
+    refuse_compiled(case)
     held = replace(case, input="synthetic", allocator="default")
     if case.micro_batch_size >= LEAST_BATCH:
         column = _find_column(_of_micro_batch(held, LEAST_BATCH), machine, record=shared)
         if column is not None:
             return column.at(case.micro_batch_size)
     return _find_recording(held, machine)
+
+
+def refuse_compiled(case: Case) -> None:
+    """Raise Unsupported if the case compiles its model: what the compiler makes of it cannot be foreseen."""
+    if case.compile != "false":
+        raise Unsupported("no estimate of a compiled model: torch.compile is not modelled")
 
 
 def _of_micro_batch(case: Case, size: int) -> Case:

@@ -2,8 +2,9 @@
 
 A model with timm's switch (`set_grad_checkpointing`) uses that. Of any other model the blocks are found by one rule: a
 block is an instance of a class that is not torch's own, that occurs at least twice in the model and never inside an
-instance of another such class, and that holds at least two layers with parameters. ResNet's bottlenecks, the encoder layers of a vision transformer and the inverted
-residuals of MobileNet are blocks; the convolutions inside them and the stem are not.
+instance of another such class, and that holds at least two layers with parameters. ResNet's bottlenecks, the encoder
+layers of a vision transformer and the inverted residuals of MobileNet are blocks; the convolutions inside them and the
+stem are not.
 """
 
 from __future__ import annotations

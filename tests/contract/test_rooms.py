@@ -190,7 +190,6 @@ ALONE = {
     "bench.recorder": "a process of its own, as `bench.worker` is",
     "bench.report.figures": "a folder that is scanned",
     "bench.report.sections": "a folder that is scanned",
-    "bench.workload.checkpointing": "which modules are blocks is a rule of its own, and `bench show model` lists them",
     "bench.sweep.runs": "what becomes of a run; `stages` is the order of a sweep",
 }
 """Modules that one sibling alone imports, each with the reason why it is not a part of it. Prefer to merge."""

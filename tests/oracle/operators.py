@@ -246,14 +246,18 @@ def _shapes() -> dict[str, Operator]:
         "chunk": lambda x: torch.cat(x.chunk(2, 1)[::-1], 1),
         "unbind": lambda x: sum(part * 2 for part in x.unbind(2)),
         "slice": lambda x: x[:, :, 1::2, ::2] * 2,
-        "slice_space": lambda x: torch.cat([x[:, :, 0::2, 0::2][:, :, :14, :15], x[:, :, 1::2, 1::2][:, :, :14, :15]], 1),
+        "slice_space": lambda x: torch.cat(
+            [x[:, :, 0::2, 0::2][:, :, :14, :15], x[:, :, 1::2, 1::2][:, :, :14, :15]], 1
+        ),
         "select": lambda x: x[:, 0] * 2,
         "narrow": lambda x: x.narrow(1, 3, 7) * 2,
         "index_list": lambda x: x[:, [3, 1, 2]],
         "index_select": lambda x: x.index_select(1, torch.arange(0, 24, 2, device=x.device)),
         "index_tensor": lambda x: x[:, torch.arange(0, 24, 2, device=x.device)],
         "gather": lambda x: x.gather(1, torch.zeros((16, 5, 29, 31), dtype=torch.int64, device=x.device)),
-        "scatter": lambda x: x.scatter(1, torch.zeros((16, 5, 29, 31), dtype=torch.int64, device=x.device), x[:, :5] * 2),
+        "scatter": lambda x: x.scatter(
+            1, torch.zeros((16, 5, 29, 31), dtype=torch.int64, device=x.device), x[:, :5] * 2
+        ),
         "scatter_add": lambda x: x.scatter_add(
             1, torch.zeros((16, 5, 29, 31), dtype=torch.int64, device=x.device), x[:, :5] * 2
         ),
@@ -273,21 +277,24 @@ def _shapes() -> dict[str, Operator]:
         "pad_replicate": lambda x: F.pad(x, (1, 2, 3, 4), mode="replicate"),
         "pad_circular": lambda x: F.pad(x, (1, 2, 3, 4), mode="circular"),
         "unfold": lambda x: F.unfold(x, 3, padding=1),
-        "fold": lambda x: F.fold(x.flatten(2).transpose(1, 2)[:, :891, :20], (7, 6), 3, padding=1, stride=(2, 1))
-        if False
-        else F.fold(F.unfold(x, 3, padding=1), (29, 31), 3, padding=1),
+        "fold": lambda x: (
+            F.fold(x.flatten(2).transpose(1, 2)[:, :891, :20], (7, 6), 3, padding=1, stride=(2, 1))
+            if False
+            else F.fold(F.unfold(x, 3, padding=1), (29, 31), 3, padding=1)
+        ),
         "unfold_stride": lambda x: F.unfold(x, 2, stride=2),
         "unfold_view": lambda x: x.unfold(2, 4, 4).unfold(3, 4, 4).contiguous(),
-        "windows": lambda x: x[:, :, :28, :28]
-        .reshape(16, 24, 4, 7, 4, 7)
-        .permute(0, 2, 4, 3, 5, 1)
-        .contiguous()
-        .view(-1, 49, 24),
+        "windows": lambda x: (
+            x[:, :, :28, :28].reshape(16, 24, 4, 7, 4, 7).permute(0, 2, 4, 3, 5, 1).contiguous().view(-1, 49, 24)
+        ),
         "triangle": lambda x: x.tril(1),
         "diagonal": lambda x: x.diagonal(dim1=-2, dim2=-1) * 2,
-        "meshgrid": lambda x: x
-        + torch.stack(torch.meshgrid(torch.arange(29.0), torch.arange(31.0), indexing="ij")).sum(0).to(x.device),
-        "one_hot": lambda x: x[:, :3] * F.one_hot(torch.zeros(16, dtype=torch.int64, device=x.device), 3)[..., None, None],
+        "meshgrid": lambda x: (
+            x + torch.stack(torch.meshgrid(torch.arange(29.0), torch.arange(31.0), indexing="ij")).sum(0).to(x.device)
+        ),
+        "one_hot": lambda x: (
+            x[:, :3] * F.one_hot(torch.zeros(16, dtype=torch.int64, device=x.device), 3)[..., None, None]
+        ),
         "outer_add": lambda x: x.unsqueeze(2) + x[:, :, :1].unsqueeze(3),
         "broadcast_add": lambda x: x + x.mean((2, 3), keepdim=True),
         "broadcast_multiply": lambda x: x * x.mean((2, 3), keepdim=True).sigmoid(),
@@ -378,13 +385,19 @@ def _products() -> dict[str, Operator]:
         "baddbmm": Operator(lambda x: torch.baddbmm(x[:, :, :1], x, x.transpose(1, 2)), TOKENS),
         "addmm": module(lambda: Learned(lambda x, b, w: torch.addmm(b, x, w), (10,), (96, 10)), (64, 96)),
         "einsum": Operator(lambda x: torch.einsum("bhqd,bhkd->bhqk", x, x), HEADS, layouts=both),
-        "einsum_talking_heads": module(lambda: Learned(lambda x, w: torch.einsum("bhqk,hg->bgqk", x, w), (3, 5)), HEADS),
+        "einsum_talking_heads": module(
+            lambda: Learned(lambda x, w: torch.einsum("bhqk,hg->bgqk", x, w), (3, 5)), HEADS
+        ),
         "einsum_outer": Operator(lambda x: torch.einsum("bnc,bnd->bcd", x, x), TOKENS),
         "bilinear_product": module(lambda: Learned(F.bilinear, (5, 96, 96)) if False else _Bilinear(), (64, 96)),
         "relative_embedding": module(
-            lambda: Learned(lambda x, w: x @ w[torch.arange(67)[:, None] - torch.arange(67)[None] + 66].mT.sum(0), (133, 32))
-            if False
-            else _RelativePositions(),
+            lambda: (
+                Learned(
+                    lambda x, w: x @ w[torch.arange(67)[:, None] - torch.arange(67)[None] + 66].mT.sum(0), (133, 32)
+                )
+                if False
+                else _RelativePositions()
+            ),
             HEADS,
         ),
         "embedding": module(lambda: _Embedding(nn.Embedding(50, 24)), (64, 24)),
@@ -471,7 +484,9 @@ def _attention() -> dict[str, Operator]:
             lambda x: F.scaled_dot_product_attention(x, x[:, :1] * 2, x[:, :1] * 3, enable_gqa=True), HEADS
         ),
         "attention_math_grouped": Operator(
-            lambda x: F.scaled_dot_product_attention(x[:, :2, :, :27], x[:, :1, :, :27], x[:, :1, :, :27], enable_gqa=True),
+            lambda x: F.scaled_dot_product_attention(
+                x[:, :2, :, :27], x[:, :1, :, :27], x[:, :1, :, :27], enable_gqa=True
+            ),
             HEADS,
         ),
         "attention_broadcast_keys": Operator(
@@ -479,7 +494,9 @@ def _attention() -> dict[str, Operator]:
         ),
         "attention_constant_keys": Operator(lambda x: F.scaled_dot_product_attention(x, x.detach(), x.detach()), HEADS),
         "attention_math": Operator(lambda x: _with_math(x), HEADS),
-        "attention_boolean_mask": Operator(lambda x: attend(x, torch.ones(67, 67, dtype=torch.bool).to(x.device)), HEADS),
+        "attention_boolean_mask": Operator(
+            lambda x: attend(x, torch.ones(67, 67, dtype=torch.bool).to(x.device)), HEADS
+        ),
         "attention_fixed_mask": Operator(lambda x: attend(x, torch.zeros(67, 67).to(x.device)), HEADS),
         "attention_padding_mask": Operator(
             lambda x: attend(x, torch.ones(4, 1, 1, 67, dtype=torch.bool).to(x.device)), HEADS
@@ -491,9 +508,7 @@ def _attention() -> dict[str, Operator]:
         "attention_learned_mask_permuted": learned(
             lambda x, w: attend(x, w.permute(2, 0, 1).contiguous().unsqueeze(0)), (67, 67, 3)
         ),
-        "attention_learned_mask_expanded": learned(
-            lambda x, w: attend(x, w.expand(4, 3, 67, 67)), (1, 3, 67, 67)
-        ),
+        "attention_learned_mask_expanded": learned(lambda x, w: attend(x, w.expand(4, 3, 67, 67)), (1, 3, 67, 67)),
         "attention_learned_mask_5d": learned(attend, (3, 1, 49, 49), shape=(2, 4, 3, 49, 32))
         if False
         else learned(lambda x, w: attend(x, w), (1, 4, 49, 49), shape=(2, 3, 4, 49, 32)),
@@ -524,7 +539,9 @@ class _SelfAttention(nn.Module):
 
 
 def _layers() -> dict[str, Operator]:
-    def module(build: Callable[[], nn.Module], shape: tuple[int, ...] = IMAGE, layouts: tuple[str, ...] = BOTH) -> Operator:
+    def module(
+        build: Callable[[], nn.Module], shape: tuple[int, ...] = IMAGE, layouts: tuple[str, ...] = BOTH
+    ) -> Operator:
         return Operator(build, shape, True, layouts if len(shape) == 4 else ("contiguous",))
 
     line = (16, 24, 301)
@@ -549,7 +566,10 @@ def _layers() -> dict[str, Operator]:
         "convolution_transposed": module(lambda: nn.ConvTranspose2d(24, 16, 2, 2)),
         "convolution_transposed_grouped": module(lambda: nn.ConvTranspose2d(24, 24, 3, 2, 1, 1, groups=24)),
         "convolution_standardized": module(lambda: _Standardized()),
-        "convolution_dynamic": module(lambda: Learned(lambda x, w: F.conv2d(x.reshape(1, -1, 29, 31), w, groups=16), (128, 24, 3, 3)), layouts=("contiguous",)),
+        "convolution_dynamic": module(
+            lambda: Learned(lambda x, w: F.conv2d(x.reshape(1, -1, 29, 31), w, groups=16), (128, 24, 3, 3)),
+            layouts=("contiguous",),
+        ),
         "batch_norm": module(lambda: nn.BatchNorm2d(24), layouts=ALL),
         "batch_norm_plain": module(lambda: nn.BatchNorm2d(24, affine=False)),
         "batch_norm_untracked": module(lambda: nn.BatchNorm2d(24, track_running_stats=False)),

@@ -500,6 +500,14 @@ def _replaced(module: types.ModuleType, answers: Mapping[str, Callable[..., Any]
             setattr(module, name, original)
 
 
+def _module_of_compiler(part: str) -> types.ModuleType:
+    """A module of torch.compile by its name, its configuration say, which checkpointing reads."""
+    try:
+        return importlib.import_module(f"torch._dynamo.{part}")
+    except ModuleNotFoundError as error:
+        raise AttributeError(part) from error
+
+
 @contextlib.contextmanager
 def _compiler_not_loaded() -> Iterator[None]:
     """Keep optimizers and `Meta` kernels from importing torch.compile, which takes seconds, only to skip it."""
@@ -511,7 +519,7 @@ def _compiler_not_loaded() -> Iterator[None]:
     stand_in.__path__ = [str(Path(torch.__file__).parent / "_dynamo")]
     stand_in.disable = lambda fn=None, *_, **__: fn  # type: ignore[attr-defined]
     stand_in.graph_break = lambda *_, **__: None  # type: ignore[attr-defined]
-    stand_in.__getattr__ = lambda part: importlib.import_module(f"{name}.{part}")  # type: ignore[method-assign]
+    stand_in.__getattr__ = _module_of_compiler  # type: ignore[method-assign]
     sys.modules[name] = stand_in
     torch._dynamo = stand_in
     try:
