@@ -29,6 +29,7 @@ from bench import catalog
 from bench.errors import Unsupported, describe_failure, message_of
 from bench.records import Case, ImageSpec, Precision, Protocol
 from bench.records.variables import cublas_workspaces
+from bench.workload.targets import LOSSES
 
 AUTOCAST_TYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -126,7 +127,7 @@ class Workload:
     kept: tuple[Any, Tensor] | None = field(default=None, repr=False)
 
     def step(self, images: Tensor, labels: Tensor) -> None:
-        """One optimizer step on images `(B, C, H, W)` float32 and labels `(B,)` int64, both on the device.
+        """One optimizer step on images `(B, C, H, W)` float32 and int64 labels `(B,)` or masks `(B, H, W)`, on the device.
 
         Raises:
             Unsupported: Torch cannot run this step, whatever the memory and the values.
@@ -177,7 +178,7 @@ def build_model(case: Case, images: ImageSpec) -> nn.Module:
         UnknownNameError: No such model.
     """
     entry = catalog.model(case.model.name)
-    if reason := entry.skip_reason(images, case.model.options):
+    if reason := entry.refusal(images, case.model.options):
         raise Unsupported(reason)
     try:
         return entry.build(images, **case.model.options).train()
@@ -187,9 +188,9 @@ def build_model(case: Case, images: ImageSpec) -> nn.Module:
         raise
 
 
-def criterion_of(model: str) -> Callable[[Any, Tensor], Tensor]:
-    """`(output, labels) -> loss` of a model of the catalog. Raises UnknownNameError."""
-    return catalog.model(model).loss or functional.cross_entropy
+def criterion_of(model: str, images: ImageSpec) -> Callable[[Any, Tensor], Tensor]:
+    """`(output, labels) -> loss` of a model of the catalog on these images. Raises UnknownNameError."""
+    return catalog.model(model).loss or LOSSES[images.task]
 
 
 def build_workload(case: Case, images: ImageSpec, protocol: Protocol, device: torch.device) -> Workload:
@@ -219,7 +220,7 @@ def build_workload(case: Case, images: ImageSpec, protocol: Protocol, device: to
         raise
     scaler = torch.amp.GradScaler(device.type) if case.precision == "fp16" else None
     stepped = cast(nn.Module, torch.compile(model)) if protocol.compiled else model
-    criterion = criterion_of(case.model.name)
+    criterion = criterion_of(case.model.name, images)
     return Workload(stepped, optimizer, device, AUTOCAST_TYPES.get(case.precision), scaler, criterion)
 
 

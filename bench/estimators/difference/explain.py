@@ -136,7 +136,7 @@ class _CaptureTraining:
         self.model, self.optimizer = self._workload.model, self._workload.optimizer
         layout = torch.channels_last if case.memory_format == "channels_last" else torch.contiguous_format
         made = torch.randn(case.batch_size, *images.shape).to(device).contiguous(memory_format=layout)
-        self.batch = (made, torch.randint(images.classes, (case.batch_size,)).to(device))
+        self.batch = (made, torch.randint(images.classes, (case.batch_size, *images.target_shape)).to(device))
 
     def step(self) -> None:
         """See `record.Training`."""
