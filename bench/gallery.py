@@ -58,7 +58,7 @@ def render_samples(
     pictures = []
     for index in drawn:
         image, label = samples[index]
-        shown = undo_normalisation(transform(image), info).numpy()
+        shown = undo_normalisation(transform(image), info)
         pictures.append((shown, _label(info, label) if target_transform is None else target_transform(label).numpy()))
     origin = "" if source == "files" else ", synthetic images"
     _draw(pictures, f"{choice}: {len(drawn)} of {len(samples):,} {split} samples{origin}", target)
@@ -70,7 +70,7 @@ def _label(info: DatasetInfo, label: int) -> str:
     return name if len(name) <= LONGEST_LABEL else f"{name[: LONGEST_LABEL - 1]}…"
 
 
-Picture = tuple[np.ndarray[Any, Any], str | np.ndarray[Any, Any]]
+Picture = tuple[torch.Tensor, str | np.ndarray[Any, Any]]
 """An image `(H, W, C)`, and its label or its mask `(H, W)`."""
 
 
@@ -89,7 +89,7 @@ def _draw(pictures: list[Picture], title: str, target: Path) -> None:
         place.set_axis_off()
     for place, (image, label) in zip(axes, pictures, strict=False):
         interpolation = "nearest" if image.shape[0] < SMALL_SIDE_PIXELS else "antialiased"
-        place.imshow(image.squeeze(-1), cmap="gray", vmin=0, vmax=1, interpolation=interpolation)
+        place.imshow(image.squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation=interpolation)
         if isinstance(label, str):
             place.set_title(label, fontsize=8, pad=3, parse_math=False)
         else:  # classes in colours that repeat; what is ignored, and class 0, the background, keep the image's own

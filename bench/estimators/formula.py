@@ -3,9 +3,9 @@
 It is a rule of thumb that can be computed on paper and needs no explanation; the worked table of the founding documents
 is one of its tests. Not included, and with it most of what a GPU reports for a small case: all that autograd saves
 beside the counted outputs (inputs of activations, masks, indices, statistics, softmax of attention), temporaries of
-forward, backward and the optimizer, labels (but for masks), the output and the loss, buffers (running statistics), the gradient
-scaler of fp16, autocast's copies of the weights, library workspaces, the allocator's rounding and fragmentation, and
-the CUDA context.
+forward, backward and the optimizer, labels (masks are counted), the output and the loss, buffers (running statistics),
+the gradient scaler of fp16, autocast's copies of the weights, library workspaces, the allocator's rounding and
+fragmentation, and the CUDA context.
 """
 
 from __future__ import annotations
