@@ -193,9 +193,9 @@ def _one_thread() -> Iterator[None]:
 
 
 def _another_fits(held: list[Batch]) -> bool:
-    count, (images, labels) = len(held) + 1, held[0]
-    held_bytes = count * (images.nbytes + labels.nbytes)
-    return count <= CACHED_BATCHES and count * len(images) <= CACHED_SAMPLES and held_bytes <= CACHED_BYTES
+    count, batch = len(held) + 1, held[0]
+    held_bytes = count * sum(each.nbytes for each in batch if each.dim() > 1)  # images and masks
+    return count <= CACHED_BATCHES and count * len(batch[0]) <= CACHED_SAMPLES and held_bytes <= CACHED_BYTES
 
 
 def _loaded(

@@ -127,7 +127,7 @@ class Workload:
     kept: tuple[Any, Tensor] | None = field(default=None, repr=False)
 
     def step(self, images: Tensor, labels: Tensor) -> None:
-        """One optimizer step on the device: images `(B, C, H, W)` float32, and labels `(B,)` or masks `(B, H, W)` int64.
+        """One optimizer step, all on the device: images `(B, C, H, W)` float32, labels `(B,)` or `(B, H, W)` int64.
 
         Raises:
             Unsupported: Torch cannot run this step, whatever the memory and the values.

@@ -79,7 +79,7 @@ def _upsample_bilinear(call: Call, machine: Machine) -> Script:
 
 
 def _upsample_bilinear_backward(call: Call, machine: Machine) -> Script:
-    """A gradient that is part of a larger one is copied; so is the result if it is not laid out as the kernel writes."""
+    """A gradient that is part of a larger one is copied, and the result too if the kernel writes another layout."""
     gradient, result = call.arguments[0], call.outputs[0].spec
     if gradient.shape == result.shape:
         copies = []
