@@ -136,7 +136,8 @@ def estimate(
     Args:
         model: A name, with settings where it has any (`"resnet50"`, `"mlp:hidden=256"`); or a callable that builds a
             `torch.nn.Module`. A callable that needs an argument gets the `bench.records.ImageSpec` of one sample. The
-            module maps float32 images `(B, C, H, W)` to `(B, classes)`; its loss is the cross-entropy.
+            module maps float32 images `(B, C, H, W)` to `(B, classes)`, or on a data set of masks to
+            `(B, classes, H, W)`; its loss is the cross-entropy.
         batch_size: Samples a step. Of several sizes, two recordings serve all.
         dataset: A name, for the shape of the images and the number of classes; `imagenet` unless given.
         sample_shape: `(C, H, W)` of one sample, in place of a data set.
@@ -474,7 +475,7 @@ def _own_entries(
     if torch is not None and isinstance(model, torch.nn.Module):
         raise BenchError("model: give what builds the module, such as `lambda: Net()`, not a module that is built")
     if callable(model):
-        found["model"] = ModelEntry(_name(model, "model"), functools.partial(_build, model))
+        found["model"] = ModelEntry(_name(model, "model"), functools.partial(_build, model), task=None)
     if callable(optimizer):
         found["optimizer"] = OptimizerEntry(_name(optimizer, "optimizer"), lambda parameters: optimizer(parameters))
     if sample_shape is None:

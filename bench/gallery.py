@@ -1,23 +1,27 @@
-"""A figure of a data set: random samples with their labels. Imports torch."""
+"""A figure of a data set: random samples with their labels or masks. Imports torch."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from bench.catalog import DatasetInfo
 from bench.errors import BenchError, DataError
 from bench.plan import describe
 from bench.records import Choice
-from bench.workload.images import build_transform, open_samples, undo_normalisation
+from bench.workload.images import build_target_transform, build_transform, open_samples, undo_normalisation
+from bench.workload.targets import IGNORED
 
 PARTS = ("train", "test")
 LARGEST_COUNT = 400
 SMALL_SIDE_PIXELS = 100
 """Images smaller than this are drawn with their pixels visible; larger ones are smoothed."""
 LONGEST_LABEL = 18
+MASK_COLOURS = 20
 
 
 def render_samples(
@@ -49,12 +53,13 @@ def render_samples(
         raise BenchError(f"{count} samples cannot be shown. Allowed: 1 to {LARGEST_COUNT}")
     info = describe(choice)
     samples, source, _ = open_samples(choice, info, root, train=split == "train", seed=seed)
-    transform = build_transform(info)
+    transform, target_transform = build_transform(info), build_target_transform(info)
     drawn = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))[:count].tolist()
     pictures = []
     for index in drawn:
         image, label = samples[index]
-        pictures.append((undo_normalisation(transform(image), info), _label(info, label)))
+        shown = undo_normalisation(transform(image), info)
+        pictures.append((shown, _label(info, label) if target_transform is None else target_transform(label).numpy()))
     origin = "" if source == "files" else ", synthetic images"
     _draw(pictures, f"{choice}: {len(drawn)} of {len(samples):,} {split} samples{origin}", target)
     return source
@@ -65,7 +70,11 @@ def _label(info: DatasetInfo, label: int) -> str:
     return name if len(name) <= LONGEST_LABEL else f"{name[: LONGEST_LABEL - 1]}…"
 
 
-def _draw(pictures: list[tuple[torch.Tensor, str]], title: str, target: Path) -> None:
+Picture = tuple[torch.Tensor, str | np.ndarray[Any, Any]]
+"""An image `(H, W, C)`, and its label or its mask `(H, W)`."""
+
+
+def _draw(pictures: list[Picture], title: str, target: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -81,7 +90,11 @@ def _draw(pictures: list[tuple[torch.Tensor, str]], title: str, target: Path) ->
     for place, (image, label) in zip(axes, pictures, strict=False):
         interpolation = "nearest" if image.shape[0] < SMALL_SIDE_PIXELS else "antialiased"
         place.imshow(image.squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation=interpolation)
-        place.set_title(label, fontsize=8, pad=3, parse_math=False)
+        if isinstance(label, str):
+            place.set_title(label, fontsize=8, pad=3, parse_math=False)
+        else:  # classes in colours that repeat; what is ignored, and class 0, the background, keep the image's own
+            hidden = np.ma.masked_where((label == IGNORED) | (label == 0), label % MASK_COLOURS)
+            place.imshow(hidden, cmap="tab20", vmin=0, vmax=MASK_COLOURS - 1, alpha=0.5, interpolation="nearest")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(target, format="png", dpi=150, metadata={"Software": None})

@@ -190,7 +190,7 @@ def skip_reason(case: Case, device: str) -> str | None:
     if catalog.is_external("model", case.model.name):
         return None
     model = catalog.model(case.model.name)
-    return model.skip_reason(images, case.model.options) or _too_few(case, images, model)
+    return model.refusal(images, case.model.options) or _too_few(case, images, model)
 
 
 def refuse_switches(case: Case, device: str) -> str | None:
@@ -229,8 +229,7 @@ def _too_few(case: Case, images: ImageSpec, model: ModelEntry) -> str | None:
 def image_spec(dataset: Choice, image_size: int) -> ImageSpec:
     """The shape of one sample at `image_size`; 0 keeps the data set's own. Raises DataError for a missing folder."""
     images = describe(dataset).images
-    side = image_size or images.height
-    return images if not image_size else ImageSpec(images.channels, side, side, images.classes)
+    return replace(images, height=image_size, width=image_size) if image_size else images
 
 
 @functools.lru_cache(maxsize=1024)

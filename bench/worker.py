@@ -284,6 +284,10 @@ def _measure_gradient_noise(run: _Run) -> None:
     # new samples every step, real ones where there are any; the pass has micro-batches of its own
     case = replace(run.task.case, input="loader", accumulation=1, update="step")
     try:
+        if run.images.task == "segmentation":
+            raise Unsupported(
+                "the loss is a mean over pixels that have a class, of which images have different numbers"
+            )
         microbatch_count(case.batch_size)
         workload = build_workload(case, run.images, seeded, run.device)
         notes = ["batch norm: the loss uses statistics over a microbatch"] if has_batch_norm(workload.model) else []

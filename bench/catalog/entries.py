@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from bench.errors import phrase
-from bench.records import Choice, ImageSpec, SettingValue
+from bench.records import Choice, ImageSpec, SettingValue, Task
 
 if TYPE_CHECKING:
     import torch
@@ -70,13 +70,13 @@ def settings_of(build: Callable[..., Any]) -> Mapping[str, Setting]:
 
 
 class Samples(Protocol):
-    """Images with labels, as torchvision's data sets hand them out without transforms."""
+    """Images with labels or masks, as torchvision's data sets hand them out without transforms."""
 
     def __len__(self) -> int:
         """How many samples there are."""
 
-    def __getitem__(self, index: int, /) -> tuple[Any, int]:
-        """The image (PIL, as stored) and its label."""
+    def __getitem__(self, index: int, /) -> tuple[Any, Any]:
+        """The image (PIL, as stored) and its label, or for segmentation its mask (PIL, one class per pixel)."""
 
 
 def _no_skip(images: ImageSpec, settings: Mapping[str, SettingValue]) -> str | None:
@@ -101,15 +101,18 @@ class ModelEntry:
     Attributes:
         name: As users write it.
         build: `(images: ImageSpec, *, <settings>) -> torch.nn.Module` on the CPU, initialised from torch's seed; maps
-            float32 `(B, C, H, W)` to `(B, classes)`. By raising a ValueError it refuses the images or the settings, and
+            float32 `(B, C, H, W)` to `(B, classes)`, or for segmentation to `(B, classes, H, W)` or a dictionary of
+            such, of which `out` is the prediction. By raising a ValueError it refuses the images or the settings, and
             the case is skipped.
         summary: One line for `bench list models`.
         skip_reason: `(images, settings) -> why the model cannot take these images`, or `None`; torch-free.
         smallest_batch: `(images, settings) -> how few images a batch may have`; torch-free. A batch norm needs more
             than one value per channel.
+        task: What it predicts. It trains on data sets of the same task only; `None`: on any.
         settings: Read from `build` unless given.
-        loss: `(output, labels) -> scalar tensor`, for a model whose output in training is not `(B, classes)` alone;
-            cross-entropy of the output unless given.
+        loss: `(output, labels) -> scalar tensor`, for a model whose output in training is another, or that trains with
+            another loss; unless given, that of the task (`bench.workload.targets.LOSSES`). Labels are int64, `(B,)`
+            classes or `(B, H, W)` masks.
         note: `settings -> what a reader should know about the model`, if its name is misleading; or `None`.
     """
 
@@ -121,11 +124,21 @@ class ModelEntry:
     loss: Loss | None = None
     note: Callable[[Mapping[str, SettingValue]], str | None] = _no_note
     smallest_batch: Callable[[ImageSpec, Mapping[str, SettingValue]], int] = _one_image
+    task: Task | None = "classification"
 
     def __post_init__(self) -> None:
         """Read the settings from the building function where none are given."""
         if not self.settings:
             object.__setattr__(self, "settings", settings_of(self.build))
+
+    def refusal(self, images: ImageSpec, settings: Mapping[str, SettingValue]) -> str | None:
+        """Why the model cannot train on these images and their labels, or `None`; torch-free."""
+        if self.task not in (None, images.task):
+            return (
+                f"{self.name} is a {self.task} model, and the data set is for {images.task}; choose a model and a data "
+                "set of the same task"
+            )
+        return self.skip_reason(images, settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +195,7 @@ class DatasetInfo:
     """A data set as far as it is known without reading its images.
 
     Attributes:
-        images: Shape of one sample at the data set's own size, and its number of classes.
+        images: Shape of one sample at the data set's own size, its number of classes, and its task.
         class_names: One name per class, or empty if they have none.
         mean: The normalisation's mean per channel, for images scaled to [0, 1].
         std: The normalisation's standard deviation per channel.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +13,10 @@ from bench.cli.options import ChoiceType, data_root_option, json_option
 from bench.terminal import printable
 
 if TYPE_CHECKING:
-    from bench.records import Choice, ImageSpec
+    from bench.records import Choice, ImageSpec, Task
+
+_DATASETS: Mapping[Task, str] = {"classification": "mnist", "segmentation": "voc_segmentation"}
+"""Whose images a model is shown for unless they are given."""
 
 
 @click.group()
@@ -26,7 +31,7 @@ def show() -> None:
 @click.option("--seed", type=int, default=42, show_default=True, help="Seed for the random choice.")
 @data_root_option
 def show_dataset(name: Choice, out: Path | None, count: int, seed: int, root: Path | None) -> None:
-    """Draw random samples with their labels.
+    """Draw random samples with their labels or masks.
 
     Normalisation is undone.
 
@@ -76,7 +81,8 @@ def show_model(
     from bench.launchers import LocalLauncher
     from bench.units import format_bytes, format_count
 
-    images = _images(dataset, shape, classes, image_size)
+    task = "classification" if catalog.is_external("model", name.name) else catalog.model(name.name).task
+    images = _images(dataset, shape, classes, image_size, task or "classification")
     found = layers_in_child(LocalLauncher(), name, images)
     layers, notes = found["layers"], [note for note in (catalog.model_note(name), found["note"]) if note]
     if as_json:
@@ -121,15 +127,17 @@ def _blocks_in_words(blocks: list[str] | None) -> str:
     return f"checkpointing blocks computes these {len(blocks)} again: {', '.join(blocks)}"
 
 
-def _images(dataset: Choice | None, shape: str | None, classes: int | None, image_size: int | None) -> ImageSpec:
+def _images(
+    dataset: Choice | None, shape: str | None, classes: int | None, image_size: int | None, task: Task
+) -> ImageSpec:
     from bench.catalog import parse_choice
     from bench.plan import describe, image_spec
     from bench.records import MAX_IMAGE_SIZE, ImageSpec
 
     if shape is None:
         describe.cache_clear()  # read a folder again
-        images = image_spec(dataset or parse_choice("dataset", "mnist"), image_size or 0)
-        return ImageSpec(*images.shape, classes or images.classes)
+        images = image_spec(dataset or parse_choice("dataset", _DATASETS[task]), image_size or 0)
+        return replace(images, classes=classes or images.classes)
     if dataset is not None:
         raise click.UsageError("give --dataset or --input, not both")
     try:
@@ -141,7 +149,7 @@ def _images(dataset: Choice | None, shape: str | None, classes: int | None, imag
             f'"{shape}" is not a valid shape; write three whole numbers like 3,32,32, each at most 16384',
             param_hint="--input",
         ) from None
-    return ImageSpec(channels, image_size or height, image_size or width, classes or 10)
+    return ImageSpec(channels, image_size or height, image_size or width, classes or 10, task)
 
 
 GROUP = "Estimate"

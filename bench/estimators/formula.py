@@ -3,9 +3,9 @@
 It is a rule of thumb that can be computed on paper and needs no explanation; the worked table of the founding documents
 is one of its tests. Not included, and with it most of what a GPU reports for a small case: all that autograd saves
 beside the counted outputs (inputs of activations, masks, indices, statistics, softmax of attention), temporaries of
-forward, backward and the optimizer, the labels, the output and the loss, buffers (running statistics), the gradient
-scaler of fp16, autocast's copies of the weights, library workspaces, the allocator's rounding and fragmentation, and
-the CUDA context.
+forward, backward and the optimizer, labels (masks are counted), the output and the loss, buffers (running statistics),
+the gradient scaler of fp16, autocast's copies of the weights, library workspaces, the allocator's rounding and
+fragmentation, and the CUDA context.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from bench.plan import image_spec
 from bench.records import Case, ImageSpec, Precision
 
 FLOAT32_BYTES = 4
+INT64_BYTES = 8
 
 ACTIVATION_ELEMENT_BYTES: dict[Precision, int] = {"float32": 4, "tf32": 4, "bf16": 2, "fp16": 2}
 """Bytes of one number of a layer's output.
@@ -38,6 +39,7 @@ def formula_bytes(
     sample_elements: int,
     batch_size: int,
     fixed_elements: int = 0,
+    mask_elements: int = 0,
     precision: Precision = "float32",
 ) -> dict[str, int | None]:
     """The formula's arithmetic, in bytes, by the names of the columns.
@@ -53,13 +55,14 @@ def formula_bytes(
         sample_elements: Numbers in the counted outputs for one sample.
         batch_size: Samples in a step, or in a micro-batch where it has several.
         fixed_elements: Numbers in counted outputs that do not grow with the batch.
+        mask_elements: Pixels of one sample's mask, H x W int64 for segmentation; a label per image does not count.
         precision: Decides the size of an output's number, see `ACTIVATION_ELEMENT_BYTES`.
 
     Returns:
         `formula_bytes`, the total, and its five parts.
     """
     activations = (sample_elements * batch_size + fixed_elements) * ACTIVATION_ELEMENT_BYTES[precision]
-    batch = batch_size * image_elements * FLOAT32_BYTES
+    batch = batch_size * (image_elements * FLOAT32_BYTES + mask_elements * INT64_BYTES)
     known = parameter_bytes + gradient_bytes + batch + activations
     return {
         "formula_bytes": None if optimizer_state_bytes is None else known + optimizer_state_bytes,
@@ -98,6 +101,7 @@ def estimate_formula(case: Case, images: ImageSpec | None = None) -> dict[str, i
         image_elements=math.prod(images.shape),
         sample_elements=shapes.sample_elements,
         fixed_elements=shapes.fixed_elements,
+        mask_elements=math.prod(images.target_shape) if images.task == "segmentation" else 0,
         batch_size=case.micro_batch_size,
         precision=case.precision,
     )

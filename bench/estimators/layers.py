@@ -68,7 +68,7 @@ def build_on_meta(model: Choice, images: ImageSpec) -> nn.Module:
         UnknownNameError: No such model.
     """
     entry = catalog.model(model.name)
-    if reason := entry.skip_reason(images, model.options):
+    if reason := entry.refusal(images, model.options):
         raise Unsupported(reason)
     with values_refused(), _BlankTensorsOnMeta():
         built = entry.build(images, **model.options)
@@ -115,7 +115,7 @@ def _probe_model(model: Choice, images: ImageSpec) -> _Probed:
         Exception: Whatever it raises with values; what it raises without them may be no fault of its own.
     """
     entry = catalog.model(model.name)
-    if reason := entry.skip_reason(images, model.options):
+    if reason := entry.refusal(images, model.options):
         raise Unsupported(reason)
     try:
         built = build_on_meta(model, images)

@@ -16,6 +16,8 @@ from bench.records.fields import about, column, key_fields
 Precision = Literal["float32", "tf32", "bf16", "fp16"]
 MemoryFormat = Literal["contiguous", "channels_last"]
 InputPath = Literal["synthetic", "cached", "loader"]
+Task = Literal["classification", "segmentation"]
+"""What a model predicts: a class per image, or a class per pixel."""
 SettingValue = bool | int | float | str | tuple[Any, ...]
 
 MAX_BATCH_SIZE = 1 << 24
@@ -91,17 +93,23 @@ def _spelled(value: SettingValue) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ImageSpec:
-    """The shape of one sample as the model sees it, and how many classes its labels have."""
+    """The shape of one sample as the model sees it, how many classes its labels have, and what has a label."""
 
     channels: int
     height: int
     width: int
     classes: int
+    task: Task = "classification"
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """`(C, H, W)`."""
         return (self.channels, self.height, self.width)
+
+    @property
+    def target_shape(self) -> tuple[int, ...]:
+        """The shape of one sample's labels: `()` for a class per image, `(H, W)` for a mask."""
+        return () if self.task == "classification" else (self.height, self.width)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class ForeignTraining:
         from torch import nn
 
         entry = catalog.model(row.model.name)
-        if reason := entry.skip_reason(row.images, row.model.options):
+        if reason := entry.refusal(row.images, row.model.options):
             raise Unsupported(reason)
         self.model: nn.Module = entry.build(row.images, **row.model.options).train().to(device)
         optimizer = catalog.optimizer(row.optimizer.name)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import cast, get_args
 
 from bench.errors import BenchError
 from bench.plan import image_spec
-from bench.records import ImageSpec, MemoryFormat, Precision
+from bench.records import MemoryFormat, Precision
 from bench.validation.rows import (
     LARGEST_BYTES,
     MAX_BATCH_SIZE,
@@ -47,6 +48,8 @@ def read(cells: Mapping[str, str], line: int, device: str | None) -> Measured:
     memory_format = _one_of(cells, "memory_format", get_args(MemoryFormat), "contiguous")
     version = _version(cells.get("torch_version", ""))
     loop = TrainingLoop(torch_version=version) if version or classes != own.classes else None
+    if loop and own.task != "classification":
+        raise BenchError("another torch_version or number of classes can only be estimated for classification")
     if loop and (precision, memory_format) != ("float32", "contiguous"):
         raise BenchError("another torch_version or number of classes can only be estimated in contiguous float32")
     return Measured(
@@ -55,7 +58,7 @@ def read(cells: Mapping[str, str], line: int, device: str | None) -> Measured:
         model,
         choice(cells, "optimizer", "sgd"),
         whole(cells, "batch_size", MAX_BATCH_SIZE),
-        ImageSpec(own.channels, own.height, own.width, classes),
+        replace(own, classes=classes),
         _device(cells, device),
         measured,
         quantity,

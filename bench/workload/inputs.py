@@ -20,6 +20,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -30,8 +31,9 @@ from bench.catalog import DatasetInfo
 from bench.errors import DataError
 from bench.folders import data_folder
 from bench.records import Case, Protocol
-from bench.workload.images import TransformedSamples, build_transform, image_shape, open_samples
+from bench.workload.images import TransformedSamples, build_target_transform, build_transform, image_shape, open_samples
 from bench.workload.shared_memory import is_shared_memory_full, shared_memory_advice
+from bench.workload.targets import draw_targets
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -44,7 +46,8 @@ CACHED_SAMPLES = 4096
 class Inputs:
     """Endless batches `(images, labels)` on the device: micro-batches, where a step accumulates several.
 
-    Images are float32 `(B, C, H, W)` in the case's memory format, labels int64 `(B,)`.
+    Images are float32 `(B, C, H, W)` in the case's memory format, labels int64 `(B,)`, and masks in their place int64
+    `(B, H, W)`.
 
     Attributes:
         data_source: `files`, or `synthetic`.
@@ -98,13 +101,14 @@ def build_inputs(case: Case, info: DatasetInfo, protocol: Protocol, device: torc
 
     Raises:
         DataError: Files are there and damaged.
-        Unsupported: PIL has no images of so many channels (`cached` and `loader`).
+        Unsupported: PIL has no images of so many channels, or no masks of so many classes (`cached` and `loader`).
     """
     if case.input == "synthetic":
         return _synthetic(case, info, protocol.seed, device)
     root = data_folder(protocol.data_root)
     samples, source, note = open_samples(case.dataset, info, root, train=True, seed=protocol.seed)
-    transformed = TransformedSamples(samples, build_transform(info, case.image_size))
+    transforms = build_transform(info, case.image_size), build_target_transform(info, case.image_size)
+    transformed = TransformedSamples(samples, *transforms)
     build = _cached if case.input == "cached" else _loaded
     batches, close = build(case, transformed, protocol, device)
     return Inputs(batches, source, note, close)
@@ -117,8 +121,9 @@ def _memory_format(case: Case) -> torch.memory_format:
 def _synthetic(case: Case, info: DatasetInfo, seed: int, device: torch.device) -> Inputs:
     """Made and laid out on the CPU, so that every device gets the same values and never holds two copies."""
     generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(case.micro_batch_size, *image_shape(info, case.image_size), generator=generator)
-    labels = torch.randint(info.images.classes, (case.micro_batch_size,), generator=generator)
+    channels, height, width = image_shape(info, case.image_size)
+    images = torch.randn(case.micro_batch_size, channels, height, width, generator=generator)
+    labels = draw_targets(replace(info.images, height=height, width=width), case.micro_batch_size, generator)
     batch = images.contiguous(memory_format=_memory_format(case)).to(device), labels.to(device)
 
     def repeated() -> Iterator[Batch]:
@@ -169,7 +174,8 @@ def _gather(samples: TransformedSamples, order: Iterator[int], case: Case) -> Ba
     """One batch in host memory. Room for all of it is asked for at once, so that too large a batch fails at once."""
     image, label = samples[next(order)]
     count = case.micro_batch_size
-    images, labels = image.new_empty((count, *image.shape)), torch.empty(count, dtype=torch.int64)
+    images = image.new_empty((count, *image.shape))
+    labels = torch.empty((count, *torch.as_tensor(label).shape), dtype=torch.int64)
     for index in range(count):
         image, label = (image, label) if index == 0 else samples[next(order)]
         images[index], labels[index] = image, label
@@ -188,8 +194,9 @@ def _one_thread() -> Iterator[None]:
 
 
 def _another_fits(held: list[Batch]) -> bool:
-    count, images = len(held) + 1, held[0][0]
-    return count <= CACHED_BATCHES and count * len(images) <= CACHED_SAMPLES and count * images.nbytes <= CACHED_BYTES
+    count, batch = len(held) + 1, held[0]
+    held_bytes = count * sum(each.nbytes for each in batch if each.dim() > 1)  # images and masks
+    return count <= CACHED_BATCHES and count * len(batch[0]) <= CACHED_SAMPLES and held_bytes <= CACHED_BYTES
 
 
 def _loaded(
@@ -228,7 +235,7 @@ class _Collate:
     def __init__(self, memory_format: torch.memory_format) -> None:
         self.memory_format = memory_format
 
-    def __call__(self, samples: list[tuple[torch.Tensor, int]]) -> Batch:
+    def __call__(self, samples: list[tuple[torch.Tensor, Any]]) -> Batch:
         images, labels = default_collate(samples)
         return images.contiguous(memory_format=self.memory_format), labels
 

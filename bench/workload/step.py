@@ -35,6 +35,7 @@ from bench.errors import Unsupported, describe_failure, message_of
 from bench.records import Case, ImageSpec, Precision, Protocol
 from bench.records.variables import cublas_workspaces
 from bench.workload.checkpointing import checkpoint_blocks
+from bench.workload.targets import LOSSES
 
 AUTOCAST_TYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -171,7 +172,8 @@ class Workload:
         """One optimizer step on the next batches, as many as it accumulates.
 
         Args:
-            batches: Images `(B, C, H, W)` float32 and labels `(B,)` int64, both on the device; B is the micro-batch's.
+            batches: Images `(B, C, H, W)` float32 and labels `(B,)` or `(B, H, W)` int64, all on the device; B is the
+                micro-batch's.
 
         Raises:
             Unsupported: Torch cannot run this step, whatever the memory and the values.
@@ -232,7 +234,7 @@ def build_model(case: Case, images: ImageSpec) -> nn.Module:
         UnknownNameError: No such model.
     """
     entry = catalog.model(case.model.name)
-    if reason := entry.skip_reason(images, case.model.options):
+    if reason := entry.refusal(images, case.model.options):
         raise Unsupported(reason)
     try:
         return entry.build(images, **case.model.options).train()
@@ -242,9 +244,9 @@ def build_model(case: Case, images: ImageSpec) -> nn.Module:
         raise
 
 
-def criterion_of(model: str) -> Callable[[Any, Tensor], Tensor]:
-    """`(output, labels) -> loss` of a model of the catalog. Raises UnknownNameError."""
-    return catalog.model(model).loss or functional.cross_entropy
+def criterion_of(model: str, images: ImageSpec) -> Callable[[Any, Tensor], Tensor]:
+    """`(output, labels) -> loss` of a model of the catalog on these images. Raises UnknownNameError."""
+    return catalog.model(model).loss or LOSSES[images.task]
 
 
 def build_workload(case: Case, images: ImageSpec, protocol: Protocol, device: torch.device) -> Workload:
@@ -283,7 +285,7 @@ def build_workload(case: Case, images: ImageSpec, protocol: Protocol, device: to
         device,
         AUTOCAST_TYPES.get(case.precision),
         scaler,
-        criterion_of(case.model.name),
+        criterion_of(case.model.name, images),
         accumulation=case.accumulation,
         set_to_none=case.zero_grad == "none",
     )

@@ -181,6 +181,8 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 
 
 ALONE = {
+    "bench.catalog.datasets.image_folder": "a data set is one file, and ImageNet's normalisation serves others",
+    "bench.catalog.models.torchvision": "a family is one file; it reads the names of torchvision's models",
     "bench.catalog.optimizers.adam": "an optimizer is one file",
     "bench.cli": "`python -m bench` starts it",
     "bench.cli.comparison_text": "only printing needs it: `bench compare --help` must not wait for numpy",

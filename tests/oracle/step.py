@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import torchvision
+from torch.utils._pytree import tree_leaves
 
 ACTIONS = {"alloc": 0, "free_requested": 1, "free_completed": 2, "segment_alloc": 3, "segment_free": 4}
 MARK, OTHER = 5, 9
@@ -53,8 +54,26 @@ def build_model(name: str, channels: int, size: int, classes: int) -> torch.nn.M
     if name == "mlp":
         layers = torch.nn.Linear(channels * size * size, 128), torch.nn.ReLU(), torch.nn.Linear(128, classes)
         return torch.nn.Sequential(torch.nn.Flatten(), *layers)
-    model: torch.nn.Module = torchvision.models.get_model(name, weights=None, num_classes=classes)
+    if predicts_masks(name):
+        model: torch.nn.Module = torchvision.models.get_model(
+            name, weights=None, weights_backbone=None, num_classes=classes, aux_loss=name.startswith("fcn")
+        )
+    else:
+        model = torchvision.models.get_model(name, weights=None, num_classes=classes)
     return model
+
+
+def predicts_masks(name: str) -> bool:
+    """Whether a model is for segmentation."""
+    return name.startswith(("fcn", "deeplabv3", "lraspp"))
+
+
+def loss_of(output: Any, labels: torch.Tensor) -> torch.Tensor:
+    """As in torchvision's references: classification/train.py and segmentation/train.py."""
+    if isinstance(output, torch.Tensor):
+        return F.cross_entropy(output, labels)
+    losses = {name: F.cross_entropy(each, labels, ignore_index=255) for name, each in output.items()}
+    return losses["out"] if len(losses) == 1 else losses["out"] + 0.5 * losses["aux"]
 
 
 class TrainingCase:
@@ -70,15 +89,16 @@ class TrainingCase:
             self.model = self.model.to(memory_format=layout)
         self.optimizer = OPTIMIZERS[optimizer](self.model.parameters(), lr=1e-3, **settings)
         self.images = torch.randn(batch, channels, size, size).to("cuda").contiguous(memory_format=layout)
-        self.labels = torch.randint(classes, (batch,)).to("cuda")
+        labelled = (batch, size, size) if predicts_masks(name) else (batch,)
+        self.labels = torch.randint(classes, labelled).to("cuda")
 
-    def step(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def step(self) -> tuple[Any, torch.Tensor]:
         """One optimizer step; the caller keeps what is returned until the next step has returned."""
         self.optimizer.zero_grad(set_to_none=True)
         bf16 = self.precision == "bf16"
         with torch.autocast("cuda", dtype=torch.bfloat16) if bf16 else contextlib.nullcontext():
             output = self.model(self.images)
-            loss = F.cross_entropy(output, self.labels)
+            loss = loss_of(output, self.labels)
         loss.backward()
         self.optimizer.step()
         return output, loss
@@ -128,7 +148,7 @@ def run_case(case: list[Any], steps: int, history: bool) -> tuple[dict[str, Any]
         record.update(status="oom", message=str(error)[:300], at_oom=read_statistics())
     record["memory_stats"] = statistics
     record["free_total_after_steps"] = list(torch.cuda.mem_get_info())
-    record["kept_bytes"] = sum(tensor.nbytes for tensor in kept or ())
+    record["kept_bytes"] = sum(tensor.nbytes for tensor in tree_leaves(kept or ()))
     events = pack_events(torch.cuda.memory._snapshot()["device_traces"][0], marks) if history else None
     return record, events
 

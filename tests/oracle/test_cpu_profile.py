@@ -34,6 +34,20 @@ CASES = [
         "batch_size": 4,
         "image_size": 64,
     },
+    {
+        "dataset": "voc_segmentation",
+        "model": "fcn_resnet50:aux=true",
+        "optimizer": "sgd_momentum:foreach=false",
+        "batch_size": 2,
+        "image_size": 64,
+    },
+    {
+        "dataset": "voc_segmentation",
+        "model": "lraspp_mobilenet_v3_large",
+        "optimizer": "adam:foreach=false",
+        "batch_size": 2,
+        "image_size": 64,
+    },
     {"dataset": "imagenet", "model": "vit_b_32", "optimizer": "sgd:foreach=false", "batch_size": 2, "image_size": 32},
 ]
 

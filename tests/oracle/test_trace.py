@@ -16,7 +16,7 @@ from .devices import DEVICES
 from .stub import Case, StubDriver
 
 HERE = Path(__file__).parent
-MNIST, CIFAR, IMAGENET = (1, 28, 10), (3, 32, 10), (3, 224, 1000)
+MNIST, CIFAR, IMAGENET, VOC = (1, 28, 10), (3, 32, 10), (3, 224, 1000), (3, 100, 21)
 CASES: list[Case] = [
     ("mlp", MNIST, "sgd", {}, 64, "float32", "contiguous"),
     ("mlp", MNIST, "adam", {}, 1, "float32", "contiguous"),
@@ -31,6 +31,12 @@ CASES: list[Case] = [
     ("swin_t", IMAGENET, "adam", {}, 4, "float32", "contiguous"),
     ("vit_b_16", IMAGENET, "adamw", {}, 4, "float32", "contiguous"),
     ("vit_b_16", IMAGENET, "sgd", {}, 4, "bf16", "contiguous"),
+    ("fcn_resnet50", VOC, "sgd", {"momentum": 0.9}, 4, "float32", "contiguous"),
+    ("fcn_resnet50", VOC, "adam", {}, 2, "bf16", "channels_last"),
+    ("deeplabv3_resnet50", VOC, "adagrad", {}, 8, "bf16", "channels_last"),
+    ("deeplabv3_mobilenet_v3_large", VOC, "adam", {}, 4, "float32", "channels_last"),
+    ("lraspp_mobilenet_v3_large", VOC, "adamw", {}, 4, "float32", "contiguous"),
+    ("lraspp_mobilenet_v3_large", (3, 480, 3), "sgd", {}, 4, "bf16", "channels_last"),
 ]
 
 CAPTURABLE = ("adam", "adamw", "nadam", "radam", "adamax", "adadelta", "asgd", "rmsprop", "rprop")

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from bench.devices import load_device
 from bench.errors import BenchError
@@ -25,7 +24,7 @@ from bench.estimators.temporaries import Machine
 from bench.estimators.workspaces import add_workspaces
 
 sys.path.insert(0, str(Path(__file__).parent))
-from step import OPTIMIZERS, build_model  # type: ignore[import-not-found]
+from step import OPTIMIZERS, build_model, loss_of, predicts_masks  # type: ignore[import-not-found]
 
 
 class Training:
@@ -39,19 +38,20 @@ class Training:
             self.model = self.model.to(memory_format=layout)
         self.optimizer = OPTIMIZERS[optimizer](self.model.parameters(), lr=1e-3, **settings)
         images = torch.randn(batch, channels, size, size).to(device).contiguous(memory_format=layout)
-        self.batch = (images, torch.randint(classes, (batch,)).to(device))
-        self._kept: tuple[torch.Tensor, torch.Tensor] | None = None
+        labelled = (batch, size, size) if predicts_masks(name) else (batch,)
+        self.batch = (images, torch.randint(classes, labelled).to(device))
+        self._kept: tuple[Any, torch.Tensor] | None = None
 
     def step(self) -> None:
         """One step; output and loss live until the next has ended."""
         self._kept = self._step()
 
-    def _step(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def _step(self) -> tuple[Any, torch.Tensor]:
         self.optimizer.zero_grad(set_to_none=True)
         bf16 = self._precision == "bf16"
         with torch.autocast("cuda", dtype=torch.bfloat16) if bf16 else contextlib.nullcontext():
             output = self.model(self.batch[0])
-            loss = F.cross_entropy(output, self.batch[1])
+            loss = loss_of(output, self.batch[1])
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         return output, loss

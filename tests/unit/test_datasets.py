@@ -21,6 +21,7 @@ from tests.unit.written_files import damage, write_tree
         ("cifar10", (3, 32, 32), 10, (0.5, 0.5, 0.5)),
         ("cifar100", (3, 32, 32), 100, (0.5071, 0.4865, 0.4409)),
         ("imagenet", (3, 224, 224), 1000, (0.485, 0.456, 0.406)),
+        ("voc_segmentation", (3, 480, 480), 21, (0.485, 0.456, 0.406)),
     ],
 )
 def test_shape_classes_and_normalisation_are_the_documented_ones(name, shape, classes, mean):

@@ -64,6 +64,49 @@ def test_dropout_allocates_its_mask_first() -> None:
     assert script("aten::native_dropout", (source, 0.2, True), [40_960, 10_240], H200) == [(1, 10_240), (0, 40_960)]
 
 
+@pytest.mark.parametrize("operator", ["aten::_log_softmax", "aten::_softmax"])
+def test_softmax_copies_an_operand_that_is_not_contiguous(operator: str) -> None:
+    image = channels_last("float32", (8, 21, 100, 100))
+    assert sizes(script(operator, (image, 1, False), [image.nbytes])) == [6_720_000, 6_720_000, 0]  # as recorded
+    plain = contiguous("float32", (8, 21, 100, 100))
+    assert sizes(script(operator, (plain, 1, False), [plain.nbytes])) == [6_720_000]
+
+
+def test_the_loss_over_pixels_allocates_its_weight_first_and_copies_what_is_not_contiguous() -> None:
+    image, target = contiguous("float32", (8, 21, 100, 100)), contiguous("int64", (8, 100, 100))
+    assert script("aten::nll_loss2d_forward", (image, target, None, 1, 255), [4, 4]) == [(1, 4), (0, 4)]
+    image = channels_last("float32", (8, 21, 100, 100))
+    found = script("aten::nll_loss2d_forward", (image, target, None, 1, 255), [4, 4])
+    assert found == [(1, 4), (0, 4), (-1, image.nbytes), (-1, 0)]
+
+
+SLICE = Spec("float32", (8, 256, 13, 13), (216_320, 1, 16_640, 1280))
+"""A part of the channels of a channels-last gradient, as recorded in a step of DeepLabV3."""
+
+
+@pytest.mark.parametrize(
+    ("gradient", "result", "expected"),
+    [
+        (SLICE, channels_last("float32", (8, 256, 1, 1)), [8192, 1_384_448, 0]),
+        (contiguous("float32", (8, 21, 100, 100)), contiguous("float32", (8, 21, 13, 13)), [113_568]),
+        (channels_last("float32", (8, 21, 100, 100)), channels_last("float32", (8, 21, 13, 13)), [113_568]),
+        (
+            channels_last("float32", (8, 3, 100, 100)),
+            channels_last("float32", (8, 3, 13, 13)),
+            [16_224, 16_224, 960_000, 0, 0],
+        ),
+        (SLICE, SLICE, [1_384_448]),
+    ],
+    ids=["slice", "contiguous", "channels last", "few channels", "same size"],
+)
+def test_bilinear_upsampling_copies_a_gradient_in_another_layout(
+    gradient: Spec, result: Spec, expected: list[int]
+) -> None:
+    nbytes = result.numel * result.item_bytes
+    call = Call("aten::upsample_bilinear2d_backward", (gradient,), (Output(0, nbytes, result),), Phase.BACKWARD)
+    assert sizes(script_of(call, H200)) == expected
+
+
 def test_roll_over_two_dimensions_makes_one_temporary() -> None:
     source = contiguous("float32", (4, 56, 56, 96))
     found = script("aten::roll", (source, (-3, -3), (1, 2)), [source.nbytes], H200)

@@ -9,7 +9,7 @@ import click
 
 from tests.oracle.stub import StubDriver, StubUnavailable, build_stub
 from tools.accuracy.allocator import grid_part
-from tools.accuracy.cases import SEED, draw_convolutions, draw_mlps, draw_switches, draw_vision
+from tools.accuracy.cases import SEED, draw_convolutions, draw_mlps, draw_segmentation, draw_switches, draw_vision
 from tools.accuracy.children import ROOT, Children
 from tools.accuracy.compare import compare, versions
 from tools.accuracy.cpu import MODELS, cpu_part
@@ -111,6 +111,12 @@ def _stub_parts(cases: int, quick: bool, children: Children, seed: int) -> list[
             compare(draw_switches(max(4, cases * 40 // VISION_CASES), seed), driver, children, workspaces=False),
             "The switches that save memory, alone and in pairs, against torch's real allocator",
             "switches",
+            LIMIT,
+        ),
+        grid_part(
+            compare(draw_segmentation(max(8, cases // 8), seed), driver, children, workspaces=False),
+            "torchvision's segmentation models, against torch's real allocator",
+            "segmentation models",
             LIMIT,
         ),
         grid_part(

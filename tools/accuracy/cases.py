@@ -6,11 +6,12 @@ import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from bench import catalog
+from bench.catalog import ModelEntry
 from bench.plan import image_spec, skip_reason
-from bench.records import Case, Choice, MemoryFormat, Precision
+from bench.records import Case, Choice, MemoryFormat, Precision, Task
 
 SEED = 20261121
 DEVICES = ("h200", "a100_80gb")
@@ -48,6 +49,8 @@ HIDDEN = (16, 128, 500, 1024, 4096)
 SMALL_IMAGES = (224, 224, 224, 160, 96, 299)
 LARGE_BATCH_IMAGES = (64, 96)
 MAX_PLANNED_BATCH = 256
+MASK_BATCHES = (2, 3, 4, 8, 16, 32)
+MASK_IMAGES = (64, 100, 224, 480, 520)
 
 _CHOSEN: tuple[Literal["dataset", "model", "optimizer"], ...] = ("dataset", "model", "optimizer")
 T = TypeVar("T")
@@ -92,9 +95,13 @@ def case_of(axes: dict[str, Any]) -> Case:
 
 
 def torchvision_models() -> list[str]:
-    """Names of the models that are drawn from."""
-    names = [entry.name for entry in catalog.entries("model").values() if entry.summary.startswith("torchvision")]
-    return [name for name in names if name not in TOO_LARGE]
+    """Names of the classification models that are drawn from."""
+    return [name for name in _models_for("classification") if name not in TOO_LARGE]
+
+
+def _models_for(task: Task) -> list[str]:
+    entries = [cast(ModelEntry, entry) for entry in catalog.entries("model").values()]
+    return [entry.name for entry in entries if entry.summary.startswith("torchvision") and entry.task == task]
 
 
 def draw_vision(count: int, seed: int = SEED) -> list[Point]:
@@ -204,6 +211,27 @@ def draw_convolutions(count: int, seed: int = SEED) -> list[Point]:
         if point.family not in ("swin_transformer", "vision_transformer") and point.case.batch_size <= MAX_PLANNED_BATCH
     ]
     return chosen[:count]
+
+
+def draw_segmentation(count: int, seed: int = SEED) -> list[Point]:
+    """`count` cases of the segmentation models, with and without their auxiliary heads; see `draw_vision`."""
+    models = [f"{name}{aux}" for name in _models_for("segmentation") for aux in ("", ":aux=true")]
+    axes = zip(
+        in_turns([model for model in models if model != "lraspp_mobilenet_v3_large:aux=true"], count, seed, "masks"),
+        in_turns(OPTIMIZERS, count, seed, "masks optimizer"),
+        in_turns(PRECISIONS, count, seed, "masks precision"),
+        in_turns(FORMATS, count, seed, "masks format"),
+        in_turns(MASK_BATCHES, count, seed, "masks batch"),
+        in_turns(MASK_IMAGES, count, seed, "masks images"),
+        in_turns(DEVICES, count, seed, "masks device"),
+        strict=True,
+    )
+    points = []
+    for model, optimizer, precision, memory_format, batch, size, device in axes:
+        chosen = catalog.parse_choice("model", model), catalog.parse_choice("optimizer", optimizer)
+        case = Case(Choice("voc_segmentation"), *chosen, batch, precision, memory_format, image_size=size)
+        points.append(Point(case, device))
+    return list(dict.fromkeys(points))
 
 
 def in_turns(values: Sequence[T], count: int, seed: int, axis: str) -> list[T]:

@@ -17,7 +17,7 @@ PEAKS = ("allocated", "reserved", "requested")
 STUB_NAMES = {"h200": "h200", "a100_80gb": "a100-80gb"}
 """What the stub driver calls the devices."""
 
-_STEP = ("bench/workload/step.py", "bench/workload/inputs.py", "bench/catalog/*/*.py")
+_STEP = ("bench/workload/*.py", "bench/catalog/*/*.py")
 _TRUTH = (*_STEP, "tests/oracle/*.c", "tests/oracle/stub.py", "tests/oracle/devices.py", "tools/accuracy/stub_child.py")
 _ESTIMATE = (*_STEP, "bench/estimators/**/*.py", "bench/devices/*.*", "tools/accuracy/trace_child.py")
 

@@ -45,8 +45,7 @@ _CODE = (
     "tools/accuracy/cpu_child.py",
     "bench/estimators/fake_cuda/*.py",
     "bench/estimators/record*.py",
-    "bench/workload/step.py",
-    "bench/workload/inputs.py",
+    "bench/workload/*.py",
     "bench/catalog/*/*.py",
 )
 EXPLANATION = """

@@ -109,11 +109,11 @@ def build(name: str, family: str, images: ImageSpec, **settings: bool) -> torch.
     if family in AUXILIARY:
         arguments["aux_logits"] = settings.get("aux", False)
     model: torch.nn.Module = get_model(name, weights=None, num_classes=images.classes, **arguments)
-    _take_channels(model, images.channels)
+    take_channels(model, images.channels)
     return model
 
 
-def _take_channels(model: torch.nn.Module, channels: int) -> None:
+def take_channels(model: torch.nn.Module, channels: int) -> None:
     """Give the first convolution another number of input channels, all else as it was.
 
     Its weights are the initialised ones, channel by channel, in turn where more than three are asked for: the same
@@ -223,30 +223,40 @@ def _loss(output: Any, labels: torch.Tensor) -> torch.Tensor:
     return loss
 
 
-def load_entries() -> tuple[ModelEntry, ...]:
-    """One entry per model of the torchvision installed; none, with a warning that says so, where it is not."""
+def registered_models(folder: str = "") -> Iterator[tuple[str, str]]:
+    """The name and the family of each model that a folder of the installed torchvision's models registers.
+
+    None, with a warning that says so, where torchvision is not installed.
+
+    Args:
+        folder: Below torchvision's `models`; files of its own folders are not read.
+    """
     found = importlib.util.find_spec("torchvision")
     if found is None or not found.submodule_search_locations:
         warnings.warn(
-            "torchvision is not installed, so its models are not listed; pip install torchvision", stacklevel=2
+            "torchvision is not installed, so its models are not listed; pip install torchvision", stacklevel=3
         )
-        return ()
+        return
+    for path in sorted((Path(found.submodule_search_locations[0]) / "models" / folder).glob("*.py")):
+        for name in _registered(path.read_text(encoding="utf-8")):
+            yield name, path.stem
+
+
+def load_entries() -> tuple[ModelEntry, ...]:
+    """One entry per classification model of the torchvision installed; none where it is not."""
     entries = []
-    for path in sorted((Path(found.submodule_search_locations[0]) / "models").glob("*.py")):
-        source = path.read_text(encoding="utf-8")
-        for name in _registered(source):
-            family = path.stem
-            entry = ModelEntry(
-                name,
-                functools.partial(build, name, family),
-                _summary(name, family),
-                functools.partial(skip_reason, name, family),
-                note=functools.partial(_note, family),
-                smallest_batch=functools.partial(smallest_batch, family),
-            )
-            if family in AUXILIARY:
-                entry = replace(entry, settings={"aux": Setting(False, bool)}, loss=_loss)
-            entries.append(entry)
+    for name, family in registered_models():
+        entry = ModelEntry(
+            name,
+            functools.partial(build, name, family),
+            _summary(name, family),
+            functools.partial(skip_reason, name, family),
+            note=functools.partial(_note, family),
+            smallest_batch=functools.partial(smallest_batch, family),
+        )
+        if family in AUXILIARY:
+            entry = replace(entry, settings={"aux": Setting(False, bool)}, loss=_loss)
+        entries.append(entry)
     return tuple(entries)
 
 

@@ -136,8 +136,9 @@ class _CaptureTraining:
         self._workload = build_workload(case, images, protocol, device)
         self.model, self.optimizer = self._workload.model, self._workload.optimizer
         layout = torch.channels_last if case.memory_format == "channels_last" else torch.contiguous_format
-        made = torch.randn(case.micro_batch_size, *images.shape).to(device).contiguous(memory_format=layout)
-        self.batch = (made, torch.randint(images.classes, (case.micro_batch_size,)).to(device))
+        batch = case.micro_batch_size
+        made = torch.randn(batch, *images.shape).to(device).contiguous(memory_format=layout)
+        self.batch = (made, torch.randint(images.classes, (batch, *images.target_shape)).to(device))
 
     def step(self) -> None:
         """See `record.Training`."""

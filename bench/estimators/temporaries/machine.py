@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from bench.estimators.tensors import Spec, is_contiguous
+
 Script = list[tuple[int, int]]
 
 WORKSPACE = -8
@@ -31,6 +33,11 @@ def around(*sizes: int, first: int = -1, within: Script | None = None) -> Script
     """
     slots = [(first - index, size) for index, size in enumerate(sizes) if size]
     return slots + (within or []) + [(slot, 0) for slot, _ in reversed(slots)]
+
+
+def copy_bytes(spec: Spec | None) -> int:
+    """Bytes of a contiguous copy, 0 where none is needed."""
+    return 0 if spec is None or is_contiguous(spec) else spec.numel * spec.item_bytes
 
 
 MIB = 1 << 20

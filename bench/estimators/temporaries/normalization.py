@@ -7,7 +7,7 @@ aten/src/ATen/native/cuda/Normalization.cu, aten/src/ATen/native/cuda/layer_norm
 from __future__ import annotations
 
 from bench.estimators.recording import Call
-from bench.estimators.temporaries.machine import Machine, Script, around, results
+from bench.estimators.temporaries.machine import Machine, Script, around, copy_bytes, results
 from bench.estimators.tensors import Spec, is_channels_last_contiguous, is_contiguous
 
 MAX_THREADS, TILE_WIDTH, PER_THREAD, MAX_ROWS, LEAST_ROWS = 512, 32, 16, 128, 8
@@ -56,11 +56,6 @@ def _batch_norm_backward(call: Call, machine: Machine) -> Script:
     return [*script, *around(*_staging(image, 2), first=-3), (0, call.sizes[0]), (-2, 0), (-1, 0)]
 
 
-def _copy_bytes(spec: Spec | None) -> int:
-    """Bytes of a contiguous copy, 0 where none is needed."""
-    return 0 if spec is None or is_contiguous(spec) else spec.numel * spec.item_bytes
-
-
 def _enclosed(copies: list[int], inner: Script) -> Script:
     """Copies made before, freed after."""
     slots = [(-1 - index, size) for index, size in enumerate(copies) if size]
@@ -68,14 +63,14 @@ def _enclosed(copies: list[int], inner: Script) -> Script:
 
 
 def _layer_norm(call: Call, machine: Machine) -> Script:
-    return _enclosed([_copy_bytes(call.arguments[0])], results(call.sizes))
+    return _enclosed([copy_bytes(call.arguments[0])], results(call.sizes))
 
 
 def _layer_norm_backward(call: Call, machine: Machine) -> Script:
     gradient, image = call.arguments[:2]
-    late = _copy_bytes(gradient)
+    late = copy_bytes(gradient)
     script = results(call.sizes) + ([(-2, late), (-2, 0)] if late else [])
-    return _enclosed([_copy_bytes(image)], script)
+    return _enclosed([copy_bytes(image)], script)
 
 
 RULES = {

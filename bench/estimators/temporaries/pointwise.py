@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bench.estimators.recording import Call
-from bench.estimators.temporaries.machine import Machine, Script, around, results
-from bench.estimators.tensors import is_contiguous
+from bench.estimators.temporaries.machine import Machine, Script, around, copy_bytes, results
+from bench.estimators.tensors import Spec, is_channels_last_contiguous, is_contiguous, suggests_channels_last
 
 
 def _dropout(call: Call, machine: Machine) -> Script:
@@ -25,6 +25,11 @@ def _roll(call: Call, machine: Machine) -> Script:
             steps.append((previous, 0))
         previous = slot
     return steps
+
+
+def _softmax(call: Call, machine: Machine) -> Script:
+    """From a contiguous copy (aten/src/ATen/native/cuda/SoftMax.cu: host_softmax)."""
+    return results(call.sizes) + around(copy_bytes(call.arguments[0]))
 
 
 def _softmax_backward(call: Call, machine: Machine) -> Script:
@@ -49,9 +54,50 @@ def _index_put(call: Call, machine: Machine) -> Script:
     return [*script, *([(-3, 0)] if spread else []), (-1, 0)]
 
 
+def _nll_loss2d(call: Call, machine: Machine) -> Script:
+    """The weight goes first; both operands must be contiguous (aten/src/ATen/native/cuda/NLLLoss2d.cu)."""
+    source, target, _, reduction = call.arguments[:4]
+    copies = [copy_bytes(source), copy_bytes(target)] if reduction else []
+    return [(1, call.sizes[1]), (0, call.sizes[0]), *around(*copies)]
+
+
+FEWEST_CHANNELS_LAST = 4
+"""Below, the bilinear kernels work on contiguous images (aten/src/ATen/native/cuda/UpSampleBilinear2d.cu)."""
+
+
+def _works_channels_last(image: Spec) -> bool:
+    return suggests_channels_last(image) and image.shape[1] >= FEWEST_CHANNELS_LAST
+
+
+def _channels_last_copy_bytes(image: Spec) -> int:
+    return 0 if is_channels_last_contiguous(image) else image.numel * image.item_bytes
+
+
+def _upsample_bilinear(call: Call, machine: Machine) -> Script:
+    image = call.arguments[0]
+    return results(call.sizes) + around(_channels_last_copy_bytes(image) if _works_channels_last(image) else 0)
+
+
+def _upsample_bilinear_backward(call: Call, machine: Machine) -> Script:
+    """A gradient that is part of a larger one is copied, and the result too if the kernel writes another layout."""
+    gradient, result = call.arguments[0], call.outputs[0].spec
+    if gradient.shape == result.shape:
+        copies = []
+    elif _works_channels_last(gradient) and is_channels_last_contiguous(result):
+        copies = [_channels_last_copy_bytes(gradient)]
+    else:
+        copies = [copy_bytes(result), copy_bytes(gradient)]
+    return results(call.sizes) + around(*copies)
+
+
 RULES = {
     "aten::_index_put_impl_": _index_put,
     "aten::native_dropout": _dropout,
     "aten::roll": _roll,
+    "aten::_log_softmax": _softmax,
+    "aten::_softmax": _softmax,
     "aten::_softmax_backward_data": _softmax_backward,
+    "aten::nll_loss2d_forward": _nll_loss2d,
+    "aten::upsample_bilinear2d": _upsample_bilinear,
+    "aten::upsample_bilinear2d_backward": _upsample_bilinear_backward,
 }
