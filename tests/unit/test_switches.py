@@ -8,27 +8,26 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from bench.errors import ConfigError, Unsupported
 from bench.plan import cross_axes, image_spec
 from bench.records import SWITCHES, Case, Choice, Protocol, name_cases
-from bench.workload import build_workload, numeric_modes
-from bench.workload.checkpointing import checkpoint_blocks, find_blocks
 
-CPU = torch.device("cpu")
+CPU = "cpu"
 MLP = Case(Choice("mnist"), Choice("mlp"), Choice("sgd_momentum"), 8, image_size=28)
 RESNET = Case(Choice("cifar10"), Choice("resnet18"), Choice("adam"), 4, image_size=32)
 
 
 def trained(case: Case, steps: int = 3) -> tuple[list[torch.Tensor], float]:
     """The parameters and the last loss after some steps on one drawn batch."""
+    from bench.workload import build_workload, numeric_modes
+
     images = image_spec(case.dataset, case.image_size)
     generator = torch.Generator().manual_seed(1)
     batch = torch.randn(case.batch_size, *images.shape, generator=generator)
     labels = torch.randint(images.classes, (case.batch_size,), generator=generator)
     with numeric_modes(case, Protocol()):
-        workload = build_workload(case, images, Protocol(), CPU)
+        workload = build_workload(case, images, Protocol(), torch.device(CPU))
         pieces = zip(batch.chunk(case.accumulation), labels.chunk(case.accumulation), strict=True)
         batches = itertools.cycle(list(pieces))
         for _ in range(steps):
@@ -57,10 +56,14 @@ def test_a_switch_changes_memory_and_not_what_is_learnt(case: Case, switches: di
 
 
 def test_gradients_that_are_zeroed_keep_their_memory_and_dropped_ones_do_not() -> None:
+    from bench.workload import build_workload
+
     batches = itertools.repeat((torch.randn(8, 1, 28, 28), torch.zeros(8, dtype=torch.int64)))
     places = {}
     for word in ("none", "zeros"):
-        workload = build_workload(replace(MLP, zero_grad=word), image_spec(MLP.dataset, 28), Protocol(), CPU)
+        workload = build_workload(
+            replace(MLP, zero_grad=word), image_spec(MLP.dataset, 28), Protocol(), torch.device(CPU)
+        )
         workload.step(batches)
         before = next(workload.model.parameters()).grad
         workload.optimizer.zero_grad(set_to_none=workload.set_to_none)
@@ -70,20 +73,26 @@ def test_gradients_that_are_zeroed_keep_their_memory_and_dropped_ones_do_not() -
 
 
 def test_an_update_in_the_backward_leaves_no_gradient() -> None:
-    workload = build_workload(replace(MLP, update="in_backward"), image_spec(MLP.dataset, 28), Protocol(), CPU)
+    from bench.workload import build_workload
+
+    workload = build_workload(
+        replace(MLP, update="in_backward"), image_spec(MLP.dataset, 28), Protocol(), torch.device(CPU)
+    )
     workload.step(itertools.repeat((torch.randn(8, 1, 28, 28), torch.zeros(8, dtype=torch.int64))))
     assert all(parameter.grad is None for parameter in workload.model.parameters())
     assert len(workload.optimizer.state) == sum(1 for _ in workload.model.parameters())
 
 
 def test_a_step_takes_its_micro_batches_one_by_one_and_reports_the_loss_of_a_batch() -> None:
+    from bench.workload import build_workload
+
     taken = itertools.count()
     images, labels = torch.zeros(2, 1, 28, 28), torch.zeros(2, dtype=torch.int64)
-    workload = build_workload(replace(MLP, accumulation=4), image_spec(MLP.dataset, 28), Protocol(), CPU)
+    workload = build_workload(replace(MLP, accumulation=4), image_spec(MLP.dataset, 28), Protocol(), torch.device(CPU))
     workload.step((images, labels) for _ in taken)
     assert next(taken) == 4
     with torch.no_grad():
-        again = build_workload(MLP, image_spec(MLP.dataset, 28), Protocol(), CPU)
+        again = build_workload(MLP, image_spec(MLP.dataset, 28), Protocol(), torch.device(CPU))
         expected = again.criterion(again.model(images), labels)
     assert workload.loss == pytest.approx(float(expected), rel=1e-5)
 
@@ -103,6 +112,7 @@ BLOCKS = {
 @pytest.mark.parametrize("name", BLOCKS)
 def test_blocks_are_the_repeated_parts_of_a_model(name: str) -> None:
     from bench.estimators.layers import build_on_meta
+    from bench.workload.checkpointing import find_blocks
 
     found = find_blocks(build_on_meta(Choice(name), image_spec(Choice("imagenet"), 224)))
     assert len(found) == BLOCKS[name]
@@ -110,40 +120,44 @@ def test_blocks_are_the_repeated_parts_of_a_model(name: str) -> None:
 
 
 def test_a_checkpointed_block_saves_its_input_alone() -> None:
-    class Block(nn.Module):
+    from bench.workload.checkpointing import checkpoint_blocks
+
+    class Block(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.one, self.other = nn.Linear(4, 4), nn.Linear(4, 4)
+            self.one, self.other = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
 
         def forward(self, values: torch.Tensor) -> torch.Tensor:
             return self.other(self.one(values).sigmoid()).sigmoid()
 
-    def saved(model: nn.Module) -> int:
+    def saved(model: torch.nn.Module) -> int:
         kept = 0
 
         def pack(tensor: torch.Tensor) -> torch.Tensor:
             nonlocal kept
-            kept += not isinstance(tensor, nn.Parameter)
+            kept += not isinstance(tensor, torch.nn.Parameter)
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             model(torch.randn(2, 4, requires_grad=True))
         return kept
 
-    model = nn.Sequential(Block(), Block())
+    model = torch.nn.Sequential(Block(), Block())
     before = saved(model)
     checkpoint_blocks(model)
     assert saved(model) < before / 2
 
 
 def test_a_model_with_a_switch_of_its_own_uses_it() -> None:
-    class Own(nn.Linear):
+    from bench.workload.checkpointing import checkpoint_blocks
+
+    class Own(torch.nn.Linear):
         on = False
 
         def set_grad_checkpointing(self, enable: bool = True) -> None:
             self.on = enable
 
-    class Refuses(nn.Linear):
+    class Refuses(torch.nn.Linear):
         def set_grad_checkpointing(self, enable: bool = True) -> None:
             assert not enable, "gradient checkpointing not supported"
 
@@ -153,7 +167,7 @@ def test_a_model_with_a_switch_of_its_own_uses_it() -> None:
     with pytest.raises(Unsupported, match=r"Refuses.*not supported"):
         checkpoint_blocks(Refuses(2, 2))
     with pytest.raises(Unsupported, match="no repeated blocks"):
-        checkpoint_blocks(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))
+        checkpoint_blocks(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)))
 
 
 def test_a_case_with_defaults_keeps_the_key_that_it_had_before_there_were_switches() -> None:
