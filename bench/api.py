@@ -78,6 +78,7 @@ def estimate(
     memory_format: MemoryFormat = ...,
     image_size: int | None = ...,
     device: str | Path | Device = ...,
+    memory: int | str | None = ...,
     workspaces: bool = ...,
 ) -> Estimate: ...
 
@@ -95,6 +96,7 @@ def estimate(
     memory_format: MemoryFormat = ...,
     image_size: int | None = ...,
     device: str | Path | Device = ...,
+    memory: int | str | None = ...,
     workspaces: bool = ...,
 ) -> list[Estimate]: ...
 
@@ -111,6 +113,7 @@ def estimate(
     memory_format: MemoryFormat = "contiguous",
     image_size: int | None = None,
     device: str | Path | Device = "h200",
+    memory: int | str | None = None,
     workspaces: bool = True,
 ) -> Estimate | list[Estimate]:
     """Estimate memory and speed of a training step on a device, without the device.
@@ -129,6 +132,7 @@ def estimate(
         memory_format: `contiguous` or `channels_last`.
         image_size: Side of a data set's images in pixels; its own unless given.
         device: The name of a device, the path of a device file, or a `bench.devices.Device`.
+        memory: Of the smaller card that the device plays, in bytes or as text (`"24 GiB"`); its own unless given.
         workspaces: Whether to count cuDNN's workspaces.
 
     Returns:
@@ -150,7 +154,9 @@ def estimate(
         lost.extend(reasons.values())
 
     with asked.raising():
-        made = estimates_in_order(asked.launcher, asked.cases, _known(device), workspaces=workspaces, heard=heard)
+        made = estimates_in_order(
+            asked.launcher, asked.cases, _known(device, memory), workspaces=workspaces, heard=heard
+        )
         if lost and asked.own:
             raise BenchError(lost[0])
     return asked.in_order(made, batch_size)
@@ -167,6 +173,7 @@ def fit(
     memory_format: MemoryFormat = "contiguous",
     image_size: int | None = None,
     device: str | Path | Device = "h200",
+    memory: int | str | None = None,
     fraction: float = 0.8,
     workspaces: bool = True,
 ) -> Fit:
@@ -182,6 +189,7 @@ def fit(
         memory_format: See model.
         image_size: See model.
         device: See model.
+        memory: See model.
         fraction: The share of the GPU's memory that the recommended batch may take.
         workspaces: See model.
 
@@ -197,7 +205,9 @@ def fit(
         raise BenchError(f"fraction {fraction:g}: a number above 0 and up to 1 is needed; 0.8 is usual")
     asked = _Asked.of(model, [64], dataset, sample_shape, classes, optimizer, precision, memory_format, image_size)
     with asked.raising():
-        return fit_in_child(asked.launcher, asked.cases[0], _known(device), fraction=fraction, workspaces=workspaces)
+        return fit_in_child(
+            asked.launcher, asked.cases[0], _known(device, memory), fraction=fraction, workspaces=workspaces
+        )
 
 
 @overload
@@ -213,6 +223,7 @@ def timeline(
     memory_format: MemoryFormat = ...,
     image_size: int | None = ...,
     device: str | Path | Device = ...,
+    memory: int | str | None = ...,
     workspaces: bool = ...,
 ) -> Timeline: ...
 
@@ -230,6 +241,7 @@ def timeline(
     memory_format: MemoryFormat = ...,
     image_size: int | None = ...,
     device: str | Path | Device = ...,
+    memory: int | str | None = ...,
     workspaces: bool = ...,
 ) -> list[Timeline]: ...
 
@@ -246,6 +258,7 @@ def timeline(
     memory_format: MemoryFormat = "contiguous",
     image_size: int | None = None,
     device: str | Path | Device = "h200",
+    memory: int | str | None = None,
     workspaces: bool = True,
 ) -> Timeline | list[Timeline]:
     """Follow memory over one training step on a GPU, event by event of its allocator, without the GPU.
@@ -261,6 +274,7 @@ def timeline(
         memory_format: See model.
         image_size: See model.
         device: See model.
+        memory: See model.
         workspaces: See model.
 
     Returns:
@@ -273,7 +287,7 @@ def timeline(
 
     batches = _batches(batch_size)
     asked = _Asked.of(model, batches, dataset, sample_shape, classes, optimizer, precision, memory_format, image_size)
-    known = _known(device)
+    known = _known(device, memory)
     with asked.raising():
         made = [timeline_in_child(asked.launcher, case, known, workspaces=workspaces) for case in asked.cases]
     return asked.in_order(made, batch_size)
@@ -497,8 +511,13 @@ def _batches(batch_size: int | Sequence[int]) -> list[int]:
     return [batch_size] if isinstance(batch_size, int) else list(batch_size)
 
 
-def _known(device: str | Path | Device) -> Device:
-    """The device. Raises BenchError."""
-    from bench.devices import load_device
+def _known(device: str | Path | Device, memory: int | str | None) -> Device:
+    """The device, as a smaller card if a memory is given. Raises BenchError."""
+    from bench.config.values import read_bytes, shown
+    from bench.devices import load_device, with_memory
 
-    return load_device(str(device) if isinstance(device, Path) else device)
+    try:
+        limit_bytes = None if memory is None else read_bytes(memory)
+    except ValueError as error:
+        raise BenchError(f"memory {shown(memory)}: {error}") from error
+    return with_memory(load_device(str(device) if isinstance(device, Path) else device), limit_bytes)
