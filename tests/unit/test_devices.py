@@ -478,5 +478,5 @@ def test_a_card_that_a_device_cannot_play_is_refused() -> None:
         DeviceError, match=r"^the memory limit of 24 GiB is above the 23\.6 GiB \(25,386,352,640 B\) of "
     ):
         with_memory(load_device("rtx4090"), 24 * GIB)
-    with pytest.raises(DeviceError, match="^the memory limit is for GPUs, and cpu is a CPU"):
+    with pytest.raises(DeviceError, match=r"^the memory limit is for GPUs, and cpu is a CPU"):
         with_memory(load_device("cpu"), GIB)
