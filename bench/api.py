@@ -93,6 +93,7 @@ def estimate(
     memory_format: MemoryFormat = ...,
     image_size: int | None = ...,
     device: str | Path | Device = ...,
+    memory: int | str | None = ...,
     workspaces: bool = ...,
     **switches: Unpack[Switches],
 ) -> Estimate: ...
@@ -111,6 +112,7 @@ def estimate(
     memory_format: MemoryFormat = ...,
     image_size: int | None = ...,
     device: str | Path | Device = ...,
+    memory: int | str | None = ...,
     workspaces: bool = ...,
     **switches: Unpack[Switches],
 ) -> list[Estimate]: ...
@@ -128,6 +130,7 @@ def estimate(
     memory_format: MemoryFormat = "contiguous",
     image_size: int | None = None,
     device: str | Path | Device = "h200",
+    memory: int | str | None = None,
     workspaces: bool = True,
     **switches: Unpack[Switches],
 ) -> Estimate | list[Estimate]:
@@ -148,6 +151,7 @@ def estimate(
         memory_format: `contiguous` or `channels_last`.
         image_size: Side of a data set's images in pixels; its own unless given.
         device: The name of a device, the path of a device file, or a `bench.devices.Device`.
+        memory: Of the smaller card that the device plays, in bytes or as text (`"24 GiB"`); its own unless given.
         workspaces: Whether to count cuDNN's workspaces.
         **switches: See `Switches`: `checkpointing="blocks"`, say.
 
@@ -171,7 +175,9 @@ def estimate(
         lost.extend(reasons.values())
 
     with asked.raising():
-        made = estimates_in_order(asked.launcher, asked.cases, _known(device), workspaces=workspaces, heard=heard)
+        made = estimates_in_order(
+            asked.launcher, asked.cases, _known(device, memory), workspaces=workspaces, heard=heard
+        )
         if lost and asked.own:
             raise BenchError(lost[0])
     return asked.in_order(made, batch_size)
@@ -188,6 +194,7 @@ def fit(
     memory_format: MemoryFormat = "contiguous",
     image_size: int | None = None,
     device: str | Path | Device = "h200",
+    memory: int | str | None = None,
     fraction: float = 0.8,
     workspaces: bool = True,
     **switches: Unpack[Switches],
@@ -204,6 +211,7 @@ def fit(
         memory_format: See model.
         image_size: See model.
         device: See model.
+        memory: See model.
         fraction: The share of the GPU's memory that the recommended batch may take.
         workspaces: See model.
         **switches: See model.
@@ -221,7 +229,9 @@ def fit(
     axes = {"precision": precision, "memory_format": memory_format, "image_size": image_size, **switches}
     asked = _Asked.of(model, [64], dataset, sample_shape, classes, optimizer, axes)
     with asked.raising():
-        return fit_in_child(asked.launcher, asked.cases[0], _known(device), fraction=fraction, workspaces=workspaces)
+        return fit_in_child(
+            asked.launcher, asked.cases[0], _known(device, memory), fraction=fraction, workspaces=workspaces
+        )
 
 
 @overload
@@ -237,6 +247,7 @@ def timeline(
     memory_format: MemoryFormat = ...,
     image_size: int | None = ...,
     device: str | Path | Device = ...,
+    memory: int | str | None = ...,
     workspaces: bool = ...,
     **switches: Unpack[Switches],
 ) -> Timeline: ...
@@ -255,6 +266,7 @@ def timeline(
     memory_format: MemoryFormat = ...,
     image_size: int | None = ...,
     device: str | Path | Device = ...,
+    memory: int | str | None = ...,
     workspaces: bool = ...,
     **switches: Unpack[Switches],
 ) -> list[Timeline]: ...
@@ -272,6 +284,7 @@ def timeline(
     memory_format: MemoryFormat = "contiguous",
     image_size: int | None = None,
     device: str | Path | Device = "h200",
+    memory: int | str | None = None,
     workspaces: bool = True,
     **switches: Unpack[Switches],
 ) -> Timeline | list[Timeline]:
@@ -288,6 +301,7 @@ def timeline(
         memory_format: See model.
         image_size: See model.
         device: See model.
+        memory: See model.
         workspaces: See model.
         **switches: See model.
 
@@ -302,7 +316,7 @@ def timeline(
     batches = _batches(batch_size)
     axes = {"precision": precision, "memory_format": memory_format, "image_size": image_size, **switches}
     asked = _Asked.of(model, batches, dataset, sample_shape, classes, optimizer, axes)
-    known = _known(device)
+    known = _known(device, memory)
     with asked.raising():
         made = [timeline_in_child(asked.launcher, case, known, workspaces=workspaces) for case in asked.cases]
     return asked.in_order(made, batch_size)
@@ -524,8 +538,13 @@ def _batches(batch_size: int | Sequence[int]) -> list[int]:
     return [batch_size] if isinstance(batch_size, int) else list(batch_size)
 
 
-def _known(device: str | Path | Device) -> Device:
-    """The device. Raises BenchError."""
-    from bench.devices import load_device
+def _known(device: str | Path | Device, memory: int | str | None) -> Device:
+    """The device, as a smaller card if a memory is given. Raises BenchError."""
+    from bench.config.values import read_bytes, shown
+    from bench.devices import load_device, with_memory
 
-    return load_device(str(device) if isinstance(device, Path) else device)
+    try:
+        limit_bytes = None if memory is None else read_bytes(memory)
+    except ValueError as error:
+        raise BenchError(f"memory {shown(memory)}: {error}") from error
+    return with_memory(load_device(str(device) if isinstance(device, Path) else device), limit_bytes)

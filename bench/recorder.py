@@ -48,7 +48,7 @@ class RecordTask:
         stacks: Whether to keep Python's call stack at each event.
         key: The recording's key.
         target: Where the file goes.
-        protocol: Its seed and switches are taken.
+        protocol: Its seed, switches and memory limit are taken.
     """
 
     case: Case
@@ -127,7 +127,9 @@ def _begin(run: _RecordingRun, readings: Readings) -> None:
     start_gpu(before)
     free, _ = torch.cuda.mem_get_info()
     after = readings.used_bytes()
-    run.memory.update(nvml_before_context=before, nvml_after_context=after, free_after_context=free)
+    if (limit := run.task.protocol.device_memory_bytes) is not None:  # once: a replay knows one limit
+        free = min(free, CudaMemory().play_card(limit, before))
+    run.memory.update(nvml_before_context=before, nvml_after_context=after, free_after_context=free, limit=limit)
     gc.collect()
     gc.disable()
     torch.cuda.memory._record_memory_history(

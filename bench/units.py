@@ -55,6 +55,15 @@ def format_bytes(count: float | None) -> str:
     return f"{sign}{size:.0f} B"
 
 
+def exact_bytes(count: int) -> str:
+    """Bytes without rounding, in a unit where that is short: `24 GiB`, `23.5 GiB`, `300 MiB`, `25,250,627,584 B`."""
+    for unit, factor in (("GiB", GIB), ("MiB", MIB)):
+        text = f"{count / factor:.6g}"
+        if float(text) * factor == count:
+            return f"{text} {unit}"
+    return f"{count:,} B"
+
+
 def format_seconds(seconds: float | None) -> str:
     """Seconds with three significant digits in a suitable unit: `12.3 ms`, `4.10 s`; unknown prints as a dash."""
     if seconds is None or math.isnan(seconds):

@@ -33,7 +33,7 @@ from bench.probes.step_timing import plan_step_count, time_steps
 from bench.probes.torch_memory import CudaMemory, measure_cpu_peak, start_gpu
 from bench.records import Case, DataFacts, ImageSpec, Measurement, Protocol, Status
 from bench.records.variables import allocator_variables, cublas_workspaces
-from bench.units import format_bytes
+from bench.units import exact_bytes, format_bytes
 from bench.workload import Workload, build_workload, numeric_modes
 from bench.workload.gradient_noise import has_batch_norm, measure_gradient_noise, microbatch_count
 from bench.workload.inputs import Batch, Inputs, build_inputs
@@ -94,6 +94,13 @@ class _Run:
     def images(self) -> ImageSpec:
         return image_spec(self.task.case.dataset, self.task.case.image_size)
 
+    def hold_limit(self) -> None:
+        """Keep a GPU that plays a smaller card within that card's memory, beside the context as it is now."""
+        limit = self.task.protocol.device_memory_bytes
+        if self.memory is not None and limit is not None:
+            self.memory.play_card(limit, self.found.get("device_used_before_bytes"))
+            self.found["device_memory_allowed_bytes"] = self.memory.read_allowed()
+
     def enter(self, phase: str) -> None:
         """Report a phase."""
         self.found["phase"] = phase
@@ -140,6 +147,7 @@ def _start_gpu(run: _Run) -> None:
     run.found["device_used_before_bytes"] = run.readings.used_bytes()
     start_gpu(run.found["device_used_before_bytes"])
     run.memory = CudaMemory()
+    run.hold_limit()
 
 
 def _measure(run: _Run) -> None:
@@ -199,9 +207,13 @@ def _time(run: _Run, workload: Workload, inputs: Inputs) -> None:
         waits.append(0.0)
         workload.step(batches)
 
+    def warm_up() -> None:
+        step()
+        run.hold_limit()  # beside the modules that the step has loaded
+
     protocol = run.task.protocol
     run.enter("warm-up")
-    warm = time_steps(step, protocol.warmup_steps, run.task.device)
+    warm = time_steps(warm_up, protocol.warmup_steps, run.task.device)
     run.found["warmup_times_s"] = warm.step_times_s
     in_force = read_in_force(run.task.case, protocol, workload)
     run.found.update(in_force.fields)
@@ -315,7 +327,11 @@ def _failure(run: _Run, error: BaseException) -> dict[str, Any]:
 
 
 def _with_amounts(run: _Run, said: str, requested_bytes: int | None) -> str:
-    """The reason, preceded by the requested size or that of a batch, and the limit, if host memory is limited."""
+    """The reason, preceded by the limit of memory, if there is one; of the host's, with what was asked for."""
+    if card := run.task.protocol.device_memory_bytes:
+        allowed = run.found.get("device_memory_allowed_bytes")
+        left = f", which leaves torch {format_bytes(allowed)}" if allowed is not None else ""
+        return f"as a card of {exact_bytes(card)}{left}: {said}"
     case, limit = run.task.case, run.found.get("host_memory_limit_bytes")
     batch = case.batch_size * math.prod(run.images.shape) * torch.float32.itemsize
     if limit is None:

@@ -6,7 +6,7 @@ reader must know before trusting or publishing the numbers, by one table of rule
 """
 
 from bench.analysis.cases import GROUP, in_reading_order, last_attempts, summarise_cases
-from bench.analysis.estimates import COMPARISONS, EstimatePair, estimator_errors
+from bench.analysis.estimates import COMPARISONS, EstimatePair, estimator_errors, gpu_memory_bytes
 from bench.analysis.findings import RULES, CaseNames, Finding, Findings, Weakens, damaged_parts, judge
 from bench.analysis.headline import best_cases, headline
 from bench.analysis.labels import CaseLabels, machine_labels
@@ -24,6 +24,7 @@ __all__ = [
     "best_cases",
     "damaged_parts",
     "estimator_errors",
+    "gpu_memory_bytes",
     "headline",
     "in_reading_order",
     "judge",

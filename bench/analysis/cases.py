@@ -21,7 +21,7 @@ GROUP = ("case_key", *columns(Group))
 PEAKS = in_order(lambda field: field.peak)
 _CONSTANT = (*GROUP, *AXES, *in_order(lambda field: field.summary))
 _ESTIMATES = tuple(name for name in columns(Estimate) if name not in ("case_key", "estimate_device"))
-_EXACT = (*PEAKS, "parameter_count", "oom_requested_bytes", "host_memory_limit_bytes")
+_EXACT = (*PEAKS, "parameter_count", "oom_requested_bytes", "host_memory_limit_bytes", "device_memory_allowed_bytes")
 
 
 def last_attempts(frame: pd.DataFrame) -> pd.DataFrame:

@@ -104,6 +104,12 @@ _FORECASTERS = (
 )
 
 
+def gpu_memory_bytes(summary: pd.DataFrame) -> pd.Series:
+    """The memory of each row's GPU, or of the smaller card that it played; NaN where there is no GPU."""
+    known = [name for name in ("gpu_total_bytes", "device_memory_bytes") if name in summary]
+    return summary[known].astype("Float64").astype(float).min(axis=1)
+
+
 def oom_predictions(summary: pd.DataFrame) -> pd.DataFrame:
     """How well each estimator foresaw which cases run out of a GPU's memory.
 
@@ -120,7 +126,7 @@ def oom_predictions(summary: pd.DataFrame) -> pd.DataFrame:
         `true_negative`; `precision` (of those foretold, the share that ran out) and `recall` (of those that ran out,
         the share foretold), null where there is none to divide by.
     """
-    memory = summary["gpu_total_bytes"].to_numpy(dtype=float, na_value=np.nan)
+    memory = gpu_memory_bytes(summary).to_numpy()
     ran_out = (summary["status"] == Status.OOM).to_numpy(dtype=bool)
     ended = ran_out | summary["status"].isin(MEASURED).to_numpy(dtype=bool)
     on_gpu = (summary["device"] == "cuda").to_numpy(dtype=bool, na_value=False)

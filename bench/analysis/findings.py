@@ -27,7 +27,7 @@ from bench.config import TARGETS_FRAC
 from bench.records import AXES, FIELDS, MEASURED, DataFacts, Group, Status, case_key, columns, in_order, run_key
 from bench.stats import PUBLISHED_PROCESSES
 from bench.store import DATA_FOLDER, Loaded
-from bench.units import MIB
+from bench.units import MIB, exact_bytes
 
 CONSISTENCY_WINDOW = (0.9, 1.02)
 """Where the sum of the steps lies in an honest run, as a fraction of the window around them."""
@@ -68,6 +68,7 @@ _MEMORY_ORDER = (
     ("peak_requested_bytes", "peak_allocated_bytes"),
     ("peak_allocated_bytes", "peak_reserved_bytes"),
     ("peak_reserved_bytes", "device_total_bytes"),
+    ("peak_reserved_bytes", "device_memory_bytes"),
     ("device_used_bytes", "device_total_bytes"),
     ("peak_allocated_bytes", "gpu_total_bytes"),
 )
@@ -815,6 +816,17 @@ def _power_capped(runs: Runs) -> Hit:
     bad = runs.last & (limit < default * 0.995)
     watts = {f"{low:.0f} W of {usual:.0f} W" for low, usual in zip(limit[bad], default[bad], strict=True)}
     return Hit(bad, words={"watts": ", ".join(sorted(watts))})
+
+
+@_rule(
+    Weakens.NOTHING,
+    "The GPU played a smaller card in {runs}, of {memory}: what fits is that card's, the speed is the GPU's.",
+    "Quote the limit with the numbers, or sweep without limits.device_memory (--memory).",
+)
+def _smaller_card(runs: Runs) -> Hit:
+    limit = runs.number("device_memory_bytes")
+    sizes = sorted({int(size) for size in limit[runs.last & (limit > 0)]})
+    return Hit(runs.last & (limit > 0), words={"memory": " or ".join(map(exact_bytes, sizes))})
 
 
 @_rule(

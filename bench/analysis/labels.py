@@ -9,6 +9,7 @@ from typing import Any, get_args
 import pandas as pd
 
 from bench import records
+from bench.devices import card_name
 from bench.records import (
     FIELDS,
     SWITCHES,
@@ -21,6 +22,7 @@ from bench.records import (
     columns,
     in_order,
 )
+from bench.units import exact_bytes
 
 Row = Mapping[Any, Any]
 """A row of a summary, as `to_dict("records")` gives it."""
@@ -38,9 +40,16 @@ _ORDERS = {"precision": get_args(Precision), "memory_format": get_args(MemoryFor
 
 
 def machine_labels(frame: pd.DataFrame) -> dict[str, str]:
-    """A name for each environment key, in order of appearance: the GPU's or the CPU's, and what tells equals apart."""
+    """A name for each environment key, in order of appearance: the GPU's or the CPU's, and what tells equals apart.
+
+    A GPU that played a smaller card in all of its runs is named as that card.
+    """
     rows = frame.drop_duplicates("environment_key").set_index("environment_key")
     names = dict(zip(rows.index.astype(str), map(_device_name, rows.to_dict("records")), strict=True))
+    if "device_memory_bytes" in frame:
+        for key, limits in frame.groupby("environment_key")["device_memory_bytes"]:
+            if limits.nunique(dropna=False) == 1 and limits.notna().all():
+                names[str(key)] = card_name(names[str(key)], int(limits.iloc[0]))
     return _told_apart(rows, names, (*in_order(lambda field: field.label), *columns(Environment)))
 
 
@@ -178,5 +187,8 @@ def _telling(twins: pd.DataFrame, fields: Sequence[str]) -> list[list[str]]:
 
 
 def _field_words(field: str, value: Any) -> str:
-    told = FIELDS[field].absent if value is None or value is pd.NA or value != value else value
-    return f"{field.removesuffix('_version')} {told}"
+    if value is None or value is pd.NA or value != value:
+        told = FIELDS[field].absent
+    else:
+        told = exact_bytes(int(value)) if field.endswith("_bytes") else value
+    return f"{field.removesuffix('_version').removesuffix('_bytes')} {told}"

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli.axes import batch_size_option, read_cases, with_axes, workspaces_option
-from bench.cli.options import config_argument, device_file_option, json_option, read_config, set_option
+from bench.cli.options import (
+    config_argument,
+    device_file_option,
+    json_option,
+    memory_limit,
+    memory_option,
+    read_config,
+    set_option,
+)
 from bench.errors import EXIT_FAILED_CASES, BenchError
 from bench.terminal import printable
 from bench.units import counted
@@ -233,6 +241,7 @@ _MEMORY = (
     "--device", "devices", multiple=True, help="Device, by name or file (bench list devices) [h200]. Repeatable."
 )
 @device_file_option
+@memory_option
 @click.option(
     "--explain-difference",
     "recording",
@@ -253,6 +262,7 @@ def estimate(
     overrides: tuple[str, ...],
     devices: tuple[str, ...],
     device_files: dict[str, Device],
+    memory_bytes: int | None,
     recording: Path | None,
     timeline: Path | None,
     workspaces: str,
@@ -268,19 +278,22 @@ def estimate(
       bench estimate --model resnet50 --optimizer adam --batch-size 64 --precision bf16 --device h200
       bench estimate --model vit_b_16 --batch-size 32 --batch-size 256 --device rtx4090 --json
       bench estimate configs/gpu.toml --device a100_80gb --json
+      bench estimate --model resnet50 --device a100_80gb --memory 24GiB
       bench estimate --model resnet50 --optimizer adam --device h200 --timeline resnet50.png
       bench estimate --explain-difference recordings/nvidia-h200/FILE.parquet
     """
     from bench.devices import load_device
 
     if recording is not None:
-        if config is not None or overrides or devices or device_files or timeline is not None or any(axes.values()):
+        others = (config, memory_bytes, timeline)
+        if overrides or devices or device_files or any(axes.values()) or any(each is not None for each in others):
             raise click.UsageError(
                 "--explain-difference takes the case and the device from the file; remove the other options"
             )
         explain_difference(recording, workspaces=workspaces == "on", as_json=as_json)
         return
     named = {name: load_device(name) for name in devices or (() if device_files else ("h200",))} | device_files
+    named = _as_cards(named, memory_limit(config, overrides, memory_bytes))
     if timeline is not None:
         check_target(timeline)
     cases = read_cases(config, overrides, axes)
@@ -300,6 +313,15 @@ def estimate(
         raise undrawn
     if any(_is_refused(row, named[row["device"]]) for row in rows):
         click.get_current_context().exit(EXIT_FAILED_CASES)
+
+
+def _as_cards(named: dict[str, Device], limit_bytes: int | None) -> dict[str, Device]:
+    """The devices as cards of so much memory, if that is limited; their names say so."""
+    from bench.devices import card_name, with_memory
+
+    if limit_bytes is None:
+        return named
+    return {card_name(name, limit_bytes): with_memory(device, limit_bytes) for name, device in named.items()}
 
 
 def _print_rows(rows: list[dict[str, Any]], cases: list[Case], named: Mapping[str, Device], *, as_json: bool) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli.axes import read_cases, with_axes, workspaces_option
-from bench.cli.options import device_file_option, json_option
+from bench.cli.options import device_file_option, json_option, memory_option
 from bench.terminal import printable
 from bench.units import counted
 
@@ -27,6 +27,7 @@ _VERDICTS = {"fits": "", "may not fit": "may not fit", "does not fit": "out of m
 @with_axes
 @click.option("--device", help="Device, by name or file (bench list devices) [h200]; auto is this machine's GPU.")
 @device_file_option
+@memory_option
 @click.option(
     "--fraction",
     type=click.FloatRange(0.05, 1.0),
@@ -40,6 +41,7 @@ _VERDICTS = {"fits": "", "may not fit": "may not fit", "does not fit": "out of m
 def fit(
     device: str | None,
     device_files: dict[str, Device],
+    memory_bytes: int | None,
     fraction: float,
     verify: bool,
     workspaces: str,
@@ -60,10 +62,11 @@ def fit(
       bench fit --model resnet50 --optimizer adam --device rtx4090
       bench fit --model vit_b_16 --precision bf16 --device a100_40gb --fraction 0.9 --json
       bench fit --model resnet50 --device auto --verify
+      bench fit --model resnet50 --device a100_80gb --memory 24GiB
       bench fit --model resnet50 --device-file mine.toml
     """
     from bench.client import fit_in_child
-    from bench.devices import load_device
+    from bench.devices import load_device, with_memory
     from bench.errors import BenchError
     from bench.launchers import LocalLauncher
     from bench.terminal import Progress
@@ -87,11 +90,11 @@ def fit(
     if verify or device == "auto":
         from bench.sweep.verifying import present_gpu
 
-        held = present_gpu(described or device)
+        held = present_gpu(described or device, memory_bytes)
     with held as gpu:
         if gpu and gpu.remark:
             say(gpu.remark)
-        asked = gpu.device if gpu else described or device
+        asked = gpu.device if gpu else with_memory(load_device(described or device), memory_bytes)
         launcher, with_workspaces, checked = gpu.launcher if gpu else LocalLauncher(), workspaces == "on", None
         found = fit_in_child(launcher, cases[0], asked, fraction=fraction, say=say, workspaces=with_workspaces)
         if gpu and verify:
@@ -99,7 +102,8 @@ def fit(
 
             with Progress(quiet=as_json) as progress:
                 checked = verify_fit(gpu, cases[0], found, progress, workspaces=with_workspaces)
-    _print(cases[0], str(asked) if device == "auto" else device, asdict(found), checked, as_json)
+    named = str(asked) if device == "auto" or memory_bytes is not None else device
+    _print(cases[0], named, asdict(found), checked, as_json)
 
 
 def _print(

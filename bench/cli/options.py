@@ -60,6 +60,24 @@ device_file_option = click.option(
     metavar="FILE.toml",
     help="Your own device file (bench env --device-file writes one). Repeatable.",
 )
+
+
+def _read_memory(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    from bench.config.values import read_bytes
+
+    try:
+        return None if value is None else read_bytes(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+memory_option = click.option(
+    "--memory",
+    "memory_bytes",
+    metavar="SIZE",
+    callback=_read_memory,
+    help="Play a smaller card: the GPU has only so much memory, such as 24GiB. [limits.device_memory of CONFIG]",
+)
 set_option = click.option(
     "--set",
     "overrides",
@@ -79,11 +97,18 @@ def config_argument(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.argument("config", required=False, type=click.Path(path_type=Path), metavar="[CONFIG]")(command)
 
 
-def read_config(path: Path | None, overrides: tuple[str, ...]) -> SweepConfig:
-    """The checked configuration; the default one if no path is given."""
+def read_config(path: Path | None, overrides: tuple[str, ...], memory_bytes: int | None = None) -> SweepConfig:
+    """The checked configuration; the default one if no path is given. `--memory` overrides its limit."""
     from bench.config import load_config
 
+    if memory_bytes is not None:
+        overrides = (*overrides, f"limits.device_memory={memory_bytes}")
     return load_config(path or default_config(), overrides)
+
+
+def memory_limit(config: Path | None, overrides: tuple[str, ...], memory_bytes: int | None) -> int | None:
+    """The memory of the smaller card that a device plays, by `--memory` or the configuration; None for its own."""
+    return memory_bytes if config is None else read_config(config, overrides, memory_bytes).limits.device_memory
 
 
 def default_config() -> Path:

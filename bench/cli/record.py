@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli.axes import batch_size_option, read_cases, with_axes
-from bench.cli.options import config_argument, json_option, set_option
+from bench.cli.options import config_argument, json_option, memory_limit, memory_option, set_option
 from bench.terminal import printable
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def _check_gpu(context: click.Context, parameter: click.Parameter, value: str) -
 @set_option
 @with_axes
 @batch_size_option
+@memory_option
 @click.option(
     "--device",
     default="auto",
@@ -43,6 +44,7 @@ def _check_gpu(context: click.Context, parameter: click.Parameter, value: str) -
 def record(
     config: Path | None,
     overrides: tuple[str, ...],
+    memory_bytes: int | None,
     device: str,
     steps: int,
     stacks: bool,
@@ -71,7 +73,8 @@ def record(
 
     refuse_cpu(device)
     cases = read_cases(config, overrides, axes)
-    options = RecordOptions(out=out, device=device, steps=steps, stacks=stacks)
+    limit_bytes = memory_limit(config, overrides, memory_bytes)
+    options = RecordOptions(out=out, device=device, steps=steps, stacks=stacks, limit_bytes=limit_bytes)
     with Progress(quiet=as_json) as progress:
         recorded = record_cases(cases, options, progress)
     _print(recorded, as_json=as_json)

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.cli.options import config_argument, device_file_option, device_option, json_option, read_config, set_option
+from bench.cli.options import (
+    config_argument,
+    device_file_option,
+    device_option,
+    json_option,
+    memory_option,
+    read_config,
+    set_option,
+)
 from bench.terminal import printable
 
 if TYPE_CHECKING:
@@ -19,6 +27,7 @@ if TYPE_CHECKING:
 @set_option
 @device_option
 @device_file_option
+@memory_option
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for the report and its data [reports/NAME]."
 )
@@ -42,6 +51,7 @@ def sweep(
     overrides: tuple[str, ...],
     device: str,
     device_files: dict[str, Device],
+    memory_bytes: int | None,
     out: Path | None,
     repeats: int | None,
     retry: str | None,
@@ -63,6 +73,7 @@ def sweep(
       bench sweep --set 'grid.batch_size=[64]' --repeats 5 --out reports/trial
       bench sweep --retry timeout,crashed
       bench sweep --device-file mine.toml
+      bench sweep configs/gpu.toml --memory 24GiB --out reports/gpu-24
       python -m pdb -m bench sweep my.toml --in-process
 
     \b
@@ -78,7 +89,7 @@ def sweep(
         raise click.UsageError("--in-process runs its case once, each time: leave --repeats and --retry out")
     if repeats is not None:
         overrides = (*overrides, f"measure.repeats={repeats}")
-    checked = read_config(config, overrides)
+    checked = read_config(config, overrides, memory_bytes)
     statuses = parse_statuses(retry)
     if dry_run:
         print_plan(checked, device, as_json=as_json)

@@ -203,6 +203,7 @@ class Limits(_Section):
 
     run_timeout: Seconds = 300.0
     host_memory: Bytes | None = None  # for a worker on the CPU; 90 % of the free memory by default
+    device_memory: Bytes | None = None  # of the smaller card that a GPU plays; all of it by default
     infrastructure_failures: int = Field(3, ge=1, le=1000)  # in a row, before the sweep stops
 
 
@@ -236,7 +237,7 @@ class SweepConfig(_Section):
         measure["min_window_s"] = measure.pop("min_window")
         for name in ("repeats", "order", "target_interval", "max_repeats", "time_budget"):
             del measure[name]  # how many runs there are, and in which order, is not part of what one does
-        return Protocol(**measure, data_root=self.data.root)
+        return Protocol(**measure, device_memory_bytes=self.limits.device_memory, data_root=self.data.root)
 
 
 def _plain(value: Any) -> Any:

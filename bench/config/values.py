@@ -124,7 +124,8 @@ def _seconds(value: Any) -> float:
     return float(seconds)
 
 
-def _bytes(value: Any) -> int:
+def read_bytes(value: Any) -> int:
+    """An amount of memory in bytes, from a number or a text such as `8 GiB`. Raises ValueError."""
     count = parse_bytes(value) if isinstance(value, str) else value
     if isinstance(count, bool) or not isinstance(count, int) or not 0 < count < MAX_BYTES:
         raise ValueError('must be an amount of memory above 0 and below 1 EiB, like "8 GiB"')
@@ -172,7 +173,7 @@ _NAME_CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01234567
 Name = Annotated[str, PlainValidator(_name)]
 Seconds = Annotated[float, PlainValidator(_seconds)]
 TargetInterval = Annotated[float | Literal["auto"], PlainValidator(_target_interval)]
-Bytes = Annotated[int, PlainValidator(_bytes)]
+Bytes = Annotated[int, PlainValidator(read_bytes)]
 if TYPE_CHECKING:
     BatchSizes = tuple[int, ...]
     ImageSizes = tuple[int, ...]

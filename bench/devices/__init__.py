@@ -23,12 +23,13 @@ from bench.devices.schema import (
     render_device_toml,
 )
 from bench.errors import DeviceError, UnknownNameError, nearest
-from bench.units import format_bytes
+from bench.units import exact_bytes, format_bytes
 
 __all__ = [
     "PRECISIONS",
     "DescribedGpu",
     "Device",
+    "card_name",
     "describe_gpu",
     "describes",
     "device_from_mapping",
@@ -38,7 +39,9 @@ __all__ = [
     "load_device_file",
     "match_device",
     "parse_device_toml",
+    "refuse_larger",
     "render_device_toml",
+    "with_memory",
 ]
 
 SUFFIX = ".toml"
@@ -141,6 +144,46 @@ class DescribedGpu:
     device: Device
     found: Device
     remark: str | None = None
+
+
+def with_memory(device: Device, limit_bytes: int | None) -> Device:
+    """The device as a smaller card: with that much memory and all else unchanged; its name says so.
+
+    Args:
+        device: A GPU. If its memory is unknown, any limit is accepted.
+        limit_bytes: Memory of the card, CUDA's context included; None for the device itself.
+
+    Raises:
+        DeviceError: The device is not a GPU, or has less memory than that.
+    """
+    if limit_bytes is None:
+        return device
+    if device.kind != "cuda":
+        raise DeviceError(f"the memory limit is for GPUs, and {device.name} is a CPU. Remove it, or choose a GPU")
+    memory = device.memory_bytes
+    refuse_larger(limit_bytes, memory, device.name)
+    of = f" of {exact_bytes(memory)} ({device.source('memory_bytes')})" if memory is not None else ""
+    sources = dict(device.sources) | {"memory_bytes": f"limited to {exact_bytes(limit_bytes)}{of}"}
+    return replace(
+        device,
+        name=card_name(device.name, limit_bytes),
+        memory_bytes=limit_bytes,
+        sources=tuple((key, sources[key]) for key in CHECKS if key in sources),
+    )
+
+
+def card_name(name: str, limit_bytes: int) -> str:
+    """What a device is called as a card of that much memory: `h200 as a card of 24 GiB`."""
+    return f"{name} as a card of {exact_bytes(limit_bytes)}"
+
+
+def refuse_larger(limit_bytes: int, memory_bytes: int | None, name: str) -> None:
+    """Raise DeviceError if a memory limit exceeds the memory of the device called `name`, where that is known."""
+    if memory_bytes is not None and limit_bytes > memory_bytes:
+        raise DeviceError(
+            f"the memory limit of {exact_bytes(limit_bytes)} is above the {format_bytes(memory_bytes)} "
+            f"({memory_bytes:,} B) of {name}: a device can only play a smaller one. Lower the limit, or remove it"
+        )
 
 
 def describe_gpu(found: Device, given: Sequence[Device] = ()) -> DescribedGpu:

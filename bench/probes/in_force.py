@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from bench.probes.host import cpu_flags
+from bench.probes.torch_memory import CudaMemory
 from bench.records import Case, Precision, Protocol
 from bench.records.variables import allocator_variables
+from bench.units import exact_bytes
 
 if TYPE_CHECKING:
     from bench.workload import Workload
@@ -71,6 +73,7 @@ def read_in_force(case: Case, protocol: Protocol, workload: Workload, compiled_g
     found = _on_gpu(case.precision, os.environ) if kind == "cuda" else _on_cpu(case.precision, os.environ)
     faults = [(PRECISION_FLAG, f"{case.precision}: {why}") for why in (found[1], _autocast(workload)) if why]
     faults += [(SWITCH_FLAG, why) for why in _switches(case, protocol, workload, compiled_graphs)]
+    faults += [(SWITCH_FLAG, f"device_memory: {why}") for why in _unlimited(protocol.device_memory_bytes)]
     allocator = None if case.allocator == "default" else _allocator()
     if case.allocator != "default" and allocator != (wanted := allocator_variables(case.allocator, {})[_READ_BACK]):
         faults.append((SWITCH_FLAG, f"allocator: {wanted} was asked for, but torch has {allocator or 'none'}"))
@@ -176,6 +179,17 @@ def _switches(case: Case, protocol: Protocol, workload: Workload, graphs: int | 
         images = [each for each in workload.model.parameters() if each.dim() == 4]
         if not all(each.is_contiguous(memory_format=torch.channels_last) for each in images):
             yield "channels_last: some of the model's weights have another layout"
+
+
+def _unlimited(limit_bytes: int | None) -> Iterator[str]:
+    """Why torch does not keep to the memory of a smaller card, if one is played and torch can tell."""
+    if limit_bytes is None:
+        return
+    memory = CudaMemory()
+    if memory.read_peaks().allocated_bytes is None:
+        yield "torch's allocator has no cache and keeps to no limit"
+    elif (allowed := memory.read_allowed()) is not None and allowed > limit_bytes:
+        yield f"{exact_bytes(limit_bytes)} requested, but torch allows {exact_bytes(allowed)}"
 
 
 def _compiled_graphs() -> int:

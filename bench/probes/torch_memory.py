@@ -51,6 +51,7 @@ class CudaMemory:
     def __init__(self, index: int | None = None) -> None:
         """Watch the GPU of torch's `index`; the current one where None."""
         self._index = index
+        self._own_share: float | None = None  # of the device, by the allocator's settings, before any limit
 
     def reset(self) -> None:
         """Let the peaks start again from what is held now."""
@@ -107,6 +108,40 @@ class CudaMemory:
             "alloc_retries": stats.get("num_alloc_retries"),
             "context_bytes": context if context is not None and context > 0 else None,
         }
+
+    def play_card(self, limit_bytes: int, used_before_bytes: int | None = None) -> int:
+        """Leave torch's allocator what a card of `limit_bytes` would leave it: the limit less this process's context.
+
+        A context grows while modules are loaded, so call this again after the first steps. If more is reserved by then
+        than is left, cached segments are released, as the allocator does on a card that is full. A share of the device
+        in the allocator's settings (`per_process_memory_fraction`) is taken of the limit.
+
+        Args:
+            limit_bytes: Memory of the card that is played, at most that of the device.
+            used_before_bytes: As for `device_fields`.
+
+        Returns:
+            What all segments may take, in bytes.
+        """
+        import torch
+
+        fields = self.device_fields(used_before_bytes)
+        total = fields["device_total_bytes"] or 0
+        if self._own_share is None:
+            self._own_share = (self.read_allowed() or total) / total
+        allowed = max(0, min(limit_bytes - (fields["context_bytes"] or 0), int(self._own_share * limit_bytes)))
+        share = min(1.0, (allowed + 0.25) / total)  # torch makes whole bytes of it: cut in 2.6, rounded in 2.15
+        torch.cuda.set_per_process_memory_fraction(share, self._index)
+        if torch.cuda.memory_reserved(self._index) > allowed:
+            torch.cuda.empty_cache()
+        return allowed
+
+    def read_allowed(self) -> int | None:
+        """What all segments may take by torch's memory fraction, in bytes; None if this torch cannot tell."""
+        import torch
+
+        read_share = getattr(torch.cuda, "get_per_process_memory_fraction", None)
+        return round(read_share(self._index) * torch.cuda.mem_get_info(self._index)[1]) if read_share else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,8 +56,10 @@ class Facts(_Strict):
         versions: Of torch, torchvision, cuda, cudnn, cublas, bench.
         switches: TF32, cuDNN's benchmark and determinism, the attention backends.
         variables: Environment variables of the allocator and of workspaces that were set.
-        memory: In bytes: `free_after_context` and `free_after_steps` (cudaMemGetInfo), `nvml_before_context`,
-            `nvml_after_context` and `nvml_at_peak` (all processes of the device), `context`; None is unknown.
+        memory: In bytes: `free_after_context` (what torch could take: by cudaMemGetInfo, or of a smaller card that was
+            played) and `free_after_steps` (cudaMemGetInfo), `nvml_before_context`, `nvml_after_context` and
+            `nvml_at_peak` (all processes of the device), `context`, `limit` (the smaller card's memory); None is
+            unknown.
         seed: Of weights and images.
     """
 

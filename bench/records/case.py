@@ -266,6 +266,10 @@ class Protocol:
     deterministic: bool = column(False, key=True, differs="flags", first=5)
     compiled: bool = column(False, key=True, differs="flags", first=4)  # torch.compile around the model
     gradient_noise: bool = column(False, key="if true")  # whether a pass of its own measures it
+    # of the smaller card that the GPU plays, CUDA's context included
+    device_memory_bytes: int | None = column(
+        None, key="if true", differs="flags", first=4, absent="the whole card", summary=True
+    )
     data_root: str | None = column(None, stored=False, differs="no")  # says nothing about speed, and is private
 
     @property

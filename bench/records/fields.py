@@ -75,8 +75,8 @@ class Field:
         absent: What it means for people that there is no value.
         gpu: Only a GPU has it.
         stored: Whether it is in result files.
-        key: Whether it is part of its record's key. `if true`: only where it is true, so that keys from before there
-            was such a field stay as they are.
+        key: Whether it is part of its record's key. `if true`: only where it is true (or a number is given), so that
+            keys from before there was such a field stay as they are.
         differs: What a difference in it is between two sides of a comparison: one of `code`, or of `flags`, which
             change the work of a step and are refused unless compared across. Empty: one of `environment` or
             `protocol`, by its record, or not compared. `no`: not compared.
@@ -87,7 +87,7 @@ class Field:
         reading: Place among the readings that a report gives as a range over all runs.
         main: Whether it is in a report's table of the machine, not folded away below it.
         if_known: Whether a report leaves it out if no run has it: earlier versions did not record it.
-        summary: Whether the summary of a case has it, of its machine.
+        summary: Whether the summary of a case has it, of its machine or its protocol.
         peak: Whether it is a peak of memory: compared between sides, and the largest of its processes for a case.
         within: What it can be in its unit, with a margin: a value off by a factor of 1000 lies outside.
     """

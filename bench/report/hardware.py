@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bench.analysis import gpu_memory_bytes
 from bench.comparison import Comparison, compare
 from bench.errors import BenchError, nearest, nearest_sentence
 from bench.records import Status
@@ -176,7 +177,8 @@ def with_memory_shares(summary: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Rows of `summary` with `memory_bytes`, `limit_bytes`, `memory_share` (0 to 1, above where a host swaps) and
         `memory_of`, what the bytes are. On GPUs that is the most complete level that every measured case of all GPUs
-        has: device memory as NVML reports it for the process, else what torch reserved, else what it allocated. On CPUs
+        has: device memory as NVML reports it for the process, else what torch reserved, else what it allocated; the
+        limit is the GPU's memory, or that of the smaller card that it played. On CPUs
         it is the process's resident peak against the RAM, or the control group's limit where that is lower.
     """
     measured = summary[summary["samples_per_s"].notna()]
@@ -186,7 +188,7 @@ def with_memory_shares(summary: pd.DataFrame) -> pd.DataFrame:
     on_cpu = (measured["device"] == "cpu").to_numpy()
     found = measured.assign(
         memory_bytes=np.where(on_cpu, _floats(measured["host_rss_peak_bytes"]), _floats(measured[level])),
-        limit_bytes=np.where(on_cpu, limit, _floats(measured["gpu_total_bytes"])),
+        limit_bytes=np.where(on_cpu, limit, gpu_memory_bytes(measured)),
         memory_of=np.where(on_cpu, _HOST, _LEVELS[level]),
     )
     found["memory_share"] = found["memory_bytes"] / found["limit_bytes"]

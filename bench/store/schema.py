@@ -5,7 +5,8 @@ History of the format (the number stands in each file's metadata as `bench.schem
 * 1 (0.1.0): plan, runs and estimates as below. Columns came later that older parts do not have, and read as null:
   `target_interval` and `estimate_key` in plans, `data_classes`, `data_samples` and `data_hash` in plans and runs,
   the switches of a case (`bench.records.SWITCHES`), which then read as their defaults, in plans and runs,
-  `gradient_noise`, `gradient_noise_*`, `nvml_error`, `in_process`, `compilation_s` and `allocator_in_force` in runs,
+  `gradient_noise`, `gradient_noise_*`, `nvml_error`, `in_process`, `compilation_s`, `allocator_in_force`,
+  `device_memory_bytes` and `device_memory_allowed_bytes` in runs,
   `estimated_device_low_bytes`, `estimated_device_high_bytes`, `estimated_device_basis`, `estimated_fit` and
   `estimated_speed_basis` in estimates.
   A hash of a part's notes (`bench.notes_sha256` in its metadata) came later as well; without it they are not checked.

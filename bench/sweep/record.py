@@ -18,7 +18,7 @@ from bench.plan import data_facts, name_planned
 from bench.probes.machine_facts import MachineFacts
 from bench.probes.selection import DeviceChoice, usable_device
 from bench.recordings import read_recording
-from bench.records import Case, Environment, Status, stable_hash
+from bench.records import Case, Environment, Protocol, Status, stable_hash
 from bench.store.parts import typed_errors
 from bench.sweep.session import gpu_of, held_device, read_environment
 from bench.tasks import record_task
@@ -37,12 +37,14 @@ class RecordOptions:
         device: `auto`, `cuda` or `cuda:N`.
         steps: Training steps per case.
         stacks: Whether to keep Python's call stack at each event.
+        limit_bytes: Memory of the smaller card that the GPU plays; None for its own.
     """
 
     out: Path | None = None
     device: str = "auto"
     steps: int = 3
     stacks: bool = False
+    limit_bytes: int | None = None
 
 
 @dataclass(slots=True)
@@ -95,7 +97,7 @@ def record_cases(cases: Sequence[Case], options: RecordOptions, progress: Progre
     refuse_cpu(options.device)
     launcher = LocalLauncher()
     with interrupt_on_terminate(), held_device(options.device, choose_gpu, launcher.warm) as choice:
-        environment, _ = read_environment(launcher, choice)
+        environment, _ = read_environment(launcher, choice, limit_bytes=options.limit_bytes)
         folder = options.out or Path("recordings") / _slug(environment.gpu_name or "gpu")
         with typed_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -133,6 +135,7 @@ def _record_missing(
             **gpu_of(choice),
             "steps": options.steps,
             "stacks": options.stacks,
+            "protocol": Protocol(device_memory_bytes=options.limit_bytes),
             "key": key,
             "target": str(path),
         }
@@ -157,7 +160,8 @@ def recording_key(case: Case, environment: Environment, options: RecordOptions) 
     entries = (("model", case.model), ("dataset", case.dataset), ("optimizer", case.optimizer))
     code = [fingerprint.code_key(_CODE), *(catalog.code_key(kind, choice.name) for kind, choice in entries)]
     data = [found] if (found := data_facts(case.dataset).known) else []
-    return stable_hash([case.key, code, environment.key, options.steps, options.stacks, *data])
+    card = [options.limit_bytes] if options.limit_bytes is not None else []
+    return stable_hash([case.key, code, environment.key, options.steps, options.stacks, *data, *card])
 
 
 def _status_of(path: Path, key: str, progress: Progress) -> str | None:

@@ -11,7 +11,15 @@ from typing import Any
 
 from bench.client import ask_machine
 from bench.config import SweepConfig
-from bench.devices import DescribedGpu, Device, describe_gpu, device_from_mapping, render_device_toml
+from bench.devices import (
+    DescribedGpu,
+    Device,
+    describe_gpu,
+    device_from_mapping,
+    refuse_larger,
+    render_device_toml,
+    with_memory,
+)
 from bench.errors import DeviceError
 from bench.launchers import Launcher
 from bench.locks import device_lock_path, hold
@@ -77,7 +85,7 @@ class Session:
 
 
 def read_environment(
-    launcher: Launcher, choice: DeviceChoice, files: Sequence[Device] = ()
+    launcher: Launcher, choice: DeviceChoice, files: Sequence[Device] = (), limit_bytes: int | None = None
 ) -> tuple[Environment, DescribedGpu | None]:
     """The environment of a device, and the GPU as estimates use it, each read in a separate process.
 
@@ -85,29 +93,38 @@ def read_environment(
         launcher: Starts the processes.
         choice: The device.
         files: The user's own device files; one of them must describe the GPU.
+        limit_bytes: Memory of the smaller card that the GPU plays; None for its own.
 
     Returns:
         The environment, which names the device of the estimates; and the GPU, or None for the CPU and for GPUs of other
         vendors: the estimators follow NVIDIA's libraries, whatever compute capability ROCm reports.
 
     Raises:
-        DeviceError: None of the files given describes this device.
+        DeviceError: None of the files given describes this device, or it is a CPU or smaller than the limit.
         BenchError: The process does not start, or the device cannot be read.
     """
     if files and choice.kind != "cuda":
         raise DeviceError(
             f"--device-file describes a GPU, but runs would use the CPU ({choice.reason}). Remove the option"
         )
+    if limit_bytes is not None and choice.kind != "cuda":
+        raise DeviceError(
+            f"limits.device_memory (--memory) is for GPUs, and runs would use the CPU ({choice.reason}). Remove it: "
+            "there, limits.host_memory limits a run"
+        )
     argument = {"device": choice.kind, **gpu_of(choice)}
     environment = Environment(**ask_machine(launcher, environment_task, argument))
     if choice.kind != "cuda":
         return replace(environment, estimate_device="cpu"), None
     if environment.hip_version is not None:
+        if limit_bytes is not None:
+            refuse_larger(limit_bytes, environment.gpu_total_bytes, environment.gpu_name or "this GPU")
         return replace(environment, estimate_device=environment.gpu_name or "unknown"), None
     facts = _read_facts(launcher, choice, context=False)
     name = str(facts["values"]["gpu_name"])
     found = device_from_mapping(name, {**facts["values"], "sources": facts["sources"]}, name)
     gpu = describe_gpu(found, files)
+    gpu = replace(gpu, device=with_memory(gpu.device, limit_bytes))
     return replace(environment, estimate_device=str(gpu.device)), gpu
 
 

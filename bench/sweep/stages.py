@@ -91,7 +91,8 @@ def run_sweep(
     with interrupt_on_terminate(), hold(options.out / ".lock", f"the folder {options.out}"):
         store.clear_leftovers()
         with held_device(options.device, ready=launcher.warm) as choice:
-            environment, gpu = read_environment(launcher, choice, options.device_files)
+            limit_bytes = config.limits.device_memory
+            environment, gpu = read_environment(launcher, choice, options.device_files, limit_bytes)
             environment = replace(environment, in_process=options.in_process or None)
             session = Session(config, options, progress, launcher, store, environment, choice, gpu)
             for remark in (choice.warning, gpu.remark if gpu else None):

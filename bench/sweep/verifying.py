@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bench.client import RUN_S, estimates_in_order
-from bench.devices import Device, describe_gpu, describes, load_device
+from bench.devices import Device, describe_gpu, describes, load_device, with_memory
 from bench.errors import BenchError, DeviceError
 from bench.launchers import Launcher, LocalLauncher, Outcome, interrupt_on_terminate
 from bench.probes.machine_facts import MachineFacts
@@ -44,13 +44,14 @@ _KEPT = (
 
 @dataclass(frozen=True, slots=True)
 class PresentGpu:
-    """The GPU that runs use, and its description for the estimates."""
+    """The GPU that runs use, and its description for the estimates; `limit_bytes` is the memory it plays, or None."""
 
     launcher: Launcher
     choice: DeviceChoice
     environment: Environment
     device: Device
     remark: str | None = None
+    limit_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +87,15 @@ class Verified:
 
 
 @contextlib.contextmanager
-def present_gpu(device: str | Device) -> Iterator[PresentGpu]:
+def present_gpu(device: str | Device, limit_bytes: int | None = None) -> Iterator[PresentGpu]:
     """Lock this machine's GPU, as a sweep does.
 
     Args:
         device: `auto` for any, or the name or file of the device that it must be.
+        limit_bytes: Memory of the smaller card that it plays; None for its own.
 
     Raises:
-        DeviceError: There is no GPU, it cannot be described, or it is not the one requested.
+        DeviceError: There is no GPU, it cannot be described, it is not the one requested, or smaller than the limit.
         BusyError: A sweep is using it.
         UnknownNameError: No such device.
     """
@@ -111,7 +113,8 @@ def present_gpu(device: str | Device) -> Iterator[PresentGpu]:
                     "bench env --device-file mine.toml"
                 )
             gpu = describe_gpu(gpu.found, [known])
-        yield PresentGpu(launcher, choice, environment, gpu.device, gpu.remark)
+        device = with_memory(gpu.device, limit_bytes)
+        yield PresentGpu(launcher, choice, environment, device, gpu.remark, limit_bytes)
 
 
 def _choose_gpu(requested: str, facts: MachineFacts) -> DeviceChoice:
@@ -189,7 +192,8 @@ def verify_largest(
 
 
 def _run(gpu: PresentGpu, case: Case, *, any_ran: bool) -> dict[str, Any]:
-    argument = {"case": case, "protocol": PROTOCOL, "device": "cuda", **gpu_of(gpu.choice), "host_memory_bytes": None}
+    protocol = replace(PROTOCOL, device_memory_bytes=gpu.limit_bytes)
+    argument = {"case": case, "protocol": protocol, "device": "cuda", **gpu_of(gpu.choice), "host_memory_bytes": None}
     answer = gpu.launcher.run(measure_task, argument, timeout_s=RUN_S)
     status = answer.value.get("status") if answer.outcome is Outcome.ANSWERED else None
     refused = status == Status.SKIPPED and any_ran  # a few samples that the model cannot train on are below the limit

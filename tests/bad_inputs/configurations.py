@@ -154,6 +154,7 @@ CONFIGURATIONS: dict[str, str | bytes] = {
         memory_a_word='host_memory = "lots"',
         memory_negative="host_memory = -1",
         memory_unit_unknown='host_memory = "8 GBit"',
+        device_memory_zero='device_memory = "0 GiB"',
         failures_zero="infrastructure_failures = 0",
         unknown_key="max_gpus = 1",
     ),

@@ -122,6 +122,25 @@ def test_wrong_use_is_refused_with_a_sentence(arguments: list[str], message: str
     assert "Traceback" not in done.stderr
 
 
+def test_a_smaller_card_comes_from_the_configuration_and_the_command_line_overrides_it(tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text(
+        '[grid]\ndataset = "mnist"\nmodel = "mlp"\noptimizer = "sgd"\nbatch_size = 64\n'
+        '[limits]\ndevice_memory = "1 GiB"\n'
+    )
+    (row,) = estimates(str(config), "--device", "a100_40gb")
+    assert row["estimate_device"] == row["device"] == "a100_40gb as a card of 1 GiB"
+    assert row["estimated_fit"] == "may not fit"  # its context was not measured
+    (row,) = estimates(str(config), "--device", "a100_40gb", "--memory", "24GiB")
+    assert (row["device"], row["estimated_fit"]) == ("a100_40gb as a card of 24 GiB", "fits")
+    done = plugins.bench("estimate", config, "--device", "a100_40gb")
+    assert "on a100_40gb as a card of 1 GiB" in done.stdout
+    assert "of 1.00 GiB; " in done.stdout
+    done = plugins.bench("estimate", config, "--memory", "24GiB", "--explain-difference", "file.parquet")
+    assert done.returncode == 2
+    assert "takes the case and the device from the file" in done.stderr
+
+
 def test_fit_finds_the_batch_at_which_memory_ends() -> None:
     done = plugins.bench("fit", "--model", "vgg11", "--optimizer", "sgd", "--device", "t4", "--json")
     assert done.returncode == 0, done.stderr

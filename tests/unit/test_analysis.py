@@ -7,9 +7,18 @@ import pandas as pd
 import pytest
 
 import bench
-from bench.analysis import best_cases, estimator_errors, headline, judge, machine_labels, summarise_cases
+from bench.analysis import (
+    best_cases,
+    estimator_errors,
+    gpu_memory_bytes,
+    headline,
+    judge,
+    machine_labels,
+    summarise_cases,
+)
 from bench.comparison import field_words
 from bench.comparison.differences import find_differences
+from bench.errors import BenchError
 from bench.records import Measurement, Planned, Protocol, Status
 from bench.stats import geometric_interval
 from bench.store import Store
@@ -215,6 +224,36 @@ def test_a_foreign_process_on_the_device_is_found(tmp_path):
 
     frame, _ = summary_of(tmp_path, one(), environment=GPU, change=share)
     assert len(codes(frame)["contaminated"].run_keys) == 3
+
+
+CARD = Protocol(warmup_steps=3, measured_steps=8, device_memory_bytes=24 << 30)
+
+
+def test_a_gpu_that_played_a_smaller_card_is_named_as_that_card(tmp_path):
+    frame, summary = summary_of(tmp_path, one(), environment=GPU, protocol=CARD)
+    assert summary["machine"].tolist() == ["NVIDIA H200 as a card of 24 GiB"]
+    assert gpu_memory_bytes(summary).tolist() == [24 << 30]
+    found = codes(frame)["smaller_card"]
+    assert found.weakens == "nothing"
+    assert found.text.startswith("The GPU played a smaller card in all 3 runs, of 24 GiB: ")
+
+    def overfill(measurement, case, repeat):
+        return dataclasses.replace(measurement, peak_reserved_bytes=25 << 30)
+
+    frame, _ = summary_of(tmp_path / "more", one(), environment=GPU, protocol=CARD, change=overfill)
+    assert "peak_reserved_bytes is more than device_memory_bytes" in codes(frame)["impossible_memory"].text
+
+
+def test_a_gpu_that_played_a_smaller_card_in_some_runs_has_two_protocols(tmp_path):
+    whole = dataclasses.replace(CARD, device_memory_bytes=None)
+    for name, protocol in (("whole", whole), ("card", CARD)):
+        make_results(tmp_path / name, one(), environment=GPU, protocol=protocol)
+    summary = summarise_cases(bench.load(tmp_path))
+    assert set(summary["machine"]) == {"NVIDIA H200"}
+    memory = dict(zip(summary["protocol"], gpu_memory_bytes(summary), strict=True))
+    assert memory == {"device_memory 24 GiB": 24 << 30, "device_memory the whole card": GPU.gpu_total_bytes}
+    with pytest.raises(BenchError, match="--across device_memory_bytes"):
+        bench.compare(tmp_path / "whole", tmp_path / "card")
 
 
 def test_two_machines_stay_apart(tmp_path):

@@ -147,6 +147,10 @@ def test_fit_and_timeline_of_the_callers_model() -> None:
         ({"sample_shape": (3, 8)}, "sample_shape"),
         ({"dataset": "mnist"}, "sample_shape: stands in place of dataset"),
         ({"sample_shape": None}, "classes: goes with sample_shape"),
+        ({"memory": "24 GBit"}, 'memory "24 GBit": invalid memory size'),
+        ({"memory": 0}, "memory 0: must be an amount of memory above 0"),
+        ({"memory": True}, "memory true: must be an amount of memory above 0"),
+        ({"memory": "24 GiB"}, "the memory limit of 24 GiB is above the 23.6 GiB (25,386,352,640 B) of rtx4090"),
     ],
 )
 def test_an_argument_that_is_not_valid_is_named(arguments: dict[str, Any], said: str) -> None:
@@ -179,3 +183,16 @@ def test_a_name_is_the_same_estimate_as_the_callers_own_copy_and_is_kept(kept: P
     mine = bench.estimate(own, dataset="mnist", batch_size=64, device="rtx4090")
     fields = ("formula_bytes", "trace_peak_allocated_bytes", "trace_peak_reserved_bytes", "estimated_step_time_s")
     assert [getattr(named, name) for name in fields] == [getattr(mine, name) for name in fields]
+
+
+def test_a_device_answers_for_a_smaller_card(kept: Path) -> None:
+    case: dict[str, Any] = {"dataset": "cifar10", "optimizer": "adam", "device": "h200"}
+    whole = bench.estimate("mlp", batch_size=[64, 1 << 20], **case)
+    card = bench.estimate("mlp", batch_size=[64, 1 << 20], memory="4 GiB", **case)
+    assert [one.estimated_fit for one in whole] == ["fits", "fits"]
+    assert [one.estimated_fit for one in card] == ["fits", "does not fit"]
+    assert {one.estimate_device for one in card} == {"h200 as a card of 4 GiB"}
+    assert card[0].trace_peak_reserved_bytes == whole[0].trace_peak_reserved_bytes
+    assert bench.fit("resnet18", memory=1 << 30, **case).memory_bytes == 1 << 30
+    step = bench.timeline("mlp", batch_size=64, memory="4 GiB", **case)
+    assert step == bench.timeline("mlp", batch_size=64, **case)

@@ -7,6 +7,7 @@ import pytest
 from bench.config import Measure, check_config, load_config
 from bench.errors import ConfigError
 from bench.records import Choice
+from bench.records.fields import key_fields
 
 GRID = '[grid]\ndataset = "mnist"\nmodel = "mlp"\noptimizer = "sgd"\nbatch_size = 64\n'
 
@@ -298,3 +299,15 @@ def test_a_configuration_without_a_name_takes_its_files(tmp_path: Path, file: st
     (tmp_path / file).write_text(GRID)
     assert load_config(tmp_path / file).name == name
     assert load_config(tmp_path / file, ["name=other"]).name == "other"
+
+
+@pytest.mark.parametrize("amount", ['"24 GiB"', '"24GB"', '"24gib"', str(24 << 30)])
+def test_the_memory_of_a_smaller_card_is_part_of_the_protocol_and_of_its_key(tmp_path: Path, amount: str) -> None:
+    text = f'name = "n"\n{GRID}'
+    whole, card = (
+        load_config(write(tmp_path, text + more)).protocol for more in ("", f"[limits]\ndevice_memory = {amount}")
+    )
+    assert (whole.device_memory_bytes, card.device_memory_bytes) == (None, 24 << 30)
+    assert "device_memory_bytes" not in key_fields(whole)  # keys from before there was a limit stay as they are
+    assert key_fields(card) == {**key_fields(whole), "device_memory_bytes": 24 << 30}
+    assert whole.key != card.key

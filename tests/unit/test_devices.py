@@ -25,6 +25,7 @@ from bench.devices import (
     match_device,
     parse_device_toml,
     render_device_toml,
+    with_memory,
 )
 from bench.devices.schema import CHECKS, PRECISIONS, UNSOURCED
 from bench.errors import ConfigError, DeviceError, UnknownNameError
@@ -456,3 +457,26 @@ def test_an_own_file_goes_before_the_package_s_and_yields_to_the_gpu(tmp_path: P
         describe_gpu(found, [other])
     with pytest.raises(DeviceError, match=re.escape("mine.conf and twin both describe NVIDIA Test. Use one of them")):
         describe_gpu(found, [mine, _own_file(tmp_path, "twin.toml", multiprocessors=30)])
+
+
+def test_a_device_plays_a_smaller_card_and_its_file_says_so() -> None:
+    whole = load_device("a100_80gb")
+    card = with_memory(whole, 24 * GIB)
+    assert (card.name, card.memory_bytes) == ("a100_80gb as a card of 24 GiB", 24 * GIB)
+    assert replace(card, name=whole.name, memory_bytes=whole.memory_bytes, sources=whole.sources) == whole
+    source = card.source("memory_bytes") or ""
+    assert source.startswith("limited to 24 GiB of ")
+    assert source.endswith(f"({whole.source('memory_bytes')})")
+    assert parse_device_toml(card.name, device_toml(card), "file") == card
+    assert with_memory(whole, None) is whole
+    unknown = replace(whole, memory_bytes=None, sources=tuple(one for one in whole.sources if one[0] != "memory_bytes"))
+    assert with_memory(unknown, 24 * GIB).source("memory_bytes") == "limited to 24 GiB"
+
+
+def test_a_card_that_a_device_cannot_play_is_refused() -> None:
+    with pytest.raises(
+        DeviceError, match=r"^the memory limit of 24 GiB is above the 23\.6 GiB \(25,386,352,640 B\) of "
+    ):
+        with_memory(load_device("rtx4090"), 24 * GIB)
+    with pytest.raises(DeviceError, match=r"^the memory limit is for GPUs, and cpu is a CPU"):
+        with_memory(load_device("cpu"), GIB)

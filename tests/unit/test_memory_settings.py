@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bench.catalog import parse_choice
-from bench.devices import Device, load_device
+from bench.devices import Device, load_device, with_memory
 from bench.errors import BenchError, ConfigError, Unsupported
 from bench.estimators import cases as estimating
 from bench.estimators import fitting, memory
@@ -301,3 +301,13 @@ def test_a_device_without_memory_is_never_asked_for_a_share() -> None:
     unknown = Device(name="x", gpu_name="X", kind="cuda")
     assert settings("").unknown_total(unknown.name) is None
     assert settings("per_process_memory_fraction:1").unknown_total(unknown.name) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "room"),
+    [("", 23 * GIB), ("per_process_memory_fraction:0.5", 12 * GIB), ("expandable_segments:True", 23 * GIB)],
+)
+def test_torch_has_the_room_of_the_smaller_card_that_is_played(text: str, room: int) -> None:
+    # what `CudaMemory.play_card` sets on a GPU: the limit less the context, or the allocator's share of the limit
+    card = with_memory(load_device("h200"), 24 * GIB)
+    assert memory.Target(card, settings(text)).room_bytes(GIB) == room

@@ -201,6 +201,14 @@ def test_headroom_is_of_the_devices_own_memory(report, contents):
     assert "out of memory" in drawn(headroom, contents).caption
 
 
+def test_headroom_ends_at_the_smaller_card_that_a_gpu_played(tmp_path):
+    from bench.report.hardware import with_memory_shares
+
+    protocol = Protocol(device_memory_bytes=24 * GIB)
+    frame = bench.load(make_results(tmp_path, make_cases(["mnist"]), environment=GPU, protocol=protocol))
+    assert set(with_memory_shares(summarise_cases(frame))["limit_bytes"]) == {24 * GIB}
+
+
 def test_one_level_of_memory_serves_all_gpus(contents):
     from bench.report.hardware import with_memory_shares
 

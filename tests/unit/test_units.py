@@ -97,3 +97,17 @@ def test_fractions_print_signed() -> None:
 )
 def test_a_count_agrees_with_its_noun(arguments: tuple[int, str], text: str) -> None:
     assert units.counted(*arguments) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (24 << 30, "24 GiB"),
+        (47 << 29, "23.5 GiB"),
+        (300 << 20, "300 MiB"),
+        ((24 << 30) + 1, "25,769,803,777 B"),
+        (150_110_011_392, "150,110,011,392 B"),
+    ],
+)
+def test_exact_bytes_lose_nothing(count: int, text: str) -> None:
+    assert units.exact_bytes(count) == text

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from bench.analysis import estimator_errors
+from bench.analysis import estimator_errors, gpu_memory_bytes
 from bench.records import Status
 from bench.report import theme
 from bench.report.contents import Contents, FigureKind
@@ -151,7 +151,7 @@ def _handle(kind: _Kind) -> Line2D:
 
 def _capacity(summary: pd.DataFrame) -> int | None:
     """The memory of the one kind of GPU there is, in bytes; unknown for CPUs and for several."""
-    sizes = summary["gpu_total_bytes"].dropna().unique()
+    sizes = gpu_memory_bytes(summary).dropna().unique()
     return int(sizes[0]) if len(sizes) == 1 else None
 
 
