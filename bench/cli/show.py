@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.cli.options import ChoiceType, data_root_option, json_option
+from bench.cli.options import ChoiceType, data_root_option, json_option, models_option
 from bench.terminal import printable
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ def show_dataset(name: Choice, out: Path | None, count: int, seed: int, root: Pa
 @click.option("--dataset", type=ChoiceType("dataset"), help="Use the shape and classes of this data set.")
 @click.option("--input", "shape", metavar="C,H,W", help="Shape of one sample, instead of a data set's.")
 @click.option("--classes", type=click.IntRange(1), help="Number of classes [the data set's, 10 with --input].")
-@click.option("--image-size", type=click.IntRange(1), help="Image side in pixels [the data set's].")
+@click.option("--image-size", type=click.IntRange(1), help="Image side in pixels [the data set's; a timm model's own].")
+@models_option
 @json_option
 def show_model(
     name: Choice, dataset: Choice | None, shape: str | None, classes: int | None, image_size: int | None, as_json: bool
@@ -68,6 +69,8 @@ def show_model(
     Examples:
       bench show model mlp --dataset mnist
       bench show model resnet18 --input 3,32,32 --classes 10 --json
+      bench show model timm:convnextv2_tiny --dataset cifar10
+      bench show model my_models.py:build
     """
     from bench import catalog
     from bench.cli.root import echo_json
@@ -75,7 +78,7 @@ def show_model(
     from bench.launchers import LocalLauncher
     from bench.units import format_bytes, format_count
 
-    images = _images(dataset, shape, classes, image_size)
+    images = _images(name, dataset, shape, classes, image_size)
     found = layers_in_child(LocalLauncher(), name, images)
     layers, notes = found["layers"], [note for note in (catalog.model_note(name), found["note"]) if note]
     if as_json:
@@ -108,14 +111,17 @@ def show_model(
         click.echo(printable(f"note: {note}"))
 
 
-def _images(dataset: Choice | None, shape: str | None, classes: int | None, image_size: int | None) -> ImageSpec:
+def _images(
+    model: Choice, dataset: Choice | None, shape: str | None, classes: int | None, image_size: int | None
+) -> ImageSpec:
     from bench.catalog import parse_choice
-    from bench.plan import describe, image_spec
+    from bench.plan import default_side, describe, image_spec
     from bench.records import MAX_IMAGE_SIZE, ImageSpec
 
     if shape is None:
         describe.cache_clear()  # read a folder again
-        images = image_spec(dataset or parse_choice("dataset", "mnist"), image_size or 0)
+        dataset = dataset or parse_choice("dataset", "mnist")
+        images = image_spec(dataset, image_size or default_side(dataset, model))
         return ImageSpec(*images.shape, classes or images.classes)
     if dataset is not None:
         raise click.UsageError("give --dataset or --input, not both")

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.cli.options import config_argument, device_file_option, device_option, json_option, read_config, set_option
+from bench.cli.options import (
+    config_argument,
+    device_file_option,
+    device_option,
+    json_option,
+    models_option,
+    read_config,
+    set_option,
+)
 from bench.terminal import printable
 
 if TYPE_CHECKING:
@@ -17,6 +25,7 @@ if TYPE_CHECKING:
 @click.command()
 @config_argument
 @set_option
+@models_option
 @device_option
 @device_file_option
 @click.option(

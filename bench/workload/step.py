@@ -14,6 +14,7 @@ Autocast's cache of cast weights lives until its context ends, as in any trainin
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import traceback
@@ -115,6 +116,7 @@ class Workload:
         criterion: `(output, labels) -> loss`.
         kept: What the last step left alive: `(output, loss)`; the output is `(B, classes)` unless the model's entry has
             a loss of its own, the loss `()`.
+        refuse_error: `error of a step -> why the model cannot run the case`, or `None` where it is a failure.
     """
 
     model: nn.Module
@@ -124,6 +126,7 @@ class Workload:
     scaler: Any = None
     criterion: Callable[[Any, Tensor], Tensor] = functional.cross_entropy
     kept: tuple[Any, Tensor] | None = field(default=None, repr=False)
+    refuse_error: Callable[[BaseException], str | None] = lambda error: None
 
     def step(self, images: Tensor, labels: Tensor) -> None:
         """One optimizer step on images `(B, C, H, W)` float32 and labels `(B,)` int64, both on the device.
@@ -134,7 +137,7 @@ class Workload:
         try:
             self.kept = self._step(images, labels)
         except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-            if (reason := refusal_of(error, tuple(images.shape))) is not None:
+            if (reason := refusal_of(error, tuple(images.shape)) or self.refuse_error(error)) is not None:
                 raise Unsupported(reason) from error
             raise
 
@@ -220,7 +223,9 @@ def build_workload(case: Case, images: ImageSpec, protocol: Protocol, device: to
     scaler = torch.amp.GradScaler(device.type) if case.precision == "fp16" else None
     stepped = cast(nn.Module, torch.compile(model)) if protocol.compiled else model
     criterion = criterion_of(case.model.name)
-    return Workload(stepped, optimizer, device, AUTOCAST_TYPES.get(case.precision), scaler, criterion)
+    refuse_error = functools.partial(catalog.model(case.model.name).refuse_error, images, case.model.options)
+    autocast_type = AUTOCAST_TYPES.get(case.precision)
+    return Workload(stepped, optimizer, device, autocast_type, scaler, criterion, refuse_error=refuse_error)
 
 
 @contextlib.contextmanager
