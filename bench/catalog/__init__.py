@@ -44,6 +44,7 @@ __all__ = [
     "entries",
     "entry",
     "is_external",
+    "is_versioned",
     "lend",
     "matching",
     "model",
@@ -53,6 +54,7 @@ __all__ = [
     "note_on_listing",
     "optimizer",
     "own_side",
+    "package_of",
     "parse_choice",
     "parse_choices",
 ]
@@ -147,6 +149,17 @@ def is_external(kind: Kind, name: str) -> bool:
     if name in _lent[kind] or (kind == "model" and files.is_name(name)):
         return True
     return _shipped(kind, name) is None and name in _external(kind)
+
+
+def is_versioned(name: str) -> bool:
+    """Whether the code of a model changes apart from this package, torch and torchvision: its key tells how it is."""
+    return is_external("model", name) or package_of(name) is not None
+
+
+def package_of(name: str) -> str | None:
+    """The distribution that a shipped entry takes a model's code from, where its version is not part of every key."""
+    shipped = None if is_external("model", name) else _shipped("model", name)
+    return cast(ModelEntry, shipped[0]).package if shipped else None
 
 
 _lent: dict[Kind, dict[str, Entry]] = {kind: {} for kind in KINDS}

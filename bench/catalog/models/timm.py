@@ -179,8 +179,8 @@ def refuse_error(
     if not (isinstance(error, AssertionError) or _ABOUT_SHAPES.search(text)):
         return None
     return (
-        f"{PREFIX}{name} cannot take images of {images.height} x {images.width} ({describe_failure(error)}); "
-        f"set image_size, for example {own.side}, its own size"
+        f"{PREFIX}{name} cannot take images of {images.height} x {images.width}; set image_size, for example "
+        f"{own.side}, its own size ({describe_failure(error)})"
     )
 
 
