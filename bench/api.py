@@ -117,8 +117,9 @@ def estimate(
 
     Args:
         model: A name, with settings where it has any (`"resnet50"`, `"mlp:hidden=256"`,
-            `"timm:convnextv2_tiny"`); or a callable that builds a `torch.nn.Module`. A callable that needs an argument gets the `bench.records.ImageSpec` of one sample. The
-            module maps float32 images `(B, C, H, W)` to `(B, classes)`; its loss is the cross-entropy.
+            `"timm:convnextv2_tiny"`); or a callable that builds a `torch.nn.Module`. A callable that needs an argument
+            gets the `bench.records.ImageSpec` of one sample. The module maps float32 images `(B, C, H, W)` to
+            `(B, classes)`; its loss is the cross-entropy.
         batch_size: Samples a step. Of several sizes, two recordings serve all.
         dataset: A name, for the shape of the images and the number of classes; `imagenet` unless given.
         sample_shape: `(C, H, W)` of one sample, in place of a data set.
