@@ -153,6 +153,14 @@ def test_a_setting_that_the_constructor_does_not_know_is_refused_by_name() -> No
         catalog.model("timm:test_resnet").build(square(32), base_width_of_nothing=3)
 
 
+def test_an_encoder_is_refused_and_a_model_published_without_a_classifier_gets_one() -> None:
+    features = catalog.model("timm:mobilenetv5_300m_enc")
+    with torch.device("meta"), pytest.raises(Unsupported, match="timm:mobilenetv5_300m_enc has no classifier"):
+        features.build(square(224))
+    with torch.device("meta"):
+        assert catalog.model("timm:vit_small_patch14_dinov2").build(square(224)).num_classes == 10
+
+
 def test_the_version_of_timm_is_part_of_the_key_and_of_no_other_models(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("timm:resnet18", "resnet18")
     before = [catalog.code_key("model", name) for name in names]

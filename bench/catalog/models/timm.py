@@ -50,12 +50,10 @@ class Input:
     Attributes:
         side: Their height in pixels.
         fixed: Whether the model must be built for a size.
-        classes: How many classes the configuration has; 0 for a model without a classifier.
     """
 
     side: int
     fixed: bool
-    classes: int
 
 
 @functools.cache
@@ -92,7 +90,7 @@ def inputs_of(family: str) -> dict[str, Input]:
         rank = 2 if tag.endswith("*") or (weights and not tag) else int(weights)
         if name not in found or rank > found[name][0]:
             side = item.get("input_size", (3, 224, 224))[1]
-            found[name] = rank, Input(side, bool(item.get("fixed_input_size")), item.get("num_classes", 1000))
+            found[name] = rank, Input(side, bool(item.get("fixed_input_size")))
     return {name: own for name, (_, own) in found.items()}
 
 
@@ -163,12 +161,6 @@ def refuse_setting(family: str, name: str, value: SettingValue) -> str | None:
     return refused and f"setting {name}: {refused}"
 
 
-def skip_reason(name: str, family: str, images: ImageSpec, settings: Mapping[str, SettingValue]) -> str | None:
-    """Why the model cannot take these images, or `None`; what only timm's code knows shows when it runs."""
-    own = inputs_of(family).get(name)
-    return f"{PREFIX}{name} has no classifier in timm: it returns features" if own and not own.classes else None
-
-
 def refuse_error(
     name: str, family: str, images: ImageSpec, settings: Mapping[str, SettingValue], error: BaseException
 ) -> str | None:
@@ -194,10 +186,9 @@ def build(name: str, family: str, images: ImageSpec, **settings: Any) -> torch.n
         settings: Keyword arguments of `timm.create_model`.
 
     Raises:
-        Unsupported: The model cannot take images of this size, or a setting is not an argument of its constructor.
+        Unsupported: The model cannot take images of this size or has no classifier, or a setting is not an argument of
+            its constructor.
     """
-    if reason := skip_reason(name, family, images, settings):
-        raise Unsupported(reason)
     import timm
 
     own = inputs_of(family).get(name)
@@ -216,6 +207,8 @@ def build(name: str, family: str, images: ImageSpec, **settings: Any) -> torch.n
         if reason := refuse_error(name, family, images, settings, error):
             raise Unsupported(reason) from error
         raise
+    if getattr(model, "num_classes", images.classes) != images.classes:  # of an encoder, 0 whatever it is given
+        raise Unsupported(f"{PREFIX}{name} has no classifier: it returns features")
     return model
 
 
@@ -242,7 +235,6 @@ def load_entries() -> tuple[ModelEntry, ...]:
             f"{PREFIX}{name}",
             functools.partial(build, name, path.stem),
             f"timm, {path.stem}",
-            functools.partial(skip_reason, name, path.stem),
             own_side=functools.partial(_own_side, name, path.stem),
             refuse_setting=functools.partial(refuse_setting, path.stem),
             refuse_error=functools.partial(refuse_error, name, path.stem),
