@@ -137,10 +137,10 @@ def estimate(
     """Estimate memory and speed of a training step on a device, without the device.
 
     Args:
-        model: A name, with settings where it has any (`"resnet50"`, `"mlp:hidden=256"`); or a callable that builds a
-            `torch.nn.Module`. A callable that needs an argument gets the `bench.records.ImageSpec` of one sample. The
-            module maps float32 images `(B, C, H, W)` to `(B, classes)`, or on a data set of masks to
-            `(B, classes, H, W)`; its loss is the cross-entropy.
+        model: A name, with settings where it has any (`"resnet50"`, `"mlp:hidden=256"`,
+            `"timm:convnextv2_tiny"`); or a callable that builds a `torch.nn.Module`. A callable that needs an argument
+            gets the `bench.records.ImageSpec` of one sample. The module maps float32 images `(B, C, H, W)` to
+            `(B, classes)`, or on a data set of masks to `(B, classes, H, W)`; its loss is the cross-entropy.
         batch_size: Samples a step. Of several sizes, two recordings serve all.
         dataset: A name, for the shape of the images and the number of classes; `imagenet` unless given.
         sample_shape: `(C, H, W)` of one sample, in place of a data set.
@@ -149,7 +149,7 @@ def estimate(
             `(parameters) -> torch.optim.Optimizer`, a class of torch's say.
         precision: `float32`, `tf32`, `bf16` or `fp16`.
         memory_format: `contiguous` or `channels_last`.
-        image_size: Side of a data set's images in pixels; its own unless given.
+        image_size: Side of a data set's images in pixels; unless given its own, or that of a model of timm.
         device: The name of a device, the path of a device file, or a `bench.devices.Device`.
         memory: Of the smaller card that the device plays, in bytes or as text (`"24 GiB"`); its own unless given.
         workspaces: Whether to count cuDNN's workspaces.
@@ -403,10 +403,13 @@ class _Asked:
         axes: Mapping[str, Any],
     ) -> _Asked:
         """Check all arguments; `axes` are the further ones of the grid, None where not given. Raises BenchError."""
+        from bench.catalog import files
         from bench.config import check_config
         from bench.plan import build_cases, refuse_switches
         from bench.records import Choice
 
+        if isinstance(model, str) and files.is_name(model.partition(":")[0] + ":"):
+            raise BenchError(f'model "{model}": from Python, give the callable itself: import it, and pass model=build')
         entries = _own_entries(model, dataset, sample_shape, classes, optimizer, axes["image_size"])
         grid: dict[str, Any] = {
             "dataset": dataset or DEFAULT_DATASET,
@@ -416,6 +419,10 @@ class _Asked:
             **{axis: value for axis, value in axes.items() if value is not None},
         }
         checked = check_config({"name": "api", "grid": grid}, "bench")
+        for axis in ("dataset", "model", "optimizer"):
+            if len(named := getattr(checked.grid, axis)) > 1:
+                few = ", ".join(map(str, named[:3]))
+                raise BenchError(f"{axis}: matches {len(named)} names ({few}, ...); give one")
         reasons = build_cases(checked, "cuda")
         if not entries:
             if refused := next((f"{case}: {reason}" for case, reason in reasons.items() if reason), None):

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.catalog import files
 from bench.devices import Device
 from bench.errors import BenchError, InfrastructureError
 from bench.estimators.kept import any_kept
@@ -26,6 +27,7 @@ from bench.tasks import (
     fit_kept_task,
     fit_task,
     layers_task,
+    models_task,
     timeline_task,
     validate_task,
 )
@@ -201,6 +203,20 @@ def layers_in_child(launcher: Launcher, model: Choice, images: ImageSpec) -> dic
     except BenchError as error:
         named = str(error).startswith((model.name, f'model "{model.name}"'))
         raise BenchError(str(error) if named else f"{model}: {error}") from error
+
+
+def use_file(launcher: Launcher, path: Path) -> None:
+    """Let this process and its children know the models in a file of the user's; its code runs in a child.
+
+    Raises:
+        BenchError: The file cannot be loaded, or has no models: one line, with its path.
+    """
+    files.check_path(path)
+    if not files.is_known(path):
+        try:
+            files.know(path, ask(launcher, "models", models_task, {"path": str(path.absolute())}))
+        except BenchError as error:
+            raise BenchError(f"{path}: {error}") from error
 
 
 def difference_in_child(launcher: Launcher, path: Path, *, most: int, workspaces: bool) -> dict[str, Any]:

@@ -66,6 +66,7 @@ def order_round(last: Sequence[Planned], config: SweepConfig, planned: int) -> l
 
 def _code_key(case: Case) -> str:
     """The key of the worker's code and the three entries that a case names."""
+    entries: tuple[tuple[catalog.Kind, Choice], ...]
     entries = (("model", case.model), ("dataset", case.dataset), ("optimizer", case.optimizer))
     return stable_hash(
         [fingerprint.code_key(fingerprint.RUN_CODE), *(catalog.code_key(kind, choice.name) for kind, choice in entries)]
@@ -250,12 +251,20 @@ def _product(axes: Mapping[str, Sequence[Any]]) -> Iterator[Case]:
 
 
 def _sized(case: Case) -> Case:
-    """The case with its image size in pixels, so that an explicit and an equal default size give one case."""
+    """The case with its image size in pixels, so that an explicit and an equal default size give one case.
+
+    The default is the size that the model was made for, where it has one (timm's do), else the data set's own.
+    """
     if case.image_size:
         return case
     if catalog.is_external("dataset", case.dataset.name):
         return case  # its own size is known in the worker only
-    return replace(case, image_size=describe(case.dataset).images.height)
+    return replace(case, image_size=default_side(case.dataset, case.model))
+
+
+def default_side(dataset: Choice, model: Choice) -> int:
+    """Side in pixels of the images of a case that has no image size. Raises DataError for a missing folder."""
+    return catalog.own_side(model) or describe(dataset).images.height
 
 
 def _excluded(config: SweepConfig, case: Case, device: str) -> str | None:

@@ -75,6 +75,16 @@ def layers_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
     return asdict(found)
 
 
+def models_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
+    """What the user's file at `path` has, as `catalog.files.describe_file` says it."""
+    from pathlib import Path
+
+    from bench.catalog.files import describe_file
+
+    send({"phase": "loading"})
+    return describe_file(Path(argument["path"]))
+
+
 def fit_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
     """The largest and a recommended batch for `case` on `device`; returns the fields of `estimators.fitting.Fit`."""
     from bench.estimators.fitting import fit_batch

@@ -190,8 +190,8 @@ def _fork_runs() -> None:
 
     begin = LocalLauncher.__init__
 
-    def begin_forking(self: LocalLauncher) -> None:
-        begin(self)
+    def begin_forking(self: LocalLauncher, preload: Sequence[str] = ()) -> None:
+        begin(self, preload)
         self._context = multiprocessing.get_context("fork")
 
     LocalLauncher.__init__ = begin_forking  # type: ignore[method-assign]

@@ -35,6 +35,11 @@ class Within:
         return handler.generate_schema(Annotated[source, Field(**self.limits)])
 
 
+Scalar = bool | int | float | str
+ANY_VALUE = Scalar | tuple[Scalar | tuple[Scalar, ...], ...] | None
+"""The type of a setting of which no more is known."""
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One setting of an entry: its default and its type (an annotation that pydantic understands)."""
@@ -91,6 +96,14 @@ def _no_note(settings: Mapping[str, SettingValue]) -> str | None:
     return None
 
 
+def _no_own_side() -> int | None:
+    return None
+
+
+def _not_refused(images: ImageSpec, settings: Mapping[str, SettingValue], error: BaseException) -> str | None:
+    return None
+
+
 Loss = Callable[[Any, "torch.Tensor"], "torch.Tensor"]
 
 
@@ -114,6 +127,12 @@ class ModelEntry:
             another loss; unless given, that of the task (`bench.workload.targets.LOSSES`). Labels are int64, `(B,)`
             classes or `(B, H, W)` masks.
         note: `settings -> what a reader should know about the model`, if its name is misleading; or `None`.
+        own_side: `() -> side in pixels of the images that the model was made for`, which a case without an image size
+            gets; `None` for the data set's. Torch-free.
+        refuse_setting: `(name, value) -> why not`, or `None`, for settings beyond those listed; torch-free. Unless
+            given, there are none.
+        refuse_error: `(images, settings, error) -> why the case cannot run` where `error`, raised by a step, says so.
+        package: The distribution that the model's code comes from, if its version is not part of every key.
     """
 
     name: str
@@ -125,6 +144,10 @@ class ModelEntry:
     note: Callable[[Mapping[str, SettingValue]], str | None] = _no_note
     smallest_batch: Callable[[ImageSpec, Mapping[str, SettingValue]], int] = _one_image
     task: Task | None = "classification"
+    own_side: Callable[[], int | None] = _no_own_side
+    refuse_setting: Callable[[str, SettingValue], str | None] | None = None
+    refuse_error: Callable[[ImageSpec, Mapping[str, SettingValue], BaseException], str | None] = _not_refused
+    package: str | None = None
 
     def __post_init__(self) -> None:
         """Read the settings from the building function where none are given."""

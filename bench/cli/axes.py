@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.options import ChoiceType, ValueType, read_config
+from bench.cli.options import ChoicesType, ValueType, flat, models_option, read_config
 from bench.terminal import printable
 
 if TYPE_CHECKING:
@@ -16,22 +16,34 @@ if TYPE_CHECKING:
 _PRECISIONS = click.Choice(["float32", "tf32", "bf16", "fp16"])
 _FORMATS = click.Choice(["contiguous", "channels_last"])
 _MANY: dict[str, Any] = {"multiple": True}
+_MANY_CHOICES: dict[str, Any] = {"multiple": True, "callback": flat}
 _axes = (
     click.option(
         "--dataset",
         "datasets",
-        type=ChoiceType("dataset"),
-        **_MANY,
+        type=ChoicesType("dataset"),
+        **_MANY_CHOICES,
         help="Data set [imagenet]. Repeatable, like the axes below.",
     ),
-    click.option("--model", "models", type=ChoiceType("model"), **_MANY, help="Model (bench list models)."),
-    click.option("--optimizer", "optimizers", type=ChoiceType("optimizer"), **_MANY, help="Optimizer [sgd]."),
+    click.option(
+        "--model",
+        "models",
+        type=ChoicesType("model"),
+        **_MANY_CHOICES,
+        help="Model (bench list models), pattern such as 'resnet*', or FILE.py:NAME of your own.",
+    ),
+    models_option,
+    click.option("--optimizer", "optimizers", type=ChoicesType("optimizer"), **_MANY_CHOICES, help="Optimizer [sgd]."),
     click.option("--precision", "precisions", type=_PRECISIONS, **_MANY, help="Precision [float32]."),
     click.option(
         "--memory-format", "memory_formats", type=_FORMATS, **_MANY, help="Memory format of tensors [contiguous]."
     ),
     click.option(
-        "--image-size", "image_sizes", type=click.IntRange(1), **_MANY, help="Image side in pixels [the data set's]."
+        "--image-size",
+        "image_sizes",
+        type=click.IntRange(1),
+        **_MANY,
+        help="Image side in pixels [the data set's; a timm model's own].",
     ),
     click.option(
         "--accumulation", "accumulations", type=click.IntRange(1), **_MANY, help="Micro-batches of a step [1]."

@@ -6,13 +6,14 @@ from typing import Any
 
 import click
 
-from bench.cli.options import json_option
+from bench.cli.options import json_option, models_option
 from bench.terminal import printable
 
 
 @click.command("list")
 @click.argument("what", type=click.Choice(["models", "datasets", "optimizers", "devices"]))
 @click.argument("pattern", required=False, default="*")
+@models_option
 @json_option
 def list_names(what: str, pattern: str, as_json: bool) -> None:
     """List models, data sets, optimizers or devices.
@@ -22,6 +23,8 @@ def list_names(what: str, pattern: str, as_json: bool) -> None:
     \b
     Examples:
       bench list models 'resnet*'
+      bench list models 'timm:*vit*'
+      bench list models --models my_models.py 'my_models.py:*'
       bench list optimizers
       bench list devices --json
     """
@@ -44,7 +47,9 @@ def list_names(what: str, pattern: str, as_json: bool) -> None:
         )
         click.echo(printable(f"{row['name']:<{width}}  {row['summary']}") + click.style(printable(settings), dim=True))
     if not rows:
-        click.echo(f"no {what} match {pattern}", err=True)
+        click.echo(printable(f"no {what} match {pattern}"), err=True)
+    for note in _notes(what):
+        click.echo(note, err=True)
 
 
 def _entries(what: str) -> list[dict[str, Any]]:
@@ -53,17 +58,22 @@ def _entries(what: str) -> list[dict[str, Any]]:
     from bench import catalog
 
     kind = cast(catalog.Kind, what.removesuffix("s"))
-    known = catalog.entries(kind)
+    known = {name: catalog.described(kind, name) for name in catalog.names(kind)}
     return [
         {
             "name": name,
-            "summary": known[name].summary if name in known else "from another package",
-            "settings": {key: setting.default for key, setting in known[name].settings.items()}
-            if name in known
-            else {},
+            "summary": entry.summary if entry else "from another package",
+            "settings": {key: setting.default for key, setting in entry.settings.items()} if entry else {},
         }
-        for name in catalog.names(kind)
+        for name, entry in known.items()
     ]
+
+
+def _notes(what: str) -> list[str]:
+    """What should be said of names that are missing here."""
+    from bench import catalog
+
+    return catalog.note_on_listing("model") if what == "models" else []
 
 
 def _devices() -> list[dict[str, Any]]:

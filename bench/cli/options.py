@@ -136,23 +136,91 @@ class ValueType(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # gen
             self.fail(str(error), param, ctx)
 
 
+def _use_files(context: click.Context, parameter: click.Parameter, value: tuple[Path, ...]) -> tuple[Path, ...]:
+    from bench.catalog import files
+
+    files.forget()
+    if not context.resilient_parsing:
+        for path in value:
+            _use_file(path, "--models")
+    return value
+
+
+def _use_file(path: Path, option: str) -> None:
+    from bench.client import use_file
+    from bench.errors import BenchError
+    from bench.launchers import LocalLauncher
+
+    try:
+        use_file(LocalLauncher(), path)
+    except BenchError as error:
+        raise BenchError(f"{option}: {error}") from error
+
+
+models_option = click.option(
+    "--models",
+    "model_files",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    is_eager=True,
+    expose_value=False,
+    callback=_use_files,
+    metavar="FILE.py",
+    help="Your own models: the file that defines them, which go by FILE.py:NAME. Repeatable.",
+)
+
+
 class ChoiceType(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic since click 8.5 only
-    """An entry of a catalog, written `name` or `name:setting=value`."""
+    """An entry of a catalog, written `name` or `name:setting=value`; a model's name may begin with a path."""
 
     def __init__(self, kind: Kind) -> None:
         """Take the kind: model, dataset or optimizer."""
         self.kind = kind
         self.name = kind
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Choice:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse and check; raises UnknownNameError or BenchError with the remedy."""
-        from bench.catalog import parse_choice
-        from bench.records import Choice
+        return self.parse(self._named(value, ctx)) if isinstance(value, str) else value
 
-        return value if isinstance(value, Choice) else parse_choice(self.kind, value)
+    def parse(self, text: str) -> Any:
+        """The `Choice` that the text names. Raises BenchError."""
+        from bench.catalog import parse_choice
+
+        return parse_choice(self.kind, text)
+
+    def _named(self, text: str, ctx: click.Context | None) -> str:
+        """The text without the path of a user's file, which is loaded."""
+        import re
+
+        from bench.catalog import files
+
+        found = re.match(r"([^:]*\.py):", text) if self.kind == "model" else None
+        if found is None or (ctx is not None and ctx.resilient_parsing):
+            return text
+        path = Path(found[1])
+        if path.is_file() or len(path.parts) > 1 or not files.is_named(path.name):
+            _use_file(path, "--model")
+        return path.name + text[found.end(1) :]
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Names that begin with what was typed."""
         from bench.catalog import names
 
         return [CompletionItem(name) for name in names(self.kind) if name.startswith(incomplete)]
+
+
+class ChoicesType(ChoiceType):
+    """Entries of a catalog: as `ChoiceType`, or a pattern with `*` and `?`; for an option with `flat` as callback."""
+
+    def parse(self, text: str) -> Any:
+        """A tuple of the choices. Raises BenchError."""
+        from bench.catalog import parse_choices
+
+        return tuple(parse_choices(self.kind, text))
+
+
+def flat(
+    context: click.Context, parameter: click.Parameter, value: tuple[tuple[Choice, ...], ...]
+) -> tuple[Choice, ...]:
+    """The choices of all values of a repeatable option, each once."""
+    return tuple(dict.fromkeys(choice for choices in value for choice in choices))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.cli.options import config_argument, device_option, json_option, read_config, set_option
+from bench.cli.options import config_argument, device_option, json_option, models_option, read_config, set_option
 from bench.terminal import printable
 from bench.units import counted, format_duration
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 @click.command()
 @config_argument
 @set_option
+@models_option
 @device_option
 @json_option
 def plan(config: Path | None, overrides: tuple[str, ...], device: str, as_json: bool) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.cli.options import ChoiceType, data_root_option, json_option
+from bench.cli.options import ChoiceType, data_root_option, json_option, models_option
 from bench.terminal import printable
 
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ def show_dataset(name: Choice, out: Path | None, count: int, seed: int, root: Pa
 @click.option("--dataset", type=ChoiceType("dataset"), help="Use the shape and classes of this data set.")
 @click.option("--input", "shape", metavar="C,H,W", help="Shape of one sample, instead of a data set's.")
 @click.option("--classes", type=click.IntRange(1), help="Number of classes [the data set's, 10 with --input].")
-@click.option("--image-size", type=click.IntRange(1), help="Image side in pixels [the data set's].")
+@click.option("--image-size", type=click.IntRange(1), help="Image side in pixels [the data set's; a timm model's own].")
+@models_option
 @json_option
 def show_model(
     name: Choice, dataset: Choice | None, shape: str | None, classes: int | None, image_size: int | None, as_json: bool
@@ -74,6 +75,8 @@ def show_model(
     Examples:
       bench show model mlp --dataset mnist
       bench show model resnet18 --input 3,32,32 --classes 10 --json
+      bench show model timm:convnextv2_tiny --dataset cifar10
+      bench show model my_models.py:build
     """
     from bench import catalog
     from bench.cli.root import echo_json
@@ -82,7 +85,7 @@ def show_model(
     from bench.units import format_bytes, format_count
 
     task = "classification" if catalog.is_external("model", name.name) else catalog.model(name.name).task
-    images = _images(dataset, shape, classes, image_size, task or "classification")
+    images = _images(name, dataset, shape, classes, image_size, task or "classification")
     found = layers_in_child(LocalLauncher(), name, images)
     layers, notes = found["layers"], [note for note in (catalog.model_note(name), found["note"]) if note]
     if as_json:
@@ -128,15 +131,16 @@ def _blocks_in_words(blocks: list[str] | None) -> str:
 
 
 def _images(
-    dataset: Choice | None, shape: str | None, classes: int | None, image_size: int | None, task: Task
+    model: Choice, dataset: Choice | None, shape: str | None, classes: int | None, image_size: int | None, task: Task
 ) -> ImageSpec:
     from bench.catalog import parse_choice
-    from bench.plan import describe, image_spec
+    from bench.plan import default_side, describe, image_spec
     from bench.records import MAX_IMAGE_SIZE, ImageSpec
 
     if shape is None:
         describe.cache_clear()  # read a folder again
-        images = image_spec(dataset or parse_choice("dataset", _DATASETS[task]), image_size or 0)
+        dataset = dataset or parse_choice("dataset", _DATASETS[task])
+        images = image_spec(dataset, image_size or default_side(dataset, model))
         return replace(images, classes=classes or images.classes)
     if dataset is not None:
         raise click.UsageError("give --dataset or --input, not both")

@@ -13,6 +13,7 @@ from bench.cli.options import (
     device_option,
     json_option,
     memory_option,
+    models_option,
     read_config,
     set_option,
 )
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 @click.command()
 @config_argument
 @set_option
+@models_option
 @device_option
 @device_file_option
 @memory_option

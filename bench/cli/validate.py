@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.cli.options import json_option
+from bench.cli.options import json_option, models_option
 from bench.terminal import printable
 from bench.units import counted
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Whether to include the workspaces of cuDNN's convolutions where the file's protocol does.",
 )
+@models_option
 @json_option
 def validate(file: Path, device: str | None, cudnn_workspaces: str, as_json: bool) -> None:
     """Compare the estimators with measurements in a CSV file.

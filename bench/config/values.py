@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
-from bench import catalog
-from bench.catalog import Kind, check_choice, parse_choice
-from bench.catalog.entries import normalise
+from bench.catalog import Kind, check_choice, matching, normalised, parse_choices
 from bench.errors import BenchError, nearest, nearest_sentence
 from bench.launchers.faults import ALLOCATOR_WORDS
 from bench.records import MAX_BATCH_SIZE, MAX_IMAGE_SIZE, Choice
@@ -49,20 +47,25 @@ def _as_list(value: Any) -> Any:
     return value if isinstance(value, list) else [value]
 
 
-def _choice(kind: Kind, value: Any) -> Choice:
-    """A catalog entry written `name`, `name:key=value` or `{ name = ..., key = ... }`."""
+def _choices(kind: Kind, value: Any) -> tuple[Choice, ...]:
+    """Catalog entries written `name`, `name:key=value` or `{ name = ..., key = ... }`; a name may be a pattern."""
     if isinstance(value, str):
         try:
-            return parse_choice(kind, value)
+            return tuple(parse_choices(kind, value))
         except BenchError as error:
             raise ValueError(str(error)) from error
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         one = f"an {kind}" if kind == "optimizer" else f"a {kind}"
         raise ValueError(f'write {one} as "name" or {{ name = "name", setting = value }}')
-    choice = Choice.of(value["name"], {key: item for key, item in value.items() if key != "name"})
-    if faults := check_choice(kind, choice):
+    settings = {key: item for key, item in value.items() if key != "name"}
+    try:
+        names = matching(kind, value["name"]) if set(value["name"]) & set("*?") else [value["name"]]
+    except BenchError as error:
+        raise ValueError(str(error)) from error
+    found = [Choice.of(name, settings) for name in names]
+    if faults := [fault for choice in found for fault in check_choice(kind, choice)]:
         raise ValueError("; ".join(faults))
-    return choice if catalog.is_external(kind, choice.name) else normalise(catalog.entry(kind, choice.name), choice)
+    return tuple(normalised(kind, choice) for choice in found)
 
 
 def _one_of(allowed: Iterable[str]) -> Callable[[Any], Any]:
@@ -184,9 +187,9 @@ else:
 
 
 def choices(kind: Kind) -> Any:
-    """The type of an axis of catalog entries: one or a list, distinct, each checked."""
-    item = Annotated[Any, PlainValidator(functools.partial(_choice, kind))]
-    return Annotated[list[item], BeforeValidator(_as_list), AfterValidator(_distinct)]
+    """The type of an axis of catalog entries: one or a list of names and patterns, distinct, each checked."""
+    item = Annotated[Any, PlainValidator(functools.partial(_choices, kind))]
+    return Annotated[list[item], BeforeValidator(_as_list), AfterValidator(lambda parts: _distinct(sum(parts, ())))]
 
 
 def words(literal: Any) -> Any:

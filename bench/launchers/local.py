@@ -23,7 +23,7 @@ import sys
 import time
 import types
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkContext, ForkServerContext, SpawnContext
@@ -57,10 +57,14 @@ _server_environment: dict[str, str] = {}
 class LocalLauncher(Launcher):
     """Runs each job in a fresh process."""
 
-    def __init__(self) -> None:
-        """Configure the server; it starts with `warm` or with the first job."""
+    def __init__(self, preload: Sequence[str] = ()) -> None:
+        """Configure the server; it starts with `warm` or with the first job.
+
+        Args:
+            preload: Modules that it imports beside its own.
+        """
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(_preloaded())
+        self._context.set_forkserver_preload([*_preloaded(), *preload])
         self._waiting: list[Handle] = []
         self._children: dict[Handle, _Child] = {}
 

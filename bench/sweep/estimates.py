@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 
-from bench import fingerprint
+from bench import catalog, fingerprint
 from bench.client import counts_workspaces, estimate_in_child
 from bench.devices import Device, device_toml
 from bench.estimators.memory_settings import MEMORY_VARIABLES
@@ -59,7 +59,7 @@ def key_of(session: Session) -> str:
 
 def estimate_key(
     environment: Environment,
-    plan: Iterable[Planned] = (),
+    plan: Collection[Planned] = (),
     described: Device | None = None,
     variables: Mapping[str, str] | None = None,
 ) -> str:
@@ -67,7 +67,8 @@ def estimate_key(
 
     Args:
         environment: Of the runs.
-        plan: The runs: of data sets that are described by their files, the number of classes counts.
+        plan: The runs: of data sets that are described by their files, the number of classes counts; of models whose
+            code is not in this package, the code.
         described: The GPU, where the estimates are for one that was described for this sweep.
         variables: What the runs set beyond this process's environment; as for `estimate_in_child`.
     """
@@ -76,5 +77,8 @@ def estimate_key(
     known = {**os.environ, **(variables or {})}
     settings = [f"{name}={known[name]}" for name in MEMORY_VARIABLES if name in known]
     settings += [str(environment.cudnn_version), str(counts_workspaces())]
+    models = {run.case.model.name for run in plan}
+    codes = {name: catalog.code_key("model", name) for name in sorted(models) if catalog.is_versioned(name)}
     more = [*([described.name, device_toml(described)] if described else []), *([classes] if classes else [])]
+    more += [codes] if codes else []
     return stable_hash([fingerprint.code_key(fingerprint.ESTIMATE_CODE), *versions, *settings, *more])

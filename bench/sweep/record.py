@@ -18,7 +18,7 @@ from bench.plan import data_facts, name_planned
 from bench.probes.machine_facts import MachineFacts
 from bench.probes.selection import DeviceChoice, usable_device
 from bench.recordings import read_recording
-from bench.records import Case, Environment, Protocol, Status, stable_hash
+from bench.records import Case, Choice, Environment, Protocol, Status, stable_hash
 from bench.store.parts import typed_errors
 from bench.sweep.session import gpu_of, held_device, read_environment
 from bench.tasks import record_task
@@ -157,6 +157,7 @@ def _record_one(launcher: Launcher, argument: dict[str, Any], path: Path) -> dic
 
 def recording_key(case: Case, environment: Environment, options: RecordOptions) -> str:
     """The key of a recording; equal if the second would only repeat the first."""
+    entries: tuple[tuple[catalog.Kind, Choice], ...]
     entries = (("model", case.model), ("dataset", case.dataset), ("optimizer", case.optimizer))
     code = [fingerprint.code_key(_CODE), *(catalog.code_key(kind, choice.name) for kind, choice in entries)]
     data = [found] if (found := data_facts(case.dataset).known) else []

@@ -86,7 +86,7 @@ def run_sweep(
     store = Store(options.out / DATA_FOLDER)
     if options.in_process:
         config = _once(config)
-    launcher = launcher or (InProcessLauncher() if options.in_process else LocalLauncher())
+    launcher = launcher or (InProcessLauncher() if options.in_process else LocalLauncher(_preloads(config)))
     store.create()
     with interrupt_on_terminate(), hold(options.out / ".lock", f"the folder {options.out}"):
         store.clear_leftovers()
@@ -102,6 +102,13 @@ def run_sweep(
             estimate_planned(session)
             measure_missing(session)
         return _conclude(session)
+
+
+def _preloads(config: SweepConfig) -> list[str]:
+    """Modules that the fork server should import for the models of a sweep."""
+    models = [*config.grid.model, *(model for include in config.include for model in include.model or ())]
+    packages = {package for model in models if (package := catalog.package_of(model.name))}
+    return [f"bench.catalog.{package}_preload" for package in sorted(packages)]
 
 
 def _once(config: SweepConfig) -> SweepConfig:

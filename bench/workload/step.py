@@ -156,6 +156,7 @@ class Workload:
             a loss of its own, the loss `()`.
         accumulation: Batches of one step.
         set_to_none: Whether gradients are dropped before a step rather than filled with zeros.
+        refuse_error: `error of a step -> why the model cannot run the case`, or `None` where it is a failure.
     """
 
     model: nn.Module
@@ -167,6 +168,7 @@ class Workload:
     kept: tuple[Any, Tensor] | None = field(default=None, repr=False)
     accumulation: int = 1
     set_to_none: bool = True
+    refuse_error: Callable[[BaseException], str | None] = lambda error: None
 
     def step(self, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
         """One optimizer step on the next batches, as many as it accumulates.
@@ -188,7 +190,7 @@ class Workload:
                 self.kept = self._learn(images, labels)
             self._update()
         except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-            if (reason := refusal_of(error, shape)) is not None:
+            if (reason := refusal_of(error, shape) or self.refuse_error(error)) is not None:
                 raise Unsupported(reason) from error
             raise
 
@@ -288,6 +290,7 @@ def build_workload(case: Case, images: ImageSpec, protocol: Protocol, device: to
         criterion_of(case.model.name, images),
         accumulation=case.accumulation,
         set_to_none=case.zero_grad == "none",
+        refuse_error=functools.partial(catalog.model(case.model.name).refuse_error, images, case.model.options),
     )
 
 

@@ -18,7 +18,7 @@ name = "switches"
 dataset = "cifar10"
 model = "resnet18"
 optimizer = "adam"
-batch_size = 256
+batch_size = 512
 [[include]]
 reason = "one switch"
 accumulation = 4

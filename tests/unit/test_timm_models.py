@@ -1,0 +1,182 @@
+"""Models of timm: names and sizes read from its source, settings, image sizes, and that nothing is downloaded."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import bench
+from bench import catalog
+from bench.catalog.models import timm as family_of_timm
+from bench.errors import BenchError, ConfigError, Unsupported
+from bench.records import AXES, Choice, ImageSpec
+
+timm = pytest.importorskip("timm")
+
+
+def square(side: int, channels: int = 3, classes: int = 10) -> ImageSpec:
+    return ImageSpec(channels, side, side, classes)
+
+
+def test_names_sizes_and_which_are_fixed_are_those_of_the_installed_timm() -> None:
+    from timm.models import _registry
+
+    listed = {name.removeprefix("timm:") for name in catalog.names("model") if name.startswith("timm:")}
+    assert listed == set(timm.list_models())
+    for name in sorted(listed):
+        expected = _registry._model_pretrained_cfgs[name]
+        found = family_of_timm.inputs_of(_registry._model_to_module[name])[name]
+        assert (found.side, found.fixed) == (expected.input_size[1], expected.fixed_input_size), name
+
+
+def test_listing_and_planning_import_neither_torch_nor_timm() -> None:
+    code = (
+        "import sys; from bench import catalog; from bench.plan import default_side; "
+        "model = catalog.parse_choice('model', 'timm:vit_tiny_patch16_384:drop_path_rate=0.1'); "
+        "print(default_side(catalog.parse_choice('dataset', 'mnist'), model), 'torch' in sys.modules, 'timm' in sys.modules)"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["384", "False", "False"]
+
+
+def test_name_has_its_prefix_and_settings_follow() -> None:
+    choice = catalog.parse_choice("model", "timm:resnet50d:drop_path_rate=0.1")
+    assert choice == Choice.of("timm:resnet50d", {"drop_path_rate": 0.1})
+    assert str(choice) == "timm:resnet50d:drop_path_rate=0.1"
+    assert catalog.parse_choice("model", str(choice)) == choice
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("timm:resnte50d", ("timm:resnte50d", "Nearest: timm:resnet50d")),
+        ("convnextv2_tiny", ("Nearest: timm:convnextv2_tiny",)),
+        ("timm:resnet50.a1_in1k", ("a1_in1k", "write timm:resnet50")),
+        ("timm:resnet50:drop_pth_rate=0.1", ("drop_pth_rate", "Nearest: drop_path_rate")),
+        ("timm:resnet50:num_classes=3", ("num_classes", "data set")),
+        ("timm:resnet50:pretrained=true", ("pretrained", "no weights are loaded")),
+        ("timm:vit_tiny_patch16_224:img_size=96", ("img_size", "set image_size")),
+        ("timm:resnet50:drop_rate", ("drop_rate", "not a setting")),
+        ("timm:*resnte*d", ("no model matches", "Nearest: timm:resnet")),
+    ],
+)
+def test_wrong_names_and_settings_are_answered_with_what_to_write(text: str, words: tuple[str, ...]) -> None:
+    with pytest.raises(BenchError) as caught:
+        catalog.parse_choices("model", text)
+    assert [word for word in words if word not in str(caught.value)] == []
+    assert "\n" not in str(caught.value)
+
+
+def test_without_timm_its_names_are_not_listed_and_the_error_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(family_of_timm, "_folder", lambda: None)
+    assert family_of_timm.load_entries() == ()
+    assert "pip install 'stepbench[timm]'" in (family_of_timm.note_on_listing() or "")
+    for text in ("timm:resnet50000", "timm:*"):
+        monkeypatch.setattr(catalog, "names", lambda kind: ["resnet18"])
+        with pytest.raises(BenchError, match=r"timm is not installed; pip install 'stepbench\[timm\]'"):
+            catalog.parse_choices("model", text)
+
+
+def test_patterns_are_expanded_in_the_order_of_the_catalog_and_keep_their_settings() -> None:
+    found = [str(choice) for choice in catalog.parse_choices("model", "timm:resnet??d:drop_rate=0.1")]
+    assert found == [f"timm:resnet{depth}d:drop_rate=0.1" for depth in (18, 26, 34, 50)]
+    assert [choice.name for choice in catalog.parse_choices("model", "resnet*")] == sorted(
+        name for name in catalog.names("model") if name.startswith("resnet")
+    )
+
+
+def test_patterns_in_a_grid_are_planned_by_name_each_once() -> None:
+    from bench.config import check_config
+
+    grid = {"dataset": "mnist", "model": ["resnet1?", "resnet*"], "optimizer": "sgd", "batch_size": 8}
+    checked = check_config({"name": "n", "grid": grid}, "c.toml")
+    assert [choice.name for choice in checked.grid.model][:2] == ["resnet18", "resnet101"]
+    assert len(set(checked.grid.model)) == len(checked.grid.model) == 5
+    grid["model"] = {"name": "timm:resnet1?d", "drop_rate": 0.1}  # type: ignore[assignment]
+    checked = check_config({"name": "n", "grid": grid}, "c.toml")
+    assert checked.as_json()["grid"]["model"] == ["timm:resnet18d:drop_rate=0.1"]
+    grid["model"] = ["mlp", "xyzzy*"]
+    with pytest.raises(ConfigError, match=r'c\.toml: grid\.model\[1\]: no model matches "xyzzy\*"'):
+        check_config({"name": "n", "grid": grid}, "c.toml")
+
+
+def sizes_planned(model: str, **axes: object) -> list[int]:
+    from bench.plan import cross_axes
+
+    given = {"model": model, "dataset": "cifar10", "optimizer": "sgd", "batch_size": 2, **axes}
+    crossed = {
+        axis: [catalog.parse_choice(axis, str(value)) if axis in catalog.KINDS else value]  # type: ignore[arg-type]
+        for axis, value in given.items()
+    }
+    assert set(crossed) <= set(AXES)
+    return [case.image_size for case in cross_axes(crossed, "cpu")]
+
+
+def test_a_case_without_an_image_size_has_the_models_own_and_one_with_it_keeps_it() -> None:
+    assert sizes_planned("timm:vit_tiny_patch16_384") == [384]
+    assert sizes_planned("timm:vit_tiny_patch16_384", image_size=64) == [64]
+    assert sizes_planned("resnet18") == [32]
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_efficientnet"])
+@pytest.mark.parametrize("images", [square(32, channels=1, classes=7), square(64)], ids=["grey", "colour"])
+def test_models_have_the_channels_and_classes_of_the_data_set_and_any_size(
+    name: str, images: ImageSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    model = catalog.model(f"timm:{name}").build(images, drop_path_rate=0.1)
+    assert model(torch.zeros(2, *images.shape)).shape == (2, images.classes)
+
+
+def test_a_size_that_a_model_cannot_take_is_refused_with_the_size_to_set() -> None:
+    entry, images = catalog.model("timm:crossvit_9_240"), square(32)
+    model = entry.build(images)
+    with pytest.raises(RuntimeError) as caught:
+        model(torch.zeros(2, *images.shape))
+    reason = entry.refuse_error(images, {}, caught.value)
+    assert reason is not None and "timm:crossvit_9_240 cannot take images of 32 x 32; set image_size" in reason
+    assert "240" in reason
+    assert entry.refuse_error(square(240), {}, caught.value) is None  # at its own size it is a failure
+    assert entry.refuse_error(images, {}, RuntimeError("CUDA error: bad size")) is None
+
+
+def test_a_setting_that_the_constructor_does_not_know_is_refused_by_name() -> None:
+    with pytest.raises(Unsupported, match='timm:test_resnet has no argument "base_width_of_nothing"'):
+        catalog.model("timm:test_resnet").build(square(32), base_width_of_nothing=3)
+
+
+def test_an_encoder_is_refused_and_a_model_published_without_a_classifier_gets_one() -> None:
+    features = catalog.model("timm:mobilenetv5_300m_enc")
+    with torch.device("meta"), pytest.raises(Unsupported, match="timm:mobilenetv5_300m_enc has no classifier"):
+        features.build(square(224))
+    with torch.device("meta"):
+        assert catalog.model("timm:vit_small_patch14_dinov2").build(square(224)).num_classes == 10
+
+
+def test_the_version_of_timm_is_part_of_the_key_and_of_no_other_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("timm:resnet18", "resnet18")
+    before = [catalog.code_key("model", name) for name in names]
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.0")
+    catalog._code_key.cache_clear()
+    after = [catalog.code_key("model", name) for name in names]
+    monkeypatch.undo()
+    catalog._code_key.cache_clear()
+    assert before[0] != after[0]
+    assert before[1] == after[1]
+
+
+def test_python_takes_a_name_of_timm_and_refuses_patterns_and_files() -> None:
+    found = bench.estimate("timm:test_resnet", dataset="cifar10", batch_size=2, image_size=32)
+    assert found.formula_bytes and found.trace_peak_allocated_bytes
+    with pytest.raises(BenchError, match=r"model: matches 5 names .* give one"):
+        bench.estimate("resnet*", dataset="cifar10")
+    with pytest.raises(BenchError, match="from Python, give the callable itself"):
+        bench.fit("my_models.py:build")
