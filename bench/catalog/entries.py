@@ -87,6 +87,10 @@ def _one_image(images: ImageSpec, settings: Mapping[str, SettingValue]) -> int:
     return 1
 
 
+def _first_step(settings: Mapping[str, SettingValue]) -> int:
+    return 1
+
+
 def _no_note(settings: Mapping[str, SettingValue]) -> str | None:
     return None
 
@@ -141,6 +145,8 @@ class OptimizerEntry:
             after the first step, by the sum of the state's tensors (no rounding); `None` if unknown.
         refuse_reason: `(shapes, settings) -> why this optimizer cannot train these parameters`, or `None`.
         settings: Read from `build` unless given.
+        settles_after: `(settings) -> steps` after which each step asks for the same memory. The first makes the state,
+            so it is 1 unless the optimizer changes its way later.
     """
 
     name: str
@@ -149,6 +155,7 @@ class OptimizerEntry:
     state_bytes: Callable[[Sequence[tuple[int, ...]], int, Mapping[str, SettingValue]], int] | None = None
     refuse_reason: Callable[[Sequence[tuple[int, ...]], Mapping[str, SettingValue]], str | None] | None = None
     settings: Mapping[str, Setting] = field(default_factory=dict)
+    settles_after: Callable[[Mapping[str, SettingValue]], int] = _first_step
 
     def __post_init__(self) -> None:
         """Read the settings from the building function where none are given."""

@@ -28,14 +28,17 @@ from bench.estimators.collector import collected_before, collector_off
 from bench.estimators.fake_cuda import FakeCuda, block_of
 from bench.estimators.recording import Call, Entry, Freed, Output, Phase, Recording, StepEnd, sort_frees
 from bench.plan import image_spec
-from bench.records import Case
+from bench.records import Case, Choice
 from bench.records import Protocol as MeasuringProtocol
 
 if TYPE_CHECKING:
     from bench.estimators.temporaries import Machine
 
 STEPS = 3
-"""Steps recorded: the second is the first with the optimizer's state; the replay goes on from the third."""
+"""Steps recorded of an optimizer that settles in its first, as almost all do.
+
+The second is the first with the optimizer's state; the replay goes on from the third.
+"""
 
 _SEEN = "stepbench"
 """Key in a node's metadata: it has been given its module."""
@@ -61,9 +64,11 @@ class Training(Protocol):
 
 
 def record_case(
-    case: Case, machine: Machine, protocol: MeasuringProtocol | None = None, steps: int = STEPS
+    case: Case, machine: Machine, protocol: MeasuringProtocol | None = None, steps: int | None = None
 ) -> Recording:
     """Run the case's step over memory that does not exist; in a separate process.
+
+    As many steps as it takes until they are alike, unless `steps` are given.
 
     Raises:
         Unsupported: The case cannot run, or cannot be traced.
@@ -73,8 +78,14 @@ def record_case(
     from bench.estimators.layers import refusals_in_words
 
     protocol = protocol or MeasuringProtocol()
+    steps = steps or steps_until_alike(case.optimizer)
     with refusals_in_words():
         return record_training(lambda device: CaseTraining(case, protocol, device), steps, machine.compute_capability)
+
+
+def steps_until_alike(optimizer: Choice) -> int:
+    """How many steps to record, so that the last two ask for the same memory as all that follow."""
+    return catalog.optimizer(optimizer.name).settles_after(optimizer.options) + STEPS - 1
 
 
 class CaseTraining:
@@ -146,7 +157,7 @@ class _Recorder:
         self.entries.append(Freed(block))
 
     def reads(self, operator: str) -> None:
-        """Optimizers may scale by a value that they read (Adafactor); what a model does with one is unknown."""
+        """Optimizers may read numbers: their own (ASGD), else 0 will do (Adafactor); what a model does is unknown."""
         if self.phase != Phase.OPTIMIZER:
             raise ReadsValues(operator)
 

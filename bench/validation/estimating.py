@@ -91,7 +91,6 @@ def building(row: Measured, batch_size: int) -> Callable[[torch.device], Foreign
     return lambda device: ForeignTraining(row, batch_size, device)
 
 
-STEPS = 3
 TAKEN_BYTES = 200 << 20
 """What the context is taken to hold where a device is nearly full and its file does not say; typical of torch 2."""
 
@@ -243,10 +242,11 @@ class _Entries:
 
 
 def _record(row: Measured, batch_size: int, machine: Machine) -> Recording:
-    from bench.estimators.record import record_case, record_training
+    from bench.estimators.record import record_case, record_training, steps_until_alike
 
     if row.loop is not None:
-        return record_training(building(row, batch_size), STEPS, machine.compute_capability)
+        steps = steps_until_alike(row.optimizer)
+        return record_training(building(row, batch_size), steps, machine.compute_capability)
     case = Case(
         row.dataset,
         row.model,
