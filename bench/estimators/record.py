@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -80,7 +80,9 @@ def record_case(
     protocol = protocol or MeasuringProtocol()
     steps = steps or steps_until_alike(case.optimizer)
     with refusals_in_words():
-        return record_training(lambda device: CaseTraining(case, protocol, device), steps, machine.compute_capability)
+        return record_training(
+            lambda device: CaseTraining(case, protocol, device), steps, machine.compute_capability, machine.properties
+        )
 
 
 def steps_until_alike(optimizer: Choice) -> int:
@@ -107,7 +109,10 @@ class CaseTraining:
 
 
 def record_training(
-    build: Callable[[torch.device], Training], steps: int = STEPS, compute_capability: tuple[int, int] = (9, 0)
+    build: Callable[[torch.device], Training],
+    steps: int = STEPS,
+    compute_capability: tuple[int, int] = (9, 0),
+    properties: Mapping[str, Any] | None = None,
 ) -> Recording:
     """Record some steps of a training.
 
@@ -115,6 +120,7 @@ def record_training(
         build: Makes model, optimizer and batch on the device, in the order in which a run does.
         steps: How many. The second is the first with the optimizer's state; the third shows whether they stay alike.
         compute_capability: Of the GPU; attention chooses its kernel by it.
+        properties: What else `torch.cuda.get_device_properties` answers, by its own names.
 
     Raises:
         ReadsValues: The step reads values from the device.
@@ -123,7 +129,7 @@ def record_training(
     with modules_followed() as modules:
         recorder = _Recorder(modules)
         collected_before()
-        with collector_off(), FakeCuda(recorder, compute_capability) as cuda:
+        with collector_off(), FakeCuda(recorder, compute_capability, properties) as cuda:
             training = build(torch.device("cuda", 0))
             recorder.note_roles(training)
             cuda.tell_deaths()
@@ -136,7 +142,7 @@ def record_training(
                     recorder.entries.append(StepEnd(step))
             entries, recorder.entries = recorder.entries, []
             del training
-        return Recording(sort_frees(entries), recorder.roles, modules.holders)
+        return Recording(sort_frees(entries), recorder.roles, modules.holders, cuda.asked_for_properties)
 
 
 class _Recorder:

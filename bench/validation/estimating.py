@@ -246,7 +246,7 @@ def _record(row: Measured, batch_size: int, machine: Machine) -> Recording:
 
     if row.loop is not None:
         steps = steps_until_alike(row.optimizer)
-        return record_training(building(row, batch_size), steps, machine.compute_capability)
+        return record_training(building(row, batch_size), steps, machine.compute_capability, machine.properties)
     case = Case(
         row.dataset,
         row.model,

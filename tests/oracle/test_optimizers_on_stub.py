@@ -73,7 +73,7 @@ def build_cases() -> list[Case]:
         if name in OWN_STEP or name == "sgd_momentum":
             continue
         turns = zip(itertools.cycle(MODELS), itertools.cycle(precision for precision in PRECISIONS for _ in MODELS))
-        for settings, (model, precision) in zip(settings_of(name), turns):
+        for settings, (model, precision) in zip(settings_of(name), turns, strict=False):
             if name == "asgd":  # the stub keeps no numbers: there it averages always, which in a run begins after `t0`
                 settings = {**settings, "t0": 1.0}
             if name == "muon" and precision == "fp16":  # the oracle's two optimizers are unscaled one by one
