@@ -9,7 +9,7 @@ import click
 
 from tests.oracle.stub import StubDriver, StubUnavailable, build_stub
 from tools.accuracy.allocator import grid_part
-from tools.accuracy.cases import SEED, draw_convolutions, draw_mlps, draw_vision
+from tools.accuracy.cases import SEED, draw_convolutions, draw_mlps, draw_optimizers, draw_vision
 from tools.accuracy.children import ROOT, Children
 from tools.accuracy.compare import compare, versions
 from tools.accuracy.cpu import MODELS, cpu_part
@@ -106,6 +106,12 @@ def _stub_parts(cases: int, quick: bool, children: Children, seed: int) -> list[
             "MLPs",
             LIMIT,
             shares=1.0,
+        ),
+        grid_part(
+            compare(draw_optimizers(max(8, cases // 4), seed), driver, children, workspaces=False),
+            "Every optimizer, against torch's real allocator",
+            "every optimizer in each of its ways",
+            LIMIT,
         ),
         grid_part(
             compare(draw_convolutions(max(4, cases // 6), seed), driver, children, workspaces=True),

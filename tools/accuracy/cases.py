@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from bench import catalog
+from bench.errors import BenchError
 from bench.plan import image_spec
 from bench.records import Case, Choice, MemoryFormat, Precision
 
@@ -73,6 +74,8 @@ class Point:
     def way(self) -> str:
         """How the optimizer goes through the parameters."""
         options = self.case.optimizer.options
+        if options.get("capturable"):
+            return "capturable"
         return "fused" if options.get("fused") else "for loop" if options.get("foreach") is False else "default"
 
 
@@ -142,6 +145,41 @@ def draw_mlps(count: int, seed: int = SEED) -> list[Point]:
         model = Choice.of("mlp", {} if hidden == 128 else {"hidden": hidden})
         chosen = catalog.parse_choice("optimizer", optimizer)
         points.append(Point(Case(Choice(dataset), model, chosen, batch, precision, image_size=size), device))
+    return list(dict.fromkeys(points))
+
+
+def optimizer_ways() -> list[str]:
+    """Every optimizer that can train a model here, in each way it can go."""
+    found = []
+    for name, entry in catalog.entries("optimizer").items():
+        for way in ("", "foreach=false", "fused=true", "capturable=true", "capturable=true,foreach=false"):
+            words = f"{name}:{way}" if way else name
+            if name == "asgd":
+                words += f"{',' if way else ':'}t0=1.0"  # the stub keeps no numbers, so that it averages always
+            try:
+                options = catalog.parse_choice("optimizer", words).options
+            except BenchError:
+                continue  # it has no such way
+            if entry.refuse_reason is None or entry.refuse_reason((), options) is None:
+                found.append(words)
+    return found
+
+
+def draw_optimizers(count: int, seed: int = SEED) -> list[Point]:
+    """`count` cases of every optimizer in each way, on torchvision's models in turn; see `draw_vision`."""
+    axes = zip(
+        in_turns(optimizer_ways(), count, seed, "way"),
+        in_turns(torchvision_models(), count, seed, "model of a way"),
+        in_turns(PRECISIONS, count, seed, "precision of a way"),
+        in_turns(SMALL_BATCHES, count, seed, "batch of a way"),
+        in_turns(DEVICES, count, seed, "device of a way"),
+        strict=True,
+    )
+    points = []
+    for index, (optimizer, model, precision, batch, device) in enumerate(axes):
+        dataset, size, fitting = _images(model, batch, random.Random(f"{seed} images of a way {index}"))
+        chosen = catalog.parse_choice("optimizer", optimizer)
+        points.append(Point(Case(Choice(dataset), Choice(model), chosen, fitting, precision, image_size=size), device))
     return list(dict.fromkeys(points))
 
 
