@@ -49,6 +49,7 @@ SHAPES_CODE = ("estimators/fake_cuda/kernels.py", "estimators/layers.py", "estim
 """What decides, beside the model's own entry and torch, what shapes a model is seen to have."""
 
 RECORDING_CODE = (
+    "catalog/settling.py",
     "estimators/fake_cuda",
     "estimators/kept.py",
     "estimators/record.py",

@@ -23,22 +23,20 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from bench import catalog
+from bench.catalog.settling import settles_after
 from bench.errors import ReadsValues
 from bench.estimators.collector import collected_before, collector_off
 from bench.estimators.fake_cuda import FakeCuda, block_of
 from bench.estimators.recording import Call, Entry, Freed, Output, Phase, Recording, StepEnd, sort_frees
 from bench.plan import image_spec
-from bench.records import Case, Choice
+from bench.records import Case
 from bench.records import Protocol as MeasuringProtocol
 
 if TYPE_CHECKING:
     from bench.estimators.temporaries import Machine
 
-STEPS = 3
-"""Steps recorded of an optimizer that settles in its first, as almost all do.
-
-The second is the first with the optimizer's state; the replay goes on from the third.
-"""
+ALIKE = 2
+"""Steps recorded once the optimizer has settled, as almost all have after the first; the replay goes on from there."""
 
 _SEEN = "stepbench"
 """Key in a node's metadata: it has been given its module."""
@@ -78,16 +76,14 @@ def record_case(
     from bench.estimators.layers import refusals_in_words
 
     protocol = protocol or MeasuringProtocol()
-    steps = steps or steps_until_alike(case.optimizer)
     with refusals_in_words():
         return record_training(
-            lambda device: CaseTraining(case, protocol, device), steps, machine.compute_capability, machine.properties
+            lambda device: CaseTraining(case, protocol, device),
+            steps,
+            machine.compute_capability,
+            machine.properties,
+            catalog.optimizer(case.optimizer.name).settles_after,
         )
-
-
-def steps_until_alike(optimizer: Choice) -> int:
-    """How many steps to record, so that the last two ask for the same memory as all that follow."""
-    return catalog.optimizer(optimizer.name).settles_after(optimizer.options) + STEPS - 1
 
 
 class CaseTraining:
@@ -110,17 +106,19 @@ class CaseTraining:
 
 def record_training(
     build: Callable[[torch.device], Training],
-    steps: int = STEPS,
+    steps: int | None = None,
     compute_capability: tuple[int, int] = (9, 0),
     properties: Mapping[str, Any] | None = None,
+    settles_after: Callable[[torch.optim.Optimizer], int] = settles_after,
 ) -> Recording:
     """Record some steps of a training.
 
     Args:
         build: Makes model, optimizer and batch on the device, in the order in which a run does.
-        steps: How many. The second is the first with the optimizer's state; the third shows whether they stay alike.
+        steps: How many; as many as it takes unless given, so that the last two are like all that follow.
         compute_capability: Of the GPU; attention chooses its kernel by it.
         properties: What else `torch.cuda.get_device_properties` answers, by its own names.
+        settles_after: See `OptimizerEntry`.
 
     Raises:
         ReadsValues: The step reads values from the device.
@@ -134,8 +132,9 @@ def record_training(
             recorder.note_roles(training)
             cuda.tell_deaths()
             recorder.entries.append(StepEnd(0))
+            count = steps or settles_after(training.optimizer) + ALIKE
             with _phases(recorder, training.optimizer):
-                for step in range(1, steps + 1):
+                for step in range(1, count + 1):
                     training.step()
                     recorder.note_roles(training)
                     cuda.tell_deaths()

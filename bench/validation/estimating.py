@@ -242,11 +242,10 @@ class _Entries:
 
 
 def _record(row: Measured, batch_size: int, machine: Machine) -> Recording:
-    from bench.estimators.record import record_case, record_training, steps_until_alike
+    from bench.estimators.record import record_case, record_training
 
     if row.loop is not None:
-        steps = steps_until_alike(row.optimizer)
-        return record_training(building(row, batch_size), steps, machine.compute_capability, machine.properties)
+        return record_training(building(row, batch_size), None, machine.compute_capability, machine.properties)
     case = Case(
         row.dataset,
         row.model,

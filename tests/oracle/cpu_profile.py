@@ -30,8 +30,9 @@ from unittest import mock
 import torch
 
 from bench import catalog
+from bench.catalog.settling import settles_after
 from bench.estimators import fake_cuda
-from bench.estimators.record import record_case, steps_until_alike
+from bench.estimators.record import ALIKE, record_case
 from bench.estimators.recording import Call, Freed, Recording
 from bench.estimators.temporaries import Machine
 from bench.plan import image_spec
@@ -188,7 +189,7 @@ def _profile(case: Case, kernels: Collection[str]) -> tuple[list[Allocation | No
             inputs = build_inputs(case, catalog.describe_dataset(case.dataset), protocol, device)
             batch = next(inputs)
             mark()
-            for _ in range(steps_until_alike(case.optimizer)):
+            for _ in range(settles_after(workload.optimizer) + ALIKE):
                 workload.step(*batch)
                 mark()
         states = workload.optimizer.state.values()

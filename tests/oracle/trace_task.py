@@ -22,12 +22,14 @@ from bench.errors import BenchError
 from bench.estimators.cudnn_plans import CudnnPlans
 from bench.estimators.events import build_events, replay_trace
 from bench.estimators.memory_settings import settings_in_force
-from bench.estimators.record import STEPS, record_training
+from bench.estimators.record import record_training
 from bench.estimators.temporaries import Machine
 from bench.estimators.workspaces import add_workspaces
 
 sys.path.insert(0, str(Path(__file__).parent))
 from step import AUTOCAST, build_model  # type: ignore[import-not-found]
+
+STEPS = 3
 
 
 class Training:
@@ -73,7 +75,7 @@ def peaks(
     case: list[Any], machine: Machine, plans: CudnnPlans | None, memory_bytes: int, *, settled: bool
 ) -> dict[str, Any]:
     """The case's peaks over three steps, or those of the steps that a sweep measures."""
-    steps = catalog.optimizer(case[2]).settles_after(case[3]) + 2 if settled else STEPS
+    steps = None if settled else STEPS
     try:
         recording = record_training(lambda device: Training(case, device), steps, machine.compute_capability)
     except BenchError as error:

@@ -114,47 +114,12 @@ def _refuse_muon(shapes: Shapes, settings: Settings) -> str | None:
     return f"muon trains matrices, and none of the {len(shapes)} parameters is one"
 
 
-LATEST_CHANGE = 40
-"""Steps after which a change is not waited for: no default sweep measures them."""
-
-
-def _changes_after(changed: Callable[[int], bool]) -> int:
-    """How many steps pass before the one from which on `changed` holds; 1 where it never does."""
-    return next((step - 1 for step in range(2, LATEST_CHANGE) if changed(step)), 1)
-
-
-def _radam_settles_after(settings: Settings) -> int:
-    """One tensor at a time, it takes the adaptive step, with its temporaries, once the variance can be rectified.
-
-    Source: `rho_t > 5.0` in `_single_tensor_radam`, torch/optim/radam.py.
-    """
-    if settings.get("foreach") is not False or settings.get("capturable"):
-        return 1
-    betas: Any = settings.get("betas", (0.9, 0.999))
-    decay = betas[1]
-    longest = 2 / (1 - decay) - 1
-    return _changes_after(lambda step: longest - 2 * step * decay**step / (1 - decay**step) > 5)
-
-
-def _asgd_settles_after(settings: Settings) -> int:
-    """One tensor at a time, it averages, with a temporary, in the second step after `t0`.
-
-    Source: `mu.item() != 1` in `_single_tensor_asgd`, torch/optim/asgd.py.
-    """
-    if settings.get("foreach") is not False or settings.get("capturable"):
-        return 1
-    start: Any = settings.get("t0", 1e6)
-    return _changes_after(lambda step: step - 1 - start > 1)
-
-
 _PARTICULARS: Mapping[str, Mapping[str, Any]] = {
-    "asgd": {"settles_after": _asgd_settles_after},
     "muon": {
         "build": build_muon,
         "summary": "torch's Muon for matrices, AdamW for all other parameters",
         "state_bytes": muon_state_bytes,
-    },
-    "radam": {"settles_after": _radam_settles_after},
+    }
 }
 _REFUSE = {"lbfgs": _refuse_lbfgs, "muon": _refuse_muon, "sparse_adam": _refuse_sparse_adam}
 _KIND_WORDS: Mapping[str, type] = {"bool": bool, "int": int, "float": float, "str": str}
