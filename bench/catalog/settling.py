@@ -1,4 +1,4 @@
-"""After how many steps an optimizer asks for the same memory in each, for the classes of torch that change their way."""
+"""After how many steps an optimizer asks for the same memory in each, for those of torch that change their way."""
 
 from __future__ import annotations
 
