@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
+from bench.catalog.settling import settles_after
 from bench.errors import phrase
 from bench.records import Choice, ImageSpec, SettingValue, Task
 
@@ -177,6 +178,8 @@ class OptimizerEntry:
             after the first step, by the sum of the state's tensors (no rounding); `None` if unknown.
         refuse_reason: `(shapes, settings) -> why this optimizer cannot train these parameters`, or `None`.
         settings: Read from `build` unless given.
+        settles_after: `(optimizer) -> steps` after which each step asks for the same memory. The first makes the state,
+            so it is 1 unless the optimizer changes its way later; torch's own are known.
     """
 
     name: str
@@ -185,6 +188,7 @@ class OptimizerEntry:
     state_bytes: Callable[[Sequence[tuple[int, ...]], int, Mapping[str, SettingValue]], int] | None = None
     refuse_reason: Callable[[Sequence[tuple[int, ...]], Mapping[str, SettingValue]], str | None] | None = None
     settings: Mapping[str, Setting] = field(default_factory=dict)
+    settles_after: Callable[[torch.optim.Optimizer], int] = settles_after
 
     def __post_init__(self) -> None:
         """Read the settings from the building function where none are given."""

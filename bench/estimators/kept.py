@@ -49,6 +49,7 @@ SHAPES_CODE = ("estimators/fake_cuda/kernels.py", "estimators/layers.py", "estim
 """What decides, beside the model's own entry and torch, what shapes a model is seen to have."""
 
 RECORDING_CODE = (
+    "catalog/settling.py",
     "estimators/fake_cuda",
     "estimators/kept.py",
     "estimators/record.py",
@@ -107,6 +108,9 @@ def machine_of(device: Device, settings: MemorySettings) -> Machine:
         device.compute_capability,
         settings.version,
         settings.blas,
+        device.gpu_name,
+        device.memory_bytes,
+        device.l2_bytes,
     )
 
 
@@ -157,7 +161,7 @@ def _find_column(case: Case, machine: Machine, *, record: bool) -> Column | None
                 return None
             _to_be_made()
             found = _record_column(case, machine)
-            if found is not None:
+            if found is not None and not found.recording.asks_device:
                 keep(key, found)
         _columns[name] = found
     return _columns[name]
@@ -184,7 +188,8 @@ def _find_recording(case: Case, machine: Machine) -> Recording:
         from bench.estimators.record import record_case
 
         found = record_case(case, machine)
-        keep(key, found)
+        if not found.asks_device:  # the key says nothing of the device but its compute capability
+            keep(key, found)
     return found
 
 

@@ -136,7 +136,7 @@ def replay_on(target: Target, events: list[Event], capacity_bytes: int | None = 
 
 
 def trace_events(case: Case, target: Target, *, shared: bool = False) -> list[Event]:
-    """What the allocator is asked in `record.STEPS` steps. Otherwise as `estimate_trace`."""
+    """What the allocator is asked in as many steps as were recorded. Otherwise as `estimate_trace`."""
     if target.device.kind != "cuda":
         raise Unsupported(f"no memory trace for {target.device.name}: it needs torch's CUDA allocator")
     target.allocator_config()  # a fault of the settings is said before anything is recorded

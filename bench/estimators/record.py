@@ -16,7 +16,7 @@ import contextlib
 import functools
 import itertools
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -24,6 +24,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from bench import catalog
+from bench.catalog.settling import parts_of, settles_after
 from bench.errors import ReadsValues
 from bench.estimators.collector import collected_before, collector_off
 from bench.estimators.fake_cuda import FakeCuda, block_of
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
     from bench.estimators.temporaries import Machine
     from bench.workload.step import UpdateInBackward
 
-STEPS = 3
-"""Steps recorded: the second is the first with the optimizer's state; the replay goes on from the third."""
+ALIKE = 2
+"""Steps recorded once the optimizer has settled, as almost all have after the first; the replay goes on from there."""
 
 _SEEN = "stepbench"
 """Key in a node's metadata: it has been given its module."""
@@ -63,9 +64,11 @@ class Training(Protocol):
 
 
 def record_case(
-    case: Case, machine: Machine, protocol: MeasuringProtocol | None = None, steps: int = STEPS
+    case: Case, machine: Machine, protocol: MeasuringProtocol | None = None, steps: int | None = None
 ) -> Recording:
     """Run the case's step over memory that does not exist; in a separate process.
+
+    As many steps as it takes until they are alike, unless `steps` are given.
 
     Raises:
         Unsupported: The case cannot run, or cannot be traced.
@@ -76,7 +79,13 @@ def record_case(
 
     protocol = protocol or MeasuringProtocol()
     with refusals_in_words():
-        return record_training(lambda device: CaseTraining(case, protocol, device), steps, machine.compute_capability)
+        return record_training(
+            lambda device: CaseTraining(case, protocol, device),
+            steps,
+            machine.compute_capability,
+            machine.properties,
+            catalog.optimizer(case.optimizer.name).settles_after,
+        )
 
 
 class CaseTraining:
@@ -98,14 +107,20 @@ class CaseTraining:
 
 
 def record_training(
-    build: Callable[[torch.device], Training], steps: int = STEPS, compute_capability: tuple[int, int] = (9, 0)
+    build: Callable[[torch.device], Training],
+    steps: int | None = None,
+    compute_capability: tuple[int, int] = (9, 0),
+    properties: Mapping[str, Any] | None = None,
+    settles_after: Callable[[torch.optim.Optimizer], int] = settles_after,
 ) -> Recording:
     """Record some steps of a training.
 
     Args:
         build: Makes model, optimizer and batch on the device, in the order in which a run does.
-        steps: How many. The second is the first with the optimizer's state; the third shows whether they stay alike.
+        steps: How many; as many as it takes unless given, so that the last two are like all that follow.
         compute_capability: Of the GPU; attention chooses its kernel by it.
+        properties: What else `torch.cuda.get_device_properties` answers, by its own names.
+        settles_after: See `OptimizerEntry`.
 
     Raises:
         ReadsValues: The step reads values from the device.
@@ -114,20 +129,21 @@ def record_training(
     with modules_followed() as modules:
         recorder = _Recorder(modules)
         collected_before()
-        with collector_off(), FakeCuda(recorder, compute_capability) as cuda:
+        with collector_off(), FakeCuda(recorder, compute_capability, properties) as cuda:
             training = build(torch.device("cuda", 0))
             recorder.note_roles(training)
             cuda.tell_deaths()
             recorder.entries.append(StepEnd(0))
+            count = steps or max(map(settles_after, parts_of(training.optimizer))) + ALIKE
             with _phases(recorder, training.optimizer):
-                for step in range(1, steps + 1):
+                for step in range(1, count + 1):
                     training.step()
                     recorder.note_roles(training)
                     cuda.tell_deaths()
                     recorder.entries.append(StepEnd(step))
             entries, recorder.entries = recorder.entries, []
             del training
-        return Recording(sort_frees(entries), recorder.roles, modules.holders)
+        return Recording(sort_frees(entries), recorder.roles, modules.holders, cuda.asked_for_properties)
 
 
 class _Recorder:
@@ -148,7 +164,7 @@ class _Recorder:
         self.entries.append(Freed(block))
 
     def reads(self, operator: str) -> None:
-        """Optimizers may scale by a value that they read (Adafactor); what a model does with one is unknown."""
+        """Optimizers may read numbers: their own (ASGD), else 0 will do (Adafactor); what a model does is unknown."""
         if self.phase != Phase.OPTIMIZER:
             raise ReadsValues(operator)
 

@@ -114,11 +114,13 @@ class Recording:
             results that come and go.
         holders: The dotted name of the parameter or buffer that a storage holds, or whose gradient or state it is, and
             the optimizer's word for a state (`exp_avg`), else an empty string.
+        asks_device: Whether the step asks for the device's properties, so that it may differ on another.
     """
 
     entries: Sequence[Entry] = ()
     roles: Mapping[int, str] = field(default_factory=dict)
     holders: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+    asks_device: bool = False
 
     def with_entries(self, entries: Sequence[Entry]) -> Recording:
         """The same with other entries."""

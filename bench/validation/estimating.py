@@ -91,7 +91,6 @@ def building(row: Measured, batch_size: int) -> Callable[[torch.device], Foreign
     return lambda device: ForeignTraining(row, batch_size, device)
 
 
-STEPS = 3
 TAKEN_BYTES = 200 << 20
 """What the context is taken to hold where a device is nearly full and its file does not say; typical of torch 2."""
 
@@ -246,7 +245,7 @@ def _record(row: Measured, batch_size: int, machine: Machine) -> Recording:
     from bench.estimators.record import record_case, record_training
 
     if row.loop is not None:
-        return record_training(building(row, batch_size), STEPS, machine.compute_capability)
+        return record_training(building(row, batch_size), None, machine.compute_capability, machine.properties)
     case = Case(
         row.dataset,
         row.model,

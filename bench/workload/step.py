@@ -130,6 +130,11 @@ class UpdateInBackward:
         optimizer.zero_grad(set_to_none=True)
 
     @property
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """One for each parameter."""
+        return list(self._optimizers.values())
+
+    @property
     def state(self) -> dict[Any, Any]:
         """The state of all optimizers, by parameter."""
         return {key: value for optimizer in self._optimizers.values() for key, value in optimizer.state.items()}

@@ -30,8 +30,9 @@ from unittest import mock
 import torch
 
 from bench import catalog
+from bench.catalog.settling import settles_after
 from bench.estimators import fake_cuda
-from bench.estimators.record import record_case
+from bench.estimators.record import ALIKE, record_case
 from bench.estimators.recording import Call, Freed, Recording
 from bench.estimators.temporaries import Machine
 from bench.plan import image_spec
@@ -39,7 +40,6 @@ from bench.records import Case, Protocol
 from bench.workload import build_workload
 from bench.workload.inputs import build_inputs
 
-STEPS = 3
 NUMBER_BYTES = 8
 """Of a Python number as a tensor: float64 or int64."""
 _MARK = "oracle.mark"
@@ -69,7 +69,7 @@ def compare_on_cpu(case: Case) -> tuple[Account, Account]:
 def trace_as_on_cpu(case: Case) -> Recording:
     """The trace of a case whose composite operators choose as they do on the CPU."""
     with mock.patch.object(fake_cuda, "build_composites", lambda capability: COMPOSITES):
-        return record_case(case, _MACHINE, steps=STEPS)
+        return record_case(case, _MACHINE)
 
 
 def _batch_norm(
@@ -188,11 +188,14 @@ def _profile(case: Case, kernels: Collection[str]) -> tuple[list[Allocation | No
             workload = build_workload(case, image_spec(case.dataset, case.image_size), protocol, device)
             inputs = build_inputs(case, catalog.describe_dataset(case.dataset), protocol, device)
             mark()
-            for _ in range(STEPS):
+            for _ in range(settles_after(workload.optimizer) + ALIKE):
                 workload.step(inputs)
                 mark()
         states = workload.optimizer.state.values()
-        counts = {state["step"].data_ptr() for state in states if isinstance(state.get("step"), torch.Tensor)}
+        names = () if case.optimizer.name == "asgd" else ("step", "mu_product")  # asgd's are on the GPU in a run there
+        counts = {
+            state[name].data_ptr() for state in states for name in names if isinstance(state.get(name), torch.Tensor)
+        }
     finally:
         gc.enable()
     return list(_events(profiled, kernels)), counts

@@ -7,6 +7,7 @@ the project: what it does is what a plain training script does, and it is the sa
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import sys
@@ -21,20 +22,8 @@ from torch.utils._pytree import tree_leaves
 
 ACTIONS = {"alloc": 0, "free_requested": 1, "free_completed": 2, "segment_alloc": 3, "segment_free": 4}
 MARK, OTHER = 5, 9
-OPTIMIZERS = {
-    "sgd": torch.optim.SGD,
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "rmsprop": torch.optim.RMSprop,
-    "adagrad": torch.optim.Adagrad,
-    "nadam": torch.optim.NAdam,
-    "radam": torch.optim.RAdam,
-    "adamax": torch.optim.Adamax,
-    "adadelta": torch.optim.Adadelta,
-    "asgd": torch.optim.ASGD,
-    "rprop": torch.optim.Rprop,
-    "adafactor": getattr(torch.optim, "Adafactor", None),
-}
+OPTIMIZERS = {name.lower(): getattr(torch.optim, name) for name in torch.optim.__all__ if name != "Optimizer"}
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 STATISTICS = (
     "requested_bytes.all.current",
     "requested_bytes.all.peak",
@@ -50,10 +39,18 @@ STATISTICS = (
 
 
 def build_model(name: str, channels: int, size: int, classes: int) -> torch.nn.Module:
-    """The founding MLP, or a model of torchvision without weights."""
+    """The founding MLP, a small model of each kind of parameter, one of matrices only, or one of torchvision."""
     if name == "mlp":
         layers = torch.nn.Linear(channels * size * size, 128), torch.nn.ReLU(), torch.nn.Linear(128, classes)
         return torch.nn.Sequential(torch.nn.Flatten(), *layers)
+    if name == "conv":
+        stem = torch.nn.Conv2d(channels, 64, (3, 5), padding=(1, 2)), torch.nn.BatchNorm2d(64), torch.nn.ReLU()
+        head = torch.nn.AdaptiveAvgPool2d(8), torch.nn.Flatten(), torch.nn.Linear(64 * 64, 257)
+        return torch.nn.Sequential(*stem, *head, torch.nn.ReLU(), torch.nn.Linear(257, classes))
+    if name == "matrices":
+        sizes = (channels * size * size, 700, 300, classes)
+        layers = [torch.nn.Linear(one, other, bias=False) for one, other in itertools.pairwise(sizes)]
+        return torch.nn.Sequential(torch.nn.Flatten(), layers[0], torch.nn.ReLU(), *layers[1:])
     if predicts_masks(name):
         model: torch.nn.Module = torchvision.models.get_model(
             name, weights=None, weights_backbone=None, num_classes=classes, aux_loss=name.startswith("fcn")
@@ -76,6 +73,17 @@ def loss_of(output: Any, labels: torch.Tensor) -> torch.Tensor:
     return losses["out"] if len(losses) == 1 else losses["out"] + 0.5 * losses["aux"]
 
 
+def build_optimizers(
+    name: str, parameters: list[torch.nn.Parameter], settings: dict[str, Any]
+) -> list[torch.optim.Optimizer]:
+    """The optimizer of this name; for Muon also the AdamW that its documentation has train all but matrices."""
+    if name != "muon":
+        return [OPTIMIZERS[name](parameters, lr=1e-3, **settings)]
+    matrices, others = ([p for p in parameters if (p.ndim == 2) is wanted] for wanted in (True, False))
+    muon = torch.optim.Muon(matrices, lr=1e-3, **settings)
+    return [muon, torch.optim.AdamW(others)] if others else [muon]
+
+
 class TrainingCase:
     """Model, optimizer and batch of one case on the device, and its step."""
 
@@ -87,21 +95,31 @@ class TrainingCase:
         self.model = model.to("cuda")
         if layout is torch.channels_last:
             self.model = self.model.to(memory_format=layout)
-        self.optimizer = OPTIMIZERS[optimizer](self.model.parameters(), lr=1e-3, **settings)
+        self.optimizers = build_optimizers(optimizer, list(self.model.parameters()), settings)
         self.images = torch.randn(batch, channels, size, size).to("cuda").contiguous(memory_format=layout)
         labelled = (batch, size, size) if predicts_masks(name) else (batch,)
         self.labels = torch.randint(classes, labelled).to("cuda")
+        self.scaler = torch.amp.GradScaler("cuda", enabled=self.precision == "fp16")
 
     def step(self) -> tuple[Any, torch.Tensor]:
         """One optimizer step; the caller keeps what is returned until the next step has returned."""
-        self.optimizer.zero_grad(set_to_none=True)
-        bf16 = self.precision == "bf16"
-        with torch.autocast("cuda", dtype=torch.bfloat16) if bf16 else contextlib.nullcontext():
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        half = AUTOCAST.get(self.precision)
+        with torch.autocast("cuda", dtype=half) if half else contextlib.nullcontext():
             output = self.model(self.images)
             loss = loss_of(output, self.labels)
-        loss.backward()
-        self.optimizer.step()
+        self.scaler.scale(loss).backward()
+        for optimizer in self.optimizers:
+            self.scaler.step(optimizer)
+        self.scaler.update()
         return output, loss
+
+    def state_bytes(self) -> int:
+        """What the optimizer keeps on the device."""
+        kept = [state for optimizer in self.optimizers for state in optimizer.state.values()]
+        values = [value for state in kept for value in state.values()]
+        return sum(value.nbytes for value in values if isinstance(value, torch.Tensor) and value.is_cuda)
 
 
 def read_statistics() -> dict[str, int]:
@@ -128,8 +146,13 @@ def pack_events(trace: list[dict[str, Any]], marks: list[int]) -> dict[str, np.n
     return {name: np.array(column, "i8") for name, column in zip(("action", "address", "bytes"), columns, strict=True)}
 
 
-def run_case(case: list[Any], steps: int, history: bool) -> tuple[dict[str, Any], dict[str, np.ndarray] | None]:
-    """Run one case in this process: its record and, with `history`, the allocator's events."""
+def run_case(
+    case: list[Any], steps: int, history: bool, warmup_steps: int | None = None
+) -> tuple[dict[str, Any], dict[str, np.ndarray] | None]:
+    """Run one case in this process: its record and, with `history`, the allocator's events.
+
+    Peaks start again after `warmup_steps`.
+    """
     axes = ("model", "image", "optimizer", "settings", "batch_size", "precision", "memory_format")
     record: dict[str, Any] = {**dict(zip(axes, case, strict=True)), "status": "ok", "torch": torch.__version__}
     torch.cuda.init()
@@ -144,6 +167,9 @@ def run_case(case: list[Any], steps: int, history: bool) -> tuple[dict[str, Any]
                 torch.cuda.synchronize()
             statistics.append(read_statistics())
             marks.append(count_events() if history else 0)
+            if number == warmup_steps:
+                torch.cuda.reset_peak_memory_stats()
+        record["optimizer_state_bytes"] = training.state_bytes()
     except torch.cuda.OutOfMemoryError as error:
         record.update(status="oom", message=str(error)[:300], at_oom=read_statistics())
     record["memory_stats"] = statistics
@@ -159,7 +185,7 @@ def run_forked(index: int, case: list[Any], task: dict[str, Any], folder: Path) 
     if not child:
         code = 1
         try:
-            record, events = run_case(case, task["steps"], task["history"])
+            record, events = run_case(case, task["steps"], task["history"], task.get("warmup_steps"))
             if events is not None:
                 np.savez_compressed(folder / f"{index}.npz", **events)
             (folder / f"{index}.json").write_text(json.dumps(record))

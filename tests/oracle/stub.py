@@ -202,13 +202,24 @@ class StubDriver:
         return self.run_cases([case], steps=steps, history=history, **settings)[0]
 
     def run_cases(
-        self, cases: Sequence[Case], *, steps: int = 3, history: bool = True, **settings: Any
+        self,
+        cases: Sequence[Case],
+        *,
+        steps: int = 3,
+        history: bool = True,
+        warmup_steps: int | None = None,
+        **settings: Any,
     ) -> list[CaseRun]:
-        """Run several cases, each in a process forked from one that has torch loaded and CUDA untouched."""
+        """Run several cases, each in a process forked from one that has torch loaded and CUDA untouched.
+
+        Peaks start again after `warmup_steps`.
+        """
         read_by_loading = [name for name in settings.get("variables") or () if name.startswith("TORCH_")]
         with tempfile.TemporaryDirectory() as folder:
             task = Path(folder, "task.json")
-            task.write_text(json.dumps({"cases": cases, "steps": steps, "history": history}))
+            task.write_text(
+                json.dumps({"cases": cases, "steps": steps, "history": history, "warmup_steps": warmup_steps})
+            )
             self.run_script(
                 HERE / "step.py",
                 [task, folder],

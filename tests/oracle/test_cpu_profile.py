@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from bench import catalog
 from bench.estimators.recording import Call, Freed, Output, Phase, Recording, StepEnd
 from bench.estimators.tensors import contiguous
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from tests.oracle.cpu_profile import Allocation
 
 ROOT = Path(__file__).parents[2]
-CASES = [
+CASES: list[dict[str, Any]] = [
     {"dataset": "mnist", "model": "mlp", "optimizer": "adam:foreach=false", "batch_size": 64, "image_size": 0},
     {
         "dataset": "cifar10",
@@ -49,6 +50,22 @@ CASES = [
         "image_size": 64,
     },
     {"dataset": "imagenet", "model": "vit_b_32", "optimizer": "sgd:foreach=false", "batch_size": 2, "image_size": 32},
+    *(
+        {"dataset": "mnist", "model": "mlp", "optimizer": optimizer, "batch_size": 8, "image_size": 0}
+        for optimizer in (
+            "adadelta:foreach=false",
+            "adafactor:foreach=false",
+            "adagrad:foreach=false",
+            "adamax:foreach=false",
+            "asgd:foreach=false",
+            "asgd:foreach=false,t0=2.0",
+            "muon",
+            "nadam:foreach=false",
+            "radam:foreach=false",
+            "rprop:foreach=false",
+        )
+        if optimizer in catalog.names("optimizer") or ":" in optimizer
+    ),
 ]
 
 
@@ -71,9 +88,14 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("index", range(len(CASES)), ids=lambda index: CASES[index]["model"])
+@pytest.mark.parametrize(
+    "index", range(len(CASES)), ids=lambda index: f"{CASES[index]['model']}-{CASES[index]['optimizer']}"
+)
 def test_results_of_a_real_step_live_as_long_as_in_the_trace(answers: list[dict[str, Any]], index: int) -> None:
     answer = answers[index]
+    if "asgd" in CASES[index]["optimizer"]:  # 12 B of numbers on the CPU, in its first step
+        for account in answer.values():
+            account["peaks"] = account["peaks"][1:]
     assert answer["run"] == answer["trace"]
     assert min(answer["run"]["peaks"]) > answer["run"]["alive"][0] > 0
 

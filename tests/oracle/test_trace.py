@@ -64,6 +64,7 @@ def trace_peaks(
     folder: Path,
     workspaces: str | None = None,
     variables: Mapping[str, str] | None = None,
+    settled: bool = False,
 ) -> list[dict[str, Any]]:
     """The traces of the cases, in a process without the stub that has the variables set."""
     played = DEVICES[device]
@@ -74,7 +75,7 @@ def trace_peaks(
         played["memory_bytes"],
     ]
     task = folder / "task.json"
-    task.write_text(json.dumps({"cases": cases, "device": machine, "workspaces": workspaces}))
+    task.write_text(json.dumps({"cases": cases, "device": machine, "workspaces": workspaces, "settled": settled}))
     environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), **(variables or {})}
     done = warm.run([str(task)], environment, script=HERE / "trace_task.py", loaded_with=os.environ)
     assert done.returncode == 0, done.stderr[-3000:]

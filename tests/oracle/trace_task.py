@@ -1,6 +1,7 @@
 """The traces of some of the oracle's cases, in a process of its own: `python trace_task.py TASK.json`.
 
-Prints one JSON line a case: its peaks in bytes over all steps, or the reason why there is none. With `workspaces`, the
+Prints one JSON line a case: its peaks in bytes over all steps, or with `settled` over those that a sweep measures and the
+formula's optimizer state, or the reason why there is none. With `workspaces`, the
 name of a device file, those of cuDNN are counted. The settings of the allocator and of cuBLAS are this process's own.
 """
 
@@ -14,17 +15,20 @@ from typing import Any
 
 import torch
 
+from bench import catalog
 from bench.devices import load_device
 from bench.errors import BenchError
 from bench.estimators.cudnn_plans import CudnnPlans
 from bench.estimators.events import build_events, replay_trace
 from bench.estimators.memory_settings import settings_in_force
-from bench.estimators.record import STEPS, record_training
+from bench.estimators.record import record_training
 from bench.estimators.temporaries import Machine
 from bench.estimators.workspaces import add_workspaces
 
 sys.path.insert(0, str(Path(__file__).parent))
-from step import OPTIMIZERS, build_model, loss_of, predicts_masks  # type: ignore[import-not-found]
+from step import AUTOCAST, build_model, loss_of, predicts_masks  # type: ignore[import-not-found]
+
+STEPS = 3
 
 
 class Training:
@@ -36,10 +40,11 @@ class Training:
         self.model = build_model(name, channels, size, classes).to(device)
         if layout is torch.channels_last:
             self.model = self.model.to(memory_format=layout)
-        self.optimizer = OPTIMIZERS[optimizer](self.model.parameters(), lr=1e-3, **settings)
+        self.optimizer = catalog.optimizer(optimizer).build(list(self.model.parameters()), lr=1e-3, **settings)
         images = torch.randn(batch, channels, size, size).to(device).contiguous(memory_format=layout)
         labelled = (batch, size, size) if predicts_masks(name) else (batch,)
         self.batch = (images, torch.randint(classes, labelled).to(device))
+        self.scaler = torch.amp.GradScaler("cuda", enabled=self._precision == "fp16")
         self._kept: tuple[Any, torch.Tensor] | None = None
 
     def step(self) -> None:
@@ -48,25 +53,46 @@ class Training:
 
     def _step(self) -> tuple[Any, torch.Tensor]:
         self.optimizer.zero_grad(set_to_none=True)
-        bf16 = self._precision == "bf16"
-        with torch.autocast("cuda", dtype=torch.bfloat16) if bf16 else contextlib.nullcontext():
+        half = AUTOCAST.get(self._precision)
+        with torch.autocast("cuda", dtype=half) if half else contextlib.nullcontext():
             output = self.model(self.batch[0])
             loss = loss_of(output, self.batch[1])
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         return output, loss
 
 
-def peaks(case: list[Any], machine: Machine, plans: CudnnPlans | None, memory_bytes: int) -> dict[str, Any]:
-    """The case's peaks over three steps."""
+def state_bytes(case: list[Any]) -> int | None:
+    """The formula's optimizer state."""
+    name, (channels, size, classes), optimizer, settings, *_ = case
+    shapes = [tuple(parameter.shape) for parameter in build_model(name, channels, size, classes).parameters()]
+    count = catalog.optimizer(optimizer).state_bytes
+    return None if count is None else count(shapes, 4, settings)
+
+
+def peaks(
+    case: list[Any], machine: Machine, plans: CudnnPlans | None, memory_bytes: int, *, settled: bool
+) -> dict[str, Any]:
+    """The case's peaks over three steps, or those of the steps that a sweep measures."""
+    steps = None if settled else STEPS
     try:
-        recording = record_training(lambda device: Training(case, device), STEPS, machine.compute_capability)
+        recording = record_training(lambda device: Training(case, device), steps, machine.compute_capability)
     except BenchError as error:
         return {"reason": str(error)}
     if plans is not None:
         recording = add_workspaces(recording, plans, tf32=True)
     config = settings_in_force().allocator_config(memory_bytes)
-    found = replay_trace(build_events(recording, machine), config, onward=False)
+    events = build_events(recording, machine)
+    if settled:
+        found = replay_trace(events, config)
+        return {
+            "requested": found.requested_bytes,
+            "allocated": found.allocated_bytes,
+            "reserved": found.reserved_bytes,
+            "state": state_bytes(case),
+        }
+    found = replay_trace(events, config, onward=False)
     return {
         "requested": found.cold_requested_bytes,
         "allocated": found.cold_allocated_bytes,
@@ -83,7 +109,7 @@ def main() -> None:
     machine = Machine(multiprocessors, threads, tuple(capability), (int(major), int(minor)), settings_in_force().blas)
     plans = CudnnPlans(load_device(task["workspaces"])) if task.get("workspaces") else None
     for case in task["cases"]:
-        print(json.dumps(peaks(case, machine, plans, memory_bytes)))
+        print(json.dumps(peaks(case, machine, plans, memory_bytes, settled=task.get("settled", False))))
 
 
 if __name__ == "__main__":

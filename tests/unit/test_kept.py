@@ -16,7 +16,7 @@ import pytest
 from bench import catalog
 from bench.catalog import parse_choice
 from bench.devices import load_device
-from bench.estimators import kept, memory
+from bench.estimators import kept, memory, memory_settings
 from bench.estimators.recording import (
     TRACED_BATCHES,
     Call,
@@ -58,6 +58,29 @@ def test_what_is_kept_comes_back_equal(folder: Path) -> None:
     assert kept.load("c") is None
     found = kept.load("a")
     assert isinstance(found, type(column)) and found.at(5) == recording(5)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_recording_that_asked_for_the_device_is_not_kept_for_others(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    from dataclasses import replace
+
+    from bench.estimators import record
+
+    machine = kept.machine_of(load_device("h200"), memory_settings.MemorySettings("2.15.0"))
+    for asks in (True, False):
+        monkeypatch.setattr(
+            record, "record_case", lambda case, _, asks=asks: replace(recording(case.batch_size), asks_device=asks)
+        )
+        kept.recording_of.cache_clear()
+        kept._find_recording.cache_clear()
+        kept._columns.clear()
+        assert kept.recording_of(CASE, machine, shared=shared).asks_device is asks
+        assert any(folder.glob("*.trace")) is not asks
+    kept.recording_of.cache_clear()
+    kept._find_recording.cache_clear()
+    kept._columns.clear()
 
 
 def test_keys_tell_cases_batches_and_gpus_apart() -> None:

@@ -63,6 +63,8 @@ HOST_SCALARS = {
     "adadelta": 1,
     "adafactor": 1,
 }
+MUON_HOST_SCALARS = 5
+"""AdamW's, of the parameters that are no matrices."""
 """Scalars that torch keeps on the CPU for each parameter tensor, so that on the CPU they come on top."""
 
 
@@ -120,9 +122,11 @@ def test_state_is_that_of_a_real_step(name: str, settings: dict[str, Any]) -> No
     torch.nn.functional.cross_entropy(model(torch.rand(4, 3, 8, 8)), torch.tensor([0, 1, 2, 3])).backward()
     before = [parameter.detach().clone() for parameter in model.parameters()]
     optimizer.step()
-    host_scalars = 0 if settings.get("fused") else HOST_SCALARS.get(name, 0)
+    host_scalars = 0 if settings.get("fused") else HOST_SCALARS.get(name, 0) * len(SHAPES)
+    if name == "muon":
+        host_scalars = MUON_HOST_SCALARS
     counted = catalog.optimizer(name).state_bytes(SHAPES, 4, settings)
-    assert counted + host_scalars * 4 * len(SHAPES) == sum(tensor.nbytes for tensor in state_tensors(optimizer))
+    assert counted + host_scalars * 4 == sum(tensor.nbytes for tensor in state_tensors(optimizer))
     assert any(not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
 
 
@@ -205,19 +209,24 @@ def test_optimizer_that_cannot_train_here_is_refused(name: str, shapes: list[tup
     assert reason in str(refusal(name, {}, shapes))
 
 
-def test_muon_trains_matrices_only() -> None:
+def test_muon_trains_the_matrices_and_adamw_the_rest() -> None:
     if not hasattr(torch.optim, "Muon"):
         pytest.skip("this torch has no Muon")
-    assert refusal("muon", {}, [(4, 4), (2, 3)]) is None
-    assert refusal("muon", {}, [(4, 4), (3,), (8, 3, 3, 3)]) == (
-        "muon trains matrices only; 2 of 3 parameters are not, such as (3,)"
-    )
-    parameter = torch.nn.Parameter(torch.rand(3, 5))
-    parameter.grad = torch.rand(3, 5)
-    optimizer = catalog.optimizer("muon").build([parameter])
+    model = small_model()
+    optimizer = build("muon", model, {"momentum": 0.5})
+    matrix = [*model.parameters()][4]
+    torch.nn.functional.cross_entropy(model(torch.rand(4, 3, 8, 8)), torch.tensor([0, 1, 2, 3])).backward()
     optimizer.step()
-    kept = sum(tensor.nbytes for tensor in state_tensors(optimizer))
-    assert catalog.optimizer("muon").state_bytes([(3, 5)], 4, {}) == kept
+    assert {parameter for parameter, kept in optimizer.state.items() if "momentum_buffer" in kept} == {matrix}
+    assert {"exp_avg" in kept for parameter, kept in optimizer.state.items() if parameter is not matrix} == {True}
+    assert len(optimizer.state) == len(SHAPES)
+
+
+def test_muon_is_refused_where_there_is_no_matrix() -> None:
+    if not hasattr(torch.optim, "Muon"):
+        pytest.skip("this torch has no Muon")
+    assert refusal("muon", {}, []) is None  # nothing is known of the model
+    assert refusal("muon", {}, [(3,), (8, 3, 3, 3)]) == "muon trains matrices, and none of the 2 parameters is one"
 
 
 @pytest.mark.parametrize(

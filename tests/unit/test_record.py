@@ -158,3 +158,44 @@ def test_modules_parameters_gradients_and_states_have_their_names(tiny: dict[str
 def test_no_hook_stays_behind(tiny: dict[str, Any]) -> None:
     assert tiny["hooks"] == 0
     assert tiny["backward"] == "torch.autograd"
+
+
+def ways_task(argument: Any, send: Any) -> dict[str, list[int]]:
+    """How often each step's optimizer calls an operator that it takes up later."""
+    from bench import catalog
+    from bench.devices import load_device
+    from bench.estimators.kept import machine_of
+    from bench.estimators.memory_settings import MemorySettings
+    from bench.estimators.record import record_case
+    from bench.estimators.recording import Phase, StepEnd, calls_of
+
+    found = {}
+    for optimizer, operator in argument:
+        case = Case(Choice("mnist"), Choice("mlp"), catalog.parse_choice("optimizer", optimizer), 8)
+        recording = record_case(case, machine_of(load_device(H200), MemorySettings("2.15.0")))
+        steps = [entry.step for entry in recording.entries if isinstance(entry, StepEnd)]
+        found[optimizer] = [
+            sum(call.name == operator and call.phase is Phase.OPTIMIZER for call in calls_of(recording, step))
+            for step in steps[1:]
+        ]
+    return found
+
+
+def test_steps_are_recorded_until_the_optimizer_has_taken_its_last_way() -> None:
+    """Four parameters; ASGD reads from the device whether to average, and counts its steps there."""
+    asked = [
+        ("adam:foreach=false", "sqrt"),
+        ("radam:foreach=false", "sqrt"),
+        ("radam:betas=[0.9, 0.5],foreach=false", "sqrt"),
+        ("radam", "_foreach_sqrt"),
+        ("asgd:foreach=false", "sub"),
+        ("asgd:foreach=false,t0=2.0", "sub"),
+    ]
+    assert in_child(ways_task, asked) == {
+        "adam:foreach=false": [4] * 3,
+        "radam:foreach=false": [0] * 5 + [4] * 2,
+        "radam:betas=[0.9, 0.5],foreach=false": [0] * 3,
+        "radam": [1] * 3,
+        "asgd:foreach=false": [0] * 3,
+        "asgd:foreach=false,t0=2.0": [0] * 4 + [4] * 2,
+    }

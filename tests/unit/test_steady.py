@@ -65,6 +65,14 @@ def test_added_steps_are_those_of_a_longer_training(seed: int, unmeasured: int) 
     assert sum(share.allocated_bytes for share in found.categories) == found.marks[-1].peak_allocated
 
 
+@pytest.mark.parametrize("recorded", [6, 7, 9])
+def test_peaks_of_recorded_steps_count_from_the_first_measured_one(recorded: int) -> None:
+    for seed in range(10):
+        found = onward(training(seed, recorded))
+        truth = replay(training(seed, max(recorded, 7), reset_after=5))
+        assert found.marks == truth.marks
+
+
 def test_steps_that_differ_are_not_gone_on_with() -> None:
     events = training(0, 3)
     last = max(index for index, event in enumerate(events) if isinstance(event, Mark))

@@ -9,7 +9,15 @@ import click
 
 from tests.oracle.stub import StubDriver, StubUnavailable, build_stub
 from tools.accuracy.allocator import grid_part
-from tools.accuracy.cases import SEED, draw_convolutions, draw_mlps, draw_segmentation, draw_switches, draw_vision
+from tools.accuracy.cases import (
+    SEED,
+    draw_convolutions,
+    draw_mlps,
+    draw_optimizers,
+    draw_segmentation,
+    draw_switches,
+    draw_vision,
+)
 from tools.accuracy.children import ROOT, Children
 from tools.accuracy.compare import compare, versions
 from tools.accuracy.cpu import MODELS, cpu_part
@@ -117,6 +125,12 @@ def _stub_parts(cases: int, quick: bool, children: Children, seed: int) -> list[
             compare(draw_segmentation(max(8, cases // 8), seed), driver, children, workspaces=False),
             "torchvision's segmentation models, against torch's real allocator",
             "segmentation models",
+            LIMIT,
+        ),
+        grid_part(
+            compare(draw_optimizers(max(8, cases // 4), seed), driver, children, workspaces=False),
+            "Every optimizer, against torch's real allocator",
+            "every optimizer in each of its ways",
             LIMIT,
         ),
         grid_part(

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar, cast
 
 from bench import catalog
 from bench.catalog import ModelEntry
+from bench.errors import BenchError
 from bench.plan import image_spec, skip_reason
 from bench.records import Case, Choice, MemoryFormat, Precision, Task
 
@@ -77,6 +78,8 @@ class Point:
     def way(self) -> str:
         """How the optimizer goes through the parameters."""
         options = self.case.optimizer.options
+        if options.get("capturable"):
+            return "capturable"
         return "fused" if options.get("fused") else "for loop" if options.get("foreach") is False else "default"
 
 
@@ -200,6 +203,41 @@ def _go_together(one: dict[str, Any], other: dict[str, Any]) -> bool:
     both = {**one, **other}
     case = Case(Choice("imagenet"), Choice("resnet18"), Choice("sgd"), 8, image_size=64, **both)
     return len(both) == 2 and skip_reason(case, "cuda") is None
+
+
+def optimizer_ways() -> list[str]:
+    """Every optimizer that can train a model here, in each way it can go."""
+    found = []
+    for name, entry in catalog.entries("optimizer").items():
+        for way in ("", "foreach=false", "fused=true", "capturable=true", "capturable=true,foreach=false"):
+            words = f"{name}:{way}" if way else name
+            if name == "asgd":
+                words += f"{',' if way else ':'}t0=1.0"  # the stub keeps no numbers, so that it averages always
+            try:
+                options = catalog.parse_choice("optimizer", words).options
+            except BenchError:
+                continue  # it has no such way
+            if entry.refuse_reason is None or entry.refuse_reason((), options) is None:
+                found.append(words)
+    return found
+
+
+def draw_optimizers(count: int, seed: int = SEED) -> list[Point]:
+    """`count` cases of every optimizer in each way, on torchvision's models in turn; see `draw_vision`."""
+    axes = zip(
+        in_turns(optimizer_ways(), count, seed, "way"),
+        in_turns(torchvision_models(), count, seed, "model of a way"),
+        in_turns(PRECISIONS, count, seed, "precision of a way"),
+        in_turns(SMALL_BATCHES, count, seed, "batch of a way"),
+        in_turns(DEVICES, count, seed, "device of a way"),
+        strict=True,
+    )
+    points = []
+    for index, (optimizer, model, precision, batch, device) in enumerate(axes):
+        dataset, size, fitting = _images(model, batch, random.Random(f"{seed} images of a way {index}"))
+        chosen = catalog.parse_choice("optimizer", optimizer)
+        points.append(Point(Case(Choice(dataset), Choice(model), chosen, fitting, precision, image_size=size), device))
+    return list(dict.fromkeys(points))
 
 
 def draw_convolutions(count: int, seed: int = SEED) -> list[Point]:

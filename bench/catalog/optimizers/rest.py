@@ -42,7 +42,6 @@ KEPT: Mapping[str, Kept] = {
     "adadelta": Kept(2, movable_scalars=1),
     "adamax": Kept(2, movable_scalars=1),
     "asgd": Kept(1, scalars=3),
-    "muon": Kept(1),
     "nadam": Kept(2, movable_scalars=2),
     "radam": Kept(2, movable_scalars=1),
     "rprop": Kept(2, movable_scalars=1),
@@ -57,10 +56,46 @@ def build(class_name: str, parameters: list[torch.nn.Parameter], **settings: Any
     return getattr(torch.optim, class_name)(parameters, **settings)  # type: ignore[no-any-return]
 
 
+def build_muon(parameters: list[torch.nn.Parameter], **settings: Any) -> torch.optim.Optimizer:
+    """Build torch's Muon for the matrices and its AdamW, with AdamW's own defaults, for all other parameters.
+
+    Muon takes matrices only; that the others go to AdamW is what the documentation of `torch.optim.Muon` says.
+    """
+    import torch
+
+    muon = torch.optim.Muon([parameter for parameter in parameters if parameter.ndim == 2], **settings)
+    others = [parameter for parameter in parameters if parameter.ndim != 2]
+    return _in_turn(muon, torch.optim.AdamW(others)) if others else muon
+
+
+def _in_turn(first: torch.optim.Optimizer, second: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Two optimizers of different parameters as one."""
+    import torch
+
+    class InTurn(torch.optim.Optimizer):
+        def __init__(self) -> None:
+            super().__init__([*first.param_groups, *second.param_groups], {})
+            self.state = second.state = first.state
+
+        def step(self, closure: Any = None) -> Any:
+            loss = first.step(closure)
+            second.step()
+            return loss
+
+    return InTurn()
+
+
 def state_bytes(kept: Kept, shapes: Shapes, element_bytes: int, settings: Settings) -> int:
     """Bytes of what is kept for each parameter."""
     scalars = kept.scalars + kept.movable_scalars * step_on_device(settings)
     return copies_bytes(kept.copies, shapes, element_bytes) + scalars_bytes(scalars, shapes)
+
+
+def muon_state_bytes(shapes: Shapes, element_bytes: int, settings: Settings) -> int:
+    """Muon's momentum of each matrix; both of AdamW's moments of all else."""
+    matrices = [shape for shape in shapes if len(shape) == 2]
+    others = [shape for shape in shapes if len(shape) != 2]
+    return copies_bytes(1, matrices, element_bytes) + copies_bytes(2, others, element_bytes)
 
 
 def _refuse_lbfgs(shapes: Shapes, settings: Settings) -> str:
@@ -74,12 +109,18 @@ def _refuse_sparse_adam(shapes: Shapes, settings: Settings) -> str:
 
 
 def _refuse_muon(shapes: Shapes, settings: Settings) -> str | None:
-    others = [shape for shape in shapes if len(shape) != 2]
-    if not others:
+    if not shapes or any(len(shape) == 2 for shape in shapes):
         return None
-    return f"muon trains matrices only; {len(others)} of {len(shapes)} parameters are not, such as {others[0]}"
+    return f"muon trains matrices, and none of the {len(shapes)} parameters is one"
 
 
+_PARTICULARS: Mapping[str, Mapping[str, Any]] = {
+    "muon": {
+        "build": build_muon,
+        "summary": "torch's Muon for matrices, AdamW for all other parameters",
+        "state_bytes": muon_state_bytes,
+    }
+}
 _REFUSE = {"lbfgs": _refuse_lbfgs, "muon": _refuse_muon, "sparse_adam": _refuse_sparse_adam}
 _KIND_WORDS: Mapping[str, type] = {"bool": bool, "int": int, "float": float, "str": str}
 
@@ -210,7 +251,7 @@ def _definitions(folder: Path) -> Iterator[ast.ClassDef]:
 
 def _entry(definition: ast.ClassDef) -> OptimizerEntry:
     name = _snake(definition.name)
-    return OptimizerEntry(
+    entry = OptimizerEntry(
         name,
         functools.partial(build, definition.name),
         f"torch's {definition.name}",
@@ -218,6 +259,7 @@ def _entry(definition: ast.ClassDef) -> OptimizerEntry:
         _REFUSE.get(name, refuse_both),
         _settings(definition),
     )
+    return replace(entry, **_PARTICULARS.get(name, {}))
 
 
 def load_entries() -> tuple[OptimizerEntry, ...]:

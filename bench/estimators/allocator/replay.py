@@ -121,32 +121,37 @@ def replay_onward(
 ) -> ReplayResult:
     """Replay events whose marks stand between steps, then go on as the last step did.
 
-    Peaks start again before the measured steps, so that those of the last mark are theirs. Where the last two steps
-    differ in what they ask for, or the last one frees something older, nothing is added.
+    Peaks start again before the measured steps, which `events` may hold already, so that those of the last mark are
+    theirs. Where the last two steps differ in what they ask for, or the last one frees something older, nothing is
+    added.
 
     Args:
         events: As for `replay`, with a mark before the first step and after each.
         config: As for `replay`.
-        unmeasured_steps: Steps before the measured ones, those of `events` included; there are as many as these at
-            least.
-        measured_steps: Steps after which to stop.
+        unmeasured_steps: Steps before the measured ones, those of `events` included.
+        measured_steps: How many of those there are at least.
     """
     stream, run = list(events), Run(config)
+    marks = [index for index, event in enumerate(stream) if type(event) is Mark]
+    done = len(marks) - 1
+    if done > unmeasured_steps:
+        stream[marks[unmeasured_steps]] = Mark(str(unmeasured_steps), reset_peaks=True)
     failed = _apply(run, stream, 0)
     step = None if failed else _last_step(stream)
     if step is None:
         return run.result(stream, failed)
-    done = sum(type(event) is Mark for event in stream) - 1
     added = 0
     if unmeasured_steps > done:
         added, failed = 1, _skip(run, stream, step, unmeasured_steps - done)
         stream.append(Mark(str(unmeasured_steps)))
         failed = failed or _apply(run, stream, len(stream) - 1)
-    run.reset_peaks(len(stream) - 1)
-    for number in range(1, measured_steps + 1):
+        done = unmeasured_steps
+    if unmeasured_steps == done:
+        run.reset_peaks(len(stream) - 1)
+    for number in range(1, unmeasured_steps + measured_steps + 1 - done):
         if failed is None:
             start = len(stream)
-            stream += [*step.at(added + number), Mark(str(max(done, unmeasured_steps) + number))]
+            stream += [*step.at(added + number), Mark(str(done + number))]
             failed = _apply(run, stream, start)
     return run.result(stream, failed)
 

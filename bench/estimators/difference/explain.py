@@ -89,7 +89,9 @@ def trace_of(facts: Facts, case: Case, machine: Machine) -> Trace:
     steps = facts.steps + (facts.status == "oom")
     if facts.loop == "bench":
         return record_case(held, machine, protocol, steps)
-    return record_training(lambda device: _CaptureTraining(held, protocol, device), steps, machine.compute_capability)
+    return record_training(
+        lambda device: _CaptureTraining(held, protocol, device), steps, machine.compute_capability, machine.properties
+    )
 
 
 def add_planned_workspaces(trace: Trace, facts: Facts, device: Device) -> tuple[Trace, str | None]:

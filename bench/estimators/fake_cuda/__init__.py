@@ -410,6 +410,15 @@ _RANDOM = (
 )
 
 
+class _DeviceProperties(types.SimpleNamespace):
+    """What is known of a GPU."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise Unsupported(f"the step asks for {name} of the GPU, which is not known of this device")
+
+
 class FakeCuda:
     """While entered, `cuda` tensors can be made and computed with, and nothing is computed.
 
@@ -418,16 +427,30 @@ class FakeCuda:
         ...     model = torch.nn.Linear(4, 4).to("cuda")
     """
 
-    def __init__(self, recorder: Recorder, compute_capability: tuple[int, int] = (9, 0)) -> None:
+    def __init__(
+        self,
+        recorder: Recorder,
+        compute_capability: tuple[int, int] = (9, 0),
+        properties: Mapping[str, Any] | None = None,
+    ) -> None:
         """Prepare; nothing is changed before `with`.
 
         Args:
             recorder: Is told of kernels and of storages that die.
             compute_capability: Of the GPU that is played; attention chooses its kernel by it.
+            properties: Of that GPU, by the names of `torch.cuda.get_device_properties`.
         """
         self.recorder, self.compute_capability = recorder, compute_capability
+        self.asked_for_properties = False
+        major, minor = compute_capability
+        self._properties = _DeviceProperties(major=major, minor=minor, **(properties or {}))
         self._memory = Memory()
         self._stack = contextlib.ExitStack()
+
+    def get_device_properties(self, device: object = None) -> _DeviceProperties:
+        """As `torch.cuda.get_device_properties`."""
+        self.asked_for_properties = True
+        return self._properties
 
     def tell_deaths(self) -> None:
         """Tell the recorder of storages that died since the last kernel."""
@@ -440,7 +463,7 @@ class FakeCuda:
             _compiler_not_loaded(),
             idle_guard(),
             cuda_present(),
-            _cuda_module_replaced(self.compute_capability),
+            _cuda_module_replaced(self.compute_capability, self.get_device_properties),
             _replaced(torch.nn.init, {"_no_grad_trunc_normal_": _leave_alone}),
             torch.autograd.set_multithreading_enabled(False),
             _kernels_replaced(self._memory, self.recorder, self.compute_capability),
@@ -473,13 +496,16 @@ def check_capabilities() -> None:
 
 
 @contextlib.contextmanager
-def _cuda_module_replaced(capability: tuple[int, int]) -> Iterator[None]:
+def _cuda_module_replaced(
+    capability: tuple[int, int], get_properties: Callable[..., _DeviceProperties]
+) -> Iterator[None]:
     answers: dict[str, Callable[..., Any]] = {
         "_lazy_init": lambda: None,
         "is_available": lambda: True,
         "is_bf16_supported": lambda including_emulation=True: True,
         "is_current_stream_capturing": lambda: False,
         "get_device_capability": lambda device=None: capability,
+        "get_device_properties": get_properties,
         "current_device": lambda: 0,
         "device_count": lambda: 1,
     }

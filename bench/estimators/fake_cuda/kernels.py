@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from bench.errors import OPERATOR_NOTE, BenchError, ReadsValues, Unsupported, place_of
-from bench.estimators.fake_cuda.memory import DTYPES, Memory, Recorder, spec_of
+from bench.estimators.fake_cuda.memory import DTYPES, Memory, Recorder, block_of, spec_of
 from bench.estimators.recording import Output
 from bench.estimators.tensors import (
     CHANNELS_LAST_ORDER,
@@ -330,6 +330,17 @@ _MASKS = (torch.bool, torch.uint8)
 COPY_TO_HOST = "a copy to the CPU"
 """How an operator is named that brings values to the host, whichever it is."""
 
+_UNKNOWN = object()
+
+
+def _is_number(tensor: torch.Tensor) -> bool:
+    return tensor.dim() == 0 and tensor.untyped_storage().nbytes() == tensor.element_size()
+
+
+def _tensors_in(value: Any) -> Sequence[torch.Tensor]:
+    return [value] if isinstance(value, torch.Tensor) else value or ()
+
+
 _STORAGE_OPERATORS = frozenset(("resize_", "set_"))
 
 
@@ -434,7 +445,8 @@ class TracedKernels:
     def _run(self, plan: Plan, values: list[Any]) -> Any:
         if plan.base == "_local_scalar_dense":
             self.recorder.reads(plan.name)
-            return 0.0 if values[0].dtype.is_floating_point else 0
+            known = self.memory.numbers.get(block_of(values[0]))
+            return known.item() if known is not None else 0.0 if values[0].dtype.is_floating_point else 0
         if reads_values(plan.name, values):
             raise ReadsValues(plan.name)
         if plan.base == "copy_" and values[0].is_cpu and not values[1].is_cpu:
@@ -457,10 +469,40 @@ class TracedKernels:
         made: list[Output] = []
         if plan.base in _STORAGE_OPERATORS or plan.name.endswith("out"):
             self._resize(plan, values, signature, made)
+        self._follow_numbers(plan, values)
         self.memory.tell_deaths()
         self.recorder.called(plan.name, _plain(signature), tuple(made), plan.written)
         results = [values[index] for index in plan.returned if index is not None]
         return results[0] if len(results) == 1 else tuple(results) if results else None
+
+    def _follow_numbers(self, plan: Plan, values: list[Any]) -> None:
+        """Compute what an operator writes to a tensor of one number, where it depends on such numbers alone.
+
+        Optimizers count steps and read weights of averages so. Any other tensor written to is unknown from then on.
+        """
+        numbers = self.memory.numbers
+        written = [tensor for index in plan.written for tensor in _tensors_in(values[index])]
+        if len(written) == 1 and _is_number(written[0]):
+            target = written[0]
+            if block_of(target) not in numbers and plan.base in ("fill_", "zero_", "copy_"):
+                numbers[block_of(target)] = torch.zeros((), dtype=target.dtype)
+            known = [self._number(value) for value in values]
+            if all(number is not _UNKNOWN for number in known):
+                names = [name for name, _ in plan.arguments]
+                keywords = dict(zip(names[plan.positional :], known[plan.positional :], strict=True))
+                with torch.no_grad():
+                    plan.overload(*known[: plan.positional], **keywords)
+                return
+        for tensor in written if numbers else ():
+            numbers.pop(block_of(tensor), None)
+
+    def _number(self, value: Any) -> Any:
+        """What stands for an argument in a computation with numbers."""
+        if isinstance(value, torch.Tensor):
+            if value.is_cpu:
+                return value if value.numel() == 1 else _UNKNOWN
+            return self.memory.numbers.get(block_of(value), _UNKNOWN) if _is_number(value) else _UNKNOWN
+        return _UNKNOWN if isinstance(value, list | tuple) else value
 
     def _resize(self, plan: Plan, values: list[Any], signature: tuple[Any, ...], made: list[Output]) -> None:
         """Give the results that an `out` or `resize_` operator writes to the shape that they will have."""

@@ -90,6 +90,8 @@ class Memory:
     def __init__(self) -> None:
         """Start with no tensors."""
         self.count = 0
+        self.numbers: dict[int, torch.Tensor] = {}
+        """Tensors of one number whose value the program decides, on the CPU, by the numbers of their storages."""
         self.on_free: Callable[[int], None] | None = None
         self._slabs: list[_Slab] = []
         self._vacant: list[_DLManagedTensor] = []
@@ -124,6 +126,7 @@ class Memory:
             for place in np.flatnonzero((slab.addresses != 0) & (slab.addresses < FIRST_ADDRESS)).tolist():
                 slab.addresses[place] = 0
                 self._vacant.append(slab.places[place])
+                self.numbers.pop(slab.places[place].context, None)
                 if self.on_free is not None:
                     self.on_free(slab.places[place].context)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from bench.estimators.tensors import Spec, is_contiguous
 
@@ -75,6 +76,9 @@ class Machine:
         compute_capability: Major and minor.
         torch_version: Major and minor of the torch that is estimated for.
         blas: Settings of cuBLAS's workspaces.
+        name: As the driver gives it.
+        memory_bytes: All of the GPU's; None where its file does not state it.
+        l2_bytes: Of its cache; None likewise.
     """
 
     multiprocessors: int
@@ -82,6 +86,22 @@ class Machine:
     compute_capability: tuple[int, int]
     torch_version: tuple[int, int]
     blas: BlasSettings = BlasSettings()
+    name: str | None = None
+    memory_bytes: int | None = None
+    l2_bytes: int | None = None
+
+    @property
+    def properties(self) -> dict[str, Any]:
+        """What is known of the GPU, by the names of `torch.cuda.get_device_properties`."""
+        stated = {
+            "name": self.name,
+            "multi_processor_count": self.multiprocessors,
+            "max_threads_per_multi_processor": self.threads_per_multiprocessor,
+            "total_memory": self.memory_bytes,
+            "L2_cache_size": self.l2_bytes,
+            "warp_size": 32,
+        }
+        return {name: value for name, value in stated.items() if value is not None}
 
     @property
     def keeps_workspaces(self) -> bool:
