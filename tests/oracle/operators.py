@@ -392,7 +392,7 @@ def _products() -> dict[str, Operator]:
         "position_table": module(lambda: Learned(lambda x, w: x + w, (1, 197, 96))),
         "class_token": module(lambda: Learned(lambda x, w: torch.cat([w.expand(8, -1, -1), x], 1), (1, 1, 96))),
         "layer_scale": module(lambda: Learned(lambda x, w: x + x * w, (96,))),
-        "inverse": Operator(lambda x: torch.linalg.inv(x[..., :32]), HEADS, precisions=("float32",)),
+        "inverse": Operator(lambda x: torch.linalg.inv(x[..., :32, :]), HEADS, precisions=("float32",)),
         "solve": Operator(
             lambda x: torch.linalg.solve(x[..., :32, :], x[..., 32:64, :]), HEADS, precisions=("float32",)
         ),

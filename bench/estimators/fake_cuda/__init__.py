@@ -231,7 +231,7 @@ _MASK_ALIGNMENT = 8
 
 
 _ADDS_HEADS = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 14)
-"""Whether three dimensions are taken for one head; seen in 2.15, and 2.13 is taken to be without."""
+"""Whether three dimensions are taken for one batch; seen in 2.15, and 2.13 is taken to be without."""
 
 
 def _prefers_cudnn(capability: tuple[int, int]) -> bool:
@@ -360,10 +360,10 @@ def attention(capability: tuple[int, int]) -> Callable[..., torch.Tensor]:
         aten, given = torch.ops.aten, (query, key, value)
         if _ADDS_HEADS and all(tensor.dim() == 3 for tensor in given):
             if attn_mask is not None and attn_mask.dim() == 3:
-                attn_mask = attn_mask.unsqueeze(1)
+                attn_mask = attn_mask.unsqueeze(0)
             options = {"scale": scale, "enable_gqa": enable_gqa}
-            tensors = (tensor.unsqueeze(1) for tensor in given)
-            return scaled_dot_product_attention(*tensors, attn_mask, dropout_p, is_causal, **options).squeeze(1)
+            tensors = (tensor.unsqueeze(0) for tensor in given)
+            return scaled_dot_product_attention(*tensors, attn_mask, dropout_p, is_causal, **options).squeeze(0)
         chosen = _Attention(capability, given, attn_mask, enable_gqa)
         backend, result = chosen.backend(dropout_p, is_causal), None
         if backend == "cudnn":
@@ -482,6 +482,8 @@ def _cuda_module_replaced(capability: tuple[int, int]) -> Iterator[None]:
         "get_device_capability": lambda device=None: capability,
         "current_device": lambda: 0,
         "device_count": lambda: 1,
+        "_exchange_device": lambda device: 0,
+        "_maybe_exchange_device": lambda device: 0,
     }
     with _replaced(torch.cuda, answers):
         yield
