@@ -771,6 +771,7 @@ def run(case: OpCase) -> dict[str, Any]:
 def main() -> None:
     """Run every case of the task file; one JSON line each."""
     torch.cuda.init()
+    gc.freeze()  # what is loaded need not be looked through after each case
     for case in json.loads(Path(sys.argv[1]).read_text()):
         print(json.dumps(run(case)), flush=True)
 

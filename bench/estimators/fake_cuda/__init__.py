@@ -513,7 +513,7 @@ def _compiler_not_loaded() -> Iterator[None]:
     stand_in.__path__ = [str(Path(torch.__file__).parent / "_dynamo")]
     stand_in.disable = lambda fn=None, *_, **__: fn  # type: ignore[attr-defined]
     stand_in.graph_break = lambda *_, **__: None  # type: ignore[attr-defined]
-    stand_in.__getattr__ = lambda part: importlib.import_module(f"{name}.{part}")  # type: ignore[method-assign]
+    stand_in.__getattr__ = _settings_of_compiler  # type: ignore[method-assign]
     sys.modules[name] = stand_in
     torch._dynamo = stand_in
     try:
@@ -522,6 +522,13 @@ def _compiler_not_loaded() -> Iterator[None]:
         for loaded in [module for module in sys.modules if module == name or module.startswith(f"{name}.")]:
             del sys.modules[loaded]
         del torch._dynamo
+
+
+def _settings_of_compiler(name: str) -> types.ModuleType:
+    """`torch._dynamo.config`, which checkpointed segments read and which imports nothing else."""
+    if name != "config":
+        raise AttributeError(name)
+    return importlib.import_module("torch._dynamo.config")
 
 
 @contextlib.contextmanager

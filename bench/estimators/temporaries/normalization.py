@@ -90,9 +90,9 @@ def _layer_norm_backward(call: Call, machine: Machine) -> Script:
     script = results(call.sizes)
     if rows > MANY_ROWS and width // WARP < machine.multiprocessors // 2 and any(mask[1:]):
         script = _layer_norm_in_parts(call, rows, width, machine)
-        late_script: Script = [(-2, late)] if late else []
+        late_script: Script = [(-9, late)] if late else []
         place = len(call.sizes)
-        script = [*script[:place], *late_script, *script[place:], *([(-2, 0)] if late else [])]
+        script = [*script[:place], *late_script, *script[place:], *([(-9, 0)] if late else [])]
     elif late:
         script += [(-2, late), (-2, 0)]
     return _enclosed([copy_bytes(image)], script)

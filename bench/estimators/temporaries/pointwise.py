@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import partial
+from collections.abc import Callable
 
 from bench.estimators.recording import Call
 from bench.estimators.temporaries.machine import Machine, Script, around, results
@@ -15,9 +15,13 @@ def copy_bytes(spec: Spec | None) -> int:
     return 0 if spec is None or is_contiguous(spec) else spec.numel * spec.item_bytes
 
 
-def _copying(*places: int, call: Call, machine: Machine) -> Script:
-    """Results first, then contiguous copies of the arguments at some places."""
-    return results(call.sizes) + around(*(copy_bytes(call.arguments[place]) for place in places))
+def _copying(*places: int) -> Callable[[Call, Machine], Script]:
+    """A rule: results first, then contiguous copies of the arguments at some places."""
+
+    def rule(call: Call, machine: Machine) -> Script:
+        return results(call.sizes) + around(*(copy_bytes(call.arguments[place]) for place in places))
+
+    return rule
 
 
 def _dropout(call: Call, machine: Machine) -> Script:
@@ -115,30 +119,31 @@ def _sort(call: Call, machine: Machine) -> Script:
     return results(call.sizes) + around(8 * source.shape[dim] if source.shape else 0)
 
 
-FIRST, SECOND, THIRD = (partial(_copying, place) for place in range(3))
+_first = _copying(0)
+
 RULES = {
-    "aten::_adaptive_avg_pool2d_backward": FIRST,
+    "aten::_adaptive_avg_pool2d_backward": _first,
     "aten::_cdist_backward": _distance_backward,
-    "aten::_cdist_forward": partial(_copying, 0, 1),
+    "aten::_cdist_forward": _copying(0, 1),
     "aten::_index_put_impl_": _index_put,
-    "aten::_log_softmax": FIRST,
-    "aten::_log_softmax_backward_data": partial(_copying, 0, 1),
-    "aten::_softmax": FIRST,
+    "aten::_log_softmax": _first,
+    "aten::_log_softmax_backward_data": _copying(0, 1),
+    "aten::_softmax": _first,
     "aten::_softmax_backward_data": _softmax_backward,
     "aten::_upsample_bicubic2d_aa": _antialiased,
-    "aten::_upsample_bicubic2d_aa_backward": FIRST,
+    "aten::_upsample_bicubic2d_aa_backward": _first,
     "aten::_upsample_bilinear2d_aa": _antialiased,
-    "aten::_upsample_bilinear2d_aa_backward": FIRST,
+    "aten::_upsample_bilinear2d_aa_backward": _first,
     "aten::adaptive_max_pool2d": _pooled,
-    "aten::avg_pool3d_backward": FIRST,
+    "aten::avg_pool3d_backward": _first,
     "aten::col2im": _unfold,
-    "aten::cumsum": FIRST,
+    "aten::cumsum": _first,
     "aten::im2col": _unfold,
     "aten::native_dropout": _dropout,
-    "aten::reflection_pad2d": FIRST,
+    "aten::reflection_pad2d": _first,
     "aten::roll": _roll,
-    "aten::rrelu_with_noise": FIRST,
+    "aten::rrelu_with_noise": _first,
     "aten::sort": _sort,
-    "aten::topk": FIRST,
-    "aten::upsample_bicubic2d_backward": FIRST,
+    "aten::topk": _first,
+    "aten::upsample_bicubic2d_backward": _first,
 }
