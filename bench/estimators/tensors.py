@@ -158,6 +158,8 @@ def lay_out(result: Spec, operands: Sequence[Spec]) -> Spec:
     same = all(spec.shape == shape for spec in operands)
     if same and all(map(is_contiguous, operands)):
         return contiguous(result.dtype, shape)
+    if same and len(shape) == 4 and all(map(is_channels_last_contiguous, operands)):
+        return channels_last(result.dtype, shape)
     if same and (all(map(is_channels_last_contiguous, operands)) or _equal_and_dense(operands)):
         return Spec(result.dtype, shape, operands[0].strides)
     steps = [_broadcast(spec, shape) for spec in operands]

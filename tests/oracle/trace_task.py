@@ -1,12 +1,14 @@
 """The traces of some of the oracle's cases, in a process of its own: `python trace_task.py TASK.json`.
 
 Prints one JSON line a case: its peaks in bytes over all steps, or the reason why there is none. With `workspaces`, the
-name of a device file, those of cuDNN are counted. The settings of the allocator and of cuBLAS are this process's own.
+name of a device file, those of cuDNN are counted. With `operators`, the cases are those of `operators.py`, and the
+allocations and their bytes are counted. The settings of the allocator and of cuBLAS are this process's own.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import sys
 from pathlib import Path
@@ -17,6 +19,7 @@ import torch.nn.functional as F
 
 from bench.devices import load_device
 from bench.errors import BenchError
+from bench.estimators.allocator import Alloc, Event
 from bench.estimators.cudnn_plans import CudnnPlans
 from bench.estimators.events import build_events, replay_trace
 from bench.estimators.memory_settings import settings_in_force
@@ -25,6 +28,7 @@ from bench.estimators.temporaries import Machine
 from bench.estimators.workspaces import add_workspaces
 
 sys.path.insert(0, str(Path(__file__).parent))
+import operators  # type: ignore[import-not-found]
 from step import OPTIMIZERS, build_model  # type: ignore[import-not-found]
 
 
@@ -57,22 +61,30 @@ class Training:
         return output, loss
 
 
-def peaks(case: list[Any], machine: Machine, plans: CudnnPlans | None, memory_bytes: int) -> dict[str, Any]:
+def peaks(
+    case: list[Any], machine: Machine, plans: CudnnPlans | None, memory_bytes: int, kind: Any = Training
+) -> dict[str, Any]:
     """The case's peaks over three steps."""
     try:
-        recording = record_training(lambda device: Training(case, device), STEPS, machine.compute_capability)
+        recording = record_training(lambda device: kind(case, device), STEPS, machine.compute_capability)
     except BenchError as error:
         return {"reason": str(error)}
     if plans is not None:
         recording = add_workspaces(recording, plans, tf32=True)
-    config = settings_in_force().allocator_config(memory_bytes)
-    found = replay_trace(build_events(recording, machine), config, onward=False)
+    config, events = settings_in_force().allocator_config(memory_bytes), build_events(recording, machine)
+    found = replay_trace(events, config, onward=False)
     return {
         "requested": found.cold_requested_bytes,
         "allocated": found.cold_allocated_bytes,
         "reserved": found.cold_reserved_bytes,
-        "initialised": torch.cuda.is_initialized(),  # type: ignore[no-untyped-call]
+        **(count(events) if kind is operators.Training else {"initialised": torch.cuda.is_initialized()}),  # type: ignore[no-untyped-call]
     }
+
+
+def count(events: list[Event]) -> dict[str, int]:
+    """How many allocations there are, and their bytes."""
+    sizes = [event.size for event in events if type(event) is Alloc and event.size]
+    return {"allocations": len(sizes), "total": sum(sizes)}
 
 
 def main() -> None:
@@ -82,8 +94,10 @@ def main() -> None:
     multiprocessors, threads, capability, memory_bytes = task["device"]
     machine = Machine(multiprocessors, threads, tuple(capability), (int(major), int(minor)), settings_in_force().blas)
     plans = CudnnPlans(load_device(task["workspaces"])) if task.get("workspaces") else None
+    gc.freeze()  # what is loaded need not be looked through for each case
     for case in task["cases"]:
-        print(json.dumps(peaks(case, machine, plans, memory_bytes)))
+        kind = operators.Training if task.get("operators") else Training
+        print(json.dumps(peaks(case, machine, plans, memory_bytes, kind)))
 
 
 if __name__ == "__main__":

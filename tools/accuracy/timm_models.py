@@ -127,7 +127,14 @@ def _row(name: str, compared: Sequence[tuple[list[Any], Answer, Answer]]) -> lis
         for peak in ("allocated", "reserved")
     }
     figures = [percent(worst[peak], signed=True) for peak in worst]
-    return [name, str(len(ran)), share(equal, len(ran)), str(len(scored) - equal), *figures, str(len(ran) - len(scored))]
+    return [
+        name,
+        str(len(ran)),
+        share(equal, len(ran)),
+        str(len(scored) - equal),
+        *figures,
+        str(len(ran) - len(scored)),
+    ]
 
 
 def _difference(truth: Answer, estimate: Answer) -> str:

@@ -84,10 +84,10 @@ def convolution_backward(
 ) -> tuple[Spec | None, ...]:
     """Gradients of image, weight and bias; the image's and weight's are in the convolution's format."""
     channels = weight.shape[1] * groups if transposed else weight.shape[0]
-    last = suggests_channels_last(image)
+    either = suggests_channels_last(image) or suggests_channels_last(weight)
     return (
-        _like_convolution(image.dtype, image.shape, last or suggests_channels_last(weight)) if output_mask[0] else None,
-        _like_convolution(weight.dtype, weight.shape, last) if output_mask[1] else None,
+        _like_convolution(image.dtype, image.shape, either) if output_mask[0] else None,
+        _like_convolution(weight.dtype, weight.shape, either) if output_mask[1] else None,
         contiguous(gradient.dtype, (channels,)) if output_mask[2] else None,
     )
 

@@ -34,10 +34,7 @@ def _efficient_backward(call: Call, machine: Machine) -> Script:
     gradient, query, key, value, mask = call.arguments[:5]
     batch, heads, length, width = query.shape
     sums = 4 * batch * heads * length
-    repeated = [
-        _repeated_bytes(spec, heads) if spec.shape[1] != heads else 0
-        for spec in (key, value)
-    ]
+    repeated = [_repeated_bytes(spec, heads) if spec.shape[1] != heads else 0 for spec in (key, value)]
     copy = 0 if is_contiguous(_transposed(gradient)) else gradient.numel * gradient.item_bytes
     script: Script = [(-5, copy)] if copy else []
     script += results(call.sizes[:3])

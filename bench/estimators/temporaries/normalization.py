@@ -71,7 +71,7 @@ def _batch_norm_backward(call: Call, machine: Machine) -> Script:
 
 def _enclosed(copies: list[int], inner: Script) -> Script:
     """Copies made before, freed after."""
-    slots = [(-1 - index, size) for index, size in enumerate(copies) if size]
+    slots = [(-6 - index, size) for index, size in enumerate(copies) if size]
     return slots + inner + [(slot, 0) for slot, _ in reversed(slots)]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from bench.estimators.recording import Call
 from bench.estimators.temporaries.machine import Machine, Script, around, results
-from bench.estimators.tensors import Spec, is_contiguous, lay_out
+from bench.estimators.tensors import Spec, is_contiguous, lay_out, suggests_channels_last
 
 
 def copy_bytes(spec: Spec | None) -> int:
@@ -55,6 +55,26 @@ def _pooled(call: Call, machine: Machine) -> Script:
     """Packed results and input where the results are not contiguous (AdaptiveMaxPooling2d.cu)."""
     packed = [copy_bytes(output.spec) for output in call.outputs]
     return results(call.sizes) + around(*packed, copy_bytes(call.arguments[0]))
+
+
+def _averaged(call: Call, machine: Machine) -> Script:
+    """A packed input first, unless in channels-last (AdaptiveAveragePooling.cu)."""
+    source = call.arguments[0]
+    copy = 0 if suggests_channels_last(source) else copy_bytes(source)
+    return around(copy, within=results(call.sizes))
+
+
+def _averaged_backward(call: Call, machine: Machine) -> Script:
+    """A packed gradient, unless in channels-last."""
+    gradient, source = call.arguments[:2]
+    return results(call.sizes) + around(0 if suggests_channels_last(source) else copy_bytes(gradient))
+
+
+def _pooled_backward(call: Call, machine: Machine) -> Script:
+    """Packed gradient, places and result (AdaptiveMaxPooling2d.cu)."""
+    gradient, _, places = call.arguments[:3]
+    packed = [copy_bytes(output.spec) for output in call.outputs]
+    return results(call.sizes) + around(copy_bytes(gradient), copy_bytes(places), *packed)
 
 
 def _antialiased(call: Call, machine: Machine) -> Script:
@@ -122,7 +142,8 @@ def _sort(call: Call, machine: Machine) -> Script:
 _first = _copying(0)
 
 RULES = {
-    "aten::_adaptive_avg_pool2d_backward": _first,
+    "aten::_adaptive_avg_pool2d": _averaged,
+    "aten::_adaptive_avg_pool2d_backward": _averaged_backward,
     "aten::_cdist_backward": _distance_backward,
     "aten::_cdist_forward": _copying(0, 1),
     "aten::_index_put_impl_": _index_put,
@@ -135,12 +156,14 @@ RULES = {
     "aten::_upsample_bilinear2d_aa": _antialiased,
     "aten::_upsample_bilinear2d_aa_backward": _first,
     "aten::adaptive_max_pool2d": _pooled,
+    "aten::adaptive_max_pool2d_backward": _pooled_backward,
     "aten::avg_pool3d_backward": _first,
     "aten::col2im": _unfold,
     "aten::cumsum": _first,
     "aten::im2col": _unfold,
     "aten::native_dropout": _dropout,
     "aten::reflection_pad2d": _first,
+    "aten::reflection_pad2d_backward": _first,
     "aten::roll": _roll,
     "aten::rrelu_with_noise": _first,
     "aten::sort": _sort,
