@@ -91,7 +91,7 @@ class _Stream:
 
     def _keep_workspaces(self, call: Call, events: list[Event]) -> None:
         """Workspaces live on in some versions of torch, one for each thread: autograd's backward has its own."""
-        for name, size in products.kept_workspaces(call.operator, self._machine):
+        for name, size in products.kept_workspaces(call, self._machine):
             key = (call.phase == Phase.BACKWARD, name)
             if key not in self._workspaces:
                 self._workspaces.add(key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 ITEM_BYTES = {
@@ -139,3 +140,55 @@ def compare_strides(shape: Sequence[int], operands: Sequence[Sequence[int]], one
         if shape[one] > shape[other]:
             return 1
     return 0
+
+
+def dense_like(spec: Spec) -> Spec:
+    """A tensor without gaps, its dimensions ordered in memory as those of `spec` (empty_like's preserve_format)."""
+    order = sorted(range(len(spec.shape)), key=lambda dim: (spec.strides[dim], -dim))
+    strides, step = [0] * len(spec.shape), 1
+    for dim in order:
+        strides[dim] = step
+        step *= max(spec.shape[dim], 1)
+    return Spec(spec.dtype, spec.shape, tuple(strides))
+
+
+def lay_out(result: Spec, operands: Sequence[Spec]) -> Spec:
+    """`result` with the strides that TensorIterator gives it for these operands."""
+    shape = result.shape
+    same = all(spec.shape == shape for spec in operands)
+    if same and all(map(is_contiguous, operands)):
+        return contiguous(result.dtype, shape)
+    if same and len(shape) == 4 and all(map(is_channels_last_contiguous, operands)):
+        return channels_last(result.dtype, shape)
+    if same and (all(map(is_channels_last_contiguous, operands)) or _equal_and_dense(operands)):
+        return Spec(result.dtype, shape, operands[0].strides)
+    steps = [_broadcast(spec, shape) for spec in operands]
+    strides, step = [0] * len(shape), 1
+    for dim in sort_dims(len(shape), partial(compare_strides, shape, steps)):
+        strides[dim] = step
+        step *= shape[dim]
+    return Spec(result.dtype, shape, tuple(strides))
+
+
+def _equal_and_dense(operands: Sequence[Spec]) -> bool:
+    first = operands[0]
+    if any(spec.strides != first.strides for spec in operands):
+        return False
+    step = 1
+    for stride, size in sorted(
+        (stride, size) for stride, size in zip(first.strides, first.shape, strict=True) if size != 1
+    ):
+        if stride != step:
+            return False
+        step *= size
+    return True
+
+
+def _broadcast(spec: Spec, shape: Sequence[int]) -> list[int]:
+    """Strides in bytes over the result's dimensions, 0 where the operand is repeated."""
+    missing = len(shape) - len(spec.shape)
+    own = [
+        0 if size == 1 and shape[missing + dim] != 1 else stride * spec.item_bytes
+        for dim, (size, stride) in enumerate(zip(spec.shape, spec.strides, strict=True))
+    ]
+    return [0] * missing + own

@@ -9,10 +9,9 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
-import math
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +126,6 @@ def recurrent(kind: type[nn.RNNBase], **options: Any) -> nn.Module:
 
 
 BOTH = ("contiguous", "channels_last")
-ALL = ("contiguous", "channels_last", "transposed")
 
 
 def _activations() -> dict[str, Operator]:
@@ -174,7 +172,7 @@ def _activations() -> dict[str, Operator]:
         "nan_to_num": lambda x: torch.nan_to_num(x),
         "cumsum": lambda x: x.cumsum(1),
     }
-    return {name: Operator(function, layouts=ALL) for name, function in functions.items()}
+    return {name: Operator(function, layouts=BOTH, precisions=("float32",)) for name, function in functions.items()}
 
 
 def _reductions() -> dict[str, Operator]:
@@ -222,10 +220,11 @@ def _reductions() -> dict[str, Operator]:
         "argmax": lambda x: x * x.argmax(1, keepdim=True),
         "top_k": lambda x: x.topk(5, dim=-1)[0],
         "sort": lambda x: x.sort(-1)[0],
+        "sort_long": lambda x: x.flatten().sort()[0],
         "any": lambda x: x * (x > 0).any(1, keepdim=True),
         "count": lambda x: x * (x > 0).sum(1, keepdim=True),
     }
-    return {name: Operator(function, layouts=ALL) for name, function in functions.items()}
+    return {name: Operator(function, layouts=BOTH, precisions=("float32",)) for name, function in functions.items()}
 
 
 def _shapes() -> dict[str, Operator]:
@@ -258,6 +257,7 @@ def _shapes() -> dict[str, Operator]:
         "scatter": lambda x: x.scatter(
             1, torch.zeros((16, 5, 29, 31), dtype=torch.int64, device=x.device), x[:, :5] * 2
         ),
+        "average_of_one_sample": lambda x: F.adaptive_avg_pool2d(x[:1].relu(), (7, 5)),
         "scatter_add": lambda x: x.scatter_add(
             1, torch.zeros((16, 5, 29, 31), dtype=torch.int64, device=x.device), x[:, :5] * 2
         ),
@@ -277,11 +277,7 @@ def _shapes() -> dict[str, Operator]:
         "pad_replicate": lambda x: F.pad(x, (1, 2, 3, 4), mode="replicate"),
         "pad_circular": lambda x: F.pad(x, (1, 2, 3, 4), mode="circular"),
         "unfold": lambda x: F.unfold(x, 3, padding=1),
-        "fold": lambda x: (
-            F.fold(x.flatten(2).transpose(1, 2)[:, :891, :20], (7, 6), 3, padding=1, stride=(2, 1))
-            if False
-            else F.fold(F.unfold(x, 3, padding=1), (29, 31), 3, padding=1)
-        ),
+        "fold": lambda x: F.fold(F.unfold(x, 3, padding=1), (29, 31), 3, padding=1),
         "unfold_stride": lambda x: F.unfold(x, 2, stride=2),
         "unfold_view": lambda x: x.unfold(2, 4, 4).unfold(3, 4, 4).contiguous(),
         "windows": lambda x: (
@@ -307,16 +303,16 @@ def _shapes() -> dict[str, Operator]:
         "fourier": lambda x: torch.fft.fft2(x.float(), norm="ortho").real,
         "fourier_real": lambda x: torch.fft.irfft2(torch.fft.rfft2(x.float(), norm="ortho"), s=(29, 31), norm="ortho"),
         "view_as_complex": lambda x: torch.view_as_real(
-            torch.view_as_complex(x[..., :30].float().reshape(16, 24, 29, 15, 2)) * 2
+            torch.view_as_complex(x[..., :30].float().contiguous().reshape(16, 24, 29, 15, 2)) * 2
         ),
         "item": lambda x: x * x.mean().item(),
         "boolean_mask": lambda x: x[x > 0],
         "nonzero": lambda x: x * len(x.nonzero()),
         "branch": lambda x: x * 2 if x.sum() > 0 else x * 3,
         "to_host": lambda x: x * x.sum().cpu().to(x.device),
-        "unique": lambda x: x * x.unique().sum(),
+        "unique": lambda x: x * x.detach().unique().sum(),
     }
-    return {name: Operator(function, layouts=ALL) for name, function in functions.items()}
+    return {name: Operator(function, layouts=BOTH, precisions=("float32",)) for name, function in functions.items()}
 
 
 def _assigned(x: Tensor) -> Tensor:
@@ -356,7 +352,7 @@ def _sampling() -> dict[str, Operator]:
             x, F.affine_grid(x[:, :2, :3, 0].float(), [16, 24, 11, 13], align_corners=False), align_corners=False
         ),
     }
-    return {name: Operator(function, layouts=ALL) for name, function in functions.items()}
+    return {name: Operator(function, layouts=BOTH, precisions=("float32",)) for name, function in functions.items()}
 
 
 def _products() -> dict[str, Operator]:
@@ -368,7 +364,7 @@ def _products() -> dict[str, Operator]:
         "linear": module(lambda: nn.Linear(96, 200), layouts=both),
         "linear_without_bias": module(lambda: nn.Linear(96, 200, bias=False), layouts=both),
         "linear_2d": module(lambda: nn.Linear(96, 10), (64, 96)),
-        "linear_4d": module(lambda: nn.Linear(31, 10), IMAGE, layouts=ALL),
+        "linear_4d": module(lambda: nn.Linear(31, 10), IMAGE, layouts=BOTH),
         "linear_one": module(lambda: nn.Linear(96, 1)),
         "linear_after_permute": module(
             lambda: nn.Sequential(Function(lambda x: x.permute(0, 2, 3, 1)), nn.Linear(24, 50)), IMAGE, layouts=BOTH
@@ -389,23 +385,14 @@ def _products() -> dict[str, Operator]:
             lambda: Learned(lambda x, w: torch.einsum("bhqk,hg->bgqk", x, w), (3, 5)), HEADS
         ),
         "einsum_outer": Operator(lambda x: torch.einsum("bnc,bnd->bcd", x, x), TOKENS),
-        "bilinear_product": module(lambda: Learned(F.bilinear, (5, 96, 96)) if False else _Bilinear(), (64, 96)),
-        "relative_embedding": module(
-            lambda: (
-                Learned(
-                    lambda x, w: x @ w[torch.arange(67)[:, None] - torch.arange(67)[None] + 66].mT.sum(0), (133, 32)
-                )
-                if False
-                else _RelativePositions()
-            ),
-            HEADS,
-        ),
+        "bilinear_product": module(_Bilinear, (64, 96)),
+        "relative_embedding": module(_RelativePositions, HEADS),
         "embedding": module(lambda: _Embedding(nn.Embedding(50, 24)), (64, 24)),
         "embedding_padded": module(lambda: _Embedding(nn.Embedding(50, 24, padding_idx=0)), (64, 24)),
         "position_table": module(lambda: Learned(lambda x, w: x + w, (1, 197, 96))),
         "class_token": module(lambda: Learned(lambda x, w: torch.cat([w.expand(8, -1, -1), x], 1), (1, 1, 96))),
         "layer_scale": module(lambda: Learned(lambda x, w: x + x * w, (96,))),
-        "inverse": Operator(lambda x: torch.linalg.inv(x[..., :32]), HEADS, precisions=("float32",)),
+        "inverse": Operator(lambda x: torch.linalg.inv(x[..., :32, :]), HEADS, precisions=("float32",)),
         "solve": Operator(
             lambda x: torch.linalg.solve(x[..., :32, :], x[..., 32:64, :]), HEADS, precisions=("float32",)
         ),
@@ -509,9 +496,7 @@ def _attention() -> dict[str, Operator]:
             lambda x, w: attend(x, w.permute(2, 0, 1).contiguous().unsqueeze(0)), (67, 67, 3)
         ),
         "attention_learned_mask_expanded": learned(lambda x, w: attend(x, w.expand(4, 3, 67, 67)), (1, 3, 67, 67)),
-        "attention_learned_mask_5d": learned(attend, (3, 1, 49, 49), shape=(2, 4, 3, 49, 32))
-        if False
-        else learned(lambda x, w: attend(x, w), (1, 4, 49, 49), shape=(2, 3, 4, 49, 32)),
+        "attention_learned_mask_5d": learned(attend, (1, 4, 49, 49), shape=(2, 3, 4, 49, 32)),
         "attention_learned_mask_3d": learned(attend, (3, 67, 67)),
         "multihead": Operator(lambda: _SelfAttention(), TOKENS, True),
         "multihead_weights": Operator(lambda: _SelfAttention(need_weights=True), TOKENS, True),
@@ -547,12 +532,12 @@ def _layers() -> dict[str, Operator]:
     line = (16, 24, 301)
     cube = (4, 8, 9, 15, 17)
     made = {
-        "convolution": module(lambda: nn.Conv2d(24, 32, 3, padding=1), layouts=ALL),
+        "convolution": module(lambda: nn.Conv2d(24, 32, 3, padding=1), layouts=BOTH),
         "convolution_without_bias": module(lambda: nn.Conv2d(24, 32, 3, bias=False)),
         "convolution_1x1": module(lambda: nn.Conv2d(24, 32, 1)),
         "convolution_patches": module(lambda: nn.Conv2d(24, 32, 4, stride=4)),
         "convolution_grouped": module(lambda: nn.Conv2d(24, 48, 3, groups=4)),
-        "convolution_depthwise": module(lambda: nn.Conv2d(24, 24, 7, padding=3, groups=24), layouts=ALL),
+        "convolution_depthwise": module(lambda: nn.Conv2d(24, 24, 7, padding=3, groups=24), layouts=BOTH),
         "convolution_depthwise_strided": module(lambda: nn.Conv2d(24, 24, 3, 2, 1, groups=24, bias=False)),
         "convolution_depthwise_wider": module(lambda: nn.Conv2d(24, 48, 3, groups=24)),
         "convolution_dilated": module(lambda: nn.Conv2d(24, 32, 3, dilation=2)),
@@ -570,7 +555,7 @@ def _layers() -> dict[str, Operator]:
             lambda: Learned(lambda x, w: F.conv2d(x.reshape(1, -1, 29, 31), w, groups=16), (128, 24, 3, 3)),
             layouts=("contiguous",),
         ),
-        "batch_norm": module(lambda: nn.BatchNorm2d(24), layouts=ALL),
+        "batch_norm": module(lambda: nn.BatchNorm2d(24), layouts=BOTH),
         "batch_norm_plain": module(lambda: nn.BatchNorm2d(24, affine=False)),
         "batch_norm_untracked": module(lambda: nn.BatchNorm2d(24, track_running_stats=False)),
         "batch_norm_frozen": module(lambda: nn.BatchNorm2d(24).eval()),
@@ -579,7 +564,7 @@ def _layers() -> dict[str, Operator]:
         "batch_norm_cube": module(lambda: nn.BatchNorm3d(8), cube),
         "batch_norm_function": module(lambda: _BatchNormWeights()),
         "instance_norm": module(lambda: nn.InstanceNorm2d(24, affine=True)),
-        "group_norm": module(lambda: nn.GroupNorm(4, 24), layouts=ALL),
+        "group_norm": module(lambda: nn.GroupNorm(4, 24), layouts=BOTH),
         "group_norm_one": module(lambda: nn.GroupNorm(1, 24)),
         "group_norm_tokens": module(lambda: nn.GroupNorm(4, 96), (8, 96, 197)),
         "layer_norm": module(lambda: nn.LayerNorm(96), TOKENS),
@@ -590,7 +575,7 @@ def _layers() -> dict[str, Operator]:
                 Function(lambda x: x.permute(0, 2, 3, 1)), nn.LayerNorm(24), Function(lambda x: x.permute(0, 3, 1, 2))
             )
         ),
-        "layer_norm_last": module(lambda: nn.LayerNorm(31), layouts=ALL),
+        "layer_norm_last": module(lambda: nn.LayerNorm(31), layouts=BOTH),
         "layer_norm_many_rows": module(lambda: nn.LayerNorm(8), (70000, 8)),
         "rms_norm": module(lambda: nn.RMSNorm(96), TOKENS),
         "rms_norm_plain": module(lambda: nn.RMSNorm(96, elementwise_affine=False), TOKENS),
@@ -598,10 +583,10 @@ def _layers() -> dict[str, Operator]:
             lambda: Learned(lambda x, w: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * w, (96,)), TOKENS
         ),
         "local_response_norm": module(lambda: nn.LocalResponseNorm(5)),
-        "dropout": module(lambda: nn.Dropout(0.3), layouts=ALL),
+        "dropout": module(lambda: nn.Dropout(0.3), layouts=BOTH),
         "dropout_channels": module(lambda: nn.Dropout2d(0.3)),
         "alpha_dropout": module(lambda: nn.AlphaDropout(0.3)),
-        "prelu": module(lambda: nn.PReLU(24), layouts=ALL),
+        "prelu": module(lambda: nn.PReLU(24), layouts=BOTH),
         "prelu_one": module(lambda: nn.PReLU()),
         "rrelu": module(lambda: nn.RReLU()),
         "squeeze_excite": module(lambda: _SqueezeExcite()),
@@ -699,26 +684,30 @@ def _segments() -> dict[str, Operator]:
     }
 
 
-OPERATORS: dict[str, Operator] = {
-    **_activations(),
-    **_reductions(),
-    **_shapes(),
-    **_sampling(),
-    **_products(),
-    **_attention(),
-    **_layers(),
-    **_segments(),
+GROUPS: dict[str, dict[str, Operator]] = {
+    "activations": _activations(),
+    "reductions": _reductions(),
+    "shapes": _shapes(),
+    "sampling": _sampling(),
+    "products": _products(),
+    "attention": _attention(),
+    "layers": _layers(),
+    "segments": _segments(),
 }
+OPERATORS = {name: operator for group in GROUPS.values() for name, operator in group.items()}
 
 OpCase = tuple[str, str, str]
 """Name, precision, layout."""
 
-CASES: list[OpCase] = [
-    (name, precision, layout)
-    for name, operator in OPERATORS.items()
-    for precision in operator.precisions
-    for layout in operator.layouts
-]
+
+def cases_of(group: str) -> list[OpCase]:
+    """A group's operators at each of their precisions and layouts."""
+    return [
+        (name, precision, layout)
+        for name, operator in GROUPS[group].items()
+        for precision in operator.precisions
+        for layout in operator.layouts
+    ]
 
 
 class Training:
@@ -791,6 +780,7 @@ def run(case: OpCase) -> dict[str, Any]:
 def main() -> None:
     """Run every case of the task file; one JSON line each."""
     torch.cuda.init()
+    gc.freeze()  # what is loaded need not be looked through after each case
     for case in json.loads(Path(sys.argv[1]).read_text()):
         print(json.dumps(run(case)), flush=True)
 

@@ -1,13 +1,15 @@
 """The traces of some of the oracle's cases, in a process of its own: `python trace_task.py TASK.json`.
 
 Prints one JSON line a case: its peaks in bytes over all steps, or with `settled` over those that a sweep measures and the
-formula's optimizer state, or the reason why there is none. With `workspaces`, the
-name of a device file, those of cuDNN are counted. The settings of the allocator and of cuBLAS are this process's own.
+formula's optimizer state, or the reason why there is none. With `workspaces`, the name of a device file, those of cuDNN
+are counted. With `operators`, the cases are those of `operators.py`, and the allocations and their bytes are counted.
+The settings of the allocator and of cuBLAS are this process's own.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import sys
 from pathlib import Path
@@ -18,6 +20,7 @@ import torch
 from bench import catalog
 from bench.devices import load_device
 from bench.errors import BenchError
+from bench.estimators.allocator import Alloc, Event
 from bench.estimators.cudnn_plans import CudnnPlans
 from bench.estimators.events import build_events, replay_trace
 from bench.estimators.memory_settings import settings_in_force
@@ -26,6 +29,7 @@ from bench.estimators.temporaries import Machine
 from bench.estimators.workspaces import add_workspaces
 
 sys.path.insert(0, str(Path(__file__).parent))
+import operators  # type: ignore[import-not-found]
 from step import AUTOCAST, build_model, loss_of, predicts_masks  # type: ignore[import-not-found]
 
 STEPS = 3
@@ -72,18 +76,23 @@ def state_bytes(case: list[Any]) -> int | None:
 
 
 def peaks(
-    case: list[Any], machine: Machine, plans: CudnnPlans | None, memory_bytes: int, *, settled: bool
+    case: list[Any],
+    machine: Machine,
+    plans: CudnnPlans | None,
+    memory_bytes: int,
+    *,
+    settled: bool = False,
+    kind: Any = Training,
 ) -> dict[str, Any]:
     """The case's peaks over three steps, or those of the steps that a sweep measures."""
     steps = None if settled else STEPS
     try:
-        recording = record_training(lambda device: Training(case, device), steps, machine.compute_capability)
+        recording = record_training(lambda device: kind(case, device), steps, machine.compute_capability)
     except BenchError as error:
         return {"reason": str(error)}
     if plans is not None:
         recording = add_workspaces(recording, plans, tf32=True)
-    config = settings_in_force().allocator_config(memory_bytes)
-    events = build_events(recording, machine)
+    config, events = settings_in_force().allocator_config(memory_bytes), build_events(recording, machine)
     if settled:
         found = replay_trace(events, config)
         return {
@@ -97,8 +106,14 @@ def peaks(
         "requested": found.cold_requested_bytes,
         "allocated": found.cold_allocated_bytes,
         "reserved": found.cold_reserved_bytes,
-        "initialised": torch.cuda.is_initialized(),  # type: ignore[no-untyped-call]
+        **(count(events) if kind is operators.Training else {"initialised": torch.cuda.is_initialized()}),  # type: ignore[no-untyped-call]
     }
+
+
+def count(events: list[Event]) -> dict[str, int]:
+    """How many allocations there are, and their bytes."""
+    sizes = [event.size for event in events if type(event) is Alloc and event.size]
+    return {"allocations": len(sizes), "total": sum(sizes)}
 
 
 def main() -> None:
@@ -108,8 +123,11 @@ def main() -> None:
     multiprocessors, threads, capability, memory_bytes = task["device"]
     machine = Machine(multiprocessors, threads, tuple(capability), (int(major), int(minor)), settings_in_force().blas)
     plans = CudnnPlans(load_device(task["workspaces"])) if task.get("workspaces") else None
+    gc.freeze()  # what is loaded need not be looked through for each case
     for case in task["cases"]:
-        print(json.dumps(peaks(case, machine, plans, memory_bytes, settled=task.get("settled", False))))
+        kind = operators.Training if task.get("operators") else Training
+        settled = task.get("settled", False)
+        print(json.dumps(peaks(case, machine, plans, memory_bytes, settled=settled, kind=kind)))
 
 
 if __name__ == "__main__":

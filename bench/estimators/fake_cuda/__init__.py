@@ -231,7 +231,7 @@ _MASK_ALIGNMENT = 8
 
 
 _ADDS_HEADS = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 14)
-"""Whether three dimensions are taken for one head; seen in 2.15, and 2.13 is taken to be without."""
+"""Whether three dimensions are taken for one batch; seen in 2.15, and 2.13 is taken to be without."""
 
 
 def _prefers_cudnn(capability: tuple[int, int]) -> bool:
@@ -360,10 +360,10 @@ def attention(capability: tuple[int, int]) -> Callable[..., torch.Tensor]:
         aten, given = torch.ops.aten, (query, key, value)
         if _ADDS_HEADS and all(tensor.dim() == 3 for tensor in given):
             if attn_mask is not None and attn_mask.dim() == 3:
-                attn_mask = attn_mask.unsqueeze(1)
+                attn_mask = attn_mask.unsqueeze(0)
             options = {"scale": scale, "enable_gqa": enable_gqa}
-            tensors = (tensor.unsqueeze(1) for tensor in given)
-            return scaled_dot_product_attention(*tensors, attn_mask, dropout_p, is_causal, **options).squeeze(1)
+            tensors = (tensor.unsqueeze(0) for tensor in given)
+            return scaled_dot_product_attention(*tensors, attn_mask, dropout_p, is_causal, **options).squeeze(0)
         chosen = _Attention(capability, given, attn_mask, enable_gqa)
         backend, result = chosen.backend(dropout_p, is_causal), None
         if backend == "cudnn":
@@ -508,6 +508,8 @@ def _cuda_module_replaced(
         "get_device_properties": get_properties,
         "current_device": lambda: 0,
         "device_count": lambda: 1,
+        "_exchange_device": lambda device: 0,
+        "_maybe_exchange_device": lambda device: 0,
     }
     with _replaced(torch.cuda, answers):
         yield
@@ -526,14 +528,6 @@ def _replaced(module: types.ModuleType, answers: Mapping[str, Callable[..., Any]
             setattr(module, name, original)
 
 
-def _module_of_compiler(part: str) -> types.ModuleType:
-    """A module of torch.compile by its name, its configuration say, which checkpointing reads."""
-    try:
-        return importlib.import_module(f"torch._dynamo.{part}")
-    except ModuleNotFoundError as error:
-        raise AttributeError(part) from error
-
-
 @contextlib.contextmanager
 def _compiler_not_loaded() -> Iterator[None]:
     """Keep optimizers and `Meta` kernels from importing torch.compile, which takes seconds, only to skip it."""
@@ -545,7 +539,7 @@ def _compiler_not_loaded() -> Iterator[None]:
     stand_in.__path__ = [str(Path(torch.__file__).parent / "_dynamo")]
     stand_in.disable = lambda fn=None, *_, **__: fn  # type: ignore[attr-defined]
     stand_in.graph_break = lambda *_, **__: None  # type: ignore[attr-defined]
-    stand_in.__getattr__ = _module_of_compiler  # type: ignore[method-assign]
+    stand_in.__getattr__ = _settings_of_compiler  # type: ignore[method-assign]
     sys.modules[name] = stand_in
     torch._dynamo = stand_in
     try:
@@ -554,6 +548,13 @@ def _compiler_not_loaded() -> Iterator[None]:
         for loaded in [module for module in sys.modules if module == name or module.startswith(f"{name}.")]:
             del sys.modules[loaded]
         del torch._dynamo
+
+
+def _settings_of_compiler(name: str) -> types.ModuleType:
+    """`torch._dynamo.config`, which checkpointed segments read and which imports nothing else."""
+    if name != "config":
+        raise AttributeError(name)
+    return importlib.import_module("torch._dynamo.config")
 
 
 @contextlib.contextmanager

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -22,11 +21,9 @@ from bench.estimators.tensors import (
     CHANNELS_LAST_ORDER,
     Spec,
     channels_last,
-    compare_strides,
     contiguous,
-    is_channels_last_contiguous,
-    is_contiguous,
-    sort_dims,
+    dense_like,
+    lay_out,
     suggests_channels_last,
 )
 
@@ -87,10 +84,10 @@ def convolution_backward(
 ) -> tuple[Spec | None, ...]:
     """Gradients of image, weight and bias; the image's and weight's are in the convolution's format."""
     channels = weight.shape[1] * groups if transposed else weight.shape[0]
-    last = suggests_channels_last(image)
+    either = suggests_channels_last(image) or suggests_channels_last(weight)
     return (
-        _like_convolution(image.dtype, image.shape, last or suggests_channels_last(weight)) if output_mask[0] else None,
-        _like_convolution(weight.dtype, weight.shape, last) if output_mask[1] else None,
+        _like_convolution(image.dtype, image.shape, either) if output_mask[0] else None,
+        _like_convolution(weight.dtype, weight.shape, either) if output_mask[1] else None,
         contiguous(gradient.dtype, (channels,)) if output_mask[2] else None,
     )
 
@@ -107,19 +104,15 @@ def layer_norm_backward(gradient: Spec, image: Spec, *rest: Any) -> tuple[Spec |
 
 def batch_norm_backward(gradient: Spec, image: Spec, weight: Spec | None, *rest: Any) -> tuple[Spec | None, ...]:
     """Gradients of image, in its layout, weight and bias (aten/src/ATen/native/cuda/Normalization.cu)."""
-    mask, scale = rest[6], weight.dtype if weight else "float32"
+    trains, mask, scale = rest[4], rest[6], weight.dtype if weight else "float32"
     channels = contiguous(scale, (image.shape[1],))
-    return dense_like(image) if mask[0] else None, channels if mask[1] else None, channels if mask[2] else None
+    for_image = dense_like(image) if trains else contiguous(image.dtype, image.shape)
+    return for_image if mask[0] else None, channels if mask[1] else None, channels if mask[2] else None
 
 
-def dense_like(spec: Spec) -> Spec:
-    """A tensor without gaps, its dimensions ordered in memory as those of `spec` (empty_like's preserve_format)."""
-    order = sorted(range(len(spec.shape)), key=lambda dim: (spec.strides[dim], -dim))
-    strides, step = [0] * len(spec.shape), 1
-    for dim in order:
-        strides[dim] = step
-        step *= max(spec.shape[dim], 1)
-    return Spec(spec.dtype, spec.shape, tuple(strides))
+def log_sigmoid(source: Spec) -> tuple[Spec, Spec]:
+    """Result and a buffer that is empty on a GPU (aten/src/ATen/native/Activation.cpp: log_sigmoid_forward_cuda)."""
+    return dense_like(source), Spec(source.dtype, (0,), (1,))
 
 
 def _positions_first(dtype: str, shape: Sequence[int]) -> Spec:
@@ -177,6 +170,8 @@ RULES: dict[str, Callable[..., Any]] = {
     "convolution_backward": convolution_backward,
     "native_batch_norm_backward": batch_norm_backward,
     "native_layer_norm_backward": layer_norm_backward,
+    "glu_backward": lambda gradient, source, *_: contiguous(source.dtype, source.shape),
+    "log_sigmoid_forward": log_sigmoid,
     "roll": lambda source, *_: contiguous(source.dtype, source.shape),
     "_scaled_dot_product_efficient_attention": efficient_attention,
     "_scaled_dot_product_efficient_attention_backward": efficient_attention_backward,
@@ -249,46 +244,6 @@ SECOND_FIRST = frozenset(("threshold_backward", "leaky_relu_backward"))
 """Operators that give TensorIterator their second tensor first (aten/src/ATen/native/Activation.cpp)."""
 
 
-def lay_out(result: Spec, operands: Sequence[Spec]) -> Spec:
-    """`result` with the strides that TensorIterator gives it for these operands."""
-    shape = result.shape
-    same = all(spec.shape == shape for spec in operands)
-    if same and all(map(is_contiguous, operands)):
-        return contiguous(result.dtype, shape)
-    if same and (all(map(is_channels_last_contiguous, operands)) or _equal_and_dense(operands)):
-        return Spec(result.dtype, shape, operands[0].strides)
-    steps = [_broadcast(spec, shape) for spec in operands]
-    strides, step = [0] * len(shape), 1
-    for dim in sort_dims(len(shape), partial(compare_strides, shape, steps)):
-        strides[dim] = step
-        step *= shape[dim]
-    return Spec(result.dtype, shape, tuple(strides))
-
-
-def _equal_and_dense(operands: Sequence[Spec]) -> bool:
-    first = operands[0]
-    if any(spec.strides != first.strides for spec in operands):
-        return False
-    step = 1
-    for stride, size in sorted(
-        (stride, size) for stride, size in zip(first.strides, first.shape, strict=True) if size != 1
-    ):
-        if stride != step:
-            return False
-        step *= size
-    return True
-
-
-def _broadcast(spec: Spec, shape: Sequence[int]) -> list[int]:
-    """Strides in bytes over the result's dimensions, 0 where the operand is repeated."""
-    missing = len(shape) - len(spec.shape)
-    own = [
-        0 if size == 1 and shape[missing + dim] != 1 else stride * spec.item_bytes
-        for dim, (size, stride) in enumerate(zip(spec.shape, spec.strides, strict=True))
-    ]
-    return [0] * missing + own
-
-
 Kernel = Callable[..., Any]
 
 DATA_DEPENDENT = frozenset(
@@ -327,6 +282,45 @@ def reads_values(name: str, arguments: Sequence[Any]) -> bool:
 _MASKS = (torch.bool, torch.uint8)
 
 
+LIBRARIES = {
+    "_cudnn_rnn": "cuDNN",
+    "_cudnn_init_dropout_state": "cuDNN",
+    "_fft_": "cuFFT",
+    "linalg_": "cuSOLVER",
+    "_linalg_": "cuSOLVER",
+    "cholesky": "cuSOLVER",
+    "geqrf": "cuSOLVER",
+    "ormqr": "cuSOLVER",
+    "lu_": "cuSOLVER",
+    "triangular_solve": "cuSOLVER",
+}
+"""Beginnings of operators' names, with the library that says during a run how much memory it works in."""
+
+_MODELLED = ("linalg_vector_norm", "linalg_cross", "_linalg_check_errors")
+
+LONGEST_SORTED = 4096
+"""The longest dimension that is sorted without the scratch of a library (aten/src/ATen/native/cuda/Sort.cpp)."""
+
+
+def refuse_unknown(plan: Plan, values: Sequence[Any]) -> None:
+    """Refuse an operator that works in memory of unknown size.
+
+    Raises:
+        Unsupported: With the operator and the line that calls it.
+    """
+    reason = None
+    if plan.base.startswith(tuple(LIBRARIES)) and not plan.base.startswith(_MODELLED):
+        library = next(name for start, name in LIBRARIES.items() if plan.base.startswith(start))
+        reason = f"{library} decides during the run"
+    elif plan.base in ("sort", "argsort", "_ctc_loss") and values[0].dim():
+        dim = next((value for value in values[1:] if type(value) is int), -1)
+        reason = "sorting long rows takes scratch" if values[0].shape[dim] > LONGEST_SORTED else None
+    if reason:
+        place = place_of(traceback.walk_stack(None))
+        where = f" in {place}" if place else ""
+        raise Unsupported(f"the memory that {plan.name}{where} works in is unknown: {reason}")
+
+
 COPY_TO_HOST = "a copy to the CPU"
 """How an operator is named that brings values to the host, whichever it is."""
 
@@ -355,6 +349,12 @@ class Plan:
         self.overload = getattr(getattr(getattr(torch.ops, namespace), base), overload or "default")
         schema = self.overload._schema
         self.arguments = [(argument.name, argument.default_value) for argument in schema.arguments]
+        takes_numbers = torch._C._should_allow_numbers_as_tensors(base)
+        self.tensors = [
+            index
+            for index, argument in enumerate(schema.arguments)
+            if not takes_numbers and str(argument.type) in ("Tensor", "Optional[Tensor]")
+        ]
         self.positional = sum(not argument.kwarg_only for argument in schema.arguments)
         self.returned = [self._written(schema, value) for value in schema.returns]
         self.written = tuple(
@@ -453,6 +453,7 @@ class TracedKernels:
             self.recorder.reads(COPY_TO_HOST)
             with torch.no_grad():
                 values[0].zero_()
+        refuse_unknown(plan, values)
         signature = tuple([describe(value) for value in values])
         if not plan.is_new:
             return self._write(plan, values, signature)
@@ -526,6 +527,9 @@ class TracedKernels:
         if plan.base.startswith("_foreach_"):
             return _infer_foreach(plan, signature)
         metas = [_to_meta(value) for value in signature]
+        for place in plan.tensors:
+            if type(metas[place]) in (int, float, bool):  # a number that stands for a tensor
+                metas[place] = torch.tensor(metas[place])
         names = [name for name, _ in plan.arguments]
         try:
             result = plan.overload(

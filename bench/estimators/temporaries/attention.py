@@ -140,7 +140,7 @@ def _flash(call: Call, machine: Machine) -> Script:
     parts = 4 * splits * batch * heads * length if splits > 1 else 0
     script += [(-1, parts), (-2, parts * _rounded_width(width))] if parts else []
     script += [] if machine.torch_version <= (2, 6) else [(2, call.sizes[2]), (3, call.sizes[3])]
-    return script + ([(-2, 0), (-1, 0)] if parts else [])
+    return script + ([(-2, 0), (-1, 0)] if parts else []) + (around(call.sizes[2]) if dropout else [])
 
 
 def _rounded_width(width: int) -> int:

@@ -21,7 +21,7 @@ from typing import Any
 
 from bench.estimators.recording import Call
 from bench.estimators.temporaries.machine import Machine, Script, around, results
-from bench.estimators.tensors import ITEM_BYTES, Spec, compare_strides, sort_dims
+from bench.estimators.tensors import ITEM_BYTES, Spec, compare_strides, contiguous, dense_like, is_contiguous, sort_dims
 
 MAX_THREADS, WARP = 512, 32
 MIN_VALUES, MAX_VALUES = 16, 256
@@ -235,16 +235,22 @@ def reduction_buffers(
 
 
 def sum_buffers(source: Spec, dims: Any, dtype: Any, machine: Machine) -> Script:
-    """The buffers of a sum or mean (aten/src/ATen/native/cuda/ReduceSumProdKernel.cu, ReduceMomentKernel.cu)."""
-    return _buffers(source, dims, dtype, machine, 8 if source.item_bytes == 2 else 4)
+    """The buffers of a sum or mean (aten/src/ATen/native/cuda/ReduceSumProdKernel.cu, ReduceMomentKernel.cu).
+
+    What is added up in another type than its own is converted first, except for half precision in float32.
+    """
+    output = dtype or (source.dtype if source.dtype.startswith(("float", "bfloat", "complex")) else "int64")
+    converted = output != source.dtype and not (source.item_bytes == 2 and output == "float32")
+    if converted:
+        source = dense_like(Spec(output, *source[1:]))
+    vector = 8 if source.item_bytes == 2 else 4
+    buffers = _buffers(source, dims, output, machine, vector, max(4, source.item_bytes))
+    return [(-5, source.nbytes), *buffers, (-5, 0)] if converted else buffers
 
 
-def _buffers(source: Spec, dims: Any, dtype: Any, machine: Machine, vector: int) -> Script:
-    output = dtype or source.dtype
+def _buffers(source: Spec, dims: Any, output: str, machine: Machine, vector: int, sum_bytes: int) -> Script:
     script: Script = []
-    for group in reduction_buffers(
-        source, tuple(dims) if dims else None, output, max(4, source.item_bytes), machine, vector
-    ):
+    for group in reduction_buffers(source, tuple(dims) if dims else None, output, sum_bytes, machine, vector):
         script += around(*group)
     return script
 
@@ -265,7 +271,43 @@ def _norm(call: Call, machine: Machine) -> Script:
     reduced = {dim % ndim for dim in dims} if dims and ndim else range(ndim)
     if all(source.shape[dim] == 1 for dim in reduced):
         return results(call.sizes)
-    return results(call.sizes) + _buffers(source, dims, dtype, machine, 4)
+    return results(call.sizes) + _buffers(source, dims, dtype or source.dtype, machine, 4, max(4, source.item_bytes))
+
+
+MOMENTS_BYTES, MOMENTS_VECTOR = 16, 2
+"""Of the accumulator of a variance, and the elements that are loaded at once (ReduceMomentKernel.cu)."""
+
+
+def _variance(call: Call, machine: Machine) -> Script:
+    source, dims = call.arguments[:2]
+    size = 2 * MOMENTS_BYTES if source.dtype == "float64" else MOMENTS_BYTES
+    return results(call.sizes) + _buffers(source, dims, source.dtype, machine, MOMENTS_VECTOR, size)
+
+
+def _extreme(call: Call, machine: Machine) -> Script:
+    """The largest or least of a contiguous copy (ReduceMaxValuesKernel.cu, ReduceAllOps.cpp)."""
+    source, dims = call.arguments[0], call.arguments[1] if len(call.arguments) > 1 else None
+    if dims is not None:
+        return results(call.sizes) + _buffers(source, dims, source.dtype, machine, 4, source.item_bytes)
+    copy = 0 if is_contiguous(source) else source.nbytes
+    packed = contiguous(source.dtype, source.shape)
+    return results(call.sizes) + around(
+        copy, first=-5, within=_buffers(packed, None, source.dtype, machine, 4, source.item_bytes)
+    )
+
+
+def _place(call: Call, machine: Machine) -> Script:
+    """The largest or least with its place, a pair of 16 bytes (ReduceArgMaxKernel.cu, TensorCompare.cu)."""
+    source, dim = call.arguments[:2]
+    dims = None if dim is None else (dim,)
+    return results(call.sizes) + _buffers(source, dims, "int64", machine, 4, 16)
+
+
+def _truth(call: Call, machine: Machine) -> Script:
+    """Whether any or all are true (ReduceLogicKernel.cu)."""
+    source, dims = call.arguments[0], call.arguments[1] if len(call.arguments) > 1 else None
+    dims = (dims,) if type(dims) is int else dims
+    return results(call.sizes) + _buffers(source, dims, "bool", machine, 4, 1)
 
 
 RULES = {
@@ -276,4 +318,18 @@ RULES = {
     "aten::sum": _sum_all,
     "aten::mean": _sum_all,
     "aten::linalg_vector_norm": _norm,
+    "aten::var.correction": _variance,
+    "aten::var_mean.correction": _variance,
+    "aten::std.correction": _variance,
+    "aten::std_mean.correction": _variance,
+    "aten::amax": _extreme,
+    "aten::amin": _extreme,
+    "aten::max": _extreme,
+    "aten::min": _extreme,
+    "aten::max.dim": _place,
+    "aten::min.dim": _place,
+    "aten::argmax": _place,
+    "aten::argmin": _place,
+    "aten::any": _truth,
+    "aten::all": _truth,
 }
