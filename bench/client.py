@@ -219,7 +219,7 @@ def difference_in_child(launcher: Launcher, path: Path, *, most: int, workspaces
     """
     from bench.confined import run_confined
 
-    run_confined(recording_task, str(path), timeout_s=MODEL_S)  # any other file is refused before torch is loaded
+    run_confined(recording_task, str(path))  # any other file is refused before torch is loaded
     argument = {"path": str(path), "most": most, "workspaces": workspaces}
     try:
         return ask(launcher, "explain", difference_task, argument)

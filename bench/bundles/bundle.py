@@ -58,7 +58,6 @@ _MODE = (stat.S_IFREG | 0o644) << 16
 _CHUNK = 1 << 20
 _SPARE_BYTES, _MOST_GROWTH = 1 << 30, 4  # what all parts may take in memory: so much, and so often their size
 _NEXT = "Ask its author for an intact bundle; if you trust this one, unpack it, and damaged parts are left out"
-_START_S, _PART_S = 60.0, 0.2  # reading a part takes some milliseconds
 _PREFIX = f"{TEMPORARY}bench-bundle-"  # the folder around is the user's: no other program names its files like this
 
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?"
@@ -348,7 +347,7 @@ def _rewrite_parts(folder: Path) -> None:
             size += path.stat().st_size
     if todo:
         most = _SPARE_BYTES + _MOST_GROWTH * size
-        run_confined(_rewrite_task, (todo, most), timeout_s=_START_S + _PART_S * len(todo))
+        run_confined(_rewrite_task, (todo, most))
 
 
 def _rewrite_task(argument: tuple[list[tuple[str, str]], int], send: Send) -> dict[str, Any]:

@@ -117,7 +117,7 @@ def _read_bundle(data: bytes, folder: Path) -> None:
     found = verify(path)
     opened = False
 
-    def run_here(task: Task, argument: Any, *, timeout_s: float) -> dict[str, Any]:
+    def run_here(task: Task, argument: Any) -> dict[str, Any]:
         nonlocal opened
         opened = True
         return task(argument, lambda message: None)
