@@ -28,6 +28,7 @@ from bench.tasks import (
     fit_task,
     layers_task,
     models_task,
+    recording_task,
     timeline_task,
     validate_task,
 )
@@ -232,9 +233,9 @@ def difference_in_child(launcher: Launcher, path: Path, *, most: int, workspaces
         StoreError: The file is not a recording.
         BenchError: The comparison is refused, or its process died.
     """
-    from bench.recordings import read_recording
+    from bench.confined import run_confined
 
-    read_recording(path)  # any other file is refused before torch is loaded
+    run_confined(recording_task, str(path))  # any other file is refused before torch is loaded
     argument = {"path": str(path), "most": most, "workspaces": workspaces}
     try:
         return ask(launcher, "explain", difference_task, argument)

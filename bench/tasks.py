@@ -129,6 +129,17 @@ def record_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
     return record_case(RecordTask(**argument), send)
 
 
+def recording_task(path: str, send: Send) -> dict[str, Any]:
+    """Raise BenchError if the file is not a recording."""
+    from pathlib import Path
+
+    from bench.recordings import read_recording
+
+    send({"file": path})
+    read_recording(Path(path))
+    return {}
+
+
 def difference_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
     """Compare the recording at `path` with the trace; returns the fields of `estimators.difference.Explanation`."""
     from pathlib import Path

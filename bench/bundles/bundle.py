@@ -5,7 +5,8 @@ same files give the same bytes on every system, nothing expands when it is unpac
 and verifying one means writing it again from what was read: every byte that differs was changed.
 
 A bundle may come from anybody. Sizes, counts, names and kinds of files are checked before any file is read, files are
-compared before any is written, and nothing is written outside a temporary folder or ever run.
+compared before any is written, and nothing is written outside a temporary folder or ever run. Parts are read in a
+confined child, which writes them again: pyarrow never sees a stranger's bytes in this process.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from bench import __version__
+from bench.confined import run_confined
 from bench.errors import StoreError
-from bench.store.parts import TEMPORARY, clear_leftovers, typed_errors, whole_or_absent
+from bench.launchers import Send
+from bench.store.parts import TEMPORARY, NewerFormatError, clear_leftovers, encode, read, typed_errors, whole_or_absent
 
 Content = bytes | Path
 """A file's bytes, or where they are."""
@@ -53,6 +56,8 @@ _MAX_DIRECTORY_BYTES = MAX_FILES * (46 + MAX_NAME + 28)  # a file's entry: fixed
 _PLAIN_ZIP_BYTES = (1 << 31) - 1  # beyond, zipfile writes ZIP64 fields into the directory
 _MODE = (stat.S_IFREG | 0o644) << 16
 _CHUNK = 1 << 20
+_SPARE_BYTES, _MOST_GROWTH = 1 << 30, 4  # what all parts may take in memory: so much, and so often their size
+_NEXT = "Ask its author for an intact bundle; if you trust this one, unpack it, and damaged parts are left out"
 _PREFIX = f"{TEMPORARY}bench-bundle-"  # the folder around is the user's: no other program names its files like this
 
 _PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?"
@@ -295,11 +300,12 @@ def verify(path: Path) -> VerifiedBundle:
 def open_bundle(path: Path) -> Iterator[Path]:
     """The folder of an unpacked bundle, for the duration of the context.
 
-    It is verified first: what `verify` finds a difference in is refused before anything is written.
+    It is verified first: what `verify` finds a difference in is refused before anything is written. Its parts are
+    those that this version writes of the same rows and notes; other Parquet files are left out.
 
     Raises:
         BundleError: Not a bundle, or changed since it was written; the message names the file.
-        StoreError: The disk refuses.
+        StoreError: A part is damaged or cannot be read within limits, or the disk refuses.
     """
     with _open_regular(path) as file, tempfile.TemporaryDirectory(prefix="bench-bundle-") as made:
         _require_zip(file, path)
@@ -311,6 +317,7 @@ def open_bundle(path: Path) -> Iterator[Path]:
             with typed_errors(folder):
                 archive.extractall(made)  # names, kinds and sizes of all files were checked
         try:
+            _rewrite_parts(folder)
             yield folder
         except StoreError as error:  # the user knows the bundle's name only
             raise type(error)(str(error).replace(str(folder), str(path))) from error
@@ -325,6 +332,44 @@ def open_results(paths: Iterable[str | os.PathLike[str]]) -> Iterator[list[Path]
     """
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(open_bundle(path)) if path.is_file() else path for path in map(Path, paths)]
+
+
+def _rewrite_parts(folder: Path) -> None:
+    """Replace each part below `folder` by a new one with its content, written by a confined child."""
+    kinds = {"runs": "run", "estimates": "estimates"}
+    todo, size = [], 0
+    for path in sorted(folder.rglob("*.parquet")):
+        kind = kinds.get(path.parent.name) or ("plan" if path.name.startswith("plan-") else None)
+        if kind is None:  # the consolidated file, whose name proves nothing here
+            path.unlink()
+        else:
+            todo.append((str(path), kind))
+            size += path.stat().st_size
+    if todo:
+        most = _SPARE_BYTES + _MOST_GROWTH * size
+        run_confined(_rewrite_task, (todo, most))
+
+
+def _rewrite_task(argument: tuple[list[tuple[str, str]], int], send: Send) -> dict[str, Any]:
+    """Write parts, given as path and kind, again, unless all of them take more than so many bytes of memory or disk."""
+    parts, most = argument
+    left = most
+    for name, kind in parts:
+        send({"file": name})
+        path = Path(name)
+        try:
+            table = read(path, kind)
+        except NewerFormatError:
+            raise
+        except StoreError as error:
+            raise StoreError(f"{error}. {_NEXT}") from error
+        content = encode(table)
+        left -= max(table.nbytes, content.size)
+        if left < 0:
+            raise StoreError(f"{path}: with this part, more than {most >> 20} MiB are needed in memory. {_NEXT}")
+        with typed_errors(path):
+            path.write_bytes(content)
+    return {}
 
 
 class _BoundedReader(io.BufferedReader):

@@ -177,11 +177,6 @@ class ForkLauncher(LocalLauncher):
     def _start(self, job: Job) -> _Child:
         if sys.platform != "linux":
             raise InfrastructureError(f"this needs forks of the running process, which {sys.platform} does not have")
-        if multiprocessing.current_process().daemon:
-            raise InfrastructureError(
-                "this process is a daemonic child of multiprocessing, which may not have children of its own; start it "
-                "with daemon=False, or call from another process"
-            )
 
         def prepared(argument: Any, send: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
             self._prepare()
@@ -329,7 +324,17 @@ def _changed_variables(*, restart: bool) -> Variables:
 def _start_process(
     context: Context, live: Callable[[Task, Any, Connection, str, Variables], None], job: Job, variables: Variables
 ) -> tuple[BaseProcess, Connection]:
-    """A process that lives as told, and the end of its pipe to listen at. Raises EOFError or OSError."""
+    """A process that lives as told, and the end of its pipe to listen at.
+
+    Raises:
+        EOFError, OSError: It does not start.
+        InfrastructureError: This process may not have children.
+    """
+    if multiprocessing.current_process().daemon:
+        raise InfrastructureError(
+            "this process is a daemonic child of multiprocessing, which may not have children of its own; start it "
+            "with daemon=False, or call from another process"
+        )
     receiver, sender = context.Pipe(duplex=False)
     arguments = (job.task, job.argument, sender, str(job.log or os.devnull), variables)
     process = context.Process(target=live, args=arguments, daemon=False)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
+from bench.confined import limit_data, read_data_bytes
 from bench.errors import BenchError, describe_failure, message_of
 from bench.units import MIB, format_bytes
 
@@ -154,10 +154,7 @@ def limit_host_memory(limit_bytes: int) -> int | None:
             f"memory limit: {format_bytes(limit_bytes)} is too low: a process with torch uses {format_bytes(present)} "
             f"before its first step. Allowed: {format_bytes(present + SMALLEST_HEADROOM_BYTES)} or more"
         )
-    import resource
-
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, hard))
+    limit_data(limit_bytes)
     return headroom
 
 
@@ -166,12 +163,3 @@ def start_threads() -> None:
     import torch
 
     torch.ones(1 << 20).sin_().sum()
-
-
-def read_data_bytes(status: Path = Path("/proc/self/status")) -> int | None:
-    """The private writable memory of this process in bytes, as RLIMIT_DATA counts it; None if there is no /proc."""
-    try:
-        lines = status.read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData:")), None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,7 @@ import pyarrow.parquet as pq
 
 from bench.errors import StoreError
 from bench.recordings.facts import Facts, parse_facts
-from bench.store.pages import unpacked
-from bench.store.parts import commit
+from bench.store.parts import commit, damage_named, read_bytes
 
 FREE_COMPLETED, MARK, OOM, OTHER = 2, 5, 6, 9
 """Codes of the column `action`, beside 0 alloc, 1 free_requested, 3 segment_alloc and 4 segment_free.
@@ -26,7 +24,6 @@ ADDRESS_UNIT = 512
 """Bytes: every block begins at a multiple of it."""
 
 MAX_FILE_BYTES = 64 << 20
-MAX_DATA_BYTES = 256 << 20
 MAX_EVENTS = 2_000_000
 MAX_METADATA_BYTES = 1 << 20
 _FACTS, _HASH = b"bench.recording", b"bench.sha256"
@@ -79,34 +76,26 @@ def read_recording(path: Path) -> Recording:
             names the file.
         BenchError: Its case names a setting that this version does not know.
     """
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise StoreError(f"{path}: not a regular file")
-        if status.st_size > MAX_FILE_BYTES:
-            raise StoreError(f"{path}: larger than {MAX_FILE_BYTES >> 20} MiB, the limit for a recording")
-        data = path.read_bytes()
+    if not path.exists():
+        raise StoreError(f"{path}: no such file. Create recordings with: bench record")
+    data = read_bytes(path, MAX_FILE_BYTES)
+    with damage_named(path):
         with pq.ParquetFile(pa.BufferReader(data)) as file:
             metadata = file.schema_arrow.metadata or file.metadata.metadata or {}
-            _check_shape(path, data, file, metadata)
+            _check_shape(path, file, metadata)
             stacked = [name for name in file.schema_arrow.names if name == "stack"]
         with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True, read_dictionary=stacked) as file:
             table = file.read(use_threads=False)
         columns = [table.column(name).to_pylist() for name, _ in _COLUMNS]
         stacks = _stacks_of(table)
         is_whole = _digest(metadata[_FACTS], columns) == metadata.get(_HASH)
-    except FileNotFoundError as error:
-        raise StoreError(f"{path}: no such file. Create recordings with: bench record") from error
-    except (pa.ArrowException, OSError, ValueError) as error:
-        reason = (str(error).splitlines() or ["no reason given"])[0]
-        raise StoreError(f"{path}: damaged or not a Parquet file ({reason[:200]})") from error
     if not is_whole:
         raise StoreError(f"{path}: its content does not match its hash; record it again")
     return Recording(parse_facts(metadata[_FACTS], str(path)), columns[0], columns[1], columns[2], stacks)
 
 
-def _check_shape(path: Path, data: bytes, file: pq.ParquetFile, metadata: dict[bytes, bytes]) -> None:
-    """Refuse a file that is not a recording, or would not fit in memory, before decoding it."""
+def _check_shape(path: Path, file: pq.ParquetFile, metadata: dict[bytes, bytes]) -> None:
+    """Refuse a file that is not a recording, or has too many events, before decoding it."""
     if _FACTS not in metadata:
         raise StoreError(f"{path}: a Parquet file, but not a recording of bench record")
     if len(metadata[_FACTS]) > MAX_METADATA_BYTES:
@@ -114,9 +103,8 @@ def _check_shape(path: Path, data: bytes, file: pq.ParquetFile, metadata: dict[b
             f"{path}: its metadata are larger than {MAX_METADATA_BYTES >> 20} MiB, the limit for a recording"
         )
     rows = file.metadata.num_rows
-    size, _ = unpacked(data, ())
-    if rows > MAX_EVENTS or size > MAX_DATA_BYTES:
-        raise StoreError(f"{path}: {rows:,} events in {size >> 20} MiB; the limit is {MAX_EVENTS:,}")
+    if rows > MAX_EVENTS:
+        raise StoreError(f"{path}: {rows:,} events; the limit is {MAX_EVENTS:,}")
     types = {field.name: field.type for field in file.schema_arrow}
     is_twice = len(types) < len(file.schema_arrow)
     stack = types.pop("stack", _STACK)

@@ -1,8 +1,8 @@
 """One part: written so that it is whole or absent, read so that it is right or refused.
 
-A part may come from anybody, and its hash is no signature: whoever writes a part can write the hash that fits it. So
-sizes, types and what readers rely on are checked here, once for all of them, before its rows are used: behind it no
-part is too large for memory, has columns of other types, or lacks its keys.
+A hash is no signature: whoever writes a part can write the hash that fits it. So types, sizes and what readers rely on
+are checked here, once for all of them, before its rows are used. What this cannot hold is pyarrow itself, which takes
+what memory a file asks for: parts that others wrote are therefore read in a confined child (`bench.bundles`).
 """
 
 from __future__ import annotations
@@ -20,20 +20,18 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bench.errors import StoreError
 from bench.records import AXES, SWITCHES, Group, Status, columns
 from bench.store import schema
-from bench.store.pages import unpacked
 from bench.store.schema import SCHEMA_VERSION
 
 MAX_PART_BYTES = 256 << 20
-"""Of the file, of what it says that it unpacks to, and of each column's text in memory."""
+"""Of the file, and of its rows in memory."""
 
 MAX_VALUES = 4_000_000
-"""Of all columns together; a plan of 200,000 runs has fewer."""
+"""Rows times columns; a plan of 200,000 runs has fewer."""
 
 _KEYS = ("case_key", *(axis for axis in AXES if axis not in SWITCHES), "repeat", "position", *columns(Group))
 _COLUMNS = {"plan": schema.PLAN, "run": schema.RUN, "estimates": schema.ESTIMATE}
@@ -48,45 +46,20 @@ _SCALARS = (pa.bool_(), pa.int64(), pa.float64(), pa.string())
 _TYPES = (*_SCALARS, *(pa.list_(kind) for kind in _SCALARS))
 
 
-def check_file(path: Path, limit: int = MAX_PART_BYTES) -> None:
-    """Refuse a file that is not regular or is larger than `limit` bytes before opening it: a pipe would block.
+def check_columns(path: Path, found: pa.Schema, rows: int, kind: str) -> None:
+    """Refuse a part by its footer: by the number of its rows, and by columns that are not those of its kind.
 
     Raises:
         StoreError: The reason.
-        OSError: The file cannot be examined.
     """
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise StoreError(f"{path}: not a regular file")
-    if status.st_size > limit:
-        raise StoreError(f"{path}: larger than {limit >> 20} MiB, the limit for one file")
-
-
-def check_columns(path: Path, data: bytes, file: pq.ParquetFile, kind: str) -> None:
-    """Refuse a part by its footer and the headers of its pages, before any row is decoded.
-
-    Args:
-        path: For messages.
-        data: The whole file.
-        file: The same, opened.
-        kind: The expected kind.
-
-    Raises:
-        StoreError: Too large, or its columns are not those of its kind.
-        ValueError: The file is damaged.
-    """
-    found, rows = file.schema_arrow, file.metadata.num_rows
     if kind == "run" and rows != 1:
         raise StoreError(f"{path}: {rows} rows; the file of a run has one")
     if not found.equals(_COLUMNS[kind]):  # what this version writes need not be looked at in detail
         _check_names(path, found.names, kind)
         for field in found:
             _check_type(path, field, kind)
-    size, values = unpacked(data, {number for number, item in enumerate(found.types) if pa.types.is_list(item)})
-    values += rows * len(found)
-    if values > MAX_VALUES or size > MAX_PART_BYTES:
-        limit = f"{MAX_VALUES:,} in {MAX_PART_BYTES >> 20} MiB"
-        raise StoreError(f"{path}: {values:,} values in {size >> 20} MiB; the limit is {limit}")
+    if rows * len(found) > MAX_VALUES:
+        raise StoreError(f"{path}: {rows * len(found):,} values; the limit is {MAX_VALUES:,}")
 
 
 def _check_names(path: Path, names: Sequence[str], kind: str) -> None:
@@ -107,29 +80,6 @@ def _check_type(path: Path, field: pa.Field, kind: str) -> None:
         raise StoreError(f"{path}: column {field.name} is {field.type}, a type that results do not use")
     elif field.name in _DERIVED or any(field.name in other.names for other in _COLUMNS.values()):
         raise StoreError(f"{path}: column {field.name} does not belong in a file of kind {kind}")
-
-
-def texts(file: pq.ParquetFile) -> list[str]:
-    """The columns of text, to be read as dictionaries, so that a text in many rows is stored once."""
-    if file.metadata.num_rows == 1:
-        return []
-    return [field.name for field in file.schema_arrow if field.type == pa.string()]
-
-
-def plain(path: Path, table: pa.Table) -> pa.Table:
-    """The table with its dictionaries unfolded. Raises StoreError if that would take too much memory."""
-    for index, field in enumerate(table.schema):
-        if not pa.types.is_dictionary(field.type):
-            continue
-        column = table.column(index)
-        size = sum(
-            pc.sum(pc.binary_length(chunk.dictionary).take(chunk.indices).cast(pa.int64())).as_py() or 0
-            for chunk in column.chunks
-        )
-        if size > MAX_PART_BYTES:
-            raise StoreError(f"{path}: column {field.name} holds {size >> 20} MiB of text, more than the limit")
-        table = table.set_column(index, field.name, column.cast(pa.string()))
-    return table
 
 
 def check_rows(path: Path, rows: Sequence[Mapping[str, Any]], kind: str) -> None:
@@ -230,6 +180,11 @@ def commit(table: pa.Table, target: Path) -> None:
         FileExistsError: `target` exists; it is not changed.
         StoreError: The disk cannot write it (full, read-only, gone).
     """
+    commit_bytes(encode(table), target)
+
+
+def encode(table: pa.Table) -> pa.Buffer:
+    """The content of the part with these rows, notes and hash. Equal tables give equal bytes."""
     # Small parts are read by the thousand: no compression, statistics or dictionaries halves the time.
     small = table.num_rows < 50
     sink = pa.BufferOutputStream()
@@ -245,7 +200,7 @@ def commit(table: pa.Table, target: Path) -> None:
         writer.write_table(table)
         # store_schema=False leaves the schema's metadata out as well: it is what says that this is a part
         writer.add_key_value_metadata(table.schema.metadata or {})
-    commit_bytes(sink.getvalue(), target)
+    return sink.getvalue()
 
 
 def commit_bytes(data: pa.Buffer | bytes, target: Path) -> None:
@@ -295,14 +250,18 @@ def read(path: Path, kind: str) -> pa.Table:
 
 
 def read_bytes(path: Path, limit: int = MAX_PART_BYTES) -> bytes:
-    """A file's content.
+    """A file's content. Whether it is a regular file is looked up before it is opened: a pipe would block.
 
     Raises:
         UnreadableError: The disk cannot read it.
         StoreError: Not a regular file, or larger than `limit` bytes.
     """
     try:
-        check_file(path, limit)
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise StoreError(f"{path}: not a regular file")
+        if status.st_size > limit:
+            raise StoreError(f"{path}: larger than {limit >> 20} MiB, the limit for one file")
         return path.read_bytes()
     except OSError as error:
         raise UnreadableError(f"{path}: cannot be read ({error.strerror or error}); nothing was changed") from error
@@ -310,25 +269,31 @@ def read_bytes(path: Path, limit: int = MAX_PART_BYTES) -> bytes:
 
 def decode(path: Path, data: bytes, kind: str) -> pa.Table:
     """The rows of a part whose content is `data`. Raises as `read`; `path` is for messages."""
-    try:
-        with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
-            metadata = file.schema_arrow.metadata or file.metadata.metadata or {}
-            _check_header(path, metadata, kind)
-            check_columns(path, data, file, kind)
-            folded = texts(file)
-            table = None if folded else file.read(use_threads=False)
-        if table is None:
-            with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True, read_dictionary=folded) as file:
-                table = plain(path, file.read(use_threads=False))
+    with damage_named(path), pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
+        metadata = file.schema_arrow.metadata or file.metadata.metadata or {}
+        _check_header(path, metadata, kind)
+        check_columns(path, file.schema_arrow, file.metadata.num_rows, kind)
+        table = file.read(use_threads=False)
+        if table.nbytes > MAX_PART_BYTES:
+            raise StoreError(f"{path}: {table.nbytes >> 20} MiB in memory; the limit is {MAX_PART_BYTES >> 20} MiB")
         rows = table.to_pylist()
         check_rows(path, rows, kind)
         found = rows_hash(rows).encode()
-    except (pa.ArrowException, OSError, ValueError) as error:  # Arrow says of some damage that it is an OSError
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise StoreError(f"{path}: damaged or not a Parquet file ({said})") from error
     if found != metadata.get(_HASH):
         raise StoreError(f"{path}: its rows do not match their hash; restore or delete it")
     return table.replace_schema_metadata(metadata)  # the one that was checked; a file can hold two
+
+
+@contextlib.contextmanager
+def damage_named(path: Path) -> Iterator[None]:
+    """Turn what pyarrow raises while it reads a damaged file into a StoreError that names the file."""
+    try:
+        yield
+    except MemoryError as error:  # pyarrow's own is one too
+        raise StoreError(f"{path}: takes more memory than there is; damaged, or not written by bench") from error
+    except (pa.ArrowException, OSError, ValueError) as error:  # Arrow says of some damage that it is an OSError
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise StoreError(f"{path}: damaged or not a Parquet file ({said[:200]})") from error
 
 
 def clear_leftovers(folder: Path, prefix: str = TEMPORARY) -> None:

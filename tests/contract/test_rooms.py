@@ -24,6 +24,7 @@ RANKS = {
     "terminal": 1,
     "launchers": 2,
     "catalog": 3,
+    "confined": 3,
     "devices": 3,
     "stats": 3,
     "store": 3,

@@ -8,12 +8,15 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 from bench.bundles import open_bundle, verify, write_bundle
 from bench.catalog import KINDS, parse_choice
 from bench.config import load_config
 from bench.devices import load_device
 from bench.errors import BenchError
+from bench.launchers import Task
 from bench.recordings import read_recording, write_recording
 from bench.store import load_notes, load_results
 from bench.validation.scoring import read_measurements
@@ -98,7 +101,7 @@ def load_all(folder: Path) -> None:
 
 
 def _bundle_seeds(folder: Path) -> list[bytes]:
-    small = {"report.md": b"# a\n", "data/runs/a.parquet": bytes(range(64)), "empty.csv": b""}
+    small = {"report.md": b"# a\n", "data/logs/a.bin": bytes(range(64)), "empty.csv": b""}
     real = _results(folder / "bundled")
     files = {f"data/{path.relative_to(real).as_posix()}": path for path in real.rglob("*.parquet")}
     written = [
@@ -108,12 +111,19 @@ def _bundle_seeds(folder: Path) -> list[bytes]:
 
 
 def _read_bundle(data: bytes, folder: Path) -> None:
+    """Verify and open one; what its child would do is done here, where it is watched."""
     path = folder / "in.zip"
     path.write_bytes(data)
     found = verify(path)
     opened = False
+
+    def run_here(task: Task, argument: Any) -> dict[str, Any]:
+        nonlocal opened
+        opened = True
+        return task(argument, lambda message: None)
+
     try:
-        with open_bundle(path) as place:
+        with mock.patch("bench.bundles.bundle.run_confined", run_here), open_bundle(path) as place:
             opened = True
             if any(place.rglob("plan-*.parquet")):
                 load_all(place)

@@ -20,8 +20,8 @@ from bench.bundles.bundle import MANIFEST, Manifest, clashes, name_fault, write_
 
 FILES = {
     "report.md": b"# a report\n",
-    "data/plan-0001.parquet": b"PAR1 plan",
-    "data/runs/a-r0.parquet": bytes(range(256)) * 40,
+    "data/plan-0001.dat": b"PAR1 plan",
+    "data/runs/a-r0.dat": bytes(range(256)) * 40,
     "empty.csv": b"",
 }
 
@@ -144,8 +144,8 @@ def test_every_single_byte_of_a_bundle_is_held(tmp_path):
 def test_a_changed_content_is_named_by_its_file(bundle):
     whole = bundle.read_bytes()
     bundle.write_bytes(whole.replace(b"PAR1 plan", b"PAR1 plaN"))
-    found = refused(bundle, "data/plan-0001.parquet was changed")
-    assert ("data/plan-0001.parquet", "changed") in {(item.path, item.what) for item in found.differences}
+    found = refused(bundle, "data/plan-0001.dat was changed")
+    assert ("data/plan-0001.dat", "changed") in {(item.path, item.what) for item in found.differences}
 
 
 def test_a_changed_missing_and_added_file_of_a_folder_is_named(bundle, tmp_path):
@@ -346,7 +346,7 @@ def test_an_archive_that_changed_around_files_that_did_not_is_told_from_changed_
     found = refused(bundle)
     (difference,) = found.differences
     in_a_header = name in ("another date", "a date in one place")
-    assert difference.path == ("data/plan-0001.parquet" if in_a_header else bundle.name)
+    assert difference.path == ("data/plan-0001.dat" if in_a_header else bundle.name)
     assert difference.what == "damaged"
     if name != "a gap":  # zipfile looks for the headers behind it
         assert "all files are unchanged, but the archive itself was changed" in difference.detail
@@ -380,7 +380,7 @@ def test_a_directory_larger_than_that_of_any_bundle_is_not_read(bundle, monkeypa
 
 def test_large_bundles_of_this_version_and_of_earlier_ones_verify(tmp_path, monkeypatch):
     """Beyond 2 GiB zipfile writes ZIP64 fields, which earlier versions did not; the limits are lowered to see it."""
-    files = {f"data/{number}.parquet": bytes([number]) * 1000 for number in range(20)}
+    files = {f"data/{number}.dat": bytes([number]) * 1000 for number in range(20)}
     earlier = write_bundle(tmp_path / "earlier.zip", "mine", files).path
     monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 5_000)
     assert "the archive itself was changed" in verify(earlier).differences[0].detail
@@ -390,9 +390,9 @@ def test_large_bundles_of_this_version_and_of_earlier_ones_verify(tmp_path, monk
     for path in (earlier, now):
         assert verify(path).differences == ()
         with open_bundle(path) as folder:
-            assert (folder / "data" / "19.parquet").read_bytes() == files["data/19.parquet"]
+            assert (folder / "data" / "19.dat").read_bytes() == files["data/19.dat"]
         path.write_bytes(path.read_bytes().replace(bytes([7]) * 9, bytes([8]) * 9, 1))
-        assert [(item.path, item.what) for item in verify(path).differences] == [("data/7.parquet", "changed")]
+        assert [(item.path, item.what) for item in verify(path).differences] == [("data/7.dat", "changed")]
 
 
 def test_names_twice_or_in_two_folders_are_refused(tmp_path):

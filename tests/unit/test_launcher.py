@@ -330,10 +330,13 @@ def test_a_fork_of_this_process_needs_nothing_that_can_be_imported_or_pickled() 
     assert here == [os.getpid()]
 
 
-def test_a_process_that_may_not_have_children_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("launcher_type", [ForkLauncher, LocalLauncher])
+def test_a_process_that_may_not_have_children_is_told_so(
+    launcher_type: type[LocalLauncher], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)  # type: ignore[attr-defined]
     with pytest.raises(InfrastructureError, match=r"^this process is a daemonic child of multiprocessing"):
-        ForkLauncher().run(answers, None, timeout_s=60)
+        launcher_type().run(answers, None, timeout_s=60, bare=True)
 
 
 def sets_a_variable(argument: dict[str, int], send: Send) -> dict[str, Any]:

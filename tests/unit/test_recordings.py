@@ -159,8 +159,7 @@ def test_what_is_no_recording_is_refused_with_a_sentence(tmp_path: Path, damage:
     ("limit", "message"),
     [
         ("MAX_FILE_BYTES", "larger than"),
-        ("MAX_EVENTS", "6 events in"),
-        ("MAX_DATA_BYTES", "the limit is"),
+        ("MAX_EVENTS", "6 events; the limit is 4"),
         ("MAX_METADATA_BYTES", "its metadata are larger than"),
     ],
 )
