@@ -167,5 +167,10 @@ def spec_of(tensor: torch.Tensor) -> Spec:
 
 
 def block_of(tensor: torch.Tensor) -> int:
-    """The number of the storage of a tensor that `Memory` made."""
-    return (tensor.untyped_storage().data_ptr() - FIRST_ADDRESS) // ADDRESS_STEP
+    """The number of the storage of a tensor that `Memory` made.
+
+    Where it can be told from the tensor, the storage is not asked: once it has a Python object, autograd no longer adds
+    gradients to it in place.
+    """
+    address = tensor.data_ptr() - tensor.storage_offset() * tensor.element_size()
+    return ((address if tensor.numel() else tensor.untyped_storage().data_ptr()) - FIRST_ADDRESS) // ADDRESS_STEP
