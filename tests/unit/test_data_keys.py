@@ -16,7 +16,7 @@ from bench.config import SweepConfig, check_config
 from bench.errors import BenchError, DataError
 from bench.plan import build_plan, describe
 from bench.probes.selection import DeviceChoice
-from bench.records import DataFacts, Environment, Planned, stable_hash
+from bench.records import Case, Choice, DataFacts, Environment, Planned, stable_hash
 from bench.store import Store
 from bench.sweep.estimates import estimate_key
 from bench.sweep.record import RecordOptions, recording_key
