@@ -260,7 +260,8 @@ class Measurement:
     oom_requested_bytes: int | None = None  # what the failing allocation asked for
     host_rss_peak_bytes: int | None = column(None, peak=True, title="host memory")
     host_memory_limit_bytes: int | None = column(None, reading=3)
-    device_memory_allowed_bytes: int | None = None  # all segments of a GPU that plays a smaller card, read from torch
+    # what torch may reserve on a GPU that plays a smaller card, read back
+    device_memory_allowed_bytes: int | None = column(None, gpu=True, reading=3)
     # the device around the window
     sm_clock_start_hz: float | None = column(None, gpu=True, reading=2, within=(5e7, 1e10))
     sm_clock_end_hz: float | None = column(None, gpu=True, reading=2, helpful=2, within=(5e7, 1e10))

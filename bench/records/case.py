@@ -268,7 +268,7 @@ class Protocol:
     gradient_noise: bool = column(False, key="if true")  # whether a pass of its own measures it
     # of the smaller card that the GPU plays, CUDA's context included
     device_memory_bytes: int | None = column(
-        None, key="if true", differs="flags", first=4, absent="the whole card", summary=True
+        None, key="if true", differs="flags", first=4, absent="the whole card", if_known=True, summary=True
     )
     data_root: str | None = column(None, stored=False, differs="no")  # says nothing about speed, and is private
 

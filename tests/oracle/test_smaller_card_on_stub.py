@@ -135,6 +135,28 @@ def test_the_limit_follows_the_context_and_the_allocators_own_share(stub_driver:
     assert found == [[MEMORY // 4, MEMORY // 4]] * 2 + [100 << 20]
 
 
+def test_a_run_measures_its_context_before_the_case_and_after_each_step_of_the_warm_up(
+    stub_driver: StubDriver, tmp_path: Path
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import json\n"
+        "from bench.probes.torch_memory import CudaMemory\n"
+        "from bench.records import Case, Choice, Protocol\n"
+        "from bench.worker import MeasureTask, measure_case\n"
+        "phases, calls, play = [None], [], CudaMemory.play_card\n"
+        "CudaMemory.play_card = lambda self, *limits: (calls.append((phases[-1], limits[0])), play(self, *limits))[1]\n"
+        "case = Case(Choice('mnist'), Choice('mlp'), Choice('sgd'), 8)\n"
+        "protocol = Protocol(warmup_steps=2, measured_steps=3, min_window_s=0.0, device_memory_bytes=1 << 30)\n"
+        "found = measure_case(MeasureTask(case, protocol, 'cuda'), lambda news: phases.append(news.get('phase')))\n"
+        "print(json.dumps([found['status'], calls]))\n",
+        encoding="utf-8",
+    )
+    settings = {"memory_bytes": WHOLE, "variables": {"PYTHONPATH": str(Path(__file__).parents[2])}}
+    status, calls = json.loads(stub_driver.run_script(script, [], device="h200", **settings))
+    assert (status, calls) == ("ok", [[None, MEMORY], ["warm-up", MEMORY], ["warm-up", MEMORY]])
+
+
 def test_torch_without_a_cache_is_flagged(stub_driver: StubDriver, tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
     config.write_text(CONFIG.replace("[8, 4096]", "8"), encoding="utf-8")

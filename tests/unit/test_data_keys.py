@@ -16,7 +16,7 @@ from bench.config import SweepConfig, check_config
 from bench.errors import BenchError, DataError
 from bench.plan import build_plan, describe
 from bench.probes.selection import DeviceChoice
-from bench.records import DataFacts, Environment, Planned, stable_hash
+from bench.records import Case, Choice, DataFacts, Environment, Planned, stable_hash
 from bench.store import Store
 from bench.sweep.estimates import estimate_key
 from bench.sweep.record import RecordOptions, recording_key
@@ -269,3 +269,9 @@ def test_a_set_whose_folder_is_gone_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tree").rename(tmp_path / "elsewhere")
     with pytest.raises((DataError, BenchError), match="No such file"):
         build_plan(settings, "cpu")
+
+
+def test_a_recording_of_a_smaller_card_has_a_key_of_its_own() -> None:
+    case = Case(Choice("mnist"), Choice("mlp"), Choice("sgd"), 8)
+    keys = {recording_key(case, CPU, RecordOptions(limit_bytes=limit)) for limit in (None, 1 << 30, 2 << 30)}
+    assert len(keys) == 3

@@ -25,18 +25,23 @@ def build(contents: Contents) -> Sequence[Block]:
     fields = [name for name in columns(Environment) if not (contents.cpu_only and FIELDS[name].gpu)]
     main = [name for name in fields if FIELDS[name].main]
     rest = [name for name in fields if not FIELDS[name].main and name in machines]
-    rest = [name for name in rest if not FIELDS[name].if_known or machines[name].notna().any()]
+    rest = _without_unknown(rest, machines)
     blocks: list[Block] = [_table(head, shown, main, "The machine and its software.")]
     if contents.cpu_only:
         blocks.append(Paragraph("No GPU was used; GPU fields are omitted."))
     if len(machines) > _MAX_MACHINES:
         blocks.append(Paragraph(f"{len(machines) - _MAX_MACHINES} more environments are in the Parquet files."))
     protocols = contents.frame.drop_duplicates("protocol_key").head(_MAX_MACHINES)
-    names = [name for name in columns(Protocol) if name in protocols]
+    names = _without_unknown([name for name in columns(Protocol) if name in protocols], protocols)
     heads = ["", *(["value"] if len(protocols) == 1 else [f"protocol {n}" for n in range(1, len(protocols) + 1)])]
     blocks.append(_table(heads, protocols, names, "How every run measured."))
     blocks.append(Fold("Everything else that was recorded", [_table(head, shown, rest, ""), *_ranges(contents.frame)]))
     return blocks
+
+
+def _without_unknown(names: Sequence[str], rows: pd.DataFrame) -> list[str]:
+    """The fields without those that are left out where no row has them."""
+    return [name for name in names if not FIELDS[name].if_known or rows[name].notna().any()]
 
 
 def _table(head: Sequence[str], rows: pd.DataFrame, names: Sequence[str], caption: str) -> Table:
