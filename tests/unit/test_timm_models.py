@@ -33,6 +33,32 @@ def test_names_sizes_and_which_are_fixed_are_those_of_the_installed_timm() -> No
         assert (found.side, found.fixed) == (expected.input_size[1], expected.fixed_input_size), name
 
 
+def test_of_several_configurations_the_size_is_that_of_timms_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = """
+from timm.data import MEAN
+from ._registry import generate_default_cfgs, register_model
+
+def _cfg(url: Unknown = "", **more):
+    return {"url": url, "input_size": (3, 224, 224), "mean": MEAN, **more}
+
+_large = {"input_size": (3, 384, 384)}
+default_cfgs = generate_default_cfgs({
+    "one.untrained": _cfg(**_large), "one.first": _cfg("x"), "one.second": _cfg("x", **_large),
+    "two.first": _cfg("x"), "two.second*": _cfg("x", fixed_input_size=True, **_large),
+})
+for name in ("one",):
+    default_cfgs[name.replace("one", "three")] = default_cfgs["one.second"]
+raise SystemExit("nothing else of the file is run")
+"""
+    monkeypatch.setattr(family_of_timm, "_source", lambda family: source)
+    found = family_of_timm.inputs_of.__wrapped__("made_up")
+    assert {name: (own.side, own.fixed) for name, own in found.items()} == {
+        "one": (224, False),
+        "two": (384, True),
+        "three": (384, False),
+    }
+
+
 def test_listing_and_planning_import_neither_torch_nor_timm() -> None:
     code = (
         "import sys; from bench import catalog; from bench.plan import default_side; "
