@@ -370,6 +370,9 @@ def _sampling() -> dict[str, Operator]:
             x, F.affine_grid(x[:, :2, :3, 0].float(), [16, 24, 11, 13], align_corners=False), align_corners=False
         ),
     }
+    of_all = ("affine_grid", "grid_sample")
+    for name in [name for name in functions if name not in of_all]:
+        functions[f"{name}_of_part"] = lambda x, function=functions[name]: function(x[:, ::2])  # type: ignore[misc]
     return {name: Operator(function, layouts=BOTH, precisions=("float32",)) for name, function in functions.items()}
 
 

@@ -16,7 +16,7 @@ from tools.accuracy.compare import STUB_NAMES, capacity_bytes, versions
 from tools.accuracy.page import Goal, Part, percent, share, table
 
 HERE = Path(__file__).parent
-SEEDS = {"development": 1, "held-out": 2}
+SEEDS = {"development": 1, "held-out": 3}
 """Causes of errors were looked for in the cases of the first; those of the other were only counted."""
 
 MOST_PARAMETERS = 60_000_000
