@@ -131,12 +131,30 @@ BOTH = ("contiguous", "channels_last")
 def _activations() -> dict[str, Operator]:
     functions: dict[str, Callable[[Tensor], Any]] = {
         name: getattr(F, name)
-        for name in (
-            "relu relu6 gelu silu mish hardswish hardsigmoid hardtanh leaky_relu elu selu celu softplus logsigmoid "
-            "tanhshrink softsign softshrink hardshrink"
-        ).split()
+        for name in [
+            "relu",
+            "relu6",
+            "gelu",
+            "silu",
+            "mish",
+            "hardswish",
+            "hardsigmoid",
+            "hardtanh",
+            "leaky_relu",
+            "elu",
+            "selu",
+            "celu",
+            "softplus",
+            "logsigmoid",
+            "tanhshrink",
+            "softsign",
+            "softshrink",
+            "hardshrink",
+        ]
     }
-    functions |= {name: getattr(torch, name) for name in "sigmoid tanh exp sin cos erf abs neg square".split()}
+    functions |= {
+        name: getattr(torch, name) for name in ["sigmoid", "tanh", "exp", "sin", "cos", "erf", "abs", "neg", "square"]
+    }
     functions |= {
         "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
         "relu_inplace": lambda x: F.relu(x * 2, inplace=True),
@@ -172,7 +190,7 @@ def _activations() -> dict[str, Operator]:
         "nan_to_num": lambda x: torch.nan_to_num(x),
         "cumsum": lambda x: x.cumsum(1),
     }
-    return {name: Operator(function, layouts=BOTH, precisions=("float32",)) for name, function in functions.items()}
+    return {name: Operator(function, precisions=("float32",)) for name, function in functions.items()}
 
 
 def _reductions() -> dict[str, Operator]:
@@ -352,6 +370,9 @@ def _sampling() -> dict[str, Operator]:
             x, F.affine_grid(x[:, :2, :3, 0].float(), [16, 24, 11, 13], align_corners=False), align_corners=False
         ),
     }
+    of_all = ("affine_grid", "grid_sample")
+    for name in [name for name in functions if name not in of_all]:
+        functions[f"{name}_of_part"] = lambda x, function=functions[name]: function(x[:, ::2])  # type: ignore[misc]
     return {name: Operator(function, layouts=BOTH, precisions=("float32",)) for name, function in functions.items()}
 
 

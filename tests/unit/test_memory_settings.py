@@ -27,6 +27,7 @@ from bench.estimators.memory_settings import (
 from bench.estimators.recording import Call, Phase
 from bench.estimators.temporaries import Machine, script_of
 from bench.estimators.temporaries.products import kept_workspaces
+from bench.estimators.tensors import contiguous
 from bench.launchers.faults import ALLOCATOR_WORDS
 from bench.records import Case, Environment
 from bench.sweep.estimates import estimate_key
@@ -135,12 +136,14 @@ def machine(variables: dict[str, str], version: str = NEW) -> Machine:
     return Machine(132, 2048, (9, 0), settings.version, settings.blas)
 
 
+def product(operator: str) -> Call:
+    """Of small matrices, the result not among its new storages."""
+    row, matrix = contiguous("float32", (4,)), contiguous("float32", (4, 4))
+    return Call(operator, (row, matrix, matrix), (), Phase.FORWARD)
+
+
 def transient(operator: str, *arguments: Any) -> list[int]:
-    return [
-        size
-        for slot, size in script_of(Call(operator, (), (), Phase.FORWARD), machine(*arguments))
-        if slot < 0 and size
-    ]
+    return [size for slot, size in script_of(product(operator), machine(*arguments)) if slot < 0 and size]
 
 
 def test_settings_of_cublas_reach_the_products() -> None:
@@ -157,17 +160,22 @@ def test_settings_of_cublas_reach_the_products() -> None:
 
 def test_workspaces_that_are_kept_are_those_of_the_version_and_the_settings() -> None:
     own = {"TORCH_CUBLAS_WORKSPACE_CACHE": "1", "TORCH_CUBLASLT_UNIFIED_WORKSPACE": "0"}
-    assert kept_workspaces("aten::addmm", machine({"TORCH_CUBLAS_WORKSPACE_CACHE": "1"})) == [("cublas", 32 * MIB)]
-    assert kept_workspaces("aten::addmm", machine(own)) == [("cublaslt", MIB)]
-    assert kept_workspaces("aten::addmm", machine(own, "2.11.0")) == [("cublas", 32 * MIB), ("cublaslt", MIB)]
+    assert kept_workspaces(product("aten::addmm"), machine({"TORCH_CUBLAS_WORKSPACE_CACHE": "1"})) == [
+        ("cublas", 32 * MIB)
+    ]
+    assert kept_workspaces(product("aten::addmm"), machine(own)) == [("cublaslt", MIB)]
+    assert kept_workspaces(product("aten::addmm"), machine(own, "2.11.0")) == [("cublas", 32 * MIB), ("cublaslt", MIB)]
     small = {"CUBLAS_WORKSPACE_CONFIG": ":16:8"}
-    assert kept_workspaces("aten::addmm", machine({}, "2.13.0")) == [("cublas", 32 * MIB)]
-    assert kept_workspaces("aten::addmm", machine({}, "2.11.0")) == [("cublas", 32 * MIB), ("cublaslt", MIB)]
-    assert kept_workspaces("aten::addmm", machine(small, "2.11.0")) == [("cublas", 128 << 10), ("cublaslt", 128 << 10)]
-    assert kept_workspaces("aten::mm", machine({"CUBLAS_WORKSPACE_CONFIG": ":16:8"}, "2.6.0")) == [
+    assert kept_workspaces(product("aten::addmm"), machine({}, "2.13.0")) == [("cublas", 32 * MIB)]
+    assert kept_workspaces(product("aten::addmm"), machine({}, "2.11.0")) == [("cublas", 32 * MIB), ("cublaslt", MIB)]
+    assert kept_workspaces(product("aten::addmm"), machine(small, "2.11.0")) == [
+        ("cublas", 128 << 10),
+        ("cublaslt", 128 << 10),
+    ]
+    assert kept_workspaces(product("aten::mm"), machine({"CUBLAS_WORKSPACE_CONFIG": ":16:8"}, "2.6.0")) == [
         ("cublas", 128 << 10)
     ]
-    assert kept_workspaces("aten::mm", machine({"CUBLAS_WORKSPACE_CONFIG": ":0:0"}, "2.6.0")) == []
+    assert kept_workspaces(product("aten::mm"), machine({"CUBLAS_WORKSPACE_CONFIG": ":0:0"}, "2.6.0")) == []
 
 
 @pytest.mark.parametrize("name", MEMORY_VARIABLES)

@@ -139,12 +139,23 @@ def test_convolution_copies_an_expanded_gradient_for_each_half() -> None:
 
 def test_every_temporary_is_freed_once() -> None:
     query = contiguous("float32", (4, 12, 197, 64))
-    found = script(
-        "aten::_scaled_dot_product_efficient_attention_backward", (query, query, query, query), [1, 1, 1], H200
-    )
+    arguments = (query, query, query, query, None, query, None, None, None, 0.0)
+    found = script("aten::_scaled_dot_product_efficient_attention_backward", arguments, [1, 1, 1], H200)
     made = [slot for slot, nbytes in found if slot < 0 and nbytes]
     freed = [slot for slot, nbytes in found if slot < 0 and not nbytes]
     assert sorted(made) == sorted(freed)
+
+
+def test_sums_of_many_short_rows_share_no_slot_with_copies() -> None:
+    image, gradient = (Spec("float32", (70_000, 192), strides) for strides in ((1, 70_000), (1, 70_000)))
+    row = contiguous("float32", (192,))
+    arguments = (gradient, image, (192,), None, None, row, row, (True, True, True))
+    outputs = tuple(Output(number, spec.nbytes, spec) for number, spec in enumerate((image, row, row)))
+    live: set[int] = set()
+    for slot, nbytes in script_of(Call("aten::native_layer_norm_backward", arguments, outputs, Phase.BACKWARD), H200):
+        assert (slot not in live) == bool(nbytes)
+        live ^= {slot}
+    assert live == {0, 1, 2}
 
 
 def test_column_interpolates_shapes_and_bytes() -> None:

@@ -25,6 +25,7 @@ from tools.accuracy.others import others_parts
 from tools.accuracy.page import Goal, Part, goals_table
 from tools.accuracy.recordings import recordings_part
 from tools.accuracy.streams import EVENTS, streams_part
+from tools.accuracy.timm_models import timm_part
 
 VISION_CASES, LIMIT, WORKSPACE_LIMIT = 250, 0.005, 0.01
 QUICK_CASES = 16
@@ -139,6 +140,7 @@ def _stub_parts(cases: int, quick: bool, children: Children, seed: int) -> list[
             "with cuDNN's deviceless workspaces",
             WORKSPACE_LIMIT,
         ),
+        timm_part(driver, children, max(4, cases // 4)),
         streams_part(driver, children, 500 if quick else EVENTS),
     ]
 

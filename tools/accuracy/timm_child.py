@@ -1,8 +1,8 @@
 """The training step of some of timm's models: `python timm_child.py TASK.json`, under the stub driver or without it.
 
-Each item is `[architecture, optimizer, batch size, precision, device]`. Under the stub driver the answer is the peaks of
-torch's real allocator over three steps in bytes, without it those of the trace; or `{"refused": reason}`. Each item runs
-in a process forked from one that has torch and timm loaded.
+Each item is `[architecture, optimizer, batch size, precision, device]`. Under the stub driver the answer is the peaks
+of torch's real allocator over three steps in bytes, without it those of the trace; or `{"refused": reason}` where the
+trace has none; or `{"broken": error}`. Each item runs in a process forked from one that has torch and timm loaded.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import timm
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 
 from bench.devices import load_device
 from bench.errors import BenchError, describe_failure
@@ -50,7 +50,7 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cuda", dtype=torch.bfloat16) if self._bf16 else contextlib.nullcontext():
             output = self.model(self.batch[0])
-            loss = F.cross_entropy(output, self.batch[1])
+            loss = functional.cross_entropy(output, self.batch[1])
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         return output, loss

@@ -527,9 +527,9 @@ class TracedKernels:
         if plan.base.startswith("_foreach_"):
             return _infer_foreach(plan, signature)
         metas = [_to_meta(value) for value in signature]
-        for place in plan.tensors:
-            if type(metas[place]) in (int, float, bool):  # a number that stands for a tensor
-                metas[place] = torch.tensor(metas[place])
+        for index in plan.tensors:
+            if type(metas[index]) in (int, float, bool):  # a number that stands for a tensor
+                metas[index] = torch.tensor(metas[index])
         names = [name for name, _ in plan.arguments]
         try:
             result = plan.overload(

@@ -32,7 +32,7 @@ def _efficient(call: Call, machine: Machine) -> Script:
 
 def _efficient_backward(call: Call, machine: Machine) -> Script:
     gradient, query, key, value, mask = call.arguments[:5]
-    batch, heads, length, width = query.shape
+    batch, heads, length = query.shape[:3]
     sums = 4 * batch * heads * length
     repeated = [_repeated_bytes(spec, heads) if spec.shape[1] != heads else 0 for spec in (key, value)]
     copy = 0 if is_contiguous(_transposed(gradient)) else gradient.numel * gradient.item_bytes
@@ -40,7 +40,7 @@ def _efficient_backward(call: Call, machine: Machine) -> Script:
     script += results(call.sizes[:3])
     script += [(slot, size) for slot, size in zip((-6, -7), repeated, strict=True) if size]
     if len(call.sizes) > 3:
-        rows = math.prod((batch, heads, length))
+        rows = batch * heads * length
         script.append((3, mask.item_bytes * rows * _rounded(key.shape[2], MASK_ALIGNMENT)))
     if query.dtype in HALF:
         script.append((-3, sums))
@@ -50,8 +50,8 @@ def _efficient_backward(call: Call, machine: Machine) -> Script:
         script += [(-3, sums), (-2, 0), (-1, 0)] if copied else [(-1, 0)]
     workspace = workspace_bytes(query, key, value, call.arguments[9], machine.compute_capability)
     script += [(-4, workspace), (-4, 0)]
-    freed = [slot for slot, size in script if slot < 0 and size and slot not in {s for s, n in script if not n}]
-    return script + [(slot, 0) for slot in reversed(freed)]
+    freed = {slot for slot, size in script if not size}
+    return script + [(slot, 0) for slot, _ in reversed(script) if slot < 0 and slot not in freed]
 
 
 def _repeated_bytes(spec: Spec, heads: int) -> int:

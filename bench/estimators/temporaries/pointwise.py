@@ -52,6 +52,18 @@ def _pooled(call: Call, machine: Machine) -> Script:
     return results(call.sizes) + around(*packed, copy_bytes(call.arguments[0]))
 
 
+def _in_format(*places: int, source: int) -> Callable[[Call, Machine], Script]:
+    """A rule: results first, then copies of the arguments at some places in the format of the one at `source`."""
+
+    def rule(call: Call, machine: Machine) -> Script:
+        last = suggests_channels_last(call.arguments[source])
+        packed = is_channels_last_contiguous if last else is_contiguous
+        specs = [call.arguments[place] for place in places]
+        return results(call.sizes) + around(*(0 if packed(spec) else spec.numel * spec.item_bytes for spec in specs))
+
+    return rule
+
+
 def _averaged(call: Call, machine: Machine) -> Script:
     """A packed input first, unless in channels-last (AdaptiveAveragePooling.cu)."""
     source = call.arguments[0]
@@ -188,10 +200,14 @@ RULES = {
     "aten::_upsample_bilinear2d_aa_backward": _first,
     "aten::adaptive_max_pool2d": _pooled,
     "aten::adaptive_max_pool2d_backward": _pooled_backward,
+    "aten::avg_pool2d": _in_format(0, source=0),
+    "aten::avg_pool2d_backward": _in_format(0, 1, source=1),
     "aten::avg_pool3d_backward": _first,
     "aten::col2im": _unfold,
     "aten::cumsum": _first,
     "aten::im2col": _unfold,
+    "aten::max_pool2d_with_indices": _in_format(0, source=0),
+    "aten::max_pool2d_with_indices_backward": _in_format(1, 0, 7, source=1),
     "aten::native_dropout": _dropout,
     "aten::nll_loss2d_forward": _nll_loss2d,
     "aten::reflection_pad2d": _first,
@@ -200,7 +216,11 @@ RULES = {
     "aten::rrelu_with_noise": _first,
     "aten::sort": _sort,
     "aten::topk": _first,
+    "aten::_upsample_nearest_exact2d": _in_format(0, source=0),
+    "aten::_upsample_nearest_exact2d_backward": _in_format(0, source=0),
     "aten::upsample_bicubic2d_backward": _first,
     "aten::upsample_bilinear2d": _upsample_bilinear,
     "aten::upsample_bilinear2d_backward": _upsample_bilinear_backward,
+    "aten::upsample_nearest2d": _in_format(0, source=0),
+    "aten::upsample_nearest2d_backward": _in_format(0, source=0),
 }
