@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bench.errors import Unsupported
+from bench.errors import UnknownNameError, Unsupported
 from bench.estimators.memory_settings import Verdict
 from bench.plan import skip_reason
 from bench.records import SWITCHES, Case, Estimate, axis_words
@@ -88,9 +88,16 @@ def _possible(case: Case, named: Collection[str], ways: Sequence[Way]) -> dict[C
     for way in ways:
         other = replace(case, **way)  # type: ignore[arg-type]
         changes = all(getattr(case, axis) != value for axis, value in way.items())
-        if changes and not fixed & set(way) and (not way or skip_reason(other, "cuda") is None):
+        if changes and not fixed & set(way) and not (way and _is_refused(other)):
             found[other] = way
     return found
+
+
+def _is_refused(case: Case) -> bool:
+    try:
+        return skip_reason(case, "cuda") is not None
+    except UnknownNameError:  # a caller's own model, which no catalog has; its switches were checked before that
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +231,7 @@ def choose(
     unknown: dict[str, str] = {}
     for (case, way), made in zip(ways.items(), estimates, strict=True):
         if made.trace_peak_reserved_bytes is None:
-            unknown[label_of(way)] = made.estimate_note or "no estimate"
+            unknown[label_of(way)] = _why_untraced(made)
             continue
         speed, usual = made.estimated_samples_per_s, first.estimated_samples_per_s
         sizes: dict[str, Any] = {
@@ -260,6 +267,12 @@ def choose(
         memory_bytes=memory_bytes,
         speed_basis=first.estimated_speed_basis,
     )
+
+
+def _why_untraced(made: Estimate) -> str:
+    """The note without what it says of the formula, which is not used here."""
+    notes = [note for note in (made.estimate_note or "").split("; ") if note and not note.startswith("no formula for")]
+    return "; ".join(notes) or "no estimate"
 
 
 def pareto_set(options: Sequence[Option]) -> tuple[Option, ...]:
