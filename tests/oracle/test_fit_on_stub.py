@@ -106,7 +106,7 @@ def test_a_batch_that_fits_again_above_one_that_does_not_is_run_too(stub_driver:
 
 
 def test_the_best_trade_offs_are_run(small: dict[str, str], tmp_path: Path) -> None:
-    asked = (*CASE, "--batch-size", "256", "--precision", "float32", "--device", device_file(tmp_path))
+    asked = (*CASE, "--batch-size", "1536", "--precision", "float32", "--device", device_file(tmp_path))
     done = plugins.bench(*asked, "--save-memory", "--verify", "--json", env=small)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -115,7 +115,7 @@ def test_the_best_trade_offs_are_run(small: dict[str, str], tmp_path: Path) -> N
     assert [run["label"] for run in found["verify_runs"]] == list(estimated)
     for run in found["verify_runs"]:
         made = estimated[run["label"]]
-        assert run["status"] == ("ok" if made["verdict"] == "fits" else run["status"]), run
+        assert run["status"] == "ok", run
         assert run["peak_allocated_bytes"] == pytest.approx(made["allocated_bytes"], rel=0.01), run
         assert run["samples_per_s"] > 0
 
