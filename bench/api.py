@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from bench.comparison import Comparison
     from bench.devices import Device
     from bench.estimators.fitting import Fit
+    from bench.estimators.saving import Saving
     from bench.estimators.timeline import Timeline
     from bench.launchers import Launcher
     from bench.records import Case, Checkpointing, Estimate, ImageSpec, MemoryFormat, Precision, Update, ZeroGrad
@@ -232,6 +233,67 @@ def fit(
         return fit_in_child(
             asked.launcher, asked.cases[0], _known(device, memory), fraction=fraction, workspaces=workspaces
         )
+
+
+def save_memory(
+    model: Model,
+    *,
+    batch_size: int = 64,
+    dataset: str | None = None,
+    sample_shape: Shape | None = None,
+    classes: int | None = None,
+    optimizer: Optimizer = "sgd",
+    precision: Precision | None = None,
+    memory_format: MemoryFormat | None = None,
+    image_size: int | None = None,
+    device: str | Path | Device = "h200",
+    memory: int | str | None = None,
+    workspaces: bool = True,
+) -> Saving:
+    """Find what makes a batch fit on a GPU, and what each way costs, without the GPU.
+
+    Accumulation, checkpointing, updates in the backward and expandable segments are tried alone and together.
+
+    Args:
+        model: As for `estimate`, and so are all others but the precision and the memory format.
+        batch_size: See model.
+        dataset: See model.
+        sample_shape: See model.
+        classes: See model.
+        optimizer: See model.
+        precision: As for `estimate`. None is `float32`, and then bf16 and `channels_last` are tried too.
+        memory_format: As for `estimate`. None is `contiguous`, and then `channels_last` is tried too.
+        image_size: See model.
+        device: See model.
+        memory: See model.
+        workspaces: See model.
+
+    Returns:
+        A `bench.estimators.saving.Saving`: the answer in one sentence, the best trade-offs of peak memory and
+        samples/s, and every way that was tried.
+
+    Raises:
+        bench.errors.BenchError: As `fit`.
+    """
+    from bench.client import saving_in_child
+
+    given = {"precision": precision, "memory_format": memory_format}
+    asked = _Asked.of(
+        model, [batch_size], dataset, sample_shape, classes, optimizer, {**given, "image_size": image_size}
+    )
+    named = {axis for axis, value in given.items() if value is not None}
+    lost: list[str] = []
+
+    def heard(reasons: Mapping[str, str]) -> None:
+        lost.extend(reasons.values())
+
+    with asked.raising():
+        try:
+            return saving_in_child(
+                asked.launcher, asked.cases[0], _known(device, memory), named=named, workspaces=workspaces, heard=heard
+            )
+        except Unsupported as error:
+            raise BenchError(lost[0]) if lost and asked.own else error from error
 
 
 @overload

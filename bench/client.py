@@ -6,8 +6,9 @@ otherwise a fork of the server that has torch imported does. A `Launcher` decide
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ from bench.tasks import (
     estimate_task,
     fit_kept_task,
     fit_task,
+    kernels_kept_task,
+    kernels_task,
     layers_task,
     models_task,
     recording_task,
@@ -35,6 +38,7 @@ from bench.tasks import (
 
 if TYPE_CHECKING:
     from bench.estimators.fitting import Fit
+    from bench.estimators.saving import Saving
     from bench.estimators.timeline import Timeline
     from bench.validation.estimating import Estimated
     from bench.validation.rows import Measured
@@ -187,6 +191,65 @@ def fit_in_child(
         if answer.outcome is Outcome.ANSWERED and answer.value:
             return read_fit(answer.value)
     return read_fit(ask(launcher, "fit", fit_task, argument, listen=listen))
+
+
+def saving_in_child(
+    launcher: Launcher,
+    case: Case,
+    device: str | Device,
+    *,
+    named: Collection[str] = (),
+    workspaces: bool,
+    say: Callable[[str], None] = lambda line: None,
+    heard: Callable[[Mapping[str, str]], None] = lambda lost: None,
+    begin: Callable[[int], None] = lambda ways: None,
+) -> Saving:
+    """The ways to save memory in a step on a GPU, at the case's batch size.
+
+    Args:
+        launcher: Makes the processes.
+        case: The step as it is.
+        device: As for `estimate_in_child`; a GPU.
+        named: Axes that are kept as the case has them.
+        workspaces: As for `estimate_in_child`.
+        say: As for `estimate_in_child`.
+        heard: As for `estimate_in_child`.
+        begin: Called with the number of ways before those are estimated that are not kept.
+
+    Raises:
+        BenchError: The device's memory is unknown, or the step as it is cannot be traced.
+    """
+    from bench.devices import load_device
+    from bench.estimators.saving import Way, choose, list_more_ways, list_ways
+
+    memory = load_device(device).memory_bytes
+    if memory is None:
+        raise BenchError(f"{device}: its device file lacks memory_bytes")
+    more = list_ways(case, named)
+    ways, estimates, batch_norm = dict[Case, Way](), list[Estimate](), False
+    while more:
+        begin_more = functools.partial(begin, len(more))
+        estimates += estimates_in_order(
+            launcher, list(more), device, workspaces=workspaces, say=say, heard=heard, begin=begin_more
+        )
+        if not ways:
+            batch_norm = _has_batch_norm(launcher, case, device, workspaces=workspaces, traced=estimates[0])
+        ways |= more
+        saving = choose(ways, estimates, memory, batch_norm=batch_norm)
+        more = {way: changes for way, changes in list_more_ways(saving, named).items() if way not in ways}
+    return saving
+
+
+def _has_batch_norm(
+    launcher: Launcher, case: Case, device: str | Device, *, workspaces: bool, traced: Estimate
+) -> bool:
+    """Whether the step of a case that was traced normalises over the batch, from its recording."""
+    if traced.trace_peak_allocated_bytes is None:
+        return False
+    argument = {"case": case, "device": device, "workspaces": workspaces}
+    answer = launcher.run(kernels_kept_task, argument, timeout_s=MODEL_S, bare=True)
+    found = answer.value.get("operators") or ask(launcher, "fit", kernels_task, argument)["operators"]
+    return any("batch_norm" in name for name in found)
 
 
 def timeline_in_child(launcher: Launcher, case: Case, device: str | Device, *, workspaces: bool) -> Timeline:

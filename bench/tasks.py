@@ -66,6 +66,26 @@ def timeline_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
     return asdict(estimate_timeline(argument["case"], target))
 
 
+def kernels_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
+    """The `operators` of a step of `case` on `device`, each once."""
+    from bench.estimators.kept import recording_of
+    from bench.estimators.recording import Call
+
+    recording = recording_of(argument["case"], _target_of(argument).machine)
+    return {"operators": sorted({entry.name for entry in recording.entries if isinstance(entry, Call)})}
+
+
+def kernels_kept_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
+    """As `kernels_task`, without torch; an empty result if the step would have to be recorded."""
+    from bench.estimators.kept import NotKept, only_kept
+
+    try:
+        with only_kept():
+            return kernels_task(argument, send)
+    except NotKept:
+        return {}
+
+
 def layers_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
     """The layers of `model` for `images`; returns the fields of `estimators.layers.ModelLayers`."""
     from bench.estimators.layers import list_layers

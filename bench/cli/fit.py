@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.axes import read_cases, with_axes, workspaces_option
+from bench.cli.axes import batch_size_option, read_cases, with_axes, workspaces_option
 from bench.cli.options import device_file_option, json_option, memory_option
 from bench.terminal import printable
 from bench.units import counted
 
 if TYPE_CHECKING:
     from bench.devices import Device
+    from bench.launchers import Launcher
     from bench.records import Case, Estimate
     from bench.sweep.verifying import PresentGpu, Verified
 
@@ -25,15 +26,13 @@ _VERDICTS = {"fits": "", "may not fit": "may not fit", "does not fit": "out of m
 
 @click.command()
 @with_axes
+@batch_size_option
+@click.option("--save-memory", is_flag=True, help="Instead, list ways to make the batch of --batch-size fit.")
 @click.option("--device", help="Device, by name or file (bench list devices) [h200]; auto is this machine's GPU.")
 @device_file_option
 @memory_option
 @click.option(
-    "--fraction",
-    type=click.FloatRange(0.05, 1.0),
-    default=0.8,
-    show_default=True,
-    help="Fraction of memory that the recommended batch may use.",
+    "--fraction", type=click.FloatRange(0.05, 1.0), help="Fraction of memory that the recommended batch may use [0.8]."
 )
 @click.option("--verify", is_flag=True, help="Check the result with real steps on this machine's GPU.")
 @workspaces_option
@@ -42,7 +41,8 @@ def fit(
     device: str | None,
     device_files: dict[str, Device],
     memory_bytes: int | None,
-    fraction: float,
+    save_memory: bool,
+    fraction: float | None,
     verify: bool,
     workspaces: str,
     as_json: bool,
@@ -54,6 +54,10 @@ def fit(
     and the output says if more would fit. Every batch up to the largest one fits; if an even larger one happens to fit
     again, it is named too.
 
+    With --save-memory, the batch is given, and the answer is how to make it fit: --accumulation, --checkpointing,
+    --update and --allocator are tried alone and together, each with its peak, its speed against the step as it is, and
+    what it gives up; bf16 and channels_last stand apart. An axis that you name is kept. The best trade-offs come first.
+
     If the GPU's file lacks the size of a CUDA context, a range of measured sizes is used, and batches within it may not
     fit. --verify reports the error of the estimate: it runs a few steps in at most 12 fresh processes.
 
@@ -64,23 +68,15 @@ def fit(
       bench fit --model resnet50 --device auto --verify
       bench fit --model resnet50 --device a100_80gb --memory 24GiB
       bench fit --model resnet50 --device-file mine.toml
+      bench fit --model vit_l_16 --batch-size 64 --device rtx4090 --save-memory
     """
     from bench.client import fit_in_child
     from bench.devices import load_device, with_memory
-    from bench.errors import BenchError
     from bench.launchers import LocalLauncher
     from bench.terminal import Progress
 
-    if len(device_files) > 1 or (device and device_files):
-        raise click.UsageError("fit works on one device: give --device or one --device-file")
-    ((device, described),) = device_files.items() or [(device or "h200", None)]
-    if device != "auto" and (described := described or load_device(device)).kind != "cuda":
-        raise BenchError(f"{device}: fit follows torch's CUDA allocator, so it needs a GPU. See bench list devices")
-    if not axes["models"]:
-        raise click.UsageError("give --model NAME (bench list models)")
-    cases = read_cases(None, (), axes)
-    if len(cases) != 1:
-        raise BenchError(f"fit works on one case at a time; these axes give {counted(len(cases), 'case')}")
+    device, described = _one_device(device, device_files)
+    case = _one_case(axes, save_memory=save_memory, fraction=fraction)
 
     def say(line: str) -> None:
         if not as_json:
@@ -88,22 +84,90 @@ def fit(
 
     held: contextlib.AbstractContextManager[PresentGpu | None] = contextlib.nullcontext()
     if verify or device == "auto":
-        from bench.sweep.verifying import present_gpu
+        from bench.sweep.verifying import present_gpu, verify_fit
 
         held = present_gpu(described or device, memory_bytes)
     with held as gpu:
         if gpu and gpu.remark:
             say(gpu.remark)
         asked = gpu.device if gpu else with_memory(load_device(described or device), memory_bytes)
-        launcher, with_workspaces, checked = gpu.launcher if gpu else LocalLauncher(), workspaces == "on", None
-        found = fit_in_child(launcher, cases[0], asked, fraction=fraction, say=say, workspaces=with_workspaces)
+        launcher, with_workspaces = gpu.launcher if gpu else LocalLauncher(), workspaces == "on"
+        shown = str(asked) if device == "auto" or memory_bytes is not None else device
+        if save_memory:
+            named = {axis for axis, values in axes.items() if values}
+            _save_memory(launcher, case, asked, named, gpu if verify else None, shown, with_workspaces, as_json)
+            return
+        found = fit_in_child(launcher, case, asked, fraction=fraction or 0.8, say=say, workspaces=with_workspaces)
+        checked = None
         if gpu and verify:
-            from bench.sweep.verifying import verify_fit
-
             with Progress(quiet=as_json) as progress:
-                checked = verify_fit(gpu, cases[0], found, progress, workspaces=with_workspaces)
-    named = str(asked) if device == "auto" or memory_bytes is not None else device
-    _print(cases[0], named, asdict(found), checked, as_json)
+                checked = verify_fit(gpu, case, found, progress, workspaces=with_workspaces)
+    _print(case, shown, asdict(found), checked, as_json)
+
+
+def _one_device(device: str | None, files: dict[str, Device]) -> tuple[str, Device | None]:
+    """The device as named, and its description unless it is `auto`. Raises UsageError or BenchError."""
+    from bench.devices import load_device
+    from bench.errors import BenchError
+
+    if len(files) > 1 or (device and files):
+        raise click.UsageError("fit works on one device: give --device or one --device-file")
+    ((name, described),) = files.items() or [(device or "h200", None)]
+    if name != "auto" and (described := described or load_device(name)).kind != "cuda":
+        raise BenchError(f"{name}: fit follows torch's CUDA allocator, so it needs a GPU. See bench list devices")
+    return name, described
+
+
+def _one_case(axes: dict[str, tuple[Any, ...]], *, save_memory: bool, fraction: float | None) -> Case:
+    """The case that the axes give. Raises UsageError or BenchError."""
+    from bench.errors import BenchError
+
+    if not axes["models"]:
+        raise click.UsageError("give --model NAME (bench list models)")
+    if axes["batch_sizes"] and not save_memory:
+        raise click.UsageError("fit finds the batch size; --batch-size goes with --save-memory")
+    if fraction is not None and save_memory:
+        raise click.UsageError("--fraction is for the recommended batch; it does not go with --save-memory")
+    cases = read_cases(None, (), axes)
+    if len(cases) != 1:
+        raise BenchError(f"fit works on one case at a time; these axes give {counted(len(cases), 'case')}")
+    return cases[0]
+
+
+def _save_memory(
+    launcher: Launcher,
+    case: Case,
+    device: str | Device,
+    named: set[str],
+    gpu: PresentGpu | None,
+    shown: str,
+    workspaces: bool,
+    as_json: bool,
+) -> None:
+    """Answer `--save-memory`, with real runs on `gpu` if there is one. `named`: the options that the user gave."""
+    from bench.cli.saving_text import print_saving
+    from bench.client import saving_in_child
+    from bench.estimators.saving import VARIED
+    from bench.terminal import Progress
+
+    with Progress(quiet=as_json) as progress:
+        saving = saving_in_child(
+            launcher,
+            case,
+            device,
+            named={axis for axis in VARIED if f"{axis}s" in named},
+            workspaces=workspaces,
+            say=progress.say,
+            heard=lambda lost: progress.advance(),
+            begin=lambda ways: progress.start(ways, scope=shown),
+        )
+    runs = None
+    if gpu is not None:
+        from bench.sweep.verifying import verify_saving
+
+        with Progress(quiet=as_json) as progress:
+            runs = verify_saving(gpu, saving, progress)
+    print_saving(saving, shown, runs, as_json=as_json)
 
 
 def _print(

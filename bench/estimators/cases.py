@@ -182,11 +182,14 @@ def _column_key(case: Case) -> Case:
 
 
 def _groups(questions: Iterable[Question]) -> list[list[Question]]:
-    """Those whose convolutions are alike, so that cuDNN is asked once; the largest groups first."""
+    """Those whose convolutions and kernels are alike, so that cuDNN is asked once; the largest groups first."""
     groups: dict[tuple[object, ...], list[Question]] = {}
     for question in questions:
         case = question.case
-        name = (case.model, case.dataset, case.image_size, case.precision, case.memory_format)
+        name = (
+            *(case.model, case.dataset, case.image_size, case.precision, case.memory_format),
+            *(case.accumulation, case.checkpointing),
+        )
         groups.setdefault(name, []).append(question)
     return sorted(groups.values(), key=len, reverse=True)
 

@@ -139,8 +139,8 @@ class FigureKind:
     """A kind of figure.
 
     Attributes:
-        order: Its place among the figures, the most important first: 1 to 9 compare machines, then 10 accuracy, 20
-            throughput, 30 memory, 40 categories, 50 energy, 60 steps.
+        order: Its place among the figures, the most important first: 1 to 8 compare machines, then 9 switches, 10
+            accuracy, 20 throughput, 30 memory, 40 categories, 50 energy, 60 steps.
         draw: The drawing, or `None` where the results have nothing to show in it.
     """
 

@@ -230,6 +230,17 @@ def line_handles(layout: Layout, *, out_of_memory: bool = False) -> list[Line2D]
     return handles
 
 
+def pareto_fronts(frame: pd.DataFrame, keys: list[str], memory: str) -> pd.Series:
+    """Whether each row is beaten by none that shares its `keys`, in throughput and in the column `memory` at once."""
+    found = pd.Series(False, index=frame.index)
+    known = frame[frame["samples_per_s"].notna() & frame[memory].notna()]
+    for _, rows in known.groupby(keys, sort=False):
+        ordered = rows.sort_values([memory, "samples_per_s"], ascending=[True, False], kind="stable")
+        before = ordered["samples_per_s"].cummax().shift(fill_value=-np.inf)
+        found[ordered.index[ordered["samples_per_s"] > before]] = True
+    return found
+
+
 def draw_rings(axes: Axes, x: np.ndarray, y: np.ndarray, colour: str) -> None:
     """Rings around points that stand out."""
     axes.plot(x, y, markeredgecolor=colour, markeredgewidth=1.2, zorder=4, **_RING)

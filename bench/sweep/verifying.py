@@ -20,6 +20,7 @@ from bench.terminal import Progress
 
 if TYPE_CHECKING:
     from bench.estimators.fitting import Fit
+    from bench.estimators.saving import Saving
 
 MAX_RUNS = 12
 FIRST_STEP, WIDER = 1, 4
@@ -28,6 +29,9 @@ runs, one that is off by 64 about ten."""
 
 PROTOCOL = Protocol(warmup_steps=2, measured_steps=3, min_window_s=0.0)
 """The optimizer has its state after the first step, and the allocator is steady after the third."""
+
+SPEED_PROTOCOL = Protocol(warmup_steps=5, measured_steps=10, min_window_s=0.5)
+"""Where the speed counts too, and each way runs once."""
 
 _KEPT = (
     "status",
@@ -191,8 +195,29 @@ def verify_largest(
     return Verified(low, high, tuple(runs), max(ran, default=at_all), most)
 
 
-def _run(gpu: PresentGpu, case: Case, *, any_ran: bool) -> dict[str, Any]:
-    protocol = replace(PROTOCOL, device_memory_bytes=gpu.limit_bytes)
+def verify_saving(gpu: PresentGpu, saving: Saving, progress: Progress) -> tuple[dict[str, Any], ...]:
+    """Real steps of each way of a Pareto set, or of those with another precision if no other way fits.
+
+    Returns:
+        Of each run its `label`, `changes`, `batch_size`, status, `samples_per_s` (None if it did not end well), and
+        bytes as in `Measurement`. A way that this machine cannot run is `skipped`.
+
+    Raises:
+        BenchError: A run failed for another reason than memory.
+    """
+    options = (saving.pareto or saving.other_precisions)[:MAX_RUNS]
+    runs: list[dict[str, Any]] = []
+    progress.start(len(options))
+    for option in options:
+        progress.begin(option.label)
+        run = _run(gpu, replace(option.case, input="synthetic"), any_ran=True, protocol=SPEED_PROTOCOL)
+        runs.append({"label": option.label, "changes": option.changes, **run})
+        progress.finish(f"{option.label}: {run['status']}")
+    return tuple(runs)
+
+
+def _run(gpu: PresentGpu, case: Case, *, any_ran: bool, protocol: Protocol = PROTOCOL) -> dict[str, Any]:
+    protocol = replace(protocol, device_memory_bytes=gpu.limit_bytes)
     argument = {"case": case, "protocol": protocol, "device": "cuda", **gpu_of(gpu.choice), "host_memory_bytes": None}
     answer = gpu.launcher.run(measure_task, argument, timeout_s=RUN_S)
     status = answer.value.get("status") if answer.outcome is Outcome.ANSWERED else None
@@ -200,7 +225,9 @@ def _run(gpu: PresentGpu, case: Case, *, any_ran: bool) -> dict[str, Any]:
     if status not in (*MEASURED, Status.OOM) and not refused:
         reason = answer.value.get("reason") or answer.reason or "no reason given"
         raise BenchError(f"batch {case.batch_size} neither ran nor ran out of memory: {reason}")
-    return {"batch_size": case.batch_size, **{name: answer.value.get(name) for name in _KEPT}}
+    window, steps = answer.value.get("wall_window_s"), answer.value.get("step_times_s") or ()
+    rate = case.batch_size * len(steps) / window if status in MEASURED and window else None
+    return {"batch_size": case.batch_size, "samples_per_s": rate, **{name: answer.value.get(name) for name in _KEPT}}
 
 
 def search_limit(

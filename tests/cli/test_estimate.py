@@ -110,6 +110,14 @@ def test_the_table_says_where_memory_goes_and_whether_it_fits() -> None:
         (["estimate", "configs/gpu.toml", "--model", "mlp"], "CONFIG cannot be combined with --model"),
         (["fit", "--model", "mlp", "--model", "resnet18"], "fit works on one case at a time; these axes give 2"),
         (
+            ["fit", "--model", "mlp", "--batch-size", "8"],
+            "fit finds the batch size; --batch-size goes with --save-memory",
+        ),
+        (
+            ["fit", "--model", "mlp", "--save-memory", "--fraction", "0.5"],
+            "--fraction is for the recommended batch; it does not go with --save-memory",
+        ),
+        (
             ["fit", "--model", "resnet18", "--device", "cpu"],
             "cpu: fit follows torch's CUDA allocator, so it needs a GPU",
         ),
@@ -139,6 +147,33 @@ def test_a_smaller_card_comes_from_the_configuration_and_the_command_line_overri
     done = plugins.bench("estimate", config, "--memory", "24GiB", "--explain-difference", "file.parquet")
     assert done.returncode == 2
     assert "takes the case and the device from the file" in done.stderr
+
+
+def test_fit_says_how_a_batch_fits_and_what_that_costs() -> None:
+    resnet = ("fit", "--model", "resnet18", "--dataset", "cifar10", "--batch-size", "512", "--device", "rtx4090")
+    done = plugins.bench(*resnet, "--precision", "float32", "--save-memory", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["answer"].startswith("It fits as it is: ")
+    assert found["plain"]["label"] == "as it is"
+    by_label = {option["label"]: option for option in found["tried"]}
+    split, blocks, plain = (by_label[label] for label in ("4 micro-batches", "checkpointed blocks", "as it is"))
+    assert split["gives_up"] == {"accumulation": "batch norm sees 128 samples at a time, not 512"}
+    assert blocks["gives_up"]["checkpointing"].startswith("computes the blocks twice")
+    assert max(split["device_bytes"], blocks["device_bytes"]) < plain["device_bytes"]
+    assert blocks["speed_ratio"] < 1
+    assert {option["label"] for option in found["pareto"]} >= {"as it is"}
+    assert found["other_precisions"] == []  # the precision was named
+    one = plugins.bench("estimate", *resnet[1:], "--checkpointing", "blocks", "--json")
+    (row,) = json.loads(one.stdout)
+    assert (row["case_key"], row["estimated_device_bytes"]) == (blocks["case_key"], blocks["device_bytes"])
+
+    text = plugins.bench(*resnet, "--precision", "float32", "--save-memory")
+    assert text.returncode == 0, text.stderr
+    lines = text.stdout.splitlines()
+    assert lines[1] == found["answer"]
+    assert lines[3].startswith("best trade-offs")
+    assert len(lines) < 40
 
 
 def test_fit_finds_the_batch_at_which_memory_ends() -> None:

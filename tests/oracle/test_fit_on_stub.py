@@ -105,6 +105,21 @@ def test_a_batch_that_fits_again_above_one_that_does_not_is_run_too(stub_driver:
     assert len(found["verify_runs"]) <= 12
 
 
+def test_the_best_trade_offs_are_run(small: dict[str, str], tmp_path: Path) -> None:
+    asked = (*CASE, "--batch-size", "1536", "--precision", "float32", "--device", device_file(tmp_path))
+    done = plugins.bench(*asked, "--save-memory", "--verify", "--json", env=small)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    estimated = {option["label"]: option for option in found["pareto"]}
+    assert found["cheapest"]["label"] != "as it is"
+    assert [run["label"] for run in found["verify_runs"]] == list(estimated)
+    for run in found["verify_runs"]:
+        made = estimated[run["label"]]
+        assert run["status"] == "ok", run
+        assert run["peak_allocated_bytes"] == pytest.approx(made["allocated_bytes"], rel=0.01), run
+        assert run["samples_per_s"] > 0
+
+
 def test_another_gpu_than_the_one_here_is_refused(small: dict[str, str]) -> None:
     done = plugins.bench(*CASE, "--device", "a100_40gb", "--verify", env=small)
     assert done.returncode == 2

@@ -86,7 +86,7 @@ def test_what_builds_it_gets_the_images_where_it_asks_for_them() -> None:
     assert found.formula_parameters_bytes == (2 * 5 * 7 * 3 + 3) * 4
 
 
-@pytest.mark.parametrize("ask", [bench.estimate, bench.fit, bench.timeline])
+@pytest.mark.parametrize("ask", [bench.estimate, bench.fit, bench.save_memory, bench.timeline])
 def test_what_the_callers_model_raises_is_one_line_with_its_place(
     ask: Callable[..., Any], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -132,6 +132,17 @@ def test_fit_and_timeline_of_the_callers_model() -> None:
     expected = bench.estimate(net, batch_size=[32, 16], **SMALL)
     assert [item.peak_allocated_bytes for item in made] == [item.trace_peak_allocated_bytes for item in expected]
     assert made[0].tensors
+
+
+def test_what_makes_the_callers_model_fit() -> None:
+    found = bench.save_memory(net, batch_size=16, precision="float32", **SMALL)
+    assert found.plain.device_bytes == bench.estimate(net, batch_size=16, **SMALL).estimated_device_bytes
+    assert found.sentence.startswith("It fits as it is: ")
+    assert {option.label for option in found.tried} >= {"2 micro-batches", "update in the backward"}
+    assert not any(option.changes_precision for option in found.tried)
+    assert "Net has no repeated blocks" in found.unknown["checkpointed blocks"]
+    halved = next(option for option in found.tried if option.label == "2 micro-batches")
+    assert halved.gives_up == {"accumulation": "2 smaller forwards and backwards"}
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from bench import catalog
-from bench.config import SweepConfig, check_config
+from bench.config import SweepConfig, check_config, load_config
 from bench.errors import ConfigError
 from bench.plan import build_cases, build_plan, image_spec
-from bench.records import Choice, ImageSpec
+from bench.records import SWITCHES, Choice, ImageSpec
 
 
 def config(grid: Mapping[str, Any] | None = None, **sections: Any) -> SweepConfig:
@@ -37,6 +38,16 @@ def test_the_image_size_of_the_data_set_and_the_same_size_given_are_one_case() -
 def test_keys_are_the_same_in_every_process_and_version() -> None:
     case = next(iter(build_cases(config(), "cpu")))
     assert case.key == "489691103ccd6e54"
+
+
+def test_the_shipped_sweep_of_switches_runs_on_a_cpu_but_for_the_allocator_of_gpus() -> None:
+    switches = load_config(Path(__file__).parents[2] / "configs" / "memory_switches.toml")
+    assert set(build_cases(switches, "cuda").values()) == {None}
+    skipped = {case.allocator: reason for case, reason in build_cases(switches, "cpu").items() if reason}
+    assert set(skipped) == {"expandable"}
+    assert {case.model.name for case in build_cases(switches, "cpu")} == {str(model) for model in switches.grid.model}
+    tried = {axis for case in build_cases(switches, "cpu") for axis in case.switches}
+    assert tried == {*SWITCHES} - {"compile"}
 
 
 def test_excluded_cases_stay_in_the_plan_with_their_reason() -> None:

@@ -172,5 +172,5 @@ def block_of(tensor: torch.Tensor) -> int:
     Where it can be told from the tensor, the storage is not asked: once it has a Python object, autograd no longer adds
     gradients to it in place.
     """
-    address = tensor.data_ptr() - tensor.storage_offset() * tensor.element_size()
+    address = tensor.data_ptr() - int(tensor.storage_offset()) * tensor.element_size()
     return ((address if tensor.numel() else tensor.untyped_storage().data_ptr()) - FIRST_ADDRESS) // ADDRESS_STEP

@@ -20,6 +20,7 @@ from bench.report.layout import (
     draw_rings,
     lay_out_machines,
     line_handles,
+    pareto_fronts,
     ring_handle,
     tick_bytes,
     tick_rate,
@@ -44,8 +45,8 @@ def draw(contents: Contents) -> Drawing | None:
     has = rows["samples_per_s"].notna()
     layout = lay_out_machines(rows.assign(**_ONE_WAY), columns, contents.machines, has)
     layout.frame[_CASE] = rows[_CASE]
-    layout.frame["on_front_of_machine"] = _fronts(layout.frame, ["panel", "machine"])
-    layout.frame["on_front"] = _fronts(layout.frame, ["panel"])
+    layout.frame["on_front_of_machine"] = pareto_fronts(layout.frame, ["panel", "machine"], "peak_allocated_bytes")
+    layout.frame["on_front"] = pareto_fronts(layout.frame, ["panel"], "peak_allocated_bytes")
     figure, panels = theme.panels(
         len(layout.pairs),
         "Throughput against memory",
@@ -67,16 +68,6 @@ def draw(contents: Contents) -> Drawing | None:
         figure=figure,
         numbers=layout.frame[_COLUMNS].reset_index(drop=True),
     )
-
-
-def _fronts(frame: pd.DataFrame, keys: list[str]) -> pd.Series:
-    """Whether each row is beaten by none that shares its `keys`, in throughput and memory at once."""
-    found = pd.Series(False, index=frame.index)
-    for _, rows in frame.groupby(keys, sort=False):
-        ordered = rows.sort_values(["peak_allocated_bytes", "samples_per_s"], ascending=[True, False], kind="stable")
-        before = ordered["samples_per_s"].cummax().shift(fill_value=-np.inf)
-        found[ordered.index[ordered["samples_per_s"] > before]] = True
-    return found
 
 
 def _draw_panel(axes: Axes, layout: Layout, pair: tuple[str, str]) -> None:
