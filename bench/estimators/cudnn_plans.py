@@ -41,7 +41,9 @@ _DATA_TYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 9}
 _NOTE_TENSOR_CORE, _NOTE_ROUNDS_DOWN = 0, 1
 _INSTANT, _FALLBACK = 0, 2
 _CROSS_CORRELATION = 1
-_MAX_CONFIGS, _MAX_NOTES = 128, 16
+_MAX_NOTES = 16
+_WANTED_CONFIGS = (1, 48, 128)
+"""How many engines the heuristic is to name: one, then more than it has been seen to know (41), then all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,17 +211,23 @@ class CudnnPlans:
         self._finalize(tensor)
         return tensor
 
-    def _configs(self, graph: ctypes.c_void_p, mode: int, made: list[ctypes.c_void_p]) -> list[ctypes.c_void_p]:
-        heuristics = self._new(_HEURISTICS, made)
-        self._put(heuristics, 204, _TYPE_DESCRIPTOR, ctypes.c_void_p(self._device.value))
-        self._put(heuristics, 201, _TYPE_DESCRIPTOR, ctypes.c_void_p(graph.value))
-        self._put(heuristics, 200, _TYPE_HEURISTIC, ctypes.c_int(mode))
-        if self._finalize(heuristics):
-            return []
-        configs = [self._new(_ENGINECFG, made) for _ in range(_MAX_CONFIGS)]
-        handles = (ctypes.c_void_p * _MAX_CONFIGS)(*[config.value for config in configs])
-        count = self._get(heuristics, 202, _TYPE_DESCRIPTOR, handles, _MAX_CONFIGS)
-        return configs[: count or 0]
+    def _configs(self, graph: ctypes.c_void_p, mode: int, made: list[ctypes.c_void_p]) -> Iterator[ctypes.c_void_p]:
+        """What the heuristic names, best first. Each costs cuDNN time, and mostly the first is the one that runs."""
+        seen = 0
+        for wanted in _WANTED_CONFIGS:  # what has answered once goes through its whole list when it is read again
+            heuristics = self._new(_HEURISTICS, made)
+            self._put(heuristics, 204, _TYPE_DESCRIPTOR, ctypes.c_void_p(self._device.value))
+            self._put(heuristics, 201, _TYPE_DESCRIPTOR, ctypes.c_void_p(graph.value))
+            self._put(heuristics, 200, _TYPE_HEURISTIC, ctypes.c_int(mode))
+            if self._finalize(heuristics):
+                return
+            configs = [self._new(_ENGINECFG, made) for _ in range(wanted)]
+            handles = (ctypes.c_void_p * wanted)(*[config.value for config in configs])
+            count = self._get(heuristics, 202, _TYPE_DESCRIPTOR, handles, wanted) or 0
+            yield from configs[seen:count]
+            if count < wanted:
+                return
+            seen = count
 
     def _is_refused(self, config: ctypes.c_void_p, asked: Convolution, made: list[ctypes.c_void_p]) -> bool:
         """Whether torch passes the engine over: it would round operands in a way that was not allowed."""
