@@ -158,9 +158,10 @@ class CudnnPlans:
             graph = self._graph(convolution, made)
             if graph is None:
                 return None
+            engine = self._new(_ENGINE, made)
             for mode in (_INSTANT, _FALLBACK):
                 for config in self._configs(graph, mode, made):
-                    if not self._is_refused(config, convolution, made):
+                    if not self._is_refused(config, engine, convolution):
                         nbytes = self._plan_bytes(config, made)
                         if nbytes is not None:
                             return nbytes
@@ -229,11 +230,10 @@ class CudnnPlans:
                 return
             seen = count
 
-    def _is_refused(self, config: ctypes.c_void_p, asked: Convolution, made: list[ctypes.c_void_p]) -> bool:
-        """Whether torch passes the engine over: it would round operands in a way that was not allowed."""
+    def _is_refused(self, config: ctypes.c_void_p, engine: ctypes.c_void_p, asked: Convolution) -> bool:
+        """Whether torch passes the engine over, which `engine` receives: it would round operands without leave."""
         if asked.dtype != "float32":
             return False
-        engine = self._new(_ENGINE, made)
         slot = (ctypes.c_void_p * 1)(engine.value)
         if self._get(config, 300, _TYPE_DESCRIPTOR, slot, 1) is None:
             return True
