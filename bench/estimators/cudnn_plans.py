@@ -16,7 +16,8 @@ import functools
 import importlib.util
 import json
 import os
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +30,7 @@ Shape = tuple[int, ...]
 
 LEAST_VERSION = 90800
 LIBRARY = "libcudnn.so.9"
+MOST_THREADS = 4
 _CONVOLUTION, _ENGINE, _ENGINECFG, _HEURISTICS, _PLAN, _GRAPH, _TENSOR, _DEVICE = 1, 2, 3, 4, 5, 15, 17, 38
 _OPERATIONS: dict[Direction, tuple[int, tuple[int, int, int, int, int, int]]] = {
     "forward": (10, (700, 701, 702, 704, 703, 705)),  # alpha, beta, convolution, image, weight, result
@@ -41,7 +43,9 @@ _DATA_TYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 9}
 _NOTE_TENSOR_CORE, _NOTE_ROUNDS_DOWN = 0, 1
 _INSTANT, _FALLBACK = 0, 2
 _CROSS_CORRELATION = 1
-_MAX_CONFIGS, _MAX_NOTES = 128, 16
+_MAX_NOTES = 16
+_WANTED_CONFIGS = (1, 48, 128)
+"""How many engines the heuristic is to name: one, then more than it has been seen to know (41), then all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,15 +154,35 @@ class CudnnPlans:
             self._known[convolution] = self._ask(convolution)
         return self._known[convolution]
 
+    def learn(self, convolutions: Iterable[Convolution]) -> None:
+        """Ask for many at once, in a few threads: neither Python nor cuDNN holds a lock meanwhile."""
+        waiting = list({convolution for convolution in convolutions if convolution not in self._known})
+
+        def work() -> None:
+            while waiting:
+                with contextlib.suppress(IndexError, Unsupported):  # `workspace_bytes` raises the latter again
+                    self.workspace_bytes(waiting.pop())
+
+        others: list[threading.Thread] = []
+        with contextlib.suppress(RuntimeError):  # where no more threads may be made, this one asks for all
+            for _ in range(min(len(waiting), os.cpu_count() or 1, MOST_THREADS) - 1):
+                thread = threading.Thread(target=work)
+                thread.start()
+                others.append(thread)
+        work()
+        for thread in others:
+            thread.join()
+
     def _ask(self, convolution: Convolution) -> int | None:
         made: list[ctypes.c_void_p] = []
         try:
             graph = self._graph(convolution, made)
             if graph is None:
                 return None
+            engine = self._new(_ENGINE, made)
             for mode in (_INSTANT, _FALLBACK):
                 for config in self._configs(graph, mode, made):
-                    if not self._is_refused(config, convolution, made):
+                    if not self._is_refused(config, engine, convolution):
                         nbytes = self._plan_bytes(config, made)
                         if nbytes is not None:
                             return nbytes
@@ -209,23 +233,28 @@ class CudnnPlans:
         self._finalize(tensor)
         return tensor
 
-    def _configs(self, graph: ctypes.c_void_p, mode: int, made: list[ctypes.c_void_p]) -> list[ctypes.c_void_p]:
-        heuristics = self._new(_HEURISTICS, made)
-        self._put(heuristics, 204, _TYPE_DESCRIPTOR, ctypes.c_void_p(self._device.value))
-        self._put(heuristics, 201, _TYPE_DESCRIPTOR, ctypes.c_void_p(graph.value))
-        self._put(heuristics, 200, _TYPE_HEURISTIC, ctypes.c_int(mode))
-        if self._finalize(heuristics):
-            return []
-        configs = [self._new(_ENGINECFG, made) for _ in range(_MAX_CONFIGS)]
-        handles = (ctypes.c_void_p * _MAX_CONFIGS)(*[config.value for config in configs])
-        count = self._get(heuristics, 202, _TYPE_DESCRIPTOR, handles, _MAX_CONFIGS)
-        return configs[: count or 0]
+    def _configs(self, graph: ctypes.c_void_p, mode: int, made: list[ctypes.c_void_p]) -> Iterator[ctypes.c_void_p]:
+        """What the heuristic names, best first. Each costs cuDNN time, and mostly the first is the one that runs."""
+        seen = 0
+        for wanted in _WANTED_CONFIGS:  # what has answered once goes through its whole list when it is read again
+            heuristics = self._new(_HEURISTICS, made)
+            self._put(heuristics, 204, _TYPE_DESCRIPTOR, ctypes.c_void_p(self._device.value))
+            self._put(heuristics, 201, _TYPE_DESCRIPTOR, ctypes.c_void_p(graph.value))
+            self._put(heuristics, 200, _TYPE_HEURISTIC, ctypes.c_int(mode))
+            if self._finalize(heuristics):
+                return
+            configs = [self._new(_ENGINECFG, made) for _ in range(wanted)]
+            handles = (ctypes.c_void_p * wanted)(*[config.value for config in configs])
+            count = self._get(heuristics, 202, _TYPE_DESCRIPTOR, handles, wanted) or 0
+            yield from configs[seen:count]
+            if count < wanted:
+                return
+            seen = count
 
-    def _is_refused(self, config: ctypes.c_void_p, asked: Convolution, made: list[ctypes.c_void_p]) -> bool:
-        """Whether torch passes the engine over: it would round operands in a way that was not allowed."""
+    def _is_refused(self, config: ctypes.c_void_p, engine: ctypes.c_void_p, asked: Convolution) -> bool:
+        """Whether torch passes the engine over, which `engine` receives: it would round operands without leave."""
         if asked.dtype != "float32":
             return False
-        engine = self._new(_ENGINE, made)
         slot = (ctypes.c_void_p * 1)(engine.value)
         if self._get(config, 300, _TYPE_DESCRIPTOR, slot, 1) is None:
             return True

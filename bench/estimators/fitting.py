@@ -20,8 +20,10 @@ from typing import Any, Literal
 from bench import catalog
 from bench.devices.context import context_of
 from bench.errors import Unsupported
+from bench.estimators import kept
 from bench.estimators.allocator import Alloc, Event, Free
 from bench.estimators.events import TracePeaks
+from bench.estimators.kept import Trials, Unlimited
 from bench.estimators.memory import Target, trace_events, trace_peaks
 from bench.estimators.memory_settings import Verdict, device_interval, judge_fit
 from bench.estimators.recording import LEAST_BATCH, TRACED_BATCHES
@@ -169,7 +171,7 @@ def fit_batch(
     found = _search(fits, most, bound, trial.refused)
     ends = {taken: _last(functools.partial(trial.fits, context_bytes=taken), most) for taken in (high, low)}
     ends[context.point_bytes] = found.largest
-    return Fit(
+    answer = Fit(
         largest_batch_size=found.largest,
         largest_batch_size_low=min(ends[high] or 0, found.largest or 0) or None,
         largest_batch_size_high=max(ends[low] or 0, found.largest or 0) or None,
@@ -188,6 +190,8 @@ def fit_batch(
         context_high_bytes=context.high_bytes,
         context_basis=context.basis,
     )
+    trial.keep()
+    return answer
 
 
 def _recommend(trial: _Trial, fits: Callable[[int], bool], fraction: float, most: int) -> int | None:
@@ -196,7 +200,7 @@ def _recommend(trial: _Trial, fits: Callable[[int], bool], fraction: float, most
     def has_room(batch: int) -> bool:
         return fits(batch) and trial.share_frac(batch) <= fraction
 
-    room = _last(has_room, most)
+    room = _last(has_room, most, MULTIPLE)
     if room is None or room < MULTIPLE:
         return room
     rounded = range(room // MULTIPLE * MULTIPLE, 0, -MULTIPLE)
@@ -250,48 +254,70 @@ def _spans(batches: Iterable[int]) -> tuple[tuple[int, int], ...]:
 
 
 class _Trial:
-    """A case on a device at batch sizes that are tried; each replay is made once."""
+    """A case on a device at batch sizes that are tried; each replay is made once, and kept for the next search."""
 
     def __init__(self, case: Case, target: Target, memory_bytes: int, heard: Callable[[int], None]) -> None:
         self._case, self._target, self._memory_bytes, self._heard = case, target, memory_bytes, heard
-        self._free: dict[int, TracePeaks] = {}
-        self._known: dict[tuple[int, int], bool] = {}
-        self.refused: set[int] = set()  # batches that the model cannot train on
+        self._key = kept.trials_key(case, target.device, target.settings, workspaces=target.workspaces)
+        found = kept.load(self._key)
+        self._trials = found if isinstance(found, Trials) else Trials()
+        self._found = self._trials.count
+
+    @property
+    def refused(self) -> set[int]:
+        """Batches that the model cannot train on."""
+        return self._trials.refused
+
+    def keep(self) -> None:
+        """Keep what was tried."""
+        if self._trials.count > self._found:
+            kept.keep(self._key, self._trials)
 
     def fits(self, batch_size: int, context_bytes: int) -> bool:
         """Whether every allocation fits next to a context of that size.
 
         A few samples that the model cannot train on, as where a batch norm has one value per channel, do not fit.
         """
-        key = (batch_size, context_bytes)
-        if key not in self._known:
-            capacity = self._memory_bytes - context_bytes
-            room = self._target.room_bytes(context_bytes)
-            known = self._free.get(batch_size)
+        capacity, trials = self._memory_bytes - context_bytes, self._trials
+        known = trials.free.get(batch_size)
+        if capacity <= 0 or batch_size in self.refused:
+            return False
+        if known is not None and known.peak_bytes <= self._target.room_bytes(context_bytes):
+            return True
+        key = (batch_size, capacity)
+        if key not in trials.fits:
             try:
-                self._known[key] = capacity > 0 and (
-                    (known is not None and known.replay.peak_reserved_bytes <= room)
-                    or self._squeezed(batch_size, capacity)
-                )
+                trials.fits[key] = not self._is_too_large(batch_size, capacity) and self._squeezed(batch_size, capacity)
             except Unsupported:
-                if batch_size >= LADDER_START or not self._known:
+                if batch_size >= LADDER_START or not trials.count:
                     raise
                 self.refused.add(batch_size)
-                self._known[key] = False
-        return self._known[key]
+                return False
+        return trials.fits[key]
 
     def _squeezed(self, batch_size: int, capacity_bytes: int) -> bool:
         """Whether it fits, with the allocator releasing cached blocks near the limit."""
         self._heard(batch_size)
         case = replace(self._case, batch_size=batch_size)
-        return trace_peaks(case, self._target, shared=True, capacity_bytes=capacity_bytes).replay.out_of_memory is None
+        peaks = trace_peaks(case, self._target, shared=True, capacity_bytes=capacity_bytes)
+        if not peaks.replay.final.num_alloc_retries and not self._target.settings.allocator:
+            self._trials.free[batch_size] = _without_limit(peaks)  # by torch's defaults the limit then had no effect
+        return peaks.replay.out_of_memory is None
 
-    def free(self, batch_size: int) -> TracePeaks:
+    def _is_too_large(self, batch_size: int, capacity_bytes: int) -> bool:
+        """Whether the tensors alone exceed the capacity, which is less work to find out than by a replay."""
+        if batch_size <= TRACED_BATCHES[1]:
+            return False
+        away = batch_size - TRACED_BATCHES[0]
+        expected = max((start + slope * away for start, slope in self._lines), default=0)
+        return expected > capacity_bytes and max(self._live(batch_size)) > capacity_bytes
+
+    def free(self, batch_size: int) -> Unlimited:
         """The peaks on a device without limit."""
-        if batch_size not in self._free:
+        if batch_size not in self._trials.free:
             case = replace(self._case, batch_size=batch_size)
-            self._free[batch_size] = trace_peaks(case, self._target, shared=True)
-        return self._free[batch_size]
+            self._trials.free[batch_size] = _without_limit(trace_peaks(case, self._target, shared=True))
+        return self._trials.free[batch_size]
 
     def none_fits_from(self, capacity_bytes: int, checked: int) -> int | None:
         """From which batch on the tensors alone exceed the capacity; None if their bytes follow no line.
@@ -302,17 +328,32 @@ class _Trial:
         """
         if capacity_bytes <= 0:
             return 1
-        first, second, other = (self._live(batch) for batch in (*TRACED_BATCHES, checked))
-        if not len(first) == len(second) == len(other):
-            return None
-        distance = TRACED_BATCHES[1] - TRACED_BATCHES[0]
-        slopes = [(after - before) / distance for before, after in zip(first, second, strict=True)]
-        lines = list(zip(first, slopes, strict=True))
+        key = (capacity_bytes, checked)
+        if key not in self._trials.bounds:
+            self._trials.bounds[key] = self._bound(capacity_bytes, checked)
+        return self._trials.bounds[key]
+
+    def _bound(self, capacity_bytes: int, checked: int) -> int | None:
+        lines, real = self._lines, self._live(checked)
         away = checked - TRACED_BATCHES[0]
-        if any(slope < 0 or start + slope * away != real for (start, slope), real in zip(lines, other, strict=True)):
+        if len(lines) != len(real):
+            return None
+        if any(slope < 0 or start + slope * away != live for (start, slope), live in zip(lines, real, strict=True)):
             return None
         ends = [int((capacity_bytes - start) // slope) + TRACED_BATCHES[0] for start, slope in lines if slope > 0]
         return max(LEAST_BATCH, min(ends) + 1) if ends else None  # below that, a batch is recorded by itself
+
+    @functools.cached_property
+    def _lines(self) -> list[tuple[int, float]]:
+        """The bytes of all tensors after each is made, at the first traced batch and for each sample more.
+
+        Empty if the two traced batches make different numbers of tensors.
+        """
+        first, second = (self._live(batch) for batch in TRACED_BATCHES)
+        distance = TRACED_BATCHES[1] - TRACED_BATCHES[0]
+        if len(first) != len(second):
+            return []
+        return [(before, (after - before) / distance) for before, after in zip(first, second, strict=True)]
 
     def _live(self, batch_size: int) -> list[int]:
         """The bytes of all tensors after each is made: what must fit with any allocator."""
@@ -342,6 +383,10 @@ class _Trial:
         )
 
 
+def _without_limit(peaks: TracePeaks) -> Unlimited:
+    return Unlimited(peaks.reserved_bytes, peaks.replay.peak_reserved_bytes)
+
+
 def _live_bytes(events: Iterable[Event]) -> list[int]:
     """After each tensor that is made, the bytes of all that are alive; kernels' own temporaries are left out."""
     held: dict[int, int] = {}
@@ -356,14 +401,17 @@ def _live_bytes(events: Iterable[Event]) -> list[int]:
     return found
 
 
-def _last(holds: Callable[[int], bool], most: int) -> int | None:
-    """The largest batch size up to `most` for which `holds`, by bisection: as if it were true below and false above."""
+def _last(holds: Callable[[int], bool], most: int, step: int = 1) -> int | None:
+    """The largest batch size up to `most` for which `holds`, by bisection: as if it were true below and false above.
+
+    With a `step` it is exact up to the step, and beyond that to the multiple of it at or below the largest.
+    """
     low, high = 0, min(LADDER_START, most)
     while holds(high):
         if high == most:
             return most
         low, high = high, min(high * 2, most)
-    while high - low > 1:
+    while high - low > 1 and (low < step or low // step < (high - 1) // step):
         middle = (low + high) // 2
         low, high = (middle, high) if holds(middle) else (low, middle)
     return low or None

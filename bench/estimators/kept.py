@@ -19,9 +19,9 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from bench import catalog, fingerprint
 from bench.errors import BenchError, DeviceError, Unsupported
@@ -63,6 +63,40 @@ RECORDING_CODE = (
 
 WORKSPACES_CODE = ("estimators/cudnn_plans.py", "estimators/temporaries/convolutions.py", "estimators/workspaces.py")
 """What decides, beside a recording, the device and cuDNN itself, what cuDNN is asked for."""
+
+
+class Unlimited(NamedTuple):
+    """What a batch reserves on a device without limit.
+
+    Attributes:
+        reserved_bytes: Once the allocator is steady.
+        peak_bytes: Over all steps.
+    """
+
+    reserved_bytes: int
+    peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trials:
+    """What a search for the largest batch found on one device.
+
+    Attributes:
+        free: By batch size.
+        fits: By batch size and the bytes that torch may take.
+        bounds: From which batch on none fits, by those bytes and the batch at which that was checked.
+        refused: Batches that the model cannot train on.
+    """
+
+    free: dict[int, Unlimited] = field(default_factory=dict)
+    fits: dict[tuple[int, int], bool] = field(default_factory=dict)
+    bounds: dict[tuple[int, int], int | None] = field(default_factory=dict)
+    refused: set[int] = field(default_factory=set)
+
+    @property
+    def count(self) -> int:
+        """How much was found."""
+        return len(self.free) + len(self.fits) + len(self.bounds) + len(self.refused)
 
 
 class NotKept(Exception):  # noqa: N818 - an answer, not an error
@@ -251,6 +285,18 @@ def workspaces_key(case: Case, device: Device) -> str | None:
     return recorded and stable_hash(["workspaces", fingerprint.code_key(WORKSPACES_CODE), recorded, known])
 
 
+def trials_key(case: Case, device: Device, settings: MemorySettings, *, workspaces: bool) -> str | None:
+    """What names the `Trials` of a case's batch sizes on a device; None where they cannot be kept."""
+    assert device.compute_capability
+    try:
+        library = library_facts() if workspaces else None
+    except Unsupported:
+        return None
+    recorded = cache_key(case, device.compute_capability, TRACED_BATCHES)
+    code = fingerprint.code_key(fingerprint.ESTIMATE_CODE)
+    return recorded and stable_hash(["trials", code, recorded, repr(device), repr(settings), library])
+
+
 _TYPES: dict[tuple[str, str], type] = {
     (kind.__module__, kind.__qualname__): kind
     for kind in (
@@ -265,10 +311,12 @@ _TYPES: dict[tuple[str, str], type] = {
         recording.Workspaces,
         recording.ModelShapes,
         tensors.Spec,
+        Trials,
+        Unlimited,
     )
 }
 
-Held = Column | Recording | ModelShapes | tuple[recording.Workspaces, ...]
+Held = Column | Recording | ModelShapes | Trials | tuple[recording.Workspaces, ...]
 
 
 def any_kept(cases: Iterable[Case], device: str | Device) -> bool:
@@ -331,6 +379,8 @@ def _is_whole(held: object) -> bool:
         if isinstance(held, ModelShapes):
             counts = (held.parameter_bytes, held.trained_bytes, held.sample_elements, held.fixed_elements)
             return all(isinstance(count, int) for count in counts) and isinstance(held.trained, tuple)
+        if isinstance(held, Trials):
+            return _are_trials(held)
         if isinstance(held, tuple):
             return all(type(item) is recording.Workspaces and all(type(size) is int for size in item) for item in held)
         found = held.recording if isinstance(held, Column) else held
@@ -343,6 +393,16 @@ def _is_whole(held: object) -> bool:
         )
     except AttributeError:  # a file can leave any field out
         return False
+
+
+def _are_trials(held: Trials) -> bool:
+    pairs = [*held.fits.items(), *held.bounds.items()]
+    return (
+        all(type(batch) is int and type(peaks) is Unlimited for batch, peaks in held.free.items())
+        and all(type(size) is int for peaks in held.free.values() for size in peaks)
+        and all(type(key) is tuple and len(key) == 2 and isinstance(value, int | None) for key, value in pairs)
+        and isinstance(held.refused, set)
+    )
 
 
 def keep(key: str | None, held: Held) -> None:

@@ -12,7 +12,8 @@ import pytest
 
 from bench.cli.fit import _answer
 from bench.devices import Device, load_device
-from bench.estimators.fitting import SCANNED_ABOVE, SCANNED_UNBOUNDED, _search, _spans, fit_batch
+from bench.estimators import fitting
+from bench.estimators.fitting import SCANNED_ABOVE, SCANNED_UNBOUNDED, _last, _search, _spans, _Trial, fit_batch
 from bench.estimators.memory import Target, trace_peaks
 from bench.records import Case, Choice
 from tests import plugins
@@ -73,6 +74,22 @@ def test_the_search_ends_at_the_most(most: int) -> None:
     assert max(tried) == most
 
 
+def test_a_step_spares_the_batches_within_it_and_changes_no_multiple() -> None:
+    for limit in range(1, 300):
+        tried: list[int] = []
+
+        def fits(batch: int, limit: int = limit, tried: list[int] = tried) -> bool:
+            tried.append(batch)
+            return batch <= limit
+
+        found = _last(fits, 60_000, 8)
+        assert found is not None
+        assert found == limit if limit < 8 else found // 8 == limit // 8 and found <= limit
+        alone = len(tried)
+        _last(fits, 60_000)
+        assert alone <= len(tried) - alone
+
+
 def test_spans_are_runs_of_neighbours() -> None:
     assert _spans([1, 2, 3, 7, 9, 10]) == ((1, 3), (7, 7), (9, 10))
 
@@ -122,6 +139,38 @@ def test_the_answer_is_what_trying_every_batch_finds(memory_mib: int) -> None:
     missing = [batch for batch in range(2, found.largest_fitting_batch_size) if not tried[batch]]
     assert found.batch_sizes_that_do_not_fit == _spans(missing)
     assert found.largest_batch_size < found.largest_fitting_batch_size < found.none_fits_from
+
+
+@pytest.mark.parametrize("memory_mib", [112, 300])
+def test_what_a_search_tried_is_kept_and_another_replays_nothing(
+    memory_mib: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENCH_TRACE_CACHE", str(tmp_path))
+    asked = case("cifar10", "resnet18"), Target.of(device(memory_mib << 20), workspaces=False), 0.8
+    first = fit_batch(*asked)
+    monkeypatch.setattr(fitting, "trace_events", lambda *_, **__: pytest.fail("a case was traced"))
+    monkeypatch.setattr(fitting, "trace_peaks", lambda *_, **__: pytest.fail("a case was replayed"))
+    assert fit_batch(*asked) == first
+
+
+def test_a_batch_whose_tensors_alone_are_too_large_is_not_replayed() -> None:
+    heard: list[int] = []
+    found = fit_batch(case("cifar10", "resnet18"), Target.of(device(400 << 20), workspaces=False), heard=heard.append)
+    assert found.none_fits_from is not None and found.ladder[-1].batch_size > found.none_fits_from
+    assert max(heard) < found.none_fits_from
+
+
+@pytest.mark.parametrize(("batch", "memory_mib"), [(16, 160), (128, 162), (128, 160)])
+def test_only_a_replay_that_the_limit_left_alone_stands_for_one_without_limit(batch: int, memory_mib: int) -> None:
+    """On 160 MiB a batch of 128 fits once cached blocks are released, and needs 162 MiB where they need not be."""
+    tried, alone = (
+        _Trial(
+            case("cifar10", "resnet18"), Target.of(device(memory_mib << 20), workspaces=False), memory_mib << 20, int
+        )
+        for _ in range(2)
+    )
+    assert tried.fits(batch, 0)
+    assert tried.free(batch) == alone.free(batch)
 
 
 def test_not_even_one_image() -> None:

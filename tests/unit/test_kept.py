@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import pytest
 
 from bench import catalog
 from bench.catalog import parse_choice
-from bench.devices import load_device
+from bench.devices import Device, load_device
 from bench.estimators import kept, memory, memory_settings
+from bench.estimators.memory_settings import MemorySettings, settings_in_force
 from bench.estimators.recording import (
     TRACED_BATCHES,
     Call,
@@ -84,8 +86,6 @@ def test_a_recording_that_asked_for_the_device_is_not_kept_for_others(
 
 
 def test_keys_tell_cases_batches_and_gpus_apart() -> None:
-    from dataclasses import replace
-
     keys = [
         kept.cache_key(CASE, HOPPER, (16, 48)),
         kept.cache_key(CASE, HOPPER, (1,)),
@@ -251,3 +251,36 @@ def test_what_is_kept_is_estimated_without_torch_and_to_the_same_byte(folder: Pa
     assert json.loads(found) == expected and len(expected) == 2
     assert has_torch == "False"
     assert subprocess.run([*ask, "resnet34"], capture_output=True, text=True, check=True).stdout == "[]\nFalse\n"
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        ({16: (1, 2)},),
+        ({16: kept.Unlimited(1, "2")},),  # type: ignore[arg-type]
+        ({}, {16: True}),
+        ({}, {}, {(1, 2): "3"}),
+        ({}, {}, {}, [4]),
+    ],
+)
+def test_only_whole_trials_come_back(folder: Path, found: tuple[Any, ...]) -> None:
+    whole = kept.Trials({16: kept.Unlimited(1, 2)}, {(16, 5): True}, {(5, 16): None}, {1})
+    kept.keep("a", whole)
+    assert kept.load("a") == whole
+    kept.keep("a", kept.Trials(*found))
+    assert kept.load("a") is None
+
+
+def test_trials_are_those_of_a_column_a_device_its_settings_and_a_cudnn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept, "library_facts", lambda: ["/lib/libcudnn.so.9", 1])
+    settings = settings_in_force({})
+
+    def key(case: Case = CASE, device: Device = H200, settings: MemorySettings = settings, with_: bool = True) -> Any:
+        return kept.trials_key(case, device, settings, workspaces=with_)
+
+    assert key() == key(replace(CASE, batch_size=17))
+    keys = {key(), key(replace(CASE, precision="tf32")), key(device=replace(H200, memory_bytes=1)), key(with_=False)}
+    keys.add(key(settings=replace(settings, allocator="expandable_segments:True")))
+    monkeypatch.setattr(kept, "library_facts", lambda: ["/lib/libcudnn.so.9", 2])
+    keys.add(key())
+    assert None not in keys and len(keys) == 6
