@@ -27,6 +27,8 @@ MOST_MICRO_BATCHES = 32
 """Recordings grow with the micro-batches of a step."""
 LEAST_SAVING_FRAC = 0.05
 """A smaller saving of memory is not worth another change: the context alone is known no better."""
+FULL_FRAC = 0.97
+"""Of the device's memory: above, a step has no room to be a little larger than estimated."""
 LEAST_LOSS_FRAC = 0.01
 """Ways whose speeds differ by less count as equally fast."""
 
@@ -293,10 +295,14 @@ def _by_speed(options: Sequence[Option]) -> list[Option]:
 
 
 def _cheapest(plain: Option, options: Sequence[Option]) -> Option | None:
-    """What fits with the least loss of speed, the step as it is before all; what may fit only if nothing does."""
+    """What fits with the least loss of speed, the step as it is before all; what may fit only if nothing does.
+
+    What fills the device fits only because the allocator gives cached blocks back, so it counts where nothing else fits.
+    """
     sure = [option for option in options if option.fits] or list(options)
     if not sure or plain in sure:
         return plain if sure else None
+    sure = [option for option in sure if option.share_frac <= FULL_FRAC] or sure
     most = max(option.samples_per_s or 0.0 for option in sure)
     near = [option for option in sure if (option.samples_per_s or 0.0) >= most * (1 - LEAST_LOSS_FRAC)]
     return min(near, key=lambda item: (len(item.changes), item.device_bytes))
