@@ -297,7 +297,7 @@ def _by_speed(options: Sequence[Option]) -> list[Option]:
 def _cheapest(plain: Option, options: Sequence[Option]) -> Option | None:
     """What fits with the least loss of speed, the step as it is before all; what may fit only if nothing does.
 
-    What fills the device fits only because the allocator gives cached blocks back, so it counts where nothing else fits.
+    What fills the device fits only because the allocator gives cached blocks back; it counts where nothing else fits.
     """
     sure = [option for option in options if option.fits] or list(options)
     if not sure or plain in sure:
