@@ -199,3 +199,40 @@ def test_steps_are_recorded_until_the_optimizer_has_taken_its_last_way() -> None
         "asgd:foreach=false": [0] * 3,
         "asgd:foreach=false,t0=2.0": [0] * 4 + [4] * 2,
     }
+
+
+def sums_task(argument: Any, send: Any) -> list[str]:
+    """How the backward adds up the gradients of a tensor that is used twice."""
+    import torch
+
+    from bench.estimators.record import record_training
+    from bench.estimators.recording import Phase, calls_of
+
+    class Residuals(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = torch.nn.ModuleList(torch.nn.Linear(8, 8) for _ in range(4))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            for layer in self.layers:
+                images = images + layer(images).relu()
+            return images
+
+    class Training:
+        def __init__(self, device: torch.device) -> None:
+            self.model = Residuals().to(device)
+            self.optimizer = torch.optim.SGD(self.model.parameters())
+            self.batch = (torch.empty(4, 8, device=device),)
+
+        def step(self) -> None:
+            self.optimizer.zero_grad(set_to_none=True)
+            self.model(self.batch[0]).square().sum().backward()
+            self.optimizer.step()
+
+    calls = calls_of(record_training(Training), 3)
+    return [call.name for call in calls if call.phase is Phase.BACKWARD and call.name in ("add", "add_")]
+
+
+def test_gradients_are_added_up_in_place_where_nothing_else_holds_them() -> None:
+    """Whatever looks at a tensor on the way must not leave a handle on its storage."""
+    assert in_child(sums_task, None) == ["add_"] * 3

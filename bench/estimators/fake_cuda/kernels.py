@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from bench.errors import OPERATOR_NOTE, BenchError, ReadsValues, Unsupported, place_of
-from bench.estimators.fake_cuda.memory import DTYPES, Memory, Recorder, block_of, spec_of
+from bench.estimators.fake_cuda.memory import DTYPES, Memory, Recorder, number_of, spec_of
 from bench.estimators.recording import Output
 from bench.estimators.tensors import (
     CHANNELS_LAST_ORDER,
@@ -327,10 +327,6 @@ COPY_TO_HOST = "a copy to the CPU"
 _UNKNOWN = object()
 
 
-def _is_number(tensor: torch.Tensor) -> bool:
-    return tensor.dim() == 0 and tensor.untyped_storage().nbytes() == tensor.element_size()
-
-
 def _tensors_in(value: Any) -> Sequence[torch.Tensor]:
     return [value] if isinstance(value, torch.Tensor) else value or ()
 
@@ -445,7 +441,7 @@ class TracedKernels:
     def _run(self, plan: Plan, values: list[Any]) -> Any:
         if plan.base == "_local_scalar_dense":
             self.recorder.reads(plan.name)
-            known = self.memory.numbers.get(block_of(values[0]))
+            known = self.memory.numbers.get(number_of(values[0]))
             return known.item() if known is not None else 0.0 if values[0].dtype.is_floating_point else 0
         if reads_values(plan.name, values):
             raise ReadsValues(plan.name)
@@ -483,10 +479,10 @@ class TracedKernels:
         """
         numbers = self.memory.numbers
         written = [tensor for index in plan.written for tensor in _tensors_in(values[index])]
-        if len(written) == 1 and _is_number(written[0]):
-            target = written[0]
-            if block_of(target) not in numbers and plan.base in ("fill_", "zero_", "copy_"):
-                numbers[block_of(target)] = torch.zeros((), dtype=target.dtype)
+        places = [place for tensor in written if (place := number_of(tensor)) in numbers]
+        if len(written) == 1 and places and not written[0].dim():
+            if numbers[places[0]] is None and plan.base in ("fill_", "zero_", "copy_"):
+                numbers[places[0]] = torch.zeros((), dtype=written[0].dtype)
             known = [self._number(value) for value in values]
             if all(number is not _UNKNOWN for number in known):
                 names = [name for name, _ in plan.arguments]
@@ -494,15 +490,14 @@ class TracedKernels:
                 with torch.no_grad():
                     plan.overload(*known[: plan.positional], **keywords)
                 return
-        for tensor in written if numbers else ():
-            numbers.pop(block_of(tensor), None)
+        for place in places:
+            numbers[place] = None
 
     def _number(self, value: Any) -> Any:
         """What stands for an argument in a computation with numbers."""
         if isinstance(value, torch.Tensor):
-            if value.is_cpu:
-                return value if value.numel() == 1 else _UNKNOWN
-            return self.memory.numbers.get(block_of(value), _UNKNOWN) if _is_number(value) else _UNKNOWN
+            known = value if value.is_cpu else self.memory.numbers.get(number_of(value))
+            return _UNKNOWN if known is None or known.numel() != 1 or value.dim() else known
         return _UNKNOWN if isinstance(value, list | tuple) else value
 
     def _resize(self, plan: Plan, values: list[Any], signature: tuple[Any, ...], made: list[Output]) -> None:

@@ -90,8 +90,8 @@ class Memory:
     def __init__(self) -> None:
         """Start with no tensors."""
         self.count = 0
-        self.numbers: dict[int, torch.Tensor] = {}
-        """Tensors of one number whose value the program decides, on the CPU, by the numbers of their storages."""
+        self.numbers: dict[int, torch.Tensor | None] = {}
+        """The live storages of one number: its value on the CPU where the program decides it, else None."""
         self.on_free: Callable[[int], None] | None = None
         self._slabs: list[_Slab] = []
         self._vacant: list[_DLManagedTensor] = []
@@ -99,6 +99,8 @@ class Memory:
     def allocate(self, spec: Spec) -> torch.Tensor:
         """A new tensor; its storage's number is `count` after the call."""
         self.count += 1
+        if not spec.shape:
+            self.numbers[self.count] = None
         if not self._vacant:
             self._slabs.append(_Slab())
             self._vacant += reversed(self._slabs[-1].places)
@@ -164,6 +166,11 @@ def spec_of(tensor: torch.Tensor) -> Spec:
     if name is None:
         raise Unsupported(f"the memory trace does not support tensors of {tensor.dtype}")
     return Spec(name, tuple(tensor.shape), tensor.stride())
+
+
+def number_of(tensor: torch.Tensor) -> int:
+    """As `block_of`, of a tensor at the start of its storage and without a handle on that; -1 of any other."""
+    return -1 if tensor.storage_offset() else (tensor.data_ptr() - FIRST_ADDRESS) // ADDRESS_STEP
 
 
 def block_of(tensor: torch.Tensor) -> int:
