@@ -26,7 +26,7 @@ from types import ModuleType
 from typing import Any
 
 from bench.catalog.entries import ANY_VALUE, ModelEntry, Setting
-from bench.errors import BenchError, UnknownNameError, describe_failure
+from bench.errors import BenchError, UnknownNameError, describe_failure, nearest, nearest_sentence
 from bench.records import ImageSpec, SettingValue, stable_hash
 
 VARIABLE = "BENCH_MODELS"
@@ -61,7 +61,11 @@ def check_path(path: Path) -> None:
     if path.suffix != ".py" or ":" in path.name:
         raise BenchError(f"{path}: not a Python file; its name must end in .py")
     if not path.is_file():
-        raise BenchError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}")
+        near = nearest_sentence(nearest(path.name, [item.name for item in path.parent.glob("*.py")]))
+        what = "a folder" if path.is_dir() else "the file is missing"
+        raise BenchError(
+            f"{path}: {what}; give the path of your own models, as FILE.py or FILE.py:NAME. {near}".strip()
+        )
     other = _known.get(path.name)
     if other is not None and other.path.resolve() != path.resolve():
         raise BenchError(f"{path}: {other.path} has the same name, and models are named by it; rename one")

@@ -38,6 +38,12 @@ def test_plan_lists_cases_with_axes_key_and_reason() -> None:
         "memory_format",
         "input",
         "image_size",
+        "accumulation",
+        "checkpointing",
+        "compile",
+        "update",
+        "allocator",
+        "zero_grad",
         "case_key",
         "skip_reason",
     }

@@ -187,6 +187,7 @@ ALONE = {
     "bench.catalog.optimizers.adam": "an optimizer is one file",
     "bench.cli": "`python -m bench` starts it",
     "bench.cli.comparison_text": "only printing needs it: `bench compare --help` must not wait for numpy",
+    "bench.cli.saving_text": "only printing needs it: `bench fit` without --save-memory does not",
     "bench.cli.plan": "a command is one file, and `bench sweep --dry-run` is that command",
     "bench.estimators.fake_cuda": "a device that does not exist, whatever is recorded on it",
     "bench.estimators.roofline": "speed is an estimator of its own beside memory",

@@ -68,7 +68,7 @@ def _transposed(spec: Spec) -> Spec:
     return Spec(spec.dtype, *(tuple(values[index] for index in (0, 2, 1, 3)) for values in spec[1:]))
 
 
-class Blocks(NamedTuple):
+class AttentionBlocks(NamedTuple):
     """How a backward kernel divides its work.
 
     Attributes:
@@ -84,23 +84,23 @@ class Blocks(NamedTuple):
     adds_up: bool = False
 
 
-def _blocks(dtype: str, width: int, dropout: float, capability: tuple[int, int]) -> Blocks:
+def _blocks(dtype: str, width: int, dropout: float, capability: tuple[int, int]) -> AttentionBlocks:
     """Of the first kernel that takes the width and fits the shared memory of a multiprocessor.
 
     Source: mem_eff_attention/kernels/cutlassB.h; seen on compute capability 8.0, 8.6 and 9.0.
     """
     little_memory = capability in ((8, 6), (8, 9)) or capability[0] == 12
     if width <= 64 or capability < (8, 0):
-        return Blocks(64, 64, 64)
+        return AttentionBlocks(64, 64, 64)
     if dtype not in HALF:
-        return Blocks(64 if little_memory else 128, 64, 64)
+        return AttentionBlocks(64 if little_memory else 128, 64, 64)
     if width > WIDEST_IN_REGISTERS:
-        return Blocks(128, 64, 64, adds_up=True)
+        return AttentionBlocks(128, 64, 64, adds_up=True)
     if not little_memory:
-        return Blocks(128, 128, 128)
+        return AttentionBlocks(128, 128, 128)
     if width <= 96 and not dropout and capability[0] == 8:
-        return Blocks(128, 64, 64)
-    return Blocks(64, 64, 64, adds_up=True)
+        return AttentionBlocks(128, 64, 64)
+    return AttentionBlocks(64, 64, 64, adds_up=True)
 
 
 def workspace_bytes(query: Spec, key: Spec, value: Spec, dropout: float, capability: tuple[int, int]) -> int:

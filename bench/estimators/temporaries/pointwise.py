@@ -158,11 +158,6 @@ def _channels_last_copy_bytes(image: Spec) -> int:
     return 0 if is_channels_last_contiguous(image) else image.numel * image.item_bytes
 
 
-def _upsample_bilinear(call: Call, machine: Machine) -> Script:
-    image = call.arguments[0]
-    return results(call.sizes) + around(_channels_last_copy_bytes(image) if _works_channels_last(image) else 0)
-
-
 def _upsample_bilinear_backward(call: Call, machine: Machine) -> Script:
     """A gradient that is part of a larger one is copied, and the result too if the kernel writes another layout."""
     gradient, result = call.arguments[0], call.outputs[0].spec
@@ -219,7 +214,6 @@ RULES = {
     "aten::_upsample_nearest_exact2d": _in_format(0, source=0),
     "aten::_upsample_nearest_exact2d_backward": _in_format(0, source=0),
     "aten::upsample_bicubic2d_backward": _first,
-    "aten::upsample_bilinear2d": _upsample_bilinear,
     "aten::upsample_bilinear2d_backward": _upsample_bilinear_backward,
     "aten::upsample_nearest2d": _in_format(0, source=0),
     "aten::upsample_nearest2d_backward": _in_format(0, source=0),

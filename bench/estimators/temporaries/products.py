@@ -32,7 +32,7 @@ def _copy_bytes(spec: Spec) -> int:
 
 
 def goes_to_lt(call: Call, machine: Machine) -> bool:
-    """Whether cublasLt computes a product: of those with a bias, where it is a row and neither factor a column.
+    """Whether cublasLt computes a product: of those with a bias, where it is a row or whole, and no factor is a column.
 
     Source: aten/src/ATen/native/cuda/Blas.cpp (addmm_out_cuda_impl).
     """
@@ -41,7 +41,7 @@ def goes_to_lt(call: Call, machine: Machine) -> bool:
         return machine.uses_lt(base)
     bias, _, factor = call.arguments[:3]
     is_row = len(bias.shape) == 1 and is_contiguous(bias) and bias.shape[0] == factor.shape[1]
-    return machine.uses_lt(base) and is_row and min(factor.shape) > 1
+    return machine.uses_lt(base) and (is_row or len(bias.shape) == 2) and min(factor.shape) > 1
 
 
 def _transient(call: Call, machine: Machine) -> Script:
