@@ -16,8 +16,7 @@ import functools
 import importlib.util
 import json
 import os
-import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +29,6 @@ Shape = tuple[int, ...]
 
 LEAST_VERSION = 90800
 LIBRARY = "libcudnn.so.9"
-MOST_THREADS = 4
 _CONVOLUTION, _ENGINE, _ENGINECFG, _HEURISTICS, _PLAN, _GRAPH, _TENSOR, _DEVICE = 1, 2, 3, 4, 5, 15, 17, 38
 _OPERATIONS: dict[Direction, tuple[int, tuple[int, int, int, int, int, int]]] = {
     "forward": (10, (700, 701, 702, 704, 703, 705)),  # alpha, beta, convolution, image, weight, result
@@ -153,25 +151,6 @@ class CudnnPlans:
         if convolution not in self._known:
             self._known[convolution] = self._ask(convolution)
         return self._known[convolution]
-
-    def learn(self, convolutions: Iterable[Convolution]) -> None:
-        """Ask for many at once, in a few threads: neither Python nor cuDNN holds a lock meanwhile."""
-        waiting = list({convolution for convolution in convolutions if convolution not in self._known})
-
-        def work() -> None:
-            while waiting:
-                with contextlib.suppress(IndexError, Unsupported):  # `workspace_bytes` raises the latter again
-                    self.workspace_bytes(waiting.pop())
-
-        others: list[threading.Thread] = []
-        with contextlib.suppress(RuntimeError):  # where no more threads may be made, this one asks for all
-            for _ in range(min(len(waiting), os.cpu_count() or 1, MOST_THREADS) - 1):
-                thread = threading.Thread(target=work)
-                thread.start()
-                others.append(thread)
-        work()
-        for thread in others:
-            thread.join()
 
     def _ask(self, convolution: Convolution) -> int | None:
         made: list[ctypes.c_void_p] = []

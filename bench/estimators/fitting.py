@@ -6,6 +6,9 @@ largest that fits at all. The bytes of the tensors alone are a lower bound on me
 (`_live_bytes`), so beyond some batch none can fit; between that one and the limit found by bisection every batch is
 tried, at most `SCANNED_ABOVE` of them, and `SCANNED_BELOW` on the other side.
 
+What was tried is kept beside the recordings, so that the next search for the case on that device replays only what is
+new to it.
+
 The result states whether something other than the GPU ends the search: the size of the data set, or `MAX_BATCH_SIZE`.
 Not modelled: kernels that refuse tensors of 2^31 elements or more.
 """

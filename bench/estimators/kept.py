@@ -1,4 +1,6 @@
-"""Recordings of cases with their workspaces, and shapes of models: of this process, of the disk, or new ones.
+"""Recordings of cases with their workspaces, what searches for a batch found, and shapes of models.
+
+They are of this process, of the disk, or new ones.
 
 What was seen once need not be again, on this account, with this code and this torch. Reading what is kept needs no
 torch; a process that is to stay without it opens `only_kept`. A file is a Python pickle,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -26,9 +25,6 @@ class Plans:
 
     def __init__(self) -> None:
         self.asked: list[Convolution] = []
-
-    def learn(self, convolutions: Iterable[Convolution]) -> None:
-        pass
 
     def workspace_bytes(self, convolution: Convolution) -> int | None:
         self.asked.append(convolution)

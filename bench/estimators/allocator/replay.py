@@ -233,7 +233,12 @@ class _Step:
         """The events of that step."""
         start = self.first(added)
         older = self.ids if added == 1 else range(self.first(added - 1), start)
-        return [event._replace(id=start + event.id if event.id >= 0 else older[~event.id]) for event in self.events]
+        return [_named(event, start + event.id if event.id >= 0 else older[~event.id]) for event in self.events]
+
+
+def _named(event: Alloc | Free, number: int) -> Alloc | Free:
+    """The event with another id; `_replace` would take three times as long."""
+    return type(event)(number, *event[1:])
 
 
 def _last_step(stream: Sequence[Event]) -> _Step | None:
@@ -253,12 +258,12 @@ def _placed(step: Sequence[Event], older: Mapping[int, int]) -> _Step:
     for event in step:
         if isinstance(event, Alloc):
             left[event.id] = len(ids)
-            events.append(event._replace(id=len(ids)))
+            events.append(_named(event, len(ids)))
             ids.append(event.id)
         elif isinstance(event, Free) and event.id in left:
-            events.append(event._replace(id=left.pop(event.id)))
+            events.append(_named(event, left.pop(event.id)))
         elif isinstance(event, Free) and event.id in older:
-            events.append(event._replace(id=~older[event.id]))
+            events.append(_named(event, ~older[event.id]))
         else:
             whole = False
     return _Step(events, ids, left, whole)
