@@ -10,9 +10,11 @@ import click
 from tests.oracle.stub import StubDriver, StubUnavailable, build_stub
 from tools.accuracy.allocator import grid_part
 from tools.accuracy.cases import (
+    ODD_SIDES,
     SEED,
     draw_convolutions,
     draw_mlps,
+    draw_odd,
     draw_optimizers,
     draw_segmentation,
     draw_switches,
@@ -115,6 +117,12 @@ def _stub_parts(cases: int, quick: bool, children: Children, seed: int) -> list[
             "MLPs",
             LIMIT,
             shares=1.0,
+        ),
+        grid_part(
+            compare(draw_odd(max(8, cases // 4), seed), driver, children, workspaces=False),
+            "Odd images and batches, against torch's real allocator",
+            f"images of {ODD_SIDES[0]} to {ODD_SIDES[-1]} px, batches 1, 3 and 7",
+            LIMIT,
         ),
         grid_part(
             compare(draw_switches(max(4, cases * 40 // VISION_CASES), seed), driver, children, workspaces=False),

@@ -156,6 +156,30 @@ def draw_mlps(count: int, seed: int = SEED) -> list[Point]:
     return list(dict.fromkeys(points))
 
 
+ODD_SIDES, ODD_BATCHES = range(33, 300, 2), (1, 3, 7)
+
+
+def draw_odd(count: int, seed: int = SEED) -> list[Point]:
+    """`count` cases of torchvision's models on images of odd sides, at batches that no power of two divides."""
+    axes = zip(
+        in_turns(torchvision_models(), count, seed, "odd model"),
+        in_turns(OPTIMIZERS, count, seed, "odd optimizer"),
+        in_turns(PRECISIONS, count, seed, "odd precision"),
+        in_turns(FORMATS, count, seed, "odd format"),
+        in_turns(ODD_BATCHES, count, seed, "odd batch"),
+        in_turns(ODD_SIDES, count, seed, "odd side"),
+        in_turns(DEVICES, count, seed, "odd device"),
+        strict=True,
+    )
+    points = []
+    for model, optimizer, precision, memory_format, batch, side, device in axes:
+        chosen = catalog.parse_choice("optimizer", optimizer)
+        case = Case(Choice("imagenet"), Choice(model), chosen, batch, precision, memory_format, image_size=side)
+        if skip_reason(case, "cuda") is None:
+            points.append(Point(case, device))
+    return list(dict.fromkeys(points))
+
+
 SWITCHED: tuple[dict[str, Any], ...] = (
     {"accumulation": 2},
     {"accumulation": 4},
