@@ -158,10 +158,10 @@ def test_a_file_that_cannot_be_used_is_refused_in_one_line(here: Path, text: str
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (("--models", "absent.py"), r"--models: absent\.py: no such file"),
+        (("--models", "absent.py"), r"--models: absent\.py: the file is missing; .*"),
         (("--models", "c.toml"), r"--models: c\.toml: not a Python file; .*"),
         (("--models", "."), r"--models: \.: not a Python file; .*"),
-        (("--model", "absent.py:build"), r"--model: absent\.py: no such file"),
+        (("--model", "absent.py:build"), r"--model: absent\.py: the file is missing; .*"),
         (("--model", "my_models.py:biuld"), r'unknown model "my_models\.py:biuld"\. Nearest: my_models\.py:build.*'),
         (("--model", "my_models.py:block"), r'unknown model "my_models\.py:block"\. .*list models --models .*'),
         (("--model", "my_models.py:build:wdth=3"), r'.*no setting "wdth"\. Nearest: width\. Allowed: width\.'),

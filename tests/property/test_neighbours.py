@@ -112,7 +112,7 @@ def replace_entries(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, 
         return Case(Choice("mnist"), Choice(model.name), Choice(optimizer.name), 8, image_size=28)
 
     yield put
-    catalog.code_key.cache_clear()
+    catalog._code_key.cache_clear()
 
 
 def neighbours() -> list[Case]:

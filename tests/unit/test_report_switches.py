@@ -13,8 +13,6 @@ import pytest
 import bench
 from bench.analysis import judge, summarise_cases
 from bench.records import Case, Measurement, Status
-from bench.report.contents import Contents
-from bench.report.drawing import Drawing
 from tests.machines import A100
 from tests.results import GPU, make_cases, make_results
 
@@ -39,7 +37,9 @@ def changed(measurement: Measurement, case: Case, repeat: int) -> Measurement:
     )
 
 
-def contents_of(*folders: Path) -> Contents:
+def contents_of(*folders: Path) -> Any:
+    from bench.report.contents import Contents
+
     frame = bench.load(*folders)
     return Contents("x", frame, summarise_cases(frame), judge(frame))
 
@@ -50,7 +50,7 @@ def switch_cases(
     return [case for setting in SETTINGS for case in make_cases(["imagenet"], models, ["adam"], batch_sizes, **setting)]
 
 
-Draw = Callable[..., Drawing | None]
+Draw = Callable[..., Any]
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def draw(tmp_path: Path) -> Draw:
     from bench.report import theme
     from bench.report.figures import switches
 
-    def drawn(cases: list[Case], **settings: Any) -> Drawing | None:
+    def drawn(cases: list[Case], **settings: Any) -> Any:
         make_results(tmp_path / "one", cases, **{"environment": GPU, "change": changed, "trace": True, **settings})
         with theme.style():
             return switches.FIGURE.draw(contents_of(tmp_path / "one"))

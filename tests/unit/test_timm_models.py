@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import socket
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from bench.catalog.models import timm as family_of_timm
 from bench.errors import BenchError, ConfigError, Unsupported
 from bench.records import AXES, Choice, ImageSpec
 
-timm = pytest.importorskip("timm")
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
 
 
 def square(side: int, channels: int = 3, classes: int = 10) -> ImageSpec:
@@ -23,6 +24,7 @@ def square(side: int, channels: int = 3, classes: int = 10) -> ImageSpec:
 
 
 def test_names_sizes_and_which_are_fixed_are_those_of_the_installed_timm() -> None:
+    import timm
     from timm.models import _registry
 
     listed = {name.removeprefix("timm:") for name in catalog.names("model") if name.startswith("timm:")}

@@ -60,16 +60,15 @@ def test_a_model_that_reads_its_values() -> None:
     assert [entry.step for entry in plain.entries if isinstance(entry, StepEnd)] == [0, 1, 2, 3]
 
 
-class Asking(torch.nn.Linear):
+def asking(name: str, heard: list[Any]) -> torch.nn.Module:
     """A layer that asks the GPU what it is."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(4, 2)
-        self.name, self.heard = name, list[Any]()
+    class Asking(torch.nn.Linear):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            heard.append(getattr(torch.cuda.get_device_properties(images.device), name))
+            return super().forward(images)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        self.heard.append(getattr(torch.cuda.get_device_properties(images.device), self.name))
-        return super().forward(images)
+    return Asking(4, 2)
 
 
 def test_the_gpus_properties_are_those_of_the_device_file() -> None:
@@ -87,13 +86,14 @@ def test_the_gpus_properties_are_those_of_the_device_file() -> None:
         "total_memory": load_device("h200").memory_bytes,
     }
     for name, value in expected.items():
-        model = Asking(name)
+        heard: list[Any] = []
+        model = asking(name, heard)
         recording = record_training(lambda device, model=model: Training(model, device), 3, (9, 0), machine.properties)
-        assert set(model.heard) == {value}
+        assert set(heard) == {value}
         assert recording.asks_device
     assert not record_training(lambda device: Training(torch.nn.Linear(4, 2), device)).asks_device
     with pytest.raises(Unsupported, match="asks for pci_bus_id of the GPU, which is not known of this device"):
-        record_training(lambda device: Training(Asking("pci_bus_id"), device), 3, (9, 0), machine.properties)
+        record_training(lambda device: Training(asking("pci_bus_id", []), device), 3, (9, 0), machine.properties)
 
 
 def test_a_torch_without_the_private_parts(monkeypatch: pytest.MonkeyPatch) -> None:
