@@ -24,9 +24,10 @@ from bench.errors import BenchError, describe_failure
 from bench.estimators.events import build_events, replay_trace
 from bench.estimators.layers import refusals_in_words
 from bench.estimators.memory import Target
-from bench.estimators.record import STEPS, record_training
+from bench.estimators.record import record_training
 from tools.accuracy.stub_child import leave_values_alone, read_peaks
 
+STEPS = 3
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
 
 
