@@ -1,7 +1,7 @@
 """Every optimizer of the catalog, in each way it can go, against torch's real allocator under the stub driver.
 
-Compared are the peaks of the steps that a sweep measures, and the formula's state bytes. Every way (one tensor at a time,
-many at once, fused, capturable) and every setting that makes or saves a tensor is there; models and precisions take turns.
+Compared are the peaks of the steps that a sweep measures, every request of a step, and the formula's state bytes. Every way
+(one tensor at a time, many at once, fused, capturable) and every setting that makes or saves a tensor is there; models and precisions take turns.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bench import catalog
 
-from .stub import Case, StubDriver
+from .stub import ACTIONS, Case, CaseRun, StubDriver
 from .test_trace import MNIST, trace_peaks
 
 WARMUP_STEPS, STEPS = 5, 12
@@ -84,15 +86,24 @@ def build_cases() -> list[Case]:
 
 def test_peaks_and_state_of_every_optimizer_are_torchs(stub_driver: StubDriver, tmp_path: Path) -> None:
     cases = build_cases()
-    truths = stub_driver.run_cases(cases, steps=STEPS, warmup_steps=WARMUP_STEPS, history=False, device="h200")
+    truths = stub_driver.run_cases(cases, steps=STEPS, warmup_steps=WARMUP_STEPS, history=True, device="h200")
     unequal = []
     for case, truth, found in zip(cases, truths, trace_peaks(cases, "h200", tmp_path, settled=True), strict=True):
         last = truth.memory_stats[-1]
         expected = {name: last[f"{name}_bytes.all.peak"] for name in ("requested", "allocated", "reserved")}
         expected["state"] = truth.record["optimizer_state_bytes"]
+        expected["asked"] = asked_last(truth)
         if found != expected:
-            unequal.append((case, expected, found))
-    assert not unequal
+            unequal.append((case, {name: (expected[name], found.get(name)) for name in expected}))
+    assert not unequal, f"{len(unequal)} of {len(cases)} differ, first (real allocator, trace): {unequal[0]}"
+
+
+def asked_last(truth: CaseRun) -> list[int]:
+    """What the last step asks for, in bytes and in order."""
+    assert truth.events is not None
+    actions, sizes = truth.events["action"], truth.events["bytes"]
+    *_, start, end = np.flatnonzero(actions == ACTIONS["mark"])
+    return [int(size) for size in sizes[start:end][actions[start:end] == ACTIONS["alloc"]]]
 
 
 def test_every_optimizer_of_the_catalog_is_there() -> None:

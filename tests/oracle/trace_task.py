@@ -1,9 +1,9 @@
 """The traces of some of the oracle's cases, in a process of its own: `python trace_task.py TASK.json`.
 
-Prints one JSON line a case: its peaks in bytes over all steps, or with `settled` over those that a sweep measures and the
-formula's optimizer state, or the reason why there is none. With `workspaces`, the name of a device file, those of cuDNN
-are counted. With `operators`, the cases are those of `operators.py`, and the allocations and their bytes are counted.
-The settings of the allocator and of cuBLAS are this process's own.
+Prints one JSON line a case: its peaks in bytes over all steps, or with `settled` over those that a sweep measures, what its
+last step asks for and the formula's optimizer state, or the reason why there is none. With `workspaces`, the name of a
+device file, those of cuDNN are counted. With `operators`, the cases are those of `operators.py`, and the allocations and
+their bytes are counted. The settings of the allocator and of cuBLAS are this process's own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from bench import catalog
 from bench.devices import load_device
 from bench.errors import BenchError
-from bench.estimators.allocator import Alloc, Event
+from bench.estimators.allocator import Alloc, Event, Mark
 from bench.estimators.cudnn_plans import CudnnPlans
 from bench.estimators.events import build_events, replay_trace
 from bench.estimators.memory_settings import settings_in_force
@@ -75,6 +75,12 @@ def state_bytes(case: list[Any]) -> int | None:
     return None if count is None else count(shapes, 4, settings)
 
 
+def asked_last(events: list[Event]) -> list[int]:
+    """What the last step asks for, in bytes and in order."""
+    marks = [index for index, event in enumerate(events) if isinstance(event, Mark)]
+    return [event.size for event in events[marks[-2] : marks[-1]] if isinstance(event, Alloc) and event.size]
+
+
 def peaks(
     case: list[Any],
     machine: Machine,
@@ -100,6 +106,7 @@ def peaks(
             "allocated": found.allocated_bytes,
             "reserved": found.reserved_bytes,
             "state": state_bytes(case),
+            "asked": asked_last(events),
         }
     found = replay_trace(events, config, onward=False)
     return {

@@ -207,3 +207,24 @@ def test_cublas_workspace_follows_the_gpu_and_the_version(
     capability: tuple[int, int], version: tuple[int, int], mib: float
 ) -> None:
     assert Machine(132, 2048, capability, version).cublas_workspace_bytes == mib * (1 << 20)
+
+
+def test_a_number_to_the_power_of_a_tensor_becomes_a_tensor_first() -> None:
+    exponent = contiguous("float32", ())
+    assert sizes(script("aten::pow.Scalar", (0.9, exponent), [4])) == [4, 8, 0]
+    assert sizes(script("aten::pow.Scalar", (1, exponent), [4])) == [4]
+
+
+def addmm(bias: Spec, beta: float, machine: Machine) -> int:
+    """The workspace of a product with a bias."""
+    left, right = contiguous("bfloat16", (8, 4)), contiguous("bfloat16", (4, 6))
+    return sizes(script("aten::addmm", (bias, left, right, beta, 1), [96], machine))[1]
+
+
+def test_a_bias_that_cublaslt_cannot_add_is_left_to_cublas() -> None:
+    """As Muon has them: it scales a matrix, which lies column by column where the parameter is tall."""
+    vector, matrix = contiguous("bfloat16", (6,)), contiguous("bfloat16", (8, 6))
+    columns = Spec("bfloat16", (8, 6), (1, 8))
+    lt, cublas = 1 << 20, 32 << 20
+    assert [addmm(bias, beta, H200) for bias, beta in ((vector, 1), (matrix, 3.4), (columns, 3.4))] == [lt, lt, cublas]
+    assert script("aten::addmm", (matrix, matrix, matrix, 3.4, 1), [96], OLD) == [(0, 96)]  # kept, not taken anew

@@ -19,6 +19,7 @@ import torch
 import torchvision.models  # noqa: F401  loaded before the forks, so that it is loaded once
 
 from bench import catalog
+from bench.errors import Unsupported
 from bench.plan import image_spec
 from bench.records import Case, Protocol
 from bench.records.variables import allocator_variables
@@ -70,7 +71,7 @@ def answer(item: Any, place: Path) -> None:
                 found = run(case_of(item))
             except torch.cuda.OutOfMemoryError:
                 found = {"oom": True}
-            except ValueError as error:
+            except (ValueError, Unsupported) as error:
                 found = {"impossible": str(error)}
             place.write_text(json.dumps(found))
             code = 0

@@ -553,16 +553,28 @@ class TracedKernels:
 
 
 def _infer_foreach(plan: Plan, signature: tuple[Any, ...]) -> Any:
-    """One result for each tensor of the first list, with its strides; binary operators promote as one tensor does.
+    """One result for each tensor of the first list, with its strides; two lists are broadcast pair by pair.
 
     The list is not the first argument everywhere: a number may be raised to the power of each of its tensors.
     """
-    first = next(value for value in signature if isinstance(value, tuple) and not isinstance(value, Spec))
+    lists = [value for value in signature if isinstance(value, tuple) and value and isinstance(value[0], Spec)]
+    first = lists[0]
     if plan.base == "_foreach_norm":
         return tuple(Spec(spec.dtype, (), ()) for spec in first)
     if plan.base == "_foreach_max":
         return tuple(Spec(spec.dtype, (), ()) for spec in first)
+    if len(lists) == 2:
+        return tuple(_paired(one, other) for one, other in zip(*lists, strict=True))
     return tuple(_dense(spec) for spec in first)
+
+
+def _paired(one: Spec, other: Spec) -> Spec:
+    """The result of an operator on two tensors; foreach falls back on that of single ones where their shapes differ."""
+    if one.shape == other.shape:
+        return _dense(one)
+    shape = tuple(torch.broadcast_shapes(one.shape, other.shape))  # type: ignore[no-untyped-call]
+    promoted = (one if len(one.shape) == len(shape) else other).dtype
+    return lay_out(contiguous(promoted, shape), (one, other))
 
 
 def _dense(spec: Spec) -> Spec:

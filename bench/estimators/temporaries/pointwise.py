@@ -123,6 +123,11 @@ def _sort_bytes(count: int, largest: int) -> int:
     return 1024 * -(-count // SORT_SCAN_TILE) + 2048 * passes + moved + 511
 
 
+def _pow_of_number(call: Call, machine: Machine) -> Script:
+    """The base becomes a float64 or int64 tensor (aten/src/ATen/native/Pow.cpp: pow_Scalar_out), unless it is 1."""
+    return results(call.sizes) + (around(8) if call.arguments[0] != 1 else [])
+
+
 def _index_put(call: Call, machine: Machine) -> Script:
     """Accumulating writes sort their indices (aten/src/ATen/native/cuda/Indexing.cu: index_put_with_sort_kernel)."""
     target, indices, values, accumulate = call.arguments[:4]
@@ -205,6 +210,7 @@ RULES = {
     "aten::max_pool2d_with_indices_backward": _in_format(1, 0, 7, source=1),
     "aten::native_dropout": _dropout,
     "aten::nll_loss2d_forward": _nll_loss2d,
+    "aten::pow.Scalar": _pow_of_number,
     "aten::reflection_pad2d": _first,
     "aten::reflection_pad2d_backward": _first,
     "aten::roll": _roll,

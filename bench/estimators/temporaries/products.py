@@ -32,16 +32,18 @@ def _copy_bytes(spec: Spec) -> int:
 
 
 def goes_to_lt(call: Call, machine: Machine) -> bool:
-    """Whether cublasLt computes a product: of those with a bias, where it is a row or whole, and no factor is a column.
+    """Whether cublasLt computes a product: of those with a bias, where it can add that, and no factor is a column.
 
-    Source: aten/src/ATen/native/cuda/Blas.cpp (addmm_out_cuda_impl).
+    Up to 2.11 it adds rows, unscaled (isInputCompliesAddmmCudaLt in aten/src/ATen/native/cuda/Blas.cpp); in 2.15 it was
+    seen to scale and add matrices too, where they lie row by row. What lies between is taken to turn at 2.14.
     """
     base = call.operator.partition(".")[0]
     if base != "aten::addmm" or machine.blas.prefers_lt:
         return machine.uses_lt(base)
-    bias, _, factor = call.arguments[:3]
-    is_row = len(bias.shape) == 1 and is_contiguous(bias) and bias.shape[0] == factor.shape[1]
-    return machine.uses_lt(base) and (is_row or len(bias.shape) == 2) and min(factor.shape) > 1
+    bias, _, factor, beta = call.arguments[:4]
+    is_row = len(bias.shape) == 1 and bias.shape[0] == factor.shape[1]
+    adds = is_row or len(bias.shape) == 2 if machine.torch_version >= (2, 14) else is_row and beta == 1
+    return machine.uses_lt(base) and adds and is_contiguous(bias) and min(factor.shape) > 1
 
 
 def _transient(call: Call, machine: Machine) -> Script:
