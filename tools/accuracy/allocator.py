@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from bench.units import format_bytes
 from tools.accuracy.compare import GROUPS, PEAKS, Compared, Tally
@@ -97,12 +98,13 @@ def _unscored(rows: Sequence[Compared]) -> list[str]:
             said = f"does not fit; estimated reserved {format_bytes(row.estimate['reserved'])}: "
             said += "the estimate agrees" if fits[0] == fits[1] else "**the estimate says that it fits**"
         else:
-            said = f"torch: {_reason(row.truth)}; estimate: {_reason(row.estimate)}"
+            said = f"torch: {why_none(row.truth)}; estimate: {why_none(row.estimate)}"
         lines.append(f"- {describe(row)}: {said}")
     return [*lines, ""]
 
 
-def _reason(answer: dict[str, object]) -> str:
+def why_none(answer: dict[str, Any]) -> str:
+    """Why an answer has no peaks, in one line."""
     for name in ("impossible", "refused", "failed"):
         if name in answer:
             return " ".join(str(answer[name]).split())[:160]

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,39 +62,42 @@ def read_peaks(prefix: str) -> dict[str, int]:
     return {f"{prefix}{name}": stats[f"{name}_bytes.all.peak"] for name in ("requested", "allocated", "reserved")}
 
 
-def answer(item: Any, place: Path) -> None:
-    """Write the answer in a child process; raises if that fails."""
+def answer_each(find: Callable[[Any], dict[str, Any]]) -> None:
+    """Print `[index, answer]` for each item of the task, each found in a forked child; one that dies has `failed`."""
+    leave_values_alone()
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder, "answer.json")
+        for index, item in enumerate(json.loads(Path(sys.argv[1]).read_text())):
+            status = _find_apart(find, item, place)
+            answer = json.loads(place.read_text()) if status == 0 else {"failed": f"ended with wait status {status}"}
+            print(json.dumps([index, answer]), flush=True)  # noqa: T201
+
+
+def _find_apart(find: Callable[[Any], dict[str, Any]], item: Any, place: Path) -> int:
+    """Write the answer in a forked child; returns its wait status."""
     child = os.fork()
     if not child:
         code = 1
         try:
-            try:
-                found = run(case_of(item))
-            except torch.cuda.OutOfMemoryError:
-                found = {"oom": True}
-            except (ValueError, Unsupported) as error:
-                found = {"impossible": str(error)}
-            place.write_text(json.dumps(found))
+            place.write_text(json.dumps(find(item)))
             code = 0
         except BaseException:  # noqa: BLE001  a forked child must not return into the parent's code
             sys.excepthook(*sys.exc_info())
         finally:
             sys.stderr.flush()
             os._exit(code)
-    _, status = os.waitpid(child, 0)
-    if status:
-        raise SystemExit(f"{case_of(item)} ended with wait status {status}")
+    return os.waitpid(child, 0)[1]
 
 
-def main() -> None:
-    """Run every case of the task."""
-    leave_values_alone()
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder, "answer.json")
-        for index, item in enumerate(json.loads(Path(sys.argv[1]).read_text())):
-            answer(item, place)
-            print(json.dumps([index, json.loads(place.read_text())]), flush=True)  # noqa: T201
+def answer(item: Any) -> dict[str, Any]:
+    """The peaks of a case, or why there are none."""
+    try:
+        return run(case_of(item))
+    except torch.cuda.OutOfMemoryError:
+        return {"oom": True}
+    except (ValueError, Unsupported) as error:
+        return {"impossible": str(error)}
 
 
 if __name__ == "__main__":
-    main()
+    answer_each(answer)

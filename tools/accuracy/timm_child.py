@@ -2,17 +2,13 @@
 
 Each item is `[architecture, optimizer, batch size, precision, device]`. Under the stub driver the answer is the peaks
 of torch's real allocator over three steps in bytes, without it those of the trace; or `{"refused": reason}` where the
-trace has none; or `{"broken": error}`. Each item runs in a process forked from one that has torch and timm loaded.
+trace has none; or `{"failed": error}`. Each item runs in a process forked from one that has torch and timm loaded.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -25,7 +21,7 @@ from bench.estimators.events import build_events, replay_trace
 from bench.estimators.layers import refusals_in_words
 from bench.estimators.memory import Target
 from bench.estimators.record import record_training
-from tools.accuracy.stub_child import leave_values_alone, read_peaks
+from tools.accuracy.stub_child import answer_each, read_peaks
 
 STEPS = 3
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}
@@ -81,37 +77,15 @@ def estimate(item: list[Any]) -> dict[str, Any]:
     }
 
 
-def answer(item: list[Any], place: Path) -> None:
-    """Write the answer in a child process; raises if that fails."""
-    child = os.fork()
-    if not child:
-        code = 1
-        try:
-            try:
-                found = (run if "BENCH_STUB_NAME" in os.environ else estimate)(item)
-            except BenchError as reason:
-                found = {"refused": str(reason)}
-            except Exception as error:  # noqa: BLE001  whatever a model raises is its answer
-                found = {"broken": describe_failure(error)}
-            place.write_text(json.dumps(found))
-            code = 0
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
-    if status:
-        place.write_text(json.dumps({"broken": f"the process ended with wait status {status}"}))
-
-
-def main() -> None:
-    """Run every item of the task."""
-    leave_values_alone()
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder, "answer.json")
-        for index, item in enumerate(json.loads(Path(sys.argv[1]).read_text())):
-            answer(item, place)
-            print(json.dumps([index, json.loads(place.read_text())]), flush=True)  # noqa: T201
+def answer(item: list[Any]) -> dict[str, Any]:
+    """The peaks of an item, or why there are none."""
+    try:
+        return (run if "BENCH_STUB_NAME" in os.environ else estimate)(item)
+    except BenchError as reason:
+        return {"refused": str(reason)}
+    except Exception as error:  # noqa: BLE001  whatever a model raises is its answer
+        return {"failed": describe_failure(error)}
 
 
 if __name__ == "__main__":
-    main()
+    answer_each(answer)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.oracle.stub import StubDriver
-from tools.accuracy.allocator import EXACT_SHARE
+from tools.accuracy.allocator import EXACT_SHARE, why_none
 from tools.accuracy.cases import in_turns
 from tools.accuracy.children import Answer, Children, Work, code_hash
 from tools.accuracy.compare import STUB_NAMES, capacity_bytes, versions
@@ -87,8 +87,11 @@ def timm_part(driver: StubDriver, children: Children, count: int) -> Part:
         compared = list(zip(items, truths, estimates, strict=True))
         rows.append(_row(name, compared))
         for item, truth, estimate in compared:
-            if "allocated" in truth and truth != estimate:
-                part.lines.append(f"- {name}: `{' '.join(map(str, item))}`: {_difference(truth, estimate)}")
+            if truth != estimate:
+                said = _difference(truth, estimate) if "allocated" in truth else f"torch: {why_none(truth)}"
+                part.lines.append(f"- {name}: `{' '.join(map(str, item))}`: {said}")
+            elif "allocated" not in truth:
+                part.lines.append(f"- {name}: `{' '.join(map(str, item))}`: neither runs: {why_none(truth)}")
         if name == "held-out":
             equal = sum("allocated" in truth and truth == estimate for _, truth, estimate in compared)
             ran = sum("allocated" in truth for truth in truths)
@@ -140,6 +143,6 @@ def _row(name: str, compared: Sequence[tuple[list[Any], Answer, Answer]]) -> lis
 
 def _difference(truth: Answer, estimate: Answer) -> str:
     if "allocated" not in estimate:
-        return "no number: " + next(iter(estimate.values()))
+        return f"no number: {why_none(estimate)}"
     errors = {peak: (estimate[peak] - truth[peak]) / truth[peak] for peak in ("allocated", "reserved")}
     return ", ".join(f"{peak} {percent(error, signed=True)}" for peak, error in errors.items() if error)
