@@ -77,7 +77,8 @@ def headline(summary: pd.DataFrame) -> str:
         where = f" on {row['machine']}" if several else ""
         rate = rate_words(row, said=number > 0)
         parts.append(f"{labels.unit(row)} trains at up to {rate}{where} at {labels.setting(row)}")
-    more = f" ({len(units) - _NAMED} more models are in the table below)" if len(units) > _NAMED else ""
+    left = len(units) - _NAMED
+    more = f" ({left} more {'model is' if left == 1 else 'models are'} in the table below)" if left > 0 else ""
     return f"On {machines}, {'; '.join(parts)}{more}. {_estimate_sentence(summary)}".strip()
 
 

@@ -33,6 +33,9 @@ SERIES_AXES = (
 )
 """What can set two cases apart beside model, data set and batch size."""
 
+PLAIN = "as it is"
+"""What a case is called whose switches are all left alone, beside others whose are not."""
+
 _NAME_CHARACTERS = 60
 """Of a model, data set or optimizer in a label; longer ones (a folder's path, many settings) are cut."""
 
@@ -89,9 +92,13 @@ class CaseLabels:
         return f"{self.words(row, 'model')} on {self.words(row, 'dataset')}"
 
     def detail(self, row: Row, without: Collection[str] = ()) -> str:
-        """What sets a case apart beside model, data set and batch size; empty where nothing does."""
-        told = (self.words(row, axis) for axis in self.axes if axis not in without)
-        return ", ".join(filter(None, told))
+        """What sets a case apart beside model, data set and batch size; empty where nothing does.
+
+        Switches that are left alone are not named; where nothing else is either, the case is run `PLAIN`.
+        """
+        axes = [axis for axis in self.axes if axis not in without]
+        told = (self.words(row, axis) for axis in axes if axis not in SWITCHES or row[axis] != SWITCHES[axis])
+        return ", ".join(filter(None, told)) or (PLAIN if any(axis in SWITCHES for axis in axes) else "")
 
     def setting(self, row: Row) -> str:
         """How a model was trained, beside the machine: `batch 64, sgd, 224 px`."""

@@ -176,12 +176,18 @@ class Case:
         return self.label([axis for axis, usual in USUAL.items() if usual is None])
 
     def label(self, shown: Collection[str] = (), *, batch: bool = True) -> str:
-        """The axes that a reader needs: the usual values left out, but for the axes in `shown`; `batch`: its size."""
+        """The axes that a reader needs: usual values are left out, but for those of `shown` that are no switches.
+
+        Args:
+            shown: Axes that are said whatever their value.
+            batch: Whether the batch size is said.
+        """
         words = [f"{self.model} on {self.dataset}", str(self.optimizer), *[f"batch {self.batch_size}"] * batch]
         words += [
             axis_words(axis, value)
             for axis, usual in USUAL.items()
-            if (value := getattr(self, axis)) and (axis in shown or value != (usual or value))
+            if (value := getattr(self, axis))
+            and ((axis in shown and axis not in SWITCHES) or value != (usual or value))
         ]
         return ", ".join(words)
 

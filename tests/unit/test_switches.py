@@ -253,3 +253,17 @@ def test_a_mistyped_switch_is_answered_with_what_is_allowed(given: dict[str, Any
     with pytest.raises(ConfigError) as raised:
         check_config({"name": "x", "grid": grid}, "x.toml")
     assert all(word in str(raised.value) for word in ("x.toml", f"grid.{next(iter(given))}", *words))
+
+
+def test_reports_name_switches_that_were_set_and_call_the_others_as_it_is() -> None:
+    import pandas as pd
+
+    from bench.analysis.labels import CaseLabels
+
+    cases = [MLP, replace(MLP, checkpointing="blocks"), replace(MLP, accumulation=2, zero_grad="zeros")]
+    rows = pd.DataFrame([case.axes for case in cases])
+    labels = CaseLabels(rows)
+    found = [labels.detail(row) for row in rows.to_dict("records")]
+    assert found == ["as it is", "checkpointed blocks", "2 micro-batches, gradients zeroed"]
+    alone = pd.DataFrame([MLP.axes])
+    assert CaseLabels(alone).detail(alone.to_dict("records")[0]) == ""

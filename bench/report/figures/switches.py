@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from bench.analysis.labels import CaseLabels
+from bench.analysis.labels import PLAIN, CaseLabels
 from bench.records import SWITCHES
 from bench.report import theme
 from bench.report.contents import Contents, FigureKind
@@ -20,8 +20,6 @@ from bench.report.layout import EDGE, draw_intervals, draw_legend, pareto_fronts
 from bench.units import format_bytes, format_rate
 
 TITLE = "Which switches save memory, and what do they cost in speed?"
-PLAIN = "as it is"
-"""The label of a case with every switch at its default."""
 
 _RATE = ["samples_per_s", "samples_per_s_low", "samples_per_s_high"]
 _ESTIMATED = ["trace_peak_allocated_bytes", "estimated_samples_per_s"]
@@ -99,7 +97,8 @@ def _with_panels(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def _switches(labels: CaseLabels, row: dict[Any, Any], shown: Sequence[str]) -> str:
-    return ", ".join(labels.words(row, axis) for axis in shown if row[axis] != SWITCHES[axis]) or PLAIN
+    others = [axis for axis in labels.axes if axis not in shown]
+    return labels.detail(row, without=others) or PLAIN
 
 
 def _detail(labels: CaseLabels, row: dict[Any, Any]) -> str:
@@ -113,6 +112,7 @@ def _draw_panel(axes: Axes, rows: pd.DataFrame) -> None:
     made_y = rows[_ESTIMATED[1]].to_numpy(dtype=float, na_value=np.nan)
     every = np.concatenate([x, made_x])
     theme.log_axis(axes, "x", np.nanmin(every), np.nanmax(every), base=2, words=tick_bytes)
+    axes.tick_params(axis="x", labelrotation=30)
     for pair in zip(x, made_x, y, made_y, strict=True):
         axes.plot(pair[:2], pair[2:], color=theme.MUTED, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1.8)
     front = rows["on_front"].to_numpy()
