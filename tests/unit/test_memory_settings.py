@@ -137,9 +137,9 @@ def machine(variables: dict[str, str], version: str = NEW) -> Machine:
 
 
 def product(operator: str) -> Call:
-    """Of small matrices, the result not among its new storages."""
+    """Of small matrices, the result not among its new storages; what is scaled is scaled by 1."""
     row, matrix = contiguous("float32", (4,)), contiguous("float32", (4, 4))
-    return Call(operator, (row, matrix, matrix), (), Phase.FORWARD)
+    return Call(operator, (row, matrix, matrix, 1, 1), (), Phase.FORWARD)
 
 
 def transient(operator: str, *arguments: Any) -> list[int]:
