@@ -494,7 +494,7 @@ def _memory_frac(kind: str, constants: Constants) -> float:
     return own.get(kind, constants.memory_frac)
 
 
-__all__ = ["CONSTANTS", "Constants", "SpeedEstimate", "estimate_speed", "kernels_of"]
+__all__ = ["CONSTANTS", "Constants", "SpeedEstimate", "count_flops", "estimate_speed", "kernels_of", "least_time_s"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -508,6 +508,7 @@ class SpeedEstimate:
         device_time_s: Of all kernels, one after another.
         host_time_s: Of the host to ask for them.
         flops: Of the step's products.
+        least_time_s: Of all kernels at the device's peak rate and bandwidth, see `least_time_s`.
         moved_bytes: Between the chip and its memory.
         kernel_count: How many kernels a step launches.
         class_times_s: `(class of operators, seconds)` of the device's time, the longest first.
@@ -520,6 +521,7 @@ class SpeedEstimate:
     device_time_s: float
     host_time_s: float
     flops: float
+    least_time_s: float
     moved_bytes: float
     kernel_count: int
     class_times_s: tuple[tuple[str, float], ...]
@@ -558,7 +560,8 @@ def estimate_speed(recording: Recording, case: Case, device: Device, constants: 
         basis=_basis(case, device, host_time > device_time),
         device_time_s=device_time,
         host_time_s=host_time,
-        flops=math.fsum(kernel.flops for _, kernel in kernels),
+        flops=count_flops(kernels),
+        least_time_s=least_time_s(kernels, device, case.precision),
         moved_bytes=math.fsum(kernel.nbytes for _, kernel in kernels),
         kernel_count=round(launches),
         class_times_s=tuple(sorted(classes.items(), key=lambda item: -item[1])),
@@ -573,6 +576,29 @@ def kernels_of(recording: Recording) -> list[tuple[str, Kernel]]:
     """
     last = max(entry.step for entry in recording.entries if type(entry) is StepEnd)
     return step_kernels(calls_of(recording, last))
+
+
+def count_flops(kernels: Iterable[tuple[str, Kernel]]) -> float:
+    """Multiplications and additions of a step's products; what a checkpointed step computes again counts again."""
+    return math.fsum(kernel.flops for _, kernel in kernels)
+
+
+def least_time_s(kernels: Iterable[tuple[str, Kernel]], device: Device, precision: Precision) -> float:
+    """Seconds of a step at the device's rated peaks: each kernel takes the longer of its arithmetic and its traffic.
+
+    No launch, no efficiency and no host is in it. What stays in the L2 between kernels counts as traffic, so that small
+    tensors can be faster.
+
+    Raises:
+        Unsupported: The device file lacks the bandwidth or the peak rate of a type that is used.
+    """
+    bandwidth = device.memory_bandwidth_bytes_per_s
+    if bandwidth is None:
+        raise Unsupported(_missing("memory_bandwidth_bytes_per_s", device))
+    return math.fsum(
+        max(kernel.flops / _peak(kernel.dtype, device, precision) if kernel.flops else 0.0, kernel.nbytes / bandwidth)
+        for _, kernel in kernels
+    )
 
 
 def _sums(names: Iterable[str], times: Iterable[float]) -> dict[str, float]:
