@@ -55,7 +55,8 @@ def summarise_cases(frame: pd.DataFrame) -> pd.DataFrame:
         planned run was, else the gravest), `status_counts` (`ok 2, oom 1`), `reason` and `phase` of the first run that
         did not end well; `processes` behind the speed, `samples_per_s` and `median_step_time_s` (geometric means of one
         number a process) with `_low` and `_high` (95 %, null for one process); `step_p10_s` and p50, p90,
-        p99 over all raw steps; `mfu_frac` and `roofline_frac` (geometric means over the processes); `data_wait_frac`; `consistency` (throughput x median step / batch);
+        p99 over all raw steps; `mfu_frac` and `roofline_frac` (geometric means over the processes);
+        `data_wait_frac`; `consistency` (throughput x median step / batch);
         peaks as the maximum over the
         processes, `peaks_agree`; `flags`, `data_source`; the estimates and `<estimator>_relative_error`, signed.
     """

@@ -295,7 +295,7 @@ def _with_notes(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_rates(frame: pd.DataFrame) -> pd.DataFrame:
-    """Add the values derived from raw ones: throughput over the window, the median step, and the shares of the peaks."""
+    """Add the values derived from raw ones: throughput over the window, the median step, shares of the peaks."""
     import numpy as np
 
     times = frame["step_times_s"]

@@ -26,11 +26,7 @@ _COLUMNS: tuple[tuple[str, str, Callable[[Mapping[Any, Any]], str]], ...] = (
     ("step_p99_s", "step, p99", lambda row: seconds_cell(row["step_p99_s"])),
     ("mfu_frac", "MFU", lambda row: share_cell(row["mfu_frac"])),
     ("roofline_frac", "of the roofline", lambda row: share_cell(row["roofline_frac"])),
-    (
-        "data_wait_frac",
-        "waiting for data",
-        lambda row: share_cell(row["data_wait_frac"], digits=0),
-    ),
+    ("data_wait_frac", "waiting for data", lambda row: share_cell(row["data_wait_frac"], digits=0)),
     (
         "joules_per_sample",
         "J/sample",

@@ -52,10 +52,10 @@ def build(contents: Contents) -> Sequence[Block]:
     ]
     left = f" {len(best) - _MAX_ROWS} more are in the whole table." if len(best) > _MAX_ROWS else ""
     caption = (
-        f"The fastest case of each model and precision.{left} MFU is the arithmetic of a step's products over its median "
-        "time and the device's rated dense peak at that precision. The least time is that of the step's kernels at the "
-        "rated peak and bandwidth, without launches and the host; the last column is its share of the measured time. "
-        "Boards that run above their rated clock, and tensors that stay in the L2 cache, raise the shares."
+        f"The fastest case of each model and precision.{left} MFU is the arithmetic of a step's products over its "
+        "median time and the device's rated dense peak at that precision. The least time is that of the step's kernels "
+        "at the rated peak and bandwidth, without launches and the host; the last column is its share of the measured "
+        "time. Boards that run above their rated clock, and tensors that stay in the L2 cache, raise the shares."
     )
     texts = {0, 1} | ({3} if labels.axes else set())
     return [Table(head, rows, frozenset(range(len(head))) - texts, caption)]
