@@ -156,9 +156,7 @@ def calibration_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
     steps = [Step(case, seconds) for case, seconds in argument["steps"]]
     workspaces = argument["workspaces"]
     return asdict(
-        fit_calibration(
-            steps, argument["device"], workspaces=workspaces, heard=lambda phase: send({"phase": phase})
-        )
+        fit_calibration(steps, argument["device"], workspaces=workspaces, heard=lambda phase: send({"phase": phase}))
     )
 
 

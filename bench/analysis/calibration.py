@@ -162,21 +162,21 @@ def recommend(
     )
 
 
-def _settled_after(row: Mapping[str, Any]) -> int | None:
+def _settled_after(row: Mapping[Any, Any]) -> int | None:
     """Steps of the warm-up up to the last one that was further off than `SETTLED_FRAC` from the measured ones."""
     warm, steps = list(row["warmup_times_s"]), list(row["step_times_s"])
     if not warm or not steps:
         return None
     steady = statistics.median(steps)
     noisy = abs(np.quantile(steps, 0.9) / steady - 1.0)  # a step within the noise of the others is settled
-    return max((place for place, taken in enumerate(warm, 1) if taken / steady - 1 > max(SETTLED_FRAC, noisy)), default=0)
+    return max(
+        (place for place, taken in enumerate(warm, 1) if taken / steady - 1 > max(SETTLED_FRAC, noisy)), default=0
+    )
 
 
 def _steps(runs: pd.DataFrame, noise: NoiseFloor | None) -> int | None:
     """Steps whose mean varies by at most half of the spread between processes, in the median run."""
-    spreads = [
-        float(np.std(np.log(steps), ddof=1)) for steps in map(list, runs["step_times_s"]) if len(steps) > 2
-    ]
+    spreads = [float(np.std(np.log(steps), ddof=1)) for steps in map(list, runs["step_times_s"]) if len(steps) > 2]
     if noise is None or not spreads or not noise.spread_frac:
         return None
     wanted = (statistics.median(spreads) / (noise.spread_frac / 2)) ** 2

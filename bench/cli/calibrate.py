@@ -42,8 +42,8 @@ def calibrate(
 ) -> None:
     """Calibrate the estimates on this machine's GPU or CPU.
 
-    Measures what the device reaches, then some twenty training steps in fresh processes, as a sweep does, and records the
-    allocator on a GPU. Fits the rates of the speed estimate to them and writes a device file. Estimates on this
+    Measures what the device reaches, then some twenty training steps in fresh processes, as a sweep does, and on a GPU
+    records the allocator. Fits the rates of the speed estimate to them and writes a device file. Estimates on this
     machine use it from then on; elsewhere, name it with --calibration FILE.
 
     The report has the errors of memory and speed before and after, with each case left out of the fit in turn, the

@@ -1,8 +1,8 @@
 """Calibrations: device files that `bench calibrate` wrote, and how estimates on a machine find and use theirs.
 
 A calibration is a device file with `calibrated_` values: rates that the roofline reckons with in place of the rated
-ones, and what was measured beside them. It is found by the GPU's name and, where there are several, by its UUID's hash; a
-CPU's by the name of its model and the number of cores that a process may use.
+ones, and what was measured beside them. It is found by the GPU's name and, where there are several, by the hash of its
+UUID; a CPU's by the name of its model and the number of cores that a process may use.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """What a calibration fits: the rates with which the roofline agrees best with measured steps of one machine.
 
 Few factors, each with a meaning: one on the bandwidth, one on the rate of products for each precision that was
-measured, and one on the host's time per kernel. They start at the rated figures (on a CPU, which has none, at the measured
-ceilings), and each is held near its start by as much as a step off by `PULL` would, so that a factor on which no step
-depends stays there. Squares of logarithms are minimised, with less weight on steps far off
-(`scipy.optimize.least_squares`, `soft_l1`).
+measured, and one on the host's time per kernel. They start at the rated figures (on a CPU, which has none, at the
+measured ceilings). A weak pull holds each near its start, so that a factor on which no step depends stays there.
+Squares of logarithms are minimised, with less weight on steps far off (`scipy.optimize.least_squares`, `soft_l1`).
 
 How good that is on steps that it has not seen is found out by leaving steps out: each case alone, and with all others
 of its model, since batch sizes of one model err alike.

@@ -59,8 +59,10 @@ def summary_lines(content: Mapping[str, Any]) -> list[str]:
         for row in content["memory"]
     ]
     if noise := content["noise"]:
-        visible = ", ".join(f"{format_frac(each['frac'])} with {each['processes']}" for each in noise["visible"])
+        visible = ", ".join(f"{_share(each['frac'])} with {each['processes']}" for each in noise["visible"])
         lines.append(f"  differences that can be seen: {visible} processes per side")
+    if content["not_kept"]:
+        lines.append(f"  not kept for estimates: {content['not_kept']}")
     lines.append(f"  for sweeps: {_set_options(content) or 'too few runs for a recommendation'}")
     return lines
 
@@ -77,17 +79,22 @@ def _errors(found: Mapping[str, Any] | None) -> str:
         return "none"
     between = ""
     if found["median_low"] is not None:
-        between = f" (95 %: {format_frac(found['median_low'])} to {format_frac(found['median_high'])})"
-    return f"median {format_frac(found['median_abs'])}{between}, p90 {format_frac(found['p90_abs'])}, n = {found['n']}"
+        between = f" (95 %: {_share(found['median_low'])} to {_share(found['median_high'])})"
+    return f"median {_share(found['median_abs'])}{between}, p90 {_share(found['p90_abs'])}, n = {found['n']}"
+
+
+def _share(frac: float, digits: int = 1) -> str:
+    """A fraction that has no sign."""
+    return f"{frac * 100:.{digits}f} %"
 
 
 def _error_cells(found: Mapping[str, Any] | None) -> list[str]:
     if found is None:
         return [MISSING] * 6
     low, high = found["median_low"], found["median_high"]
-    between = f"{format_frac(low)} to {format_frac(high)}" if low is not None else "too few"
-    sizes = [format_frac(found[name]) for name in ("p90_abs", "worst", "bias")]
-    return [format_frac(found["median_abs"]), between, *sizes, str(found["n"])]
+    between = f"{_share(low)} to {_share(high)}" if low is not None else "too few"
+    signed = [format_frac(found[name]) for name in ("worst", "bias")]
+    return [_share(found["median_abs"]), between, _share(found["p90_abs"]), *signed, str(found["n"])]
 
 
 _ERROR_HEAD = ("median", "95 % interval of it", "p90", "worst", "bias", "n")
@@ -98,6 +105,8 @@ def _estimates(content: Mapping[str, Any]) -> Sequence[Block]:
     fitted = sum(case["fitted"] is not None for case in content["cases"])
     if 0 < fitted < _SHORT:
         blocks.append(Notice("warning", f"{counted(fitted, 'step')} are few for such a fit; allow more --minutes"))
+    if content["not_kept"]:
+        blocks.append(Notice("warning", f"Not kept for the estimates of this account: {content['not_kept']}"))
     if content["speed"]["before"] is None:
         blocks.append(Paragraph("Without a calibration there is no estimate of speed on this device."))
     rows = [[title, *_error_cells(content["speed"][name])] for name, title in _NAMES.items() if content["speed"][name]]
@@ -159,7 +168,7 @@ def _steps(content: Mapping[str, Any]) -> Sequence[Block]:
 
 
 def _error(estimate: float | None, measured: float) -> str:
-    return MISSING if estimate is None else f"{(estimate / measured - 1) * 100:+.1f} %"
+    return MISSING if estimate is None else format_frac(estimate / measured - 1)
 
 
 def _noise(content: Mapping[str, Any]) -> Sequence[Block]:
@@ -167,13 +176,13 @@ def _noise(content: Mapping[str, Any]) -> Sequence[Block]:
     if noise is None:
         return [Paragraph("No case was measured twice, so that nothing is known of it. Allow more --minutes.")]
     spread = (
-        f"Processes of the same case differ by {format_frac(noise['spread_frac'], 2)} (standard deviation; 95 % interval "
-        f"{format_frac(noise['low'], 2)} to {format_frac(noise['high'], 2)}, {noise['degrees']} degrees of freedom over "
-        f"{counted(noise['cases'], 'case')}; from {format_frac(noise['quietest_frac'], 2)} in the quietest to "
-        f"{format_frac(noise['noisiest_frac'], 2)} in the noisiest)."
+        f"Processes of the same case differ by {_share(noise['spread_frac'], 2)} (standard deviation; 95 % interval "
+        f"{_share(noise['low'], 2)} to {_share(noise['high'], 2)}, {noise['degrees']} degrees of freedom over "
+        f"{counted(noise['cases'], 'case')}; from {_share(noise['quietest_frac'], 2)} in the quietest to "
+        f"{_share(noise['noisiest_frac'], 2)} in the noisiest)."
     )
     rows = [
-        [str(each["processes"]), format_frac(each["frac"]), f"{format_frac(each['low'])} to {format_frac(each['high'])}"]
+        [str(each["processes"]), _share(each["frac"]), f"{_share(each['low'])} to {_share(each['high'])}"]
         for each in noise["visible"]
     ]
     caption = (
@@ -196,12 +205,12 @@ def _set_options(content: Mapping[str, Any]) -> str:
 
 def _settings(content: Mapping[str, Any]) -> Sequence[Block]:
     settings = content["settings"]
-    target = format_frac(settings["target_frac"])
+    target = _share(settings["target_frac"])
     repeats = settings["repeats"]
     items: list[Words] = [
         f"repeats: {repeats} processes per case for an interval of ±{target}"
         if repeats
-        else f"repeats: an interval of ±{target} takes more than 100 processes per case, or nothing is known of the noise",
+        else f"repeats: not known, or more than 100 processes per case for an interval of ±{target}",
         f"warm-up: {settings['warmup_steps'] or MISSING} steps, after which 9 of 10 runs were settled",
         f"measured steps: {settings['measured_steps'] or MISSING}, so that the spread of steps adds little to that of "
         "processes",
@@ -237,6 +246,8 @@ def _device(content: Mapping[str, Any]) -> Sequence[Block]:
         head = ("images", "filters", "groups", "precision", "layout", "way", "bytes")
         caption = "The most that convolutions took beside arguments and results; all of them are in calibration.json"
         blocks.append(Table(head, cells, frozenset({6}), caption))
-    facts = [f"{name.replace('_', ' ')}: {value}" for name, value in content["environment"].items() if value is not None]
+    facts = [
+        f"{name.replace('_', ' ')}: {value}" for name, value in content["environment"].items() if value is not None
+    ]
     command: Words = ("Estimates with this file elsewhere: ", Code("bench estimate --calibration FILE.toml"))
     return [*blocks, Bullets(facts), Paragraph(command)]

@@ -99,8 +99,8 @@ def median_interval(values: Sequence[float] | np.ndarray, confidence: float = CO
     numbers = np.sort(finite(values))
     n, tail = len(numbers), (1 - confidence) / 2
     outside = [rank for rank in range(n // 2) if special.bdtr(rank, n, 0.5) <= tail]
-    ends = (None, None) if not outside else (float(numbers[outside[-1]]), float(numbers[n - 1 - outside[-1]]))
-    return Interval(float(np.median(numbers)), *ends, n, confidence)
+    low, high = (float(numbers[outside[-1]]), float(numbers[n - 1 - outside[-1]])) if outside else (None, None)
+    return Interval(float(np.median(numbers)), low, high, n, confidence)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """`bench calibrate`: ceilings, some twenty steps, recordings, a fit and what they say, within a time budget.
 
-The steps are an ordinary sweep into the same folder, so that a calibration that was killed goes on with what is missing.
-The order is: ceilings, runs until their share of the time is spent, on a GPU recordings of as many cases as there is time
-for, then the fit. Nothing that was finished is measured again, and a calibration that is complete only fits again.
+The steps are an ordinary sweep into the same folder, so that a calibration that was killed goes on with what is
+missing. The order is: ceilings, runs until their share of the time is spent, on a GPU recordings of as many cases as
+there is time for, then the fit. Nothing that was finished is measured again; a complete calibration is only fitted
+again.
 """
 
 from __future__ import annotations
@@ -30,17 +31,20 @@ from bench.sweep.session import Budget, SweepOptions, device_name, gpu_of, held_
 from bench.sweep.stages import SweepOutcome, run_sweep
 from bench.tasks import calibration_task, ceilings_task
 from bench.terminal import Progress
-from bench.units import counted, format_duration, format_frac
+from bench.units import counted, format_duration
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from bench.analysis.calibration import Context, Settings
 
-RUNS_SHARE, RUNS_END, RECORDINGS_END = 0.6, 0.75, 0.88
-"""Of the time: what runs may take in all, when they end, and when recordings end; the fit and the report take the rest."""
+RUNS_SHARE, RUNS_END, RECORDINGS_END, ONE_RUN = 0.6, 0.7, 0.85, 0.1
+"""Of the time: what runs may take in all, when they end, when recordings end, and what one of either may take. The fit
+and the report take the rest."""
 MOST_REPEATS = 10
-MIN_RECORDING_S = 2.0
+MIN_RECORDING_S, LEAST_TIMEOUT_S = 2.0, 10.0
+FEWEST_KEPT, WORST_KEPT = 5, 0.5
+"""A calibration from fewer cases, or with a larger median error on cases left out, is not kept for other estimates."""
 CASES_PER_MINUTE, FEWEST_CASES = 3, 6
 """A shorter calibration measures the first of its cases only; any beginning of the list has some of each kind."""
 
@@ -230,7 +234,7 @@ def _repeated(config: SweepConfig, seconds: float) -> SweepConfig:
     measure = config.measure.model_copy(
         update={"repeats": MOST_REPEATS, "target_interval": None, "time_budget": None, "order": "interleaved"}
     )
-    timeout = min(config.limits.run_timeout, max(10.0, seconds / 5))
+    timeout = min(config.limits.run_timeout, max(LEAST_TIMEOUT_S, ONE_RUN * seconds))
     limits = config.limits.model_copy(update={"run_timeout": timeout})
     return config.model_copy(update={"measure": measure, "limits": limits})
 
@@ -251,7 +255,10 @@ def _record(
     left = int(max(0.0, progress.deadline - time.monotonic()) / max(float(took_s.median()), MIN_RECORDING_S))
     measured = set(frame.loc[frame["status"].isin(["ok", "throttled", "oom"]), "case_key"])
     chosen = [case for case in cases if case.key in measured][: max(left, there)]
-    return record_cases(chosen, RecordOptions(out=out, device=options.device), progress).counts if chosen else {}
+    wanted = RecordOptions(
+        out=out, device=options.device, timeout_s=max(LEAST_TIMEOUT_S, ONE_RUN * 60 * options.minutes)
+    )
+    return record_cases(chosen, wanted, progress).counts if chosen else {}
 
 
 def _cases(config: SweepConfig, kind: str) -> list[Case]:
@@ -302,12 +309,13 @@ def _conclude(
     }
     device = _calibrated(machine, content, context) if fitted["values"] else None
     content["device"]["calibration"] = device.calibration if device else None
+    content["not_kept"] = _why_not_kept(content["speed"])
     _write(machine.folder / "calibration.json", json.dumps(content, indent=1) + "\n")
     _write(machine.folder / "calibration.md", render_calibration(content))
     kept = None
     if device is not None:
         _write(machine.folder / f"{slug(device.gpu_name)}.toml", device_toml(device))
-        kept = keep_calibration(device) if options.keep else None
+        kept = keep_calibration(device) if options.keep and not content["not_kept"] else None
     return Calibrated(machine.folder, content, device, kept, outcome.failed or device is None)
 
 
@@ -336,6 +344,18 @@ def _speed_errors(predicted: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+def _why_not_kept(speed: Mapping[str, Any]) -> str | None:
+    """Why a calibration should not serve other estimates; None if it should."""
+    before, after = speed["before"], speed["left_out"]
+    if after is None or after["n"] < FEWEST_KEPT:
+        return f"it takes at least {FEWEST_KEPT} cases. Allow more --minutes"
+    if before and before["median_abs"] < after["median_abs"]:
+        return f"without it, the median error is {before['median_abs']:.0%}; with it {after['median_abs']:.0%}"
+    if after["median_abs"] > WORST_KEPT:
+        return f"the median error on cases left out, {after['median_abs']:.0%}, is above {WORST_KEPT:.0%}"
+    return None
+
+
 def _case(case: Case, found: Mapping[str, Any], rates: Sequence[float]) -> dict[str, Any]:
     """One case: its axes, the measured rate, and the estimates of it in samples/s."""
     names = ("before", "fitted", "left_out", "model_left_out")
@@ -355,11 +375,12 @@ def _overrides(settings: Settings) -> list[str]:
 def _calibrated(machine: _Machine, content: Mapping[str, Any], context: Context | None) -> Device:
     """The device with what was fitted and measured, each value with its source."""
     errors, torch = content["speed"]["left_out"], machine.environment.torch_version
-    what = "CPU" if machine.device.kind == "cpu" else "GPU"
+    threads = machine.environment.torch_threads
+    what = f"CPU, {counted(threads or 0, 'thread')}" if machine.device.kind == "cpu" else "GPU"
     steps = sum(case["fitted"] is not None for case in content["cases"])
-    said = f"calibrated with {counted(steps, 'step')} measured on this {what} (torch {torch})"
+    said = f"calibrated with {counted(steps, 'step')} measured on this {what}, torch {torch}"
     if errors:
-        size = f"median {format_frac(errors['median_abs'])}, p90 {format_frac(errors['p90_abs'])}"
+        size = f"median {errors['median_abs']:.0%}, p90 {errors['p90_abs']:.0%}"
         said += f"; error of samples/s on cases left out of the fit: {size} (n = {errors['n']})"
     values: dict[str, Any] = dict(content["fit"]["values"])
     sources = dict(machine.device.sources) | dict.fromkeys(values, said)

@@ -37,7 +37,9 @@ from bench.terminal import Progress
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """When a sweep stops although runs are missing; those that it has not begun leave the plan.
+    """When a sweep stops although runs are missing, and leaves them out of the plan.
+
+    Nor does it repeat a case whose first run measured nothing.
 
     Attributes:
         seconds: That runs may take in all, those of earlier sweeps into the folder included.
@@ -69,7 +71,7 @@ class SweepOptions:
     report: bool = True
     device_files: tuple[Device, ...] = ()
     in_process: bool = False
-    calibrations: Calibrations = Calibrations()
+    calibrations: Calibrations = field(default_factory=Calibrations)
     budget: Budget | None = None
 
 
