@@ -142,11 +142,11 @@ def device_facts_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
 
 
 def ceilings_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
-    """What the `device` reaches, as `probes.ceilings.measure_ceilings` has it."""
+    """What the `device` reaches, each figure in about `most_s`, as `probes.ceilings.measure_ceilings` has it."""
     _see_only(argument["gpu_uuid"], argument["gpu_index"])
     from bench.probes.ceilings import measure_ceilings
 
-    return measure_ceilings(argument["device"], send)
+    return measure_ceilings(argument["device"], argument["most_s"], send)
 
 
 def calibration_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:

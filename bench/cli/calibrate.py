@@ -10,7 +10,7 @@ import click
 from bench.cli.options import device_option, json_option, read_config, set_option
 from bench.terminal import printable
 
-FEWEST_MINUTES = 0.25
+FEWEST_MINUTES = 0.1
 
 
 @click.command()

@@ -16,7 +16,7 @@ from bench.records import Precision
 WINDOW_S = 0.05
 WINDOWS = 5
 MOST_S = 5.0
-"""Of one figure; a call that alone takes as long is measured once."""
+"""Of one figure, unless there is less time; a call that alone takes as long is measured once."""
 
 COPY_BYTES = {"cuda": 1 << 30, "cpu": 256 << 20}
 """Of one copy's source, where an eighth of the memory is as much: far more than caches hold."""
@@ -39,11 +39,12 @@ CONVOLUTIONS = (
 )
 
 
-def measure_ceilings(kind: str, send: Send = lambda news: None) -> dict[str, Any]:
+def measure_ceilings(kind: str, most_s: float = MOST_S, send: Send = lambda news: None) -> dict[str, Any]:
     """Measure the device that this process sees first.
 
     Args:
         kind: `cpu` or `cuda`.
+        most_s: What one figure may take, about.
         send: Hears of each phase.
 
     Returns:
@@ -56,15 +57,15 @@ def measure_ceilings(kind: str, send: Send = lambda news: None) -> dict[str, Any
     made = f"measured: best of {WINDOWS} windows (torch {torch.__version__})"
     values: dict[str, Any] = {}
     send({"phase": "bandwidth"})
-    values["reachable_bandwidth_bytes_per_s"] = _bandwidth(kind)
+    values["reachable_bandwidth_bytes_per_s"] = _bandwidth(kind, most_s)
     precisions = _precisions(kind)
     for precision in precisions:
         send({"phase": f"products in {precision}"})
-        values[f"reachable_{precision}_flop_per_s"] = _product_rate(kind, precision)
+        values[f"reachable_{precision}_flop_per_s"] = _product_rate(kind, precision, most_s)
     send({"phase": "launches"})
     values["host_dispatch_s"] = _host_dispatch_s(kind)
     if kind == "cuda":
-        values["launch_overhead_s"] = _launch_s()
+        values["launch_overhead_s"] = _launch_s(most_s)
     known = {key: value for key, value in values.items() if value and value > 0}
     sources = dict.fromkeys(known, made)
     if kind == "cpu":
@@ -86,15 +87,15 @@ def _precisions(kind: str) -> tuple[Precision, ...]:
     return ("float32", "fp16")
 
 
-def _best_s(call: Callable[[], object], kind: str) -> float:
+def _best_s(call: Callable[[], object], kind: str, most_s: float) -> float:
     """Seconds of one call: the least of several windows."""
     _window_s(call, kind, 1)  # loads what there is to load
     count, once_s = 1, _window_s(call, kind, 1)
-    if once_s >= MOST_S:
+    if once_s >= most_s:
         return once_s
     while (taken := _window_s(call, kind, count)) < WINDOW_S and count < 1 << 20:
         count = count * 2 if taken <= 0 else max(count + 1, min(count * 8, round(count * WINDOW_S / taken * 1.2)))
-    windows = min(WINDOWS, max(1, int(MOST_S / max(taken, 1e-9))))
+    windows = min(WINDOWS, max(1, int(most_s / max(taken, 1e-9))))
     return min(_window_s(call, kind, count) for _ in range(windows)) / count
 
 
@@ -114,20 +115,20 @@ def _synchronise(kind: str) -> None:
         torch.cuda.synchronize()
 
 
-def _bandwidth(kind: str) -> float:
+def _bandwidth(kind: str, most_s: float) -> float:
     """Bytes per second of a copy, those read and those written."""
     import torch
 
     free = torch.cuda.mem_get_info()[0] if kind == "cuda" else available_memory_bytes()
     nbytes = max(1 << 20, min(COPY_BYTES[kind], free // 8))
     source, target = (torch.ones(nbytes // 4, device=kind) for _ in range(2))
-    return 2.0 * nbytes / _best_s(lambda: target.copy_(source), kind)
+    return 2.0 * nbytes / _best_s(lambda: target.copy_(source), kind, most_s)
 
 
 _DTYPES = {"float32": "float32", "tf32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
-def _product_rate(kind: str, precision: Precision) -> float:
+def _product_rate(kind: str, precision: Precision, most_s: float) -> float:
     """FLOP/s of the fastest of some square products."""
     import torch
 
@@ -137,9 +138,9 @@ def _product_rate(kind: str, precision: Precision) -> float:
     try:
         for side in SIDES[kind]:
             left, right = (torch.ones(side, side, device=kind, dtype=getattr(torch, _DTYPES[precision])) for _ in "ab")
-            taken = _best_s(lambda left=left, right=right: left @ right, kind)  # type: ignore[misc]
+            taken = _best_s(lambda left=left, right=right: left @ right, kind, most_s)  # type: ignore[misc]
             best = max(best, 2.0 * side**3 / taken)
-            if taken > MOST_S / 16:  # the next takes eight times as long
+            if taken > most_s / 16:  # the next takes eight times as long
                 break
     finally:
         modes.allow_tf32 = before
@@ -162,7 +163,7 @@ def _host_dispatch_s(kind: str) -> float:
     return best / LAUNCHES
 
 
-def _launch_s() -> float | None:
+def _launch_s(most_s: float) -> float | None:
     """Seconds of the device for one small kernel whose launch is queued already; None if the host was too slow."""
     import torch
 
@@ -170,7 +171,7 @@ def _launch_s() -> float | None:
     number, square = torch.zeros(1, device="cuda"), torch.ones(4096, 4096, device="cuda")
     begin, end = event(enable_timing=True), event(enable_timing=True)
     hold_s = LAUNCHES * 40e-6
-    products = max(1, min(500, round(hold_s / max(_best_s(lambda: square @ square, "cuda"), 1e-6))))
+    products = max(1, min(500, round(hold_s / max(_best_s(lambda: square @ square, "cuda", most_s), 1e-6))))
     best: float | None = None
     for _ in range(WINDOWS):
         torch.cuda.synchronize()

@@ -54,10 +54,9 @@ def summary_lines(content: Mapping[str, Any]) -> list[str]:
     speed = content["speed"]
     lines = [f"{content['device']['gpu_name']}: {_headline(content)}"]
     lines += [f"  samples/s {_NAMES[name]}: {_errors(speed[name])}" for name in _NAMES if speed[name]]
-    lines += [
-        f"  memory, {row['estimate']}: {_errors(row['before'])} before, {_errors(row['after'])} after"
-        for row in content["memory"]
-    ]
+    for row in content["memory"]:
+        before, after = _errors(row["before"]), _errors(row["after"])
+        lines.append(f"  memory, {row['estimate']}: {before}" + (f" before; after {after}" if after != before else ""))
     if noise := content["noise"]:
         visible = ", ".join(f"{_share(each['frac'])} with {each['processes']}" for each in noise["visible"])
         lines.append(f"  differences that can be seen: {visible} processes per side")
@@ -211,7 +210,7 @@ def _settings(content: Mapping[str, Any]) -> Sequence[Block]:
         f"repeats: {repeats} processes per case for an interval of ±{target}"
         if repeats
         else f"repeats: not known, or more than 100 processes per case for an interval of ±{target}",
-        f"warm-up: {settings['warmup_steps'] or MISSING} steps, after which 9 of 10 runs were settled",
+        f"warm-up steps: {settings['warmup_steps'] or MISSING}, after which 9 of 10 runs were settled",
         f"measured steps: {settings['measured_steps'] or MISSING}, so that the spread of steps adds little to that of "
         "processes",
         f"precisions that pay here: {', '.join(settings['precisions']) or MISSING}",
@@ -233,7 +232,8 @@ def _device(content: Mapping[str, Any]) -> Sequence[Block]:
                 f"{counted(context['cases'], 'case')}; {low} to {high})."
             )
         )
-    if found := sorted(content["workspaces"], key=lambda item: -item["bytes"])[:MOST_WORKSPACES]:
+    taken = [item for item in content["workspaces"] if item["bytes"]]
+    if found := sorted(taken, key=lambda item: -item["bytes"])[:MOST_WORKSPACES]:
         cells = [
             [
                 "x".join(map(str, item["images"])),
@@ -244,7 +244,10 @@ def _device(content: Mapping[str, Any]) -> Sequence[Block]:
             for item in found
         ]
         head = ("images", "filters", "groups", "precision", "layout", "way", "bytes")
-        caption = "The most that convolutions took beside arguments and results; all of them are in calibration.json"
+        caption = (
+            f"What convolutions took beside arguments and results; the largest of {len(content['workspaces'])}, all "
+            "of them in calibration.json"
+        )
         blocks.append(Table(head, cells, frozenset({6}), caption))
     facts = [
         f"{name.replace('_', ' ')}: {value}" for name, value in content["environment"].items() if value is not None

@@ -23,6 +23,7 @@ from bench.devices.schema import CHECKS
 from bench.errors import ConfigError, DeviceError
 from bench.launchers import Launcher, LocalLauncher, interrupt_on_terminate
 from bench.plan import build_plan
+from bench.probes.ceilings import MOST_S
 from bench.records import Case, Environment
 from bench.store import load_results
 from bench.store.parts import typed_errors
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 RUNS_SHARE, RUNS_END, RECORDINGS_END, ONE_RUN = 0.6, 0.7, 0.85, 0.1
 """Of the time: what runs may take in all, when they end, when recordings end, and what one of either may take. The fit
 and the report take the rest."""
+CEILING_SHARE = 0.01
+"""Of the time, for each ceiling; some eight of them."""
 MOST_REPEATS = 10
 MIN_RECORDING_S, LEAST_TIMEOUT_S = 2.0, 10.0
 FEWEST_KEPT, WORST_KEPT = 5, 0.5
@@ -192,7 +195,8 @@ def _look(launcher: Launcher, options: CalibrateOptions, progress: Progress) -> 
         found = _read_json(path)
         if found.get("environment_key") != environment.key:
             progress.say(f"measuring what {device_name(environment)} reaches")
-            argument = {"device": choice.kind, **gpu_of(choice)}
+            most_s = min(MOST_S, CEILING_SHARE * 60.0 * options.minutes)
+            argument = {"device": choice.kind, "most_s": most_s, **gpu_of(choice)}
             found = ask(launcher, "calibrate", ceilings_task, argument)
             found["environment_key"] = environment.key
             _write(path, json.dumps(found, indent=1) + "\n")
@@ -375,10 +379,10 @@ def _overrides(settings: Settings) -> list[str]:
 def _calibrated(machine: _Machine, content: Mapping[str, Any], context: Context | None) -> Device:
     """The device with what was fitted and measured, each value with its source."""
     errors, torch = content["speed"]["left_out"], machine.environment.torch_version
-    threads = machine.environment.torch_threads
-    what = f"CPU, {counted(threads or 0, 'thread')}" if machine.device.kind == "cpu" else "GPU"
+    threads = machine.environment.torch_threads if machine.device.kind == "cpu" else None
+    on = _name(machine) + (f" ({counted(threads, 'thread')})" if threads else "")
     steps = sum(case["fitted"] is not None for case in content["cases"])
-    said = f"calibrated with {counted(steps, 'step')} measured on this {what}, torch {torch}"
+    said = f"calibrated with {counted(steps, 'step')} measured on {on}, torch {torch}"
     if errors:
         size = f"median {errors['median_abs']:.0%}, p90 {errors['p90_abs']:.0%}"
         said += f"; error of samples/s on cases left out of the fit: {size} (n = {errors['n']})"
