@@ -25,6 +25,13 @@ FEWEST_MINUTES = 0.1
     help="What all of it may take.",
 )
 @click.option(
+    "--repeats",
+    type=click.IntRange(1, 100),
+    default=10,
+    show_default=True,
+    help="Fresh processes per case, where the time allows.",
+)
+@click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for results and report [reports/calibration-DEVICE].",
@@ -36,6 +43,7 @@ def calibrate(
     overrides: tuple[str, ...],
     device: str,
     minutes: float,
+    repeats: int,
     out: Path | None,
     keep: bool,
     as_json: bool,
@@ -69,7 +77,7 @@ def calibrate(
     if config is None and overrides:
         raise click.UsageError("--set changes a value of CONFIG: name one")
     steps = None if config is None else read_config(config, overrides)
-    options = CalibrateOptions(out=out, device=device, minutes=minutes, config=steps, keep=keep)
+    options = CalibrateOptions(out=out, device=device, minutes=minutes, repeats=repeats, config=steps, keep=keep)
     with Progress(quiet=as_json) as progress:
         found = calibrate_machine(options, progress)
     files = {"folder": str(found.folder), "kept": str(found.kept) if found.kept else None}

@@ -58,7 +58,7 @@ def summary_lines(content: Mapping[str, Any]) -> list[str]:
         before, after = _errors(row["before"]), _errors(row["after"])
         lines.append(f"  memory, {row['estimate']}: {before}" + (f" before; after {after}" if after != before else ""))
     if noise := content["noise"]:
-        visible = ", ".join(f"{_share(each['frac'])} with {each['processes']}" for each in noise["visible"])
+        visible = ", ".join(f"{_size(each['frac'])} with {each['processes']}" for each in noise["visible"])
         lines.append(f"  differences that can be seen: {visible} processes per side")
     if content["not_kept"]:
         lines.append(f"  not kept for estimates: {content['not_kept']}")
@@ -85,6 +85,11 @@ def _errors(found: Mapping[str, Any] | None) -> str:
 def _share(frac: float, digits: int = 1) -> str:
     """A fraction that has no sign."""
     return f"{frac * 100:.{digits}f} %"
+
+
+def _size(frac: float) -> str:
+    """A difference; what doubles a rate is not measured any more."""
+    return _share(frac) if frac <= 1 else "over 100 %"
 
 
 def _error_cells(found: Mapping[str, Any] | None) -> list[str]:
@@ -181,7 +186,7 @@ def _noise(content: Mapping[str, Any]) -> Sequence[Block]:
         f"{_share(noise['noisiest_frac'], 2)} in the noisiest)."
     )
     rows = [
-        [str(each["processes"]), _share(each["frac"]), f"{_share(each['low'])} to {_share(each['high'])}"]
+        [str(each["processes"]), _size(each["frac"]), f"{_size(each['low'])} to {_size(each['high'])}"]
         for each in noise["visible"]
     ]
     caption = (

@@ -44,7 +44,6 @@ RUNS_SHARE, RUNS_END, RECORDINGS_END, ONE_RUN = 0.6, 0.7, 0.85, 0.1
 and the report take the rest."""
 CEILING_SHARE = 0.01
 """Of the time, for each ceiling; some eight of them."""
-MOST_REPEATS = 10
 MIN_RECORDING_S, LEAST_TIMEOUT_S = 2.0, 10.0
 FEWEST_KEPT, WORST_KEPT = 5, 0.5
 """A calibration from fewer cases, or with a larger median error on cases left out, is not kept for other estimates."""
@@ -109,6 +108,7 @@ class CalibrateOptions:
         out: The folder of the results; None for one named after the device below `reports`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         minutes: What all of it may take.
+        repeats: Processes per case, where the time allows.
         config: The steps; None for those of this module.
         keep: Whether this account's estimates use the calibration from now on.
     """
@@ -116,6 +116,7 @@ class CalibrateOptions:
     out: Path | None = None
     device: str = "auto"
     minutes: float = 10.0
+    repeats: int = 10
     config: SweepConfig | None = None
     keep: bool = True
 
@@ -160,7 +161,7 @@ def calibrate_machine(options: CalibrateOptions, progress: Progress) -> Calibrat
     launcher = LocalLauncher()
     with interrupt_on_terminate():
         machine = _look(launcher, options, progress)
-        config = _repeated(options.config or _own_config(machine, options.minutes), seconds)
+        config = _repeated(options.config or _own_config(machine, options.minutes), options)
         cases = _cases(config, machine.environment.device)
         progress.deadline = began + RUNS_END * seconds
         outcome = run_sweep(
@@ -231,14 +232,14 @@ def _own_config(machine: _Machine, minutes: float) -> SweepConfig:
     return check_config(values, "calibration")
 
 
-def _repeated(config: SweepConfig, seconds: float) -> SweepConfig:
+def _repeated(config: SweepConfig, options: CalibrateOptions) -> SweepConfig:
     """The configuration in rounds of one run of every case, until the time is spent."""
     if config.limits.device_memory is not None:
         raise ConfigError(["limits.device_memory: a calibration is of the whole GPU. Remove it"])
     measure = config.measure.model_copy(
-        update={"repeats": MOST_REPEATS, "target_interval": None, "time_budget": None, "order": "interleaved"}
+        update={"repeats": options.repeats, "target_interval": None, "time_budget": None, "order": "interleaved"}
     )
-    timeout = min(config.limits.run_timeout, max(LEAST_TIMEOUT_S, ONE_RUN * seconds))
+    timeout = min(config.limits.run_timeout, max(LEAST_TIMEOUT_S, ONE_RUN * 60.0 * options.minutes))
     limits = config.limits.model_copy(update={"run_timeout": timeout})
     return config.model_copy(update={"measure": measure, "limits": limits})
 
