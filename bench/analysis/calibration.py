@@ -25,7 +25,7 @@ GAIN = 1.1
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class ContextSpread:
     """The CUDA context and loaded modules over the runs of a calibration, in bytes.
 
     Attributes:
@@ -74,13 +74,13 @@ def rates_of_cases(runs: pd.DataFrame) -> dict[str, list[float]]:
     return {str(key): group["samples_per_s"].tolist() for key, group in runs.groupby("case_key", sort=False)}
 
 
-def context_of_runs(runs: pd.DataFrame) -> Context | None:
+def context_of_runs(runs: pd.DataFrame) -> ContextSpread | None:
     """The context over the cases; None on a CPU, or where it could not be read."""
     known = _context_by_case(runs)
     if not known:
         return None
     values = list(known.values())
-    return Context(round(statistics.median(values)), round(min(values)), round(max(values)), len(values))
+    return ContextSpread(round(statistics.median(values)), round(min(values)), round(max(values)), len(values))
 
 
 def _context_by_case(runs: pd.DataFrame) -> dict[str, float]:
@@ -184,7 +184,7 @@ def _steps(runs: pd.DataFrame, noise: NoiseFloor | None) -> int | None:
 
 
 __all__ = [
-    "Context",
+    "ContextSpread",
     "Settings",
     "context_of_runs",
     "describe_errors",

@@ -37,7 +37,7 @@ from bench.units import counted, format_duration
 if TYPE_CHECKING:
     import pandas as pd
 
-    from bench.analysis.calibration import Context, Settings
+    from bench.analysis.calibration import ContextSpread, Settings
 
 RUNS_SHARE, RUNS_END, RECORDINGS_END, ONE_RUN = 0.6, 0.7, 0.85, 0.1
 """Of the time: what runs may take in all, when they end, when recordings end, and what one of either may take. The fit
@@ -377,7 +377,7 @@ def _overrides(settings: Settings) -> list[str]:
     return [f"measure.{name}={value}" for name, value in named.items() if value is not None]
 
 
-def _calibrated(machine: _Machine, content: Mapping[str, Any], context: Context | None) -> Device:
+def _calibrated(machine: _Machine, content: Mapping[str, Any], context: ContextSpread | None) -> Device:
     """The device with what was fitted and measured, each value with its source."""
     errors, torch = content["speed"]["left_out"], machine.environment.torch_version
     threads = machine.environment.torch_threads if machine.device.kind == "cpu" else None

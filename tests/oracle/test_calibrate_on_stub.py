@@ -39,7 +39,7 @@ def test_every_stage_runs_and_memory_is_exact(stub_driver: StubDriver, tmp_path:
     env = {**os.environ, **stub_driver.environment("h200", context_bytes=CONTEXT_BYTES)}
     env |= {"BENCH_CUDNN_WORKSPACES": "off", "BENCH_CALIBRATIONS": str(tmp_path / "kept")}
     env["PYTHONPATH"] = str(Path(__file__).parents[2])
-    arguments = ("--device", "cuda", "--minutes", "5", "--repeats", "2", "--out", tmp_path / "out", "--json")
+    arguments = ("--device", "cuda", "--minutes", "3", "--repeats", "2", "--out", tmp_path / "out", "--json")
     done = plugins.bench("calibrate", config, *arguments, env=env)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
