@@ -16,7 +16,7 @@ NEVER = float("inf")
 
 def config(**grid: object) -> SweepConfig:
     axes = {"dataset": "mnist", "model": "mlp", "optimizer": "sgd", "batch_size": [8, 16], **grid}
-    measure = {"repeats": 3, "warmup_steps": 1, "measured_steps": 2, "min_window": "1 ms"}
+    measure = {"repeats": 3, "warmup_steps": 1, "measured_steps": 2, "min_window": "1 ms", "threads": 1}
     return check_config({"name": "budget", "grid": axes, "measure": measure, "data": {"fetch": False}}, "test")
 
 
@@ -28,15 +28,11 @@ def sweep(folder: Path, budget: Budget, wanted: SweepConfig) -> int:
     return len(frame)
 
 
-def test_runs_end_with_the_one_that_spends_the_budget_and_later_sweeps_count_it(tmp_path: Path) -> None:
-    assert sweep(tmp_path, Budget(1e-6, NEVER), config()) == 1
-    assert sweep(tmp_path, Budget(1e-6, NEVER), config()) == 1
-    assert sweep(tmp_path, Budget(600.0, NEVER), config()) == 6
-
-
-def test_no_run_begins_after_the_deadline(tmp_path: Path) -> None:
-    assert sweep(tmp_path, Budget(1e-6, NEVER), config()) == 1
+def test_runs_end_when_the_budget_is_spent_or_the_deadline_is_there_and_go_on_later(tmp_path: Path) -> None:
+    assert sweep(tmp_path, Budget(1e-6, NEVER), config()) == 1  # the one that spends it
+    assert sweep(tmp_path, Budget(1e-6, NEVER), config()) == 1  # spent by the sweep before
     assert sweep(tmp_path, Budget(600.0, time.monotonic()), config()) == 1
+    assert sweep(tmp_path, Budget(600.0, NEVER), config()) == 6
 
 
 def test_a_case_whose_first_run_measured_nothing_is_not_repeated(tmp_path: Path) -> None:
