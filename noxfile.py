@@ -99,6 +99,13 @@ def sweep(session: nox.Session) -> None:
 
 
 @nox.session
+def calibrate(session: nox.Session) -> None:
+    """Fit the estimates to this machine; arguments go to `bench calibrate` (nox -s calibrate -- --minutes 3)."""
+    prepare(session)
+    bench(session, "calibrate", *session.posargs)
+
+
+@nox.session
 def report(session: nox.Session) -> None:
     """Render a report again; arguments go to `bench report` (nox -s report -- reports/default)."""
     prepare(session)

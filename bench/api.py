@@ -608,12 +608,21 @@ def _batches(batch_size: int | Sequence[int]) -> list[int]:
 
 
 def _known(device: str | Path | Device, memory: int | str | None) -> Device:
-    """The device, as a smaller card if a memory is given. Raises BenchError."""
+    """The device, with this account's calibration if it is named; as a smaller card if a memory is given.
+
+    Raises:
+        BenchError: The memory or the device is not valid.
+    """
+    from bench.client import calibrated
     from bench.config.values import read_bytes, shown
     from bench.devices import load_device, with_memory
+    from bench.devices.calibration import Calibrations
 
     try:
         limit_bytes = None if memory is None else read_bytes(memory)
     except ValueError as error:
         raise BenchError(f"memory {shown(memory)}: {error}") from error
-    return with_memory(load_device(str(device) if isinstance(device, Path) else device), limit_bytes)
+    found = load_device(str(device) if isinstance(device, Path) else device)
+    if isinstance(device, str) and not device.endswith(".toml"):
+        found = calibrated(found, Calibrations())
+    return with_memory(found, limit_bytes)

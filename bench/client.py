@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from bench.catalog import files
 from bench.devices import Device
+from bench.devices.calibration import Calibrations
 from bench.errors import BenchError, InfrastructureError
 from bench.estimators.kept import any_kept
 from bench.folders import account_log
 from bench.launchers import Launcher, Outcome, Task
 from bench.launchers.local import PRELOAD
+from bench.probes.host import cpu_model, usable_cores
 from bench.records import Case, Choice, Estimate, ImageSpec
 from bench.tasks import (
     difference_task,
@@ -140,6 +142,18 @@ def _say_new(lost: Mapping[str, str], case: Case, said: set[tuple[str, str]], sa
         if (str(case.model), reason) not in said:
             said.add((str(case.model), reason))
             say(f"no {name} for {case}: {reason}")
+
+
+def this_cpu() -> Device:
+    """The CPU of this machine, as calibrations know it: its model, and the cores that this process may use."""
+    from bench.devices import load_device
+
+    return replace(load_device("cpu"), gpu_name=cpu_model() or "CPU", multiprocessors=usable_cores())
+
+
+def calibrated(device: Device, calibrations: Calibrations) -> Device:
+    """A device by name with its calibration, where there is one; a CPU is that of this machine."""
+    return calibrations.apply(device, this_cpu() if device.kind == "cpu" else None)
 
 
 def counts_workspaces() -> bool:

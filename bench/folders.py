@@ -41,6 +41,16 @@ def trace_cache_folder() -> Path | None:
     return _given("BENCH_TRACE_CACHE") or account_folder("traces")
 
 
+def calibrations_folder() -> Path | None:
+    """The folder of this account's calibrations: the environment's `BENCH_CALIBRATIONS`, else below `~/.cache/bench`.
+
+    None if `BENCH_CALIBRATIONS` is `off`.
+    """
+    if os.environ.get("BENCH_CALIBRATIONS") == OFF:
+        return None
+    return _given("BENCH_CALIBRATIONS") or account_folder("calibrations")
+
+
 MOST_LOGS = 50
 """Logs that the account keeps; the oldest go first."""
 

@@ -141,6 +141,25 @@ def device_facts_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
     return {"values": values, "sources": sources}
 
 
+def ceilings_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
+    """What the `device` reaches, each figure in about `most_s`, as `probes.ceilings.measure_ceilings` has it."""
+    _see_only(argument["gpu_uuid"], argument["gpu_index"])
+    from bench.probes.ceilings import measure_ceilings
+
+    return measure_ceilings(argument["device"], argument["most_s"], send)
+
+
+def calibration_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
+    """Fit the calibrated rates of `device` to `steps`, pairs of a case and seconds; the fields of `Fitted`."""
+    from bench.estimators.calibrating import Step, fit_calibration
+
+    steps = [Step(case, seconds) for case, seconds in argument["steps"]]
+    workspaces = argument["workspaces"]
+    return asdict(
+        fit_calibration(steps, argument["device"], workspaces=workspaces, heard=lambda phase: send({"phase": phase}))
+    )
+
+
 def record_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
     """Record one case; `argument` holds the fields of `recorder.RecordTask`. Returns its status and where it stands."""
     _see_only(argument["gpu_uuid"], argument.pop("gpu_index"))

@@ -37,6 +37,8 @@ class Progress:
         self._total = self._done = 0
         self._started = 0.0
         self._scope = ""
+        self.deadline = float("inf")
+        """By `time.monotonic`: what is begun ends by then, so that no more time is left."""
 
     def __enter__(self) -> Self:
         """Nothing is shown before `start`."""
@@ -107,7 +109,8 @@ class Progress:
 
     @property
     def _left_s(self) -> float:
-        return (time.monotonic() - self._started) / self._done * (self._total - self._done)
+        now = time.monotonic()
+        return min((now - self._started) / self._done * (self._total - self._done), max(0.0, self.deadline - now))
 
     def _show(self) -> None:
         if self._bar is not None and self._task is not None:

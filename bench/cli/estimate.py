@@ -15,6 +15,7 @@ import click
 
 from bench.cli.axes import batch_size_option, read_cases, with_axes, workspaces_option
 from bench.cli.options import (
+    calibration_option,
     config_argument,
     device_file_option,
     json_option,
@@ -29,6 +30,7 @@ from bench.units import counted
 
 if TYPE_CHECKING:
     from bench.devices import Device
+    from bench.devices.calibration import Calibrations
     from bench.estimators.timeline import Timeline
     from bench.records import Case, Estimate
 
@@ -241,6 +243,7 @@ _MEMORY = (
     "--device", "devices", multiple=True, help="Device, by name or file (bench list devices) [h200]. Repeatable."
 )
 @device_file_option
+@calibration_option
 @memory_option
 @click.option(
     "--explain-difference",
@@ -262,6 +265,7 @@ def estimate(
     overrides: tuple[str, ...],
     devices: tuple[str, ...],
     device_files: dict[str, Device],
+    calibrations: Calibrations,
     memory_bytes: int | None,
     recording: Path | None,
     timeline: Path | None,
@@ -279,20 +283,21 @@ def estimate(
       bench estimate --model vit_b_16 --batch-size 32 --batch-size 256 --device rtx4090 --json
       bench estimate configs/gpu.toml --device a100_80gb --json
       bench estimate --model resnet50 --device a100_80gb --memory 24GiB
+      bench estimate --model resnet50 --device rtx3090 --calibration shared-rtx3090.toml
       bench estimate --model resnet50 --optimizer adam --device h200 --timeline resnet50.png
       bench estimate --explain-difference recordings/nvidia-h200/FILE.parquet
     """
-    from bench.devices import load_device
+    from bench.devices.calibration import Calibrations
 
     if recording is not None:
-        others = (config, memory_bytes, timeline)
+        others = (config, memory_bytes, timeline, None if calibrations == Calibrations() else calibrations)
         if overrides or devices or device_files or any(axes.values()) or any(each is not None for each in others):
             raise click.UsageError(
                 "--explain-difference takes the case and the device from the file; remove the other options"
             )
         explain_difference(recording, workspaces=workspaces == "on", as_json=as_json)
         return
-    named = {name: load_device(name) for name in devices or (() if device_files else ("h200",))} | device_files
+    named = _named(devices or (() if device_files else ("h200",)), device_files, calibrations)
     named = _as_cards(named, memory_limit(config, overrides, memory_bytes))
     if timeline is not None:
         check_target(timeline)
@@ -313,6 +318,19 @@ def estimate(
         raise undrawn
     if any(_is_refused(row, named[row["device"]]) for row in rows):
         click.get_current_context().exit(EXIT_FAILED_CASES)
+
+
+def _named(names: Sequence[str], files: Mapping[str, Device], calibrations: Calibrations) -> dict[str, Device]:
+    """The devices by the names they were given by, with their calibrations; device files are taken as they are."""
+    from bench.client import calibrated, this_cpu
+    from bench.devices import load_device
+
+    loaded = {name: load_device(name) for name in names}
+    calibrations.refuse_unused([this_cpu() if device.kind == "cpu" else device for device in loaded.values()])
+    own = {
+        name: device if name.endswith(".toml") else calibrated(device, calibrations) for name, device in loaded.items()
+    }
+    return own | dict(files)
 
 
 def _as_cards(named: dict[str, Device], limit_bytes: int | None) -> dict[str, Device]:
@@ -422,7 +440,9 @@ def _print_estimate(row: dict[str, Any], device: Device) -> None:
         words += f", and its roofline {format_seconds(least)} per step" if least else ""
         click.echo(f"  arithmetic           {words}")
     if row["trace_peak_allocated_bytes"] is None and not _is_refused(row, device):
-        click.echo("  note: trace and speed are estimated for GPUs only; see bench list devices")
+        what = "trace and speed are" if row["estimated_samples_per_s"] is None else "the trace is"
+        more = "" if device.calibration else "; speed on this CPU after bench calibrate --device cpu"
+        click.echo(f"  note: {what} estimated for GPUs only; see bench list devices{more}")
     if row["estimate_note"]:
         click.echo(printable(f"  note: {row['estimate_note']}"))
 

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli.axes import batch_size_option, read_cases, with_axes, workspaces_option
-from bench.cli.options import device_file_option, json_option, memory_option
+from bench.cli.options import calibration_option, device_file_option, json_option, memory_option
 from bench.terminal import printable
 from bench.units import counted
 
 if TYPE_CHECKING:
     from bench.devices import Device
+    from bench.devices.calibration import Calibrations
     from bench.launchers import Launcher
     from bench.records import Case, Estimate
     from bench.sweep.verifying import PresentGpu, Verified
@@ -30,6 +31,7 @@ _VERDICTS = {"fits": "", "may not fit": "may not fit", "does not fit": "out of m
 @click.option("--save-memory", is_flag=True, help="Instead, list ways to make the batch of --batch-size fit.")
 @click.option("--device", help="Device, by name or file (bench list devices) [h200]; auto is this machine's GPU.")
 @device_file_option
+@calibration_option
 @memory_option
 @click.option(
     "--fraction", type=click.FloatRange(0.05, 1.0), help="Fraction of memory that the recommended batch may use [0.8]."
@@ -40,6 +42,7 @@ _VERDICTS = {"fits": "", "may not fit": "may not fit", "does not fit": "out of m
 def fit(
     device: str | None,
     device_files: dict[str, Device],
+    calibrations: Calibrations,
     memory_bytes: int | None,
     save_memory: bool,
     fraction: float | None,
@@ -70,12 +73,16 @@ def fit(
       bench fit --model resnet50 --device-file mine.toml
       bench fit --model vit_l_16 --batch-size 64 --device rtx4090 --save-memory
     """
-    from bench.client import fit_in_child
+    from bench.client import calibrated, fit_in_child
     from bench.devices import load_device, with_memory
     from bench.launchers import LocalLauncher
     from bench.terminal import Progress
 
     device, described = _one_device(device, device_files)
+    if device != "auto" and not device_files and not device.endswith(".toml"):
+        listed = load_device(device)
+        calibrations.refuse_unused([listed])
+        described = calibrated(listed, calibrations)
     case = _one_case(axes, save_memory=save_memory, fraction=fraction)
 
     def say(line: str) -> None:
@@ -86,7 +93,7 @@ def fit(
     if verify or device == "auto":
         from bench.sweep.verifying import present_gpu, verify_fit
 
-        held = present_gpu(described or device, memory_bytes)
+        held = present_gpu(described or device, memory_bytes, calibrations)
     with held as gpu:
         if gpu and gpu.remark:
             say(gpu.remark)

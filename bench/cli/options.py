@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bench.catalog import Kind
     from bench.config import SweepConfig
     from bench.devices import Device
+    from bench.devices.calibration import Calibrations
     from bench.records import Choice
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
@@ -46,7 +47,7 @@ def _load_device_files(
             loaded[str(path)] = load_device_file(path)
         except BenchError as error:
             raise BenchError(f"--device-file: {error}") from error
-        if loaded[str(path)].kind != "cuda":
+        if loaded[str(path)].kind != "cuda" and not loaded[str(path)].calibration:
             raise BenchError(f'--device-file: {path}: describes a CPU; the file of a GPU has kind = "cuda"')
     return loaded
 
@@ -59,6 +60,39 @@ device_file_option = click.option(
     callback=_load_device_files,
     metavar="FILE.toml",
     help="Your own device file (bench env --device-file writes one). Repeatable.",
+)
+
+
+def _read_calibrations(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> Calibrations:
+    from bench.devices import load_device_file
+    from bench.devices.calibration import NONE, Calibrations
+    from bench.errors import BenchError
+
+    if value == ("off",):
+        return NONE
+    if "off" in value:
+        raise click.UsageError("--calibration: off stands alone; remove it or the files")
+    given = []
+    for path in value:
+        try:
+            given.append(load_device_file(Path(path)))
+        except BenchError as error:
+            raise BenchError(f"--calibration: {error}") from error
+        if not given[-1].calibration:
+            raise BenchError(
+                f"--calibration: {path}: has no calibrated values. bench calibrate writes such a file; a device file "
+                "without any goes with --device-file"
+            )
+    return Calibrations(tuple(given))
+
+
+calibration_option = click.option(
+    "--calibration",
+    "calibrations",
+    multiple=True,
+    callback=_read_calibrations,
+    metavar="FILE.toml|off",
+    help="Calibration of a device, from bench calibrate; unless given, your own of that device. Repeatable.",
 )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bench.cli.options import (
+    calibration_option,
     config_argument,
     device_file_option,
     device_option,
@@ -21,6 +22,7 @@ from bench.terminal import printable
 
 if TYPE_CHECKING:
     from bench.devices import Device
+    from bench.devices.calibration import Calibrations
 
 
 @click.command()
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 @models_option
 @device_option
 @device_file_option
+@calibration_option
 @memory_option
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for the report and its data [reports/NAME]."
@@ -53,6 +56,7 @@ def sweep(
     overrides: tuple[str, ...],
     device: str,
     device_files: dict[str, Device],
+    calibrations: Calibrations,
     memory_bytes: int | None,
     out: Path | None,
     repeats: int | None,
@@ -103,6 +107,7 @@ def sweep(
         report=not no_report and not in_process,
         device_files=tuple(device_files.values()),
         in_process=in_process,
+        calibrations=calibrations,
     )
     with Progress(quiet=as_json, bar=not in_process) as progress:  # a bar would disturb the debugger's prompt
         outcome = run_sweep(checked, options, progress)

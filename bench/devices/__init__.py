@@ -34,6 +34,7 @@ __all__ = [
     "describes",
     "device_from_mapping",
     "device_toml",
+    "differences",
     "list_devices",
     "load_device",
     "load_device_file",
@@ -212,14 +213,14 @@ def describe_gpu(found: Device, given: Sequence[Device] = ()) -> DescribedGpu:
             f"--device-file: the GPU here is {found.gpu_name}, but {meant}. Remove the option, or write a file for "
             "this GPU: bench env --device-file mine.toml"
         )
-    fitting = [device for device in own if not _differences(device, found)]
+    fitting = [device for device in own if not differences(device, found)]
     if len(fitting) > 1:
         names = " and ".join(device.name for device in fitting)
         raise DeviceError(f"--device-file: {names} both describe {found.gpu_name}. Use one of them")
     packaged = [device for device in map(_load_packaged, list_devices()) if describes(device, found.gpu_name)]
-    fitting = fitting or [device for device in packaged if not _differences(device, found)]
+    fitting = fitting or [device for device in packaged if not differences(device, found)]
     other = "; ".join(
-        f"{device.name} has {words}" for device in (*own, *packaged) if (words := _differences(device, found))
+        f"{device.name} has {words}" for device in (*own, *packaged) if (words := differences(device, found))
     )
     if len(fitting) == 1:
         unfit = [device.name for device in own if device not in fitting]
@@ -242,7 +243,7 @@ def _with_own(device: Device, found: Device) -> Device:
     return replace(device, gpu_name=found.gpu_name, sources=ordered, **{key: getattr(found, key) for key in told})
 
 
-def _differences(device: Device, found: Device) -> str:
+def differences(device: Device, found: Device) -> str:
     """How a file with the GPU's name differs from that GPU, as text; empty if it does not."""
     words = []
     if found.memory_bytes is not None and not _has_about(device, found.memory_bytes):

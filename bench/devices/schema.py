@@ -18,8 +18,10 @@ from bench.errors import ConfigError, nearest, nearest_sentence
 KINDS = ("cuda", "cpu")
 PRECISIONS = ("float32", "tf32", "bf16", "fp16")
 SOURCES = "sources"
-UNSOURCED = ("gpu_name", "aliases", "kind")
+UNSOURCED = ("gpu_name", "aliases", "kind", "gpu_uuid_hash")
 """Keys that need no source, because they are what the device is called."""
+CALIBRATED = "calibrated_"
+"""Prefix of the keys that `bench calibrate` fitted to measured steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,20 @@ class Device:
         context_low_bytes: The least that was seen of it over several workloads.
         context_high_bytes: The most that was seen of it.
         launch_overhead_s: Of one kernel; absent until measured.
+        gpu_uuid_hash: Of the one GPU that was calibrated, as results have it.
+        reachable_bandwidth_bytes_per_s: What a large copy reaches; measured. So are the others that are reachable.
+        reachable_float32_flop_per_s: What large products reach.
+        reachable_tf32_flop_per_s: Likewise.
+        reachable_bf16_flop_per_s: Likewise.
+        reachable_fp16_flop_per_s: Likewise.
+        host_dispatch_s: Of the host to ask for one small operator, outside of a training step; measured.
+        calibrated_bandwidth_bytes_per_s: What the roofline reckons with in place of the rated figure, so that its
+            estimates agree with measured steps; `sources` has how well they do. So are the others that are calibrated.
+        calibrated_float32_flop_per_s: In place of the peak.
+        calibrated_tf32_flop_per_s: Likewise.
+        calibrated_bf16_flop_per_s: Likewise.
+        calibrated_fp16_flop_per_s: Likewise.
+        calibrated_dispatch_s: Of the host for each kernel of a training step.
         sources: For each key above that is known, where it comes from.
     """
 
@@ -82,6 +98,19 @@ class Device:
     context_low_bytes: int | None = None
     context_high_bytes: int | None = None
     launch_overhead_s: float | None = None
+    gpu_uuid_hash: str | None = None
+    reachable_bandwidth_bytes_per_s: float | None = None
+    reachable_float32_flop_per_s: float | None = None
+    reachable_tf32_flop_per_s: float | None = None
+    reachable_bf16_flop_per_s: float | None = None
+    reachable_fp16_flop_per_s: float | None = None
+    host_dispatch_s: float | None = None
+    calibrated_bandwidth_bytes_per_s: float | None = None
+    calibrated_float32_flop_per_s: float | None = None
+    calibrated_tf32_flop_per_s: float | None = None
+    calibrated_bf16_flop_per_s: float | None = None
+    calibrated_fp16_flop_per_s: float | None = None
+    calibrated_dispatch_s: float | None = None
     sources: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
@@ -98,6 +127,11 @@ class Device:
             raise ValueError(f'unknown precision "{precision}". Allowed: {", ".join(PRECISIONS)}')
         peak: float | None = getattr(self, f"peak_{precision}_flop_per_s")
         return peak
+
+    @property
+    def calibration(self) -> str | None:
+        """What the calibrated values rest on, as their source says; None if the device is not calibrated."""
+        return next((text for key, text in self.sources if key.startswith(CALIBRATED)), None)
 
     def source(self, key: str) -> str | None:
         """Where the value of `key` comes from; None if it has no value."""
@@ -146,7 +180,13 @@ _LARGEST = 1e30
 """Of rates: far above any, and what is computed from them stays finite."""
 
 _Check = Callable[[object], Any]
-_SPECIAL: dict[str, _Check] = {"gpu_name": _text, "kind": _kind, "aliases": _texts, "compute_capability": _capability}
+_SPECIAL: dict[str, _Check] = {
+    "gpu_name": _text,
+    "kind": _kind,
+    "aliases": _texts,
+    "compute_capability": _capability,
+    "gpu_uuid_hash": _text,
+}
 _RATE_ENDINGS = ("_per_s", "_hz", "_w", "_s")
 
 

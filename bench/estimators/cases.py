@@ -15,7 +15,7 @@ from bench.devices import Device, load_device
 from bench.errors import BenchError, Unsupported, describe_failure
 from bench.estimators.collector import collector_off
 from bench.estimators.formula import estimate_formula
-from bench.estimators.kept import only_kept, recording_of
+from bench.estimators.kept import only_kept, recorded_on, recording_of
 from bench.estimators.memory import Target, estimate_trace, workspaces_of
 from bench.estimators.memory_settings import settings_in_force
 from bench.estimators.roofline import count_flops, estimate_speed, kernels_of
@@ -52,7 +52,7 @@ class Named:
 
     Attributes:
         name: Of a device.
-        device: A GPU; None if it is none, or nothing is known of it.
+        device: A GPU or a calibrated CPU; None if it is neither, or nothing is known of it.
         workspaces: Whether the trace counts cuDNN's workspaces.
         notes: What is to be said of every estimate.
     """
@@ -70,14 +70,14 @@ class Named:
         except BenchError as error:
             return cls(str(device), None, workspaces, (str(error),))
         if known.kind != "cuda":
-            return cls(str(device), None, workspaces)
+            return cls(str(device), known if known.calibration else None, workspaces)
         note = settings_in_force().unknown_total(known.name) if known.memory_bytes is None else None
         return cls(str(device), known, workspaces, (note,) if note else ())
 
     def target(self, case: Case) -> Target:
         """With the settings in force; torch may be asked for them, so each estimator does so for itself."""
         assert self.device is not None
-        return Target.of(self.device, workspaces=self.workspaces, allocator=case.allocator)
+        return Target.of(recorded_on(self.device), workspaces=self.workspaces, allocator=case.allocator)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +128,8 @@ def estimate_cases(cases: Sequence[Case], device: str | Device, *, workspaces: b
 
     Args:
         cases: Any number, each once; models are built without memory.
-        device: The name of a device file, the path of one, or a device. On a CPU, and for a name that no file has,
-            only the formula gives numbers.
+        device: The name of a device file, the path of one, or a device. On a CPU that is not calibrated, and for a
+            name that no file has, only the formula gives numbers.
         workspaces: Whether the trace counts cuDNN's workspaces.
     """
     named = Named.of(device, workspaces=workspaces)
@@ -164,7 +164,9 @@ def estimate_kept(cases: Sequence[Case], device: str | Device, *, workspaces: bo
 
 
 def _estimators_of(named: Named) -> tuple[str, ...]:
-    return ("formula",) if named.device is None else tuple(_ESTIMATORS)
+    if named.device is None:
+        return ("formula",)
+    return tuple(name for name in _ESTIMATORS if name != "trace" or named.device.kind == "cuda")
 
 
 def _questions(cases: Iterable[Case], named: Named) -> list[Question]:
@@ -220,11 +222,11 @@ def _trace(question: Question, named: Named, images: ImageSpec) -> Found:
 
 
 def _speed(question: Question, named: Named, images: ImageSpec) -> Found:
-    target = named.target(question.case)
-    recording = recording_of(question.case, target.machine, shared=question.shared)
-    peak = target.device.peak_flop_per_s(question.case.precision)
+    assert named.device is not None
+    recording = recording_of(question.case, named.target(question.case).machine, shared=question.shared)
+    peak = named.device.peak_flop_per_s(question.case.precision)
     try:
-        speed = estimate_speed(recording, question.case, target.device)
+        speed = estimate_speed(recording, question.case, named.device)
     except Unsupported as error:  # of the device: what the step computes is known all the same
         return Found({"step_flop": round(count_flops(kernels_of(recording))), "peak_flop_per_s": peak}, str(error))
     return Found(

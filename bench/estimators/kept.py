@@ -150,6 +150,13 @@ def machine_of(device: Device, settings: MemorySettings) -> Machine:
     )
 
 
+def recorded_on(device: Device) -> Device:
+    """The GPU whose kernels stand for those of a device: itself, and one of the catalog for a CPU."""
+    from bench.devices import load_device
+
+    return load_device("h200") if device.kind == "cpu" else device
+
+
 @functools.lru_cache(maxsize=8)
 def recording_of(case: Case, machine: Machine, *, shared: bool = False) -> Recording:
     """What the case's step does at its batch size, from a recording of this process, of the disk, or a new one.
@@ -327,7 +334,7 @@ def any_kept(cases: Iterable[Case], device: str | Device) -> bool:
 
     folder = trace_cache_folder()
     try:
-        capability = load_device(device).compute_capability
+        capability = recorded_on(load_device(device)).compute_capability
         if folder is None or capability is None:
             return False
         keys = (

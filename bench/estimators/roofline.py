@@ -61,6 +61,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from bench.devices import PRECISIONS, Device
+from bench.devices.calibration import reckoned
 from bench.errors import Unsupported
 from bench.estimators.recording import Call, Recording, StepEnd, calls_of
 from bench.estimators.tensors import Spec
@@ -545,12 +546,15 @@ def estimate_speed(recording: Recording, case: Case, device: Device, constants: 
     Raises:
         Unsupported: The device file lacks what is needed (a peak rate, the bandwidth).
     """
-    if device.kind != "cuda":
-        raise Unsupported(f"no speed estimate for {device.name}: the constants were fitted on NVIDIA GPUs only")
-    kernels = kernels_of(recording)
-    times = [kernel_time_s(kernel, device, case.precision, case.memory_format, constants) for _, kernel in kernels]
+    if device.kind != "cuda" and not device.calibration:
+        raise Unsupported(
+            f"no speed estimate for {device.name}: the constants were fitted on NVIDIA GPUs only. To calibrate the "
+            "roofline on this machine: bench calibrate --device cpu"
+        )
+    kernels, ceilings = kernels_of(recording), reckoned(device)
+    times = [kernel_time_s(kernel, ceilings, case.precision, case.memory_format, constants) for _, kernel in kernels]
     device_time, launches = math.fsum(times), math.fsum(kernel.launches for _, kernel in kernels)
-    host_time = launches * constants.host_dispatch_s
+    host_time = launches * dispatch_s(device, constants)
     step_time = max(device_time, host_time)
     classes = _sums((kernel.kind for _, kernel in kernels), times)
     phases = _sums((phase for phase, _ in kernels), times)
@@ -567,6 +571,11 @@ def estimate_speed(recording: Recording, case: Case, device: Device, constants: 
         class_times_s=tuple(sorted(classes.items(), key=lambda item: -item[1])),
         phase_times_s=tuple((phase, phases.get(phase, 0.0)) for phase in ("forward", "backward", "optimizer")),
     )
+
+
+def dispatch_s(device: Device, constants: Constants = CONSTANTS) -> float:
+    """Seconds of the host for each kernel: as calibrated on the device's machine, else one constant."""
+    return device.calibrated_dispatch_s or constants.host_dispatch_s
 
 
 def kernels_of(recording: Recording) -> list[tuple[str, Kernel]]:
@@ -610,6 +619,11 @@ def _sums(names: Iterable[str], times: Iterable[float]) -> dict[str, float]:
 
 
 def _basis(case: Case, device: Device, host_bound: bool) -> str:
+    if device.calibration:
+        words = [f"roofline of recorded kernels on {device.name}, {device.calibration}"]
+        if device.kind == "cuda" and getattr(device, f"calibrated_{case.precision}_flop_per_s") is None:
+            words.append(f"not calibrated for {case.precision}")
+        return "; ".join([*words, *(["limited by the host"] if host_bound else [])])
     words = [f"roofline of recorded kernels on {device.name}, {FITTED_ON}"]
     if case.precision not in ("fp16", "bf16"):
         words.append(f"not validated for {case.precision}")

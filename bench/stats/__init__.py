@@ -14,8 +14,10 @@ from bench.stats.intervals import (
     Percentiles,
     geometric_interval,
     mean_interval,
+    median_interval,
     percentiles,
 )
+from bench.stats.noise import NoiseFloor, noise_floor, processes_for
 
 __all__ = [
     "CONFIDENCE",
@@ -24,13 +26,17 @@ __all__ = [
     "ErrorSummary",
     "Interval",
     "Judgement",
+    "NoiseFloor",
     "Percentiles",
     "Verdict",
     "geometric_interval",
     "holm",
     "judge_ratios",
     "mean_interval",
+    "median_interval",
+    "noise_floor",
     "percentiles",
+    "processes_for",
     "relative_error",
     "summarise_errors",
 ]

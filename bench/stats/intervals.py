@@ -87,6 +87,22 @@ def geometric_interval(values: Sequence[float], confidence: float = CONFIDENCE) 
     return Interval(math.exp(on_logs.middle), math.exp(on_logs.low), math.exp(on_logs.high), on_logs.n, confidence)
 
 
+def median_interval(values: Sequence[float] | np.ndarray, confidence: float = CONFIDENCE) -> Interval:
+    """The median, with the interval that the ranks of the values give whatever their distribution.
+
+    Returns:
+        Without ends where there are too few values for such an interval: fewer than 6 for 95 %.
+
+    Raises:
+        ValueError: No values, or one that is not finite.
+    """
+    numbers = np.sort(finite(values))
+    n, tail = len(numbers), (1 - confidence) / 2
+    outside = [rank for rank in range(n // 2) if special.bdtr(rank, n, 0.5) <= tail]
+    low, high = (float(numbers[outside[-1]]), float(numbers[n - 1 - outside[-1]])) if outside else (None, None)
+    return Interval(float(np.median(numbers)), low, high, n, confidence)
+
+
 @dataclass(frozen=True, slots=True)
 class Percentiles:
     """Where raw values lie, in their own unit; outliers are kept.

@@ -38,6 +38,7 @@ class RecordOptions:
         steps: Training steps per case.
         stacks: Whether to keep Python's call stack at each event.
         limit_bytes: Memory of the smaller card that the GPU plays; None for its own.
+        timeout_s: For each case.
     """
 
     out: Path | None = None
@@ -45,6 +46,7 @@ class RecordOptions:
     steps: int = 3
     stacks: bool = False
     limit_bytes: int | None = None
+    timeout_s: float = RUN_S
 
 
 @dataclass(slots=True)
@@ -139,16 +141,16 @@ def _record_missing(
             "key": key,
             "target": str(path),
         }
-        found.rows.append(row := _record_one(launcher, argument, path))
+        found.rows.append(row := _record_one(launcher, argument, path, options.timeout_s))
         progress.finish(_line(names[case], row))
     return found
 
 
-def _record_one(launcher: Launcher, argument: dict[str, Any], path: Path) -> dict[str, Any]:
+def _record_one(launcher: Launcher, argument: dict[str, Any], path: Path, timeout_s: float) -> dict[str, Any]:
     """One case in a fresh process; if it failed, what it printed is kept next to its file."""
     log = path.with_suffix(".log")
     log.unlink(missing_ok=True)
-    answer = launcher.run(record_task, argument, timeout_s=RUN_S, log=log)
+    answer = launcher.run(record_task, argument, timeout_s=timeout_s, log=log)
     row = {"case": argument["case"], **_outcome(answer), "file": path if path.exists() else None, "kept": False}
     if row["file"] is not None or row["status"] == Status.SKIPPED or not log.stat().st_size:
         log.unlink(missing_ok=True)

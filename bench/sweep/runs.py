@@ -18,6 +18,7 @@ simulates it, with the rules and without.
 from __future__ import annotations
 
 import re
+import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -235,18 +236,36 @@ def _target(session: Session) -> str:
 def _measure(session: Session, todo: Iterable[tuple[Planned, int]]) -> None:
     """Run these in order; a throttled run goes to the end of the queue once."""
     queue = deque(todo)
+    budget = session.options.budget
+    spent_s = sum(sum(_durations_s(session.journal, [run])) for run in session.plan) if budget else 0.0
     session.progress.start(len(queue), f"round {session.rounds}" if session.rounds else "")
     while queue:
+        if budget and (spent_s >= budget.seconds or time.monotonic() >= budget.deadline):
+            session.progress.say(f"the time for runs is spent; {counted(len(queue), 'further run')} not begun")
+            break
         run, attempt = queue.popleft()
+        if budget and run.repeat and not _measured_first(session, run):
+            session.progress.advance()
+            continue
         session.progress.begin(f"{session.name(run.case)} (repeat {run.repeat + 1})")
         refused = session.journal.refusal(run)  # the first process already refused the case
         skipped = Measurement(status=Status.SKIPPED, reason=refused) if refused is not None else None
         measurement = skipped or _measure_one(session, run, attempt)
         session.journal.write(run, attempt, measurement)
+        spent_s += measurement.duration_s or 0.0
         _note_silence(session, measurement)
         session.progress.finish(_line(session.name(run.case), run, measurement))
         if measurement.status is Status.THROTTLED and attempt + 1 < MAX_ATTEMPTS:
             queue.append((run, attempt + 1))
+    if budget and session.journal.missing(session.plan):
+        session.plan = [run for run in session.plan if run.skip_reason is not None or session.journal.attempts(run)]
+        write_plan(session)
+
+
+def _measured_first(session: Session, run: Planned) -> bool:
+    """Whether the first run of the case measured anything; where not, a budget is not spent on further ones."""
+    first = session.journal.attempts(replace(run, repeat=0))
+    return bool(first) and first[-1].status in MEASURED
 
 
 def _measure_one(session: Session, run: Planned, attempt: int) -> Measurement:

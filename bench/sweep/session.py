@@ -9,17 +9,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bench.client import ask_machine
+from bench.client import ask_machine, this_cpu
 from bench.config import SweepConfig
 from bench.devices import (
     DescribedGpu,
     Device,
     describe_gpu,
     device_from_mapping,
+    load_device,
     refuse_larger,
     render_device_toml,
     with_memory,
 )
+from bench.devices.calibration import NONE, Calibrations
 from bench.errors import DeviceError
 from bench.launchers import Launcher
 from bench.locks import device_lock_path, hold
@@ -34,6 +36,21 @@ from bench.terminal import Progress
 
 
 @dataclass(frozen=True, slots=True)
+class Budget:
+    """When a sweep stops although runs are missing, and leaves them out of the plan.
+
+    Nor does it repeat a case whose first run measured nothing.
+
+    Attributes:
+        seconds: That runs may take in all, those of earlier sweeps into the folder included.
+        deadline: By `time.monotonic`.
+    """
+
+    seconds: float
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
 class SweepOptions:
     """What a sweep needs besides its configuration.
 
@@ -44,6 +61,8 @@ class SweepOptions:
         report: Whether to render the report at the end.
         device_files: The user's own device files; one of them must describe the GPU that runs use.
         in_process: Whether the one case runs in this very process, for a debugger: once, without a time limit.
+        calibrations: Which of them the estimates may use.
+        budget: When to stop before all is measured; never unless given.
     """
 
     out: Path
@@ -52,6 +71,8 @@ class SweepOptions:
     report: bool = True
     device_files: tuple[Device, ...] = ()
     in_process: bool = False
+    calibrations: Calibrations = field(default_factory=Calibrations)
+    budget: Budget | None = None
 
 
 @dataclass(slots=True)
@@ -65,7 +86,7 @@ class Session:
     store: Store
     environment: Environment
     choice: DeviceChoice
-    gpu: DescribedGpu | None = None  # as estimates use it; None on the CPU, and if it cannot be read
+    gpu: DescribedGpu | None = None  # as estimates use it; None if it cannot be read, and for a CPU not calibrated
     plan: list[Planned] = field(default_factory=list)
     starts_failed: int = 0  # in a row, for causes outside the cases
     silent_runs: int = 0  # in a row, in which NVML timed out
@@ -85,7 +106,11 @@ class Session:
 
 
 def read_environment(
-    launcher: Launcher, choice: DeviceChoice, files: Sequence[Device] = (), limit_bytes: int | None = None
+    launcher: Launcher,
+    choice: DeviceChoice,
+    files: Sequence[Device] = (),
+    limit_bytes: int | None = None,
+    calibrations: Calibrations = NONE,
 ) -> tuple[Environment, DescribedGpu | None]:
     """The environment of a device, and the GPU as estimates use it, each read in a separate process.
 
@@ -94,10 +119,12 @@ def read_environment(
         choice: The device.
         files: The user's own device files; one of them must describe the GPU.
         limit_bytes: Memory of the smaller card that the GPU plays; None for its own.
+        calibrations: Which of them the estimates may use; a device file that is given is used as it is.
 
     Returns:
-        The environment, which names the device of the estimates; and the GPU, or None for the CPU and for GPUs of other
-        vendors: the estimators follow NVIDIA's libraries, whatever compute capability ROCm reports.
+        The environment, which names the device of the estimates; and the GPU or calibrated CPU, or None for other CPUs
+        and for GPUs of other vendors: the estimators follow NVIDIA's libraries, whatever compute capability ROCm
+        reports.
 
     Raises:
         DeviceError: None of the files given describes this device, or it is a CPU or smaller than the limit.
@@ -115,7 +142,11 @@ def read_environment(
     argument = {"device": choice.kind, **gpu_of(choice)}
     environment = Environment(**ask_machine(launcher, environment_task, argument))
     if choice.kind != "cuda":
-        return replace(environment, estimate_device="cpu"), None
+        cpu = this_cpu()
+        calibrations.refuse_unused([cpu])
+        calibrated = calibrations.apply(load_device("cpu"), cpu)
+        described = DescribedGpu(calibrated, cpu, _calibrated(calibrated)) if calibrated.calibration else None
+        return replace(environment, estimate_device="cpu"), described
     if environment.hip_version is not None:
         if limit_bytes is not None:
             refuse_larger(limit_bytes, environment.gpu_total_bytes, environment.gpu_name or "this GPU")
@@ -124,8 +155,15 @@ def read_environment(
     name = str(facts["values"]["gpu_name"])
     found = device_from_mapping(name, {**facts["values"], "sources": facts["sources"]}, name)
     gpu = describe_gpu(found, files)
-    gpu = replace(gpu, device=with_memory(gpu.device, limit_bytes))
+    calibrations.refuse_unused([found])
+    device = gpu.device if files else calibrations.apply(gpu.device, found, environment.gpu_uuid_hash)
+    remarks = [gpu.remark, _calibrated(device)]
+    gpu = replace(gpu, device=with_memory(device, limit_bytes), remark=". ".join(filter(None, remarks)) or None)
     return replace(environment, estimate_device=str(gpu.device)), gpu
+
+
+def _calibrated(device: Device) -> str | None:
+    return f"estimates of speed on {device.name} are {device.calibration}" if device.calibration else None
 
 
 def _read_facts(launcher: Launcher, choice: DeviceChoice, *, context: bool) -> dict[str, Any]:

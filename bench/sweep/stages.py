@@ -92,7 +92,9 @@ def run_sweep(
         store.clear_leftovers()
         with held_device(options.device, ready=launcher.warm) as choice:
             limit_bytes = config.limits.device_memory
-            environment, gpu = read_environment(launcher, choice, options.device_files, limit_bytes)
+            environment, gpu = read_environment(
+                launcher, choice, options.device_files, limit_bytes, options.calibrations
+            )
             environment = replace(environment, in_process=options.in_process or None)
             session = Session(config, options, progress, launcher, store, environment, choice, gpu)
             for remark in (choice.warning, gpu.remark if gpu else None):

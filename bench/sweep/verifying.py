@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.client import RUN_S, estimates_in_order
 from bench.devices import Device, describe_gpu, describes, load_device, with_memory
+from bench.devices.calibration import NONE, Calibrations
 from bench.errors import BenchError, DeviceError
 from bench.launchers import Launcher, LocalLauncher, Outcome, interrupt_on_terminate
 from bench.probes.machine_facts import MachineFacts
@@ -91,12 +92,15 @@ class Verified:
 
 
 @contextlib.contextmanager
-def present_gpu(device: str | Device, limit_bytes: int | None = None) -> Iterator[PresentGpu]:
+def present_gpu(
+    device: str | Device, limit_bytes: int | None = None, calibrations: Calibrations = NONE
+) -> Iterator[PresentGpu]:
     """Lock this machine's GPU, as a sweep does.
 
     Args:
         device: `auto` for any, or the name or file of the device that it must be.
         limit_bytes: Memory of the smaller card that it plays; None for its own.
+        calibrations: Which of them the estimates may use.
 
     Raises:
         DeviceError: There is no GPU, it cannot be described, it is not the one requested, or smaller than the limit.
@@ -106,7 +110,7 @@ def present_gpu(device: str | Device, limit_bytes: int | None = None) -> Iterato
     known = None if device == "auto" else load_device(device)
     with interrupt_on_terminate(), held_device("auto", _choose_gpu) as choice:
         launcher = LocalLauncher()
-        environment, gpu = read_environment(launcher, choice)
+        environment, gpu = read_environment(launcher, choice, calibrations=calibrations)
         name = environment.gpu_name or "unknown"
         if gpu is None:
             raise DeviceError(f"{name} is not an NVIDIA GPU, and the estimates follow NVIDIA's libraries")

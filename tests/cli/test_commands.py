@@ -60,7 +60,7 @@ def test_plan_without_a_configuration_plans_the_default_sweep() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["plna"], 'unknown command "plna". Nearest: plan. Available: bundle, check,'),
+        (["plna"], 'unknown command "plna". Nearest: plan. Available: bundle, calibrate, check,'),
         (["plan", "--set", "grid.model=resnet81"], 'grid.model[0]: unknown model "resnet81". Nearest: resnet18'),
         (
             ["plan", "--set", "grid.dataset=folder:/nowhere"],

@@ -27,6 +27,7 @@ from bench.devices import (
     render_device_toml,
     with_memory,
 )
+from bench.devices.calibration import CALIBRATED_KEYS, MEASURED_KEYS
 from bench.devices.schema import CHECKS, PRECISIONS, UNSOURCED
 from bench.errors import ConfigError, DeviceError, UnknownNameError
 from tests.each import each
@@ -90,13 +91,16 @@ def test_gpu_states_what_the_estimators_need(name: str) -> None:
         "peak_tf32_flop_per_s",
         "peak_bf16_flop_per_s",
         "nvml_memory_bytes",
+        "gpu_uuid_hash",
+        *MEASURED_KEYS,
+        *CALIBRATED_KEYS,
     }
     assert set(CHECKS) - optional <= set(_known(load_device(name)))
 
 
 @each("name", ALL)
 def test_what_was_not_measured_is_absent(name: str) -> None:
-    assert {"context_bytes", "launch_overhead_s"}.isdisjoint(_known(load_device(name)))
+    assert {"gpu_uuid_hash", *MEASURED_KEYS, *CALIBRATED_KEYS}.isdisjoint(_known(load_device(name)))
 
 
 @each("name", GPUS)
@@ -302,7 +306,7 @@ def test_every_fault_of_a_file_is_reported_at_once() -> None:
         "mine.toml: boost_clock_hz: must be a number above 0, not inf",
         "mine.toml: compute_capability: must be two whole numbers like [9, 0], not '9.0'",
         "mine.toml: memory_bandwith_bytes_per_s: unknown key. Nearest: memory_bandwidth_bytes_per_s, "
-        "memory_bytes, nvml_memory_bytes.",
+        "reachable_bandwidth_bytes_per_s, calibrated_bandwidth_bytes_per_s.",
         "mine.toml: aliases: must be a list of strings, not [1]",
         "mine.toml: power_limit_w: has no source. State it under [sources]",
         "mine.toml: sources.memory_bytes: must be a non-empty text, not ''",
