@@ -510,6 +510,7 @@ class SpeedEstimate:
         host_time_s: Of the host to ask for them.
         flops: Of the step's products.
         least_time_s: Of all kernels at the device's peak rate and bandwidth, see `least_time_s`.
+            None for a calibrated device whose rated peaks are not known.
         moved_bytes: Between the chip and its memory.
         kernel_count: How many kernels a step launches.
         class_times_s: `(class of operators, seconds)` of the device's time, the longest first.
@@ -522,7 +523,7 @@ class SpeedEstimate:
     device_time_s: float
     host_time_s: float
     flops: float
-    least_time_s: float
+    least_time_s: float | None
     moved_bytes: float
     kernel_count: int
     class_times_s: tuple[tuple[str, float], ...]
@@ -565,7 +566,7 @@ def estimate_speed(recording: Recording, case: Case, device: Device, constants: 
         device_time_s=device_time,
         host_time_s=host_time,
         flops=count_flops(kernels),
-        least_time_s=least_time_s(kernels, device, case.precision),
+        least_time_s=_least_time_s(kernels, device, case.precision),
         moved_bytes=math.fsum(kernel.nbytes for _, kernel in kernels),
         kernel_count=round(launches),
         class_times_s=tuple(sorted(classes.items(), key=lambda item: -item[1])),
@@ -608,6 +609,16 @@ def least_time_s(kernels: Iterable[tuple[str, Kernel]], device: Device, precisio
         max(kernel.flops / _peak(kernel.dtype, device, precision) if kernel.flops else 0.0, kernel.nbytes / bandwidth)
         for _, kernel in kernels
     )
+
+
+def _least_time_s(kernels: Iterable[tuple[str, Kernel]], device: Device, precision: Precision) -> float | None:
+    """As `least_time_s`; None for a calibrated device whose rated peaks are not known."""
+    try:
+        return least_time_s(kernels, device, precision)
+    except Unsupported:
+        if not device.calibration:
+            raise
+        return None
 
 
 def _sums(names: Iterable[str], times: Iterable[float]) -> dict[str, float]:
