@@ -494,7 +494,7 @@ def _memory_frac(kind: str, constants: Constants) -> float:
     return own.get(kind, constants.memory_frac)
 
 
-__all__ = ["CONSTANTS", "Constants", "SpeedEstimate", "estimate_speed", "kernels_of"]
+__all__ = ["CONSTANTS", "Constants", "SpeedEstimate", "estimate_speed", "kernels_of", "speed_interval"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -504,6 +504,8 @@ class SpeedEstimate:
     Attributes:
         step_time_s: Of one optimizer step: the longer of the device's time and the host's.
         samples_per_s: Batch size over step time.
+        samples_per_s_low: The low end of the interval of `speed_interval`.
+        samples_per_s_high: The high end.
         basis: What it is, what it was fitted on and how far off that was; to be shown beside the number.
         device_time_s: Of all kernels, one after another.
         host_time_s: Of the host to ask for them.
@@ -516,6 +518,8 @@ class SpeedEstimate:
 
     step_time_s: float
     samples_per_s: float
+    samples_per_s_low: float
+    samples_per_s_high: float
     basis: str
     device_time_s: float
     host_time_s: float
@@ -552,9 +556,13 @@ def estimate_speed(recording: Recording, case: Case, device: Device, constants: 
     step_time = max(device_time, host_time)
     classes = _sums((kernel.kind for _, kernel in kernels), times)
     phases = _sums((phase for phase, _ in kernels), times)
+    samples_per_s = case.batch_size / step_time
+    low, high = speed_interval(samples_per_s, device, case.precision)
     return SpeedEstimate(
         step_time_s=step_time,
-        samples_per_s=case.batch_size / step_time,
+        samples_per_s=samples_per_s,
+        samples_per_s_low=low,
+        samples_per_s_high=high,
         basis=_basis(case, device, host_time > device_time),
         device_time_s=device_time,
         host_time_s=host_time,
@@ -564,6 +572,25 @@ def estimate_speed(recording: Recording, case: Case, device: Device, constants: 
         class_times_s=tuple(sorted(classes.items(), key=lambda item: -item[1])),
         phase_times_s=tuple((phase, phases.get(phase, 0.0)) for phase in ("forward", "backward", "optimizer")),
     )
+
+
+VALIDATED = {((8, 6), "fp16"): (0.8, 1.25)}
+"""By compute capability and precision: what the least and the most of 90 % of measurements were of the estimate."""
+
+UNVALIDATED = (0.5, 2.0)
+"""Likewise, elsewhere."""
+
+
+def speed_interval(samples_per_s: float, device: Device, precision: Precision) -> tuple[float, float]:
+    """What holds the measured samples/s in nine of ten cases: `(low, high)`.
+
+    Args:
+        samples_per_s: As estimated.
+        device: Decides with the precision how far off estimates were on cards and models that were left out.
+        precision: Of the case.
+    """
+    low, high = VALIDATED.get((device.compute_capability or (0, 0), precision), UNVALIDATED)
+    return samples_per_s * low, samples_per_s * high
 
 
 def kernels_of(recording: Recording) -> list[tuple[str, Kernel]]:

@@ -21,6 +21,7 @@ from bench.estimators.roofline import (
     kernel_time_s,
     kernels_of,
     list_kernels,
+    speed_interval,
     touched_bytes,
 )
 from bench.estimators.tensors import Spec
@@ -417,3 +418,18 @@ def test_every_gpu_file_gives_a_time_in_float32() -> None:
         device = load_device(name)
         if device.kind == "cuda":
             assert all(kernel_time_s(kernel, device, "float32", "contiguous") > 0 for _, kernel in kernels)
+
+
+# its interval
+
+
+def test_interval_is_around_the_estimate_and_wider_where_nothing_was_validated() -> None:
+    ampere, old = load_device("rtx3090"), replace(load_device("rtx3090"), compute_capability=(5, 2))
+    low, high = speed_interval(100.0, ampere, "fp16")
+    assert 0 < low < 100 < high
+    assert speed_interval(100.0, old, "fp16")[1] > high
+    assert speed_interval(200.0, ampere, "fp16") == (2 * low, 2 * high)
+    found = speed(RESNET, ampere)
+    assert (found.samples_per_s_low, found.samples_per_s_high) == speed_interval(
+        found.samples_per_s, ampere, RESNET.precision
+    )
