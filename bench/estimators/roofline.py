@@ -64,7 +64,7 @@ from bench.devices import PRECISIONS, Device
 from bench.errors import Unsupported
 from bench.estimators.recording import Call, Recording, StepEnd, calls_of
 from bench.estimators.tensors import Spec
-from bench.records import Case, MemoryFormat, Precision
+from bench.records import Case, Precision
 
 CLASSES = ("convolution", "depthwise", "matmul", "attention", "normalisation", "reduction", "elementwise", "optimizer")
 """Classes of operators; the optimizer's are one class whatever they do, since they differ by their bytes only."""
@@ -83,8 +83,10 @@ class Kernel(NamedTuple):
         columns: N.
         depth: K, what is summed over.
         products: How many such products (batched ones, groups of a convolution).
-        shared: Whether multiprocessors share the work of one sum, as they do where it runs over all images; 1 or 0.
-        window: Positions of a convolution's filter; 1 elsewhere.
+        shared: Whether multiprocessors share the work of one sum, as they do where it runs over all images.
+        winograd: Whether cuDNN may multiply less than is counted (filters wider than one pixel, at every pixel).
+        planes: Whether images lie plane by plane (contiguous), not pixel by pixel (channels-last).
+        backward: Whether it is of the backward pass.
         launches: How many kernels are launched where several alike are written as one.
     """
 
@@ -97,8 +99,10 @@ class Kernel(NamedTuple):
     columns: float = 0.0
     depth: float = 0.0
     products: float = 1.0
-    shared: float = 0.0
-    window: float = 1.0
+    shared: bool = False
+    winograd: bool = False
+    planes: bool = False
+    backward: bool = False
     launches: float = 1.0
 
 
@@ -112,7 +116,7 @@ def step_kernels(calls: Iterable[Call]) -> list[tuple[str, Kernel]]:
     for call in calls:
         phase = call.phase.name.lower()
         if phase in ("forward", "backward"):
-            found += [(phase, kernel) for kernel in list_kernels(call)]
+            found += [(phase, kernel._replace(backward=phase == "backward")) for kernel in list_kernels(call)]
         else:
             found += [("optimizer", kernel._replace(kind="optimizer")) for kernel in list_kernels(call)]
     return found
@@ -185,6 +189,12 @@ def _elementwise(call: Call) -> list[Kernel]:
     return [Kernel("elementwise", _dtype(call), nbytes=traffic)] if traffic else []
 
 
+def _batch_norm(call: Call) -> list[Kernel]:
+    """The persistent form of cuDNN: what was read for the statistics stays on the chip (cudnnBatchNormMode_t)."""
+    (kernel,) = _as("normalisation", (1.0, 1.0) if call.name.endswith("backward") else (1.0,))(call)
+    return [kernel._replace(planes=_lies_in_planes(call.arguments[0]))]
+
+
 def _as(kind: str, reads: Sequence[float] = (), writes: float = 1.0) -> Rule:
     """A rule for kernels that read their arguments `reads` times (once each unless given) and write their results."""
 
@@ -241,8 +251,8 @@ def _attention(call: Call) -> list[Kernel]:
 def _convolution(call: Call) -> list[Kernel]:
     images, weight, bias = call.arguments[:3]
     (output,) = _made(call)
-    transposed, groups = call.arguments[6], call.arguments[8]
-    kernels = [_image_kernel(images, weight, output, transposed, groups, "output")]
+    stride, transposed, groups = call.arguments[3], call.arguments[6], call.arguments[8]
+    kernels = [_image_kernel(images, weight, output, stride, transposed, groups, "output")]
     if bias is not None:
         kernels.append(Kernel("elementwise", images.dtype, nbytes=2 * touched_bytes(output)))
     return kernels
@@ -250,9 +260,9 @@ def _convolution(call: Call) -> list[Kernel]:
 
 def _convolution_backward(call: Call) -> list[Kernel]:
     gradient, images, weight = call.arguments[:3]
-    transposed, groups, wanted = call.arguments[7], call.arguments[9], call.arguments[10]
+    stride, transposed, groups, wanted = (call.arguments[place] for place in (4, 7, 9, 10))
     kernels = [
-        _image_kernel(images, weight, gradient, transposed, groups, towards)
+        _image_kernel(images, weight, gradient, stride, transposed, groups, towards)
         for towards, is_wanted in zip(("images", "weight"), wanted, strict=False)
         if is_wanted
     ]
@@ -261,7 +271,9 @@ def _convolution_backward(call: Call) -> list[Kernel]:
     return kernels
 
 
-def _image_kernel(images: Spec, weight: Spec, output: Spec, transposed: bool, groups: int, towards: str) -> Kernel:
+def _image_kernel(
+    images: Spec, weight: Spec, output: Spec, stride: Sequence[int], transposed: bool, groups: int, towards: str
+) -> Kernel:
     """One of the three products of a convolution: towards its output, or the gradient of its images or weight."""
     channels, filters, window = weight.shape[1], weight.shape[0] // groups, math.prod(weight.shape[2:])
     pixels = images.shape[0] * math.prod((images if transposed else output).shape[2:])
@@ -280,9 +292,15 @@ def _image_kernel(images: Spec, weight: Spec, output: Spec, transposed: bool, gr
         columns=columns,
         depth=depth,
         products=groups,
-        shared=float(towards == "weight"),
-        window=window,
+        shared=towards == "weight",
+        winograd=window > 1 and groups == 1 and set(stride) == {1},
+        planes=_lies_in_planes(images),
     )
+
+
+def _lies_in_planes(images: Spec) -> bool:
+    """Whether images `(B, C, H, W)` are contiguous, which makes a difference for more than one channel and pixel."""
+    return len(images.shape) > 3 and images.strides[1] > 1
 
 
 def _over_lists(call: Call) -> list[Kernel]:
@@ -315,11 +333,7 @@ _RULES: dict[str, Rule] = {
     },
     "convolution": _convolution,
     "convolution_backward": _convolution_backward,
-    # cuDNN's persistent form: what was read for the statistics stays on the chip (cudnnBatchNormMode_t)
-    "native_batch_norm": _as("normalisation", (1.0,)),
-    "native_batch_norm_backward": _as("normalisation", (1.0, 1.0)),
-    "cudnn_batch_norm": _as("normalisation", (1.0,)),
-    "cudnn_batch_norm_backward": _as("normalisation", (1.0, 1.0)),
+    **{f"{library}_batch_norm{way}": _batch_norm for library in ("native", "cudnn") for way in ("", "_backward")},
     "native_layer_norm": _as("normalisation", (1.0,)),
     # one kernel for the input's gradient, one for the weight's and bias's (native/cuda/layer_norm_kernel.cu)
     "native_layer_norm_backward": _as("normalisation", (2.0, 2.0)),
@@ -341,104 +355,171 @@ _RULES: dict[str, Rule] = {
 class Constants:
     """Shares of the device's peaks (`_frac`), sides of products at which half of a share is reached, and seconds.
 
+    Shares of tensor cores' and float32 units' rates may exceed 1: they are reached by products without end, whose
+    length of sum and number of columns are far above the halves, and boost clocks exceed the rated ones.
+
     Attributes:
         memory_frac: Of the bandwidth: elementwise kernels, copies, the optimizer, and products bound by traffic.
-        normalisation_frac: Of the bandwidth, with the reads that `operators` counts.
+        normalisation_frac: Of the bandwidth, with the reads that are counted.
         reduction_frac: Of the bandwidth: softmax, sums.
-        depthwise_frac: Of the bandwidth.
-        winograd_frac: Of the peak rate, convolutions by 3 x 3 in float32 without tensor cores, which multiply less
-            than is counted.
-        convolution_columns: Channels per group at which half of it is reached.
+        convolution_gather: Bytes that a multiprocessor moves per cycle, convolutions of images that lie in planes.
+        normalisation_gather: Likewise, batch norm of such images.
+        statistics_gather: Likewise, all other normalisation.
+        layout_passes: Reads and writes of images in 16 bits that lie in planes, which tensor cores have turned round.
+        convolution_frac: Of the peak rate.
+        convolution_columns: Channels at which half of it is reached.
         convolution_tiles: Tiles of its result for each multiprocessor, likewise.
-        matmul_frac: Of the peak rate, products and all other convolutions.
+        winograd_gain: How much faster than counted cuDNN's fast algorithms are, in float32 without tensor cores.
+        grouped_frac: Of `convolution_frac`, convolutions in groups.
+        grouped_columns: Channels per group at which half of it is reached.
+        depthwise_frac: Of the rate of float32, which they are computed at whatever the type.
+        depthwise_pixels: How much faster they are where images lie pixel by pixel.
+        depthwise_backward: How much slower their gradients are.
+        matmul_frac: Of the peak rate.
         product_depth: Length of the sums at which half of it is reached, in convolutions too (channels per group times
-            positions of the filter): single convolutions were at hand with filters of 3 x 3 only, which do not tell.
+            positions of the filter).
         attention_frac: Of the peak rate; FlashAttention-2 (arXiv 2307.08691) reports 0.5 to 0.73; not fitted.
-        direct_frac: Of the peak rate, grouped convolutions in channels-last without a tensor-core kernel.
-        layout_passes: Reads and writes of a convolution's images when they are turned round; known, not fitted.
-        launch_s: Start and end of a kernel, where the device file has none.
-        host_dispatch_s: Of the host for each kernel: Python, autograd, dispatcher, driver. Not fitted, see `__init__`.
-        fp16_contiguous: What times in 16 bits are multiplied by, contiguous.
-        fp16_channels_last: Likewise, channels-last.
+        early_attention_frac: Likewise, before compute capability 8, for which there is no FlashAttention-2.
+        early_halves: How much longer kernels in 16 bits take before compute capability 8.
+        launch_s: Start and end of a kernel, where the device file has none; not fitted.
+        host_dispatch_s: Of the host for each kernel: Python, autograd, dispatcher, driver; not fitted.
     """
 
-    memory_frac: float = 0.753
-    normalisation_frac: float = 0.511
-    reduction_frac: float = 0.599
-    depthwise_frac: float = 0.228
-    winograd_frac: float = 0.979
-    convolution_columns: float = 6.92
-    convolution_tiles: float = 0.256
-    matmul_frac: float = 0.789
-    product_depth: float = 41.7
+    memory_frac: float = 0.9
+    normalisation_frac: float = 0.6
+    reduction_frac: float = 0.4
+    convolution_gather: float = 15.0
+    normalisation_gather: float = 8.0
+    statistics_gather: float = 15.0
+    layout_passes: float = 1.0
+    convolution_frac: float = 1.3
+    convolution_columns: float = 80.0
+    convolution_tiles: float = 0.6
+    winograd_gain: float = 2.0
+    grouped_frac: float = 0.5
+    grouped_columns: float = 35.0
+    depthwise_frac: float = 0.5
+    depthwise_pixels: float = 1.3
+    depthwise_backward: float = 12.0
+    matmul_frac: float = 1.1
+    product_depth: float = 70.0
     attention_frac: float = 0.5
-    direct_frac: float = 0.0347
-    layout_passes: float = 2.0
-    launch_s: float = 6.59e-6
+    early_attention_frac: float = 0.17
+    early_halves: float = 1.13
+    launch_s: float = 5e-6
     host_dispatch_s: float = 15e-6
-    fp16_contiguous: float = 0.898
-    fp16_channels_last: float = 0.866
-
-    def scale(self, precision: Precision, memory_format: MemoryFormat) -> float:
-        """What times are multiplied by; 1 in float32 and tf32, of which no steps were at hand to fit on."""
-        if precision not in ("bf16", "fp16"):
-            return 1.0
-        return self.fp16_channels_last if memory_format == "channels_last" else self.fp16_contiguous
 
 
 CONSTANTS = Constants()
 """As fitted."""
 
-FITTED_ON = (
-    "fitted on single float32 operators and on large fp16 steps of an RTX 3090 (median error of samples/s 4 % "
-    "there, 7 % on families held out, one in ten over 20 %); not validated on other GPUs or small steps"
-)
-"""What a reader must know beside an estimate: the figures above in one line."""
-
+FITTED_ON = "fitted"
 
 _RATES: Mapping[str, str] = {"float16": "fp16", "bfloat16": "bf16", "float32": "float32"}
 _TILE_ELEMENTS = 128 * 128
 """Of a product's result that one block of threads computes, as usual in cuDNN and CUTLASS."""
 
-_WINOGRAD_WINDOW = 9
-"""Filters of 3 x 3, which cuDNN may compute by Winograd's transform, though not on tensor cores in general."""
-
 _LEAST = 1e-6
 """In place of 0, which is of no product."""
 
-_DIRECT_GROUPS, _DIRECT_WIDTH = 32, 32
-"""Grouped convolutions in channels-last need so many groups, of at most so many channels, for a tensor-core kernel.
-
-Read off timm's rows (cuDNN 8.3: RegNet takes 2 to 3 times longer than contiguous, ResNeXt does not); newer cuDNN may
-have more kernels. pytorch/pytorch issue 34977 shows the direct kernels that run instead.
-"""
+_AMPERE = (8, 0)
+_VOLTA = (7, 0)
 
 
-def kernel_time_s(
-    kernel: Kernel, device: Device, precision: Precision, memory_format: MemoryFormat, constants: Constants = CONSTANTS
-) -> float:
+class Rates(NamedTuple):
+    """What of a device bounds the kernels of one type; arrays where kernels of many devices are timed at once.
+
+    Attributes:
+        bandwidth: Of the memory, in B/s.
+        cycles: Of all multiprocessors, in 1/s.
+        products: Peak rate of the type, in FLOP/s.
+        float32: Peak rate without tensor cores, in FLOP/s.
+        multiprocessors: How many.
+        launch_s: Of one kernel.
+    """
+
+    bandwidth: float
+    cycles: float
+    products: float
+    float32: float
+    multiprocessors: float
+    launch_s: float
+
+
+class Form(NamedTuple):
+    """What decides which constants are a kernel's; the numbers are in the `Kernel` and the `Rates`.
+
+    Attributes:
+        kind: One of `CLASSES`.
+        halves: Whether it computes in 16 bits.
+        on_tensor_cores: Whether its products are on tensor cores.
+        early: Whether the device is older than compute capability 8.
+        grouped: Whether it is a convolution in groups.
+        shared: As in `Kernel`, like the others.
+        winograd: Only where it is not on tensor cores.
+        planes: Likewise.
+        backward: Likewise.
+    """
+
+    kind: str
+    halves: bool
+    on_tensor_cores: bool
+    early: bool
+    grouped: bool
+    shared: bool
+    winograd: bool
+    planes: bool
+    backward: bool
+
+
+def kernel_time_s(kernel: Kernel, device: Device, precision: Precision, constants: Constants = CONSTANTS) -> float:
     """Seconds of a kernel on the device, launch included.
 
     Raises:
-        Unsupported: The device file lacks the bandwidth, the multiprocessors, or the peak rate of a type that is used.
+        Unsupported: The device file lacks the bandwidth, the multiprocessors, their clock, or the peak rate of a type
+            that is used.
     """
-    bandwidth = device.memory_bandwidth_bytes_per_s
-    if bandwidth is None:
-        raise Unsupported(_missing("memory_bandwidth_bytes_per_s", device))
-    if device.multiprocessors is None:
-        raise Unsupported(_missing("multiprocessors", device))
-    arithmetic = conversion = 0.0
-    if kernel.flops > 0:
-        peak = _peak(kernel.dtype, device, precision)
-        frac = _product_frac(kernel, device.multiprocessors, precision, memory_format, constants)
-        arithmetic = kernel.flops / (peak * frac) if kernel.kind != "depthwise" else 0.0
-    traffic = kernel.nbytes / (bandwidth * _memory_frac(kernel.kind, constants))
-    if kernel.kind == "convolution" and memory_format != "channels_last" and precision != "float32":
-        # tensor cores want channels last: cuDNN turns contiguous images round before and after
-        conversion = constants.layout_passes * kernel.layout_bytes / (bandwidth * constants.memory_frac)
+    return time_s(form_of(kernel, device, precision), kernel, rates_of(kernel, device, precision, constants), constants)
+
+
+def form_of(kernel: Kernel, device: Device, precision: Precision) -> Form:
+    """Which constants are the kernel's."""
+    capability = device.compute_capability or _AMPERE
+    halves = kernel.dtype in ("float16", "bfloat16")
+    on_tensor_cores = capability >= _VOLTA and (halves or (precision == "tf32" and kernel.dtype == "float32"))
+    return Form(
+        kernel.kind,
+        halves,
+        on_tensor_cores,
+        capability < _AMPERE,
+        kernel.products > 1,
+        kernel.shared,
+        kernel.winograd and not on_tensor_cores,
+        kernel.planes,
+        kernel.backward,
+    )
+
+
+def rates_of(kernel: Kernel, device: Device, precision: Precision, constants: Constants = CONSTANTS) -> Rates:
+    """What bounds the kernel.
+
+    Raises:
+        Unsupported: As `kernel_time_s`.
+    """
+    values = {}
+    for key in ("memory_bandwidth_bytes_per_s", "multiprocessors", "boost_clock_hz"):
+        values[key] = getattr(device, key)
+        if values[key] is None:
+            raise Unsupported(_missing(key, device))
     launch = device.launch_overhead_s if device.launch_overhead_s is not None else constants.launch_s
-    scale = constants.scale(precision, memory_format)
-    return (max(arithmetic, traffic) + conversion) * scale + launch * kernel.launches
+    return Rates(
+        values["memory_bandwidth_bytes_per_s"],
+        values["multiprocessors"] * values["boost_clock_hz"],
+        _peak(kernel.dtype, device, precision) if kernel.flops > 0 and kernel.kind != "depthwise" else math.inf,
+        _peak("float32", device, "float32") if kernel.kind == "depthwise" else math.inf,
+        values["multiprocessors"],
+        launch,
+    )
 
 
 def _missing(key: str, device: Device) -> str:
@@ -446,52 +527,80 @@ def _missing(key: str, device: Device) -> str:
 
 
 def _peak(dtype: str, device: Device, precision: Precision) -> float:
-    """FLOP/s of products of a type."""
+    """FLOP/s of products of a type; before tensor cores, 16 bits are computed as float32."""
     rate = "tf32" if precision == "tf32" and dtype == "float32" else _RATES.get(dtype, dtype)
     peak = device.peak_flop_per_s(rate) if rate in PRECISIONS else None
+    if peak is None and rate == "fp16" and (device.compute_capability or _AMPERE) < _VOLTA:
+        peak = device.peak_float32_flop_per_s
     if peak is None:
         raise Unsupported(_missing(f"peak_{rate}_flop_per_s", device))
     return peak
 
 
-def _product_frac(
-    kernel: Kernel, multiprocessors: int, precision: Precision, memory_format: MemoryFormat, constants: Constants
-) -> float:
-    """Share of the peak rate that a product reaches."""
-    if kernel.kind == "matmul":
-        return constants.matmul_frac * _filled(kernel.depth, constants.product_depth)
-    if kernel.kind != "convolution":
-        return constants.attention_frac
-    on_tensor_cores = kernel.dtype != "float32" or precision == "tf32"
-    transformed = kernel.window == _WINOGRAD_WINDOW and not on_tensor_cores
-    sides = _filled(kernel.columns, constants.convolution_columns) * _filled(kernel.depth, constants.product_depth)
-    tiles = float(kernel.rows) * kernel.columns * kernel.products / (_TILE_ELEMENTS * multiprocessors)
-    spread = 1.0 if kernel.shared > 0 else _filled(tiles, constants.convolution_tiles)
-    frac = (constants.winograd_frac if transformed else constants.matmul_frac) * sides * spread
-    if memory_format == "channels_last" and _has_no_tensor_kernel(kernel):
-        return min(frac, constants.direct_frac)
-    return frac
+def time_s(form: Form, kernel: Kernel, rates: Rates, constants: Constants) -> float:
+    """Seconds of a kernel, or of an array of them: plain arithmetic on the numbers of `kernel` and `rates`."""
+    per_byte = 1.0 / rates.bandwidth
+    gather = _gather(form, constants)
+    if gather:
+        per_byte = per_byte + 1.0 / (gather * rates.cycles)
+    busy = kernel.nbytes * per_byte / _memory_frac(form.kind, constants)
+    if form.kind in _PRODUCTS:
+        busy = _larger(busy, kernel.flops / _product_rate(form, kernel, rates, constants))
+    if form.kind == "convolution" and form.halves and form.on_tensor_cores and form.planes:
+        busy = busy + constants.layout_passes * kernel.layout_bytes * per_byte / constants.memory_frac
+    if form.early and form.halves:
+        busy = busy * constants.early_halves
+    return busy + rates.launch_s * kernel.launches
 
 
-def _filled(amount: float, half: float) -> float:
-    """Share of the peak at an amount of work side by side; one half at `half`."""
-    return max(amount, _LEAST) / (max(amount, _LEAST) + half)
+_PRODUCTS = ("convolution", "depthwise", "matmul", "attention")
 
 
-def _has_no_tensor_kernel(kernel: Kernel) -> bool:
-    groups, channels = kernel.products, min(kernel.rows, kernel.columns)
-    halves = kernel.dtype in ("float16", "bfloat16")
-    return halves and groups > 1 and (groups < _DIRECT_GROUPS or channels > _DIRECT_WIDTH)
+def _larger(one: float, other: float) -> float:
+    """The larger of two numbers, or of each two of two arrays."""
+    return (one + other + abs(one - other)) / 2
+
+
+def _gather(form: Form, constants: Constants) -> float | None:
+    """Bytes per cycle that a multiprocessor moves where it, not memory, may be the limit."""
+    if form.kind in ("convolution", "depthwise"):
+        return constants.convolution_gather if form.planes else None
+    if form.kind == "normalisation":
+        return constants.normalisation_gather if form.planes else constants.statistics_gather
+    return None
 
 
 def _memory_frac(kind: str, constants: Constants) -> float:
     """Share of the bandwidth that a class of kernels reaches."""
-    own = {
-        "normalisation": constants.normalisation_frac,
-        "reduction": constants.reduction_frac,
-        "depthwise": constants.depthwise_frac,
-    }
+    own = {"normalisation": constants.normalisation_frac, "reduction": constants.reduction_frac}
     return own.get(kind, constants.memory_frac)
+
+
+def _product_rate(form: Form, kernel: Kernel, rates: Rates, constants: Constants) -> float:
+    """FLOP/s that a product reaches."""
+    if form.kind == "depthwise":
+        gain = 1.0 if form.planes else constants.depthwise_pixels
+        return rates.float32 * constants.depthwise_frac * gain / (constants.depthwise_backward if form.backward else 1)
+    if form.kind == "attention":
+        return rates.products * (constants.early_attention_frac if form.early else constants.attention_frac)
+    reached = rates.products * _filled(kernel.depth, constants.product_depth)
+    if form.kind == "matmul":
+        return reached * constants.matmul_frac
+    columns = constants.grouped_columns if form.grouped else constants.convolution_columns
+    reached = reached * _filled(kernel.columns, columns) * constants.convolution_frac
+    if form.grouped:
+        reached = reached * constants.grouped_frac
+    elif form.winograd:
+        reached = reached * constants.winograd_gain
+    if form.shared:
+        return reached
+    tiles = kernel.rows * kernel.columns * kernel.products / (_TILE_ELEMENTS * rates.multiprocessors)
+    return reached * _filled(tiles, constants.convolution_tiles)
+
+
+def _filled(amount: float, half: float) -> float:
+    """Share of the peak at an amount of work side by side; one half at `half`."""
+    return (amount + _LEAST) / (amount + _LEAST + half)
 
 
 __all__ = ["CONSTANTS", "Constants", "SpeedEstimate", "estimate_speed", "kernels_of", "speed_interval"]
@@ -550,7 +659,7 @@ def estimate_speed(recording: Recording, case: Case, device: Device, constants: 
     if device.kind != "cuda":
         raise Unsupported(f"no speed estimate for {device.name}: the constants were fitted on NVIDIA GPUs only")
     kernels = kernels_of(recording)
-    times = [kernel_time_s(kernel, device, case.precision, case.memory_format, constants) for _, kernel in kernels]
+    times = [kernel_time_s(kernel, device, case.precision, constants) for _, kernel in kernels]
     device_time, launches = math.fsum(times), math.fsum(kernel.launches for _, kernel in kernels)
     host_time = launches * constants.host_dispatch_s
     step_time = max(device_time, host_time)
