@@ -66,7 +66,10 @@ from bench.estimators.recording import Call, Recording, StepEnd, calls_of
 from bench.estimators.tensors import Spec
 from bench.records import Case, Precision
 
-CLASSES = ("convolution", "depthwise", "matmul", "attention", "normalisation", "reduction", "elementwise", "optimizer")
+CLASSES = (
+    *("convolution", "depthwise", "matmul", "attention"),
+    *("normalisation", "reduction", "pooling", "elementwise", "optimizer"),
+)
 """Classes of operators; the optimizer's are one class whatever they do, since they differ by their bytes only."""
 
 
@@ -86,6 +89,7 @@ class Kernel(NamedTuple):
         shared: Whether multiprocessors share the work of one sum, as they do where it runs over all images.
         winograd: Whether cuDNN may multiply less than is counted (filters wider than one pixel, at every pixel).
         planes: Whether images lie plane by plane (contiguous), not pixel by pixel (channels-last).
+        batch: Whether it normalises over the batch.
         backward: Whether it is of the backward pass.
         launches: How many kernels are launched where several alike are written as one.
     """
@@ -102,6 +106,7 @@ class Kernel(NamedTuple):
     shared: bool = False
     winograd: bool = False
     planes: bool = False
+    batch: bool = False
     backward: bool = False
     launches: float = 1.0
 
@@ -192,7 +197,7 @@ def _elementwise(call: Call) -> list[Kernel]:
 def _batch_norm(call: Call) -> list[Kernel]:
     """The persistent form of cuDNN: what was read for the statistics stays on the chip (cudnnBatchNormMode_t)."""
     (kernel,) = _as("normalisation", (1.0, 1.0) if call.name.endswith("backward") else (1.0,))(call)
-    return [kernel._replace(planes=_lies_in_planes(call.arguments[0]))]
+    return [kernel._replace(planes=_lies_in_planes(call.arguments[0]), batch=True)]
 
 
 def _as(kind: str, reads: Sequence[float] = (), writes: float = 1.0) -> Rule:
@@ -344,8 +349,9 @@ _RULES: dict[str, Rule] = {
     "_log_softmax_backward_data": _as("reduction", (1.0, 1.0)),
     **dict.fromkeys(("sum", "mean", "linalg_vector_norm"), _as("reduction")),
     "var_mean": _as("reduction", (2.0,)),
-    "max_pool2d_with_indices_backward": _as("elementwise", (1.0, 0.0, 0, 0, 0, 0, 0, 1.0)),
-    "avg_pool2d_backward": _as("elementwise", (1.0, 0.0)),
+    **dict.fromkeys(("max_pool2d_with_indices", "avg_pool2d"), _as("pooling")),
+    "max_pool2d_with_indices_backward": _as("pooling", (1.0, 0.0, 0, 0, 0, 0, 0, 1.0)),
+    "avg_pool2d_backward": _as("pooling", (1.0, 0.0)),
     "_adaptive_avg_pool2d": _as("reduction"),
     "_adaptive_avg_pool2d_backward": _as("elementwise", (1.0, 0.0)),
 }
@@ -362,6 +368,7 @@ class Constants:
         memory_frac: Of the bandwidth: elementwise kernels, copies, the optimizer, and products bound by traffic.
         normalisation_frac: Of the bandwidth, with the reads that are counted.
         reduction_frac: Of the bandwidth: softmax, sums.
+        pooling_frac: Of the bandwidth: pooling over windows, which reads most pixels several times.
         convolution_gather: Bytes that a multiprocessor moves per cycle, convolutions of images that lie in planes.
         normalisation_gather: Likewise, batch norm of such images.
         statistics_gather: Likewise, all other normalisation.
@@ -381,31 +388,36 @@ class Constants:
         attention_frac: Of the peak rate; FlashAttention-2 (arXiv 2307.08691) reports 0.5 to 0.73; not fitted.
         early_attention_frac: Likewise, before compute capability 8, for which there is no FlashAttention-2.
         early_halves: How much longer kernels in 16 bits take before compute capability 8.
+        full_rate_frac: Of what tensor cores at half rate reach, on all other chips: GeForce's work at half their rate when
+            accumulating in float32, which leaves power and operands to spare.
         launch_s: Start and end of a kernel, where the device file has none; not fitted.
         host_dispatch_s: Of the host for each kernel: Python, autograd, dispatcher, driver; not fitted.
     """
 
-    memory_frac: float = 0.9
+    memory_frac: float = 0.88
     normalisation_frac: float = 0.6
-    reduction_frac: float = 0.4
-    convolution_gather: float = 15.0
-    normalisation_gather: float = 8.0
-    statistics_gather: float = 15.0
+    reduction_frac: float = 0.8
+    pooling_frac: float = 0.5
+    convolution_gather: float = 1e3
+    normalisation_gather: float = 3.0
+    statistics_gather: float = 8.0
+    layout_gather: float = 10.0
     layout_passes: float = 1.0
     convolution_frac: float = 1.3
-    convolution_columns: float = 80.0
+    convolution_columns: float = 57.0
     convolution_tiles: float = 0.6
     winograd_gain: float = 2.0
     grouped_frac: float = 0.5
-    grouped_columns: float = 35.0
+    grouped_columns: float = 50.0
     depthwise_frac: float = 0.5
     depthwise_pixels: float = 1.3
     depthwise_backward: float = 12.0
     matmul_frac: float = 1.1
-    product_depth: float = 70.0
+    product_depth: float = 25.0
     attention_frac: float = 0.5
     early_attention_frac: float = 0.17
     early_halves: float = 1.13
+    full_rate_frac: float = 0.8
     launch_s: float = 5e-6
     host_dispatch_s: float = 15e-6
 
@@ -421,6 +433,12 @@ _TILE_ELEMENTS = 128 * 128
 
 _LEAST = 1e-6
 """In place of 0, which is of no product."""
+
+_FAST_FLOAT32 = 3
+"""Products of tensor cores for one of float32 in attention (cutlass::arch::OpMultiplyAddFastF32)."""
+
+_HALVED = 512
+"""FLOP in 16 bits that tensor cores of GeForce do per multiprocessor and cycle."""
 
 _AMPERE = (8, 0)
 _VOLTA = (7, 0)
@@ -454,6 +472,7 @@ class Form(NamedTuple):
         halves: Whether it computes in 16 bits.
         on_tensor_cores: Whether its products are on tensor cores.
         early: Whether the device is older than compute capability 8.
+        full_rate: Whether its tensor cores accumulate in float32 at full rate.
         grouped: Whether it is a convolution in groups.
         shared: As in `Kernel`, like the others.
         winograd: Only where it is not on tensor cores.
@@ -465,6 +484,7 @@ class Form(NamedTuple):
     halves: bool
     on_tensor_cores: bool
     early: bool
+    full_rate: bool
     grouped: bool
     shared: bool
     winograd: bool
@@ -492,12 +512,19 @@ def form_of(kernel: Kernel, device: Device, precision: Precision) -> Form:
         halves,
         on_tensor_cores,
         capability < _AMPERE,
+        on_tensor_cores and _at_full_rate(device),
         kernel.products > 1,
         kernel.shared,
         kernel.winograd and not on_tensor_cores,
         kernel.planes,
         kernel.backward,
     )
+
+
+def _at_full_rate(device: Device) -> bool:
+    """Whether tensor cores do more per cycle than those of GeForce, which are halved (512 FLOP in 16 bits)."""
+    peak, cycles = device.peak_fp16_flop_per_s, (device.multiprocessors or 0) * (device.boost_clock_hz or 0.0)
+    return peak is None or peak > 1.5 * _HALVED * cycles
 
 
 def rates_of(kernel: Kernel, device: Device, precision: Precision, constants: Constants = CONSTANTS) -> Rates:
@@ -542,12 +569,13 @@ def time_s(form: Form, kernel: Kernel, rates: Rates, constants: Constants) -> fl
     per_byte = 1.0 / rates.bandwidth
     gather = _gather(form, constants)
     if gather:
-        per_byte = per_byte + 1.0 / (gather * rates.cycles)
+        per_byte = per_byte + 1.0 / (gather * (2 if form.halves else 4) * rates.cycles)
     busy = kernel.nbytes * per_byte / _memory_frac(form.kind, constants)
     if form.kind in _PRODUCTS:
         busy = _larger(busy, kernel.flops / _product_rate(form, kernel, rates, constants))
     if form.kind == "convolution" and form.halves and form.on_tensor_cores and form.planes:
-        busy = busy + constants.layout_passes * kernel.layout_bytes * per_byte / constants.memory_frac
+        turn = 1 / (rates.bandwidth * constants.memory_frac) + 1 / (constants.layout_gather * 2 * rates.cycles)
+        busy = busy + constants.layout_passes * kernel.layout_bytes * turn
     if form.early and form.halves:
         busy = busy * constants.early_halves
     return busy + rates.launch_s * kernel.launches
@@ -572,7 +600,11 @@ def _gather(form: Form, constants: Constants) -> float | None:
 
 def _memory_frac(kind: str, constants: Constants) -> float:
     """Share of the bandwidth that a class of kernels reaches."""
-    own = {"normalisation": constants.normalisation_frac, "reduction": constants.reduction_frac}
+    own = {
+        "normalisation": constants.normalisation_frac,
+        "reduction": constants.reduction_frac,
+        "pooling": constants.pooling_frac,
+    }
     return own.get(kind, constants.memory_frac)
 
 
@@ -582,8 +614,11 @@ def _product_rate(form: Form, kernel: Kernel, rates: Rates, constants: Constants
         gain = 1.0 if form.planes else constants.depthwise_pixels
         return rates.float32 * constants.depthwise_frac * gain / (constants.depthwise_backward if form.backward else 1)
     if form.kind == "attention":
-        return rates.products * (constants.early_attention_frac if form.early else constants.attention_frac)
+        frac = constants.early_attention_frac if form.early else constants.attention_frac
+        return rates.products * frac / (1 if form.halves or not form.on_tensor_cores else _FAST_FLOAT32)
     reached = rates.products * _filled(kernel.depth, constants.product_depth)
+    if form.full_rate:
+        reached = reached * constants.full_rate_frac
     if form.kind == "matmul":
         return reached * constants.matmul_frac
     columns = constants.grouped_columns if form.grouped else constants.convolution_columns
