@@ -91,6 +91,19 @@ def format_rate(per_second: float | None, what: str = "") -> str:
     return f"{_three_digits(per_second)}{f' {what}/s' if what else ''}"
 
 
+def format_flop(flop: float | None) -> str:
+    """Multiplications and additions with three significant digits: `12.3 GFLOP`; unknown prints as a dash.
+
+    A rate is the same with `/s` behind it.
+    """
+    if flop is None or math.isnan(flop):
+        return MISSING
+    for prefix, factor in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6)):
+        if flop >= factor * 0.9995:
+            return f"{_three_digits(flop / factor)} {prefix}FLOP"
+    return f"{_three_digits(flop)} FLOP"
+
+
 def format_count(count: float | None) -> str:
     """A whole number with thousands separated; unknown prints as a dash."""
     return MISSING if count is None or math.isnan(count) else f"{round(count):,}"

@@ -24,10 +24,40 @@ from scipy.stats import spearmanr
 from bench.estimators.roofline import CONSTANTS, Constants, Form, Kernel, Rates, form_of, rates_of, time_s
 from tools.throughputs import Step, load_forward, load_gpus, load_timm
 
-FIXED = ("attention_frac", "launch_s", "host_dispatch_s")
-START = Constants()
-TIGHT = {"memory_frac": 2.0, "normalisation_frac": 0.5, "matmul_frac": 0.5}
-"""Pulls of single constants; NeuSight's elementwise operators reach 0.85 to 0.9 of the bandwidth of V100 and A100."""
+FIXED = ("attention_frac", "launch_s", "memory_frac")
+"""Known from elsewhere; NeuSight's elementwise operators reach 0.85 to 0.9 of the bandwidth of V100 and A100."""
+
+START = Constants(
+    normalisation_frac=0.6,
+    reduction_frac=0.8,
+    pooling_frac=0.5,
+    plane_gather=3.0,
+    pixel_gather=8.0,
+    layout_passes=0.8,
+    layout_gather=10.0,
+    convolution_frac=1.3,
+    convolution_columns=57.0,
+    convolution_tiles=0.6,
+    winograd_gain=2.0,
+    grouped_frac=0.5,
+    grouped_columns=50.0,
+    depthwise_frac=0.5,
+    depthwise_pixels=1.3,
+    depthwise_backward=12.0,
+    matmul_frac=1.1,
+    product_depth=25.0,
+    early_attention_frac=0.17,
+    early_halves=1.13,
+    full_rate_frac=0.8,
+    host_dispatch_s=15e-6,
+)
+"""Where the search begins, and where constants stay on which no row depends."""
+
+TIGHT = {
+    **dict.fromkeys(("normalisation_frac", "matmul_frac", "host_dispatch_s", "full_rate_frac"), 0.5),
+    "layout_passes": 1.0,
+}
+"""Pulls of single constants that are stronger than the others'."""
 
 PULL = 0.15
 """Of the logarithm of a constant towards its start, where a row's logarithm counts 1."""
@@ -87,7 +117,9 @@ def pack(steps: Sequence[Step]) -> Packed:
 
 def _columns(rows: Sequence[Any]) -> Any:
     """Named tuples of numbers as one of arrays; words are left as they are."""
-    return type(rows[0])(*(values if isinstance(values[0], str) else np.array(values) for values in zip(*rows, strict=True)))
+    return type(rows[0])(
+        *(values if isinstance(values[0], str) else np.array(values) for values in zip(*rows, strict=True))
+    )
 
 
 def weights(steps: Sequence[Step]) -> np.ndarray:
@@ -128,9 +160,7 @@ def fit(steps: Sequence[Step], start: Constants = START, evaluations: int = 25) 
         return np.concatenate([errors * share, (values - centre) * pulls])
 
     first = np.log([getattr(start, name) for name in names])
-    found = least_squares(
-        residuals, first, loss="soft_l1", f_scale=SPREAD, diff_step=1e-3, max_nfev=evaluations
-    )
+    found = least_squares(residuals, first, loss="soft_l1", f_scale=SPREAD, diff_step=1e-3, max_nfev=evaluations)
     return with_values(found.x)
 
 

@@ -329,5 +329,5 @@ def _unfused(kernel: Kernel, item_bytes: int) -> list[Kernel]:
     )
     cast = 0 if item_bytes == 4 else 4 + item_bytes
     scale = kernel._replace(kind="elementwise", dtype="float32", flops=0.0, nbytes=scores * (2 * item_bytes + cast))
-    softmax = scale._replace(kind="reduction", nbytes=scores * ((12 if kernel.backward else 4 + item_bytes)))
+    softmax = scale._replace(kind="reduction", nbytes=scores * (12 if kernel.backward else 4 + item_bytes))
     return [product] * (4 if kernel.backward else 2) + [scale, softmax]

@@ -21,6 +21,9 @@ GROUP = ("case_key", *columns(Group))
 PEAKS = in_order(lambda field: field.peak)
 _CONSTANT = (*GROUP, *AXES, *in_order(lambda field: field.summary))
 _ESTIMATES = tuple(name for name in columns(Estimate) if name not in ("case_key", "estimate_device"))
+_SHARES = ("mfu_frac", "roofline_frac")
+"""Of what the device's rated peaks allow."""
+
 _EXACT = (*PEAKS, "parameter_count", "oom_requested_bytes", "host_memory_limit_bytes", "device_memory_allowed_bytes")
 
 
@@ -52,7 +55,8 @@ def summarise_cases(frame: pd.DataFrame) -> pd.DataFrame:
         planned run was, else the gravest), `status_counts` (`ok 2, oom 1`), `reason` and `phase` of the first run that
         did not end well; `processes` behind the speed, `samples_per_s` and `median_step_time_s` (geometric means of one
         number a process) with `_low` and `_high` (95 %, null for one process); `step_p10_s` and p50, p90,
-        p99 over all raw steps; `data_wait_frac`; `consistency` (throughput x median step / batch);
+        p99 over all raw steps; `mfu_frac` and `roofline_frac` (geometric means over the processes);
+        `data_wait_frac`; `consistency` (throughput x median step / batch);
         peaks as the maximum over the
         processes, `peaks_agree`; `flags`, `data_source`; the estimates and `<estimator>_relative_error`, signed.
     """
@@ -102,10 +106,10 @@ class _Columns:
     def __init__(self, frame: pd.DataFrame) -> None:
         """Take what the summaries need out of `frame`."""
         self.text = {name: _objects(frame[name]) for name in ("status", "reason", "phase", "data_source")}
-        names = (*_EXACT, "samples_per_s", "median_step_time_s", "batch_size", "energy_window_j", "target_interval")
+        speed = ("samples_per_s", "median_step_time_s", "batch_size", "energy_window_j", "target_interval")
         self.number = {
             name: frame[name].to_numpy(dtype=float, na_value=np.nan) if name in frame else np.full(len(frame), np.nan)
-            for name in dict.fromkeys(names)
+            for name in dict.fromkeys((*_EXACT, *_SHARES, *speed))
         }
         lists = ("step_times_s", "data_wait_times_s", "flags")
         self.list = {name: [_listed(value) for value in frame[name]] for name in lists}
@@ -160,6 +164,7 @@ class _Columns:
             "step_p50_s": p.median if p else np.nan,
             "step_p90_s": p.p90 if p else np.nan,
             "step_p99_s": p.p99 if p else np.nan,
+            **{name: mean.middle if (mean := _geometric(self._known(name, rows))) else np.nan for name in _SHARES},
             "data_wait_frac": float(waits.sum() / steps.sum()) if len(waits) and steps.sum() > 0 else np.nan,
             "consistency": rate.middle * median.middle / batches[0] if rate and median and batches else np.nan,
             # fsum, because sum() rounds otherwise from Python 3.12 on, and a report is the same to the byte everywhere

@@ -395,7 +395,7 @@ def _estimates(cases: list[Case], device: Device, workspaces: bool) -> list[Esti
 
 def _print_estimate(row: dict[str, Any], device: Device) -> None:
     from bench.records import FORMULA_PARTS, TRACE_PARTS
-    from bench.units import format_bytes, format_rate, format_seconds
+    from bench.units import format_bytes, format_flop, format_rate, format_seconds
 
     if _is_refused(row, device) and row["formula_bytes"] is None:
         click.echo(printable(f"  no estimate: {row['estimate_note']}"))
@@ -418,6 +418,12 @@ def _print_estimate(row: dict[str, Any], device: Device) -> None:
         click.echo(f"    {low} to {high} in nine of ten cases")
     if row["estimated_speed_basis"]:
         click.echo(printable(f"    {row['estimated_speed_basis']}"))
+    if row["step_flop"] is not None:
+        peak, least = row["peak_flop_per_s"], row["least_step_time_s"]
+        words = f"{format_flop(row['step_flop'])} per step"
+        words += f"; the device's peak is {format_flop(peak)}/s" if peak else ""
+        words += f", and its roofline {format_seconds(least)} per step" if least else ""
+        click.echo(f"  arithmetic           {words}")
     if row["trace_peak_allocated_bytes"] is None and not _is_refused(row, device):
         click.echo("  note: trace and speed are estimated for GPUs only; see bench list devices")
     if row["estimate_note"]:

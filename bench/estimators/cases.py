@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.devices import Device, load_device
-from bench.errors import BenchError, describe_failure
+from bench.errors import BenchError, Unsupported, describe_failure
 from bench.estimators.collector import collector_off
 from bench.estimators.formula import estimate_formula
 from bench.estimators.kept import only_kept, recording_of
 from bench.estimators.memory import Target, estimate_trace, workspaces_of
 from bench.estimators.memory_settings import settings_in_force
-from bench.estimators.roofline import estimate_speed
+from bench.estimators.roofline import count_flops, estimate_speed, kernels_of
 from bench.forks import Lost, Work, work_apart, write_traceback
 from bench.plan import image_spec
 from bench.records import Case, Estimate, ImageSpec, join_notes
@@ -222,9 +222,16 @@ def _trace(question: Question, named: Named, images: ImageSpec) -> Found:
 def _speed(question: Question, named: Named, images: ImageSpec) -> Found:
     target = named.target(question.case)
     recording = recording_of(question.case, target.machine, shared=question.shared)
-    speed = estimate_speed(recording, question.case, target.device)
+    peak = target.device.peak_flop_per_s(question.case.precision)
+    try:
+        speed = estimate_speed(recording, question.case, target.device)
+    except Unsupported as error:  # of the device: what the step computes is known all the same
+        return Found({"step_flop": round(count_flops(kernels_of(recording))), "peak_flop_per_s": peak}, str(error))
     return Found(
         {
+            "step_flop": round(speed.flops),
+            "peak_flop_per_s": peak,
+            "least_step_time_s": speed.least_time_s,
             "estimated_step_time_s": speed.step_time_s,
             "estimated_samples_per_s": speed.samples_per_s,
             "estimated_samples_per_s_low": speed.samples_per_s_low,

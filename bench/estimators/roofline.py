@@ -369,9 +369,9 @@ class Constants:
         normalisation_frac: Of the bandwidth, with the reads that are counted.
         reduction_frac: Of the bandwidth: softmax, sums.
         pooling_frac: Of the bandwidth: pooling over windows, which reads most pixels several times.
-        convolution_gather: Bytes that a multiprocessor moves per cycle, convolutions of images that lie in planes.
-        normalisation_gather: Likewise, batch norm of such images.
-        statistics_gather: Likewise, all other normalisation.
+        plane_gather: Numbers that a multiprocessor moves per cycle in batch norm of images that lie in planes.
+        pixel_gather: Likewise, in all other normalisation.
+        layout_gather: Likewise, where images are turned round.
         layout_passes: Reads and writes of images in 16 bits that lie in planes, which tensor cores have turned round.
         convolution_frac: Of the peak rate.
         convolution_columns: Channels at which half of it is reached.
@@ -395,29 +395,28 @@ class Constants:
     """
 
     memory_frac: float = 0.88
-    normalisation_frac: float = 0.6
-    reduction_frac: float = 0.8
-    pooling_frac: float = 0.5
-    convolution_gather: float = 1e3
-    normalisation_gather: float = 3.0
-    statistics_gather: float = 8.0
-    layout_gather: float = 10.0
-    layout_passes: float = 1.0
-    convolution_frac: float = 1.3
-    convolution_columns: float = 57.0
-    convolution_tiles: float = 0.6
-    winograd_gain: float = 2.0
-    grouped_frac: float = 0.5
-    grouped_columns: float = 50.0
-    depthwise_frac: float = 0.5
-    depthwise_pixels: float = 1.3
-    depthwise_backward: float = 12.0
-    matmul_frac: float = 1.1
-    product_depth: float = 25.0
+    normalisation_frac: float = 0.48
+    reduction_frac: float = 0.993
+    pooling_frac: float = 0.352
+    plane_gather: float = 3.04
+    pixel_gather: float = 29.0
+    layout_gather: float = 23.5
+    layout_passes: float = 0.386
+    convolution_frac: float = 1.26
+    convolution_columns: float = 51.3
+    convolution_tiles: float = 0.705
+    winograd_gain: float = 1.76
+    grouped_frac: float = 0.586
+    grouped_columns: float = 60.2
+    depthwise_frac: float = 0.472
+    depthwise_pixels: float = 1.5
+    depthwise_backward: float = 11.4
+    matmul_frac: float = 1.09
+    product_depth: float = 21.4
     attention_frac: float = 0.5
-    early_attention_frac: float = 0.17
-    early_halves: float = 1.13
-    full_rate_frac: float = 0.8
+    early_attention_frac: float = 0.0988
+    early_halves: float = 1.07
+    full_rate_frac: float = 0.81
     launch_s: float = 5e-6
     host_dispatch_s: float = 15e-6
 
@@ -540,7 +539,7 @@ def rates_of(kernel: Kernel, device: Device, precision: Precision, constants: Co
             raise Unsupported(_missing(key, device))
     launch = device.launch_overhead_s if device.launch_overhead_s is not None else constants.launch_s
     return Rates(
-        values["memory_bandwidth_bytes_per_s"],
+        values["memory_bandwidth_bytes_per_s"] * (device.memory_ecc_frac or 1.0),
         values["multiprocessors"] * values["boost_clock_hz"],
         _peak(kernel.dtype, device, precision) if kernel.flops > 0 and kernel.kind != "depthwise" else math.inf,
         _peak("float32", device, "float32") if kernel.kind == "depthwise" else math.inf,
@@ -590,11 +589,9 @@ def _larger(one: float, other: float) -> float:
 
 
 def _gather(form: Form, constants: Constants) -> float | None:
-    """Bytes per cycle that a multiprocessor moves where it, not memory, may be the limit."""
-    if form.kind in ("convolution", "depthwise"):
-        return constants.convolution_gather if form.planes else None
+    """Numbers per cycle that a multiprocessor moves where it, not memory, may be the limit."""
     if form.kind == "normalisation":
-        return constants.normalisation_gather if form.planes else constants.statistics_gather
+        return constants.plane_gather if form.planes else constants.pixel_gather
     return None
 
 
@@ -638,7 +635,10 @@ def _filled(amount: float, half: float) -> float:
     return (amount + _LEAST) / (amount + _LEAST + half)
 
 
-__all__ = ["CONSTANTS", "Constants", "SpeedEstimate", "estimate_speed", "kernels_of", "speed_interval"]
+__all__ = [
+    *("CONSTANTS", "Constants", "SpeedEstimate", "count_flops", "estimate_speed", "kernels_of", "least_time_s"),
+    "speed_interval",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -654,6 +654,7 @@ class SpeedEstimate:
         device_time_s: Of all kernels, one after another.
         host_time_s: Of the host to ask for them.
         flops: Of the step's products.
+        least_time_s: Of all kernels at the device's peak rate and bandwidth, see `least_time_s`.
         moved_bytes: Between the chip and its memory.
         kernel_count: How many kernels a step launches.
         class_times_s: `(class of operators, seconds)` of the device's time, the longest first.
@@ -668,6 +669,7 @@ class SpeedEstimate:
     device_time_s: float
     host_time_s: float
     flops: float
+    least_time_s: float
     moved_bytes: float
     kernel_count: int
     class_times_s: tuple[tuple[str, float], ...]
@@ -710,7 +712,8 @@ def estimate_speed(recording: Recording, case: Case, device: Device, constants: 
         basis=_basis(case, device, host_time > device_time),
         device_time_s=device_time,
         host_time_s=host_time,
-        flops=math.fsum(kernel.flops for _, kernel in kernels),
+        flops=count_flops(kernels),
+        least_time_s=least_time_s(kernels, device, case.precision),
         moved_bytes=math.fsum(kernel.nbytes for _, kernel in kernels),
         kernel_count=round(launches),
         class_times_s=tuple(sorted(classes.items(), key=lambda item: -item[1])),
@@ -744,6 +747,29 @@ def kernels_of(recording: Recording) -> list[tuple[str, Kernel]]:
     """
     last = max(entry.step for entry in recording.entries if type(entry) is StepEnd)
     return step_kernels(calls_of(recording, last))
+
+
+def count_flops(kernels: Iterable[tuple[str, Kernel]]) -> float:
+    """Multiplications and additions of a step's products; what a checkpointed step computes again counts again."""
+    return math.fsum(kernel.flops for _, kernel in kernels)
+
+
+def least_time_s(kernels: Iterable[tuple[str, Kernel]], device: Device, precision: Precision) -> float:
+    """Seconds of a step at the device's rated peaks: each kernel takes the longer of its arithmetic and its traffic.
+
+    No launch, no efficiency and no host is in it. What stays in the L2 between kernels counts as traffic, so that small
+    tensors can be faster.
+
+    Raises:
+        Unsupported: The device file lacks the bandwidth or the peak rate of a type that is used.
+    """
+    bandwidth = device.memory_bandwidth_bytes_per_s
+    if bandwidth is None:
+        raise Unsupported(_missing("memory_bandwidth_bytes_per_s", device))
+    return math.fsum(
+        max(kernel.flops / _peak(kernel.dtype, device, precision) if kernel.flops else 0.0, kernel.nbytes / bandwidth)
+        for _, kernel in kernels
+    )
 
 
 def _sums(names: Iterable[str], times: Iterable[float]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from bench.units import GIB, KIB, MIB, TIB, format_bytes, format_frac, format_rate, format_seconds
+from bench.units import GIB, KIB, MIB, TIB, format_bytes, format_flop, format_frac, format_rate, format_seconds
 
 Kind = Literal["environment", "protocol", "code", "flags"]
 T = TypeVar("T")
@@ -39,10 +39,17 @@ class Unit:
 
 _BYTES = {"b": 1, "kib": KIB, "mib": MIB, "gib": GIB, "tib": TIB, "kb": KIB, "mb": MIB, "gb": GIB}
 _RATES = {"samples/s": 1, "/s": 1, "samples / s": 1}
+_FLOP = {"flop": 1.0, "mflop": 1e6, "gflop": 1e9, "tflop": 1e12, "pflop": 1e15}
 _SECONDS = {"s": 1.0, "ms": 1e-3, "µs": 1e-6, "us": 1e-6, "ns": 1e-9}
 
 UNITS: Mapping[str, Unit] = {
     "_bytes": Unit(format_bytes, format_bytes, _BYTES),
+    "_flop_per_s": Unit(
+        lambda value: f"{format_flop(value)}/s",
+        lambda value: f"{format_flop(value)}/s",
+        {f"{name}/s": factor for name, factor in _FLOP.items()},
+    ),
+    "_flop": Unit(format_flop, format_flop, _FLOP),
     "_per_s": Unit(format_rate, lambda value: format_rate(value, "samples"), _RATES),
     "_s": Unit("{:g} s".format, format_seconds, _SECONDS),
     "_frac": Unit(format_frac, lambda value: format_frac(value).removeprefix("+"), {"%": 0.01}),

@@ -35,6 +35,8 @@ _HOW = {
     "step_p50_s": "median of all measured steps of the processes",
     "step_p90_s": "90th percentile of all measured steps of the processes",
     "step_p99_s": "99th percentile of all measured steps of the processes",
+    "mfu_frac": "arithmetic of a step (step_flop) / (the median step x the device's dense peak, peak_flop_per_s)",
+    "roofline_frac": "least time of a step at the device's peaks (least_step_time_s) / the median step",
     "data_wait_frac": "time spent waiting for data / time of all measured steps",
     "joules_per_sample": "energy of the measured windows / samples in them",
 }
@@ -42,7 +44,7 @@ _RUN_COLUMN = {"joules_per_sample": "energy_window_j", "data_wait_frac": "median
     f"step_p{share}_s": "median_step_time_s" for share in (10, 50, 90, 99)
 }
 _HEADLINE = ("samples_per_s", "peak_allocated_bytes")
-_ESTIMATED = {name for name in columns(Estimate) if name.startswith(("formula_", "trace_", "estimated_"))}
+_ESTIMATED = set(columns(Estimate)) - {"case_key", "estimate_device", "estimate_note"}
 
 
 @dataclass(frozen=True, slots=True)

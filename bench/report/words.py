@@ -31,6 +31,11 @@ def seconds_cell(value: Any) -> str:
     return format_seconds(float(value)) if known(value) else MISSING
 
 
+def share_cell(value: Any, digits: int = 1) -> str:
+    """A share as a percentage: `41.3 %`."""
+    return format_frac(float(value), digits).removeprefix("+") if known(value) else MISSING
+
+
 def error_words(value: Any) -> str:
     """A signed relative error: `-12.3 %`, `exact`."""
     if not known(value):

@@ -295,7 +295,7 @@ def _with_notes(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_rates(frame: pd.DataFrame) -> pd.DataFrame:
-    """Add the values derived from raw ones: throughput over the window, and the median step."""
+    """Add the values derived from raw ones: throughput over the window, the median step, shares of the peaks."""
     import numpy as np
 
     times = frame["step_times_s"]
@@ -307,4 +307,10 @@ def _with_rates(frame: pd.DataFrame) -> pd.DataFrame:
     frame["median_step_time_s"] = [
         float(np.median(value)) if count else np.nan for value, count in zip(times, counts, strict=True)
     ]
+    step, work, peak, least = (
+        frame[name].to_numpy(dtype=float, na_value=np.nan)
+        for name in ("median_step_time_s", "step_flop", "peak_flop_per_s", "least_step_time_s")
+    )
+    for name, least_s in (("mfu_frac", work / np.where(peak > 0, peak, np.nan)), ("roofline_frac", least)):
+        frame[name] = np.where(least_s > 0, least_s, np.nan) / np.where(step > 0, step, np.nan)
     return frame

@@ -41,7 +41,7 @@ _NEVER_NULL = {
     "estimates": ("case_key", "estimate_device"),
 }
 _NEEDED = {"plan": ("skip_reason",), "run": ("step_times_s", "wall_window_s", "duration_s"), "estimates": ()}
-_DERIVED = ("planned", "schema_version", "samples_per_s", "median_step_time_s")
+_DERIVED = ("planned", "schema_version", "samples_per_s", "median_step_time_s", "mfu_frac", "roofline_frac")
 _SCALARS = (pa.bool_(), pa.int64(), pa.float64(), pa.string())
 _TYPES = (*_SCALARS, *(pa.list_(kind) for kind in _SCALARS))
 

@@ -103,6 +103,27 @@ def test_relative_errors_are_signed_and_beside_the_right_measurement(tmp_path):
     assert row["formula_relative_error"] < 0
 
 
+def test_shares_of_the_peaks_follow_from_the_measured_step(tmp_path):
+    frame, summary = summary_of(tmp_path, one(), environment=GPU, trace=True)
+    for rows in (frame, summary):
+        mfu = rows["step_flop"] / (rows["peak_flop_per_s"] * rows["median_step_time_s"])
+        assert rows["mfu_frac"].tolist() == pytest.approx(mfu.tolist())
+        assert rows["roofline_frac"].tolist() == pytest.approx(
+            (rows["least_step_time_s"] / rows["median_step_time_s"]).tolist()
+        )
+    assert 0.35 < summary["mfu_frac"].iloc[0] < 0.41
+    assert 0.45 < summary["roofline_frac"].iloc[0] < 0.51
+
+
+def test_shares_of_unknown_peaks_are_unknown_and_not_zero(tmp_path):
+    frame, summary = summary_of(tmp_path, one())
+    for rows in (frame, summary):
+        assert rows[["mfu_frac", "roofline_frac"]].isna().all(axis=None)
+    _, failed = summary_of(tmp_path / "gpu", one(), environment=GPU, trace=True, outcomes={0: Status.OOM})
+    assert failed["step_flop"].notna().all()
+    assert failed[["mfu_frac", "roofline_frac"]].isna().all(axis=None)
+
+
 def test_an_estimator_without_numbers_has_no_row(tmp_path):
     _, summary = summary_of(tmp_path, one())
     assert estimator_errors(summary)["name"].tolist() == ["formula"]

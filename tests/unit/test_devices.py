@@ -90,6 +90,7 @@ def test_gpu_states_what_the_estimators_need(name: str) -> None:
         "peak_tf32_flop_per_s",
         "peak_bf16_flop_per_s",
         "nvml_memory_bytes",
+        "memory_ecc_frac",
     }
     assert set(CHECKS) - optional <= set(_known(load_device(name)))
 

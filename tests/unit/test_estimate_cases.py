@@ -37,6 +37,21 @@ def test_a_column_serves_its_batches_as_recordings_of_their_own_do() -> None:
         assert alone == found
 
 
+def test_arithmetic_is_counted_where_the_device_has_no_peak_for_it() -> None:
+    bf16 = replace(CASES[5], precision="bf16")
+    (on_t4,), (on_h200,) = estimating.estimate_cases([bf16], "t4"), estimating.estimate_cases([bf16], "h200")
+    assert (on_t4.peak_flop_per_s, on_t4.least_step_time_s, on_t4.estimated_step_time_s) == (None, None, None)
+    assert "peak_bf16_flop_per_s is unknown" in (on_t4.estimate_note or "")
+    assert on_h200.peak_flop_per_s == 9.89e14
+    assert 0 < (on_h200.least_step_time_s or 0) < (on_h200.estimated_step_time_s or 0)
+    assert on_t4.step_flop == on_h200.step_flop == 2 * 32 * (2 * 784 + 3 * 10) * 8  # no gradient of the images
+
+
+def test_a_cpu_has_no_peak_and_no_count() -> None:
+    (found,) = estimating.estimate_cases(CASES[:1], "cpu")
+    assert (found.step_flop, found.peak_flop_per_s, found.least_step_time_s) == (None, None, None)
+
+
 def test_what_cannot_be_trained_is_refused_in_words() -> None:
     case = Case(
         parse_choice("dataset", "cifar10"), parse_choice("model", "resnet18"), parse_choice("optimizer", "sgd"), 1

@@ -156,6 +156,20 @@ def test_missing_estimates_are_absent_and_not_zero(cpu_report):
     assert (table.loc[table["runs_ok"] == 0, "samples_per_s"].dropna() > 0).all()
 
 
+def test_shares_of_the_peaks_are_in_a_section_and_in_the_table_of_a_gpu_alone(cpu_report, gpu_report):
+    text = (gpu_report / "report.md").read_text()
+    section = text.split("## How close to the hardware")[1].split("\n## ")[0]
+    table = pd.read_csv(gpu_report / "table.csv")
+    best = table.dropna(subset="samples_per_s").sort_values("samples_per_s").drop_duplicates("model", keep="last")
+    assert len(best) == 2
+    for row in best.to_dict("records"):
+        assert f"| 50.0 TFLOP/s | {100 * row['mfu_frac']:.1f} % |" in section
+        assert f" | {100 * row['roofline_frac']:.1f} % |" in section
+    assert "| MFU | of the roofline |" in text.split("## All cases")[1]
+    of_the_cpu = (cpu_report / "report.md").read_text()
+    assert "How close to the hardware" not in of_the_cpu and "MFU" not in of_the_cpu
+
+
 def test_sections_stand_in_the_order_of_the_rules(cpu_report):
     headings = re.findall(r"^## (.+)$", (cpu_report / "report.md").read_text(), re.MULTILINE)
     expected = ["Validity", "Machine and protocol", "Figures", "All cases", "Limits", "How to reproduce"]

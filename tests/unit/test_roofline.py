@@ -17,9 +17,11 @@ from bench.estimators.roofline import (
     CONSTANTS,
     Kernel,
     SpeedEstimate,
+    count_flops,
     estimate_speed,
     kernel_time_s,
     kernels_of,
+    least_time_s,
     list_kernels,
     speed_interval,
     touched_bytes,
@@ -269,6 +271,24 @@ def test_kernel_bound_by_bandwidth_follows_bandwidth_alone() -> None:
     assert slow - CONSTANTS.launch_s == pytest.approx(1e9 / (9.36096e11 * CONSTANTS.memory_frac))
     assert slow - CONSTANTS.launch_s == pytest.approx(2 * (fast - CONSTANTS.launch_s))
     assert times(kernel, replace(device, peak_float32_flop_per_s=1e12)) == slow
+
+
+def test_least_time_is_that_of_the_rated_peaks_without_launches() -> None:
+    device = load_device("a100_80gb")
+    product = Kernel("matmul", "bfloat16", flops=3.12e14, nbytes=1e9, rows=1e4, columns=1e4, depth=1e5)
+    copied = Kernel("elementwise", "bfloat16", nbytes=2.03904e12, launches=1000)
+    both = [("forward", product), ("optimizer", copied)]
+    assert least_time_s(both, device, "bf16") == pytest.approx(2.0)
+    assert count_flops(both) == 3.12e14
+    for lacking in ("memory_bandwidth_bytes_per_s", "peak_bf16_flop_per_s"):
+        with pytest.raises(Unsupported, match=f"{lacking} is unknown"):
+            least_time_s(both, replace(device, **{lacking: None}), "bf16")
+
+
+def test_estimate_is_never_below_the_least_time_and_counts_what_the_kernels_do() -> None:
+    made, kernels = speed(RESNET, load_device("h200")), kernels_of(recording_of(RESNET, MACHINE, shared=True))
+    assert made.flops == count_flops(kernels) == pytest.approx(64 * 3 * 2 * 4.09e9, rel=0.02)  # torchvision: 4.09 GMAC
+    assert 0 < made.least_time_s == least_time_s(kernels, load_device("h200"), "float32") < made.device_time_s
 
 
 def test_large_product_follows_the_peak_rate_of_its_type() -> None:

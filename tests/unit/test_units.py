@@ -82,6 +82,10 @@ def test_rates_print_with_thousands_separated() -> None:
 def test_fractions_print_signed() -> None:
     assert units.format_frac(0.0316) == "+3.2 %"
     assert units.format_frac(-0.5, 0) == "-50 %"
+    flop = (None, 0, 12_345, 999.6e6, 3.11e12, 2.5e15)
+    assert [units.format_flop(value) for value in flop] == [
+        *(units.MISSING, "0.00 FLOP", "12,300 FLOP", "1.00 GFLOP", "3.11 TFLOP", "2.50 PFLOP")
+    ]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from bench.analysis.labels import SERIES_AXES, CaseLabels
 from bench.records import Status
 from bench.report.blocks import Block, Link, Paragraph, Table
 from bench.report.contents import Contents, Section
-from bench.report.words import bytes_cell, error_words, integer, known, listed, rate_cell, seconds_cell
+from bench.report.words import bytes_cell, error_words, integer, known, listed, rate_cell, seconds_cell, share_cell
 
 MAX_ROWS = 200
 
@@ -24,11 +24,9 @@ _COLUMNS: tuple[tuple[str, str, Callable[[Mapping[Any, Any]], str]], ...] = (
     ("step_p50_s", "step, median", lambda row: seconds_cell(row["step_p50_s"])),
     ("step_p90_s", "step, p10 to p90", lambda row: _span(row)),
     ("step_p99_s", "step, p99", lambda row: seconds_cell(row["step_p99_s"])),
-    (
-        "data_wait_frac",
-        "waiting for data",
-        lambda row: f"{row['data_wait_frac'] * 100:.0f} %" if known(row["data_wait_frac"]) else "–",
-    ),
+    ("mfu_frac", "MFU", lambda row: share_cell(row["mfu_frac"])),
+    ("roofline_frac", "of the roofline", lambda row: share_cell(row["roofline_frac"])),
+    ("data_wait_frac", "waiting for data", lambda row: share_cell(row["data_wait_frac"], digits=0)),
     (
         "joules_per_sample",
         "J/sample",
