@@ -59,10 +59,10 @@ TORCHBENCH_HZ = 900e6
 UNSTATED_BATCH = {"float32": 64, "fp16": 128}
 """Of NVIDIA's logs of 2019 that do not state it: what later ones have."""
 
-DIRECT_FRAC = 0.0063
+DIRECT_FRAC = 0.0056
 """Of the peak, times the root of the channels per group: grouped convolutions in 16 bits and channels-last before
-cuDNN 8.9, unless there are 32 groups of at most 32 channels. They ran without tensor cores (pytorch/pytorch issue 34977;
-timm's RegNets)."""
+cuDNN 8.9, unless there are 32 groups of at most 32 channels. They ran without tensor cores (pytorch/pytorch issue
+34977; timm's RegNets)."""
 
 COMPILED_FRAC = 0.6
 """Of the time of normalisation, reductions and elementwise kernels that is left when torch.compile fuses them."""
@@ -295,7 +295,7 @@ def _inferred(kernel: Kernel) -> Kernel:
 
 
 def as_of(version: tuple[int, int], kernels: Iterable[Kernel], *, compiled: bool = False) -> Iterator[Kernel]:
-    """What an older torch, with the cuDNN of its time, or a compiled model launched in place of eager kernels of today."""
+    """What an older torch, with the cuDNN of its time, or a compiled model launched in place of today's kernels."""
     for kernel in kernels:
         if compiled and kernel.kind in ("normalisation", "reduction", "elementwise"):
             kernel = kernel._replace(nbytes=kernel.nbytes * COMPILED_FRAC, launches=kernel.launches * COMPILED_FRAC)

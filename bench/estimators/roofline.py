@@ -1,49 +1,49 @@
-"""The roofline: how long a training step takes at the least that such kernels usually need. A first estimate.
+"""The roofline: how long a training step takes when each kernel is limited as such kernels are on such cards.
 
 It reads the recording that the memory's estimate reads too: each call is a kernel or a few with FLOPs and bytes
 (`Kernel`), and each kernel takes the longer of its arithmetic and its traffic, and a launch:
 
-    time = max(FLOPs / (peak of its type x efficiency), bytes / (bandwidth x efficiency)) + launch overhead
+    time = max(FLOPs / (peak of its type x share), bytes / (bandwidth x share)) + launch overhead
 
-The efficiency of a product falls with small sides: `columns / (columns + c) x depth / (depth + d)`, as a tile that is
-not filled does the work of one that is; that of a convolution also with few tiles for each multiprocessor, `tiles /
-(tiles + t)`. Kernels without products, and depthwise convolutions, are bound by their traffic. The host takes time for
-each kernel too: a step of small kernels takes as long as the host needs to ask for them.
+* Products reach less of the peak with short sums and few channels (`amount / (amount + half)`), convolutions also with
+  channels that do not fill tiles of 64 and with few tiles for each multiprocessor. Tensor cores reach more of their
+  rate where it is halved (GeForce). Grouped convolutions have a share of their own. Depthwise ones are computed at the
+  rate of float32, their gradients an order slower.
+* Normalisation is limited by multiprocessors as well as by memory: the two times add. That is why the bandwidth that
+  H100 and B200 have over A100 does not all reach a step, and why images that lie in planes (contiguous) cost more
+  than those in pixels (channels-last), most of all in 16 bits, where tensor cores have them turned round besides.
+* The host takes time for each kernel too: a step of small kernels takes as long as the host needs to ask for them.
 
-How far off it is stands below, and in every estimate's `basis`. What it leaves out:
+The constants say how much of a device's peaks kernels reach. They were fitted to measurements by others, none of which
+is in this repository; `python -m tools.fit_roofline` fits again and prints these figures, `tools/throughputs.py` states
+what protocols do differently. All rows count:
+
+1. training on 31 GPUs, compute capability 6.1 to 12.0, 211 rows of 31 models in four precisions (torch 1.3 to 2.12);
+2. training of torchvision's models on an RTX 3090, fp16 autocast, both memory formats, 142 rows (torch 1.12);
+3. inference of such models on an RTX 3090, 437 rows (torch 2.1 and 2.4).
+
+Errors of samples/s, as median, mean and 90th percentile:
+
+@TABLE@
+
+The form of the curves was decided with these rows in sight, so that figures of left-out rows flatter too; constants of
+protocols (how slow the first software of a generation was) are not left out. `memory_frac` is that of single
+elementwise operators on V100 and A100 (scai-tech/NeuSight); `attention_frac`, `launch_s` are not fitted.
+
+What it leaves out:
 
 * the data path: decoding and the copy to the device (inputs other than `synthetic`);
-* which kernel cuDNN and cuBLAS choose: winners of `cudnn.benchmark`, poor choices for odd sizes, Winograd by case;
-* caches between kernels: every tensor comes from memory and goes there, which overestimates small ones on chips with a
-  large L2, but for batch norm, whose images stay on the chip between statistics and result;
-* clocks: the device file's peaks hold at a rated clock; cards with little power (T4, L4) stay far below theirs;
+* which kernel cuDNN and cuBLAS choose: winners of `cudnn.benchmark`, poor choices for odd sizes, slower ones where
+  there is no room for workspaces;
+* caches between kernels: every tensor comes from memory and goes there, but for batch norm, whose images stay on the
+  chip between statistics and result. A term for the L2 did not lower the error on Ada and Blackwell;
+* clocks: multiprocessors run at the rated boost clock, though boards of GeForce run faster, and cards with little power
+  (T4, L4) slower;
 * `torch.compile`, and allocations that make the step wait;
 * how far the host is ahead of the device: the step takes the longer of the two, as if either always hid the other; the
   gradient scaler of fp16 makes the host wait once per step;
-* the host's own speed, which no device file holds: its time per kernel is one constant. A step of small convolutions
-  took 15 us per kernel, one of a small MLP 5 us, on one core of a server's CPU without a GPU; published profiles say 5
-  to 25 us.
-
-The constants say how much of a device's peaks kernels reach. They were fitted on two sources, both real measurements by
-others and neither in this repository; `tools/fit_roofline.py` fits again and prints these figures.
-
-1. Single operators, forward only, float32, torch 2.1 (scai-tech/NeuSight): `memory_frac`, `launch_s` on 11,642 rows of
-   elementwise operators of 7 NVIDIA GPUs, P4 to A100 (median error 4.4 %, p90 17.7 %); `reduction_frac` on 2,033 of
-   softmax (9.9 %, 34 %); `normalisation_frac` on 2,038 of layer norm (11.6 %, 37 %); `matmul_frac`, `product_depth` on
-   14,521 of matrix products on P100, V100, A100 and H100 (16 %, 43 %); `winograd_frac`, `convolution_columns`,
-   `convolution_tiles` on 14,697 of convolutions by 3 x 3 on P100, V100 and A100 (28 %, 71 %). Cards of 75 W and less
-   are left out of products: their clocks are far below the rated ones.
-2. Training steps of an RTX 3090, fp16 autocast, torch 1.12, CUDA 11.3, batches that fill the card (timm's
-   `benchmark.py`), 142 rows of models of 13 families that torchvision has too (`tools/timm_models.toml`):
-   `depthwise_frac`, `direct_frac`, and the factors `fp16_contiguous` and `fp16_channels_last`: four constants in all.
-
-Error of samples/s on the steps: median 4.2 %, p90 19.3 %, rank correlation 0.994 in the sample; median 7.4 %, p90 20 %,
-rank correlation 0.992 where each family was predicted with the other families' constants. What is counted, and the form
-of the curves, was decided with these rows in sight, so the second figure flatters too. On 34 rows of 17 models that no
-decision was made on (widths and depths that torchvision has no name for, among them vision transformers, which torch
-1.12 ran without fused attention): median 8.3 %, p90 47 %, rank correlation 0.989. Worst: RegNet in channels-last (cuDNN
-8.3's direct kernels), small MobileNets and MNASNets, and Inception, whose steps take longer than estimated. No other
-GPU, no float32 and no small step has been checked.
+* the host's own speed, which no device file holds: its time per kernel is one constant. Published profiles say 5 to
+  25 us.
 
 `Kernel`s stand behind each call of a recorded step. FLOPs are those of torch's own formulas
 (`torch.utils.flop_counter`), a multiplication and an addition counting two. The gradient of a convolution's weight is
@@ -388,10 +388,11 @@ class Constants:
         attention_frac: Of the peak rate; FlashAttention-2 (arXiv 2307.08691) reports 0.5 to 0.73; not fitted.
         early_attention_frac: Likewise, before compute capability 8, for which there is no FlashAttention-2.
         early_halves: How much longer kernels in 16 bits take before compute capability 8.
-        full_rate_frac: Of what tensor cores at half rate reach, on all other chips: GeForce's work at half their rate when
-            accumulating in float32, which leaves power and operands to spare.
+        full_rate_frac: Of the share that tensor cores at half rate reach, on all other chips: those of GeForce work at
+            half rate when they accumulate in float32, which leaves power and operands to spare.
         launch_s: Start and end of a kernel, where the device file has none; not fitted.
-        host_dispatch_s: Of the host for each kernel: Python, autograd, dispatcher, driver; not fitted.
+        host_dispatch_s: Of the host for each kernel: Python, autograd, dispatcher, driver. Rows that it
+            decides are few: at batch 8 and 16 of one V100 machine.
     """
 
     memory_frac: float = 0.88
@@ -424,11 +425,18 @@ class Constants:
 CONSTANTS = Constants()
 """As fitted."""
 
-FITTED_ON = "fitted"
+FITTED_ON = (
+    "fitted on throughputs that others measured on 31 GPUs; median error of samples/s @CARD@ on GPUs that were left out, "
+    "@FAMILY@ on families of models that were left out"
+)
+"""What a reader must know beside an estimate: the figures above in one line."""
 
 _RATES: Mapping[str, str] = {"float16": "fp16", "bfloat16": "bf16", "float32": "float32"}
 _TILE_ELEMENTS = 128 * 128
 """Of a product's result that one block of threads computes, as usual in cuDNN and CUTLASS."""
+
+_TILE_COLUMNS = 64
+"""Of a convolution's channels that are computed together, needed or not; the narrowest of the usual tiles."""
 
 _LEAST = 1e-6
 """In place of 0, which is of no product."""
@@ -532,15 +540,20 @@ def rates_of(kernel: Kernel, device: Device, precision: Precision, constants: Co
     Raises:
         Unsupported: As `kernel_time_s`.
     """
-    values = {}
-    for key in ("memory_bandwidth_bytes_per_s", "multiprocessors", "boost_clock_hz"):
+    values: dict[str, Any] = {}
+    needed = (
+        "memory_bandwidth_bytes_per_s",
+        "multiprocessors",
+        *(("boost_clock_hz",) if device.kind == "cuda" else ()),
+    )
+    for key in needed:
         values[key] = getattr(device, key)
         if values[key] is None:
             raise Unsupported(_missing(key, device))
     launch = device.launch_overhead_s if device.launch_overhead_s is not None else constants.launch_s
     return Rates(
         values["memory_bandwidth_bytes_per_s"] * (device.memory_ecc_frac or 1.0),
-        values["multiprocessors"] * values["boost_clock_hz"],
+        values["multiprocessors"] * values.get("boost_clock_hz", math.inf),  # of a CPU, memory alone is the limit
         _peak(kernel.dtype, device, precision) if kernel.flops > 0 and kernel.kind != "depthwise" else math.inf,
         _peak("float32", device, "float32") if kernel.kind == "depthwise" else math.inf,
         values["multiprocessors"],
@@ -620,6 +633,8 @@ def _product_rate(form: Form, kernel: Kernel, rates: Rates, constants: Constants
         return reached * constants.matmul_frac
     columns = constants.grouped_columns if form.grouped else constants.convolution_columns
     reached = reached * _filled(kernel.columns, columns) * constants.convolution_frac
+    if not form.grouped:
+        reached = reached * kernel.columns / (-(-kernel.columns // _TILE_COLUMNS) * _TILE_COLUMNS)
     if form.grouped:
         reached = reached * constants.grouped_frac
     elif form.winograd:
@@ -703,7 +718,7 @@ def estimate_speed(recording: Recording, case: Case, device: Device, constants: 
     classes = _sums((kernel.kind for _, kernel in kernels), times)
     phases = _sums((phase for phase, _ in kernels), times)
     samples_per_s = case.batch_size / step_time
-    low, high = speed_interval(samples_per_s, device, case.precision)
+    low, high = speed_interval(samples_per_s, device, case.precision, host_bound=host_time > device_time)
     return SpeedEstimate(
         step_time_s=step_time,
         samples_per_s=samples_per_s,
@@ -721,22 +736,35 @@ def estimate_speed(recording: Recording, case: Case, device: Device, constants: 
     )
 
 
-VALIDATED = {((8, 6), "fp16"): (0.8, 1.25)}
-"""By compute capability and precision: what the least and the most of 90 % of measurements were of the estimate."""
+HELD: Mapping[Precision, tuple[float, float]] = {
+    "float32": (0.82, 1.2),
+    "tf32": (0.83, 1.07),
+    "fp16": (0.81, 1.26),
+    "bf16": (0.81, 1.26),
+}
+"""Between which shares of the estimate 90 % of measurements lay, on cards and families of models that were left out."""
 
-UNVALIDATED = (0.5, 2.0)
-"""Likewise, elsewhere."""
+FITTED_CAPABILITIES = ((6, 1), (7, 0), (7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (12, 0))
+"""Compute capabilities of the cards that were measured. On others the interval is twice as wide, in logarithms."""
+
+HOSTS = (0.6, 3.0)
+"""Likewise, where the host decides: published profiles have 5 to 25 us for each kernel, and the constant is 15 us."""
 
 
-def speed_interval(samples_per_s: float, device: Device, precision: Precision) -> tuple[float, float]:
+def speed_interval(
+    samples_per_s: float, device: Device, precision: Precision, *, host_bound: bool = False
+) -> tuple[float, float]:
     """What holds the measured samples/s in nine of ten cases: `(low, high)`.
 
     Args:
         samples_per_s: As estimated.
-        device: Decides with the precision how far off estimates were on cards and models that were left out.
+        device: Whether cards of its compute capability were measured decides with the precision.
         precision: Of the case.
+        host_bound: Whether the host decides the step's time.
     """
-    low, high = VALIDATED.get((device.compute_capability or (0, 0), precision), UNVALIDATED)
+    low, high = HOSTS if host_bound else HELD[precision]
+    if device.compute_capability not in FITTED_CAPABILITIES:
+        low, high = low**2, high**2
     return samples_per_s * low, samples_per_s * high
 
 
@@ -782,8 +810,8 @@ def _sums(names: Iterable[str], times: Iterable[float]) -> dict[str, float]:
 
 def _basis(case: Case, device: Device, host_bound: bool) -> str:
     words = [f"roofline of recorded kernels on {device.name}, {FITTED_ON}"]
-    if case.precision not in ("fp16", "bf16"):
-        words.append(f"not validated for {case.precision}")
+    if device.compute_capability not in FITTED_CAPABILITIES:
+        words.append("no card of its compute capability was measured, so the interval is twice as wide")
     if host_bound:
-        words.append("limited by the host, at a constant time per kernel that was not fitted")
+        words.append("limited by the host, whose time per kernel is one constant and differs by a factor of 5")
     return "; ".join(words)
