@@ -426,8 +426,8 @@ CONSTANTS = Constants()
 """As fitted."""
 
 FITTED_ON = (
-    "fitted on throughputs that others measured on 31 GPUs; median error of samples/s @CARD@ on GPUs that were left out, "
-    "@FAMILY@ on families of models that were left out"
+    "fitted on throughputs that others measured on 31 GPUs (median error of samples/s @CARD@ on GPUs that were left "
+    "out, @FAMILY@ on families of models that were left out)"
 )
 """What a reader must know beside an estimate: the figures above in one line."""
 
