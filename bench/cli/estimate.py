@@ -431,6 +431,9 @@ def _print_estimate(row: dict[str, Any], device: Device) -> None:
         _print_verdict(row, device)
     speed = format_rate(row["estimated_samples_per_s"], "samples")
     click.echo(f"  speed                {speed} ({format_seconds(row['estimated_step_time_s'])} per step)")
+    if row["estimated_samples_per_s"] is not None:
+        low, high = (format_rate(row[f"estimated_samples_per_s_{end}"]) for end in ("low", "high"))
+        click.echo(f"    {low} to {high} in nine of ten cases")
     if row["estimated_speed_basis"]:
         click.echo(printable(f"    {row['estimated_speed_basis']}"))
     if row["step_flop"] is not None:

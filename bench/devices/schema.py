@@ -37,6 +37,8 @@ class Device:
             fill, context included. Drivers differ by a percent or two.
         nvml_memory_bytes: What NVML and `nvidia-smi` report as total; larger, as it holds what the driver keeps.
         memory_bandwidth_bytes_per_s: Of the device memory, rated.
+        memory_ecc_frac: Share of that bandwidth that is left where ECC is on by default and stored beside the data, as
+            on boards with GDDR for data centres; HBM has bits of its own for it.
         memory_bus_bits: Width of the memory bus.
         memory_clock_hz: As CUDA reports it; data moves twice per cycle.
         l2_bytes: As CUDA reports it.
@@ -80,6 +82,7 @@ class Device:
     memory_bytes: int | None = None
     nvml_memory_bytes: int | None = None
     memory_bandwidth_bytes_per_s: float | None = None
+    memory_ecc_frac: float | None = None
     memory_bus_bits: int | None = None
     memory_clock_hz: float | None = None
     l2_bytes: int | None = None
@@ -187,11 +190,11 @@ _SPECIAL: dict[str, _Check] = {
     "compute_capability": _capability,
     "gpu_uuid_hash": _text,
 }
-_RATE_ENDINGS = ("_per_s", "_hz", "_w", "_s")
+_RATE_ENDINGS = ("_per_s", "_hz", "_w", "_s", "_frac")
 
 
 def _check_of(key: str) -> _Check:
-    """The check of a key, which its unit decides: rates, clocks, watts and seconds are floats, the rest counts."""
+    """The check of a key, which its unit decides: rates, clocks, watts, seconds, shares are floats, others counts."""
     return _SPECIAL.get(key) or (_rate if key.endswith(_RATE_ENDINGS) else _count)
 
 

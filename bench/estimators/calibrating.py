@@ -150,7 +150,7 @@ def step_time_s(kernels: Mapping[Kernel, int], case: Case, device: Device) -> fl
     """Seconds of a step of these kernels, as `estimate_speed` has it of a recording."""
     ceilings = reckoned(device)
     times = (
-        count * kernel_time_s(kernel, ceilings, case.precision, case.memory_format) for kernel, count in kernels.items()
+        count * kernel_time_s(kernel, ceilings, case.precision) for kernel, count in kernels.items()
     )
     launches = math.fsum(count * kernel.launches for kernel, count in kernels.items())
     return max(math.fsum(times), launches * dispatch_s(device))

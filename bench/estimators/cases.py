@@ -236,6 +236,8 @@ def _speed(question: Question, named: Named, images: ImageSpec) -> Found:
             "least_step_time_s": speed.least_time_s,
             "estimated_step_time_s": speed.step_time_s,
             "estimated_samples_per_s": speed.samples_per_s,
+            "estimated_samples_per_s_low": speed.samples_per_s_low,
+            "estimated_samples_per_s_high": speed.samples_per_s_high,
             "estimated_speed_basis": speed.basis,
         }
     )

@@ -1,49 +1,49 @@
-"""The roofline: how long a training step takes at the least that such kernels usually need. A first estimate.
+"""The roofline: how long a training step takes when each kernel is limited as such kernels are on such cards.
 
 It reads the recording that the memory's estimate reads too: each call is a kernel or a few with FLOPs and bytes
 (`Kernel`), and each kernel takes the longer of its arithmetic and its traffic, and a launch:
 
-    time = max(FLOPs / (peak of its type x efficiency), bytes / (bandwidth x efficiency)) + launch overhead
+    time = max(FLOPs / (peak of its type x share), bytes / (bandwidth x share)) + launch overhead
 
-The efficiency of a product falls with small sides: `columns / (columns + c) x depth / (depth + d)`, as a tile that is
-not filled does the work of one that is; that of a convolution also with few tiles for each multiprocessor, `tiles /
-(tiles + t)`. Kernels without products, and depthwise convolutions, are bound by their traffic. The host takes time for
-each kernel too: a step of small kernels takes as long as the host needs to ask for them.
+* Products reach less of the peak with short sums and few channels (`amount / (amount + half)`), convolutions also with
+  channels that do not fill tiles of 64 and with few tiles for each multiprocessor. Tensor cores reach more of their
+  rate where it is halved (GeForce). Grouped convolutions have a share of their own. Depthwise ones are computed at the
+  rate of float32, their gradients an order slower.
+* Normalisation is limited by multiprocessors as well as by memory: the two times add. That is why the bandwidth that
+  H100 and B200 have over A100 does not all reach a step, and why images that lie in planes (contiguous) cost more
+  than those in pixels (channels-last), most of all in 16 bits, where tensor cores have them turned round besides.
+* The host takes time for each kernel too: a step of small kernels takes as long as the host needs to ask for them.
 
-How far off it is stands below, and in every estimate's `basis`. What it leaves out:
+The constants say how much of a device's peaks kernels reach. They were fitted to measurements by others, none of which
+is in this repository; `python -m tools.fit_roofline` fits again and prints these figures, `tools/throughputs.py` states
+what protocols do differently. All rows count:
+
+1. training on 31 GPUs, compute capability 6.1 to 12.0, 211 rows of 31 models in four precisions (torch 1.3 to 2.12);
+2. training of torchvision's models on an RTX 3090, fp16 autocast, both memory formats, 142 rows (torch 1.12);
+3. inference of such models on an RTX 3090, 437 rows (torch 2.1 and 2.4).
+
+Errors of samples/s, as median, mean and 90th percentile:
+
+@TABLE@
+
+The form of the curves was decided with these rows in sight, so that figures of left-out rows flatter too; constants of
+protocols (how slow the first software of a generation was) are not left out. `memory_frac` is that of single
+elementwise operators on V100 and A100 (scai-tech/NeuSight); `attention_frac`, `launch_s` are not fitted.
+
+What it leaves out:
 
 * the data path: decoding and the copy to the device (inputs other than `synthetic`);
-* which kernel cuDNN and cuBLAS choose: winners of `cudnn.benchmark`, poor choices for odd sizes, Winograd by case;
-* caches between kernels: every tensor comes from memory and goes there, which overestimates small ones on chips with a
-  large L2, but for batch norm, whose images stay on the chip between statistics and result;
-* clocks: the device file's peaks hold at a rated clock; cards with little power (T4, L4) stay far below theirs;
+* which kernel cuDNN and cuBLAS choose: winners of `cudnn.benchmark`, poor choices for odd sizes, slower ones where
+  there is no room for workspaces;
+* caches between kernels: every tensor comes from memory and goes there, but for batch norm, whose images stay on the
+  chip between statistics and result. A term for the L2 did not lower the error on Ada and Blackwell;
+* clocks: multiprocessors run at the rated boost clock, though boards of GeForce run faster, and cards with little power
+  (T4, L4) slower;
 * `torch.compile`, and allocations that make the step wait;
 * how far the host is ahead of the device: the step takes the longer of the two, as if either always hid the other; the
   gradient scaler of fp16 makes the host wait once per step;
-* the host's own speed, which no device file holds: its time per kernel is one constant. A step of small convolutions
-  took 15 us per kernel, one of a small MLP 5 us, on one core of a server's CPU without a GPU; published profiles say 5
-  to 25 us.
-
-The constants say how much of a device's peaks kernels reach. They were fitted on two sources, both real measurements by
-others and neither in this repository; `tools/fit_roofline.py` fits again and prints these figures.
-
-1. Single operators, forward only, float32, torch 2.1 (scai-tech/NeuSight): `memory_frac`, `launch_s` on 11,642 rows of
-   elementwise operators of 7 NVIDIA GPUs, P4 to A100 (median error 4.4 %, p90 17.7 %); `reduction_frac` on 2,033 of
-   softmax (9.9 %, 34 %); `normalisation_frac` on 2,038 of layer norm (11.6 %, 37 %); `matmul_frac`, `product_depth` on
-   14,521 of matrix products on P100, V100, A100 and H100 (16 %, 43 %); `winograd_frac`, `convolution_columns`,
-   `convolution_tiles` on 14,697 of convolutions by 3 x 3 on P100, V100 and A100 (28 %, 71 %). Cards of 75 W and less
-   are left out of products: their clocks are far below the rated ones.
-2. Training steps of an RTX 3090, fp16 autocast, torch 1.12, CUDA 11.3, batches that fill the card (timm's
-   `benchmark.py`), 142 rows of models of 13 families that torchvision has too (`tools/timm_models.toml`):
-   `depthwise_frac`, `direct_frac`, and the factors `fp16_contiguous` and `fp16_channels_last`: four constants in all.
-
-Error of samples/s on the steps: median 4.2 %, p90 19.3 %, rank correlation 0.994 in the sample; median 7.4 %, p90 20 %,
-rank correlation 0.992 where each family was predicted with the other families' constants. What is counted, and the form
-of the curves, was decided with these rows in sight, so the second figure flatters too. On 34 rows of 17 models that no
-decision was made on (widths and depths that torchvision has no name for, among them vision transformers, which torch
-1.12 ran without fused attention): median 8.3 %, p90 47 %, rank correlation 0.989. Worst: RegNet in channels-last (cuDNN
-8.3's direct kernels), small MobileNets and MNASNets, and Inception, whose steps take longer than estimated. No other
-GPU, no float32 and no small step has been checked.
+* the host's own speed, which no device file holds: its time per kernel is one constant. Published profiles say 5 to
+  25 us.
 
 `Kernel`s stand behind each call of a recorded step. FLOPs are those of torch's own formulas
 (`torch.utils.flop_counter`), a multiplication and an addition counting two. The gradient of a convolution's weight is
@@ -65,9 +65,12 @@ from bench.devices.calibration import reckoned
 from bench.errors import Unsupported
 from bench.estimators.recording import Call, Recording, StepEnd, calls_of
 from bench.estimators.tensors import Spec
-from bench.records import Case, MemoryFormat, Precision
+from bench.records import Case, Precision
 
-CLASSES = ("convolution", "depthwise", "matmul", "attention", "normalisation", "reduction", "elementwise", "optimizer")
+CLASSES = (
+    *("convolution", "depthwise", "matmul", "attention"),
+    *("normalisation", "reduction", "pooling", "elementwise", "optimizer"),
+)
 """Classes of operators; the optimizer's are one class whatever they do, since they differ by their bytes only."""
 
 
@@ -84,8 +87,11 @@ class Kernel(NamedTuple):
         columns: N.
         depth: K, what is summed over.
         products: How many such products (batched ones, groups of a convolution).
-        shared: Whether multiprocessors share the work of one sum, as they do where it runs over all images; 1 or 0.
-        window: Positions of a convolution's filter; 1 elsewhere.
+        shared: Whether multiprocessors share the work of one sum, as they do where it runs over all images.
+        winograd: Whether cuDNN may multiply less than is counted (filters wider than one pixel, at every pixel).
+        planes: Whether images lie plane by plane (contiguous), not pixel by pixel (channels-last).
+        batch: Whether it normalises over the batch.
+        backward: Whether it is of the backward pass.
         launches: How many kernels are launched where several alike are written as one.
     """
 
@@ -98,8 +104,11 @@ class Kernel(NamedTuple):
     columns: float = 0.0
     depth: float = 0.0
     products: float = 1.0
-    shared: float = 0.0
-    window: float = 1.0
+    shared: bool = False
+    winograd: bool = False
+    planes: bool = False
+    batch: bool = False
+    backward: bool = False
     launches: float = 1.0
 
 
@@ -113,7 +122,7 @@ def step_kernels(calls: Iterable[Call]) -> list[tuple[str, Kernel]]:
     for call in calls:
         phase = call.phase.name.lower()
         if phase in ("forward", "backward"):
-            found += [(phase, kernel) for kernel in list_kernels(call)]
+            found += [(phase, kernel._replace(backward=phase == "backward")) for kernel in list_kernels(call)]
         else:
             found += [("optimizer", kernel._replace(kind="optimizer")) for kernel in list_kernels(call)]
     return found
@@ -186,6 +195,12 @@ def _elementwise(call: Call) -> list[Kernel]:
     return [Kernel("elementwise", _dtype(call), nbytes=traffic)] if traffic else []
 
 
+def _batch_norm(call: Call) -> list[Kernel]:
+    """The persistent form of cuDNN: what was read for the statistics stays on the chip (cudnnBatchNormMode_t)."""
+    (kernel,) = _as("normalisation", (1.0, 1.0) if call.name.endswith("backward") else (1.0,))(call)
+    return [kernel._replace(planes=_lies_in_planes(call.arguments[0]), batch=True)]
+
+
 def _as(kind: str, reads: Sequence[float] = (), writes: float = 1.0) -> Rule:
     """A rule for kernels that read their arguments `reads` times (once each unless given) and write their results."""
 
@@ -242,8 +257,8 @@ def _attention(call: Call) -> list[Kernel]:
 def _convolution(call: Call) -> list[Kernel]:
     images, weight, bias = call.arguments[:3]
     (output,) = _made(call)
-    transposed, groups = call.arguments[6], call.arguments[8]
-    kernels = [_image_kernel(images, weight, output, transposed, groups, "output")]
+    stride, transposed, groups = call.arguments[3], call.arguments[6], call.arguments[8]
+    kernels = [_image_kernel(images, weight, output, stride, transposed, groups, "output")]
     if bias is not None:
         kernels.append(Kernel("elementwise", images.dtype, nbytes=2 * touched_bytes(output)))
     return kernels
@@ -251,9 +266,9 @@ def _convolution(call: Call) -> list[Kernel]:
 
 def _convolution_backward(call: Call) -> list[Kernel]:
     gradient, images, weight = call.arguments[:3]
-    transposed, groups, wanted = call.arguments[7], call.arguments[9], call.arguments[10]
+    stride, transposed, groups, wanted = (call.arguments[place] for place in (4, 7, 9, 10))
     kernels = [
-        _image_kernel(images, weight, gradient, transposed, groups, towards)
+        _image_kernel(images, weight, gradient, stride, transposed, groups, towards)
         for towards, is_wanted in zip(("images", "weight"), wanted, strict=False)
         if is_wanted
     ]
@@ -262,7 +277,9 @@ def _convolution_backward(call: Call) -> list[Kernel]:
     return kernels
 
 
-def _image_kernel(images: Spec, weight: Spec, output: Spec, transposed: bool, groups: int, towards: str) -> Kernel:
+def _image_kernel(
+    images: Spec, weight: Spec, output: Spec, stride: Sequence[int], transposed: bool, groups: int, towards: str
+) -> Kernel:
     """One of the three products of a convolution: towards its output, or the gradient of its images or weight."""
     channels, filters, window = weight.shape[1], weight.shape[0] // groups, math.prod(weight.shape[2:])
     pixels = images.shape[0] * math.prod((images if transposed else output).shape[2:])
@@ -281,9 +298,15 @@ def _image_kernel(images: Spec, weight: Spec, output: Spec, transposed: bool, gr
         columns=columns,
         depth=depth,
         products=groups,
-        shared=float(towards == "weight"),
-        window=window,
+        shared=towards == "weight",
+        winograd=window > 1 and groups == 1 and set(stride) == {1},
+        planes=_lies_in_planes(images),
     )
+
+
+def _lies_in_planes(images: Spec) -> bool:
+    """Whether images `(B, C, H, W)` are contiguous, which makes a difference for more than one channel and pixel."""
+    return len(images.shape) > 3 and images.strides[1] > 1
 
 
 def _over_lists(call: Call) -> list[Kernel]:
@@ -316,11 +339,7 @@ _RULES: dict[str, Rule] = {
     },
     "convolution": _convolution,
     "convolution_backward": _convolution_backward,
-    # cuDNN's persistent form: what was read for the statistics stays on the chip (cudnnBatchNormMode_t)
-    "native_batch_norm": _as("normalisation", (1.0,)),
-    "native_batch_norm_backward": _as("normalisation", (1.0, 1.0)),
-    "cudnn_batch_norm": _as("normalisation", (1.0,)),
-    "cudnn_batch_norm_backward": _as("normalisation", (1.0, 1.0)),
+    **{f"{library}_batch_norm{way}": _batch_norm for library in ("native", "cudnn") for way in ("", "_backward")},
     "native_layer_norm": _as("normalisation", (1.0,)),
     # one kernel for the input's gradient, one for the weight's and bias's (native/cuda/layer_norm_kernel.cu)
     "native_layer_norm_backward": _as("normalisation", (2.0, 2.0)),
@@ -331,8 +350,9 @@ _RULES: dict[str, Rule] = {
     "_log_softmax_backward_data": _as("reduction", (1.0, 1.0)),
     **dict.fromkeys(("sum", "mean", "linalg_vector_norm"), _as("reduction")),
     "var_mean": _as("reduction", (2.0,)),
-    "max_pool2d_with_indices_backward": _as("elementwise", (1.0, 0.0, 0, 0, 0, 0, 0, 1.0)),
-    "avg_pool2d_backward": _as("elementwise", (1.0, 0.0)),
+    **dict.fromkeys(("max_pool2d_with_indices", "avg_pool2d"), _as("pooling")),
+    "max_pool2d_with_indices_backward": _as("pooling", (1.0, 0.0, 0, 0, 0, 0, 0, 1.0)),
+    "avg_pool2d_backward": _as("pooling", (1.0, 0.0)),
     "_adaptive_avg_pool2d": _as("reduction"),
     "_adaptive_avg_pool2d_backward": _as("elementwise", (1.0, 0.0)),
 }
@@ -342,104 +362,204 @@ _RULES: dict[str, Rule] = {
 class Constants:
     """Shares of the device's peaks (`_frac`), sides of products at which half of a share is reached, and seconds.
 
+    Shares of tensor cores' and float32 units' rates may exceed 1: they are reached by products without end, whose
+    length of sum and number of columns are far above the halves, and boost clocks exceed the rated ones.
+
     Attributes:
         memory_frac: Of the bandwidth: elementwise kernels, copies, the optimizer, and products bound by traffic.
-        normalisation_frac: Of the bandwidth, with the reads that `operators` counts.
+        normalisation_frac: Of the bandwidth, with the reads that are counted.
         reduction_frac: Of the bandwidth: softmax, sums.
-        depthwise_frac: Of the bandwidth.
-        winograd_frac: Of the peak rate, convolutions by 3 x 3 in float32 without tensor cores, which multiply less
-            than is counted.
-        convolution_columns: Channels per group at which half of it is reached.
+        pooling_frac: Of the bandwidth: pooling over windows, which reads most pixels several times.
+        plane_gather: Numbers that a multiprocessor moves per cycle in batch norm of images that lie in planes.
+        pixel_gather: Likewise, in all other normalisation.
+        layout_gather: Likewise, where images are turned round.
+        layout_passes: Reads and writes of images in 16 bits that lie in planes, which tensor cores have turned round.
+        convolution_frac: Of the peak rate.
+        convolution_columns: Channels at which half of it is reached.
         convolution_tiles: Tiles of its result for each multiprocessor, likewise.
-        matmul_frac: Of the peak rate, products and all other convolutions.
+        winograd_gain: How much faster than counted cuDNN's fast algorithms are, in float32 without tensor cores.
+        grouped_frac: Of `convolution_frac`, convolutions in groups.
+        grouped_columns: Channels per group at which half of it is reached.
+        depthwise_frac: Of the rate of float32, which they are computed at whatever the type.
+        depthwise_pixels: How much faster they are where images lie pixel by pixel.
+        depthwise_backward: How much slower their gradients are.
+        matmul_frac: Of the peak rate.
         product_depth: Length of the sums at which half of it is reached, in convolutions too (channels per group times
-            positions of the filter): single convolutions were at hand with filters of 3 x 3 only, which do not tell.
+            positions of the filter).
         attention_frac: Of the peak rate; FlashAttention-2 (arXiv 2307.08691) reports 0.5 to 0.73; not fitted.
-        direct_frac: Of the peak rate, grouped convolutions in channels-last without a tensor-core kernel.
-        layout_passes: Reads and writes of a convolution's images when they are turned round; known, not fitted.
-        launch_s: Start and end of a kernel, where the device file has none.
-        host_dispatch_s: Of the host for each kernel: Python, autograd, dispatcher, driver. Not fitted, see `__init__`.
-        fp16_contiguous: What times in 16 bits are multiplied by, contiguous.
-        fp16_channels_last: Likewise, channels-last.
+        early_attention_frac: Likewise, before compute capability 8, for which there is no FlashAttention-2.
+        early_halves: How much longer kernels in 16 bits take before compute capability 8.
+        full_rate_frac: Of the share that tensor cores at half rate reach, on all other chips: those of GeForce work at
+            half rate when they accumulate in float32, which leaves power and operands to spare.
+        launch_s: Start and end of a kernel, where the device file has none; not fitted.
+        host_dispatch_s: Of the host for each kernel: Python, autograd, dispatcher, driver. Rows that it
+            decides are few: at batch 8 and 16 of one V100 machine.
     """
 
-    memory_frac: float = 0.753
-    normalisation_frac: float = 0.511
-    reduction_frac: float = 0.599
-    depthwise_frac: float = 0.228
-    winograd_frac: float = 0.979
-    convolution_columns: float = 6.92
-    convolution_tiles: float = 0.256
-    matmul_frac: float = 0.789
-    product_depth: float = 41.7
+    memory_frac: float = 0.88
+    normalisation_frac: float = 0.479
+    reduction_frac: float = 0.925
+    pooling_frac: float = 0.285
+    plane_gather: float = 3.05
+    pixel_gather: float = 36.4
+    layout_gather: float = 32.2
+    layout_passes: float = 0.384
+    convolution_frac: float = 1.12
+    convolution_columns: float = 17.1
+    convolution_tiles: float = 0.413
+    winograd_gain: float = 1.69
+    grouped_frac: float = 0.701
+    grouped_columns: float = 61.9
+    depthwise_frac: float = 0.485
+    depthwise_pixels: float = 1.34
+    depthwise_backward: float = 10.4
+    matmul_frac: float = 1.1
+    product_depth: float = 19.6
     attention_frac: float = 0.5
-    direct_frac: float = 0.0347
-    layout_passes: float = 2.0
-    launch_s: float = 6.59e-6
+    early_attention_frac: float = 0.097
+    early_halves: float = 1.07
+    full_rate_frac: float = 0.812
+    launch_s: float = 5e-6
     host_dispatch_s: float = 15e-6
-    fp16_contiguous: float = 0.898
-    fp16_channels_last: float = 0.866
-
-    def scale(self, precision: Precision, memory_format: MemoryFormat) -> float:
-        """What times are multiplied by; 1 in float32 and tf32, of which no steps were at hand to fit on."""
-        if precision not in ("bf16", "fp16"):
-            return 1.0
-        return self.fp16_channels_last if memory_format == "channels_last" else self.fp16_contiguous
 
 
 CONSTANTS = Constants()
 """As fitted."""
 
 FITTED_ON = (
-    "fitted on single float32 operators and on large fp16 steps of an RTX 3090 (median error of samples/s 4 % "
-    "there, 7 % on families held out, one in ten over 20 %); not validated on other GPUs or small steps"
+    "fitted on throughputs that others measured on 31 GPUs (median error of samples/s @CARD@ on GPUs that were left "
+    "out, @FAMILY@ on families of models that were left out)"
 )
 """What a reader must know beside an estimate: the figures above in one line."""
-
 
 _RATES: Mapping[str, str] = {"float16": "fp16", "bfloat16": "bf16", "float32": "float32"}
 _TILE_ELEMENTS = 128 * 128
 """Of a product's result that one block of threads computes, as usual in cuDNN and CUTLASS."""
 
-_WINOGRAD_WINDOW = 9
-"""Filters of 3 x 3, which cuDNN may compute by Winograd's transform, though not on tensor cores in general."""
+_TILE_COLUMNS = 64
+"""Of a convolution's channels that are computed together, needed or not; the narrowest of the usual tiles."""
 
 _LEAST = 1e-6
 """In place of 0, which is of no product."""
 
-_DIRECT_GROUPS, _DIRECT_WIDTH = 32, 32
-"""Grouped convolutions in channels-last need so many groups, of at most so many channels, for a tensor-core kernel.
+_FAST_FLOAT32 = 3
+"""Products of tensor cores for one of float32 in attention (cutlass::arch::OpMultiplyAddFastF32)."""
 
-Read off timm's rows (cuDNN 8.3: RegNet takes 2 to 3 times longer than contiguous, ResNeXt does not); newer cuDNN may
-have more kernels. pytorch/pytorch issue 34977 shows the direct kernels that run instead.
-"""
+_HALVED = 512
+"""FLOP in 16 bits that tensor cores of GeForce do per multiprocessor and cycle."""
+
+_AMPERE = (8, 0)
+_VOLTA = (7, 0)
 
 
-def kernel_time_s(
-    kernel: Kernel, device: Device, precision: Precision, memory_format: MemoryFormat, constants: Constants = CONSTANTS
-) -> float:
+class Rates(NamedTuple):
+    """What of a device bounds the kernels of one type; arrays where kernels of many devices are timed at once.
+
+    Attributes:
+        bandwidth: Of the memory, in B/s.
+        cycles: Of all multiprocessors, in 1/s.
+        products: Peak rate of the type, in FLOP/s.
+        float32: Peak rate without tensor cores, in FLOP/s.
+        multiprocessors: How many.
+        launch_s: Of one kernel.
+    """
+
+    bandwidth: float
+    cycles: float
+    products: float
+    float32: float
+    multiprocessors: float
+    launch_s: float
+
+
+class Form(NamedTuple):
+    """What decides which constants are a kernel's; the numbers are in the `Kernel` and the `Rates`.
+
+    Attributes:
+        kind: One of `CLASSES`.
+        halves: Whether it computes in 16 bits.
+        on_tensor_cores: Whether its products are on tensor cores.
+        early: Whether the device is older than compute capability 8.
+        full_rate: Whether its tensor cores accumulate in float32 at full rate.
+        grouped: Whether it is a convolution in groups.
+        shared: As in `Kernel`, like the others.
+        winograd: Only where it is not on tensor cores.
+        planes: Likewise.
+        backward: Likewise.
+    """
+
+    kind: str
+    halves: bool
+    on_tensor_cores: bool
+    early: bool
+    full_rate: bool
+    grouped: bool
+    shared: bool
+    winograd: bool
+    planes: bool
+    backward: bool
+
+
+def kernel_time_s(kernel: Kernel, device: Device, precision: Precision, constants: Constants = CONSTANTS) -> float:
     """Seconds of a kernel on the device, launch included.
 
     Raises:
-        Unsupported: The device file lacks the bandwidth, the multiprocessors, or the peak rate of a type that is used.
+        Unsupported: The device file lacks the bandwidth, the multiprocessors, their clock, or the peak rate of a type
+            that is used.
     """
-    bandwidth = device.memory_bandwidth_bytes_per_s
-    if bandwidth is None:
-        raise Unsupported(_missing("memory_bandwidth_bytes_per_s", device))
-    if device.multiprocessors is None:
-        raise Unsupported(_missing("multiprocessors", device))
-    arithmetic = conversion = 0.0
-    if kernel.flops > 0:
-        peak = _peak(kernel.dtype, device, precision)
-        frac = _product_frac(kernel, device.multiprocessors, precision, memory_format, constants)
-        arithmetic = kernel.flops / (peak * frac) if kernel.kind != "depthwise" else 0.0
-    traffic = kernel.nbytes / (bandwidth * _memory_frac(kernel.kind, constants))
-    if kernel.kind == "convolution" and memory_format != "channels_last" and precision != "float32":
-        # tensor cores want channels last: cuDNN turns contiguous images round before and after
-        conversion = constants.layout_passes * kernel.layout_bytes / (bandwidth * constants.memory_frac)
+    return time_s(form_of(kernel, device, precision), kernel, rates_of(kernel, device, precision, constants), constants)
+
+
+def form_of(kernel: Kernel, device: Device, precision: Precision) -> Form:
+    """Which constants are the kernel's."""
+    capability = device.compute_capability or _AMPERE
+    halves = kernel.dtype in ("float16", "bfloat16")
+    on_tensor_cores = capability >= _VOLTA and (halves or (precision == "tf32" and kernel.dtype == "float32"))
+    return Form(
+        kernel.kind,
+        halves,
+        on_tensor_cores,
+        capability < _AMPERE,
+        on_tensor_cores and _at_full_rate(device),
+        kernel.products > 1,
+        kernel.shared,
+        kernel.winograd and not on_tensor_cores,
+        kernel.planes,
+        kernel.backward,
+    )
+
+
+def _at_full_rate(device: Device) -> bool:
+    """Whether tensor cores do more per cycle than those of GeForce, which are halved (512 FLOP in 16 bits)."""
+    peak, cycles = device.peak_fp16_flop_per_s, (device.multiprocessors or 0) * (device.boost_clock_hz or 0.0)
+    return peak is None or peak > 1.5 * _HALVED * cycles
+
+
+def rates_of(kernel: Kernel, device: Device, precision: Precision, constants: Constants = CONSTANTS) -> Rates:
+    """What bounds the kernel.
+
+    Raises:
+        Unsupported: As `kernel_time_s`.
+    """
+    values: dict[str, Any] = {}
+    needed = (
+        "memory_bandwidth_bytes_per_s",
+        "multiprocessors",
+        *(("boost_clock_hz",) if device.kind == "cuda" else ()),
+    )
+    for key in needed:
+        values[key] = getattr(device, key)
+        if values[key] is None:
+            raise Unsupported(_missing(key, device))
     launch = device.launch_overhead_s if device.launch_overhead_s is not None else constants.launch_s
-    scale = constants.scale(precision, memory_format)
-    return (max(arithmetic, traffic) + conversion) * scale + launch * kernel.launches
+    return Rates(
+        values["memory_bandwidth_bytes_per_s"] * (device.memory_ecc_frac or 1.0),
+        values["multiprocessors"] * values.get("boost_clock_hz", math.inf),  # of a CPU, memory alone is the limit
+        _peak(kernel.dtype, device, precision) if kernel.flops > 0 and kernel.kind != "depthwise" else math.inf,
+        _peak("float32", device, "float32") if kernel.kind == "depthwise" else math.inf,
+        values["multiprocessors"],
+        launch,
+    )
 
 
 def _missing(key: str, device: Device) -> str:
@@ -447,42 +567,46 @@ def _missing(key: str, device: Device) -> str:
 
 
 def _peak(dtype: str, device: Device, precision: Precision) -> float:
-    """FLOP/s of products of a type."""
+    """FLOP/s of products of a type; before tensor cores, 16 bits are computed as float32."""
     rate = "tf32" if precision == "tf32" and dtype == "float32" else _RATES.get(dtype, dtype)
     peak = device.peak_flop_per_s(rate) if rate in PRECISIONS else None
+    if peak is None and rate == "fp16" and (device.compute_capability or _AMPERE) < _VOLTA:
+        peak = device.peak_float32_flop_per_s
     if peak is None:
         raise Unsupported(_missing(f"peak_{rate}_flop_per_s", device))
     return peak
 
 
-def _product_frac(
-    kernel: Kernel, multiprocessors: int, precision: Precision, memory_format: MemoryFormat, constants: Constants
-) -> float:
-    """Share of the peak rate that a product reaches."""
-    if kernel.kind == "matmul":
-        return constants.matmul_frac * _filled(kernel.depth, constants.product_depth)
-    if kernel.kind != "convolution":
-        return constants.attention_frac
-    on_tensor_cores = kernel.dtype != "float32" or precision == "tf32"
-    transformed = kernel.window == _WINOGRAD_WINDOW and not on_tensor_cores
-    sides = _filled(kernel.columns, constants.convolution_columns) * _filled(kernel.depth, constants.product_depth)
-    tiles = float(kernel.rows) * kernel.columns * kernel.products / (_TILE_ELEMENTS * multiprocessors)
-    spread = 1.0 if kernel.shared > 0 else _filled(tiles, constants.convolution_tiles)
-    frac = (constants.winograd_frac if transformed else constants.matmul_frac) * sides * spread
-    if memory_format == "channels_last" and _has_no_tensor_kernel(kernel):
-        return min(frac, constants.direct_frac)
-    return frac
+def time_s(form: Form, kernel: Kernel, rates: Rates, constants: Constants) -> float:
+    """Seconds of a kernel, or of an array of them: plain arithmetic on the numbers of `kernel` and `rates`."""
+    per_byte = 1.0 / rates.bandwidth
+    gather = _gather(form, constants)
+    if gather:
+        per_byte = per_byte + 1.0 / (gather * (2 if form.halves else 4) * rates.cycles)
+    busy = kernel.nbytes * per_byte / _memory_frac(form.kind, constants)
+    if form.kind in _PRODUCTS:
+        busy = _larger(busy, kernel.flops / _product_rate(form, kernel, rates, constants))
+    if form.kind == "convolution" and form.halves and form.on_tensor_cores and form.planes:
+        turn = 1 / (rates.bandwidth * constants.memory_frac) + 1 / (constants.layout_gather * 2 * rates.cycles)
+        busy = busy + constants.layout_passes * kernel.layout_bytes * turn
+    if form.early and form.halves:
+        busy = busy * constants.early_halves
+    return busy + rates.launch_s * kernel.launches
 
 
-def _filled(amount: float, half: float) -> float:
-    """Share of the peak at an amount of work side by side; one half at `half`."""
-    return max(amount, _LEAST) / (max(amount, _LEAST) + half)
+_PRODUCTS = ("convolution", "depthwise", "matmul", "attention")
 
 
-def _has_no_tensor_kernel(kernel: Kernel) -> bool:
-    groups, channels = kernel.products, min(kernel.rows, kernel.columns)
-    halves = kernel.dtype in ("float16", "bfloat16")
-    return halves and groups > 1 and (groups < _DIRECT_GROUPS or channels > _DIRECT_WIDTH)
+def _larger(one: float, other: float) -> float:
+    """The larger of two numbers, or of each two of two arrays."""
+    return (one + other + abs(one - other)) / 2
+
+
+def _gather(form: Form, constants: Constants) -> float | None:
+    """Numbers per cycle that a multiprocessor moves where it, not memory, may be the limit."""
+    if form.kind == "normalisation":
+        return constants.plane_gather if form.planes else constants.pixel_gather
+    return None
 
 
 def _memory_frac(kind: str, constants: Constants) -> float:
@@ -490,12 +614,47 @@ def _memory_frac(kind: str, constants: Constants) -> float:
     own = {
         "normalisation": constants.normalisation_frac,
         "reduction": constants.reduction_frac,
-        "depthwise": constants.depthwise_frac,
+        "pooling": constants.pooling_frac,
     }
     return own.get(kind, constants.memory_frac)
 
 
-__all__ = ["CONSTANTS", "Constants", "SpeedEstimate", "count_flops", "estimate_speed", "kernels_of", "least_time_s"]
+def _product_rate(form: Form, kernel: Kernel, rates: Rates, constants: Constants) -> float:
+    """FLOP/s that a product reaches."""
+    if form.kind == "depthwise":
+        gain = 1.0 if form.planes else constants.depthwise_pixels
+        return rates.float32 * constants.depthwise_frac * gain / (constants.depthwise_backward if form.backward else 1)
+    if form.kind == "attention":
+        frac = constants.early_attention_frac if form.early else constants.attention_frac
+        return rates.products * frac / (1 if form.halves or not form.on_tensor_cores else _FAST_FLOAT32)
+    reached = rates.products * _filled(kernel.depth, constants.product_depth)
+    if form.full_rate:
+        reached = reached * constants.full_rate_frac
+    if form.kind == "matmul":
+        return reached * constants.matmul_frac
+    columns = constants.grouped_columns if form.grouped else constants.convolution_columns
+    reached = reached * _filled(kernel.columns, columns) * constants.convolution_frac
+    if not form.grouped:
+        reached = reached * kernel.columns / (-(-kernel.columns // _TILE_COLUMNS) * _TILE_COLUMNS)
+    if form.grouped:
+        reached = reached * constants.grouped_frac
+    elif form.winograd:
+        reached = reached * constants.winograd_gain
+    if form.shared:
+        return reached
+    tiles = kernel.rows * kernel.columns * kernel.products / (_TILE_ELEMENTS * rates.multiprocessors)
+    return reached * _filled(tiles, constants.convolution_tiles)
+
+
+def _filled(amount: float, half: float) -> float:
+    """Share of the peak at an amount of work side by side; one half at `half`."""
+    return (amount + _LEAST) / (amount + _LEAST + half)
+
+
+__all__ = [
+    *("CONSTANTS", "Constants", "SpeedEstimate", "count_flops", "estimate_speed", "kernels_of", "least_time_s"),
+    "speed_interval",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -505,6 +664,8 @@ class SpeedEstimate:
     Attributes:
         step_time_s: Of one optimizer step: the longer of the device's time and the host's.
         samples_per_s: Batch size over step time.
+        samples_per_s_low: The low end of the interval of `speed_interval`.
+        samples_per_s_high: The high end.
         basis: What it is, what it was fitted on and how far off that was; to be shown beside the number.
         device_time_s: Of all kernels, one after another.
         host_time_s: Of the host to ask for them.
@@ -519,6 +680,8 @@ class SpeedEstimate:
 
     step_time_s: float
     samples_per_s: float
+    samples_per_s_low: float
+    samples_per_s_high: float
     basis: str
     device_time_s: float
     host_time_s: float
@@ -553,15 +716,19 @@ def estimate_speed(recording: Recording, case: Case, device: Device, constants: 
             "roofline on this machine: bench calibrate --device cpu"
         )
     kernels, ceilings = kernels_of(recording), reckoned(device)
-    times = [kernel_time_s(kernel, ceilings, case.precision, case.memory_format, constants) for _, kernel in kernels]
+    times = [kernel_time_s(kernel, ceilings, case.precision, constants) for _, kernel in kernels]
     device_time, launches = math.fsum(times), math.fsum(kernel.launches for _, kernel in kernels)
     host_time = launches * dispatch_s(device, constants)
     step_time = max(device_time, host_time)
     classes = _sums((kernel.kind for _, kernel in kernels), times)
     phases = _sums((phase for phase, _ in kernels), times)
+    samples_per_s = case.batch_size / step_time
+    low, high = speed_interval(samples_per_s, device, case.precision, host_bound=host_time > device_time)
     return SpeedEstimate(
         step_time_s=step_time,
-        samples_per_s=case.batch_size / step_time,
+        samples_per_s=samples_per_s,
+        samples_per_s_low=low,
+        samples_per_s_high=high,
         basis=_basis(case, device, host_time > device_time),
         device_time_s=device_time,
         host_time_s=host_time,
@@ -577,6 +744,38 @@ def estimate_speed(recording: Recording, case: Case, device: Device, constants: 
 def dispatch_s(device: Device, constants: Constants = CONSTANTS) -> float:
     """Seconds of the host for each kernel: as calibrated on the device's machine, else one constant."""
     return device.calibrated_dispatch_s or constants.host_dispatch_s
+
+
+HELD: Mapping[Precision, tuple[float, float]] = {
+    "float32": (0.82, 1.2),
+    "tf32": (0.83, 1.07),
+    "fp16": (0.81, 1.26),
+    "bf16": (0.81, 1.26),
+}
+"""Between which shares of the estimate 90 % of measurements lay, on cards and families of models that were left out."""
+
+FITTED_CAPABILITIES = ((6, 1), (7, 0), (7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (12, 0))
+"""Compute capabilities of the cards that were measured. On others the interval is twice as wide, in logarithms."""
+
+HOSTS = (0.6, 3.0)
+"""Likewise, where the host decides: published profiles have 5 to 25 us for each kernel, and the constant is 15 us."""
+
+
+def speed_interval(
+    samples_per_s: float, device: Device, precision: Precision, *, host_bound: bool = False
+) -> tuple[float, float]:
+    """What holds the measured samples/s in nine of ten cases: `(low, high)`.
+
+    Args:
+        samples_per_s: As estimated.
+        device: Whether cards of its compute capability were measured decides with the precision.
+        precision: Of the case.
+        host_bound: Whether the host decides the step's time.
+    """
+    low, high = HOSTS if host_bound else HELD[precision]
+    if device.compute_capability not in FITTED_CAPABILITIES:
+        low, high = low**2, high**2
+    return samples_per_s * low, samples_per_s * high
 
 
 def kernels_of(recording: Recording) -> list[tuple[str, Kernel]]:
@@ -636,8 +835,8 @@ def _basis(case: Case, device: Device, host_bound: bool) -> str:
             words.append(f"not calibrated for {case.precision}")
         return "; ".join([*words, *(["limited by the host"] if host_bound else [])])
     words = [f"roofline of recorded kernels on {device.name}, {FITTED_ON}"]
-    if case.precision not in ("fp16", "bf16"):
-        words.append(f"not validated for {case.precision}")
+    if device.compute_capability not in FITTED_CAPABILITIES:
+        words.append("no card of its compute capability was measured, so the interval is twice as wide")
     if host_bound:
-        words.append("limited by the host, at a constant time per kernel that was not fitted")
+        words.append("limited by the host, whose time per kernel is one constant and differs by a factor of 5")
     return "; ".join(words)

@@ -188,6 +188,8 @@ class Estimate:
     estimated_fit: str | None = None  # fits, may not fit, does not fit; null if the device's memory is unknown
     estimated_step_time_s: float | None = None
     estimated_samples_per_s: float | None = None
+    estimated_samples_per_s_low: float | None = None  # the ends of an interval that held 90 % of left-out measurements
+    estimated_samples_per_s_high: float | None = None
     estimated_speed_basis: str | None = None  # how the time was estimated and how far off that was known to be
     step_flop: int | None = column(None, title="arithmetic per step")  # of its products, as torch's own counter counts
     peak_flop_per_s: float | None = column(None, title="peak rate")  # the device's, dense, at the case's precision

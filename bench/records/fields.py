@@ -51,6 +51,7 @@ UNITS: Mapping[str, Unit] = {
     ),
     "_flop": Unit(format_flop, format_flop, _FLOP),
     "_per_s": Unit(format_rate, lambda value: format_rate(value, "samples"), _RATES),
+    **dict.fromkeys(("_per_s_low", "_per_s_high"), Unit(format_rate)),  # the ends of a rate's interval
     "_s": Unit("{:g} s".format, format_seconds, _SECONDS),
     "_frac": Unit(format_frac, lambda value: format_frac(value).removeprefix("+"), {"%": 0.01}),
     "_j": Unit("{:g} J".format, spellings={"j": 1}),

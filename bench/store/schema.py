@@ -8,7 +8,8 @@ History of the format (the number stands in each file's metadata as `bench.schem
   `gradient_noise`, `gradient_noise_*`, `nvml_error`, `in_process`, `compilation_s`, `allocator_in_force`,
   `device_memory_bytes` and `device_memory_allowed_bytes` in runs,
   `estimated_device_low_bytes`, `estimated_device_high_bytes`, `estimated_device_basis`, `estimated_fit`,
-  `estimated_speed_basis`, `step_flop`, `peak_flop_per_s` and `least_step_time_s` in estimates.
+  `estimated_samples_per_s_low`, `estimated_samples_per_s_high`, `estimated_speed_basis`, `step_flop`, `peak_flop_per_s`
+  and `least_step_time_s` in estimates.
   A hash of a part's notes (`bench.notes_sha256` in its metadata) came later as well; without it they are not checked.
 """
 

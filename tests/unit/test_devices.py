@@ -94,6 +94,7 @@ def test_gpu_states_what_the_estimators_need(name: str) -> None:
         "gpu_uuid_hash",
         *MEASURED_KEYS,
         *CALIBRATED_KEYS,
+        "memory_ecc_frac",
     }
     assert set(CHECKS) - optional <= set(_known(load_device(name)))
 
