@@ -149,9 +149,7 @@ def fit_calibration(
 def step_time_s(kernels: Mapping[Kernel, int], case: Case, device: Device) -> float:
     """Seconds of a step of these kernels, as `estimate_speed` has it of a recording."""
     ceilings = reckoned(device)
-    times = (
-        count * kernel_time_s(kernel, ceilings, case.precision) for kernel, count in kernels.items()
-    )
+    times = (count * kernel_time_s(kernel, ceilings, case.precision) for kernel, count in kernels.items())
     launches = math.fsum(count * kernel.launches for kernel, count in kernels.items())
     return max(math.fsum(times), launches * dispatch_s(device))
 
