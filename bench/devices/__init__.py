@@ -115,11 +115,14 @@ def match_device(gpu_name: str, total_memory_bytes: int | None = None) -> Device
             (a virtual one, an 8 GB RTX 3060) from matching.
 
     Returns:
-        The device, or None if none matches or more than one does.
+        The device, or None if none matches or more than one does. Of several, the one that is called so goes before
+        those that have the name as an alias: without its memory, an RTX 3080 is the one with 10 GB.
     """
     found = [
         device for device in map(_load_packaged, list_devices()) if describes(device, gpu_name, total_memory_bytes)
     ]
+    if len(found) > 1:  # a rarer board of the same name has that name among its aliases only
+        found = [device for device in found if _comparable(device.gpu_name) == _comparable(gpu_name)]
     return found[0] if len(found) == 1 else None
 
 

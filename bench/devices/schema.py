@@ -47,7 +47,7 @@ class Device:
         peak_tf32_flop_per_s: Tensor cores, dense.
         peak_bf16_flop_per_s: Tensor cores, dense, accumulating in float32.
         peak_fp16_flop_per_s: Tensor cores, dense, accumulating in float32 as torch does; GeForce does half as many
-            so as when accumulating in fp16.
+            so as when accumulating in fp16. Without tensor cores (before Volta), that of float32.
         power_limit_w: The default limit.
         cublas_workspace_bytes: What torch allocates a cuBLAS handle and stream.
         context_bytes: CUDA context and loaded modules; absent until measured.

@@ -23,6 +23,7 @@ _CORES_PER_MULTIPROCESSOR = {
     (10, 0): 128,
     (10, 3): 128,
     (12, 0): 128,
+    (12, 1): 128,
 }
 """float32 lanes by compute capability: CUDA C++ Programming Guide, throughput of native arithmetic instructions."""
 
@@ -34,7 +35,9 @@ _TENSOR_FLOP_PER_CYCLE = {
     (8, 9): 1024,
     (9, 0): 4096,
     (10, 0): 8192,
+    (10, 3): 8192,
     (12, 0): 1024,
+    (12, 1): 1024,
 }
 """Dense fp16 products accumulated in float32, of one multiprocessor and cycle: NVIDIA's architecture whitepapers, and
 what the device files of this package come to. GeForce cards do half as many; those called GTX have no tensor cores."""
@@ -112,6 +115,8 @@ def _note_rates(note: Note, values: Mapping[str, Any]) -> None:
     if cores:
         note("peak_float32_flop_per_s", 2.0 * cores * count * clock_hz, "derived: 2 x cores x maximum clock")
     name = str(values["gpu_name"]).casefold()
+    if known < (7, 0) and "peak_float32_flop_per_s" in values:
+        note("peak_fp16_flop_per_s", values["peak_float32_flop_per_s"], "derived: that of float32; no tensor cores")
     per_cycle = None if "gtx" in name else _TENSOR_FLOP_PER_CYCLE.get(known)
     if per_cycle is None:
         return
