@@ -257,14 +257,14 @@ def test_what_is_kept_is_estimated_without_torch_and_to_the_same_byte(folder: Pa
     "found",
     [
         ({16: (1, 2)},),
-        ({16: kept.Unlimited(1, "2")},),  # type: ignore[arg-type]
+        ({16: kept.Unlimited(1, 1, "2")},),  # type: ignore[arg-type]
         ({}, {16: True}),
         ({}, {}, {(1, 2): "3"}),
         ({}, {}, {}, [4]),
     ],
 )
 def test_only_whole_trials_come_back(folder: Path, found: tuple[Any, ...]) -> None:
-    whole = kept.Trials({16: kept.Unlimited(1, 2)}, {(16, 5): True}, {(5, 16): None}, {1})
+    whole = kept.Trials({16: kept.Unlimited(1, 1, 2)}, {(16, 5): True}, {(5, 16): None}, {1})
     kept.keep("a", whole)
     assert kept.load("a") == whole
     kept.keep("a", kept.Trials(*found))
