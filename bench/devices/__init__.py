@@ -98,7 +98,9 @@ class UnknownDeviceError(UnknownNameError):
         meant = {name: name for name in list_devices()}
         for device in map(_load_packaged, list_devices()):
             meant |= dict.fromkeys(_comparable_names(device), device.name)
-        near = dict.fromkeys(meant[name] for name in nearest(_comparable(given), meant, count=6))
+        wanted = _comparable(given)
+        variants = [device for name, device in meant.items() if wanted and wanted in name]
+        near = dict.fromkeys([*variants, *(meant[name] for name in nearest(wanted, meant, count=6))])
         remedy = "For another GPU, run bench env --device-file mine.toml on a machine that has it, then use mine.toml"
         super().__init__("device", given, [], matches=list(near)[:3], remedy=remedy)
 

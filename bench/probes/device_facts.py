@@ -40,7 +40,8 @@ _TENSOR_FLOP_PER_CYCLE = {
     (12, 1): 1024,
 }
 """Dense fp16 products accumulated in float32, of one multiprocessor and cycle: NVIDIA's architecture whitepapers, and
-what the device files of this package come to. GeForce cards do half as many; those called GTX have no tensor cores."""
+what the device files of this package come to. GeForce cards and the A10G do half as many; those called GTX have no
+tensor cores."""
 
 Note = Callable[[str, Any, str], None]
 
@@ -120,9 +121,9 @@ def _note_rates(note: Note, values: Mapping[str, Any]) -> None:
     per_cycle = None if "gtx" in name else _TENSOR_FLOP_PER_CYCLE.get(known)
     if per_cycle is None:
         return
-    half = "geforce" in name
+    half = "geforce" in name or name.endswith("a10g")
     per_cycle = per_cycle // 2 if half else per_cycle
-    of = f"compute capability {'.'.join(map(str, known))}" + (" and a GeForce, which does half" if half else "")
+    of = f"compute capability {'.'.join(map(str, known))}" + (" and a board that does half" if half else "")
     kinds = (("fp16", 1.0), ("bf16", 1.0), ("tf32", 0.5)) if known >= (8, 0) else (("fp16", 1.0),)
     for kind, share in kinds:
         rate = per_cycle * share

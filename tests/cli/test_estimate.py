@@ -105,7 +105,7 @@ def test_the_table_says_where_memory_goes_and_whether_it_fits() -> None:
     ("arguments", "message"),
     [
         (["estimate"], "give --model NAME (bench list models) or a configuration"),
-        (["estimate", "--model", "mlp", "--device", "h20"], 'unknown device "h20". Nearest: h200'),
+        (["estimate", "--model", "mlp", "--device", "h2000"], 'unknown device "h2000". Nearest: h200'),
         (["estimate", "--model", "mlp", "--device", "/nowhere.toml"], "/nowhere.toml"),
         (["estimate", "configs/gpu.toml", "--model", "mlp"], "CONFIG cannot be combined with --model"),
         (["fit", "--model", "mlp", "--model", "resnet18"], "fit works on one case at a time; these axes give 2"),

@@ -34,10 +34,15 @@ from tests.each import each
 GIB = 1 << 30
 ALL = list_devices()
 GPUS = [name for name in ALL if name != "cpu"]
-ASKED_FOR = """h200 h100_sxm h100_pcie a100_40gb a100_80gb l4 l40s t4 v100_16gb v100_32gb a10
-    rtx3060 rtx3090 rtx4060 rtx4090 rtx5090 cpu"""
+ASKED_FOR = """cpu p4 p100 gtx1080ti titan_v titan_rtx rtx2080ti quadro_rtx5000 quadro_rtx6000 quadro_rtx8000
+    v100_16gb v100_16gb_pcie v100_32gb v100_32gb_pcie v100_32gb_sxm3 v100s t4 rtx3060 rtx3070 rtx3080 rtx3080_12gb
+    rtx3080ti rtx3090 rtx3090ti rtx_a4000 rtx_a4500 rtx_a5000 rtx_a5500 rtx_a6000 a10 a10g a40 a100_40gb
+    a100_40gb_pcie a100_80gb a100_80gb_pcie a800_80gb a800_80gb_pcie rtx4060 rtx4070 rtx4070_super rtx4070ti
+    rtx4070ti_super rtx4080 rtx4080_super rtx4090 rtx6000_ada l4 l40s h20 h100_sxm h100_pcie h100_nvl h200 gh200
+    rtx5070 rtx5070ti rtx5080 rtx5090 rtx_pro_6000 rtx_pro_6000_maxq rtx_pro_6000_server b200 b300 gb200 gb300 gb10"""
+"""What people train on, rent and own in 2026, and every card of the public measurements that estimates are tested on."""
 TENSOR_FLOP_PER_CYCLE = {7: 1024, 8: 1024, 9: 4096, 10: 8192, 12: 1024}
-"""Of one multiprocessor in fp16, accumulating in float32, by major compute capability; GeForce does half, 8.0 twice."""
+"""Of one multiprocessor in fp16, accumulating in float32, by major compute capability; see `_tensor_share`."""
 
 
 def _known(device: Device) -> dict[str, object]:
@@ -112,22 +117,30 @@ def test_bandwidth_is_bus_width_times_data_rate(name: str) -> None:
 
 @each("name", GPUS)
 def test_tensor_peaks_are_dense_and_follow_the_architecture(name: str) -> None:
-    """The newest data-centre GPUs are rated up to 8 % below the boost clock; sparse rates are twice as high."""
+    """Data-centre GPUs are rated up to 14 % below the boost clock; sparse rates are twice as high."""
     device = load_device(name)
     assert device.multiprocessors and device.boost_clock_hz and device.compute_capability
     assert device.peak_fp16_flop_per_s
-    if device.compute_capability < (7, 0):
-        assert device.peak_fp16_flop_per_s == device.peak_float32_flop_per_s  # no tensor cores
-        assert (device.peak_bf16_flop_per_s, device.peak_tf32_flop_per_s) == (None, None)
-        return
-    factor = 0.5 if "GeForce" in device.gpu_name else 2 if device.compute_capability == (8, 0) else 1
-    per_cycle = factor * TENSOR_FLOP_PER_CYCLE[device.compute_capability[0]] * device.multiprocessors
-    assert device.peak_fp16_flop_per_s == pytest.approx(per_cycle * device.boost_clock_hz * 0.97, rel=0.05)
+    if device.compute_capability < (7, 0):  # no tensor cores
+        assert device.peak_fp16_flop_per_s == device.peak_float32_flop_per_s
+    else:
+        per_cycle = TENSOR_FLOP_PER_CYCLE[device.compute_capability[0]] * _tensor_share(device)
+        highest = per_cycle * device.multiprocessors * device.boost_clock_hz
+        assert 0.86 * highest < device.peak_fp16_flop_per_s < 1.02 * highest
     if device.compute_capability >= (8, 0):
         assert device.peak_bf16_flop_per_s == device.peak_fp16_flop_per_s
         assert device.peak_tf32_flop_per_s == pytest.approx(device.peak_fp16_flop_per_s / 2, rel=0.02)
     else:
         assert (device.peak_bf16_flop_per_s, device.peak_tf32_flop_per_s) == (None, None)
+
+
+def _tensor_share(device: Device) -> float:
+    """What a chip's tensor cores do of `TENSOR_FLOP_PER_CYCLE`: less on GeForce and the like, twice on 8.0."""
+    if device.name == "h20":
+        return 0.25
+    if device.compute_capability == (8, 0):
+        return 2
+    return 0.5 if "GeForce" in device.gpu_name or device.name == "a10g" else 1
 
 
 @each("name", GPUS)
@@ -186,7 +199,11 @@ def test_driver_s_name_and_either_total_find_the_device(name: str) -> None:
         ("NVIDIA GeForce RTX 3060", 8.0, None),
         ("NVIDIA GeForce RTX 4060 Ti", None, None),
         ("NVIDIA GeForce RTX 4060 Laptop GPU", 8.0, None),
-        ("NVIDIA A10G", 22.0, None),
+        ("NVIDIA GeForce RTX 3080", 9.8, "rtx3080"),
+        ("NVIDIA GeForce RTX 3080", 11.8, "rtx3080_12gb"),
+        ("NVIDIA GeForce RTX 3080", None, "rtx3080"),
+        ("NVIDIA RTX 6000 Ada Generation", 47.4, "rtx6000_ada"),
+        ("NVIDIA A10G", 22.0, "a10g"),
         ("NVIDIA A10", 10.0, None),
         ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", 4.8, None),
         ("NVIDIA H200 NVL", 140.0, None),
@@ -213,7 +230,8 @@ def test_device_is_loaded_by_any_spelling(name: str) -> None:
         ("rtx4091", 'unknown device "rtx4091". Nearest: rtx4090, '),
         ("h300", 'unknown device "h300". Nearest: h200, '),
         ("NVIDIA GeForce RTX 4090 Laptop GPU", 'unknown device "NVIDIA GeForce RTX 4090 Laptop GPU". Nearest: rtx'),
-        ("NVIDIA H100 NVL", 'unknown device "NVIDIA H100 NVL". Nearest: h100_pcie'),
+        ("NVIDIA H200 NVL", 'unknown device "NVIDIA H200 NVL". Nearest: h'),
+        ("3090", 'unknown device "3090". Nearest: rtx3090, '),
         ("gameboy", 'unknown device "gameboy". List them: '),
     ],
 )
@@ -363,9 +381,7 @@ def _like(name: str, gpu_name: str | None = None, **changes: object) -> Device:
 
 
 @given(
-    name=st.sampled_from(
-        [load_device(name).gpu_name for name in GPUS] + ["NVIDIA RTX A6000", "Graphics Device", "GPU 0"]
-    ),
+    name=st.sampled_from([load_device(name).gpu_name for name in GPUS] + ["Graphics Device", "GPU 0"]),
     memory_bytes=st.integers(1 << 28, 1 << 40),
     multiprocessors=st.integers(1, 200),
     capability=st.sampled_from([(6, 0), (7, 5), (8, 0), (8, 6), (9, 0), (10, 3), (12, 1), (99, 9)]),
@@ -416,7 +432,7 @@ def test_a_gpu_that_a_file_describes_gets_the_rated_peaks_of_that_file(name: str
         (_like("a100_40gb", "NVIDIA A100-SXM4-40GB MIG 1g.5gb", multiprocessors=14), "there is no device file for it"),
         (_like("rtx4090", "NVIDIA GeForce RTX 4090 Laptop GPU", multiprocessors=76), "there is no device file for it"),
         (_like("rtx4090", "NVIDIA GeForce RTX 4090 D", multiprocessors=114), "there is no device file for it"),
-        (_like("h100_pcie", "NVIDIA H100 NVL", multiprocessors=132), "there is no device file for it"),
+        (_like("h200", "NVIDIA H200 NVL", multiprocessors=132), "there is no device file for it"),
         (_like("rtx3060", "NVIDIA GeForce RTX 3050", memory_bytes=12 * GIB), "there is no device file for it"),
         (_like("t4", compute_capability=(8, 0)), "compute capability 7.5 but the GPU has compute capability 8.0"),
     ],
