@@ -84,11 +84,31 @@ def format_duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def format_span(seconds: float) -> str:
+    """A length of time however short: `12.3 ms`, `4.10 s`, `3 min 05 s`."""
+    return format_seconds(seconds) if seconds < 59.5 else format_duration(seconds)
+
+
 def format_rate(per_second: float | None, what: str = "") -> str:
     """A rate with three significant digits and thousands separated: `12,300 samples/s`; unknown prints as a dash."""
     if per_second is None or math.isnan(per_second):
         return MISSING
     return f"{_three_digits(per_second)}{f' {what}/s' if what else ''}"
+
+
+def format_energy(joules: float | None) -> str:
+    """Energy with three significant digits: `45.0 Wh`, `1.20 kWh`; unknown prints as a dash."""
+    if joules is None or math.isnan(joules):
+        return MISSING
+    hours = joules / 3600
+    return f"{_three_digits(hours / 1000)} kWh" if abs(hours) >= 999.5 else f"{_three_digits(hours)} Wh"
+
+
+def format_money(amount: float | None) -> str:
+    """An amount in whatever currency: `12.40`, or three significant digits below 0.1; unknown prints as a dash."""
+    if amount is None or math.isnan(amount):
+        return MISSING
+    return f"{amount:,.2f}" if abs(amount) >= 0.1 or amount == 0 else f"{amount:.3g}"
 
 
 def format_count(count: float | None) -> str:

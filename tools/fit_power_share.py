@@ -1,6 +1,6 @@
 """What of its power limit a GPU draws in training: `python tools/fit_power_share.py power_resnet50_zeus.csv`.
 
-Prints the figures of `bench.estimators.choosing.POWER_SHARE`: the median of each GPU, the median of those, the extremes.
+Prints the figures of `bench.estimators.choosing.POWER_SHARE`: the median of each GPU, of those, and the extremes.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ def main(path: Path) -> None:
     rows = rows[~rows["note"].fillna("").str.contains("power limit lowered")]
     shares = rows["average_power_w"] / rows["power_limit_w"]
     medians = shares.groupby(rows["gpu"]).median()
-    print(medians.to_string())
-    print(f"{len(rows)} rows: {medians.median():.3f} ({shares.min():.3f} to {shares.max():.3f})")
+    click.echo(medians.to_string())
+    click.echo(f"{len(rows)} rows: {medians.median():.3f} ({shares.min():.3f} to {shares.max():.3f})")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import click
 
 from bench.cli.axes import batch_size_option, read_cases, with_axes, workspaces_option
 from bench.cli.options import (
+    complete_devices,
     config_argument,
     device_file_option,
     json_option,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from bench.devices import Device
     from bench.estimators.timeline import Timeline
     from bench.records import Case, Estimate
+    from bench.report.drawing import Drawing
 
 
 MOST_PRINTED = 10
@@ -107,26 +109,26 @@ def _place(parting: dict[str, Any]) -> str:
     return "setup" if parting["step"] == 0 else f"step {parting['step']}, {parting['phase']}"
 
 
-def check_target(target: Path) -> None:
-    """Check that the figure can be written, before it is drawn.
+def check_target(target: Path, option: str) -> None:
+    """Check that the figure that an option asks for can be written, before it is drawn.
 
     Raises:
         BenchError: The suffix is not supported, or the folder is missing or not writable.
     """
     from bench.errors import BenchError
-    from bench.report.timeline import SUFFIXES
+    from bench.report.drawing import SUFFIXES
 
     if target.suffix.lower() not in SUFFIXES:
         given = f'unsupported format "{target.suffix}"' if target.suffix else "the name has no suffix"
-        raise BenchError(f"--timeline {target}: {given}; use {', '.join(SUFFIXES)}")
+        raise BenchError(f"{option} {target}: {given}; use {', '.join(SUFFIXES)}")
     if target.is_dir():
-        raise BenchError(f"--timeline {target}: is a folder; name a file")
+        raise BenchError(f"{option} {target}: is a folder; name a file")
     folder = target.parent
     if not folder.is_dir():
-        raise BenchError(f"--timeline {target}: folder {folder} does not exist; create it: mkdir -p {folder}")
+        raise BenchError(f"{option} {target}: folder {folder} does not exist; create it: mkdir -p {folder}")
     for path in (target, numbers_path(target)):
         if not os.access(path if path.exists() else folder, os.W_OK):
-            raise BenchError(f"--timeline {target}: {path} is not writable; choose another file")
+            raise BenchError(f"{option} {target}: {path} is not writable; choose another file")
 
 
 def check_single(cases: Sequence[Case], devices: Sequence[str]) -> None:
@@ -143,6 +145,22 @@ def check_single(cases: Sequence[Case], devices: Sequence[str]) -> None:
 def numbers_path(target: Path) -> Path:
     """The CSV file with the numbers of a figure."""
     return target.with_suffix(".csv")
+
+
+def write_drawing(drawing: Drawing, target: Path, option: str) -> None:
+    """Write a figure that an option asks for to a file that `check_target` has passed, and its numbers next to it.
+
+    Raises:
+        BenchError: A file cannot be written.
+    """
+    from bench.errors import BenchError
+    from bench.report.drawing import render_drawing, to_csv
+
+    try:
+        target.write_bytes(render_drawing(drawing, target.suffix.lower()))
+        numbers_path(target).write_text(to_csv(drawing.numbers), encoding="utf-8")
+    except OSError as error:
+        raise BenchError(f"{option} {target}: cannot be written ({error.strerror or error})") from error
 
 
 def write_timeline(case: Case, device: Device, target: Path, *, workspaces: bool) -> dict[str, Any]:
@@ -163,19 +181,14 @@ def write_timeline(case: Case, device: Device, target: Path, *, workspaces: bool
     from bench.client import timeline_in_child
     from bench.errors import BenchError
     from bench.launchers import LocalLauncher
-    from bench.report.drawing import to_csv
-    from bench.report.timeline import draw_timeline, render_drawing
+    from bench.report.timeline import draw_timeline
 
     try:
         timeline = timeline_in_child(LocalLauncher(), case, device, workspaces=workspaces)
     except BenchError as error:
         raise BenchError(f"--timeline: {error}") from error
     drawing = draw_timeline(timeline, _words(case), device.name)
-    try:
-        target.write_bytes(render_drawing(drawing, target.suffix.lower()))
-        numbers_path(target).write_text(to_csv(drawing.numbers), encoding="utf-8")
-    except OSError as error:
-        raise BenchError(f"--timeline {target}: cannot be written ({error.strerror or error})") from error
+    write_drawing(drawing, target, "--timeline")
     return _describe(timeline, target, drawing.alt)
 
 
@@ -238,7 +251,11 @@ _MEMORY = (
 @with_axes
 @batch_size_option
 @click.option(
-    "--device", "devices", multiple=True, help="Device, by name or file (bench list devices) [h200]. Repeatable."
+    "--device",
+    "devices",
+    multiple=True,
+    shell_complete=complete_devices,
+    help="Device, by name or file (bench list devices) [h200]. Repeatable.",
 )
 @device_file_option
 @memory_option
@@ -295,7 +312,7 @@ def estimate(
     named = {name: load_device(name) for name in devices or (() if device_files else ("h200",))} | device_files
     named = _as_cards(named, memory_limit(config, overrides, memory_bytes))
     if timeline is not None:
-        check_target(timeline)
+        check_target(timeline, "--timeline")
     cases = read_cases(config, overrides, axes)
     if timeline is not None:
         check_single(cases, list(named))

@@ -1,7 +1,7 @@
 """Which GPU: one step on many GPUs, each at the batch that `bench fit` recommends there, by time, energy or cost.
 
-`place_apart` asks the estimators about each GPU, `rank` computes what follows and puts it in order. A GPU whose interval
-overlaps with another's is not told from it: its rank is a range.
+`place_apart` asks the estimators about each GPU, `rank` computes what follows and puts it in order. A GPU whose
+interval overlaps with another's is not told from it: its rank is a range.
 
 Time is that of the steps alone, on images that lie on the device. Energy is that of the board alone: time x the power
 limit of the device's file x the share of it that training draws, `POWER_SHARE`. Left out: reading and decoding images,
@@ -10,12 +10,13 @@ evaluation, more GPUs than one, the host's own power, and clocks that a card can
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, NamedTuple, get_args
 
-from bench.devices import Device
-from bench.errors import BenchError, Unsupported
+from bench.devices import Device, list_devices, load_device
+from bench.errors import BenchError, ConfigError, Unsupported
 from bench.estimators import kept
 from bench.estimators.collector import collector_off
 from bench.estimators.fitting import LADDER_START, recommend_batch
@@ -38,13 +39,19 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    def times(self, other: Interval | float) -> Interval:
+        """The product with a figure above 0, whose ends may come together with its own."""
+        factors = other if isinstance(other, Interval) else Interval(other, other, other)
+        return Interval(self.point * factors.point, self.low * factors.low, self.high * factors.high)
+
 
 POWER_SHARE = Interval(0.845, 0.607, 0.913)
 """Of its power limit, what a board drew on average in training: the median of four GPUs' medians, and the extremes.
 
-From 29 rows of `power_resnet50_zeus.csv` (ml-energy/zeus) whose limit was not lowered: ResNet-50 in float32 at batches of
-8 to 512 on V100 PCIe (0.89 in the median), Quadro RTX 6000 (0.89), A40 (0.80) and P100 (0.64). `tools/fit_power_share.py`
-prints these figures. No other model, no 16-bit type and no card under 250 W or over 300 W has been checked.
+From 29 rows of `power_resnet50_zeus.csv` (ml-energy/zeus) whose limit was not lowered: ResNet-50 in float32 at batches
+of 8 to 512 on V100 PCIe (0.89 in the median), Quadro RTX 6000 (0.89), A40 (0.80) and P100 (0.64).
+`tools/fit_power_share.py` prints these figures. No other model, no 16-bit type and no card under 250 W or over 300 W
+has been checked.
 """
 
 POWER_BASIS = (
@@ -108,30 +115,56 @@ def place(case: Case, device: Device, *, fraction: float, workspaces: bool) -> P
         NotKept: Something would have to be recorded, and is not to be.
         Exception: Whatever the case's model, optimizer or data set raises.
     """
+    known = load_placement(case, device, fraction=fraction, workspaces=workspaces)
+    if known is not None:
+        return known
     found = Placement(device.name, device.power_limit_w)
     least, own = LEAST_CAPABILITY.get(case.precision), device.compute_capability
     if least and own and own < least:
         has = ".".join(map(str, own))
-        return replace(found, reason=f"no {case.precision}: it needs compute capability {least[0]}.{least[1]}, not {has}")
+        return replace(
+            found, reason=f"no {case.precision}: it needs compute capability {least[0]}.{least[1]}, not {has}"
+        )
     try:
         with collector_off():
             target = Target.of(device, workspaces=workspaces, allocator=case.allocator)
             rung = recommend_batch(case, target, fraction)
             if rung is None:
-                return replace(found, reason=f"does not fit: no batch takes at most {fraction:.0%} of its memory")
+                return replace(
+                    found, reason=f"does not fit: no batch stays within {fraction * 100:.0f} % of its memory"
+                )
             names = {field.name for field in fields(Placement)}
             found = replace(found, **{name: value for name, value in asdict(rung).items() if name in names})
             at = replace(case, batch_size=rung.batch_size)
             speed = estimate_speed(kept.recording_of(at, target.machine, shared=True), at, device)
     except BenchError as error:
         return replace(found, reason=str(error))
-    return replace(
+    found = replace(
         found,
         samples_per_s=speed.samples_per_s,
         samples_per_s_low=speed.samples_per_s_low,
         samples_per_s_high=speed.samples_per_s_high,
         speed_basis=speed.basis,
     )
+    kept.keep(_key_of(case, target, fraction), asdict(found))
+    return found
+
+
+def load_placement(case: Case, device: Device, *, fraction: float, workspaces: bool) -> Placement | None:
+    """What `place` found earlier where it could fill all fields; None if that is not kept."""
+    try:
+        held = kept.load(_key_of(case, Target.of(device, workspaces=workspaces, allocator=case.allocator), fraction))
+    except BenchError:  # which `place` says
+        return None
+    if not isinstance(held, dict) or held.keys() != {field.name for field in fields(Placement)}:
+        return None
+    return Placement(**held)
+
+
+def _key_of(case: Case, target: Target, fraction: float) -> str | None:
+    if target.device.compute_capability is None:
+        return None
+    return kept.placement_key(case, target.device, target.settings, workspaces=target.workspaces, fraction=fraction)
 
 
 def place_apart(
@@ -154,7 +187,14 @@ def place_apart(
         Unsupported: The step cannot be traced, whatever the GPU.
         Exception: Whatever the case's model, optimizer or data set raises when it is recorded.
     """
-    refused = _record_first(case, devices, workspaces=workspaces)
+    left = list[Device]()
+    for device in devices:
+        known = load_placement(case, device, fraction=fraction, workspaces=workspaces)
+        if known is None:
+            left.append(device)
+        else:
+            yield known
+    refused = _record_first(case, left, workspaces=workspaces)
     for device in refused:
         yield Placement(device.name, device.power_limit_w, reason=refused[device])
 
@@ -167,8 +207,8 @@ def place_apart(
     work: Work[Device] = Work(
         do, lambda device: False, lambda device: case.model, lambda device: f"{case} on {device}", timeout_s
     )
-    open_ = [device for device in devices if device not in refused]
-    for device, answer in work_apart(work, [open_[place::workers] for place in range(workers)], workers):
+    open_ = [device for device in left if device not in refused]
+    for device, answer in work_apart(work, [open_[first::workers] for first in range(workers)], workers):
         if answer is not None:
             yield answer if not isinstance(answer, Lost) else Placement(device.name, reason=answer.reason)
 
@@ -206,16 +246,10 @@ class Offer:
         rank_worst: The last rank that it may have.
         unclear_with: The GPUs whose interval overlaps with its own.
         placement: Batch, memory and speed.
-        time_s: For the samples.
-        time_low_s: Its low end.
-        time_high_s: Its high end.
-        energy_j: Of the board for the samples; None where the power limit is unknown.
-        energy_low_j: Its low end.
-        energy_high_j: Its high end.
+        time_s: Seconds for the samples.
+        energy_j: Joules of the board for the samples; None where the power limit is unknown.
         price_per_h: As given; None where no price is.
-        cost: Of the samples, in the currency of the prices.
-        cost_low: Its low end.
-        cost_high: Its high end.
+        cost: Of the samples, in the currency of the prices; None where no price is given.
     """
 
     device: str
@@ -224,16 +258,10 @@ class Offer:
     rank_worst: int
     unclear_with: tuple[str, ...]
     placement: Placement
-    time_s: float
-    time_low_s: float
-    time_high_s: float
-    energy_j: float | None
-    energy_low_j: float | None
-    energy_high_j: float | None
+    time_s: Interval
+    energy_j: Interval | None
     price_per_h: float | None
-    cost: float | None
-    cost_low: float | None
-    cost_high: float | None
+    cost: Interval | None
 
     @property
     def is_clear(self) -> bool:
@@ -247,12 +275,7 @@ class Offer:
 
     def figure(self, by: By) -> Interval | None:
         """What it is ranked by: seconds, joules, or money."""
-        ends = {
-            "time": (self.time_s, self.time_low_s, self.time_high_s),
-            "energy": (self.energy_j, self.energy_low_j, self.energy_high_j),
-            "cost": (self.cost, self.cost_low, self.cost_high),
-        }[by]
-        return None if ends[0] is None else Interval(*ends)  # type: ignore[arg-type]  # all three or none
+        return {"time": self.time_s, "energy": self.energy_j, "cost": self.cost}[by]
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +308,11 @@ class Ranking:
         if first.is_clear:
             return f"{first.device} is the {best}"
         others = len(first.unclear_with)
-        alike = f"{first.unclear_with[0]}, whose interval overlaps" if others == 1 else f"{others} others, whose intervals overlap"
+        alike = (
+            f"{first.unclear_with[0]}, whose interval overlaps"
+            if others == 1
+            else f"{others} others, whose intervals overlap"
+        )
         return f"{first.device} is estimated to be the {best}, but cannot be told from {alike} with its own"
 
     @property
@@ -336,9 +363,19 @@ def _offer(placement: Placement, samples: int, price: float | None) -> Offer | N
         return None
     time = Interval(samples / rate, samples / high, samples / low)
     limit = placement.power_limit_w
-    energy = [None] * 3 if limit is None else [s * limit * share for s, share in zip(time, POWER_SHARE, strict=True)]
-    cost = [None] * 3 if price is None else [s / 3600 * price for s in time]
-    return Offer(placement.device, 0, 0, 0, (), placement, *time, *energy, price, *cost)
+    energy = None if limit is None else time.times(POWER_SHARE).times(limit)
+    return Offer(
+        placement.device,
+        0,
+        0,
+        0,
+        (),
+        placement,
+        time,
+        energy,
+        price,
+        None if price is None else time.times(price / 3600),
+    )
 
 
 def _ordered(offers: Sequence[Offer], by: By) -> Iterator[Offer]:
@@ -351,13 +388,43 @@ def _ordered(offers: Sequence[Offer], by: By) -> Iterator[Offer]:
         alike = tuple(
             other.device
             for other in in_order
-            if other is not offer
-            and figures[other.device].low <= own.high
-            and own.low <= figures[other.device].high
+            if other is not offer and figures[other.device].low <= own.high and own.low <= figures[other.device].high
         )
-        yield replace(
-            offer, rank=place, rank_best=before + 1, rank_worst=len(figures) - after, unclear_with=alike
-        )
+        yield replace(offer, rank=place, rank_best=before + 1, rank_worst=len(figures) - after, unclear_with=alike)
+
+
+def list_gpus() -> list[Device]:
+    """Every GPU of the package."""
+    return [device for device in map(load_device, list_devices()) if device.kind == "cuda"]
+
+
+def check_prices(given: Sequence[tuple[str, str, object]], own: Sequence[Device] = ()) -> dict[str, float]:
+    """Prices for an hour by the GPUs' names; of two for one GPU the later counts.
+
+    Args:
+        given: `(place, name, price)`: where it stands, for messages, a name as `load_device` takes it, and a number.
+        own: Devices that go by a name of their own.
+
+    Raises:
+        ConfigError: With every fault: a name that no device has, a price that is not a number above 0.
+    """
+    names = {device.name: device.name for device in own}
+    prices: dict[str, float] = {}
+    faults: list[str] = []
+    for place, name, price in given:
+        try:
+            known = names.get(name) or load_device(name).name
+        except BenchError as error:
+            faults.append(f"{place}: {error}")
+            continue
+        number = isinstance(price, int | float) and not isinstance(price, bool)
+        if not number or not 0 < price < math.inf:  # type: ignore[operator]  # a number, as the line above says
+            faults.append(f"{place}: the price of {name} must be a number above 0 for an hour, not {price}")
+        else:
+            prices[known] = float(price)  # type: ignore[arg-type]
+    if faults:
+        raise ConfigError(faults)
+    return prices
 
 
 def read_placement(values: Mapping[str, Any]) -> Placement:

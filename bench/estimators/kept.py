@@ -321,9 +321,7 @@ def cache_key(case: Case, gpu: object, batch_sizes: Sequence[int]) -> str | None
     axes |= {name: str(value) for name, value in case.switches.items() if name != "allocator"}  # which only replays
     images = image_spec(case.dataset, case.image_size)
     code = [fingerprint.code_key(RECORDING_CODE), *(catalog.code_key(kind, name) for kind, name in entries)]
-    return stable_hash(
-        [code, _versions(), sys.version_info[:2], axes, str(images), gpu, list(batch_sizes)]
-    )
+    return stable_hash([code, _versions(), sys.version_info[:2], axes, str(images), gpu, list(batch_sizes)])
 
 
 def workspaces_key(case: Case, device: Device) -> str | None:
@@ -349,6 +347,14 @@ def trials_key(case: Case, device: Device, settings: MemorySettings, *, workspac
     return recorded and stable_hash(["trials", code, recorded, repr(device), repr(settings), library])
 
 
+def placement_key(
+    case: Case, device: Device, settings: MemorySettings, *, workspaces: bool, fraction: float
+) -> str | None:
+    """What names the fields of a `choosing.Placement`; None where they cannot be kept."""
+    tried = trials_key(case, device, settings, workspaces=workspaces)
+    return tried and stable_hash(["placement", tried, fraction])
+
+
 _TYPES: dict[tuple[str, str], type] = {
     (kind.__module__, kind.__qualname__): kind
     for kind in (
@@ -369,7 +375,7 @@ _TYPES: dict[tuple[str, str], type] = {
     )
 }
 
-Held = Column | Recording | ModelShapes | Trials | tuple[recording.Workspaces, ...]
+Held = Column | Recording | ModelShapes | Trials | tuple[recording.Workspaces, ...] | dict[str, Any]
 
 
 def any_kept(cases: Iterable[Case], device: str | Device) -> bool:
@@ -428,6 +434,9 @@ _UNSOUND = (
 """What reading a file that nobody wrote so may raise; `pickle` promises no one kind."""
 
 
+_PLAIN = (str, int, float, type(None))
+
+
 def _is_whole(held: object) -> bool:
     try:
         if isinstance(held, ModelShapes):
@@ -435,6 +444,8 @@ def _is_whole(held: object) -> bool:
             return all(isinstance(count, int) for count in counts) and isinstance(held.trained, tuple)
         if isinstance(held, Trials):
             return _are_trials(held)
+        if isinstance(held, dict):
+            return all(type(name) is str and isinstance(value, _PLAIN) for name, value in held.items())
         if isinstance(held, tuple):
             return all(type(item) is recording.Workspaces and all(type(size) is int for size in item) for item in held)
         found = held.recording if isinstance(held, Column) else held
