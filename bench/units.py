@@ -97,11 +97,13 @@ def format_rate(per_second: float | None, what: str = "") -> str:
 
 
 def format_energy(joules: float | None) -> str:
-    """Energy with three significant digits: `45.0 Wh`, `1.20 kWh`; unknown prints as a dash."""
+    """Energy with three significant digits: `12.0 J`, `45.0 Wh`, `1.20 kWh`; unknown prints as a dash."""
     if joules is None or math.isnan(joules):
         return MISSING
-    hours = joules / 3600
-    return f"{_three_digits(hours / 1000)} kWh" if abs(hours) >= 999.5 else f"{_three_digits(hours)} Wh"
+    for unit, factor in (("kWh", 3.6e6), ("Wh", 3.6e3)):
+        if abs(joules) >= factor * 0.9995:
+            return f"{_three_digits(joules / factor)} {unit}"
+    return f"{_three_digits(joules)} J" if abs(joules) >= 0.1 else f"{joules:.3g} J"
 
 
 def format_money(amount: float | None) -> str:

@@ -316,7 +316,7 @@ def _table(ranking: Ranking) -> tuple[list[str], list[list[str]]]:
     columns: list[tuple[str, Any]] = [
         ("rank", lambda offer: offer.rank_words),
         ("GPU", lambda offer: offer.device),
-        ("batch", lambda offer: f"{offer.placement.batch_size:,}" + _DOUBTS[offer.placement.verdict]),
+        ("batch", lambda offer: f"{offer.placement.batch_size:,}" + "?" * (offer.placement.verdict != "fits")),
         ("peak", lambda offer: format_bytes(offer.placement.device_bytes)),
         ("samples/s", lambda offer: format_rate(offer.placement.samples_per_s)),
         ("time", lambda offer: format_span(offer.time_s.point)),
@@ -330,7 +330,6 @@ def _table(ranking: Ranking) -> tuple[list[str], list[list[str]]]:
     return [name for name, _ in columns], [[cell(offer) for _, cell in columns] for offer in ranking.offers]
 
 
-_DOUBTS = {"fits": "", "may not fit": "?", "does not fit": "!", None: ""}
 
 
 def _ends(offer: Offer, by: By) -> str:
@@ -349,6 +348,8 @@ def _notes(ranking: Ranking) -> Iterator[str]:
     if ranking.offers:
         if (first := ranking.unclear_from) is not None:
             yield f"unclear from rank {first}: a rank such as 2–4 is a range, as 90 % intervals overlap"
+        if any(offer.placement.verdict != "fits" for offer in ranking.offers):
+            yield "? at a batch: it may not fit, if the CUDA context is as large as it may be; see bench fit"
         bases = ranking.speed_bases
         for basis, names in bases.items():
             yield f"samples/s{f' ({_names(names)})' if len(bases) > 1 else ''}: {basis}"

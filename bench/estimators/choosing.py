@@ -305,6 +305,8 @@ class Ranking:
             return "no GPU can be ranked"
         best = {"time": "fastest", "energy": "most frugal", "cost": "cheapest"}[self.by]
         first = self.offers[0]
+        if len(self.offers) == 1:
+            return f"{first.device} is the only GPU that can be ranked"
         if first.is_clear:
             return f"{first.device} is the {best}"
         others = len(first.unclear_with)

@@ -11,6 +11,10 @@ from bench.report.drawing import Drawing
 from bench.units import format_energy, format_money, format_span
 
 _ROW_IN, _AXIS_IN = 0.19, 0.55
+_SPANS_S = [unit * count for unit in (1, 60, 3600) for count in (1, 2, 5, 10, 30)] + [
+    86_400 * count * ten for ten in (1, 10, 100, 1000) for count in (1, 2, 5)
+]
+"""Round lengths of time, for ticks."""
 
 
 def draw_ranking(ranking: Ranking, case: str) -> Drawing:
@@ -49,6 +53,9 @@ def _draw(axes: Axes, ranking: Ranking) -> None:
     axes.scatter([one.point for one in figures], places, c=colours, s=22, zorder=3)
     low, high = min(one.low for one in figures), max(one.high for one in figures)
     theme.log_axis(axes, "x", low, high, base=10, words=lambda value: words(value, ranking.by))
+    if ranking.by == "time" and len(spans := [one for one in _SPANS_S if low / 1.25 <= one <= high * 1.25]) > 1:
+        spans = spans[:: -(-len(spans) // 7)]
+        axes.set_xticks(spans, [format_span(one) for one in spans])
     axes.set_yticks(places, [theme.clip(f"{offer.device}  {offer.rank_words}", 40) for offer in ranking.offers])
     axes.set_ylim(len(figures) - 0.4, -0.6)
     axes.grid(visible=True, axis="x")
