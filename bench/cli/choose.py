@@ -330,8 +330,6 @@ def _table(ranking: Ranking) -> tuple[list[str], list[list[str]]]:
     return [name for name, _ in columns], [[cell(offer) for _, cell in columns] for offer in ranking.offers]
 
 
-
-
 def _ends(offer: Offer, by: By) -> str:
     """The ends of what is asked; of samples/s for the time."""
     figure = offer.figure(by)

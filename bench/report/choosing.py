@@ -56,7 +56,7 @@ def _draw(axes: Axes, ranking: Ranking) -> None:
     if ranking.by == "time" and len(spans := [one for one in _SPANS_S if low / 1.25 <= one <= high * 1.25]) > 1:
         spans = spans[:: -(-len(spans) // 7)]
         axes.set_xticks(spans, [format_span(one) for one in spans])
-    axes.set_yticks(places, [theme.clip(f"{offer.device}  {offer.rank_words}", 40) for offer in ranking.offers])
+    axes.set_yticks(places, [theme.clip(f"{offer.device} {offer.rank_words}", 40) for offer in ranking.offers])
     axes.set_ylim(len(figures) - 0.4, -0.6)
     axes.grid(visible=True, axis="x")
     axes.grid(visible=False, axis="y")
