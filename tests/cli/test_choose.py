@@ -10,7 +10,7 @@ import pytest
 
 from tests import plugins
 
-STEP = ("choose", "--model", "resnet18", "--dataset", "cifar10", "--precision", "fp16", "--cudnn-workspaces", "off")
+STEP = ("choose", "--model", "mlp", "--dataset", "mnist")
 
 
 def chosen(*arguments: str | Path) -> dict[str, Any]:
@@ -27,10 +27,10 @@ def test_every_gpu_is_in_the_answer_with_its_figures_and_in_order() -> None:
     offers = found["offers"]
     assert {one["device"] for one in offers + found["left_out"]} == {gpu.name for gpu in list_gpus()}
     assert [one["time_s"] for one in offers] == sorted(one["time_s"] for one in offers)
-    assert (found["by"], found["samples"], found["dataset"]) == ("time", 50_000, "cifar10")
+    assert (found["by"], found["samples"], found["dataset"]) == ("time", 60_000, "mnist")
     for one in offers:
         assert one["samples_per_s_low"] < one["samples_per_s"] < one["samples_per_s_high"]
-        assert one["time_s"] == pytest.approx(50_000 / one["samples_per_s"])
+        assert one["time_s"] == pytest.approx(60_000 / one["samples_per_s"])
         assert one["batch_size"] % 8 == 0
         assert one["rank_best"] <= one["rank"] <= one["rank_worst"]
         assert one["energy_j_low"] < one["energy_j"] < one["energy_j_high"]
@@ -60,7 +60,7 @@ def test_the_answer_takes_one_screen_and_says_what_it_rests_on(tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) < 40
-    assert "resnet18 on cifar10, sgd, fp16" in lines[0]
+    assert "mlp on mnist, sgd, float32" in lines[0]
     for words in ("roofline", "90 %", "power limit", "--top"):
         assert words in done.stdout
     assert figure.read_bytes().startswith(b"\x89PNG")
@@ -70,11 +70,9 @@ def test_the_answer_takes_one_screen_and_says_what_it_rests_on(tmp_path: Path) -
 def test_a_configuration_gives_the_case_and_markdown_a_table(tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
     config.write_text(
-        '[grid]\ndataset = "cifar10"\nmodel = "resnet18"\noptimizer = "sgd"\nbatch_size = [8, 64]\nprecision = "bf16"\n'
+        '[grid]\ndataset = "mnist"\nmodel = "mlp"\noptimizer = "sgd"\nbatch_size = [8, 64]\nprecision = "bf16"\n'
     )
-    done = plugins.bench(
-        "choose", config, "--device", "t4", "--device", "l4*", "--markdown", "--cudnn-workspaces", "off"
-    )
+    done = plugins.bench("choose", config, "--device", "t4", "--device", "l4*", "--markdown")
     assert done.returncode == 0, done.stderr
     assert [line.split("|")[2].strip() for line in done.stdout.splitlines() if line.startswith("| ")] == [
         "GPU",
@@ -85,7 +83,7 @@ def test_a_configuration_gives_the_case_and_markdown_a_table(tmp_path: Path) -> 
 
 
 def test_where_no_gpu_can_be_ranked_the_exit_code_says_so() -> None:
-    done = plugins.bench(*STEP[:5], "--precision", "bf16", "--device", "t4")
+    done = plugins.bench(*STEP, "--precision", "bf16", "--device", "t4")
     assert done.returncode == 1
     assert "no GPU can be ranked" in done.stdout
 

@@ -309,8 +309,9 @@ class FakeCuda:
             _kernels_replaced(self._memory, self.recorder, self._attention_traits),
         ):
             self._stack.enter_context(context)
+        cudnn: Any = torch.backends.cudnn
         with contextlib.suppress(RuntimeError):  # whoever needs the version is told again
-            torch.backends.cudnn.version()
+            cudnn.version()
         self.asked = Asks.NOTHING  # torch asks every GPU when it is first asked for cuDNN's version
         return self
 
