@@ -107,10 +107,10 @@ def format_energy(joules: float | None) -> str:
 
 
 def format_money(amount: float | None) -> str:
-    """An amount in whatever currency: `12.40`, or three significant digits below 0.1; unknown prints as a dash."""
+    """An amount in whatever currency: `12.40`, or three significant digits below 10: `0.113`; unknown is a dash."""
     if amount is None or math.isnan(amount):
         return MISSING
-    return f"{amount:,.2f}" if abs(amount) >= 0.1 or amount == 0 else f"{amount:.3g}"
+    return f"{amount:,.2f}" if abs(amount) >= 9.995 or amount == 0 else f"{amount:#.3g}"
 
 
 def format_count(count: float | None) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli.axes import read_cases, with_axes, workspaces_option
-from bench.cli.estimate import check_target, write_drawing
+from bench.cli.drawing import check_target, numbers_path, write_drawing
 from bench.cli.options import complete_devices, config_argument, device_file_option, json_option, set_option
 from bench.errors import EXIT_FAILED_CASES, BenchError, ConfigError, nearest, nearest_sentence
 from bench.terminal import printable
@@ -138,7 +138,7 @@ def choose(
 
         write_drawing(draw_ranking(ranking, title), figure, "--figure")
         if not as_json:
-            click.echo(printable(f"figure: {figure} (numbers: {figure.with_suffix('.csv')})"), err=as_markdown)
+            click.echo(printable(f"figure: {figure} (numbers: {numbers_path(figure)})"), err=as_markdown)
     if not ranking.offers:
         click.get_current_context().exit(EXIT_FAILED_CASES)
 

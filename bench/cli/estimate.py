@@ -6,7 +6,6 @@ As numbers; with `--timeline` as a figure of memory over one step, its numbers a
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli.axes import batch_size_option, read_cases, with_axes, workspaces_option
+from bench.cli.drawing import check_target, numbers_path, write_drawing
 from bench.cli.options import (
     complete_devices,
     config_argument,
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from bench.devices import Device
     from bench.estimators.timeline import Timeline
     from bench.records import Case, Estimate
-    from bench.report.drawing import Drawing
 
 
 MOST_PRINTED = 10
@@ -109,28 +108,6 @@ def _place(parting: dict[str, Any]) -> str:
     return "setup" if parting["step"] == 0 else f"step {parting['step']}, {parting['phase']}"
 
 
-def check_target(target: Path, option: str) -> None:
-    """Check that the figure that an option asks for can be written, before it is drawn.
-
-    Raises:
-        BenchError: The suffix is not supported, or the folder is missing or not writable.
-    """
-    from bench.errors import BenchError
-    from bench.report.drawing import SUFFIXES
-
-    if target.suffix.lower() not in SUFFIXES:
-        given = f'unsupported format "{target.suffix}"' if target.suffix else "the name has no suffix"
-        raise BenchError(f"{option} {target}: {given}; use {', '.join(SUFFIXES)}")
-    if target.is_dir():
-        raise BenchError(f"{option} {target}: is a folder; name a file")
-    folder = target.parent
-    if not folder.is_dir():
-        raise BenchError(f"{option} {target}: folder {folder} does not exist; create it: mkdir -p {folder}")
-    for path in (target, numbers_path(target)):
-        if not os.access(path if path.exists() else folder, os.W_OK):
-            raise BenchError(f"{option} {target}: {path} is not writable; choose another file")
-
-
 def check_single(cases: Sequence[Case], devices: Sequence[str]) -> None:
     """Check that there is one case and one device. Raises BenchError."""
     from bench.errors import BenchError
@@ -140,27 +117,6 @@ def check_single(cases: Sequence[Case], devices: Sequence[str]) -> None:
             f"--timeline plots one case on one device; these axes give {counted(len(cases), 'case')} on "
             f"{counted(len(devices), 'device')}. Give each axis and --device once"
         )
-
-
-def numbers_path(target: Path) -> Path:
-    """The CSV file with the numbers of a figure."""
-    return target.with_suffix(".csv")
-
-
-def write_drawing(drawing: Drawing, target: Path, option: str) -> None:
-    """Write a figure that an option asks for to a file that `check_target` has passed, and its numbers next to it.
-
-    Raises:
-        BenchError: A file cannot be written.
-    """
-    from bench.errors import BenchError
-    from bench.report.drawing import render_drawing, to_csv
-
-    try:
-        target.write_bytes(render_drawing(drawing, target.suffix.lower()))
-        numbers_path(target).write_text(to_csv(drawing.numbers), encoding="utf-8")
-    except OSError as error:
-        raise BenchError(f"{option} {target}: cannot be written ({error.strerror or error})") from error
 
 
 def write_timeline(case: Case, device: Device, target: Path, *, workspaces: bool) -> dict[str, Any]:

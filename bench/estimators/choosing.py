@@ -32,20 +32,20 @@ By = Literal["time", "energy", "cost"]
 BYS: tuple[By, ...] = get_args(By)
 
 
-class Interval(NamedTuple):
+class Bounded(NamedTuple):
     """A figure with the ends that hold nine of ten measurements of it."""
 
     point: float
     low: float
     high: float
 
-    def times(self, other: Interval | float) -> Interval:
+    def times(self, other: Bounded | float) -> Bounded:
         """The product with a figure above 0, whose ends may come together with its own."""
-        factors = other if isinstance(other, Interval) else Interval(other, other, other)
-        return Interval(self.point * factors.point, self.low * factors.low, self.high * factors.high)
+        factors = other if isinstance(other, Bounded) else Bounded(other, other, other)
+        return Bounded(self.point * factors.point, self.low * factors.low, self.high * factors.high)
 
 
-POWER_SHARE = Interval(0.845, 0.607, 0.913)
+POWER_SHARE = Bounded(0.845, 0.607, 0.913)
 """Of its power limit, what a board drew on average in training: the median of four GPUs' medians, and the extremes.
 
 From 29 rows of `power_resnet50_zeus.csv` (ml-energy/zeus) whose limit was not lowered: ResNet-50 in float32 at batches
@@ -258,10 +258,10 @@ class Offer:
     rank_worst: int
     unclear_with: tuple[str, ...]
     placement: Placement
-    time_s: Interval
-    energy_j: Interval | None
+    time_s: Bounded
+    energy_j: Bounded | None
     price_per_h: float | None
-    cost: Interval | None
+    cost: Bounded | None
 
     @property
     def is_clear(self) -> bool:
@@ -273,7 +273,7 @@ class Offer:
         """`3`, or `2–4` where it is not told from others."""
         return f"{self.rank}" if self.is_clear else f"{self.rank_best}–{self.rank_worst}"
 
-    def figure(self, by: By) -> Interval | None:
+    def figure(self, by: By) -> Bounded | None:
         """What it is ranked by: seconds, joules, or money."""
         return {"time": self.time_s, "energy": self.energy_j, "cost": self.cost}[by]
 
@@ -363,7 +363,7 @@ def _offer(placement: Placement, samples: int, price: float | None) -> Offer | N
     rate, low, high = placement.samples_per_s, placement.samples_per_s_low, placement.samples_per_s_high
     if rate is None or low is None or high is None:
         return None
-    time = Interval(samples / rate, samples / high, samples / low)
+    time = Bounded(samples / rate, samples / high, samples / low)
     limit = placement.power_limit_w
     energy = None if limit is None else time.times(POWER_SHARE).times(limit)
     return Offer(

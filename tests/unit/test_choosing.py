@@ -13,7 +13,7 @@ from bench.cli.choose import markdown_lines, read_price_file, text_lines
 from bench.devices import load_device
 from bench.errors import BenchError, ConfigError, Unsupported
 from bench.estimators import choosing, kept
-from bench.estimators.choosing import POWER_SHARE, Interval, Placement, Ranking, check_prices, list_gpus, place, rank
+from bench.estimators.choosing import POWER_SHARE, Bounded, Placement, Ranking, check_prices, list_gpus, place, rank
 from bench.estimators.fitting import fit_batch
 from bench.estimators.kept import NotKept, only_kept
 from bench.estimators.memory import Target
@@ -124,7 +124,7 @@ def test_text_and_markdown_have_the_ranks_the_interval_of_what_is_asked_and_what
     assert lines[0] == "resnet18: 3,600 samples, estimated on 3 GPUs"
     head, first, second = (re.split(r"  +", line.strip()) for line in lines[2:5])
     assert head == ["rank", "GPU", "batch", "peak", "samples/s", "time", "energy", "cost", "90 % interval"]
-    assert first == ["1–2", "a", "8?", "3 B", "100", "36.0 s", "3,040 J", "0.01", "0.00909–0.011"]
+    assert first == ["1–2", "a", "8?", "3 B", "100", "36.0 s", "3,040 J", "0.0100", "0.00909–0.0110"]
     assert second[:3] == ["1–2", "b", "8"]
     text = "\n".join(lines)
     assert "and 1 more: --top 3" in text
@@ -325,4 +325,4 @@ def test_the_figure_has_a_line_for_each_gpu_and_is_the_same_each_time() -> None:
 
 
 def test_ends_of_a_product_come_together() -> None:
-    assert Interval(2, 1, 4).times(Interval(0.5, 0.25, 1)).times(2) == Interval(2, 0.5, 8)
+    assert Bounded(2, 1, 4).times(Bounded(0.5, 0.25, 1)).times(2) == Bounded(2, 0.5, 8)
