@@ -96,6 +96,16 @@ def format_rate(per_second: float | None, what: str = "") -> str:
     return f"{_three_digits(per_second)}{f' {what}/s' if what else ''}"
 
 
+def format_count(count: float | None) -> str:
+    """A whole number with thousands separated; unknown prints as a dash."""
+    return MISSING if count is None or math.isnan(count) else f"{round(count):,}"
+
+
+def format_frac(frac: float | None, digits: int = 1) -> str:
+    """A signed fraction as a percentage: `+3.2 %`; unknown prints as a dash."""
+    return MISSING if frac is None or math.isnan(frac) else f"{frac * 100:+.{digits}f} %"
+
+
 def format_energy(joules: float | None) -> str:
     """Energy with three significant digits: `12.0 J`, `45.0 Wh`, `1.20 kWh`; unknown prints as a dash."""
     if joules is None or math.isnan(joules):
@@ -111,16 +121,6 @@ def format_money(amount: float | None) -> str:
     if amount is None or math.isnan(amount):
         return MISSING
     return f"{amount:,.2f}" if abs(amount) >= 9.995 or amount == 0 else f"{amount:#.3g}"
-
-
-def format_count(count: float | None) -> str:
-    """A whole number with thousands separated; unknown prints as a dash."""
-    return MISSING if count is None or math.isnan(count) else f"{round(count):,}"
-
-
-def format_frac(frac: float | None, digits: int = 1) -> str:
-    """A signed fraction as a percentage: `+3.2 %`; unknown prints as a dash."""
-    return MISSING if frac is None or math.isnan(frac) else f"{frac * 100:+.{digits}f} %"
 
 
 def counted(count: int, singular: str, plural: str | None = None) -> str:
