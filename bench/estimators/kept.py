@@ -1,4 +1,4 @@
-"""Recordings of cases with their workspaces, what searches for a batch found, and shapes of models.
+"""Recordings of cases with their workspaces, what searches for a batch and placements found, and shapes of models.
 
 They are of this process, of the disk, or new ones.
 
