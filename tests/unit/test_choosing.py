@@ -94,6 +94,11 @@ def test_a_wide_interval_spans_the_ranks_of_narrow_ones_that_are_clear_of_each_o
     assert "most frugal, but cannot be told from 2 others, whose intervals overlap" in wide.sentence
 
 
+def test_the_order_is_that_of_the_estimates_whatever_their_intervals() -> None:
+    found = ranked(placed("a", 30.0, 3.0), placed("b", 20.0, 1.01), placed("c", 19.0, 4.0))
+    assert "".join(offer.device for offer in found.offers) == "abc"
+
+
 def test_one_gpu_or_none_is_said() -> None:
     assert ranked(placed("a", 1.0)).sentence == "a is the only GPU that can be ranked"
     assert ranked(Placement("a", reason="does not fit")).sentence == "no GPU can be ranked"
