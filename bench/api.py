@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from bench.catalog import Entry, Kind
     from bench.comparison import Comparison
     from bench.devices import Device
+    from bench.estimators.choosing import By, Ranking
     from bench.estimators.fitting import Fit
     from bench.estimators.saving import Saving
     from bench.estimators.timeline import Timeline
@@ -225,14 +226,81 @@ def fit(
     """
     from bench.client import fit_in_child
 
-    if not 0 < fraction <= 1:
-        raise BenchError(f"fraction {fraction:g}: a number above 0 and up to 1 is needed; 0.8 is usual")
+    _check_fraction(fraction)
     axes = {"precision": precision, "memory_format": memory_format, "image_size": image_size, **switches}
     asked = _Asked.of(model, [64], dataset, sample_shape, classes, optimizer, axes)
     with asked.raising():
         return fit_in_child(
             asked.launcher, asked.cases[0], _known(device, memory), fraction=fraction, workspaces=workspaces
         )
+
+
+def choose(
+    model: Model,
+    *,
+    dataset: str | None = None,
+    sample_shape: Shape | None = None,
+    classes: int | None = None,
+    optimizer: Optimizer = "sgd",
+    precision: Precision = "float32",
+    memory_format: MemoryFormat = "contiguous",
+    image_size: int | None = None,
+    devices: Sequence[str | Path | Device] | None = None,
+    samples: int | None = None,
+    by: By = "time",
+    prices: Mapping[str, float] | None = None,
+    fraction: float = 0.8,
+    workspaces: bool = True,
+    **switches: Unpack[Switches],
+) -> Ranking:
+    """Rank GPUs for a training step by time, energy or cost, each at its largest recommended batch, without the GPUs.
+
+    Args:
+        model: As for `estimate`, and so are all others but those below.
+        dataset: See model. Its training images are an epoch.
+        sample_shape: See model; `samples` is then needed.
+        classes: See model.
+        optimizer: See model.
+        precision: See model.
+        memory_format: See model.
+        image_size: See model.
+        devices: Each as `device` of `estimate`; every GPU of the package unless given.
+        samples: How many to train on; an epoch of the data set unless given.
+        by: `time`, `energy` or `cost`, which needs prices.
+        prices: Of a GPU for an hour, by name.
+        fraction: As for `fit`.
+        workspaces: See model.
+        **switches: See model.
+
+    Returns:
+        A `bench.estimators.choosing.Ranking`: `offers`, the best first, and `left_out` with the reasons. GPUs whose
+        intervals overlap are not told apart: see `rank_best`, `rank_worst` and `unclear_with`.
+
+    Raises:
+        bench.errors.BenchError: As `fit`; and a price is wrong, or the number of samples is not known.
+    """
+    from bench import catalog
+    from bench.client import placements_in_child
+    from bench.estimators.choosing import BYS, check_prices, list_gpus, rank
+
+    _check_fraction(fraction)
+    gpus = list_gpus() if devices is None else [_known(device, None) for device in devices]
+    known_prices = check_prices([(f"prices[{name!r}]", name, price) for name, price in (prices or {}).items()], gpus)
+    if by not in BYS or (by == "cost" and not known_prices):
+        given = "needs prices={name: price}" if by == "cost" else f"one of {', '.join(BYS)} is needed"
+        raise BenchError(f'by="{by}": {given}')
+    if len({gpu.name for gpu in gpus}) < len(gpus):
+        raise BenchError("devices: two have the same name; give one of them another")
+    axes = {"precision": precision, "memory_format": memory_format, "image_size": image_size, **switches}
+    asked = _Asked.of(model, [64], dataset, sample_shape, classes, optimizer, axes)
+    own_images = "dataset" in asked.entries
+    epoch = 0 if own_images else catalog.describe_dataset(asked.cases[0].dataset).train_samples
+    count = epoch if samples is None else samples
+    if count < 1:
+        raise BenchError("samples: how many to train on, 1 or more, is needed where no data set says it")
+    with asked.raising():
+        placements = placements_in_child(asked.launcher, asked.cases[0], gpus, fraction=fraction, workspaces=workspaces)
+    return rank(placements, by=by, samples=count, fraction=fraction, prices=known_prices)
 
 
 def save_memory(
@@ -601,6 +669,11 @@ def _name(given: Callable[..., Any], otherwise: str) -> str:
     """What the caller's own goes by in messages."""
     name = str(getattr(given, "__name__", type(given).__name__))
     return name if name.isidentifier() else otherwise
+
+
+def _check_fraction(fraction: float) -> None:
+    if not 0 < fraction <= 1:
+        raise BenchError(f"fraction {fraction:g}: a number above 0 and up to 1 is needed; 0.8 is usual")
 
 
 def _batches(batch_size: int | Sequence[int]) -> list[int]:

@@ -33,12 +33,15 @@ from bench.tasks import (
     kernels_task,
     layers_task,
     models_task,
+    place_kept_task,
+    place_task,
     recording_task,
     timeline_task,
     validate_task,
 )
 
 if TYPE_CHECKING:
+    from bench.estimators.choosing import Placement
     from bench.estimators.fitting import Fit
     from bench.estimators.saving import Saving
     from bench.estimators.timeline import Timeline
@@ -205,6 +208,50 @@ def fit_in_child(
         if answer.outcome is Outcome.ANSWERED and answer.value:
             return read_fit(answer.value)
     return read_fit(ask(launcher, "fit", fit_task, argument, listen=listen))
+
+
+def placements_in_child(
+    launcher: Launcher,
+    case: Case,
+    devices: Sequence[Device],
+    *,
+    fraction: float,
+    workspaces: bool,
+    heard: Callable[[], None] = lambda: None,
+    begin: Callable[[int], None] = lambda devices: None,
+) -> list[Placement]:
+    """A step on each GPU at the batch that is recommended there, in the order of `devices`.
+
+    Args:
+        launcher: Makes the processes.
+        case: The step; its batch size does not matter.
+        devices: GPUs, each name once.
+        fraction: Of a GPU's memory that the batch may take.
+        workspaces: As for `estimate_in_child`.
+        heard: Called with every GPU that is answered.
+        begin: Called with the number of GPUs before those are asked about that take a process with torch.
+
+    Raises:
+        BenchError: The step cannot be traced on any GPU.
+    """
+    from bench.estimators.choosing import read_placement
+
+    found: dict[str, Placement] = {}
+
+    def listen(news: dict[str, Any]) -> None:
+        if "placement" in news:
+            placement = read_placement(news["placement"])
+            found[placement.device] = placement
+            heard()
+
+    argument = {"case": case, "fraction": fraction, "workspaces": workspaces, "timeout_s": MODEL_S}
+    if any(any_kept([case], device) for device in devices):
+        asked = argument | {"devices": list(devices)}
+        launcher.run(place_kept_task, asked, timeout_s=MODEL_S, from_last_word=True, bare=True, listen=listen)
+    if left := [device for device in devices if device.name not in found]:
+        begin(len(left))
+        ask(launcher, "choose", place_task, argument | {"devices": left}, listen=listen)
+    return [found[device.name] for device in devices]
 
 
 def saving_in_child(

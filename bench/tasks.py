@@ -115,6 +115,31 @@ def fit_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
     return asdict(fit_batch(argument["case"], _target_of(argument), argument["fraction"], heard))
 
 
+def place_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
+    """The step of `case` on each of `devices` at its recommended batch, in forks; sends the fields of each `Placement`.
+
+    Of each GPU's memory, the batch may take `fraction`; `timeout_s` is for one GPU.
+    """
+    from bench.estimators.choosing import place_apart
+
+    send({"phase": "recording"})
+    named = {name: argument[name] for name in ("fraction", "workspaces", "timeout_s")}
+    for placement in place_apart(argument["case"], argument["devices"], workers=os.cpu_count() or 1, **named):
+        send({"placement": asdict(placement)})
+    return {}
+
+
+def place_kept_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
+    """As `place_task`, without torch; what would have to be recorded is left out."""
+    from bench.estimators.kept import NotKept, only_kept
+
+    try:
+        with only_kept():
+            return place_task(argument, send)
+    except NotKept:
+        return {}
+
+
 def _target_of(argument: dict[str, Any]) -> Target:
     """The target that `device` (a name, a path or itself), `workspaces` and the `case` of an argument make."""
     from bench.devices import load_device

@@ -84,6 +84,11 @@ def format_duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def format_span(seconds: float) -> str:
+    """A length of time however short: `12.3 ms`, `4.10 s`, `3 min 05 s`."""
+    return format_seconds(seconds) if seconds < 59.5 else format_duration(seconds)
+
+
 def format_rate(per_second: float | None, what: str = "") -> str:
     """A rate with three significant digits and thousands separated: `12,300 samples/s`; unknown prints as a dash."""
     if per_second is None or math.isnan(per_second):
@@ -112,6 +117,23 @@ def format_count(count: float | None) -> str:
 def format_frac(frac: float | None, digits: int = 1) -> str:
     """A signed fraction as a percentage: `+3.2 %`; unknown prints as a dash."""
     return MISSING if frac is None or math.isnan(frac) else f"{frac * 100:+.{digits}f} %"
+
+
+def format_energy(joules: float | None) -> str:
+    """Energy with three significant digits: `12.0 J`, `45.0 Wh`, `1.20 kWh`; unknown prints as a dash."""
+    if joules is None or math.isnan(joules):
+        return MISSING
+    for unit, factor in (("kWh", 3.6e6), ("Wh", 3.6e3)):
+        if abs(joules) >= factor * 0.9995:
+            return f"{_three_digits(joules / factor)} {unit}"
+    return f"{_three_digits(joules)} J" if abs(joules) >= 0.1 else f"{joules:.3g} J"
+
+
+def format_money(amount: float | None) -> str:
+    """An amount in whatever currency: `12.40`, or three significant digits below 10: `0.113`; unknown is a dash."""
+    if amount is None or math.isnan(amount):
+        return MISSING
+    return f"{amount:,.2f}" if abs(amount) >= 9.995 or amount == 0 else f"{amount:#.3g}"
 
 
 def counted(count: int, singular: str, plural: str | None = None) -> str:

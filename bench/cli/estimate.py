@@ -6,7 +6,6 @@ As numbers; with `--timeline` as a figure of memory over one step, its numbers a
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli.axes import batch_size_option, read_cases, with_axes, workspaces_option
+from bench.cli.drawing import check_target, numbers_path, write_drawing
 from bench.cli.options import (
     calibration_option,
+    complete_devices,
     config_argument,
     device_file_option,
     json_option,
@@ -109,28 +110,6 @@ def _place(parting: dict[str, Any]) -> str:
     return "setup" if parting["step"] == 0 else f"step {parting['step']}, {parting['phase']}"
 
 
-def check_target(target: Path) -> None:
-    """Check that the figure can be written, before it is drawn.
-
-    Raises:
-        BenchError: The suffix is not supported, or the folder is missing or not writable.
-    """
-    from bench.errors import BenchError
-    from bench.report.timeline import SUFFIXES
-
-    if target.suffix.lower() not in SUFFIXES:
-        given = f'unsupported format "{target.suffix}"' if target.suffix else "the name has no suffix"
-        raise BenchError(f"--timeline {target}: {given}; use {', '.join(SUFFIXES)}")
-    if target.is_dir():
-        raise BenchError(f"--timeline {target}: is a folder; name a file")
-    folder = target.parent
-    if not folder.is_dir():
-        raise BenchError(f"--timeline {target}: folder {folder} does not exist; create it: mkdir -p {folder}")
-    for path in (target, numbers_path(target)):
-        if not os.access(path if path.exists() else folder, os.W_OK):
-            raise BenchError(f"--timeline {target}: {path} is not writable; choose another file")
-
-
 def check_single(cases: Sequence[Case], devices: Sequence[str]) -> None:
     """Check that there is one case and one device. Raises BenchError."""
     from bench.errors import BenchError
@@ -140,11 +119,6 @@ def check_single(cases: Sequence[Case], devices: Sequence[str]) -> None:
             f"--timeline plots one case on one device; these axes give {counted(len(cases), 'case')} on "
             f"{counted(len(devices), 'device')}. Give each axis and --device once"
         )
-
-
-def numbers_path(target: Path) -> Path:
-    """The CSV file with the numbers of a figure."""
-    return target.with_suffix(".csv")
 
 
 def write_timeline(case: Case, device: Device, target: Path, *, workspaces: bool) -> dict[str, Any]:
@@ -165,19 +139,14 @@ def write_timeline(case: Case, device: Device, target: Path, *, workspaces: bool
     from bench.client import timeline_in_child
     from bench.errors import BenchError
     from bench.launchers import LocalLauncher
-    from bench.report.drawing import to_csv
-    from bench.report.timeline import draw_timeline, render_drawing
+    from bench.report.timeline import draw_timeline
 
     try:
         timeline = timeline_in_child(LocalLauncher(), case, device, workspaces=workspaces)
     except BenchError as error:
         raise BenchError(f"--timeline: {error}") from error
     drawing = draw_timeline(timeline, _words(case), device.name)
-    try:
-        target.write_bytes(render_drawing(drawing, target.suffix.lower()))
-        numbers_path(target).write_text(to_csv(drawing.numbers), encoding="utf-8")
-    except OSError as error:
-        raise BenchError(f"--timeline {target}: cannot be written ({error.strerror or error})") from error
+    write_drawing(drawing, target, "--timeline")
     return _describe(timeline, target, drawing.alt)
 
 
@@ -240,7 +209,11 @@ _MEMORY = (
 @with_axes
 @batch_size_option
 @click.option(
-    "--device", "devices", multiple=True, help="Device, by name or file (bench list devices) [h200]. Repeatable."
+    "--device",
+    "devices",
+    multiple=True,
+    shell_complete=complete_devices,
+    help="Device, by name or file (bench list devices) [h200]. Repeatable.",
 )
 @device_file_option
 @calibration_option
@@ -300,7 +273,7 @@ def estimate(
     named = _named(devices or (() if device_files else ("h200",)), device_files, calibrations)
     named = _as_cards(named, memory_limit(config, overrides, memory_bytes))
     if timeline is not None:
-        check_target(timeline)
+        check_target(timeline, "--timeline")
     cases = read_cases(config, overrides, axes)
     if timeline is not None:
         check_single(cases, list(named))

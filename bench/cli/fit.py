@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli.axes import batch_size_option, read_cases, with_axes, workspaces_option
-from bench.cli.options import calibration_option, device_file_option, json_option, memory_option
+from bench.cli.options import calibration_option, complete_devices, device_file_option, json_option, memory_option
 from bench.terminal import printable
 from bench.units import counted
 
@@ -29,7 +29,11 @@ _VERDICTS = {"fits": "", "may not fit": "may not fit", "does not fit": "out of m
 @with_axes
 @batch_size_option
 @click.option("--save-memory", is_flag=True, help="Instead, list ways to make the batch of --batch-size fit.")
-@click.option("--device", help="Device, by name or file (bench list devices) [h200]; auto is this machine's GPU.")
+@click.option(
+    "--device",
+    shell_complete=complete_devices,
+    help="Device, by name or file (bench list devices) [h200]; auto is this machine's GPU.",
+)
 @device_file_option
 @calibration_option
 @memory_option

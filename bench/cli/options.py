@@ -35,6 +35,13 @@ device_option = click.option(
 )
 
 
+def complete_devices(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names of GPUs that begin with what was typed."""
+    from bench.estimators.choosing import list_gpus
+
+    return [CompletionItem(gpu.name, help=gpu.gpu_name) for gpu in list_gpus() if gpu.name.startswith(incomplete)]
+
+
 def _load_device_files(
     context: click.Context, parameter: click.Parameter, value: tuple[Path, ...]
 ) -> dict[str, Device]:

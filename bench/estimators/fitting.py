@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from bench import catalog
+from bench.devices import Device
 from bench.devices.context import context_of
 from bench.errors import Unsupported
 from bench.estimators import kept
@@ -53,6 +54,7 @@ class Rung:
         batch_size: Samples per step.
         fits: Whether every allocation of torch's allocator fits next to the context, after releasing cached blocks.
         verdict: `fits` or `does not fit` where that holds at both ends of the context's interval, else `may not fit`.
+        allocated_bytes: Of tensors at the peak, likewise.
         reserved_bytes: At the peak, with nothing released before the device is full.
         device_bytes: Reserved plus context: what the driver will report.
         device_low_bytes: With the least that the context may be; None if its spread is unknown.
@@ -63,6 +65,7 @@ class Rung:
     batch_size: int
     fits: bool
     verdict: Verdict
+    allocated_bytes: int
     reserved_bytes: int
     device_bytes: int
     device_low_bytes: int | None
@@ -152,18 +155,8 @@ def fit_batch(
         Unsupported: The device is not a GPU, its memory or another figure is unknown, the case cannot be traced, or it
             accumulates.
     """
-    device, memory = target.device, target.device.memory_bytes
-    if memory is None or device.kind != "cuda":
-        raise Unsupported(f"{device.name}: its device file lacks memory_bytes")
-    if case.accumulation > 1:
-        raise Unsupported(
-            "the largest batch is that of one forward and backward: leave accumulation out, and multiply what is found "
-            "by the micro-batches that a step is to have"
-        )
-    context = context_of(device)
-    images = catalog.describe_dataset(case.dataset).train_samples or None
-    most = min(images or MAX_BATCH_SIZE, MAX_BATCH_SIZE)
-    trial = _Trial(case, target, memory, heard)
+    trial, memory, images, most = _begin(case, target, heard)
+    context = context_of(target.device)
     low, high = (context.point_bytes if end is None else end for end in (context.low_bytes, context.high_bytes))
 
     ladder = [min(LADDER_START, most)]
@@ -197,17 +190,69 @@ def fit_batch(
     return answer
 
 
+def recommend_batch(case: Case, target: Target, fraction: float = 0.8) -> Rung | None:
+    """The recommended batch that `fit_batch` gives, with a tenth of its work; None where not even one sample has room.
+
+    Arguments and errors as there.
+    """
+    trial, _, _, most = _begin(case, target, lambda batch: None)
+    fits = functools.partial(trial.fits, context_bytes=context_of(target.device).point_bytes)
+    batch = _recommend(trial, fits, fraction, most)
+    found = None if batch is None else trial.rung(batch)
+    trial.keep()
+    return found
+
+
+def _begin(case: Case, target: Target, heard: Callable[[int], None]) -> tuple[_Trial, int, int | None, int]:
+    """What a search needs: the trial, the memory in bytes, the images of the data set, and the last batch to try."""
+    device, memory = target.device, target.device.memory_bytes
+    if memory is None or device.kind != "cuda":
+        raise Unsupported(f"{device.name}: its device file lacks memory_bytes")
+    if case.accumulation > 1:
+        raise Unsupported(
+            "the largest batch is that of one forward and backward: leave accumulation out, and multiply what is found "
+            "by the micro-batches that a step is to have"
+        )
+    images = catalog.describe_dataset(case.dataset).train_samples or None
+    return _Trial(case, target, memory, heard), memory, images, min(images or MAX_BATCH_SIZE, MAX_BATCH_SIZE)
+
+
+AIMED = 8
+"""Batches that are tried where a line through two others says; memory that follows none is bisected from there on."""
+
+
 def _recommend(trial: _Trial, fits: Callable[[int], bool], fraction: float, most: int) -> int | None:
-    """The largest multiple of `MULTIPLE` within the share of the memory, or what lies below the first one."""
+    """A multiple of `MULTIPLE` within the share of the memory whose successor is not, or what lies below the first one.
+
+    Memory is almost a line over the batch, so few batches are tried. Each has a replay without limit, which also says
+    that the batch fits where it stays within the share.
+    """
 
     def has_room(batch: int) -> bool:
-        return fits(batch) and trial.share_frac(batch) <= fraction
+        if batch < LADDER_START and not fits(batch):  # of these the model may refuse some
+            return False
+        return trial.share_frac(batch) <= fraction and fits(batch)
 
-    room = _last(has_room, most, MULTIPLE)
-    if room is None or room < MULTIPLE:
-        return room
-    rounded = range(room // MULTIPLE * MULTIPLE, 0, -MULTIPLE)
-    return next((batch for batch in rounded if has_room(batch)), None)
+    low = min(LADDER_START, most)
+    if low < LADDER_START or not has_room(low):
+        room = _last(has_room, low, MULTIPLE)
+        if room is None or room < MULTIPLE:
+            return room
+        rounded = range(room // MULTIPLE * MULTIPLE, 0, -MULTIPLE)
+        return next((batch for batch in rounded if has_room(batch)), None)
+    end, high, tried = most // MULTIPLE * MULTIPLE, most + MULTIPLE, 0
+    other, shared_by_none = 0, context_of(trial.device).point_bytes / trial.memory_bytes
+    while low < end and high - low > MULTIPLE:
+        rise = (trial.share_frac(low) - (trial.share_frac(other) if other else shared_by_none)) / (low - other)
+        ahead = (fraction - trial.share_frac(low)) / rise if rise > 0 else end - low
+        guess = low + ahead if tried < AIMED else (low + min(high, end)) / 2
+        batch = int(max(low + MULTIPLE, min(guess, high - MULTIPLE, end))) // MULTIPLE * MULTIPLE
+        tried += 1
+        if has_room(batch):
+            other, low = low if high > most else other, batch
+        else:
+            other = high = batch
+    return low
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,11 +305,16 @@ class _Trial:
     """A case on a device at batch sizes that are tried; each replay is made once, and kept for the next search."""
 
     def __init__(self, case: Case, target: Target, memory_bytes: int, heard: Callable[[int], None]) -> None:
-        self._case, self._target, self._memory_bytes, self._heard = case, target, memory_bytes, heard
+        self._case, self._target, self.memory_bytes, self._heard = case, target, memory_bytes, heard
         self._key = kept.trials_key(case, target.device, target.settings, workspaces=target.workspaces)
         found = kept.load(self._key)
         self._trials = found if isinstance(found, Trials) else Trials()
         self._found = self._trials.count
+
+    @property
+    def device(self) -> Device:
+        """On which the case is tried."""
+        return self._target.device
 
     @property
     def refused(self) -> set[int]:
@@ -281,7 +331,7 @@ class _Trial:
 
         A few samples that the model cannot train on, as where a batch norm has one value per channel, do not fit.
         """
-        capacity, trials = self._memory_bytes - context_bytes, self._trials
+        capacity, trials = self.memory_bytes - context_bytes, self._trials
         known = trials.free.get(batch_size)
         if capacity <= 0 or batch_size in self.refused:
             return False
@@ -366,19 +416,20 @@ class _Trial:
     def share_frac(self, batch_size: int) -> float:
         """Reserved and context over the device's memory."""
         shown = device_interval(self.free(batch_size).reserved_bytes, self._target.device)
-        return shown["estimated_device_bytes"] / self._memory_bytes
+        return shown["estimated_device_bytes"] / self.memory_bytes
 
     def rung(self, batch_size: int) -> Rung:
         """The result for one batch size."""
         context = context_of(self._target.device)
         verdict = judge_fit(functools.partial(self.fits, batch_size), context)
-        reserved = self.free(batch_size).reserved_bytes
-        shown = device_interval(reserved, self._target.device)
+        free = self.free(batch_size)
+        shown = device_interval(free.reserved_bytes, self._target.device)
         return Rung(
             batch_size,
             self.fits(batch_size, context.point_bytes),
             verdict,
-            reserved,
+            free.allocated_bytes,
+            free.reserved_bytes,
             shown["estimated_device_bytes"],
             shown["estimated_device_low_bytes"],
             shown["estimated_device_high_bytes"],
@@ -387,7 +438,7 @@ class _Trial:
 
 
 def _without_limit(peaks: TracePeaks) -> Unlimited:
-    return Unlimited(peaks.reserved_bytes, peaks.replay.peak_reserved_bytes)
+    return Unlimited(peaks.allocated_bytes, peaks.reserved_bytes, peaks.replay.peak_reserved_bytes)
 
 
 def _live_bytes(events: Iterable[Event]) -> list[int]:

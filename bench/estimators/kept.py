@@ -1,4 +1,4 @@
-"""Recordings of cases with their workspaces, what searches for a batch found, and shapes of models.
+"""Recordings of cases with their workspaces, what searches for a batch and placements found, and shapes of models.
 
 They are of this process, of the disk, or new ones.
 
@@ -29,7 +29,16 @@ from bench import catalog, fingerprint
 from bench.errors import BenchError, DeviceError, Unsupported
 from bench.estimators import recording, tensors
 from bench.estimators.cudnn_plans import describe_device, library_facts
-from bench.estimators.recording import LEAST_BATCH, TRACED_BATCHES, Column, ModelShapes, Recording, join_column
+from bench.estimators.recording import (
+    LEAST_BATCH,
+    TRACED_BATCHES,
+    Asks,
+    AttentionTraits,
+    Column,
+    ModelShapes,
+    Recording,
+    join_column,
+)
 from bench.estimators.temporaries import Machine
 from bench.folders import trace_cache_folder
 from bench.plan import image_spec
@@ -68,13 +77,15 @@ WORKSPACES_CODE = ("estimators/cudnn_plans.py", "estimators/temporaries/convolut
 
 
 class Unlimited(NamedTuple):
-    """What a batch reserves on a device without limit.
+    """What a batch takes on a device without limit.
 
     Attributes:
-        reserved_bytes: Once the allocator is steady.
-        peak_bytes: Over all steps.
+        allocated_bytes: The peak of tensors once the allocator is steady.
+        reserved_bytes: The peak of the allocator, likewise.
+        peak_bytes: Reserved, over all steps.
     """
 
+    allocated_bytes: int
     reserved_bytes: int
     peak_bytes: int
 
@@ -190,50 +201,83 @@ def _of_micro_batch(case: Case, size: int) -> Case:
     return replace(case, batch_size=size * case.accumulation)
 
 
-_columns: dict[tuple[Case, Machine], Column | None] = {}
+_Scope = tuple[Asks, object]
+"""What a recording asked of the GPU, and what that GPU answered."""
+
+
+def _scopes(machine: Machine) -> Iterator[_Scope]:
+    """What recordings that serve a GPU asked and were told, from those that serve most GPUs on."""
+    yield Asks.NOTHING, None
+    yield Asks.ATTENTION, AttentionTraits.of(machine.compute_capability)
+    yield Asks.CAPABILITY, machine.compute_capability
+    yield Asks.PROPERTIES, machine
+
+
+_columns: dict[tuple[Case, _Scope], Column | None] = {}
+_recordings: dict[tuple[Case, _Scope], Recording] = {}
+MOST_RECORDINGS = 16
+"""Of single batch sizes, in a process."""
 
 
 def _find_column(case: Case, machine: Machine, *, record: bool) -> Column | None:
     """The case's column; None if it has none, or where it would have to be recorded and `record` is off."""
-    name = (case, machine)
-    if name not in _columns:
-        key = cache_key(case, machine.compute_capability, TRACED_BATCHES)
-        found = load(key)
-        if not isinstance(found, Column):
-            if not record:
-                return None
-            _to_be_made()
-            found = _record_column(case, machine)
-            if found is not None and not found.recording.asks_device:
-                keep(key, found)
-        _columns[name] = found
-    return _columns[name]
+    for scope in _scopes(machine):
+        if (case, scope) in _columns:
+            return _columns[case, scope]
+    for asks, told in _scopes(machine):
+        found = load(_key_of(case, asks, told, TRACED_BATCHES))
+        if isinstance(found, Column):
+            return _columns.setdefault((case, (asks, told)), found)
+    if not record:
+        return None
+    _to_be_made()
+    made, asks = _record_column(case, machine)
+    told = dict(_scopes(machine))[asks]
+    if made is not None:
+        keep(_key_of(case, asks, told, TRACED_BATCHES), made)
+    return _columns.setdefault((case, (asks, told)), made)
 
 
-def _record_column(case: Case, machine: Machine) -> Column | None:
-    """None as well where the case cannot be recorded at these batch sizes: that says nothing of others."""
+def _record_column(case: Case, machine: Machine) -> tuple[Column | None, Asks]:
+    """The column and what it asks; None where the case cannot be recorded so: that says nothing of other batches."""
     from bench.estimators.record import record_case
 
     first, second = TRACED_BATCHES
+    asks = Asks.PROPERTIES
     try:
         one, other = (record_case(_of_micro_batch(case, size), machine) for size in TRACED_BATCHES)
-        return join_column(first, one, second, other)
+        asks = max(one.asks, other.asks)
+        return join_column(first, one, second, other), asks
     except Exception:  # noqa: BLE001 - whatever a model raises at its own batch size is for its own recording to say
-        return None
+        return None, asks
 
 
-@functools.lru_cache(maxsize=16)
 def _find_recording(case: Case, machine: Machine) -> Recording:
-    key = cache_key(case, machine.compute_capability, (case.micro_batch_size,))
-    found = load(key)
+    for scope in _scopes(machine):
+        if (case, scope) in _recordings:
+            return _recordings[case, scope]
+    sizes = (case.micro_batch_size,)
+    found, scope = None, next(_scopes(machine))
+    for scope in _scopes(machine):
+        found = load(_key_of(case, *scope, sizes))
+        if isinstance(found, Recording):
+            break
     if not isinstance(found, Recording):
         _to_be_made()
         from bench.estimators.record import record_case
 
         found = record_case(case, machine)
-        if not found.asks_device:  # the key says nothing of the device but its compute capability
-            keep(key, found)
+        scope = found.asks, dict(_scopes(machine))[found.asks]
+        keep(_key_of(case, *scope, sizes), found)
+    if len(_recordings) >= MOST_RECORDINGS:
+        del _recordings[next(iter(_recordings))]
+    _recordings[case, scope] = found
     return found
+
+
+def _key_of(case: Case, asks: Asks, told: object, batch_sizes: Sequence[int]) -> str | None:
+    """What names a recording that serves some GPUs; None where it serves one only, and is not kept."""
+    return None if asks is Asks.PROPERTIES else cache_key(case, told, batch_sizes)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -265,8 +309,14 @@ def _versions() -> list[str]:
     return [importlib.metadata.version(name) for name in ("torch", "torchvision")]
 
 
-def cache_key(case: Case, compute_capability: tuple[int, int], batch_sizes: Sequence[int]) -> str | None:
-    """What names a recording of `case` at micro-batches of `batch_sizes`; None if code that nobody sees takes part."""
+def cache_key(case: Case, gpu: object, batch_sizes: Sequence[int]) -> str | None:
+    """What names a recording of `case` at micro-batches of `batch_sizes`; None if code that nobody sees takes part.
+
+    Args:
+        case: Its input path and allocator make no difference.
+        gpu: What the step learned of the GPU: None, its `AttentionTraits` or its compute capability.
+        batch_sizes: See above.
+    """
     entries: tuple[tuple[catalog.Kind, str], ...] = (
         ("model", case.model.name),
         ("dataset", case.dataset.name),
@@ -278,9 +328,7 @@ def cache_key(case: Case, compute_capability: tuple[int, int], batch_sizes: Sequ
     axes |= {name: str(value) for name, value in case.switches.items() if name != "allocator"}  # which only replays
     images = image_spec(case.dataset, case.image_size)
     code = [fingerprint.code_key(RECORDING_CODE), *(catalog.code_key(kind, name) for kind, name in entries)]
-    return stable_hash(
-        [code, _versions(), sys.version_info[:2], axes, str(images), compute_capability, list(batch_sizes)]
-    )
+    return stable_hash([code, _versions(), sys.version_info[:2], axes, str(images), gpu, list(batch_sizes)])
 
 
 def workspaces_key(case: Case, device: Device) -> str | None:
@@ -306,10 +354,19 @@ def trials_key(case: Case, device: Device, settings: MemorySettings, *, workspac
     return recorded and stable_hash(["trials", code, recorded, repr(device), repr(settings), library])
 
 
+def placement_key(
+    case: Case, device: Device, settings: MemorySettings, *, workspaces: bool, fraction: float
+) -> str | None:
+    """What names the fields of a `choosing.Placement`; None where they cannot be kept."""
+    tried = trials_key(case, device, settings, workspaces=workspaces)
+    return tried and stable_hash(["placement", tried, fraction])
+
+
 _TYPES: dict[tuple[str, str], type] = {
     (kind.__module__, kind.__qualname__): kind
     for kind in (
         recording.Affine,
+        recording.Asks,
         recording.Call,
         recording.Column,
         recording.Freed,
@@ -325,7 +382,7 @@ _TYPES: dict[tuple[str, str], type] = {
     )
 }
 
-Held = Column | Recording | ModelShapes | Trials | tuple[recording.Workspaces, ...]
+Held = Column | Recording | ModelShapes | Trials | tuple[recording.Workspaces, ...] | dict[str, Any]
 
 
 def any_kept(cases: Iterable[Case], device: str | Device) -> bool:
@@ -341,7 +398,8 @@ def any_kept(cases: Iterable[Case], device: str | Device) -> bool:
             key
             for case in cases
             for sizes in (TRACED_BATCHES, (case.micro_batch_size,))
-            if (key := cache_key(case, capability, sizes))
+            for gpu in (None, AttentionTraits.of(capability), capability)
+            if (key := cache_key(case, gpu, sizes))
         )
         return any((folder / f"{key}{SUFFIX}").exists() for key in keys)
     except BenchError:  # whoever is asked for the estimate says it
@@ -383,6 +441,9 @@ _UNSOUND = (
 """What reading a file that nobody wrote so may raise; `pickle` promises no one kind."""
 
 
+_PLAIN = (str, int, float, type(None))
+
+
 def _is_whole(held: object) -> bool:
     try:
         if isinstance(held, ModelShapes):
@@ -390,6 +451,8 @@ def _is_whole(held: object) -> bool:
             return all(isinstance(count, int) for count in counts) and isinstance(held.trained, tuple)
         if isinstance(held, Trials):
             return _are_trials(held)
+        if isinstance(held, dict):
+            return all(type(name) is str and isinstance(value, _PLAIN) for name, value in held.items())
         if isinstance(held, tuple):
             return all(type(item) is recording.Workspaces and all(type(size) is int for size in item) for item in held)
         found = held.recording if isinstance(held, Column) else held

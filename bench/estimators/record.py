@@ -143,7 +143,7 @@ def record_training(
                     recorder.entries.append(StepEnd(step))
             entries, recorder.entries = recorder.entries, []
             del training
-        return Recording(sort_frees(entries), recorder.roles, modules.holders, cuda.asked_for_properties)
+        return Recording(sort_frees(entries), recorder.roles, modules.holders, cuda.asked)
 
 
 class _Recorder:

@@ -37,6 +37,38 @@ class Phase(IntEnum):
     OPTIMIZER = 4
 
 
+class Asks(IntEnum):
+    """What a step asks of the GPU that it is recorded for; its recording serves the GPUs that answer alike."""
+
+    NOTHING = 0
+    ATTENTION = 1
+    """Which kernels of attention run: `AttentionTraits`."""
+    CAPABILITY = 2
+    """The compute capability."""
+    PROPERTIES = 3
+    """Anything: the recording serves no other GPU."""
+
+
+class AttentionTraits(NamedTuple):
+    """What torch asks of the compute capability before it chooses a kernel of attention (sdp_utils.cpp).
+
+    Attributes:
+        from_volta: 7.0 and newer.
+        from_ampere: 8.0 and newer.
+        prefers_cudnn: cuDNN's attention goes before flash attention in half precision (check_prefer_cudnn_attention).
+            So in torch 2.13 and 2.15; 2.6 and 2.9 take flash attention. What lies between is taken to turn at 2.11.
+    """
+
+    from_volta: bool
+    from_ampere: bool
+    prefers_cudnn: bool
+
+    @classmethod
+    def of(cls, compute_capability: tuple[int, int]) -> AttentionTraits:
+        """Of a GPU."""
+        return cls(compute_capability >= (7, 0), compute_capability >= (8, 0), compute_capability in ((9, 0), (10, 0)))
+
+
 class Output(NamedTuple):
     """A new storage: its number in the recording, its bytes, and the tensor that it was made for."""
 
@@ -114,13 +146,13 @@ class Recording:
             results that come and go.
         holders: The dotted name of the parameter or buffer that a storage holds, or whose gradient or state it is, and
             the optimizer's word for a state (`exp_avg`), else an empty string.
-        asks_device: Whether the step asks for the device's properties, so that it may differ on another.
+        asks: What the step asks of the GPU, so that it may differ on another.
     """
 
     entries: Sequence[Entry] = ()
     roles: Mapping[int, str] = field(default_factory=dict)
     holders: Mapping[int, tuple[str, str]] = field(default_factory=dict)
-    asks_device: bool = False
+    asks: Asks = Asks.NOTHING
 
     def with_entries(self, entries: Sequence[Entry]) -> Recording:
         """The same with other entries."""

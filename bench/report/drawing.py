@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
+from typing import Any
 
+import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
+from bench.report import theme
 from bench.report.escape import csv_cell
+
+SUFFIXES = (".png", ".svg", ".pdf")
+_SALT = "stepbench"
+"""Of the ids in an SVG, which would differ each time otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +49,15 @@ def to_csv(frame: pd.DataFrame) -> str:
     safe = safe.assign(**{name: safe[name].map(csv_cell, na_action="ignore") for name in texts})
     written: str = safe.to_csv(index=False, lineterminator="\n", na_rep="")
     return written
+
+
+def render_drawing(drawing: Drawing, suffix: str) -> bytes:
+    """The picture as a file of one of `SUFFIXES`; equal pictures give equal bytes."""
+    if suffix == ".png":
+        return theme.save(drawing.figure)
+    buffer = io.BytesIO()
+    # Neither format may hold the time at which it was written.
+    metadata: dict[str, Any] = {"Date": None} if suffix == ".svg" else {"CreationDate": None}
+    with theme.style(), mpl.rc_context({"svg.hashsalt": _SALT}):
+        drawing.figure.savefig(buffer, format=suffix.removeprefix("."), metadata=metadata)
+    return buffer.getvalue()

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
-from typing import Any
 
-import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -18,10 +15,6 @@ from bench.estimators.timeline import Timeline
 from bench.report import theme
 from bench.report.drawing import Drawing
 from bench.units import GIB, KIB, MIB, format_bytes
-
-SUFFIXES = (".png", ".svg", ".pdf")
-_SALT = "stepbench"
-"""Of the ids in an SVG, which would differ each time otherwise."""
 
 _TOP_IN, _PLOT_IN, _AXIS_IN, _ROW_IN = 1.06, 3.5, 0.62, 0.215
 _LEFT_IN, _RIGHT_IN = 0.78, 2.62
@@ -88,18 +81,6 @@ def draw_timeline(timeline: Timeline, case: str, device: str) -> Drawing:
         figure=figure,
         numbers=_numbers(timeline),
     )
-
-
-def render_drawing(drawing: Drawing, suffix: str) -> bytes:
-    """The picture as a file of one of `SUFFIXES`; equal pictures give equal bytes."""
-    if suffix == ".png":
-        return theme.save(drawing.figure)
-    buffer = io.BytesIO()
-    # Neither format may hold the time at which it was written.
-    metadata: dict[str, Any] = {"Date": None} if suffix == ".svg" else {"CreationDate": None}
-    with theme.style(), mpl.rc_context({"svg.hashsalt": _SALT}):
-        drawing.figure.savefig(buffer, format=suffix.removeprefix("."), metadata=metadata)
-    return buffer.getvalue()
 
 
 def alt_text(timeline: Timeline, case: str, device: str) -> str:

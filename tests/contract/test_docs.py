@@ -97,7 +97,7 @@ def test_the_readmes_figures_of_exactness_are_those_of_the_page() -> None:
 def test_the_examples_of_the_python_interface_run_as_they_stand(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     (tmp_path / "examples.py").write_text("\n".join(blocks), encoding="utf-8")
     done = subprocess.run(
         [sys.executable, str(tmp_path / "examples.py")],

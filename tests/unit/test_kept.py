@@ -21,6 +21,7 @@ from bench.estimators import kept, memory, memory_settings
 from bench.estimators.memory_settings import MemorySettings, settings_in_force
 from bench.estimators.recording import (
     TRACED_BATCHES,
+    Asks,
     Call,
     Freed,
     Output,
@@ -71,18 +72,48 @@ def test_a_recording_that_asked_for_the_device_is_not_kept_for_others(
     from bench.estimators import record
 
     machine = kept.machine_of(load_device("h200"), memory_settings.MemorySettings("2.15.0"))
-    for asks in (True, False):
+    for asks in (Asks.PROPERTIES, Asks.NOTHING):
         monkeypatch.setattr(
-            record, "record_case", lambda case, _, asks=asks: replace(recording(case.batch_size), asks_device=asks)
+            record, "record_case", lambda case, _, asks=asks: replace(recording(case.batch_size), asks=asks)
         )
-        kept.recording_of.cache_clear()
-        kept._find_recording.cache_clear()
-        kept._columns.clear()
-        assert kept.recording_of(CASE, machine, shared=shared).asks_device is asks
-        assert any(folder.glob("*.trace")) is not asks
+        forget()
+        assert kept.recording_of(CASE, machine, shared=shared).asks is asks
+        assert any(folder.glob("*.trace")) is (asks is Asks.NOTHING)
+    forget()
+
+
+def forget() -> None:
     kept.recording_of.cache_clear()
-    kept._find_recording.cache_clear()
+    kept._recordings.clear()
     kept._columns.clear()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(
+    ("asks", "times"), [(Asks.NOTHING, 1), (Asks.ATTENTION, 2), (Asks.CAPABILITY, 3), (Asks.PROPERTIES, 4)]
+)
+def test_a_recording_serves_the_gpus_that_answer_what_it_asked_alike(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, shared: bool, asks: Asks, times: int
+) -> None:
+    """RTX 3090 and 3080 have one compute capability, the 4090 another that attention takes for the same, the T4 not."""
+    from bench.estimators import record
+
+    made: list[int] = []
+
+    def record_case(case: Case, _: Any) -> Recording:
+        made.append(case.batch_size)
+        return replace(recording(case.batch_size), asks=asks)
+
+    monkeypatch.setattr(record, "record_case", record_case)
+    settings = memory_settings.MemorySettings("2.15.0")
+    for keeps in (True, False):
+        monkeypatch.setenv("BENCH_TRACE_CACHE", str(folder) if keeps else "off")
+        made.clear()
+        forget()
+        for name in ("rtx3090", "rtx3080", "rtx4090", "t4"):
+            kept.recording_of(CASE, kept.machine_of(load_device(name), settings), shared=shared)
+        assert len(made) == times * (2 if shared else 1)
+    forget()
 
 
 def test_keys_tell_cases_batches_and_gpus_apart() -> None:
@@ -257,14 +288,14 @@ def test_what_is_kept_is_estimated_without_torch_and_to_the_same_byte(folder: Pa
     "found",
     [
         ({16: (1, 2)},),
-        ({16: kept.Unlimited(1, "2")},),  # type: ignore[arg-type]
+        ({16: kept.Unlimited(1, 1, "2")},),  # type: ignore[arg-type]
         ({}, {16: True}),
         ({}, {}, {(1, 2): "3"}),
         ({}, {}, {}, [4]),
     ],
 )
 def test_only_whole_trials_come_back(folder: Path, found: tuple[Any, ...]) -> None:
-    whole = kept.Trials({16: kept.Unlimited(1, 2)}, {(16, 5): True}, {(5, 16): None}, {1})
+    whole = kept.Trials({16: kept.Unlimited(1, 1, 2)}, {(16, 5): True}, {(5, 16): None}, {1})
     kept.keep("a", whole)
     assert kept.load("a") == whole
     kept.keep("a", kept.Trials(*found))

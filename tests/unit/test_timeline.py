@@ -157,7 +157,8 @@ def test_the_drawing_carries_its_numbers_and_says_what_it_shows() -> None:
 
 
 def test_hostile_names_are_drawn_as_they_are_and_cut() -> None:
-    from bench.report.timeline import draw_timeline, render_drawing
+    from bench.report.drawing import render_drawing
+    from bench.report.timeline import draw_timeline
 
     hostile = LiveTensor("activations", "$x^{$\\frac\n\u202e" + "y" * 500, "add", "float32", (1,), 5)
     drawing = draw_timeline(replace(made_up(), tensors=(hostile,)), "$\\bad{", "h\n200")
@@ -171,7 +172,8 @@ def test_hostile_names_are_drawn_as_they_are_and_cut() -> None:
 DRAW = """
 import sys
 from tests.unit.test_timeline import made_up
-from bench.report.timeline import SUFFIXES, draw_timeline, render_drawing
+from bench.report.drawing import SUFFIXES, render_drawing
+from bench.report.timeline import draw_timeline
 from bench.report.drawing import to_csv
 import hashlib, json
 made = {suffix: render_drawing(draw_timeline(made_up(), "a model", "h200"), suffix) for suffix in SUFFIXES}

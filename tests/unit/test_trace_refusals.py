@@ -12,7 +12,7 @@ from bench import folders
 from bench.devices import load_device
 from bench.errors import BenchError, ReadsValues, Unsupported
 from bench.estimators.memory import Target, trace_peaks
-from bench.estimators.recording import StepEnd
+from bench.estimators.recording import Asks, StepEnd
 from bench.records import Case, Choice
 
 CASE = Case(Choice("mnist"), Choice("mlp"), Choice("sgd"), 16)
@@ -90,8 +90,8 @@ def test_the_gpus_properties_are_those_of_the_device_file() -> None:
         model = asking(name, heard)
         recording = record_training(lambda device, model=model: Training(model, device), 3, (9, 0), machine.properties)
         assert set(heard) == {value}
-        assert recording.asks_device
-    assert not record_training(lambda device: Training(torch.nn.Linear(4, 2), device)).asks_device
+        assert recording.asks is Asks.PROPERTIES
+    assert record_training(lambda device: Training(torch.nn.Linear(4, 2), device)).asks is Asks.NOTHING
     with pytest.raises(Unsupported, match="asks for pci_bus_id of the GPU, which is not known of this device"):
         record_training(lambda device: Training(asking("pci_bus_id", []), device), 3, (9, 0), machine.properties)
 

@@ -115,3 +115,24 @@ def test_a_count_agrees_with_its_noun(arguments: tuple[int, str], text: str) -> 
 )
 def test_exact_bytes_lose_nothing(count: int, text: str) -> None:
     assert units.exact_bytes(count) == text
+
+
+@pytest.mark.parametrize(
+    ("joules", "text"),
+    [(0.0123, "0.0123 J"), (12, "12.0 J"), (3600, "1.00 Wh"), (162_000, "45.0 Wh"), (4.32e6, "1.20 kWh"), (None, "–")],
+)
+def test_energy_prints_in_the_unit_that_suits(joules: float | None, text: str) -> None:
+    assert units.format_energy(joules) == text
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"),
+    [(0.0, "0.00"), (0.1128, "0.113"), (3.4, "3.40"), (12.4, "12.40"), (1234.5, "1,234.50"), (None, "–")],
+)
+def test_money_prints_with_two_decimals_or_three_digits(amount: float | None, text: str) -> None:
+    assert units.format_money(amount) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.0123, "12.3 ms"), (59.0, "59.0 s"), (59.9, "1 min 00 s")])
+def test_a_span_prints_however_short(seconds: float, text: str) -> None:
+    assert units.format_span(seconds) == text

@@ -43,6 +43,7 @@ from bench.errors import Unsupported
 from bench.estimators.fake_cuda.attention import attention
 from bench.estimators.fake_cuda.kernels import TracedKernels, list_operators, redispatch_to_meta
 from bench.estimators.fake_cuda.memory import Memory, Recorder, block_of, spec_of
+from bench.estimators.recording import Asks, AttentionTraits
 
 CUDA, META = 1, 14
 """c10/core/DeviceType.h."""
@@ -218,9 +219,9 @@ def cuda_present() -> Iterator[None]:
         object_[0] = before
 
 
-def build_composites(capability: tuple[int, int]) -> dict[str, Callable[..., Any]]:
+def build_composites(gpu: Callable[[], AttentionTraits]) -> dict[str, Callable[..., Any]]:
     """Replacements by operator, for the dispatch key AutogradCUDA."""
-    return {"scaled_dot_product_attention": attention(capability)}
+    return {"scaled_dot_product_attention": attention(gpu)}
 
 
 __all__ = ["FakeCuda", "Recorder", "block_of", "check_capabilities", "spec_of"]
@@ -271,7 +272,7 @@ class FakeCuda:
             properties: Of that GPU, by the names of `torch.cuda.get_device_properties`.
         """
         self.recorder, self.compute_capability = recorder, compute_capability
-        self.asked_for_properties = False
+        self.asked = Asks.NOTHING
         major, minor = compute_capability
         self._properties = _DeviceProperties(major=major, minor=minor, **(properties or {}))
         self._memory = Memory()
@@ -279,8 +280,17 @@ class FakeCuda:
 
     def get_device_properties(self, device: object = None) -> _DeviceProperties:
         """As `torch.cuda.get_device_properties`."""
-        self.asked_for_properties = True
+        self.asked = Asks.PROPERTIES
         return self._properties
+
+    def get_device_capability(self, device: object = None) -> tuple[int, int]:
+        """As `torch.cuda.get_device_capability`."""
+        self.asked = max(self.asked, Asks.CAPABILITY)
+        return self.compute_capability
+
+    def _attention_traits(self) -> AttentionTraits:
+        self.asked = max(self.asked, Asks.ATTENTION)
+        return AttentionTraits.of(self.compute_capability)
 
     def tell_deaths(self) -> None:
         """Tell the recorder of storages that died since the last kernel."""
@@ -293,12 +303,16 @@ class FakeCuda:
             _compiler_not_loaded(),
             idle_guard(),
             cuda_present(),
-            _cuda_module_replaced(self.compute_capability, self.get_device_properties),
+            _cuda_module_replaced(self),
             _replaced(torch.nn.init, {"_no_grad_trunc_normal_": _leave_alone}),
             torch.autograd.set_multithreading_enabled(False),
-            _kernels_replaced(self._memory, self.recorder, self.compute_capability),
+            _kernels_replaced(self._memory, self.recorder, self._attention_traits),
         ):
             self._stack.enter_context(context)
+        cudnn: Any = torch.backends.cudnn
+        with contextlib.suppress(RuntimeError):  # whoever needs the version is told again
+            cudnn.version()
+        self.asked = Asks.NOTHING  # torch asks every GPU when it is first asked for cuDNN's version
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -326,16 +340,14 @@ def check_capabilities() -> None:
 
 
 @contextlib.contextmanager
-def _cuda_module_replaced(
-    capability: tuple[int, int], get_properties: Callable[..., _DeviceProperties]
-) -> Iterator[None]:
+def _cuda_module_replaced(fake: FakeCuda) -> Iterator[None]:
     answers: dict[str, Callable[..., Any]] = {
         "_lazy_init": lambda: None,
         "is_available": lambda: True,
         "is_bf16_supported": lambda including_emulation=True: True,
         "is_current_stream_capturing": lambda: False,
-        "get_device_capability": lambda device=None: capability,
-        "get_device_properties": get_properties,
+        "get_device_capability": fake.get_device_capability,
+        "get_device_properties": fake.get_device_properties,
         "current_device": lambda: 0,
         "device_count": lambda: 1,
         "_exchange_device": lambda device: 0,
@@ -388,8 +400,8 @@ def _settings_of_compiler(name: str) -> types.ModuleType:
 
 
 @contextlib.contextmanager
-def _kernels_replaced(memory: Memory, recorder: Recorder, capability: tuple[int, int]) -> Iterator[None]:
-    kernels = TracedKernels(memory, recorder, capability)
+def _kernels_replaced(memory: Memory, recorder: Recorder, gpu: Callable[[], AttentionTraits]) -> Iterator[None]:
+    kernels = TracedKernels(memory, recorder)
     memory.on_free = recorder.freed
     library = torch._C._dispatch_library("IMPL", "aten", "", __file__, 1)
     computing, viewing = list_operators()
@@ -399,7 +411,7 @@ def _kernels_replaced(memory: Memory, recorder: Recorder, capability: tuple[int,
     for name in viewing:
         if name not in present:
             library.impl(name.removeprefix("aten::"), "CUDA", redispatch_to_meta(name))
-    for name, composite in build_composites(capability).items():
+    for name, composite in build_composites(gpu).items():
         library.impl(name, "AutogradCUDA", composite)
     for name in _RANDOM:
         library.impl(name, "CPU", _leave_alone)

@@ -11,11 +11,7 @@ from typing import Any
 
 import torch
 
-PREFERS_CUDNN = {(9, 0), (10, 0)}
-"""Where cuDNN's attention goes before flash attention in half precision (check_prefer_cudnn_attention).
-
-So in torch 2.13 and 2.15; 2.6 and 2.9 take flash attention. What lies between is taken to turn at 2.11.
-"""
+from bench.estimators.recording import AttentionTraits
 
 WIDE_CUDNN = 92200
 """The last cuDNN whose attention takes heads no wider than 128 (check_cudnn_tensor_shapes)."""
@@ -28,9 +24,9 @@ _ADDS_BATCH = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (
 """Whether three dimensions are taken for one batch; seen in 2.15, and 2.13 is taken to be without."""
 
 
-def _prefers_cudnn(capability: tuple[int, int]) -> bool:
+def _prefers_cudnn(gpu: AttentionTraits) -> bool:
     version = tuple(int(part) for part in torch.__version__.split(".")[:2])
-    return capability in PREFERS_CUDNN and version >= (2, 11)
+    return gpu.prefers_cudnn and version >= (2, 11)
 
 
 class _Attention:
@@ -40,9 +36,9 @@ class _Attention:
     """
 
     def __init__(
-        self, capability: tuple[int, int], tensors: Sequence[torch.Tensor], mask: torch.Tensor | None, grouped: bool
+        self, gpu: AttentionTraits, tensors: Sequence[torch.Tensor], mask: torch.Tensor | None, grouped: bool
     ) -> None:
-        self.capability, self.mask, self.grouped = capability, mask, grouped
+        self.gpu, self.mask, self.grouped = gpu, mask, grouped
         self.query, self.key, self.value = self.tensors = tensors
         self.wants_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
         self.half = self.query.dtype in (torch.bfloat16, torch.float16)
@@ -51,7 +47,7 @@ class _Attention:
         """`cudnn`, `flash`, `efficient` or `math`."""
         backends: Any = torch.backends.cuda
         if self._is_fusible():
-            if _prefers_cudnn(self.capability) and backends.cudnn_sdp_enabled() and self._suits_cudnn(dropout):
+            if _prefers_cudnn(self.gpu) and backends.cudnn_sdp_enabled() and self._suits_cudnn(dropout):
                 return "cudnn"
             if backends.flash_sdp_enabled() and self._suits_flash(causal):
                 return "flash"
@@ -103,17 +99,17 @@ class _Attention:
         return (
             self.half
             and self.mask is None
-            and self.capability >= (8, 0)
+            and self.gpu.from_ampere
             and width == self.value.shape[-1]
             and width <= 256
             and not (causal and self.query.shape[2] != self.key.shape[2])
         )
 
     def _suits_efficient(self) -> bool:
-        if self.query.dtype == torch.float64 or (self.query.dtype == torch.bfloat16 and self.capability < (8, 0)):
+        if self.query.dtype == torch.float64 or (self.query.dtype == torch.bfloat16 and not self.gpu.from_ampere):
             return False
         alignment = 1
-        if self.capability >= (7, 0) and (self.half or self.capability >= (8, 0)):
+        if self.gpu.from_volta and (self.half or self.gpu.from_ampere):
             alignment = 8 if self.half else 4
         offsets = (tensor.storage_offset() % alignment for tensor in self.tensors)
         return all(width % alignment == 0 for width in self._widths()) and not any(offsets)
@@ -169,8 +165,8 @@ class _Attention:
         return result[..., :width] if missing else result
 
 
-def attention(capability: tuple[int, int]) -> Callable[..., torch.Tensor]:
-    """What stands for the composite operator on a GPU of that compute capability."""
+def attention(gpu: Callable[[], AttentionTraits]) -> Callable[..., torch.Tensor]:
+    """What stands for the composite operator on a GPU, which is asked when the operator runs."""
 
     def scaled_dot_product_attention(
         query: torch.Tensor,
@@ -187,8 +183,8 @@ def attention(capability: tuple[int, int]) -> Callable[..., torch.Tensor]:
         if _ADDS_BATCH and all(tensor.dim() == 3 for tensor in tensors):
             if attn_mask is not None and attn_mask.dim() == 3:
                 attn_mask = attn_mask.unsqueeze(0)
-            of_one = _Attention(capability, [tensor.unsqueeze(0) for tensor in tensors], attn_mask, enable_gqa)
+            of_one = _Attention(gpu(), [tensor.unsqueeze(0) for tensor in tensors], attn_mask, enable_gqa)
             return of_one.compute(dropout_p, is_causal, scale).squeeze(0)
-        return _Attention(capability, tensors, attn_mask, enable_gqa).compute(dropout_p, is_causal, scale)
+        return _Attention(gpu(), tensors, attn_mask, enable_gqa).compute(dropout_p, is_causal, scale)
 
     return scaled_dot_product_attention

@@ -415,9 +415,9 @@ def _from_meta(value: Any) -> Any:
 class TracedKernels:
     """The kernels of one trace."""
 
-    def __init__(self, memory: Memory, recorder: Recorder, capability: tuple[int, int]) -> None:
+    def __init__(self, memory: Memory, recorder: Recorder) -> None:
         """Kernels that allocate from `memory` and tell `recorder`."""
-        self.memory, self.recorder, self.capability = memory, recorder, capability
+        self.memory, self.recorder = memory, recorder
         self._inferred: dict[tuple[str, tuple[Any, ...]], Any] = {}
 
     def build(self, name: str) -> Kernel:
