@@ -84,7 +84,9 @@ class BenchGroup(click.Group):
         names = self.list_commands(ctx)
         width = max(map(len, names))
         for group, members in GROUPS.items():
-            named = [(name, self.commands[name]) for name in names if name in members]
+            named = [
+                (name, self.commands[name]) for name in names if name in members and not self.commands[name].hidden
+            ]
             rows = [
                 (name.ljust(width), command.get_short_help_str(formatter.width - 6 - width)) for name, command in named
             ]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.errors import DeviceError
-from bench.probes.gpu_monitor import GpuMonitor, GpuSnapshot, GpuStatic, window_fields
+from bench.probes.gpu_monitor import GpuMonitor, GpuSnapshot, GpuStatic, shares_host_pids, window_fields
 from bench.probes.nvml_session import NvmlSession, NvmlUnavailable
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "GpuMonitor",
     "GpuSnapshot",
     "GpuStatic",
+    "count_other_processes",
     "find_gpu",
     "hash_uuid",
     "list_gpus",
@@ -100,6 +101,23 @@ def read_gpu_listing(timeout_s: float | None = None) -> GpuListing:
         return GpuListing(error=str(error))
     finally:
         session.close()
+
+
+def count_other_processes(uuid: str, timeout_s: float | None = None) -> int | None:
+    """How many processes but this one compute on a GPU; None if that cannot be told: no NVML, or a container."""
+    try:
+        session = NvmlSession(timeout_s)
+    except NvmlUnavailable:
+        return None
+    try:
+        handle = session.read("nvmlDeviceGetHandleByUUID", uuid)
+        found = session.read("nvmlDeviceGetComputeRunningProcesses", handle) if handle is not None else None
+    finally:
+        session.close()
+    if found is None:
+        return None
+    ids = {process.pid for process in found}
+    return len(ids - {os.getpid()}) if not ids or shares_host_pids() else None
 
 
 def _listing(session: NvmlSession) -> GpuListing:

@@ -31,6 +31,7 @@ class DeviceChoice:
         gpu: None where only torch knows the GPU: ROCm, or NVML that is missing or gives no answer.
         uuid: Of the GPU, by NVML or else by torch, with or without prefix; None if neither tells.
         warning: What will be missing from every run there; None if nothing will.
+        slot: The worker slot on the CPU that plays a device: `cpu:0`; None for what is none.
     """
 
     kind: Literal["cpu", "cuda"]
@@ -39,6 +40,7 @@ class DeviceChoice:
     gpu: Gpu | None = None
     uuid: str | None = None
     warning: str | None = None
+    slot: str | None = None
 
 
 def usable_device(requested: str = "auto", facts: MachineFacts | None = None) -> DeviceChoice:

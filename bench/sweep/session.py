@@ -55,8 +55,38 @@ class SweepOptions:
 
 
 @dataclass(slots=True)
+class Seat:
+    """A device that a sweep's runs have, one at a time.
+
+    Attributes:
+        choice: The device.
+        environment: Of the runs there.
+        cpus: The host's processors that they are kept on; None for all.
+        alone: Whether runs are refused while another process computes there.
+        starts_failed: Runs in a row that ended before their case began, for causes outside the cases.
+    """
+
+    choice: DeviceChoice
+    environment: Environment
+    cpus: tuple[int, ...] | None = None
+    alone: bool = False
+    starts_failed: int = 0
+
+    @property
+    def argument(self) -> dict[str, Any]:
+        """What a task must know of it."""
+        return {**gpu_of(self.choice), "cpus": self.cpus, "alone": self.alone}
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages, where there are several."""
+        choice = self.choice
+        return choice.slot or (f"cuda:{choice.gpu_index}" if choice.gpu_index is not None else choice.kind)
+
+
+@dataclass(slots=True)
 class Session:
-    """A running sweep."""
+    """A running sweep, or its part on equal devices where it has several kinds."""
 
     config: SweepConfig
     options: SweepOptions
@@ -67,7 +97,7 @@ class Session:
     choice: DeviceChoice
     gpu: DescribedGpu | None = None  # as estimates use it; None on the CPU, and if it cannot be read
     plan: list[Planned] = field(default_factory=list)
-    starts_failed: int = 0  # in a row, for causes outside the cases
+    seats: list[Seat] = field(default_factory=list)  # equal devices, in an order of their own; one unless given
     silent_runs: int = 0  # in a row, in which NVML timed out
     silence: str | None = None  # why NVML is no longer queried
     notes: dict[str, Any] = field(default_factory=dict)  # stored with the plan, for readers
@@ -78,6 +108,7 @@ class Session:
     def __post_init__(self) -> None:
         """Open the journal; nothing is read yet."""
         self.journal = Journal(self.store, self.config.protocol, self.environment)
+        self.seats = self.seats or [Seat(self.choice, self.environment)]
 
     def name(self, case: Case) -> str:
         """The name of a case in every printed line."""
@@ -147,8 +178,12 @@ def read_device_file(launcher: Launcher, choice: DeviceChoice) -> str:
 
 
 def gpu_of(choice: DeviceChoice) -> dict[str, Any]:
-    """The GPU a child should see: its UUID if NVML knows it, otherwise its index among the visible ones."""
-    return {"gpu_uuid": choice.gpu.uuid if choice.gpu else None, "gpu_index": choice.gpu_index}
+    """The device a child should have: its lock, and the GPU's UUID if NVML knows it, or its index among the visible."""
+    return {
+        "gpu_uuid": choice.gpu.uuid if choice.gpu else None,
+        "gpu_index": choice.gpu_index,
+        "lock": lock_key(choice),
+    }
 
 
 @contextlib.contextmanager
@@ -178,17 +213,20 @@ def held_device(
             held.enter_context(_hold(expected))
         ready()
         choice = choose(requested, facts)
-        if expected is None or _lock_key(choice) != _lock_key(expected):
+        if expected is None or lock_key(choice) != lock_key(expected):
             held.enter_context(_hold(choice))
         yield choice
 
 
 def _hold(choice: DeviceChoice) -> AbstractContextManager[None]:
     name = choice.gpu.name if choice.gpu is not None and choice.gpu.name else choice.kind
-    return hold(device_lock_path(_lock_key(choice)), f"the device {name}")
+    return hold(device_lock_path(lock_key(choice)), f"the device {name}")
 
 
-def _lock_key(choice: DeviceChoice) -> str:
+def lock_key(choice: DeviceChoice) -> str:
+    """What the locks of a device are called, the same for all processes of the host."""
+    if choice.slot:
+        return choice.slot.replace(":", "-slot-")
     return hash_uuid(choice.uuid) if choice.uuid else f"{choice.kind}-{choice.gpu_index or 0}"
 
 
