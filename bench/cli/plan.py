@@ -77,7 +77,9 @@ def kind_of(device: str) -> str:
     """`cpu` or `cuda`, as a request means it on this machine."""
     from bench.probes.nvml import list_gpus
 
-    return device.partition(":")[0] if device != "auto" else "cuda" if list_gpus() else "cpu"
+    if device == "auto":
+        return "cuda" if list_gpus() else "cpu"
+    return "cpu" if device.startswith("cpu") else "cuda"
 
 
 def _runs(config: SweepConfig, kind: str, cases: int) -> str:

@@ -28,6 +28,7 @@ __all__ = [
     "find_gpu",
     "hash_uuid",
     "list_gpus",
+    "pci_bus_ids",
     "read_gpu_listing",
     "visible_entries",
     "visible_gpus",
@@ -118,6 +119,25 @@ def count_other_processes(uuid: str, timeout_s: float | None = None) -> int | No
         return None
     ids = {process.pid for process in found}
     return len(ids - {os.getpid()}) if not ids or shares_host_pids() else None
+
+
+def pci_bus_ids(uuids: Sequence[str], timeout_s: float | None = None) -> dict[str, str]:
+    """Where GPUs are on the PCI bus, by UUID: `00000000:3B:00.0`; without those of which NVML does not tell."""
+    try:
+        session = NvmlSession(timeout_s)
+    except NvmlUnavailable:
+        return {}
+    found = {}
+    try:
+        for uuid in uuids:
+            handle = session.read("nvmlDeviceGetHandleByUUID", uuid)
+            place = session.read("nvmlDeviceGetPciInfo", handle) if handle is not None else None
+            if place is not None:
+                text = place.busId
+                found[uuid] = text.decode() if isinstance(text, bytes) else str(text)
+    finally:
+        session.close()
+    return found
 
 
 def _listing(session: NvmlSession) -> GpuListing:

@@ -25,7 +25,7 @@ from bench.launchers import Launcher
 from bench.locks import device_lock_path, hold
 from bench.probes.machine_facts import MachineFacts, read_machine_facts
 from bench.probes.nvml import hash_uuid
-from bench.probes.selection import DeviceChoice, expected_device, usable_device
+from bench.probes.selection import DeviceChoice, expected_device, expected_devices, usable_device, usable_devices
 from bench.records import Case, Environment, Planned, Status
 from bench.store import Store
 from bench.sweep.journal import Journal
@@ -39,7 +39,9 @@ class SweepOptions:
 
     Attributes:
         out: Folder for the report; the data go below it.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        device: As `config.values.read_devices` takes it; None for what the configuration says.
+        per_device: Whether each device runs the whole plan; None for what the configuration says.
+        parallel: Runs at one time, or `auto`; None for what the configuration says.
         retry: Statuses of finished runs to run again.
         report: Whether to render the report at the end.
         device_files: The user's own device files; one of them must describe the GPU that runs use.
@@ -47,7 +49,9 @@ class SweepOptions:
     """
 
     out: Path
-    device: str = "auto"
+    device: str | None = None
+    per_device: bool | None = None
+    parallel: int | str | None = None
     retry: frozenset[Status] = frozenset()
     report: bool = True
     device_files: tuple[Device, ...] = ()
@@ -61,6 +65,7 @@ class Seat:
     Attributes:
         choice: The device.
         environment: Of the runs there.
+        gpu: As estimates use it; None on the CPU, and if it cannot be read.
         cpus: The host's processors that they are kept on; None for all.
         alone: Whether runs are refused while another process computes there.
         starts_failed: Runs in a row that ended before their case began, for causes outside the cases.
@@ -68,6 +73,7 @@ class Seat:
 
     choice: DeviceChoice
     environment: Environment
+    gpu: DescribedGpu | None = None
     cpus: tuple[int, ...] | None = None
     alone: bool = False
     starts_failed: int = 0
@@ -76,6 +82,13 @@ class Seat:
     def argument(self) -> dict[str, Any]:
         """What a task must know of it."""
         return {**gpu_of(self.choice), "cpus": self.cpus, "alone": self.alone}
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a user should know of it before the sweep begins."""
+        return [
+            words for words in (self.choice.warning, self.gpu and self.gpu.remark) if isinstance(words, str) and words
+        ]
 
     @property
     def name(self) -> str:
@@ -116,7 +129,11 @@ class Session:
 
 
 def read_environment(
-    launcher: Launcher, choice: DeviceChoice, files: Sequence[Device] = (), limit_bytes: int | None = None
+    launcher: Launcher,
+    choice: DeviceChoice,
+    files: Sequence[Device] = (),
+    limit_bytes: int | None = None,
+    cpus: Sequence[int] | None = None,
 ) -> tuple[Environment, DescribedGpu | None]:
     """The environment of a device, and the GPU as estimates use it, each read in a separate process.
 
@@ -125,6 +142,7 @@ def read_environment(
         choice: The device.
         files: The user's own device files; one of them must describe the GPU.
         limit_bytes: Memory of the smaller card that the GPU plays; None for its own.
+        cpus: The host's processors that runs are kept on; None for all.
 
     Returns:
         The environment, which names the device of the estimates; and the GPU, or None for the CPU and for GPUs of other
@@ -143,8 +161,9 @@ def read_environment(
             f"limits.device_memory (--memory) is for GPUs, and runs would use the CPU ({choice.reason}). Remove it: "
             "there, limits.host_memory limits a run"
         )
-    argument = {"device": choice.kind, **gpu_of(choice)}
+    argument = {"device": choice.kind, **gpu_of(choice), "cpus": cpus}
     environment = Environment(**ask_machine(launcher, environment_task, argument))
+    environment = replace(environment, cpu_slot=choice.slot)
     if choice.kind != "cuda":
         return replace(environment, estimate_device="cpu"), None
     if environment.hip_version is not None:
@@ -216,6 +235,38 @@ def held_device(
         if expected is None or lock_key(choice) != lock_key(expected):
             held.enter_context(_hold(choice))
         yield choice
+
+
+@contextlib.contextmanager
+def held_devices(requested: str, ready: Callable[[], None] = lambda: None) -> Iterator[list[DeviceChoice]]:
+    """Choose and lock every device of a request, as `held_device` does for one.
+
+    Args:
+        requested: As `config.values.read_devices` takes it.
+        ready: As for `held_device`.
+
+    Raises:
+        DeviceError: One of them cannot be used.
+        BusyError: Another process holds one of them.
+    """
+    if requested != "all" and not ("," in requested or requested.startswith(("cpu:", "GPU-", "MIG-"))):
+        with held_device(requested, ready=ready) as choice:
+            yield [choice]
+        return
+    on_cpu = requested.startswith("cpu:")
+    facts = MachineFacts() if on_cpu else read_machine_facts(ask_torch=False)
+    with contextlib.ExitStack() as held:
+        if on_cpu:  # the slots are of one CPU, which a sweep has to itself
+            held.enter_context(_hold(DeviceChoice("cpu", "expected")))
+        known = {lock_key(choice): choice for choice in expected_devices(requested, facts)}
+        for choice in known.values():
+            held.enter_context(_hold(choice))
+        ready()
+        choices = usable_devices(requested, facts)
+        for choice in choices:
+            if lock_key(choice) not in known:
+                held.enter_context(_hold(choice))
+        yield choices
 
 
 def _hold(choice: DeviceChoice) -> AbstractContextManager[None]:

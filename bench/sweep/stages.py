@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,11 +18,13 @@ from bench.folders import data_folder
 from bench.launchers import InProcessLauncher, Launcher, LocalLauncher, interrupt_on_terminate
 from bench.locks import hold
 from bench.plan import build_plan, data_facts, describe, name_planned, reads_images, with_data
+from bench.probes.selection import DeviceChoice
 from bench.records import Choice, DataFacts, Planned, Status
 from bench.store import DATA_FOLDER, Store
 from bench.sweep.estimates import estimate_planned
+from bench.sweep.neighbours import settle, spelled
 from bench.sweep.runs import extend_plan, measure_missing, write_plan
-from bench.sweep.session import Session, SweepOptions, device_name, held_device, read_environment
+from bench.sweep.session import Seat, Session, SweepOptions, device_name, held_devices, read_environment
 from bench.sweep.unit import write_order
 from bench.terminal import Progress
 from bench.units import counted
@@ -87,24 +90,85 @@ def run_sweep(
         KeyboardInterrupt: On Ctrl-C or SIGTERM, within about two seconds; finished runs are kept.
     """
     store = Store(options.out / DATA_FOLDER)
+    if config.launcher.kind != "local":
+        raise BenchError(
+            f"launcher.kind: {config.launcher.kind} does not start sweeps yet. Use --launcher local; or store "
+            "runs with bench plan --out FOLDER, and start bench run-planned FOLDER INDEX with your scheduler"
+        )
     if options.in_process:
         config = _once(config)
     launcher = launcher or (InProcessLauncher() if options.in_process else LocalLauncher(_preloads(config)))
     store.create()
     with interrupt_on_terminate(), hold(options.out / ".lock", f"the folder {options.out}"):
         store.clear_leftovers()
-        with held_device(options.device, ready=launcher.warm) as choice:
-            limit_bytes = config.limits.device_memory
-            environment, gpu = read_environment(launcher, choice, options.device_files, limit_bytes)
-            environment = replace(environment, in_process=options.in_process or None)
-            session = Session(config, options, progress, launcher, store, environment, choice, gpu)
-            for remark in (choice.warning, gpu.remark if gpu else None):
-                if remark:
-                    progress.say(remark)
-            _prepare(session)
-            estimate_planned(session)
-            measure_missing([session])
-        return _conclude(session)
+        with held_devices(options.device or config.launcher.device, ready=launcher.warm) as choices:
+            sessions, parallel = _open_sessions(config, options, progress, launcher, store, choices)
+            for session in sessions:
+                _prepare(session)
+                estimate_planned(session)
+            measure_missing(sessions, parallel)
+        return _conclude(sessions)
+
+
+def _open_sessions(
+    config: SweepConfig,
+    options: SweepOptions,
+    progress: Progress,
+    launcher: Launcher,
+    store: Store,
+    choices: Sequence[DeviceChoice],
+) -> tuple[list[Session], int | None]:
+    """A session for each kind of device, and the most runs at one time.
+
+    Devices are of one kind, and share one plan, where their environments differ in nothing but the device's identity.
+    Each kind runs the whole plan, as each device does where that is asked for.
+    """
+    if options.in_process and len(choices) > 1:
+        raise ConfigError(["--in-process runs its case on one device"])
+    read = functools.partial(
+        read_environment, launcher, files=options.device_files, limit_bytes=config.limits.device_memory
+    )
+
+    def open_session(seats: list[Seat], notes: dict[str, Any]) -> Session:
+        first = seats[0]
+        about = (first.environment, first.choice, first.gpu)
+        return Session(config, options, progress, launcher, store, *about, seats=seats, notes=notes)
+
+    seats = []
+    for choice in choices:
+        environment, gpu = read(choice)
+        seats.append(Seat(choice, replace(environment, in_process=options.in_process or None), gpu))
+    for remark in dict.fromkeys(words for seat in seats for words in seat.remarks):
+        progress.say(remark)
+    if len(seats) == 1:
+        return [open_session(seats, {})], None
+    together = settle(seats, open_session(seats, {}), options.parallel or config.launcher.parallel)
+    for seat, cpus in zip(seats, together.cpus, strict=True):
+        seat.cpus = cpus
+        seat.environment = replace(
+            seat.environment if cpus is None else read(seat.choice, cpus=cpus)[0],
+            parallel=together.parallel,
+            pinned_cpus=spelled(cpus),
+            neighbour_slowdown_frac=together.slowdown_frac,
+        )
+    per_device = config.launcher.per_device if options.per_device is None else options.per_device
+    kinds = [[seat] for seat in seats] if per_device else _equal_seats(seats)
+    for kind in kinds:
+        names = ", ".join(seat.name for seat in kind)
+        progress.say(f"{device_name(kind[0].environment)}: {counted(len(kind), 'device')} ({names})")
+    note = together.note(seats)
+    return [open_session(kind, {"together": note}) for kind in kinds], together.parallel
+
+
+def _equal_seats(seats: Sequence[Seat]) -> list[list[Seat]]:
+    """Devices by kind; repeats are spread over those of one kind, and their environments say so."""
+    kinds: dict[str, list[Seat]] = {}
+    for seat in seats:
+        kinds.setdefault(replace(seat.environment, spread="gpus").key, []).append(seat)
+    for kind in kinds.values():
+        for seat in kind if len(kind) > 1 else ():
+            seat.environment = replace(seat.environment, spread="gpus")
+    return list(kinds.values())
 
 
 def _preloads(config: SweepConfig) -> list[str]:
@@ -134,7 +198,10 @@ def _prepare(session: Session) -> None:
         )
     session.names = name_planned(dict.fromkeys(run.case for run in session.plan))
     session.plan, _ = _see_to_data(session.config, session.plan, session.progress)
-    session.notes = _notes(session.config, session.options.device)
+    session.notes = {
+        **session.notes,
+        **_notes(session.config, session.options.device or session.config.launcher.device),
+    }
     _say_data_changes(session)
     if session.gpu is not None:  # the basis of the estimates, so that anybody can repeat them
         session.notes |= {"device_file": device_toml(session.gpu.device), "device_remark": session.gpu.remark or ""}
@@ -257,18 +324,18 @@ def _has_files(config: SweepConfig, progress: Progress, dataset: Choice, root: P
     return False
 
 
-def _conclude(session: Session) -> SweepOutcome:
+def _conclude(sessions: Sequence[Session]) -> SweepOutcome:
     """Load everything back from disk, render the report and count."""
     from bench.analysis import last_attempts
     from bench.report import render_report, summary_lines
     from bench.store import consolidate, load_results
 
-    consolidate(session.store.folder)
-    frame = load_results(session.store.folder)
-    here = last_attempts(frame[frame["planned"] & (frame["environment_key"] == session.environment.key)])
-    report = render_report([session.store.folder], session.options.out) if session.options.report else None
+    store, options = sessions[0].store, sessions[0].options
+    consolidate(store.folder)
+    frame = load_results(store.folder)
+    keys = {session.environment.key for session in sessions}
+    here = last_attempts(frame[frame["planned"] & frame["environment_key"].isin(keys)])
+    report = render_report([store.folder], options.out) if options.report else None
     counts = dict(sorted(Counter(here["status"]).items()))
     failed = any(status not in GOOD for status in counts)
-    return SweepOutcome(
-        counts, failed, str(report) if report else None, str(session.store.folder), summary_lines(here, report)
-    )
+    return SweepOutcome(counts, failed, str(report) if report else None, str(store.folder), summary_lines(here, report))

@@ -304,7 +304,7 @@ def open_unit(order: Order, launcher: Launcher, progress: Progress, *, device: s
         environment, gpu = read_environment(launcher, choice, order.device_files, limit)
         environment = replace(environment, spread=order.spread)
         options = SweepOptions(order.folder.parent, requested, report=False, device_files=order.device_files)
-        seats = [Seat(choice, environment, alone=True)]
+        seats = [Seat(choice, environment, gpu, alone=True)]
         session = Session(order.config, options, progress, launcher, store, environment, choice, gpu, seats=seats)
         session.plan, session.notes = list(order.runs), dict(order.notes)
         write_plan(session)
