@@ -10,7 +10,7 @@ import click
 from bench.cli.options import (
     config_argument,
     device_file_option,
-    device_option,
+    devices_option,
     json_option,
     memory_option,
     models_option,
@@ -23,11 +23,28 @@ if TYPE_CHECKING:
     from bench.devices import Device
 
 
+def _read_parallel(context: click.Context, parameter: click.Parameter, value: str | None) -> int | str | None:
+    from bench.config.values import read_parallel
+
+    try:
+        return None if value is None else read_parallel(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
 @click.command()
 @config_argument
 @set_option
 @models_option
-@device_option
+@devices_option
+@click.option("--per-device", is_flag=True, help="Each device runs the whole plan, to compare equal cards.")
+@click.option(
+    "--parallel",
+    metavar="auto|N",
+    callback=_read_parallel,
+    help="Runs at one time on several devices; auto measures how much neighbours disturb. [auto]",
+)
+@click.option("--launcher", metavar="local", help="Where runs go: this host. Overrides launcher.kind.")
 @device_file_option
 @memory_option
 @click.option(
@@ -51,7 +68,10 @@ if TYPE_CHECKING:
 def sweep(
     config: Path | None,
     overrides: tuple[str, ...],
-    device: str,
+    devices: str | None,
+    per_device: bool,
+    parallel: int | str | None,
+    launcher: str | None,
     device_files: dict[str, Device],
     memory_bytes: int | None,
     out: Path | None,
@@ -72,6 +92,9 @@ def sweep(
     Examples:
       bench sweep
       bench sweep configs/gpu.toml --device cuda:1
+      bench sweep configs/gpu.toml --device all
+      bench sweep configs/gpu.toml --device cuda:0,cuda:2 --parallel 1
+      bench sweep configs/gpu.toml --device all --per-device
       bench sweep --set 'grid.batch_size=[64]' --repeats 5 --out reports/trial
       bench sweep --retry timeout,crashed
       bench sweep --device-file mine.toml
@@ -91,14 +114,18 @@ def sweep(
         raise click.UsageError("--in-process runs its case once, each time: leave --repeats and --retry out")
     if repeats is not None:
         overrides = (*overrides, f"measure.repeats={repeats}")
+    if launcher is not None:
+        overrides = (*overrides, f"launcher.kind={launcher}")
     checked = read_config(config, overrides, memory_bytes)
     statuses = parse_statuses(retry)
     if dry_run:
-        print_plan(checked, device, as_json=as_json)
+        print_plan(checked, devices or checked.launcher.device, as_json=as_json)
         return
     options = SweepOptions(
         out=out or Path("reports") / (f"{checked.name}-in-process" if in_process else checked.name),
-        device=device,
+        device=devices,
+        per_device=per_device or None,
+        parallel=parallel,
         retry=RETRIED if in_process else statuses,
         report=not no_report and not in_process,
         device_files=tuple(device_files.values()),

@@ -58,4 +58,9 @@ RUN = pa.schema(
     [pa.field("run_key", pa.string()), *_CASE, *_TURN, pa.field("attempt", pa.int64()), *_GROUP]
     + [*_fields(DataFacts), *_fields(Measurement), *_fields(Protocol), *_fields(Environment)]
 )
+ORDER = pa.schema(
+    [*_CASE, *_TURN, pa.field("skip_reason", pa.string()), pa.field("code_key", pa.string())]
+    + [pa.field("case_code_key", pa.string()), pa.field("data_source", pa.string()), *_fields(DataFacts)]
+)
+"""The runs of a plan before any machine is known, for launchers that start each of them somewhere else."""
 ESTIMATE = pa.schema([pa.field("estimate_key", pa.string()), *_fields(Estimate)])

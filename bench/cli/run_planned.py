@@ -1,0 +1,73 @@
+"""`bench run-planned`: the runs of a stored order that a launcher gives to one process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from bench.cli.options import json_option
+
+EXIT_TRY_AGAIN = 75
+"""As EX_TEMPFAIL of sysexits.h: the device was not free, or another process has a run; nothing is wrong."""
+
+
+@click.command("run-planned", hidden=True)
+@click.argument("order", type=click.Path(path_type=Path))
+@click.argument("indices", nargs=-1, required=True, type=click.IntRange(0), metavar="INDEX...")
+@click.option("--attempt", type=click.IntRange(0), help="Which attempt [the first without a part].")
+@click.option("--device", metavar="cpu|cuda|cuda:N", help="The device, where more than one GPU is visible.")
+@click.option("--estimates", is_flag=True, help="Store the estimates of the order for this device too.")
+@json_option
+def run_planned(
+    order: Path, indices: tuple[int, ...], attempt: int | None, device: str | None, estimates: bool, as_json: bool
+) -> None:
+    """Do runs of an order on this machine: each in a fresh process, on one GPU that no other process uses.
+
+    ORDER is the file that bench plan --out wrote, or its folder; INDEX is the position of a run in it. For launchers:
+    Slurm, Ray and others start this command anywhere, any number of times. A run that is finished or that another
+    process does is left alone. It ends with the process that started it.
+
+    \b
+    Examples:
+      bench plan configs/gpu.toml --out /shared/gpu --device cuda
+      bench run-planned /shared/gpu 17
+      bench run-planned /shared/gpu 17 18 19 --json
+
+    \b
+    Exit codes: 0 every run is finished, 75 the device or a run is taken: try again, 2 wrong usage, 130 interrupted.
+    """
+    from dataclasses import asdict
+
+    from bench.cli.root import echo_json
+    from bench.errors import BusyError
+    from bench.forks import die_with_parent
+    from bench.launchers import LocalLauncher, interrupt_on_terminate
+    from bench.sweep.unit import Came, Result, find_order, open_unit, read_order
+    from bench.terminal import Progress
+
+    die_with_parent()
+    launcher = LocalLauncher()
+    results: list[Result] = []
+    with interrupt_on_terminate(), Progress(quiet=as_json, bar=False) as progress:
+        found = read_order(find_order(order), launcher)
+        try:
+            with open_unit(found, launcher, progress, device=device) as unit:
+                if estimates:
+                    unit.estimate()
+                for index in indices:
+                    results.append(unit.run(index, attempt))
+        except BusyError as error:
+            results += [Result(Came.BUSY, reason=str(error))] * (len(indices) - len(results))
+    if as_json:
+        echo_json([{"index": index, **asdict(result)} for index, result in zip(indices, results, strict=True)])
+    else:
+        for index, result in zip(indices, results, strict=True):
+            said = " ".join(filter(None, (result.came, result.status, result.reason)))
+            click.echo(f"{index}: {said}")
+    if any(result.came in (Came.BUSY, Came.CLAIMED) for result in results):
+        raise SystemExit(EXIT_TRY_AGAIN)
+
+
+GROUP = "Measure"
+COMMANDS = (run_planned,)
