@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from bench.cli.options import json_option
 
-EXIT_TRY_AGAIN = 75
-"""As EX_TEMPFAIL of sysexits.h: the device was not free, or another process has a run; nothing is wrong."""
-
+if TYPE_CHECKING:
+    from bench.launchers import LocalLauncher
+    from bench.sweep.unit import Order
+    from bench.terminal import Progress
 
 @click.command("run-planned", hidden=True)
 @click.argument("order", type=click.Path(path_type=Path))
-@click.argument("indices", nargs=-1, required=True, type=click.IntRange(0), metavar="INDEX...")
+@click.argument("indices", nargs=-1, type=click.IntRange(0), metavar="INDEX...")
 @click.option("--attempt", type=click.IntRange(0), help="Which attempt [the first without a part].")
 @click.option("--device", metavar="cpu|cuda|cuda:N", help="The device, where more than one GPU is visible.")
 @click.option("--estimates", is_flag=True, help="Store the estimates of the order for this device too.")
+@click.option(
+    "--follow",
+    is_flag=True,
+    help="Read lines INDEX ATTEMPT from standard input, and answer each with a JSON object, until that ends.",
+)
 @json_option
 def run_planned(
-    order: Path, indices: tuple[int, ...], attempt: int | None, device: str | None, estimates: bool, as_json: bool
+    order: Path,
+    indices: tuple[int, ...],
+    attempt: int | None,
+    device: str | None,
+    estimates: bool,
+    follow: bool,
+    as_json: bool,
 ) -> None:
     """Do runs of an order on this machine: each in a fresh process, on one GPU that no other process uses.
 
@@ -43,11 +58,18 @@ def run_planned(
     from bench.errors import BusyError
     from bench.forks import die_with_parent
     from bench.launchers import LocalLauncher, interrupt_on_terminate
+    from bench.sweep.chunk import EXIT_TRY_AGAIN
     from bench.sweep.unit import Came, Result, find_order, open_unit, read_order
     from bench.terminal import Progress
 
+    if follow == bool(indices):
+        raise click.UsageError("name the runs, by INDEX... or with --follow; not both")
     die_with_parent()
     launcher = LocalLauncher()
+    if follow:
+        with Progress(bar=False) as progress:
+            _follow(read_order(find_order(order), launcher), launcher, progress, device, estimates=estimates)
+        return
     results: list[Result] = []
     with interrupt_on_terminate(), Progress(quiet=as_json, bar=False) as progress:
         found = read_order(find_order(order), launcher)
@@ -67,6 +89,28 @@ def run_planned(
             click.echo(f"{index}: {said}")
     if any(result.came in (Came.BUSY, Came.CLAIMED) for result in results):
         raise SystemExit(EXIT_TRY_AGAIN)
+
+
+def _follow(
+    order: Order, launcher: LocalLauncher, progress: Progress, device: str | None, *, estimates: bool
+) -> None:
+    """Do the runs that standard input names, one a line."""
+    from dataclasses import asdict
+
+    from bench.errors import BusyError
+    from bench.sweep.chunk import EXIT_TRY_AGAIN
+    from bench.sweep.unit import open_unit
+
+    try:
+        with open_unit(order, launcher, progress, device=device) as unit:
+            if estimates:
+                unit.estimate()
+            for line in sys.stdin:
+                index, attempt = map(int, line.split())
+                click.echo(json.dumps({"index": index, **asdict(unit.run(index, attempt))}))
+    except BusyError as error:
+        progress.say(str(error))
+        raise SystemExit(EXIT_TRY_AGAIN) from error
 
 
 GROUP = "Measure"

@@ -44,7 +44,16 @@ def _read_parallel(context: click.Context, parameter: click.Parameter, value: st
     callback=_read_parallel,
     help="Runs at one time on several devices; auto measures how much neighbours disturb. [auto]",
 )
-@click.option("--launcher", metavar="local", help="Where runs go: this host. Overrides launcher.kind.")
+@click.option(
+    "--launcher", metavar="local|slurm", help="Where runs go: this host or a cluster. Overrides launcher.kind."
+)
+@click.option("--wait", is_flag=True, help="On Slurm: stay until every job has ended, then render the report.")
+@click.option(
+    "--status",
+    "status_of",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Only show how far the sweep on a cluster is whose results go to this folder.",
+)
 @device_file_option
 @memory_option
 @click.option(
@@ -72,6 +81,8 @@ def sweep(
     per_device: bool,
     parallel: int | str | None,
     launcher: str | None,
+    wait: bool,
+    status_of: Path | None,
     device_files: dict[str, Device],
     memory_bytes: int | None,
     out: Path | None,
@@ -98,6 +109,8 @@ def sweep(
       bench sweep --set 'grid.batch_size=[64]' --repeats 5 --out reports/trial
       bench sweep --retry timeout,crashed
       bench sweep --device-file mine.toml
+      bench sweep configs/gpu.toml --launcher slurm --set launcher.partition=gpu --set launcher.gres=gpu:h100:1
+      bench sweep --status reports/gpu
       bench sweep configs/gpu.toml --memory 24GiB --out reports/gpu-24
       python -m pdb -m bench sweep my.toml --in-process
 
@@ -110,6 +123,9 @@ def sweep(
     from bench.sweep import RETRIED, SweepOptions, parse_statuses, run_sweep
     from bench.terminal import Progress
 
+    if status_of is not None:
+        _show_status(status_of, as_json=as_json)
+        return
     if in_process and (repeats is not None or retry is not None):
         raise click.UsageError("--in-process runs its case once, each time: leave --repeats and --retry out")
     if repeats is not None:
@@ -132,7 +148,12 @@ def sweep(
         in_process=in_process,
     )
     with Progress(quiet=as_json, bar=not in_process) as progress:  # a bar would disturb the debugger's prompt
-        outcome = run_sweep(checked, options, progress)
+        if checked.launcher.kind == "local":
+            outcome = run_sweep(checked, options, progress)
+        else:
+            from bench.sweep.clusters import run_on_cluster
+
+            outcome = run_on_cluster(checked, options, progress, wait=wait)
     if as_json:
         echo_json({"counts": outcome.counts, "report": outcome.report, "data": outcome.data})
     else:
@@ -140,6 +161,20 @@ def sweep(
             click.echo(printable(line))
     if outcome.failed:
         raise SystemExit(EXIT_FAILED_CASES)
+
+
+def _show_status(folder: Path, *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from bench.cli.root import echo_json
+    from bench.sweep.clusters import read_status, status_lines
+
+    status = read_status(folder)
+    if as_json:
+        echo_json(asdict(status))
+        return
+    for line in status_lines(status):
+        click.echo(printable(line))
 
 
 GROUP = "Measure"

@@ -10,7 +10,7 @@ import fnmatch
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import ErrorDetails
@@ -226,6 +226,8 @@ _OF_CLUSTERS = {
     "time": ("slurm",),
     "gres": ("slurm",),
     "constraint": ("slurm",),
+    "chunk": ("slurm",),
+    "jobs": ("slurm",),
     "setup": ("slurm",),
     "address": ("ray",),
     "resources": ("ray",),
@@ -245,6 +247,8 @@ class LauncherSettings(_Section):
     time: Seconds | None = None  # of one job
     gres: Word | None = None  # of one job: gpu:h100:1
     constraint: Word | None = None
+    chunk: Annotated[int, Field(ge=1, le=10_000)] = 50  # runs of one job, done one after the other
+    jobs: Annotated[int, Field(ge=1, le=100_000)] | None = None  # at one time; None for as many as the cluster allows
     setup: list[Command] = []  # shell commands before the runs of a job
     address: Word | None = None
     resources: Resources = {}  # of one run, beside its GPU

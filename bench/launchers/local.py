@@ -384,7 +384,8 @@ def _live(task: Task, argument: Any, sender: Connection, log: str, variables: Va
         else:
             os.environ[name] = value
     os.setsid()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a fork of this process has its handler
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:  # as whoever started this process wants it
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a fork of this process has its handler
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     die_with_parent()
     _let_server_go()

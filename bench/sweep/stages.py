@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -90,11 +90,6 @@ def run_sweep(
         KeyboardInterrupt: On Ctrl-C or SIGTERM, within about two seconds; finished runs are kept.
     """
     store = Store(options.out / DATA_FOLDER)
-    if config.launcher.kind != "local":
-        raise BenchError(
-            f"launcher.kind: {config.launcher.kind} does not start sweeps yet. Use --launcher local; or store "
-            "runs with bench plan --out FOLDER, and start bench run-planned FOLDER INDEX with your scheduler"
-        )
     if options.in_process:
         config = _once(config)
     launcher = launcher or (InProcessLauncher() if options.in_process else LocalLauncher(_preloads(config)))
@@ -107,7 +102,7 @@ def run_sweep(
                 _prepare(session)
                 estimate_planned(session)
             measure_missing(sessions, parallel)
-        return _conclude(sessions)
+        return conclude(store, options, {session.environment.key for session in sessions})
 
 
 def _open_sessions(
@@ -324,17 +319,22 @@ def _has_files(config: SweepConfig, progress: Progress, dataset: Choice, root: P
     return False
 
 
-def _conclude(sessions: Sequence[Session]) -> SweepOutcome:
-    """Load everything back from disk, render the report and count."""
+def conclude(store: Store, options: SweepOptions, keys: Collection[str] | None = None) -> SweepOutcome:
+    """Load everything back from disk, render the report and count.
+
+    Args:
+        store: The results folder.
+        options: Of the sweep.
+        keys: Of the environments whose runs count; all by default.
+    """
     from bench.analysis import last_attempts
     from bench.report import render_report, summary_lines
     from bench.store import consolidate, load_results
 
-    store, options = sessions[0].store, sessions[0].options
     consolidate(store.folder)
     frame = load_results(store.folder)
-    keys = {session.environment.key for session in sessions}
-    here = last_attempts(frame[frame["planned"] & frame["environment_key"].isin(keys)])
+    counted_here = frame["planned"] if keys is None else frame["planned"] & frame["environment_key"].isin(keys)
+    here = last_attempts(frame[counted_here])
     report = render_report([store.folder], options.out) if options.report else None
     counts = dict(sorted(Counter(here["status"]).items()))
     failed = any(status not in GOOD for status in counts)

@@ -33,13 +33,9 @@ from bench.sweep.claims import HEARTBEAT_S, MOST_TRIES, Claim, claim_run
 from bench.sweep.estimates import estimate_planned
 from bench.sweep.journal import MAX_ATTEMPTS
 from bench.sweep.runs import Flight, write_plan
+from bench.sweep.standing import CLAIMS, ORDERS
 from bench.sweep.session import Seat, Session, SweepOptions, held_device, read_environment
 from bench.terminal import Progress
-
-ORDERS = "orders"
-CLAIMS = "claims"
-"""Folders beside the parts of a results folder."""
-
 
 class Came(StrEnum):
     """What came of asking for a run."""
@@ -144,6 +140,7 @@ def write_order(
         "models": [str(path) for path in catalog.files.paths()],
         "device_files": {str(file): device_toml(file) for file in device_files},
         "notes": notes or {},
+        "protocol_key": config.protocol.key,
     }
     table = build_table(rows, schema.ORDER, "order", facts)
     folder = store.folder / ORDERS

@@ -19,7 +19,8 @@ from bench.probes.nvml import Gpu, GpuListing
 from bench.probes.torch_facts import TorchFacts
 from bench.records import Status
 from bench.sweep import claims, stages, unit
-from bench.sweep.unit import CLAIMS, Came, RunUnit, find_order, open_unit, read_order
+from bench.sweep.standing import CLAIMS
+from bench.sweep.unit import Came, RunUnit, find_order, open_unit, read_order
 from bench.tasks import measure_task
 from bench.terminal import Progress
 from tests.chaos.fake_sweep import CPU, FakeLauncher, fake_config
