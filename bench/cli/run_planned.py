@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bench.sweep.unit import Order
     from bench.terminal import Progress
 
+
 @click.command("run-planned", hidden=True)
 @click.argument("order", type=click.Path(path_type=Path))
 @click.argument("indices", nargs=-1, type=click.IntRange(0), metavar="INDEX...")
@@ -91,9 +92,7 @@ def run_planned(
         raise SystemExit(EXIT_TRY_AGAIN)
 
 
-def _follow(
-    order: Order, launcher: LocalLauncher, progress: Progress, device: str | None, *, estimates: bool
-) -> None:
+def _follow(order: Order, launcher: LocalLauncher, progress: Progress, device: str | None, *, estimates: bool) -> None:
     """Do the runs that standard input names, one a line."""
     from dataclasses import asdict
 

@@ -1,8 +1,9 @@
 """Some runs of an order, one after the other, in one job of a scheduler that may end it at any time.
 
-The runs are done by a child, `bench run-planned ORDER --follow`, which hears none of the scheduler's signals: this process
-does, and stops handing out runs. So SIGUSR2 (time is nearly up) and SIGTERM (preempted, cancelled) end a chunk after
-its current run; after SIGTERM, which SIGKILL follows, the run has `GRACE_S` left and is given up in an orderly way then.
+The runs are done by a child, `bench run-planned ORDER --follow`, which hears none of the scheduler's signals: this
+process does, and stops handing out runs. So SIGUSR2 (time is nearly up) and SIGTERM (preempted, cancelled) end a chunk
+after its current run; after SIGTERM, which SIGKILL follows, the run has `GRACE_S` left and is given up in an orderly
+way then.
 """
 
 from __future__ import annotations
@@ -93,7 +94,9 @@ def do_chunk(order: str, runs: Sequence[tuple[int, int]], device: str | None = N
             raise ChunkError(f"bench run-planned ended with {code}; {len(left)} runs of this chunk are left")
         waited += BUSY_S
         if waited > MOST_BUSY_S:
-            raise ChunkError(f"the device was not free for {MOST_BUSY_S:.0f} s; {len(left)} runs of this chunk are left")
+            raise ChunkError(
+                f"the device was not free for {MOST_BUSY_S:.0f} s; {len(left)} runs of this chunk are left"
+            )
         time.sleep(BUSY_S)
     return done
 

@@ -141,7 +141,9 @@ def read_status(folder: Path) -> ClusterStatus:
     data = folder / DATA_FOLDER if (folder / DATA_FOLDER / ORDERS).is_dir() else folder
     orders = sorted((data / ORDERS).glob("order-*.parquet"))
     if not orders:
-        raise BenchError(f"{folder}: no sweep on a cluster was started here. bench sweep CONFIG --launcher slurm starts one")
+        raise BenchError(
+            f"{folder}: no sweep on a cluster was started here. bench sweep CONFIG --launcher slurm starts one"
+        )
     counts, statuses, jobs = {}, dict[str, int](), {}
     for order in orders:
         standings = read_standings(order)

@@ -122,7 +122,11 @@ def submit(
         part = chunks[start : start + limit]
         try:
             made = executor.map_array(
-                do_chunk, [str(order.resolve())] * len(part), part, [device] * len(part), [not start and not place for place in range(len(part))]
+                do_chunk,
+                [str(order.resolve())] * len(part),
+                part,
+                [device] * len(part),
+                [not start and not place for place in range(len(part))],
             )
         except (submitit.core.utils.FailedJobError, subprocess.CalledProcessError) as error:
             raise InfrastructureError(_refusal(error, settings)) from error
@@ -135,8 +139,8 @@ def submit(
 def _submitit() -> Any:
     if shutil.which("sbatch") is None:
         raise BenchError(
-            "launcher.kind: slurm needs sbatch, which is not on this machine's PATH. Run the command on a login node of the "
-            "cluster, or use --launcher local"
+            "launcher.kind: slurm needs sbatch, which is not on this machine's PATH. Run the command on a login node of "
+            "the cluster, or use --launcher local"
         )
     try:
         import submitit

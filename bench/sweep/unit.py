@@ -33,9 +33,10 @@ from bench.sweep.claims import HEARTBEAT_S, MOST_TRIES, Claim, claim_run
 from bench.sweep.estimates import estimate_planned
 from bench.sweep.journal import MAX_ATTEMPTS
 from bench.sweep.runs import Flight, write_plan
-from bench.sweep.standing import CLAIMS, ORDERS
 from bench.sweep.session import Seat, Session, SweepOptions, held_device, read_environment
+from bench.sweep.standing import CLAIMS, ORDERS
 from bench.terminal import Progress
+
 
 class Came(StrEnum):
     """What came of asking for a run."""

@@ -102,14 +102,13 @@ class SlurmCluster:
         import psutil
 
         daemon = self._daemons.pop(node)
-        spool = str(self.home / f"spool-{node}")
         doomed = psutil.Process(daemon.pid).children(recursive=True)
-        for process in psutil.process_iter():  # steps are no children of the daemon: they name its spool or its node
+        mine = (node, self.environment["SLURM_CONF"])
+        for process in psutil.process_iter():  # steps are no children of the daemon
             with contextlib.suppress(psutil.Error):
                 environment = process.environ()
-                if environment.get("SLURMD_NODENAME") == node or spool in " ".join(process.cmdline()):
-                    if environment.get("SLURM_CONF", "") == self.environment["SLURM_CONF"] or process.pid == daemon.pid:
-                        doomed.append(process)
+                if (environment.get("SLURMD_NODENAME"), environment.get("SLURM_CONF")) == mine:
+                    doomed.append(process)
         for process in doomed:
             with contextlib.suppress(psutil.Error):
                 process.kill()

@@ -19,7 +19,6 @@ from tests.engines.slurm import SlurmCluster, missing, slurm_cluster
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(600),
-    pytest.mark.xdist_group("slurm"),
     pytest.mark.skipif(missing() is not None, reason=str(missing())),
 ]
 
@@ -141,7 +140,9 @@ def test_what_a_cluster_cannot_do_is_refused(tmp_path: Path) -> None:
     from bench.terminal import Progress
 
     grid = {"dataset": "mnist", "model": "mlp", "optimizer": "sgd", "batch_size": 8}
-    config = check_config({"name": "x", "grid": grid, "measure": {"target_interval": 0.01}, "launcher": {"kind": "slurm"}}, "x")
+    config = check_config(
+        {"name": "x", "grid": grid, "measure": {"target_interval": 0.01}, "launcher": {"kind": "slurm"}}, "x"
+    )
     with pytest.raises(ConfigError, match="the scheduler chooses") as caught:
         run_on_cluster(config, SweepOptions(tmp_path, device="cuda:1"), Progress(quiet=True))
     assert "target_interval" in str(caught.value)
