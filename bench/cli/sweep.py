@@ -45,7 +45,12 @@ def _read_parallel(context: click.Context, parameter: click.Parameter, value: st
     help="Runs at one time on several devices; auto measures how much neighbours disturb. [auto]",
 )
 @click.option(
-    "--launcher", metavar="local|slurm", help="Where runs go: this host or a cluster. Overrides launcher.kind."
+    "--launcher", metavar="local|slurm|ray", help="Where runs go: this host or a cluster. Overrides launcher.kind."
+)
+@click.option(
+    "--address",
+    metavar="auto|ray://HOST:PORT",
+    help="Of the Ray cluster [one on this host]; overrides launcher.address.",
 )
 @click.option("--wait", is_flag=True, help="On Slurm: stay until every job has ended, then render the report.")
 @click.option(
@@ -81,6 +86,7 @@ def sweep(
     per_device: bool,
     parallel: int | str | None,
     launcher: str | None,
+    address: str | None,
     wait: bool,
     status_of: Path | None,
     device_files: dict[str, Device],
@@ -111,6 +117,7 @@ def sweep(
       bench sweep --device-file mine.toml
       bench sweep configs/gpu.toml --launcher slurm --set launcher.partition=gpu --set launcher.gres=gpu:h100:1
       bench sweep --status reports/gpu
+      bench sweep configs/gpu.toml --launcher ray --address auto
       bench sweep configs/gpu.toml --memory 24GiB --out reports/gpu-24
       python -m pdb -m bench sweep my.toml --in-process
 
@@ -128,10 +135,8 @@ def sweep(
         return
     if in_process and (repeats is not None or retry is not None):
         raise click.UsageError("--in-process runs its case once, each time: leave --repeats and --retry out")
-    if repeats is not None:
-        overrides = (*overrides, f"measure.repeats={repeats}")
-    if launcher is not None:
-        overrides = (*overrides, f"launcher.kind={launcher}")
+    given = {"measure.repeats": repeats, "launcher.kind": launcher, "launcher.address": address}
+    overrides = (*overrides, *(f"{name}={value}" for name, value in given.items() if value is not None))
     checked = read_config(config, overrides, memory_bytes)
     statuses = parse_statuses(retry)
     if dry_run:

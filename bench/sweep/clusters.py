@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.config import SweepConfig
 from bench.errors import BenchError, ConfigError, InfrastructureError
+from bench.launchers import interrupt_on_terminate
 from bench.locks import hold
 from bench.store import DATA_FOLDER, Store
 from bench.sweep import slurm
 from bench.sweep.chunk import log_folder
+from bench.sweep.ray_cluster import run_tasks
 from bench.sweep.session import SweepOptions
 from bench.sweep.stages import SweepOutcome, conclude, store_order
 from bench.sweep.standing import ORDERS, State, read_standings, to_do
@@ -68,24 +71,33 @@ def run_on_cluster(
         counts = slurm.count_states(standings, queue)
         if counts["done"] or queue:
             progress.say(f"{_words(counts)}; {len(todo)} to do")
+        if config.launcher.kind == "ray":
+            with interrupt_on_terminate():
+                faults = run_tasks(order, todo, config, progress, on_gpu=device == "cuda") if todo else []
+            return _conclude(order, options, faults)
         if todo:
             jobs = slurm.submit(order, todo, config.launcher, config.name, on_gpu=device == "cuda")
             tasks = sum(len(job.chunks) for job in jobs)
             names = ", ".join(job.job_id for job in jobs)
             progress.say(f"submitted {counted(len(todo), 'run')} in {counted(tasks, 'job')} (Slurm {names})")
         elif not queue and counts["running"] == 0:
-            return conclude(Store(options.out / DATA_FOLDER), options)
+            return _conclude(order, options)
     if not wait:
         return _left_alone(order, options.out)
     _watch(order, progress, poll_s)
+    with hold(options.out / ".lock", f"the folder {options.out}"):
+        return _conclude(order, options, [f"Logs: {log_folder(order)}"])
+
+
+def _conclude(order: Path, options: SweepOptions, faults: Sequence[str] = ()) -> SweepOutcome:
+    """The outcome of what is finished; `faults` are told where something is not."""
     standings = read_standings(order)
     missing = sum(each.state is not State.DONE for each in standings)
-    line = f"{counted(missing, 'run')} not done: run the same command again. Logs: {log_folder(order)}"
-    if missing == len(standings):
-        raise InfrastructureError(f"no job did a run. Logs: {log_folder(order)}")
-    with hold(options.out / ".lock", f"the folder {options.out}"):
-        outcome = conclude(Store(options.out / DATA_FOLDER), options)
-    return replace(outcome, failed=True, summary=[*outcome.summary, line]) if missing else outcome
+    words = [f"{counted(missing, 'run')} not done: run the same command again", *faults]
+    if missing and missing == len(standings):
+        raise InfrastructureError(". ".join(words))
+    outcome = conclude(Store(options.out / DATA_FOLDER), options)
+    return replace(outcome, failed=True, summary=[*outcome.summary, *words]) if missing else outcome
 
 
 def _check(config: SweepConfig, options: SweepOptions) -> str:

@@ -139,8 +139,8 @@ def submit(
 def _submitit() -> Any:
     if shutil.which("sbatch") is None:
         raise BenchError(
-            "launcher.kind: slurm needs sbatch, which is not on this machine's PATH. Run the command on a login node of "
-            "the cluster, or use --launcher local"
+            "launcher.kind: slurm needs sbatch, which is not on this machine's PATH. Run the command on a login node "
+            "of the cluster, or use --launcher local"
         )
     try:
         import submitit
