@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from bench.cli.options import json_option
+from bench.cli.options import check_devices, json_option
 
 EXIT_TRY_AGAIN = 75
 """As EX_TEMPFAIL of sysexits.h: the device was not free, or another process has a run; nothing is wrong."""
@@ -16,7 +16,12 @@ EXIT_TRY_AGAIN = 75
 @click.argument("order", type=click.Path(path_type=Path))
 @click.argument("indices", nargs=-1, required=True, type=click.IntRange(0), metavar="INDEX...")
 @click.option("--attempt", type=click.IntRange(0), help="Which attempt [the first without a part].")
-@click.option("--device", metavar="cpu|cuda|cuda:N", help="The device, where more than one GPU is visible.")
+@click.option(
+    "--device",
+    metavar="cpu|cuda:N|MIG-...",
+    callback=check_devices,
+    help="The device, where more than one GPU is visible.",
+)
 @click.option("--estimates", is_flag=True, help="Store the estimates of the order for this device too.")
 @json_option
 def run_planned(

@@ -213,7 +213,7 @@ def write_plan(session: Session) -> None:
         target_frac=target_frac,
         estimate_key=key_of(session),
     )
-    if before is not None:
+    if before is not None and all(other.changes_since(before) for other in session.beside):
         changes = session.environment.changes_since(before)
         session.progress.say(
             f"the environment changed since {session.options.out} was created ({', '.join(changes)}). New runs are "
