@@ -80,7 +80,7 @@ def measures(argument: dict[str, Any], send: Send) -> dict[str, Any]:
         _note(f"begin {lock} {os.getpid()} {started!r}")
         send({"phase": "measure"})
         made = measurement_of(argument["case"], argument["repeat"], "", failing=False)
-        time.sleep(0.002 + 0.006 * (made.step_times_s[0] % 1))
+        time.sleep(0.02 + 0.02 * (made.step_times_s[0] % 1))
         ended = time.time()
         _note(f"end {lock} {os.getpid()} {ended!r}")
     return {**asdict(made), "started_unix_s": started, "warmup_times_s": [ended - started]}
