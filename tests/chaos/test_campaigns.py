@@ -25,7 +25,7 @@ SMALL = {
     "model": 2,
     "scale": 60,
     "slots": 200,
-    "units": 80,
+    "units": 40,
 }
 LONG = {"processes", "host", "command", "devices"}  # tens of seconds each: `nox -s chaos` alone runs them
 
