@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 
@@ -18,7 +19,7 @@ name = "many"
 dataset = "mnist"
 model = "mlp"
 optimizer = "sgd"
-batch_size = [16, 64]
+batch_size = 16
 [measure]
 repeats = 5
 warmup_steps = 1
@@ -47,7 +48,7 @@ def test_every_gpu_of_a_host_works_on_one_plan(stub_driver: StubDriver, tmp_path
     assert "NVIDIA H200: 5 devices" in done.stderr and "NVIDIA A100-SXM4-40GB: 3 devices" in done.stderr
     assert "the environment changed" not in done.stderr
     frame = bench.load(tmp_path / "out")
-    assert len(frame) == 20 and set(frame["status"]) == {"ok"} and set(frame["parallel"]) == {8}
+    assert len(frame) == 10 and set(frame["status"]) == {"ok"} and set(frame["parallel"]) == {8}
     cards = frame.groupby("gpu_name")["gpu_uuid_hash"].nunique().to_dict()
     assert cards == {"NVIDIA H200": 5, "NVIDIA A100-SXM4-40GB": 3}
     assert frame["environment_key"].nunique() == 2
@@ -56,12 +57,10 @@ def test_every_gpu_of_a_host_works_on_one_plan(stub_driver: StubDriver, tmp_path
     assert (frame["trace_peak_allocated_bytes"] == frame["peak_allocated_bytes"]).all()
     for _, runs in frame.sort_values("started_unix_s").groupby("gpu_uuid_hash"):
         spans = list(zip(runs["started_unix_s"], runs["wall_window_s"], strict=True))
-        assert all(start + length <= after for (start, length), (after, _) in zip(spans, spans[1:], strict=False))
+        assert all(start + length <= after for (start, length), (after, _) in itertools.pairwise(spans))
     report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     assert "ran on several of 5 equal devices (NVIDIA H200)" in report
 
-    again = plugins.bench(*command, "--no-report", env=env)
-    assert again.returncode == 0 and again.stderr.count("10 runs already finished, 0 to do") == 2
     some = plugins.bench(
         "sweep",
         tmp_path / "c.toml",
@@ -85,10 +84,9 @@ def test_a_launchers_process_wants_exactly_one_gpu_and_a_free_one(stub_driver: S
     assert planned.returncode == 0, planned.stderr
     refused = plugins.bench("run-planned", tmp_path / "out", "0", env=env)
     assert refused.returncode == 2 and "8 GPUs are visible" in refused.stderr and "--gres=gpu:1" in refused.stderr
-    for index, gpu in enumerate((1, 6)):
-        own = {**env, "CUDA_VISIBLE_DEVICES": f"GPU-{gpu:08x}-0000-0000-0000-000000000000"}
-        done = plugins.bench("run-planned", tmp_path / "out", str(index), env=own)
-        assert done.returncode == 0 and "measured ok" in done.stdout, done.stderr
+    own = {**env, "CUDA_VISIBLE_DEVICES": "GPU-00000006-0000-0000-0000-000000000000"}
+    done = plugins.bench("run-planned", tmp_path / "out", "0", env=own)
+    assert done.returncode == 0 and "measured ok" in done.stdout, done.stderr
     frame = bench.load(tmp_path / "out")
     ran = frame[frame["status"] == "ok"]
-    assert set(ran["gpu_name"]) == {"NVIDIA H200", "NVIDIA A100-SXM4-40GB"} and set(ran["spread"]) == {"hosts"}
+    assert list(ran["gpu_name"]) == ["NVIDIA A100-SXM4-40GB"] and list(ran["spread"]) == ["hosts"]

@@ -111,7 +111,8 @@ def test_every_fault_of_a_file_is_reported_at_once(tmp_path: Path) -> None:
         "target_interval, max_repeats, time_budget, order, seed, warmup_steps, measured_steps, min_window, loader_workers, "
         "threads, cudnn_benchmark, deterministic, compiled, gradient_noise",
         'limits.host_memory: invalid memory size "lots": expected something like 512 MiB, 2 GiB or 4096',
-        'colour: unknown key "colour". Allowed: name, description, grid, include, exclude, measure, limits, data',
+        'colour: unknown key "colour". Allowed: name, description, grid, include, exclude, measure, limits, data, '
+        "launcher",
     ]
 
 
