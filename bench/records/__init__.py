@@ -116,7 +116,7 @@ class Environment:
     git_dirty: bool | None = column(None, main=True, differs="code", helpful=1, first=10)
     in_process: bool | None = column(None, key="if true")  # whether runs share their caller's process (--in-process)
     # several devices on one plan
-    spread: str | None = column(None, key="if true")  # over what repeats are spread: gpus of a host, or hosts
+    spread: str | None = column(None, key="if true", if_known=True)  # of repeats, over: gpus of a host, or hosts
     cpu_slot: str | None = column(None, key="if true", if_known=True)  # of the CPU, that played a device: cpu:0
     # the most runs at one time on this host, where several devices share a plan
     parallel: int | None = column(None, key="if true", main=True, if_known=True)
