@@ -8,9 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 import bench
+from bench.analysis import judge
+from bench.comparison.joining import _name_machines
 from bench.errors import DeviceError, InfrastructureError
 from bench.launchers import Answer, Handle, Job, Outcome
 from bench.probes.machine_facts import MachineFacts
@@ -171,8 +174,7 @@ def test_neighbours_that_disturb_leave_one_run_at_a_time(tmp_path: Path, capsys:
     devices = "cpu:0,cpu:1,cpu:2"
     stages.run_sweep(fake_config(4, 3), SweepOptions(tmp_path, devices, report=False), Progress(), launcher)
     said = capsys.readouterr().err
-    assert "3 at once: 50.0 % slower" in said.replace("100.0", "50.0") or "3 at once" in said
-    assert "one run at a time" in said
+    assert "3 at once: 44.2 % slower than alone, which is more than 5.0 %" in said and "one run at a time" in said
     frame = bench.load(tmp_path)
     assert set(frame["parallel"]) == {1} and frame["pinned_cpus"].isna().all()
 
@@ -226,3 +228,22 @@ def test_what_spreads_is_left_out_of_the_key_and_nothing_else() -> None:
     assert one.changes_since(
         {**{"gpu_uuid_hash": "z"}, "device": "cuda", "gpu_name": "H100", "host_hash": "h", "spread": "gpus"}
     ) == ["gpu_name H100 -> H200"]
+
+
+def test_what_neighbours_cost_stands_against_publishing_where_it_is_much_or_unknown(tmp_path: Path) -> None:
+    frame = swept(tmp_path, Beside())
+    found = {finding.code: finding for finding in judge(frame)}
+    assert {"cpu_slots", "neighbours"} <= found.keys() and "disturbed" not in found
+    assert "all 12 runs had up to 2 runs beside them" in found["neighbours"].text
+    known = {finding.code: finding for finding in judge(frame.assign(neighbour_slowdown_frac=0.2))}
+    assert "neighbours" not in known and "up to 20.0 %" in known["disturbed"].text
+    little = {finding.code for finding in judge(frame.assign(neighbour_slowdown_frac=0.03, cpu_slot=None))}
+    assert not little & {"cpu_slots", "neighbours", "disturbed"}
+    alone = {finding.code for finding in judge(frame.assign(parallel=1))}
+    assert "neighbours" not in alone
+
+
+def test_a_comparison_names_the_devices_of_a_side_that_has_several() -> None:
+    runs = pd.DataFrame({"gpu_uuid_hash": ["a", "b", "a"], "host_hash": ["h"] * 3, "gpu_name": ["H200"] * 3})
+    assert _name_machines("baseline", runs) == "The baseline was measured on H200: 2 GPUs (a, b), 1 host (h)."
+    assert _name_machines("baseline", runs[:1]) is None
