@@ -34,7 +34,8 @@ device_option = click.option(
 )
 
 
-def _read_devices(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+def check_devices(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """A request for devices in its one spelling. Raises DeviceError."""
     from bench.config.values import read_devices
     from bench.errors import DeviceError
 
@@ -48,7 +49,7 @@ devices_option = click.option(
     "--device",
     "devices",
     metavar="auto|cpu|cuda|cuda:N|all|cuda:0,cuda:2",
-    callback=_read_devices,
+    callback=check_devices,
     help="Where to run; auto is a GPU if there is one, all is every GPU of the host. [auto]",
 )
 

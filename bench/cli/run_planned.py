@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.cli.options import json_option
+from bench.cli.options import check_devices, json_option
 
 if TYPE_CHECKING:
     from bench.launchers import LocalLauncher
@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 @click.argument("order", type=click.Path(path_type=Path))
 @click.argument("indices", nargs=-1, type=click.IntRange(0), metavar="INDEX...")
 @click.option("--attempt", type=click.IntRange(0), help="Which attempt [the first without a part].")
-@click.option("--device", metavar="cpu|cuda|cuda:N", help="The device, where more than one GPU is visible.")
+@click.option(
+    "--device",
+    metavar="cpu|cuda:N|MIG-...",
+    callback=check_devices,
+    help="The device, where more than one GPU is visible.",
+)
 @click.option("--estimates", is_flag=True, help="Store the estimates of the order for this device too.")
 @click.option(
     "--follow",

@@ -149,7 +149,7 @@ def _target_interval(value: Any) -> float | str:
 
 MAX_PARALLEL = 1024
 _DEVICE = re.compile(r"cuda:\d{1,4}|cpu:\d{1,4}|(GPU|MIG)-[0-9A-Za-z/-]+")
-DEVICES = "auto, cpu, cuda, cuda:0, all, or several: cuda:0,cuda:2 or MIG-...,MIG-..."
+DEVICES = "auto, cpu, cuda, cuda:0, all, or several: MIG-...,MIG-... or cuda:0,cuda:2"
 """What a sweep may be asked to run on. `cpu:0,cpu:1` are worker slots on the CPU that play devices, for tests."""
 
 

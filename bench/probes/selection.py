@@ -80,7 +80,10 @@ def usable_devices(requested: str, facts: MachineFacts) -> list[DeviceChoice]:
     if parts[0].startswith("cpu:"):
         return [DeviceChoice("cpu", "a worker slot that plays a device", slot=part) for part in parts]
     known = facts if facts.torch is not None else replace(facts, torch=read_torch_facts())
-    first = decide("cuda", known)  # or the reason why there is none
+    try:
+        first = decide("cuda", known)
+    except DeviceError as error:  # there is no GPU to use
+        raise DeviceError(str(error).replace('device "cuda"', f'device "{requested}"')) from error
     assert known.torch is not None
     if requested == "all":
         by_torch = len(known.visible) == known.torch.device_count or not any(gpu.mig for gpu in known.visible)

@@ -116,13 +116,11 @@ class Environment:
     git_dirty: bool | None = column(None, main=True, differs="code", helpful=1, first=10)
     in_process: bool | None = column(None, key="if true")  # whether runs share their caller's process (--in-process)
     # several devices on one plan
-    spread: str | None = column(None, key="if true")  # over what repeats are spread: gpus of a host, or hosts
+    spread: str | None = column(None, key="if true", if_known=True)  # of repeats, over: gpus of a host, or hosts
     cpu_slot: str | None = column(None, key="if true", if_known=True)  # of the CPU, that played a device: cpu:0
     # the most runs at one time on this host, where several devices share a plan
     parallel: int | None = column(None, key="if true", main=True, if_known=True)
-    pinned_cpus: str | None = column(
-        None, differs="no", if_known=True
-    )  # the host's processors that the run was kept on: 0-3,8
+    pinned_cpus: str | None = column(None, differs="no", if_known=True)  # of the host, that runs were kept on: 0-3,8
     # how much slower short runs were with all neighbours busy than alone, before the sweep began
     neighbour_slowdown_frac: float | None = column(None, differs="no", if_known=True)
 

@@ -213,7 +213,7 @@ def write_plan(session: Session) -> None:
         target_frac=target_frac,
         estimate_key=key_of(session),
     )
-    if before is not None:
+    if before is not None and all(other.changes_since(before) for other in session.beside):
         changes = session.environment.changes_since(before)
         session.progress.say(
             f"the environment changed since {session.options.out} was created ({', '.join(changes)}). New runs are "
@@ -370,7 +370,7 @@ class Flight:
             if seat.starts_failed < session.config.limits.infrastructure_failures:
                 return None
             see = f"{log} and " if _is_written(log) else ""
-            where = f" on {seat.name}" if len(session.seats) > 1 else ""
+            where = f" on {seat.name}" if len(session.seats) > 1 or session.beside else ""
             raise InfrastructureError(
                 f"{counted(seat.starts_failed, 'worker process', 'worker processes in a row')} ended before "
                 f"the case began{where}: {answer.reason}. Finished runs are kept; see {see}bench env, then run the "

@@ -111,6 +111,7 @@ class Session:
     gpu: DescribedGpu | None = None  # as estimates use it; None on the CPU, and if it cannot be read
     plan: list[Planned] = field(default_factory=list)
     seats: list[Seat] = field(default_factory=list)  # equal devices, in an order of their own; one unless given
+    beside: Sequence[Environment] = ()  # of the sweep's other kinds of devices
     silent_runs: int = 0  # in a row, in which NVML timed out
     silence: str | None = None  # why NVML is no longer queried
     notes: dict[str, Any] = field(default_factory=dict)  # stored with the plan, for readers
@@ -256,7 +257,7 @@ def held_devices(requested: str, ready: Callable[[], None] = lambda: None) -> It
     on_cpu = requested.startswith("cpu:")
     facts = MachineFacts() if on_cpu else read_machine_facts(ask_torch=False)
     with contextlib.ExitStack() as held:
-        if on_cpu:  # the slots are of one CPU, which a sweep has to itself
+        if on_cpu and "," in requested:  # the slots are of one CPU, which a sweep has to itself
             held.enter_context(_hold(DeviceChoice("cpu", "expected")))
         known = {lock_key(choice): choice for choice in expected_devices(requested, facts)}
         for choice in known.values():

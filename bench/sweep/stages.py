@@ -152,7 +152,10 @@ def _open_sessions(
         names = ", ".join(seat.name for seat in kind)
         progress.say(f"{device_name(kind[0].environment)}: {counted(len(kind), 'device')} ({names})")
     note = together.note(seats)
-    return [open_session(kind, {"together": note}) for kind in kinds], together.parallel
+    sessions = [open_session(kind, {"together": note}) for kind in kinds]
+    for session in sessions:
+        session.beside = [other.environment for other in sessions]
+    return sessions, together.parallel
 
 
 def _equal_seats(seats: Sequence[Seat]) -> list[list[Seat]]:

@@ -33,7 +33,7 @@ from bench.sweep.claims import HEARTBEAT_S, MOST_TRIES, Claim, claim_run
 from bench.sweep.estimates import estimate_planned
 from bench.sweep.journal import MAX_ATTEMPTS
 from bench.sweep.runs import Flight, write_plan
-from bench.sweep.session import Seat, Session, SweepOptions, held_device, read_environment
+from bench.sweep.session import Seat, Session, SweepOptions, held_device, held_devices, read_environment
 from bench.sweep.standing import CLAIMS, ORDERS
 from bench.terminal import Progress
 
@@ -284,8 +284,8 @@ def open_unit(order: Order, launcher: Launcher, progress: Progress, *, device: s
         order: The order.
         launcher: Starts the processes that measure.
         progress: Hears of trouble.
-        device: Another device than the one visible GPU, or the CPU: a request as `bench sweep` takes it. Then any
-            number may be visible.
+        device: One device, as `bench sweep` takes it; then any number may be visible. By default the one visible GPU,
+            or the CPU.
 
     Raises:
         BusyError: The device is in use.
@@ -295,9 +295,15 @@ def open_unit(order: Order, launcher: Launcher, progress: Progress, *, device: s
     _refuse_other_code(order)
     store = Store(order.folder)
     store.create()
-    requested = device or ("cuda" if order.device == "cuda" else "cpu")
-    choose = usable_device if device is not None or order.device != "cuda" else _only_device
-    with held_device(requested, choose, launcher.warm) as choice:
+    requested = device or order.device
+    with contextlib.ExitStack() as held:
+        if device is not None:
+            choice, *more = held.enter_context(held_devices(device, launcher.warm))
+            if more:
+                raise DeviceError(f"{device}: a process does its runs on one device")
+        else:
+            choose = _only_device if order.device == "cuda" else usable_device
+            choice = held.enter_context(held_device(order.device, choose, launcher.warm))
         limit = order.config.limits.device_memory
         environment, gpu = read_environment(launcher, choice, order.device_files, limit)
         environment = replace(environment, spread=order.spread)
