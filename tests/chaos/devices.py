@@ -30,7 +30,8 @@ from bench.store import DATA_FOLDER, Store, consolidate, load_notes, load_result
 from bench.store.load import newest_plans
 from bench.store.parts import notes_of
 from bench.sweep import SweepOptions, claims, runs, session, stages
-from bench.sweep.unit import CLAIMS, Came, find_order, open_unit, read_order
+from bench.sweep.standing import CLAIMS
+from bench.sweep.unit import Came, find_order, open_unit, read_order
 from bench.terminal import Progress
 from tests.chaos import work
 from tests.chaos.attempts import same_report
