@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from bench.catalog import files
 from bench.devices import Device
 from bench.devices.calibration import Calibrations
-from bench.errors import BenchError, InfrastructureError
+from bench.errors import BenchError, BusyError, InfrastructureError
 from bench.estimators.kept import any_kept
 from bench.folders import account_log
 from bench.launchers import Launcher, Outcome, Task
@@ -432,6 +432,8 @@ def ask_machine(launcher: Launcher, task: Task, argument: dict[str, Any]) -> dic
         return answer.value
     if answer.outcome is Outcome.REFUSED:
         raise BenchError(answer.reason)
+    if answer.outcome is Outcome.BUSY:
+        raise BusyError(answer.reason)
     from bench.launchers.faults import start_fault
 
     raise InfrastructureError(start_fault(PRELOAD) or f"the worker process does not start: {answer.reason}")

@@ -1,4 +1,9 @@
-"""One sweep per device and one per results folder; the kernel releases the locks when a process dies."""
+"""One sweep per device and one per results folder; the kernel releases the locks when a process dies.
+
+A device has two locks. A sweep holds the first for as long as it lasts, so that a second sweep is refused at once. The
+process that measures holds the other (`run_lock_path`) for its one run, whoever started it: a parent or a launcher can
+die before its children, and only what measures knows when the device is free again.
+"""
 
 from __future__ import annotations
 
@@ -36,19 +41,25 @@ def device_lock_path(device_id: str) -> Path:
     return root / f"{device_id}.lock"
 
 
+def run_lock_path(device_id: str) -> Path:
+    """The lock of the one process that measures on a device. Raises as `device_lock_path`."""
+    return device_lock_path(f"{device_id}.run")
+
+
 @contextlib.contextmanager
-def hold(path: Path, what: str) -> Iterator[None]:
-    """Hold a lock for the duration of the context, or fail at once.
+def hold(path: Path, what: str, wait_s: float = 0.0) -> Iterator[None]:
+    """Hold a lock for the duration of the context, or fail.
 
     Args:
         path: The lock file; its holder is noted next to it.
         what: What is locked, for the message.
+        wait_s: How long to wait for it; by default it fails at once.
 
     Raises:
         BusyError: Another process holds it; the message names it.
     """
     holder = path.with_name(f"{path.name}.holder")
-    lock = FileLock(path, timeout=0, mode=0o666)
+    lock = FileLock(path, timeout=wait_s, mode=0o666)
     try:
         lock.acquire()
     except Timeout as error:

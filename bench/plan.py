@@ -43,7 +43,7 @@ def build_plan(config: SweepConfig, device: str) -> list[Planned]:
     runnable = [case for case, reason in cases.items() if reason is None]
     turns = [(case, 0) for case in skipped] + list(_ordered(runnable, config))
     return [
-        with_data(Planned(case, repeat, position, cases[case], _code_key(case)), facts[case.dataset])
+        with_data(Planned(case, repeat, position, cases[case], case_code_key(case)), facts[case.dataset])
         for position, (case, repeat) in enumerate(turns)
     ]
 
@@ -64,7 +64,7 @@ def order_round(last: Sequence[Planned], config: SweepConfig, planned: int) -> l
     return random.Random(f"{config.measure.seed}/{planned}").sample(last, len(last))
 
 
-def _code_key(case: Case) -> str:
+def case_code_key(case: Case) -> str:
     """The key of the worker's code and the three entries that a case names."""
     entries: tuple[tuple[catalog.Kind, Choice], ...]
     entries = (("model", case.model), ("dataset", case.dataset), ("optimizer", case.optimizer))

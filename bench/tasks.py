@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import DeviceError
+from bench.errors import BusyError, DeviceError
 from bench.launchers import Send
+from bench.locks import hold, run_lock_path
 
 if TYPE_CHECKING:
     from bench.estimators.memory import Target
 
 
-def measure_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
-    """Measure one case; `argument` holds the fields of `worker.MeasureTask`. Returns those of a `Measurement`."""
-    _see_only(argument["gpu_uuid"], argument.pop("gpu_index"))
-    from bench.worker import MeasureTask, measure_case
+RUN_LOCK_WAIT_S = 10.0
+"""For a device whose last run was killed: the driver may take seconds to end such a process."""
 
-    return measure_case(MeasureTask(**argument), send)
+
+def measure_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
+    """Measure one case; `argument` holds the fields of `worker.MeasureTask`. Returns those of a `Measurement`.
+
+    Raises:
+        BusyError: Another process measures on the device.
+    """
+    with _taken_device(argument):
+        from bench.worker import MeasureTask, measure_case
+
+        return measure_case(MeasureTask(**argument), send)
 
 
 def estimate_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
@@ -151,6 +162,7 @@ def _target_of(argument: dict[str, Any]) -> Target:
 
 def environment_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
     """The fields of `Environment` for the `device` and, where there is one, the `gpu_uuid` of `argument`."""
+    _keep_on(argument.get("cpus"))
     _see_only(argument["gpu_uuid"], argument["gpu_index"])
     from bench.probes.environment import measure_environment
 
@@ -187,10 +199,10 @@ def calibration_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
 
 def record_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
     """Record one case; `argument` holds the fields of `recorder.RecordTask`. Returns its status and where it stands."""
-    _see_only(argument["gpu_uuid"], argument.pop("gpu_index"))
-    from bench.recorder import RecordTask, record_case
+    with _taken_device(argument):
+        from bench.recorder import RecordTask, record_case
 
-    return record_case(RecordTask(**argument), send)
+        return record_case(RecordTask(**argument), send)
 
 
 def recording_task(path: str, send: Send) -> dict[str, Any]:
@@ -225,6 +237,38 @@ def validate_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
     for estimated in estimate_rows(argument["rows"], argument["workspaces"]):
         send({"estimated": asdict(estimated)})
     return {}
+
+
+@contextlib.contextmanager
+def _taken_device(argument: dict[str, Any]) -> Iterator[None]:
+    """Have the device of an argument to oneself, and see no other; takes out what only this needs.
+
+    The lock is that of the process that measures. Processes that it starts inherit it, so it is free when the last of
+    them is gone.
+
+    Raises:
+        BusyError: Another process has it; or, where it must be free of all others (`alone`), computes on it.
+    """
+    _keep_on(argument.pop("cpus", None))
+    _see_only(argument["gpu_uuid"], argument.pop("gpu_index"))
+    lock, alone = argument.pop("lock", None), argument.pop("alone", False)
+    with hold(run_lock_path(lock), "the device", RUN_LOCK_WAIT_S) if lock else contextlib.nullcontext():
+        if alone and argument["gpu_uuid"]:
+            from bench.probes.nvml import count_other_processes
+
+            if count := count_other_processes(argument["gpu_uuid"]):
+                raise BusyError(f"the device has {count} other {'process' if count == 1 else 'processes'} on it")
+        yield
+
+
+def _keep_on(cpus: Sequence[int] | None) -> None:
+    """Keep this process, and torch's threads, on these processors; None leaves them all."""
+    if cpus is None:
+        return
+    import torch
+
+    os.sched_setaffinity(0, cpus)
+    torch.set_num_threads(min(torch.get_num_threads(), len(cpus)))
 
 
 def _see_only(gpu_uuid: str | None, gpu_index: int | None) -> None:

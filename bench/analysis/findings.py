@@ -514,6 +514,30 @@ _flag_rule(
 
 @_rule(
     Weakens.READING,
+    "{runs} had worker slots of the CPU for devices, which share its memory and caches: they are for tests.",
+    "Sweep again with --device cpu.",
+)
+def _cpu_slots(runs: Runs) -> Hit:
+    return Hit(runs.known("cpu_slot"), runs.tried)
+
+
+@_rule(
+    Weakens.READING,
+    "Neighbours on the host slowed short runs by up to {most} when the sweep of {runs} began, which is more than "
+    "the target.",
+    "Sweep again with --parallel auto, or --parallel 1.",
+)
+def _disturbed(runs: Runs) -> Hit:
+    """Runs beside others that were found to disturb them by more than is asked of an interval."""
+    usual = runs.frame["device"].map(lambda device: TARGETS_FRAC.get(device, TARGETS_FRAC["cuda"])).to_numpy(float)
+    target = runs.number("target_interval")
+    slowdown = runs.number("neighbour_slowdown_frac")
+    bad = runs.tried & (slowdown > np.where(np.isnan(target), usual, target))
+    return Hit(bad, runs.tried, {"most": f"{slowdown[bad].max(initial=0) * 100:.1f} %"})
+
+
+@_rule(
+    Weakens.READING,
     "Flagged {flags} in {runs}.",
     "See what the version of the harness that wrote them says of these flags.",
 )
@@ -657,6 +681,17 @@ def _keys_differ(runs: Runs) -> Hit:
 
 
 # What weakens their publication alone.
+
+
+@_rule(
+    Weakens.PUBLISHING,
+    "{runs} had up to {most} runs beside them on the host, and nobody measured how much that disturbs.",
+    "Sweep again with --parallel auto, or --parallel 1.",
+)
+def _neighbours(runs: Runs) -> Hit:
+    beside = runs.number("parallel") - 1
+    bad = runs.tried & (beside > 0) & ~runs.known("neighbour_slowdown_frac")
+    return Hit(bad, runs.tried, {"most": f"{beside[bad].max(initial=0):.0f}"})
 
 
 @_rule(

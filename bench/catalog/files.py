@@ -126,6 +126,11 @@ def described(name: str) -> ModelEntry:
     return found
 
 
+def paths() -> list[Path]:
+    """The files that the command named."""
+    return [file.path for file in _known.values()]
+
+
 def names() -> list[str]:
     """The models of all files that the command named."""
     return [name for file in _known.values() for name in file.entries]

@@ -42,6 +42,26 @@ def complete_devices(ctx: click.Context, param: click.Parameter, incomplete: str
     return [CompletionItem(gpu.name, help=gpu.gpu_name) for gpu in list_gpus() if gpu.name.startswith(incomplete)]
 
 
+def check_devices(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """A request for devices in its one spelling. Raises DeviceError."""
+    from bench.config.values import read_devices
+    from bench.errors import DeviceError
+
+    try:
+        return None if value is None else read_devices(value)
+    except ValueError as error:
+        raise DeviceError(f"device: {error}") from error
+
+
+devices_option = click.option(
+    "--device",
+    "devices",
+    metavar="auto|cpu|cuda|cuda:N|all|cuda:0,cuda:2",
+    callback=check_devices,
+    help="Where to run; auto is a GPU if there is one, all is every GPU of the host. [auto]",
+)
+
+
 def _load_device_files(
     context: click.Context, parameter: click.Parameter, value: tuple[Path, ...]
 ) -> dict[str, Device]:

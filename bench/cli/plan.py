@@ -20,8 +20,13 @@ if TYPE_CHECKING:
 @set_option
 @models_option
 @device_option
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Store the runs in FOLDER too, in their order, for other machines to do: see docs/clusters.md.",
+)
 @json_option
-def plan(config: Path | None, overrides: tuple[str, ...], device: str, as_json: bool) -> None:
+def plan(config: Path | None, overrides: tuple[str, ...], device: str, out: Path | None, as_json: bool) -> None:
     """List the cases of a configuration without running them.
 
     \b
@@ -29,8 +34,17 @@ def plan(config: Path | None, overrides: tuple[str, ...], device: str, as_json: 
       bench plan
       bench plan configs/gpu.toml --json
       bench plan --set 'grid.batch_size=[64, 128]' --device cuda
+      bench plan configs/gpu.toml --device cuda --out /shared/gpu
     """
-    print_plan(read_config(config, overrides), device, as_json=as_json)
+    checked = read_config(config, overrides)
+    print_plan(checked, device, as_json=as_json)
+    if out is not None:
+        from bench.sweep.stages import store_order
+        from bench.terminal import Progress
+
+        with Progress(quiet=as_json, bar=False) as progress:
+            order = store_order(checked, out, kind_of(device), progress)
+        click.echo(printable(f"order: {order}"), err=as_json)
 
 
 def print_plan(config: SweepConfig, device: str, *, as_json: bool) -> None:
@@ -38,9 +52,8 @@ def print_plan(config: SweepConfig, device: str, *, as_json: bool) -> None:
     from bench import catalog
     from bench.cli.root import echo_json
     from bench.plan import build_cases, describe, name_planned
-    from bench.probes.nvml import list_gpus
 
-    kind = device.partition(":")[0] if device != "auto" else "cuda" if list_gpus() else "cpu"
+    kind = kind_of(device)
     cases = build_cases(config, kind)
     if as_json:
         echo_json([{**case.axes, "case_key": case.key, "skip_reason": reason} for case, reason in cases.items()])
@@ -58,6 +71,15 @@ def print_plan(config: SweepConfig, device: str, *, as_json: bool) -> None:
     skipped = sum(reason is not None for reason in cases.values())
     runs = _runs(config, kind, len(cases) - skipped)
     click.echo(f"{config.name}: {counted(len(cases), 'case')}, {skipped} skipped; {runs}")
+
+
+def kind_of(device: str) -> str:
+    """`cpu` or `cuda`, as a request means it on this machine."""
+    from bench.probes.nvml import list_gpus
+
+    if device == "auto":
+        return "cuda" if list_gpus() else "cpu"
+    return "cpu" if device.startswith("cpu") else "cuda"
 
 
 def _runs(config: SweepConfig, kind: str, cases: int) -> str:

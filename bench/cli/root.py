@@ -52,10 +52,10 @@ class BenchGroup(click.Group):
         return super().get_command(ctx, cmd_name)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Every command, sorted."""
+        """Every command for people, sorted."""
         for module in _modules():
             self._import(module)
-        return super().list_commands(ctx)
+        return [name for name in super().list_commands(ctx) if not self.commands[name].hidden]
 
     def _import(self, name: str) -> None:
         """Add the commands of a module: those in its COMMANDS, each under its GROUP."""
@@ -84,7 +84,9 @@ class BenchGroup(click.Group):
         names = self.list_commands(ctx)
         width = max(map(len, names))
         for group, members in GROUPS.items():
-            named = [(name, self.commands[name]) for name in names if name in members]
+            named = [
+                (name, self.commands[name]) for name in names if name in members and not self.commands[name].hidden
+            ]
             rows = [
                 (name.ljust(width), command.get_short_help_str(formatter.width - 6 - width)) for name, command in named
             ]

@@ -11,7 +11,7 @@ from bench.cli.options import (
     calibration_option,
     config_argument,
     device_file_option,
-    device_option,
+    devices_option,
     json_option,
     memory_option,
     models_option,
@@ -25,11 +25,42 @@ if TYPE_CHECKING:
     from bench.devices.calibration import Calibrations
 
 
+def _read_parallel(context: click.Context, parameter: click.Parameter, value: str | None) -> int | str | None:
+    from bench.config.values import read_parallel
+
+    try:
+        return None if value is None else read_parallel(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
 @click.command()
 @config_argument
 @set_option
 @models_option
-@device_option
+@devices_option
+@click.option("--per-device", is_flag=True, help="Each device runs the whole plan, to compare equal cards.")
+@click.option(
+    "--parallel",
+    metavar="auto|N",
+    callback=_read_parallel,
+    help="Runs at one time on several devices; auto measures how much neighbours disturb. [auto]",
+)
+@click.option(
+    "--launcher", metavar="local|slurm|ray", help="Where runs go: this host or a cluster. Overrides launcher.kind."
+)
+@click.option(
+    "--address",
+    metavar="auto|ray://HOST:PORT",
+    help="Of the Ray cluster [one on this host]; overrides launcher.address.",
+)
+@click.option("--wait", is_flag=True, help="On Slurm: stay until every job has ended, then render the report.")
+@click.option(
+    "--status",
+    "status_of",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Only show how far the sweep on a cluster is whose results go to this folder.",
+)
 @device_file_option
 @calibration_option
 @memory_option
@@ -54,7 +85,13 @@ if TYPE_CHECKING:
 def sweep(
     config: Path | None,
     overrides: tuple[str, ...],
-    device: str,
+    devices: str | None,
+    per_device: bool,
+    parallel: int | str | None,
+    launcher: str | None,
+    address: str | None,
+    wait: bool,
+    status_of: Path | None,
     device_files: dict[str, Device],
     calibrations: Calibrations,
     memory_bytes: int | None,
@@ -76,9 +113,15 @@ def sweep(
     Examples:
       bench sweep
       bench sweep configs/gpu.toml --device cuda:1
+      bench sweep configs/gpu.toml --device all
+      bench sweep configs/gpu.toml --device cuda:0,cuda:2 --parallel 1
+      bench sweep configs/gpu.toml --device all --per-device
       bench sweep --set 'grid.batch_size=[64]' --repeats 5 --out reports/trial
       bench sweep --retry timeout,crashed
       bench sweep --device-file mine.toml
+      bench sweep configs/gpu.toml --launcher slurm --set launcher.partition=gpu --set launcher.gres=gpu:h100:1
+      bench sweep --status reports/gpu
+      bench sweep configs/gpu.toml --launcher ray --address auto
       bench sweep configs/gpu.toml --memory 24GiB --out reports/gpu-24
       python -m pdb -m bench sweep my.toml --in-process
 
@@ -91,18 +134,23 @@ def sweep(
     from bench.sweep import RETRIED, SweepOptions, parse_statuses, run_sweep
     from bench.terminal import Progress
 
+    if status_of is not None:
+        _show_status(status_of, as_json=as_json)
+        return
     if in_process and (repeats is not None or retry is not None):
         raise click.UsageError("--in-process runs its case once, each time: leave --repeats and --retry out")
-    if repeats is not None:
-        overrides = (*overrides, f"measure.repeats={repeats}")
+    given = {"measure.repeats": repeats, "launcher.kind": launcher, "launcher.address": address}
+    overrides = (*overrides, *(f"{name}={value}" for name, value in given.items() if value is not None))
     checked = read_config(config, overrides, memory_bytes)
     statuses = parse_statuses(retry)
     if dry_run:
-        print_plan(checked, device, as_json=as_json)
+        print_plan(checked, devices or checked.launcher.device, as_json=as_json)
         return
     options = SweepOptions(
         out=out or Path("reports") / (f"{checked.name}-in-process" if in_process else checked.name),
-        device=device,
+        device=devices,
+        per_device=per_device or None,
+        parallel=parallel,
         retry=RETRIED if in_process else statuses,
         report=not no_report and not in_process,
         device_files=tuple(device_files.values()),
@@ -110,7 +158,12 @@ def sweep(
         calibrations=calibrations,
     )
     with Progress(quiet=as_json, bar=not in_process) as progress:  # a bar would disturb the debugger's prompt
-        outcome = run_sweep(checked, options, progress)
+        if checked.launcher.kind == "local":
+            outcome = run_sweep(checked, options, progress)
+        else:
+            from bench.sweep.clusters import run_on_cluster
+
+            outcome = run_on_cluster(checked, options, progress, wait=wait)
     if as_json:
         echo_json({"counts": outcome.counts, "report": outcome.report, "data": outcome.data})
     else:
@@ -118,6 +171,20 @@ def sweep(
             click.echo(printable(line))
     if outcome.failed:
         raise SystemExit(EXIT_FAILED_CASES)
+
+
+def _show_status(folder: Path, *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from bench.cli.root import echo_json
+    from bench.sweep.clusters import read_status, status_lines
+
+    status = read_status(folder)
+    if as_json:
+        echo_json(asdict(status))
+        return
+    for line in status_lines(status):
+        click.echo(printable(line))
 
 
 GROUP = "Measure"

@@ -30,6 +30,7 @@ from bench.comparison.result import Comparison, GeoMean, Missing, Side
 from bench.errors import BenchError, UnknownNameError
 from bench.records import AXES, SWITCHES, USUAL, InputPath, MemoryFormat, Precision, Status, axis_words, varying_axes
 from bench.stats import CONFIDENCE, MARGIN, Judgement, Verdict, geometric_interval, judge_ratios
+from bench.units import counted
 
 Row = dict[Hashable, Any]
 
@@ -490,12 +491,23 @@ def _regressions(cases: pd.DataFrame, missing: Sequence[Missing]) -> pd.DataFram
     return cases[(cases["verdict"] == Verdict.SLOWER) | cases["case_key"].isin(broken)].reset_index(drop=True)
 
 
+def _name_machines(side: str, runs: pd.DataFrame) -> str | None:
+    """The GPUs and hosts of a side, where it has several of either; None where it has not."""
+    gpus, hosts = (list(dict.fromkeys(runs[name].dropna())) for name in ("gpu_uuid_hash", "host_hash"))
+    if max(len(gpus), len(hosts)) < 2:
+        return None
+    names = ", ".join(dict.fromkeys(runs["gpu_name"].dropna())) or "CPUs"
+    cards = [f"{counted(len(gpus), 'GPU')} ({', '.join(gpus)})"] if gpus else []
+    told = ", ".join([*cards, f"{counted(len(hosts), 'host')} ({', '.join(hosts)})"])
+    return f"The {side} was measured on {names}: {told}."
+
+
 def _notes(one: pd.DataFrame, two: pd.DataFrame) -> list[str]:
     """What a reader should know besides the numbers."""
     measured = ["run_key", "wall_window_s"]  # the key alone is the same for the same turn of the same sweep, repeated
     if len(one[measured].dropna().merge(two[measured].dropna())):
         return ["Both sides contain the same runs."]
-    notes = []
+    notes = [note for side, runs in (("baseline", one), ("candidate", two)) if (note := _name_machines(side, runs))]
     hosts = set(one["host_hash"].dropna()) & set(two["host_hash"].dropna())
     begun = [side["started_unix_s"].dropna().astype(float) for side in (one, two)]
     if hosts and all(len(times) for times in begun):

@@ -10,7 +10,7 @@ import fnmatch
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import ErrorDetails
@@ -20,12 +20,17 @@ from bench.config.values import (
     Allocators,
     BatchSizes,
     Bytes,
+    Command,
     Compiles,
+    Devices,
     ImageSizes,
     Name,
+    Parallel,
     Patterns,
+    Resources,
     Seconds,
     TargetInterval,
+    Word,
     choices,
     name_of,
     shown,
@@ -214,6 +219,53 @@ class Data(_Section):
     fetch: bool = True  # download missing data sets that the grid reads from files
 
 
+_CLUSTERS = ("slurm", "ray")
+_OF_CLUSTERS = {
+    "partition": ("slurm",),
+    "account": ("slurm",),
+    "time": ("slurm",),
+    "gres": ("slurm",),
+    "constraint": ("slurm",),
+    "chunk": ("slurm",),
+    "jobs": ("slurm",),
+    "setup": ("slurm",),
+    "address": ("ray",),
+    "resources": ("ray",),
+}
+"""The settings of `[launcher]` that only some kinds read."""
+
+
+class LauncherSettings(_Section):
+    """Where runs go: the devices of this host, or a cluster. Not part of what a run does, nor of its keys."""
+
+    kind: Literal["local", "slurm", "ray"] = "local"
+    device: Devices = "auto"  # as --device
+    per_device: bool = False  # each device runs the whole plan
+    parallel: Parallel = "auto"  # runs at one time on a host
+    partition: Word | None = None
+    account: Word | None = None
+    time: Seconds | None = None  # of one job
+    gres: Word | None = None  # of one job: gpu:h100:1
+    constraint: Word | None = None
+    chunk: Annotated[int, Field(ge=1, le=10_000)] = 50  # runs of one job, done one after the other
+    jobs: Annotated[int, Field(ge=1, le=100_000)] | None = None  # at one time; None for as many as the cluster allows
+    setup: list[Command] = []  # shell commands before the runs of a job
+    address: Word | None = None
+    resources: Resources = {}  # of one run, beside its GPU
+
+    @model_validator(mode="after")
+    def _is_read(self) -> LauncherSettings:
+        """Refuse settings of clusters where nothing says that there is one; a kind that is named may be overridden."""
+        if "kind" not in self.model_fields_set:
+            given = [name for name in _OF_CLUSTERS if name in self.model_fields_set]
+            if given:
+                kinds = " or ".join(
+                    f'"{kind}"' for kind in _CLUSTERS if kind in sum((_OF_CLUSTERS[n] for n in given), ())
+                )
+                raise ValueError(f"{', '.join(given)}: read only with kind = {kinds}; set it, or remove them")
+        return self
+
+
 class SweepConfig(_Section):
     """A whole configuration."""
 
@@ -225,10 +277,14 @@ class SweepConfig(_Section):
     measure: Measure = Measure()
     limits: Limits = Limits()
     data: Data = Data()
+    launcher: LauncherSettings = LauncherSettings()
 
     def as_json(self) -> dict[str, Any]:
-        """The configuration, defaults filled in, as a JSON object; where data lie is the user's own business."""
-        return {name: _plain(value) for name, value in self if name != "data"}
+        """The configuration, defaults filled in, as a JSON object.
+
+        Where data lie and runs go is the user's own business: paths, accounts, addresses, commands with secrets.
+        """
+        return {name: _plain(value) for name, value in self if name not in ("data", "launcher")}
 
     @property
     def protocol(self) -> Protocol:
@@ -375,6 +431,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "measure": Measure,
     "limits": Limits,
     "data": Data,
+    "launcher": LauncherSettings,
 }
 
 
@@ -385,4 +442,4 @@ def _configs_nearby(path: Path) -> str:
     return f"{nearest_sentence(nearest(str(path), names))}Available: {', '.join(names[:8])}{more}" if names else ""
 
 
-__all__ = ["Exclude", "Grid", "Include", "SweepConfig", "check_config", "load_config"]
+__all__ = ["Exclude", "Grid", "Include", "LauncherSettings", "SweepConfig", "check_config", "load_config"]

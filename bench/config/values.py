@@ -147,6 +147,64 @@ def _target_interval(value: Any) -> float | str:
     )
 
 
+MAX_PARALLEL = 1024
+_DEVICE = re.compile(r"cuda:\d{1,4}|cpu:\d{1,4}|(GPU|MIG)-[0-9A-Za-z/-]+")
+DEVICES = "auto, cpu, cuda, cuda:0, all, or several: MIG-...,MIG-... or cuda:0,cuda:2"
+"""What a sweep may be asked to run on. `cpu:0,cpu:1` are worker slots on the CPU that play devices, for tests."""
+
+
+def read_devices(value: Any) -> str:
+    """A request for devices in its one spelling: a word, or parts with commas between. Raises ValueError."""
+    parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else []
+    words = ("auto", "cpu", "cuda", "all")
+    wrong = [part for part in parts if part not in words and not _DEVICE.fullmatch(part)]
+    if not parts or wrong:
+        near = nearest_sentence(nearest(wrong[0], words)) if wrong else ""
+        raise ValueError(f"unknown {', '.join(map(shown, wrong)) or shown(value)}. {near}Allowed: {DEVICES}")
+    if len(parts) > 1 and (alone := [part for part in parts if part in words]):
+        raise ValueError(f"{alone[0]} stands alone, and {shown(value)} is a list. Allowed: {DEVICES}")
+    if twice := [part for part in dict.fromkeys(parts) if parts.count(part) > 1]:
+        raise ValueError(f"{', '.join(twice)}: named twice in {shown(value)}")
+    if len({part.startswith("cpu") for part in parts}) > 1:
+        raise ValueError(f"{shown(value)} names both GPUs and slots on the CPU; a sweep uses one or the other")
+    return ",".join(parts)
+
+
+def read_parallel(value: Any) -> int | str:
+    """How many runs at one time: a number, or `auto`. Raises ValueError."""
+    number = int(value) if isinstance(value, str) and value.isdecimal() else value
+    if number == AUTO or (isinstance(number, int) and not isinstance(number, bool) and 1 <= number <= MAX_PARALLEL):
+        return number
+    raise ValueError(f'{shown(value)} is not a number of runs: write 1 to {MAX_PARALLEL}, or "{AUTO}"')
+
+
+def _word(value: Any) -> str:
+    """Text of one line that begins with no hyphen, so that it is never taken for an option."""
+    if isinstance(value, str) and value.strip() and value.isprintable() and not value.startswith("-"):
+        return value.strip()
+    raise ValueError(f'{shown(value)} is not valid: write text of one line, such as "gpu"')
+
+
+def _command(value: Any) -> str:
+    if isinstance(value, str) and value.strip() and value.isprintable():
+        return value
+    raise ValueError(f'{shown(value)} is not a shell command of one line, such as "module load cuda"')
+
+
+def _resources(value: Any) -> dict[str, float]:
+    """Amounts by name. Raises ValueError."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{shown(value)} is not a table of amounts: write {{ name = 1 }}")
+    wrong = [
+        f"{name} = {shown(amount)}"
+        for name, amount in value.items()
+        if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 < amount < 1e6
+    ]
+    if wrong:
+        raise ValueError(f"{', '.join(wrong)}: an amount is a number above 0 and below a million")
+    return {str(name): float(amount) for name, amount in value.items()}
+
+
 def _distinct(values: Sequence[Any]) -> tuple[Any, ...]:
     if not values:
         raise ValueError("needs at least one value")
@@ -177,6 +235,11 @@ Name = Annotated[str, PlainValidator(_name)]
 Seconds = Annotated[float, PlainValidator(_seconds)]
 TargetInterval = Annotated[float | Literal["auto"], PlainValidator(_target_interval)]
 Bytes = Annotated[int, PlainValidator(read_bytes)]
+Devices = Annotated[str, PlainValidator(read_devices)]
+Parallel = Annotated[int | Literal["auto"], PlainValidator(read_parallel)]
+Word = Annotated[str, PlainValidator(_word)]
+Command = Annotated[str, PlainValidator(_command)]
+Resources = Annotated[dict[str, float], PlainValidator(_resources)]
 if TYPE_CHECKING:
     BatchSizes = tuple[int, ...]
     ImageSizes = tuple[int, ...]

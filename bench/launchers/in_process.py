@@ -15,7 +15,7 @@ import time
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from bench.errors import BenchError, describe_failure
+from bench.errors import BenchError, BusyError, describe_failure
 from bench.forks import write_traceback
 from bench.launchers.protocol import Answer, Handle, Job, Launcher, Outcome
 
@@ -57,6 +57,8 @@ class InProcessLauncher(Launcher):
         with _interrupts_remembered() as interrupts:
             try:
                 value = json.loads(json.dumps(job.task(copy.copy(job.argument), send)))
+            except BusyError as error:
+                outcome, reason = Outcome.BUSY, str(error)
             except BenchError as error:
                 outcome, reason = Outcome.REFUSED, str(error)
             except Exception as error:  # noqa: BLE001 - whatever it is, it is the task's outcome

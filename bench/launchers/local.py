@@ -31,7 +31,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from bench.errors import BenchError, InfrastructureError, describe_failure
+from bench.errors import BenchError, BusyError, InfrastructureError, describe_failure
 from bench.forks import die_with_parent, how_it_ended, write_traceback
 from bench.interpreters import safe_children
 from bench.launchers.protocol import Answer, Handle, Job, Launcher, Outcome, Task
@@ -384,7 +384,8 @@ def _live(task: Task, argument: Any, sender: Connection, log: str, variables: Va
         else:
             os.environ[name] = value
     os.setsid()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a fork of this process has its handler
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:  # as whoever started this process wants it
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a fork of this process has its handler
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     die_with_parent()
     _let_server_go()
@@ -398,6 +399,8 @@ def _live(task: Task, argument: Any, sender: Connection, log: str, variables: Va
     send({"phase": "start"})
     try:
         final = {"outcome": Outcome.ANSWERED.value, "value": task(argument, send)}
+    except BusyError as error:
+        final = {"outcome": Outcome.BUSY.value, "reason": str(error)}
     except BenchError as error:
         final = {"outcome": Outcome.REFUSED.value, "reason": str(error)}
     except BaseException as error:  # noqa: BLE001 - whatever it is, its words are worth more than an exit code

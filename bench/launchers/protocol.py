@@ -22,6 +22,7 @@ class Outcome(Enum):
 
     ANSWERED = "answered"
     REFUSED = "refused"  # it raised a BenchError: the message is for the user
+    BUSY = "busy"  # it raised a BusyError: another process has its device, and nothing was done
     TIMED_OUT = "timed out"
     DIED = "died"
     CANCELLED = "cancelled"  # by whoever had submitted it

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.errors import DeviceError
-from bench.probes.gpu_monitor import GpuMonitor, GpuSnapshot, GpuStatic, window_fields
+from bench.probes.gpu_monitor import GpuMonitor, GpuSnapshot, GpuStatic, shares_host_pids, window_fields
 from bench.probes.nvml_session import NvmlSession, NvmlUnavailable
 
 __all__ = [
@@ -24,9 +24,11 @@ __all__ = [
     "GpuMonitor",
     "GpuSnapshot",
     "GpuStatic",
+    "count_other_processes",
     "find_gpu",
     "hash_uuid",
     "list_gpus",
+    "pci_bus_ids",
     "read_gpu_listing",
     "visible_entries",
     "visible_gpus",
@@ -100,6 +102,42 @@ def read_gpu_listing(timeout_s: float | None = None) -> GpuListing:
         return GpuListing(error=str(error))
     finally:
         session.close()
+
+
+def count_other_processes(uuid: str, timeout_s: float | None = None) -> int | None:
+    """How many processes but this one compute on a GPU; None if that cannot be told: no NVML, or a container."""
+    try:
+        session = NvmlSession(timeout_s)
+    except NvmlUnavailable:
+        return None
+    try:
+        handle = session.read("nvmlDeviceGetHandleByUUID", uuid)
+        found = session.read("nvmlDeviceGetComputeRunningProcesses", handle) if handle is not None else None
+    finally:
+        session.close()
+    if found is None:
+        return None
+    ids = {process.pid for process in found}
+    return len(ids - {os.getpid()}) if not ids or shares_host_pids() else None
+
+
+def pci_bus_ids(uuids: Sequence[str], timeout_s: float | None = None) -> dict[str, str]:
+    """Where GPUs are on the PCI bus, by UUID: `00000000:3B:00.0`; without those of which NVML does not tell."""
+    try:
+        session = NvmlSession(timeout_s)
+    except NvmlUnavailable:
+        return {}
+    found = {}
+    try:
+        for uuid in uuids:
+            handle = session.read("nvmlDeviceGetHandleByUUID", uuid)
+            place = session.read("nvmlDeviceGetPciInfo", handle) if handle is not None else None
+            if place is not None:
+                text = place.busId
+                found[uuid] = text.decode() if isinstance(text, bytes) else str(text)
+    finally:
+        session.close()
+    return found
 
 
 def _listing(session: NvmlSession) -> GpuListing:

@@ -31,6 +31,7 @@ class DeviceChoice:
         gpu: None where only torch knows the GPU: ROCm, or NVML that is missing or gives no answer.
         uuid: Of the GPU, by NVML or else by torch, with or without prefix; None if neither tells.
         warning: What will be missing from every run there; None if nothing will.
+        slot: The worker slot on the CPU that plays a device: `cpu:0`; None for what is none.
     """
 
     kind: Literal["cpu", "cuda"]
@@ -39,6 +40,7 @@ class DeviceChoice:
     gpu: Gpu | None = None
     uuid: str | None = None
     warning: str | None = None
+    slot: str | None = None
 
 
 def usable_device(requested: str = "auto", facts: MachineFacts | None = None) -> DeviceChoice:
@@ -61,6 +63,68 @@ def usable_device(requested: str = "auto", facts: MachineFacts | None = None) ->
     if known.torch is None and (requested != "auto" or _has_sign_of_gpu(known)):
         known = replace(known, torch=read_torch_facts())
     return decide(requested, known)
+
+
+def usable_devices(requested: str, facts: MachineFacts) -> list[DeviceChoice]:
+    """Several devices, each once, in the order of the request; `all` is every GPU that is visible.
+
+    Args:
+        requested: `all`, or parts with commas between: `cuda:N`, a unique beginning of a UUID (`GPU-...`, `MIG-...`),
+            or `cpu:N`, a worker slot on the CPU.
+        facts: What is known of the machine; what torch says is read where it is not there.
+
+    Raises:
+        DeviceError: Any of them is not there or cannot be used; the message names every one.
+    """
+    parts = requested.split(",")
+    if parts[0].startswith("cpu:"):
+        return [DeviceChoice("cpu", "a worker slot that plays a device", slot=part) for part in parts]
+    known = facts if facts.torch is not None else replace(facts, torch=read_torch_facts())
+    try:
+        first = decide("cuda", known)
+    except DeviceError as error:  # there is no GPU to use
+        raise DeviceError(str(error).replace('device "cuda"', f'device "{requested}"')) from error
+    assert known.torch is not None
+    if requested == "all":
+        by_torch = len(known.visible) == known.torch.device_count or not any(gpu.mig for gpu in known.visible)
+        count = known.torch.device_count if by_torch else len(known.visible)  # CUDA shows a process one slice
+        parts = [f"cuda:{index}" for index in range(count)] if by_torch else [gpu.uuid for gpu in known.visible]
+    found, faults = list[DeviceChoice](), list[str]()
+    for part in parts:
+        try:
+            found.append(decide(part, known) if part.startswith("cuda") else _by_uuid(part, known, first))
+        except DeviceError as error:
+            faults.append(str(error))
+    twice = {choice.uuid for choice in found if choice.uuid and [one.uuid for one in found].count(choice.uuid) > 1}
+    faults += [f'device "{requested}": {uuid} is named twice' for uuid in sorted(twice)]
+    if faults:
+        raise DeviceError("\n".join(faults))
+    return found
+
+
+def _by_uuid(part: str, facts: MachineFacts, first: DeviceChoice) -> DeviceChoice:
+    matches = [(index, gpu) for index, gpu in enumerate(facts.visible) if gpu.uuid.lower().startswith(part.lower())]
+    if len(matches) != 1:
+        have = ", ".join(gpu.uuid for gpu in facts.visible) or "none that NVML names"
+        what = "several GPUs match" if matches else "no visible GPU has this UUID"
+        raise DeviceError(f'device "{part}": {what}; visible: {have}')
+    index, gpu = matches[0]
+    if faults := [fault for fault in gpu_faults(replace(facts, visible=(gpu,))) if fault.code in _CARD_CODES]:
+        raise DeviceError(_refusal(faults))
+    return replace(first, gpu_index=index, gpu=gpu, uuid=gpu.uuid, reason="asked for", warning=None)
+
+
+def expected_devices(requested: str, facts: MachineFacts) -> list[DeviceChoice]:
+    """Those devices of a request that NVML alone knows, so that they can be locked before torch touches them."""
+    everything = [DeviceChoice("cuda", "expected", index, gpu, gpu.uuid) for index, gpu in enumerate(facts.visible)]
+    if requested == "all":
+        return everything
+    parts = requested.lower().split(",")
+    return [
+        choice
+        for choice in everything
+        if f"cuda:{choice.gpu_index}" in parts or any((choice.uuid or "").lower().startswith(part) for part in parts)
+    ]
 
 
 def expected_device(requested: str, facts: MachineFacts) -> DeviceChoice | None:

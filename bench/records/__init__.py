@@ -44,6 +44,11 @@ from bench.records.case import (
 from bench.records.fields import UNITS, Field, about, column, entries, key_fields, unit_of
 from bench.units import MIB, TIB
 
+SPREADS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"gpus": ("gpu_uuid_hash", "cpu_slot"), "hosts": ("gpu_uuid_hash", "cpu_slot", "host_hash")}
+)
+"""Over what the repeats of a case may be spread on purpose: the columns that then tell no environments apart."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
@@ -110,11 +115,29 @@ class Environment:
     git_commit: str | None = column(None, main=True, differs="code", helpful=1, first=10)
     git_dirty: bool | None = column(None, main=True, differs="code", helpful=1, first=10)
     in_process: bool | None = column(None, key="if true")  # whether runs share their caller's process (--in-process)
+    # several devices on one plan
+    spread: str | None = column(None, key="if true", if_known=True)  # of repeats, over: gpus of a host, or hosts
+    cpu_slot: str | None = column(None, key="if true", if_known=True)  # of the CPU, that played a device: cpu:0
+    # the most runs at one time on this host, where several devices share a plan
+    parallel: int | None = column(None, key="if true", main=True, if_known=True)
+    pinned_cpus: str | None = column(None, differs="no", if_known=True)  # of the host, that runs were kept on: 0-3,8
+    # how much slower short runs were with all neighbours busy than alone, before the sweep began
+    neighbour_slowdown_frac: float | None = column(None, differs="no", if_known=True)
 
     @property
     def key(self) -> str:
-        """The `environment_key`: what must be equal for two runs to be repeats of each other."""
-        return stable_hash(key_fields(self))
+        """The `environment_key`: what must be equal for two runs to be repeats of each other.
+
+        Repeats that are spread over equal GPUs have the key without the GPU's identity; those that are spread over
+        equal hosts, without the host's as well.
+        """
+        values = key_fields(self)
+        return stable_hash({name: value for name, value in values.items() if name not in self.spread_over})
+
+    @property
+    def spread_over(self) -> tuple[str, ...]:
+        """The columns that may differ between repeats of a case."""
+        return SPREADS[self.spread] if self.spread else ()
 
     def changes_since(self, before: Mapping[str, object]) -> list[str]:
         """Why the key is not that of an environment with the fields `before`: `torch_version 2.6 -> 2.7`."""
@@ -122,7 +145,7 @@ class Environment:
         return [
             f"{entry.name} {entry.absent if old is None else old} -> {entry.absent if new is None else new}"
             for entry, (old, new) in pairs.items()
-            if entry.key and old != new
+            if entry.key and old != new and entry.name not in self.spread_over
         ]
 
 
@@ -230,6 +253,8 @@ class Measurement:
     started_unix_s: float | None = None
     duration_s: float | None = column(None, within=(1e-4, 1e6))  # of the whole run, as the parent saw it
     process_start_s: float | None = None  # from asking for the process to its first word
+    # earlier tries that ended without a word, where a launcher starts runs on several machines
+    lost_tries: int | None = column(None, if_known=True)
     # timing, raw
     warmup_times_s: tuple[float, ...] = ()
     step_times_s: tuple[float, ...] = ()
@@ -312,6 +337,7 @@ __all__ = [
     "MAX_IMAGE_SIZE",
     "MEASURED",
     "RECORDS",
+    "SPREADS",
     "SWITCHES",
     "TRACE_PARTS",
     "UNITS",

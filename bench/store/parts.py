@@ -34,13 +34,19 @@ MAX_VALUES = 4_000_000
 """Rows times columns; a plan of 200,000 runs has fewer."""
 
 _KEYS = ("case_key", *(axis for axis in AXES if axis not in SWITCHES), "repeat", "position", *columns(Group))
-_COLUMNS = {"plan": schema.PLAN, "run": schema.RUN, "estimates": schema.ESTIMATE}
+_COLUMNS = {"plan": schema.PLAN, "run": schema.RUN, "estimates": schema.ESTIMATE, "order": schema.ORDER}
 _NEVER_NULL = {
     "plan": _KEYS,
     "run": ("run_key", "attempt", "status", "device", *_KEYS),
     "estimates": ("case_key", "estimate_device"),
+    "order": ("case_key", "repeat", "position", "code_key", "case_code_key"),
 }
-_NEEDED = {"plan": ("skip_reason",), "run": ("step_times_s", "wall_window_s", "duration_s"), "estimates": ()}
+_NEEDED = {
+    "plan": ("skip_reason",),
+    "run": ("step_times_s", "wall_window_s", "duration_s"),
+    "estimates": (),
+    "order": ("skip_reason", "data_source"),
+}
 _DERIVED = ("planned", "schema_version", "samples_per_s", "median_step_time_s", "mfu_frac", "roofline_frac")
 _SCALARS = (pa.bool_(), pa.int64(), pa.float64(), pa.string())
 _TYPES = (*_SCALARS, *(pa.list_(kind) for kind in _SCALARS))

@@ -6,10 +6,12 @@ History of the format (the number stands in each file's metadata as `bench.schem
   `target_interval` and `estimate_key` in plans, `data_classes`, `data_samples` and `data_hash` in plans and runs,
   the switches of a case (`bench.records.SWITCHES`), which then read as their defaults, in plans and runs,
   `gradient_noise`, `gradient_noise_*`, `nvml_error`, `in_process`, `compilation_s`, `allocator_in_force`,
-  `device_memory_bytes` and `device_memory_allowed_bytes` in runs,
+  `device_memory_bytes`, `device_memory_allowed_bytes`, `spread`, `cpu_slot`, `parallel`, `pinned_cpus`,
+  `neighbour_slowdown_frac` and `lost_tries` in runs,
   `estimated_device_low_bytes`, `estimated_device_high_bytes`, `estimated_device_basis`, `estimated_fit`,
   `estimated_samples_per_s_low`, `estimated_samples_per_s_high`, `estimated_speed_basis`, `step_flop`, `peak_flop_per_s`
   and `least_step_time_s` in estimates.
+  Orders came later, a kind of part of their own.
   A hash of a part's notes (`bench.notes_sha256` in its metadata) came later as well; without it they are not checked.
 """
 
@@ -59,4 +61,9 @@ RUN = pa.schema(
     [pa.field("run_key", pa.string()), *_CASE, *_TURN, pa.field("attempt", pa.int64()), *_GROUP]
     + [*_fields(DataFacts), *_fields(Measurement), *_fields(Protocol), *_fields(Environment)]
 )
+ORDER = pa.schema(
+    [*_CASE, *_TURN, pa.field("skip_reason", pa.string()), pa.field("code_key", pa.string())]
+    + [pa.field("case_code_key", pa.string()), pa.field("data_source", pa.string()), *_fields(DataFacts)]
+)
+"""The runs of a plan before any machine is known, for launchers that start each of them somewhere else."""
 ESTIMATE = pa.schema([pa.field("estimate_key", pa.string()), *_fields(Estimate)])

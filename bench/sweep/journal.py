@@ -60,10 +60,12 @@ class Journal:
                 todo.append((run, len(done)))
         return todo
 
-    def write(self, run: Planned, attempt: int, measurement: Measurement) -> None:
-        """Append one run. Raises what `Store.write_run` raises."""
+    def write(
+        self, run: Planned, attempt: int, measurement: Measurement, environment: Environment | None = None
+    ) -> None:
+        """Append one run; raises what `Store.write_run` raises. `environment` is that of an equal device."""
         finished = self._known()
-        row = self.store.write_run(run, attempt, self.protocol, measurement, self.environment)
+        row = self.store.write_run(run, attempt, self.protocol, measurement, environment or self.environment)
         finished[self.part(run, attempt)] = Finished.of(row)
 
     def _known(self) -> dict[str, Finished]:

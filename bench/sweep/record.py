@@ -183,8 +183,8 @@ def _status_of(path: Path, key: str, progress: Progress) -> str | None:
 def _outcome(answer: Answer) -> dict[str, Any]:
     if answer.outcome is Outcome.ANSWERED:
         return {"reason": None, **answer.value}
-    status = {Outcome.TIMED_OUT: Status.TIMEOUT, Outcome.DIED: Status.CRASHED, Outcome.REFUSED: Status.FAILED}
-    return {"status": status[answer.outcome], "reason": answer.reason}
+    status = {Outcome.TIMED_OUT: Status.TIMEOUT, Outcome.DIED: Status.CRASHED}.get(answer.outcome, Status.FAILED)
+    return {"status": status, "reason": answer.reason}
 
 
 def _line(name: str, row: dict[str, Any]) -> str:

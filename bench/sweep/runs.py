@@ -20,14 +20,14 @@ from __future__ import annotations
 import re
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bench.config import SweepConfig
 from bench.errors import InfrastructureError
-from bench.launchers import Answer, Outcome
+from bench.launchers import Answer, Handle, Job, Outcome
 from bench.plan import order_round
 from bench.probes.cgroup import read_memory_limit_bytes, read_oom_kills
 from bench.probes.host import available_memory_bytes
@@ -37,7 +37,7 @@ from bench.records import MEASURED, Measurement, Planned, Status
 from bench.stats import geometric_interval
 from bench.sweep.estimates import key_of
 from bench.sweep.journal import MAX_ATTEMPTS, Journal
-from bench.sweep.session import Session, gpu_of
+from bench.sweep.session import Budget, Seat, Session
 from bench.tasks import measure_task
 from bench.units import counted, format_bytes, format_duration, format_rate
 
@@ -157,22 +157,35 @@ SILENT_RUNS = 2  # in a row, after which NVML is no longer queried
 HOST_MEMORY_SHARE = 0.9  # of the free memory, for a worker on the CPU unless configured
 
 
-def measure_missing(session: Session) -> None:
-    """Run the missing runs of the plan, then rounds of further repeats until no case needs one.
+def measure_missing(sessions: Sequence[Session], parallel: int | None = None) -> None:
+    """Run the missing runs of the plans, then rounds of further repeats until no case needs one.
 
     Runs that were finished in an earlier sweep and are to be retried run once, before the rounds.
+
+    Args:
+        sessions: One for each kind of device; they run beside each other.
+        parallel: The most runs at one time; as many as there are devices if None.
     """
-    todo = session.journal.missing(session.plan, session.options.retry)
-    finished = sum(run.skip_reason is None for run in session.plan) - len(todo)
-    if finished:
-        session.progress.say(f"{counted(finished, 'run')} already finished, {len(todo)} to do")
-    _measure(session, todo)
-    while (found := extend_plan(session)).runs:
+    lanes = [(session, session.journal.missing(session.plan, session.options.retry)) for session in sessions]
+    for session, todo in lanes:
+        finished = sum(run.skip_reason is None for run in session.plan) - len(todo)
+        if finished:
+            session.progress.say(f"{counted(finished, 'run')} already finished, {len(todo)} to do")
+    while lanes:
+        _measure(lanes, parallel)
+        lanes = [(session, todo) for session, _ in lanes if (todo := _next_lane(session))]
+
+
+def _next_lane(session: Session) -> list[tuple[Planned, int]]:
+    """The runs of the round that follows; empty if no case needs one."""
+    found = extend_plan(session)
+    if found.runs:
         write_plan(session)
         _say_round(session, found)
-        _measure(session, session.journal.missing(session.plan))
+        return session.journal.missing(session.plan)
     if found.wide:
         _say_not_converged(session, found)
+    return []
 
 
 def extend_plan(session: Session) -> Round:
@@ -201,7 +214,7 @@ def write_plan(session: Session) -> None:
         target_frac=target_frac,
         estimate_key=key_of(session),
     )
-    if before is not None:
+    if before is not None and all(other.changes_since(before) for other in session.beside):
         changes = session.environment.changes_since(before)
         session.progress.say(
             f"the environment changed since {session.options.out} was created ({', '.join(changes)}). New runs are "
@@ -233,33 +246,56 @@ def _target(session: Session) -> str:
     return f"±{(session.config.measure.target_frac(session.environment.device) or 0.0) * 100:g} %"
 
 
-def _measure(session: Session, todo: Iterable[tuple[Planned, int]]) -> None:
-    """Run these in order; a throttled run goes to the end of the queue once."""
-    queue = deque(todo)
-    budget = session.options.budget
-    spent_s = sum(sum(_durations_s(session.journal, [run])) for run in session.plan) if budget else 0.0
-    session.progress.start(len(queue), f"round {session.rounds}" if session.rounds else "")
-    while queue:
-        if budget and (spent_s >= budget.seconds or time.monotonic() >= budget.deadline):
-            session.progress.say(f"the time for runs is spent; {counted(len(queue), 'further run')} not begun")
-            break
-        run, attempt = queue.popleft()
-        if budget and run.repeat and not _measured_first(session, run):
-            session.progress.advance()
-            continue
-        session.progress.begin(f"{session.name(run.case)} (repeat {run.repeat + 1})")
-        refused = session.journal.refusal(run)  # the first process already refused the case
-        skipped = Measurement(status=Status.SKIPPED, reason=refused) if refused is not None else None
-        measurement = skipped or _measure_one(session, run, attempt)
-        session.journal.write(run, attempt, measurement)
-        spent_s += measurement.duration_s or 0.0
-        _note_silence(session, measurement)
-        session.progress.finish(_line(session.name(run.case), run, measurement))
-        if measurement.status is Status.THROTTLED and attempt + 1 < MAX_ATTEMPTS:
-            queue.append((run, attempt + 1))
-    if budget and session.journal.missing(session.plan):
-        session.plan = [run for run in session.plan if run.skip_reason is not None or session.journal.attempts(run)]
-        write_plan(session)
+def _measure(lanes: Sequence[tuple[Session, Iterable[tuple[Planned, int]]]], parallel: int | None = None) -> None:
+    """Run these, on each device in the order of the plan; a throttled run goes to the end of its device's queue once.
+
+    Args:
+        lanes: Each session with its missing runs.
+        parallel: The most runs at one time; as many as there are devices if None.
+    """
+    queues = _Queues()
+    for session, todo in lanes:
+        queues.extend(session, todo)
+    session = lanes[0][0]
+    launcher, progress, budget = session.launcher, session.progress, session.options.budget
+    spent_s = sum(sum(_durations_s(each.journal, each.plan)) for each, _ in lanes) if budget else 0.0
+    progress.start(len(queues), f"round {session.rounds}" if session.rounds else "")
+    flying: dict[Handle, Flight] = {}
+    try:
+        while queues or flying:
+            if queues and _is_spent(budget, spent_s):
+                progress.say(f"the time for runs is spent; {counted(len(queues), 'further run')} not begun")
+                queues = _Queues()
+            busy = {id(flight.seat) for flight in flying.values()}
+            while (parallel is None or len(flying) < parallel) and (turn := queues.take(busy)):
+                if (flight := _begin(*turn)) is not None:
+                    busy.add(id(flight.seat))
+                    flying[launcher.submit(flight.job)] = flight
+            for handle in launcher.wait(flying):
+                flight = flying.pop(handle)
+                assert handle.answer is not None
+                if (measurement := flight.land(handle.answer)) is None:
+                    flying[launcher.submit(flight.job)] = flight  # the device is still this run's
+                    continue
+                spent_s += measurement.duration_s or 0.0
+                if _finish(flight.session, flight.seat, flight.run, flight.attempt, measurement):
+                    queues.append(flight.session, flight.seat, flight.run, flight.attempt + 1)
+    finally:
+        launcher.cancel(flying)
+    if budget:
+        _drop_not_begun([each for each, _ in lanes])
+
+
+def _is_spent(budget: Budget | None, spent_s: float) -> bool:
+    return budget is not None and (spent_s >= budget.seconds or time.monotonic() >= budget.deadline)
+
+
+def _drop_not_begun(sessions: Iterable[Session]) -> None:
+    """Take from the plans what a budget left no time for."""
+    for session in sessions:
+        if session.journal.missing(session.plan):
+            session.plan = [run for run in session.plan if run.skip_reason is not None or session.journal.attempts(run)]
+            write_plan(session)
 
 
 def _measured_first(session: Session, run: Planned) -> bool:
@@ -268,38 +304,116 @@ def _measured_first(session: Session, run: Planned) -> bool:
     return bool(first) and first[-1].status in MEASURED
 
 
-def _measure_one(session: Session, run: Planned, attempt: int) -> Measurement:
+_Turn = tuple[Session, Seat, Planned, int]
+
+
+class _Queues:
+    """The runs that wait for each device, in order.
+
+    Which device has which run follows from the plan and from what devices there are, never from who is free first. In
+    the order of each repeat, cases go to the equal devices in turn; with each repeat, every case goes one device on.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, deque[_Turn]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._waiting.values()))
+
+    def extend(self, session: Session, todo: Iterable[tuple[Planned, int]]) -> None:
+        """Add missing runs of a session."""
+        places: dict[str, int] = {}
+        for run in session.plan:
+            places.setdefault(run.case.key, len(places))
+        for run, attempt in todo:
+            seat = session.seats[(places.get(run.case.key, 0) + run.repeat) % len(session.seats)]
+            self.append(session, seat, run, attempt)
+
+    def append(self, session: Session, seat: Seat, run: Planned, attempt: int) -> None:
+        """Add a run at the end of a device's queue."""
+        self._waiting.setdefault(id(seat), deque()).append((session, seat, run, attempt))
+
+    def take(self, busy: Collection[int]) -> _Turn | None:
+        """The first run in the order of the plan among those whose device is free; None if there is none."""
+        free = [queue for seat, queue in self._waiting.items() if queue and seat not in busy]
+        return min(free, key=lambda queue: queue[0][2].position).popleft() if free else None
+
+
+def _begin(session: Session, seat: Seat, run: Planned, attempt: int) -> Flight | None:
+    """A run about to start; None if its case was refused in its first process, which is then this run's row too.
+
+    None as well where a budget is not to be spent on a case whose first run measured nothing.
+    """
+    if session.options.budget and run.repeat and not _measured_first(session, run):
+        session.progress.advance()
+        return None
+    session.progress.begin(f"{session.name(run.case)} (repeat {run.repeat + 1})")
+    refused = session.journal.refusal(run)
+    if refused is not None:
+        _finish(session, seat, run, attempt, Measurement(status=Status.SKIPPED, reason=refused))
+        return None
+    return Flight(session, seat, run, attempt)
+
+
+def _finish(session: Session, seat: Seat, run: Planned, attempt: int, measurement: Measurement) -> bool:
+    """Write a run; whether another attempt follows."""
+    session.journal.write(run, attempt, measurement, seat.environment)
+    _note_silence(session, measurement)
+    session.progress.finish(_line(session.name(run.case), run, measurement))
+    return measurement.status is Status.THROTTLED and attempt + 1 < MAX_ATTEMPTS
+
+
+class Flight:
     """One run in a fresh process, whatever its outcome."""
-    argument = {
-        "case": run.case,
-        "protocol": session.config.protocol,
-        "device": session.environment.device,
-        "repeat": run.repeat,
-        "nvml_error": session.silence,
-        "data": run.data,
-        **gpu_of(session.choice),
-        "host_memory_bytes": _host_memory(session),
-    }
-    log = session.store.logs_folder / f"{session.journal.part(run, attempt)}.log"
-    while True:
-        kills = read_oom_kills()
-        answer = session.launcher.run(measure_task, argument, timeout_s=session.config.limits.run_timeout, log=log)
-        if not _ended_before_its_case(answer):
-            session.starts_failed = 0
-            break
-        session.starts_failed += 1
-        if session.starts_failed >= session.config.limits.infrastructure_failures:
+
+    def __init__(self, session: Session, seat: Seat, run: Planned, attempt: int) -> None:
+        """Take the run and the device that it has to itself."""
+        self.session, self.seat, self.run, self.attempt = session, seat, run, attempt
+        self._log = session.store.logs_folder / f"{session.journal.part(run, attempt)}.log"
+        self._kills: int | None = None
+
+    @property
+    def job(self) -> Job:
+        """The run for its launcher."""
+        session = self.session
+        argument = {
+            "case": self.run.case,
+            "protocol": session.config.protocol,
+            "device": session.environment.device,
+            "repeat": self.run.repeat,
+            "nvml_error": session.silence,
+            "data": self.run.data,
+            **self.seat.argument,
+            "host_memory_bytes": _host_memory(session),
+        }
+        self._kills = read_oom_kills()
+        limit_s = session.config.limits.run_timeout
+        return Job(measure_task, argument, limit_s, log=self._log, device=argument["lock"])
+
+    def land(self, answer: Answer) -> Measurement | None:
+        """The run's measurement; None if it must be started again.
+
+        Raises:
+            InfrastructureError: Its device has lost so many runs in a row before their case began.
+        """
+        session, seat, log = self.session, self.seat, self._log
+        if _ended_before_its_case(answer):
+            seat.starts_failed += 1
+            if seat.starts_failed < session.config.limits.infrastructure_failures:
+                return None
             see = f"{log} and " if _is_written(log) else ""
+            where = f" on {seat.name}" if len(session.seats) > 1 or session.beside else ""
             raise InfrastructureError(
-                f"{counted(session.starts_failed, 'worker process', 'worker processes in a row')} ended before "
-                f"the case began: {answer.reason}. Finished runs are kept; see {see}bench env, then run the same "
-                "command again, with --retry failed if runs failed for the same reason"
+                f"{counted(seat.starts_failed, 'worker process', 'worker processes in a row')} ended before "
+                f"the case began{where}: {answer.reason}. Finished runs are kept; see {see}bench env, then run the "
+                "same command again, with --retry failed if runs failed for the same reason"
             )
-    written = _is_written(log)
-    killed = kills is not None and (read_oom_kills() or 0) > kills
-    measurement = _measurement(answer, _uncaught(log) if written else "", killed_for_memory=killed)
-    flags = (*measurement.flags, IN_PROCESS) if session.options.in_process else measurement.flags
-    return replace(measurement, flags=flags)
+        seat.starts_failed = 0
+        written = _is_written(log)
+        killed = self._kills is not None and (read_oom_kills() or 0) > self._kills
+        measurement = _measurement(answer, _uncaught(log) if written else "", killed_for_memory=killed)
+        flags = (*measurement.flags, IN_PROCESS) if session.options.in_process else measurement.flags
+        return replace(measurement, flags=flags)
 
 
 def _is_written(log: Path) -> bool:
@@ -329,7 +443,8 @@ def _note_silence(session: Session, measurement: Measurement) -> None:
 def _host_memory(session: Session) -> int | None:
     if session.environment.device != "cpu" or session.options.in_process:
         return None
-    return session.config.limits.host_memory or int(available_memory_bytes() * HOST_MEMORY_SHARE)
+    share = HOST_MEMORY_SHARE / (session.environment.parallel or 1)
+    return session.config.limits.host_memory or int(available_memory_bytes() * share)
 
 
 def _measurement(answer: Answer, uncaught: str = "", *, killed_for_memory: bool = False) -> Measurement:

@@ -27,7 +27,7 @@ from bench.launchers import Launcher
 from bench.locks import device_lock_path, hold
 from bench.probes.machine_facts import MachineFacts, read_machine_facts
 from bench.probes.nvml import hash_uuid
-from bench.probes.selection import DeviceChoice, expected_device, usable_device
+from bench.probes.selection import DeviceChoice, expected_device, expected_devices, usable_device, usable_devices
 from bench.records import Case, Environment, Planned, Status
 from bench.store import Store
 from bench.sweep.journal import Journal
@@ -56,7 +56,9 @@ class SweepOptions:
 
     Attributes:
         out: Folder for the report; the data go below it.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        device: As `config.values.read_devices` takes it; None for what the configuration says.
+        per_device: Whether each device runs the whole plan; None for what the configuration says.
+        parallel: Runs at one time, or `auto`; None for what the configuration says.
         retry: Statuses of finished runs to run again.
         report: Whether to render the report at the end.
         device_files: The user's own device files; one of them must describe the GPU that runs use.
@@ -66,7 +68,9 @@ class SweepOptions:
     """
 
     out: Path
-    device: str = "auto"
+    device: str | None = None
+    per_device: bool | None = None
+    parallel: int | str | None = None
     retry: frozenset[Status] = frozenset()
     report: bool = True
     device_files: tuple[Device, ...] = ()
@@ -76,8 +80,47 @@ class SweepOptions:
 
 
 @dataclass(slots=True)
+class Seat:
+    """A device that a sweep's runs have, one at a time.
+
+    Attributes:
+        choice: The device.
+        environment: Of the runs there.
+        gpu: As estimates use it; None on the CPU, and if it cannot be read.
+        cpus: The host's processors that they are kept on; None for all.
+        alone: Whether runs are refused while another process computes there.
+        starts_failed: Runs in a row that ended before their case began, for causes outside the cases.
+    """
+
+    choice: DeviceChoice
+    environment: Environment
+    gpu: DescribedGpu | None = None
+    cpus: tuple[int, ...] | None = None
+    alone: bool = False
+    starts_failed: int = 0
+
+    @property
+    def argument(self) -> dict[str, Any]:
+        """What a task must know of it."""
+        return {**gpu_of(self.choice), "cpus": self.cpus, "alone": self.alone}
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a user should know of it before the sweep begins."""
+        return [
+            words for words in (self.choice.warning, self.gpu and self.gpu.remark) if isinstance(words, str) and words
+        ]
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages, where there are several."""
+        choice = self.choice
+        return choice.slot or (f"cuda:{choice.gpu_index}" if choice.gpu_index is not None else choice.kind)
+
+
+@dataclass(slots=True)
 class Session:
-    """A running sweep."""
+    """A running sweep, or its part on equal devices where it has several kinds."""
 
     config: SweepConfig
     options: SweepOptions
@@ -88,7 +131,8 @@ class Session:
     choice: DeviceChoice
     gpu: DescribedGpu | None = None  # as estimates use it; None if it cannot be read, and for a CPU not calibrated
     plan: list[Planned] = field(default_factory=list)
-    starts_failed: int = 0  # in a row, for causes outside the cases
+    seats: list[Seat] = field(default_factory=list)  # equal devices, in an order of their own; one unless given
+    beside: Sequence[Environment] = ()  # of the sweep's other kinds of devices
     silent_runs: int = 0  # in a row, in which NVML timed out
     silence: str | None = None  # why NVML is no longer queried
     notes: dict[str, Any] = field(default_factory=dict)  # stored with the plan, for readers
@@ -99,6 +143,7 @@ class Session:
     def __post_init__(self) -> None:
         """Open the journal; nothing is read yet."""
         self.journal = Journal(self.store, self.config.protocol, self.environment)
+        self.seats = self.seats or [Seat(self.choice, self.environment)]
 
     def name(self, case: Case) -> str:
         """The name of a case in every printed line."""
@@ -111,6 +156,7 @@ def read_environment(
     files: Sequence[Device] = (),
     limit_bytes: int | None = None,
     calibrations: Calibrations = NONE,
+    cpus: Sequence[int] | None = None,
 ) -> tuple[Environment, DescribedGpu | None]:
     """The environment of a device, and the GPU as estimates use it, each read in a separate process.
 
@@ -120,6 +166,7 @@ def read_environment(
         files: The user's own device files; one of them must describe the GPU.
         limit_bytes: Memory of the smaller card that the GPU plays; None for its own.
         calibrations: Which of them the estimates may use; a device file that is given is used as it is.
+        cpus: The host's processors that runs are kept on; None for all.
 
     Returns:
         The environment, which names the device of the estimates; and the GPU or calibrated CPU, or None for other CPUs
@@ -139,8 +186,9 @@ def read_environment(
             f"limits.device_memory (--memory) is for GPUs, and runs would use the CPU ({choice.reason}). Remove it: "
             "there, limits.host_memory limits a run"
         )
-    argument = {"device": choice.kind, **gpu_of(choice)}
+    argument = {"device": choice.kind, **gpu_of(choice), "cpus": cpus}
     environment = Environment(**ask_machine(launcher, environment_task, argument))
+    environment = replace(environment, cpu_slot=choice.slot)
     if choice.kind != "cuda":
         cpu = this_cpu()
         calibrations.refuse_unused([cpu])
@@ -185,8 +233,12 @@ def read_device_file(launcher: Launcher, choice: DeviceChoice) -> str:
 
 
 def gpu_of(choice: DeviceChoice) -> dict[str, Any]:
-    """The GPU a child should see: its UUID if NVML knows it, otherwise its index among the visible ones."""
-    return {"gpu_uuid": choice.gpu.uuid if choice.gpu else None, "gpu_index": choice.gpu_index}
+    """The device a child should have: its lock, and the GPU's UUID if NVML knows it, or its index among the visible."""
+    return {
+        "gpu_uuid": choice.gpu.uuid if choice.gpu else None,
+        "gpu_index": choice.gpu_index,
+        "lock": lock_key(choice),
+    }
 
 
 @contextlib.contextmanager
@@ -216,17 +268,52 @@ def held_device(
             held.enter_context(_hold(expected))
         ready()
         choice = choose(requested, facts)
-        if expected is None or _lock_key(choice) != _lock_key(expected):
+        if expected is None or lock_key(choice) != lock_key(expected):
             held.enter_context(_hold(choice))
         yield choice
 
 
+@contextlib.contextmanager
+def held_devices(requested: str, ready: Callable[[], None] = lambda: None) -> Iterator[list[DeviceChoice]]:
+    """Choose and lock every device of a request, as `held_device` does for one.
+
+    Args:
+        requested: As `config.values.read_devices` takes it.
+        ready: As for `held_device`.
+
+    Raises:
+        DeviceError: One of them cannot be used.
+        BusyError: Another process holds one of them.
+    """
+    if requested != "all" and not ("," in requested or requested.startswith(("cpu:", "GPU-", "MIG-"))):
+        with held_device(requested, ready=ready) as choice:
+            yield [choice]
+        return
+    on_cpu = requested.startswith("cpu:")
+    facts = MachineFacts() if on_cpu else read_machine_facts(ask_torch=False)
+    with contextlib.ExitStack() as held:
+        if on_cpu and "," in requested:  # the slots are of one CPU, which a sweep has to itself
+            held.enter_context(_hold(DeviceChoice("cpu", "expected")))
+        known = {lock_key(choice): choice for choice in expected_devices(requested, facts)}
+        for choice in known.values():
+            held.enter_context(_hold(choice))
+        ready()
+        choices = usable_devices(requested, facts)
+        for choice in choices:
+            if lock_key(choice) not in known:
+                held.enter_context(_hold(choice))
+        yield choices
+
+
 def _hold(choice: DeviceChoice) -> AbstractContextManager[None]:
     name = choice.gpu.name if choice.gpu is not None and choice.gpu.name else choice.kind
-    return hold(device_lock_path(_lock_key(choice)), f"the device {name}")
+    return hold(device_lock_path(lock_key(choice)), f"the device {name}")
 
 
-def _lock_key(choice: DeviceChoice) -> str:
+def lock_key(choice: DeviceChoice) -> str:
+    """What the locks of a device are called, the same for all processes of the host."""
+    if choice.slot:
+        return choice.slot.replace(":", "-slot-")
     return hash_uuid(choice.uuid) if choice.uuid else f"{choice.kind}-{choice.gpu_index or 0}"
 
 

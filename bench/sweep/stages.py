@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from bench import catalog
 from bench.catalog.data_fetch import fetch_dataset
 from bench.config import SweepConfig
-from bench.devices import device_toml
+from bench.devices import Device, device_toml
 from bench.errors import BenchError, ConfigError, DataError, nearest, nearest_sentence
 from bench.folders import data_folder
 from bench.launchers import InProcessLauncher, Launcher, LocalLauncher, interrupt_on_terminate
 from bench.locks import hold
 from bench.plan import build_plan, data_facts, describe, name_planned, reads_images, with_data
-from bench.records import Choice, DataFacts, Status
+from bench.probes.selection import DeviceChoice
+from bench.records import Choice, DataFacts, Planned, Status
 from bench.store import DATA_FOLDER, Store
 from bench.sweep.estimates import estimate_planned
+from bench.sweep.neighbours import settle, spelled
 from bench.sweep.runs import extend_plan, measure_missing, write_plan
-from bench.sweep.session import Session, SweepOptions, device_name, held_device, read_environment
+from bench.sweep.session import Seat, Session, SweepOptions, device_name, held_devices, read_environment
+from bench.sweep.unit import write_order
 from bench.terminal import Progress
 from bench.units import counted
 
@@ -90,20 +96,81 @@ def run_sweep(
     store.create()
     with interrupt_on_terminate(), hold(options.out / ".lock", f"the folder {options.out}"):
         store.clear_leftovers()
-        with held_device(options.device, ready=launcher.warm) as choice:
-            limit_bytes = config.limits.device_memory
-            environment, gpu = read_environment(
-                launcher, choice, options.device_files, limit_bytes, options.calibrations
-            )
-            environment = replace(environment, in_process=options.in_process or None)
-            session = Session(config, options, progress, launcher, store, environment, choice, gpu)
-            for remark in (choice.warning, gpu.remark if gpu else None):
-                if remark:
-                    progress.say(remark)
-            _prepare(session)
-            estimate_planned(session)
-            measure_missing(session)
-        return _conclude(session)
+        with held_devices(options.device or config.launcher.device, ready=launcher.warm) as choices:
+            sessions, parallel = _open_sessions(config, options, progress, launcher, store, choices)
+            for session in sessions:
+                _prepare(session)
+                estimate_planned(session)
+            measure_missing(sessions, parallel)
+        return conclude(store, options, {session.environment.key for session in sessions})
+
+
+def _open_sessions(
+    config: SweepConfig,
+    options: SweepOptions,
+    progress: Progress,
+    launcher: Launcher,
+    store: Store,
+    choices: Sequence[DeviceChoice],
+) -> tuple[list[Session], int | None]:
+    """A session for each kind of device, and the most runs at one time.
+
+    Devices are of one kind, and share one plan, where their environments differ in nothing but the device's identity.
+    Each kind runs the whole plan, as each device does where that is asked for.
+    """
+    if options.in_process and len(choices) > 1:
+        raise ConfigError(["--in-process runs its case on one device"])
+    read = functools.partial(
+        read_environment,
+        launcher,
+        files=options.device_files,
+        limit_bytes=config.limits.device_memory,
+        calibrations=options.calibrations,
+    )
+
+    def open_session(seats: list[Seat], notes: dict[str, Any]) -> Session:
+        first = seats[0]
+        about = (first.environment, first.choice, first.gpu)
+        return Session(config, options, progress, launcher, store, *about, seats=seats, notes=notes)
+
+    seats = []
+    for choice in choices:
+        environment, gpu = read(choice)
+        seats.append(Seat(choice, replace(environment, in_process=options.in_process or None), gpu))
+    for remark in dict.fromkeys(words for seat in seats for words in seat.remarks):
+        progress.say(remark)
+    if len(seats) == 1:
+        return [open_session(seats, {})], None
+    together = settle(seats, open_session(seats, {}), options.parallel or config.launcher.parallel)
+    for seat, cpus in zip(seats, together.cpus, strict=True):
+        seat.cpus = cpus
+        seat.environment = replace(
+            seat.environment if cpus is None else read(seat.choice, cpus=cpus)[0],
+            parallel=together.parallel,
+            pinned_cpus=spelled(cpus),
+            neighbour_slowdown_frac=together.slowdown_frac,
+        )
+    per_device = config.launcher.per_device if options.per_device is None else options.per_device
+    kinds = [[seat] for seat in seats] if per_device else _equal_seats(seats)
+    for kind in kinds:
+        names = ", ".join(seat.name for seat in kind)
+        progress.say(f"{device_name(kind[0].environment)}: {counted(len(kind), 'device')} ({names})")
+    note = together.note(seats)
+    sessions = [open_session(kind, {"together": note}) for kind in kinds]
+    for session in sessions:
+        session.beside = [other.environment for other in sessions]
+    return sessions, together.parallel
+
+
+def _equal_seats(seats: Sequence[Seat]) -> list[list[Seat]]:
+    """Devices by kind; repeats are spread over those of one kind, and their environments say so."""
+    kinds: dict[str, list[Seat]] = {}
+    for seat in seats:
+        kinds.setdefault(replace(seat.environment, spread="gpus").key, []).append(seat)
+    for kind in kinds.values():
+        for seat in kind if len(kind) > 1 else ():
+            seat.environment = replace(seat.environment, spread="gpus")
+    return list(kinds.values())
 
 
 def _preloads(config: SweepConfig) -> list[str]:
@@ -132,12 +199,10 @@ def _prepare(session: Session) -> None:
             ]
         )
     session.names = name_planned(dict.fromkeys(run.case for run in session.plan))
-    _see_to_data(session)
+    session.plan, _ = _see_to_data(session.config, session.plan, session.progress)
     session.notes = {
-        "name": session.config.name,
-        "description": session.config.description,
-        "config": session.config.as_json(),
-        "device": session.options.device,
+        **session.notes,
+        **_notes(session.config, session.options.device or session.config.launcher.device),
     }
     _say_data_changes(session)
     if session.gpu is not None:  # the basis of the estimates, so that anybody can repeat them
@@ -149,32 +214,80 @@ def _prepare(session: Session) -> None:
     session.progress.say(f"{session.config.name}: {cases}, {runs} on {device_name(session.environment)}")
 
 
-def _see_to_data(session: Session) -> None:
+def _notes(config: SweepConfig, device: str) -> dict[str, Any]:
+    """What readers of results are told of a sweep."""
+    return {"name": config.name, "description": config.description, "config": config.as_json(), "device": device}
+
+
+def store_order(
+    config: SweepConfig,
+    out: Path,
+    device: str,
+    progress: Progress,
+    *,
+    spread: str | None = "hosts",
+    device_files: Sequence[Device] = (),
+) -> Path:
+    """Plan a sweep for machines to come, and store its order: `bench.sweep.unit` does the runs.
+
+    Args:
+        config: The sweep; its repeats are fixed, as nobody waits for the results.
+        out: Folder for the report; the data go below it.
+        device: `cpu` or `cuda`.
+        progress: Hears what the data sets lack.
+        spread: As for `write_order`.
+        device_files: The user's own device files.
+
+    Returns:
+        The path of the order.
+
+    Raises:
+        BenchError: The folder or the data cannot be used, or nothing is planned.
+    """
+    plan = build_plan(config, device)
+    if not plan:
+        raise ConfigError(["the configuration plans no cases"])
+    plan, sources = _see_to_data(config, plan, progress)
+    store = Store(out / DATA_FOLDER)
+    store.create()
+    notes = _notes(config, device)
+    return write_order(
+        store, plan, config, device, sources=sources, spread=spread, device_files=device_files, notes=notes
+    )
+
+
+def _see_to_data(
+    config: SweepConfig, plan: Sequence[Planned], progress: Progress
+) -> tuple[list[Planned], dict[str, str]]:
     """Fetch missing data sets that the grid reads from files; report once where images will be synthetic.
 
     The key of a run that reads images includes what it reads, so that runs on real and synthetic images, or on two data
     sets in one place, never count as repeats of each other. With gradient noise, every run reads images.
+
+    Returns:
+        The plan with what its runs read; and where the images of each case that reads some come from, by case key.
     """
-    every = session.config.measure.gradient_noise
-    planned = [run.case for run in session.plan if run.skip_reason is None]
-    reading = {case for case in planned if reads_images(case, gradient_noise=every)}
-    root = data_folder(session.config.data.root)
+    planned = [run.case for run in plan if run.skip_reason is None]
+    reading = {case for case in planned if reads_images(case, gradient_noise=config.measure.gradient_noise)}
+    root = data_folder(config.data.root)
     for dataset in sorted({case.dataset for case in planned if not catalog.is_external("dataset", case.dataset.name)}):
         for note in describe(dataset).notes:
-            session.progress.say(f"{dataset}: {note}")
-    read = {dataset: _data_read(session, dataset, root) for dataset in sorted({case.dataset for case in reading})}
-    session.plan = [with_data(run, *read[run.case.dataset]) if run.case in reading else run for run in session.plan]
+            progress.say(f"{dataset}: {note}")
+    names = sorted({case.dataset for case in reading})
+    read = {dataset: _data_read(config, progress, dataset, root) for dataset in names}
+    found = [with_data(run, *read[run.case.dataset]) if run.case in reading else run for run in plan]
+    return found, {case.key: read[case.dataset][1] for case in reading}
 
 
-def _data_read(session: Session, dataset: Choice, root: Path) -> tuple[DataFacts, str]:
+def _data_read(config: SweepConfig, progress: Progress, dataset: Choice, root: Path) -> tuple[DataFacts, str]:
     """What runs read from a data set, and whether it comes from files."""
-    if not _has_files(session, dataset, root):
+    if not _has_files(config, progress, dataset, root):
         return data_facts(dataset), "synthetic"
     info = describe(dataset)
     if info.find is None:
         return data_facts(dataset), "files"
     if info.train_samples > MANY_FILES and info.from_files:
-        session.progress.say(f"{dataset}: checking {info.train_samples:,} images for changes")
+        progress.say(f"{dataset}: checking {info.train_samples:,} images for changes")
     found = info.find(root)
     return replace(data_facts(dataset), data_samples=found.samples, data_hash=found.hash), "files"
 
@@ -195,36 +308,41 @@ def _say_data_changes(session: Session) -> None:
             )
 
 
-def _has_files(session: Session, dataset: Choice, root: Path) -> bool:
+def _has_files(config: SweepConfig, progress: Progress, dataset: Choice, root: Path) -> bool:
     """Whether the data set's files exist, fetching them if needed; reports if they do not."""
     info = describe(dataset)
     if info.open is None or info.on_disk(root):
         return info.open is not None
     why = "fetching is disabled"
-    if session.config.data.fetch and info.fetch is not None:
-        session.progress.say(f"{dataset}: not on this machine; fetching it to {root}")
+    if config.data.fetch and info.fetch is not None:
+        progress.say(f"{dataset}: not on this machine; fetching it to {root}")
         try:
             fetch_dataset(dataset, root)
         except DataError as error:
             why = str(error)
         else:
             return True
-    session.progress.say(f"{dataset}: synthetic images of the same shape and type ({why})")
+    progress.say(f"{dataset}: synthetic images of the same shape and type ({why})")
     return False
 
 
-def _conclude(session: Session) -> SweepOutcome:
-    """Load everything back from disk, render the report and count."""
+def conclude(store: Store, options: SweepOptions, keys: Collection[str] | None = None) -> SweepOutcome:
+    """Load everything back from disk, render the report and count.
+
+    Args:
+        store: The results folder.
+        options: Of the sweep.
+        keys: Of the environments whose runs count; all by default.
+    """
     from bench.analysis import last_attempts
     from bench.report import render_report, summary_lines
     from bench.store import consolidate, load_results
 
-    consolidate(session.store.folder)
-    frame = load_results(session.store.folder)
-    here = last_attempts(frame[frame["planned"] & (frame["environment_key"] == session.environment.key)])
-    report = render_report([session.store.folder], session.options.out) if session.options.report else None
+    consolidate(store.folder)
+    frame = load_results(store.folder)
+    counted_here = frame["planned"] if keys is None else frame["planned"] & frame["environment_key"].isin(keys)
+    here = last_attempts(frame[counted_here])
+    report = render_report([store.folder], options.out) if options.report else None
     counts = dict(sorted(Counter(here["status"]).items()))
     failed = any(status not in GOOD for status in counts)
-    return SweepOutcome(
-        counts, failed, str(report) if report else None, str(session.store.folder), summary_lines(here, report)
-    )
+    return SweepOutcome(counts, failed, str(report) if report else None, str(store.folder), summary_lines(here, report))

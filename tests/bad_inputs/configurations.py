@@ -148,6 +148,17 @@ CONFIGURATIONS: dict[str, str | bytes] = {
         budget_without_target='time_budget = "10 min"',
     ),
     **_section(
+        "launcher",
+        unknown_kind='kind = "slrum"',
+        unknown_device='device = "cuda:0,gpu1"',
+        device_twice='device = "cuda:0,cuda:0"',
+        no_runs_at_once="parallel = 0",
+        partition_that_is_an_option='partition = "--all"',
+        partition_without_a_kind='partition = "gpu"',
+        resources_below_zero='kind = "ray"\nresources = { h100 = -1 }',
+        unknown_key='partitoin = "gpu"',
+    ),
+    **_section(
         "limits",
         timeout_zero="run_timeout = 0",
         timeout_a_month='run_timeout = "31 days"',

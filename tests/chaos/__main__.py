@@ -35,6 +35,8 @@ CAMPAIGNS = {
     "hosts": ("tests.chaos.sharing:share_folder", 4),
     "host": ("tests.chaos.host:trouble_host", 1),
     "model": ("tests.chaos.model:explore", 5),
+    "slots": ("tests.chaos.devices:sweep_killed", 2000),
+    "units": ("tests.chaos.devices:units_killed", 2000),
     "scale": ("tests.chaos.scale:sweep_many_cases", 500),
     "damage": ("tests.chaos.damage:damage_parts", 500),
 }

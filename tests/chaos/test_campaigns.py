@@ -24,6 +24,8 @@ SMALL = {
     "hosts": 2,
     "model": 2,
     "scale": 60,
+    "slots": 200,
+    "units": 40,
 }
 LONG = {"processes", "host", "command", "devices"}  # tens of seconds each: `nox -s chaos` alone runs them
 

@@ -63,6 +63,45 @@ def stops_in_the_middle_of_a_word(argument: Any, send: Send) -> dict[str, Any]:
     return {}
 
 
+LOG = "BENCH_CHAOS_LOG"
+"""The file where `measures` says when it has which device."""
+
+
+def measures(argument: dict[str, Any], send: Send) -> dict[str, Any]:
+    """A run as `tests.chaos.fake_sweep` makes it up, which has its device to itself for some milliseconds."""
+    from dataclasses import asdict
+
+    from bench.tasks import _taken_device
+    from tests.chaos.fake_sweep import measurement_of
+
+    lock = argument["lock"]
+    with _taken_device(argument):
+        started = time.time()
+        _note(f"begin {lock} {os.getpid()} {started!r}")
+        send({"phase": "measure"})
+        made = measurement_of(argument["case"], argument["repeat"], "", failing=False)
+        time.sleep(0.02 + 0.02 * (made.step_times_s[0] % 1))
+        ended = time.time()
+        _note(f"end {lock} {os.getpid()} {ended!r}")
+    return {**asdict(made), "started_unix_s": started, "warmup_times_s": [ended - started]}
+
+
+def _note(line: str) -> None:
+    if path := os.environ.get(LOG):
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.write(handle, f"{line}\n".encode())
+        os.close(handle)
+
+
+def tells_environment(argument: dict[str, Any], send: Send) -> dict[str, Any]:
+    """The machine that `tests.chaos.fake_sweep` makes up."""
+    from dataclasses import asdict
+
+    from tests.chaos.fake_sweep import CPU
+
+    return asdict(CPU)
+
+
 def answers_at_length(argument: Any, send: Send) -> dict[str, Any]:
     """An answer larger than any pipe."""
     return {"values": list(range(argument))}

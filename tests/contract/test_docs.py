@@ -31,10 +31,11 @@ def test_the_commands_of_the_readme_are_those_that_exist() -> None:
 
 
 def test_every_key_of_the_configuration_is_documented_and_no_other() -> None:
-    from bench.config import Data, Grid, Limits, Measure
+    from bench.config import Data, Grid, LauncherSettings, Limits, Measure
 
     text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
-    for section, model in (("grid", Grid), ("measure", Measure), ("limits", Limits), ("data", Data)):
+    sections = {"grid": Grid, "measure": Measure, "limits": Limits, "data": Data, "launcher": LauncherSettings}
+    for section, model in sections.items():
         table = "".join(line.split("|")[1] for line in text.splitlines() if line.startswith("| `"))
         documented = set(re.findall(rf"`{section}\.([a-z_]+)`", table))
         if section == "measure":

@@ -193,7 +193,8 @@ ALONE = {
     "bench.recorder": "a process of its own, as `bench.worker` is",
     "bench.report.figures": "a folder that is scanned",
     "bench.report.sections": "a folder that is scanned",
-    "bench.sweep.runs": "what becomes of a run; `stages` is the order of a sweep",
+    "bench.sweep.neighbours": "a measurement before a sweep of several devices, and none where there is one",
+    "bench.sweep.claims": "files between processes, which know nothing of what a run is",
 }
 """Modules that one sibling alone imports, each with the reason why it is not a part of it. Prefer to merge."""
 

@@ -25,9 +25,12 @@
 #define GRANULE ((uint64_t)2 << 20) /* the driver's page for device memory: 2 MiB */
 #define OUT_OF_MEMORY 2             /* cudaErrorMemoryAllocation and CUDA_ERROR_OUT_OF_MEMORY */
 
-/* ---- settings, read from the environment once ------------------------------------------------------------------ */
+/* ---- settings, read from the environment once ------------------------------------------------------------------ *
+ * There are BENCH_STUB_DEVICES devices, one unless it is set. Device k has the value of BENCH_STUB_<k>_<KEY>, or that of
+ * BENCH_STUB_<KEY>. Where there are several, CUDA_VISIBLE_DEVICES (numbers or whole UUIDs) leaves some, in its order; the
+ * one that a process uses is the first of them. */
 
-static struct {
+static struct settings {
     char name[256];
     int multiprocessors, major, minor, threads_per_multiprocessor, shared_optin, l2_bytes, cuda_version;
     uint64_t memory_bytes, context_bytes, others_bytes; /* others: what processes that are not ours hold */
@@ -35,26 +38,60 @@ static struct {
 } device;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-static uint64_t number(const char *key, uint64_t otherwise) {
-    const char *text = getenv(key);
-    return text && *text ? strtoull(text, NULL, 10) : otherwise;
+/* The setting `key` of device k, or `otherwise`. */
+__attribute__((visibility("hidden"))) const char *stub_text(int k, const char *key, const char *otherwise) {
+    char name[128];
+    snprintf(name, sizeof name, "BENCH_STUB_%d_%s", k, key);
+    const char *text = getenv(name);
+    if (!text || !*text) {
+        snprintf(name, sizeof name, "BENCH_STUB_%s", key);
+        text = getenv(name);
+    }
+    return text && *text ? text : otherwise;
+}
+__attribute__((visibility("hidden"))) int stub_devices(void) { return atoi(stub_text(0, "DEVICES", "1")); }
+
+/* The device that CUDA calls `ordinal` in this process; -1 where there is none. */
+__attribute__((visibility("hidden"))) int stub_visible(int ordinal) {
+    const char *chosen = getenv("CUDA_VISIBLE_DEVICES");
+    int count = stub_devices();
+    if (count == 1 || !chosen) return ordinal < count ? ordinal : -1;
+    for (int at = 0; *chosen; at++) {
+        size_t length = strcspn(chosen, ",");
+        int found = -1;
+        for (int k = 0; k < count && found < 0; k++) {
+            const char *uuid = stub_text(k, "UUID", "");
+            if (strlen(uuid) == length && !strncmp(uuid, chosen, length)) found = k;
+        }
+        if (found < 0 && *chosen >= '0' && *chosen <= '9' && atoi(chosen) < count) found = atoi(chosen);
+        if (found < 0) return -1;
+        if (at == ordinal) return found;
+        chosen += length + (chosen[length] == ',');
+    }
+    return -1;
 }
 
-static void read_settings(void) {
-    const char *name = getenv("BENCH_STUB_NAME"), *addresses = getenv("BENCH_STUB_ADDRESSES");
-    snprintf(device.name, sizeof device.name, "%s", name ? name : "stub device");
-    device.multiprocessors = (int)number("BENCH_STUB_MULTIPROCESSORS", 132);
-    device.major = (int)number("BENCH_STUB_CAPABILITY_MAJOR", 9);
-    device.minor = (int)number("BENCH_STUB_CAPABILITY_MINOR", 0);
-    device.threads_per_multiprocessor = (int)number("BENCH_STUB_THREADS_PER_MULTIPROCESSOR", 2048);
-    device.shared_optin = (int)number("BENCH_STUB_SHARED_OPTIN_BYTES", 232448);
-    device.l2_bytes = (int)number("BENCH_STUB_L2_BYTES", 62914560);
-    device.cuda_version = (int)number("BENCH_STUB_CUDA_VERSION", 12040);
-    device.memory_bytes = number("BENCH_STUB_MEMORY_BYTES", 150754820096ull);
-    device.context_bytes = number("BENCH_STUB_CONTEXT_BYTES", 0);
-    device.others_bytes = number("BENCH_STUB_OTHERS_BYTES", 0);
-    device.addresses = addresses && *addresses ? *addresses : 'a';
+static uint64_t number_of(int k, const char *key, uint64_t otherwise) {
+    const char *text = stub_text(k, key, "");
+    return *text ? strtoull(text, NULL, 10) : otherwise;
 }
+static uint64_t number(const char *key, uint64_t otherwise) { return number_of(stub_visible(0), key, otherwise); }
+
+static void read_settings_of(int k, struct settings *to) {
+    snprintf(to->name, sizeof to->name, "%s", stub_text(k, "NAME", "stub device"));
+    to->multiprocessors = (int)number_of(k, "MULTIPROCESSORS", 132);
+    to->major = (int)number_of(k, "CAPABILITY_MAJOR", 9);
+    to->minor = (int)number_of(k, "CAPABILITY_MINOR", 0);
+    to->threads_per_multiprocessor = (int)number_of(k, "THREADS_PER_MULTIPROCESSOR", 2048);
+    to->shared_optin = (int)number_of(k, "SHARED_OPTIN_BYTES", 232448);
+    to->l2_bytes = (int)number_of(k, "L2_BYTES", 62914560);
+    to->cuda_version = (int)number_of(k, "CUDA_VERSION", 12040);
+    to->memory_bytes = number_of(k, "MEMORY_BYTES", 150754820096ull);
+    to->context_bytes = number_of(k, "CONTEXT_BYTES", 0);
+    to->others_bytes = number_of(k, "OTHERS_BYTES", 0);
+    to->addresses = *stub_text(k, "ADDRESSES", "a");
+}
+static void read_settings(void) { read_settings_of(stub_visible(0), &device); }
 
 static void settings(void) { pthread_once(&once, read_settings); }
 
@@ -100,7 +137,7 @@ __attribute__((visibility("hidden"))) int stub_is_lost(void) {
 
 static void count_launch(void) {
     static uint64_t at, count;
-    if (!count) at = number("BENCH_STUB_FAULT_AT", 0);
+    if (!count) at = number("FAULT_AT", 0);
     if (__sync_add_and_fetch(&count, 1) == at) lose_device();
 }
 
@@ -224,12 +261,12 @@ EXPORT int cudaMemGetInfo(size_t *free_bytes, size_t *total) {
     return 0;
 }
 
-/* For nvml.c: the device's memory, what this process holds with its context, and what others hold; bytes. */
-__attribute__((visibility("hidden"))) void stub_memory(uint64_t *total, uint64_t *own, uint64_t *others) {
+/* For nvml.c: the memory of device k, what this process holds of it with its context, and what others hold; bytes. */
+__attribute__((visibility("hidden"))) void stub_memory(int k, uint64_t *total, uint64_t *own, uint64_t *others) {
     settings();
-    *total = device.memory_bytes;
-    *own = used_bytes ? used_bytes + device.context_bytes : 0;
-    *others = device.others_bytes;
+    *total = number_of(k, "MEMORY_BYTES", 150754820096ull);
+    *own = used_bytes && k == stub_visible(0) ? used_bytes + device.context_bytes : 0;
+    *others = number_of(k, "OTHERS_BYTES", 0);
 }
 
 /* Virtual memory management, for expandable segments: a range of addresses, and handles that hold the bytes.
@@ -308,7 +345,7 @@ EXPORT int cudaPointerGetAttributes(struct cudaPointerAttributes *a, const void 
 /* ---- the device ------------------------------------------------------------------------------------------------- */
 
 EXPORT int cudaGetDeviceCount(int *n) { /* 100: cudaErrorNoDevice */
-    *n = !lost && stub_is_lost() ? 0 : 1;
+    for (*n = 0; !(!lost && stub_is_lost()) && stub_visible(*n) >= 0; ++*n) {}
     return *n ? 0 : 100;
 }
 EXPORT int cudaGetDevice(int *d) { *d = 0; return 0; }
@@ -329,17 +366,17 @@ EXPORT const char *cudaGetErrorString(int e) { /* as CUDA 13's */
     }
 }
 EXPORT const char *cudaGetErrorName(int e) { return e == OUT_OF_MEMORY ? "cudaErrorMemoryAllocation" : "cudaSuccess"; }
-EXPORT int cudaDeviceGetPCIBusId(char *text, int length, int d) { snprintf(text, (size_t)length, "0000:01:00.0"); return 0; }
+EXPORT int cudaDeviceGetPCIBusId(char *text, int length, int d) { snprintf(text, (size_t)length, "0000:%02x:00.0", 1 + stub_visible(d)); return 0; }
 EXPORT int cudaDeviceGetStreamPriorityRange(int *least, int *greatest) {
     if (least) *least = 0;
     if (greatest) *greatest = -5;
     return 0;
 }
 
-/* The 16 bytes of BENCH_STUB_UUID, `GPU-` and hexadecimal digits with hyphens between; zeros where it is not set. */
-static void read_uuid(char *bytes) {
-    const char *text = getenv("BENCH_STUB_UUID");
-    if (!text || strncmp(text, "GPU-", 4)) return;
+/* The 16 bytes of a device's UUID, `GPU-` and hexadecimal digits with hyphens between; zeros where it is not set. */
+static void read_uuid(int k, char *bytes) {
+    const char *text = stub_text(k, "UUID", "");
+    if (strncmp(text, "GPU-", 4)) return;
     for (int at = 0, read = 4; at < 16 && text[read]; at++) {
         unsigned value = 0;
         if (text[read] == '-') read++;
@@ -349,8 +386,10 @@ static void read_uuid(char *bytes) {
     }
 }
 
-static int fill_properties(struct cudaDeviceProp *p) {
-    settings();
+static int fill_properties(struct cudaDeviceProp *p, int d) {
+    int k = stub_visible(d);
+    struct settings device; /* of this one, whichever the process uses */
+    read_settings_of(k, &device);
     memset(p, 0, sizeof *p);
     memcpy(p->name, device.name, sizeof p->name);
     p->totalGlobalMem = device.memory_bytes;
@@ -374,20 +413,20 @@ static int fill_properties(struct cudaDeviceProp *p) {
     p->textureAlignment = 512;
     p->texturePitchAlignment = 32;
     p->l2CacheSize = device.l2_bytes;
-    p->memoryBusWidth = (int)number("BENCH_STUB_MEMORY_BUS_BITS", 5120);
+    p->memoryBusWidth = (int)number_of(k, "MEMORY_BUS_BITS", 5120);
     p->canMapHostMemory = p->concurrentKernels = p->unifiedAddressing = p->cooperativeLaunch = p->managedMemory = 1;
     p->asyncEngineCount = 3;
-    read_uuid(p->uuid.bytes);
-    p->pciBusID = 1;
+    read_uuid(k, p->uuid.bytes);
+    p->pciBusID = 1 + k;
     return 0;
 }
-EXPORT int cudaGetDeviceProperties_v2(struct cudaDeviceProp *p, int d) { return fill_properties(p); }
+EXPORT int cudaGetDeviceProperties_v2(struct cudaDeviceProp *p, int d) { return fill_properties(p, d); }
 #undef cudaGetDeviceProperties
-EXPORT int cudaGetDeviceProperties(struct cudaDeviceProp *p, int d) { return fill_properties(p); }
+EXPORT int cudaGetDeviceProperties(struct cudaDeviceProp *p, int d) { return fill_properties(p, d); }
 
-static int attribute(int *value, int which) {
+static int attribute(int *value, int which, int d) {
     struct cudaDeviceProp p;
-    fill_properties(&p);
+    fill_properties(&p, d);
     switch (which) {
     case cudaDevAttrMaxThreadsPerBlock: case cudaDevAttrMaxBlockDimX: case cudaDevAttrMaxBlockDimY: *value = 1024; break;
     case cudaDevAttrMaxBlockDimZ: *value = 64; break;
@@ -401,8 +440,8 @@ static int attribute(int *value, int which) {
     case cudaDevAttrWarpSize: *value = p.warpSize; break;
     case cudaDevAttrMaxPitch: *value = 2147483647; break;
     case cudaDevAttrMaxRegistersPerBlock: case cudaDevAttrMaxRegistersPerMultiprocessor: *value = p.regsPerBlock; break;
-    case cudaDevAttrClockRate: *value = (int)number("BENCH_STUB_CLOCK_KHZ", 1980000); break;
-    case cudaDevAttrMemoryClockRate: *value = (int)number("BENCH_STUB_MEMORY_CLOCK_KHZ", 0); break;
+    case cudaDevAttrClockRate: *value = (int)number_of(stub_visible(d), "CLOCK_KHZ", 1980000); break;
+    case cudaDevAttrMemoryClockRate: *value = (int)number_of(stub_visible(d), "MEMORY_CLOCK_KHZ", 0); break;
     case cudaDevAttrMultiProcessorCount: *value = p.multiProcessorCount; break;
     case cudaDevAttrL2CacheSize: *value = p.l2CacheSize; break;
     case cudaDevAttrMaxThreadsPerMultiProcessor: *value = p.maxThreadsPerMultiProcessor; break;
@@ -418,10 +457,10 @@ static int attribute(int *value, int which) {
     }
     return 0;
 }
-EXPORT int cudaDeviceGetAttribute(int *value, int which, int d) { return attribute(value, which); }
-EXPORT int cuDeviceGetAttribute(int *value, int which, int d) { return attribute(value, which); }
-EXPORT int cuDeviceGet(int *d, int ordinal) { *d = 0; return 0; }
-EXPORT int cuDeviceGetCount(int *n) { *n = 1; return 0; }
+EXPORT int cudaDeviceGetAttribute(int *value, int which, int d) { return attribute(value, which, d); }
+EXPORT int cuDeviceGetAttribute(int *value, int which, int d) { return attribute(value, which, d); }
+EXPORT int cuDeviceGet(int *d, int ordinal) { *d = ordinal; return 0; }
+EXPORT int cuDeviceGetCount(int *n) { return cudaGetDeviceCount(n); }
 EXPORT int cuDriverGetVersion(int *v) { return cudaDriverGetVersion(v); }
 EXPORT int cuDevicePrimaryCtxGetState(int d, unsigned *flags, int *active) { *flags = 0; *active = 1; return 0; }
 EXPORT int cuDevicePrimaryCtxRetain(uint64_t *context, int d) { *context = 1; return 0; }

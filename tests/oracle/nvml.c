@@ -23,10 +23,12 @@
 #define INSUFFICIENT_SIZE 7
 #define FUNCTION_NOT_FOUND 13
 #define GPU_IS_LOST 15
-#define HANDLE ((void *)1)
+#define HANDLE(k) ((void *)(intptr_t)(1 + (k)))
+#define DEVICE(d) ((int)(intptr_t)(d) - 1)
 
-extern __attribute__((visibility("hidden"))) void stub_memory(uint64_t *total, uint64_t *own, uint64_t *others);
-extern __attribute__((visibility("hidden"))) uint64_t stub_left(uint64_t taken);
+extern __attribute__((visibility("hidden"))) const char *stub_text(int k, const char *key, const char *otherwise);
+extern __attribute__((visibility("hidden"))) int stub_devices(void);
+extern __attribute__((visibility("hidden"))) void stub_memory(int k, uint64_t *total, uint64_t *own, uint64_t *others);
 extern __attribute__((visibility("hidden"))) int stub_is_lost(void);
 extern int cudaDriverGetVersion(int *v);
 
@@ -90,16 +92,24 @@ EXPORT int nvmlSystemGetDriverVersion(char *to, unsigned length) { START(text(to
 EXPORT int nvmlSystemGetCudaDriverVersion_v2(int *v) { return cudaDriverGetVersion(v); }
 
 /* Which devices there are */
-EXPORT int nvmlDeviceGetCount_v2(unsigned *n) { START(*n = 1); }
-EXPORT int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **d) { ANSWER(*d = HANDLE); }
-EXPORT int nvmlDeviceGetHandleByPciBusId_v2(const char *bus, void **d) { ANSWER(*d = HANDLE); }
-EXPORT int nvmlDeviceGetHandleByUUID(const char *uuid, void **d) {
-    ANSWER(if (strcmp(uuid, setting("BENCH_STUB_UUID", ""))) return NOT_FOUND; *d = HANDLE);
+EXPORT int nvmlDeviceGetCount_v2(unsigned *n) { START(*n = (unsigned)stub_devices()); }
+EXPORT int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **d) { ANSWER(*d = HANDLE(index)); }
+EXPORT int nvmlDeviceGetHandleByPciBusId_v2(const char *bus, void **d) { /* 0000:01:00.0 is the first */
+    ANSWER(const char *colon = strchr(bus, ':'); *d = HANDLE(colon ? (int)strtol(colon + 1, NULL, 16) - 1 : 0));
 }
-EXPORT int nvmlDeviceGetUUID(void *d, char *to, unsigned length) { ANSWER(text(to, length, setting("BENCH_STUB_UUID", ""))); }
-EXPORT int nvmlDeviceGetName(void *d, char *to, unsigned length) { ANSWER(text(to, length, setting("BENCH_STUB_NAME", ""))); }
+EXPORT int nvmlDeviceGetHandleByUUID(const char *uuid, void **d) {
+    ANSWER(int k = 0; while (k < stub_devices() && strcmp(uuid, stub_text(k, "UUID", ""))) k++;
+           if (k == stub_devices()) return NOT_FOUND; *d = HANDLE(k));
+}
+struct place { char legacy[16]; unsigned domain, bus, device, id, subsystem; char bus_id[32]; };
+EXPORT int nvmlDeviceGetPciInfo_v3(void *d, struct place *place) {
+    ANSWER(memset(place, 0, sizeof *place); place->bus = (unsigned)DEVICE(d) + 1;
+           snprintf(place->bus_id, sizeof place->bus_id, "00000000:%02X:00.0", place->bus));
+}
+EXPORT int nvmlDeviceGetUUID(void *d, char *to, unsigned length) { ANSWER(text(to, length, stub_text(DEVICE(d), "UUID", ""))); }
+EXPORT int nvmlDeviceGetName(void *d, char *to, unsigned length) { ANSWER(text(to, length, stub_text(DEVICE(d), "NAME", ""))); }
 EXPORT int nvmlDeviceGetCudaComputeCapability(void *d, int *major, int *minor) {
-    ANSWER(*major = atoi(setting("BENCH_STUB_CAPABILITY_MAJOR", "9")); *minor = atoi(setting("BENCH_STUB_CAPABILITY_MINOR", "0")));
+    ANSWER(*major = atoi(stub_text(DEVICE(d), "CAPABILITY_MAJOR", "9")); *minor = atoi(stub_text(DEVICE(d), "CAPABILITY_MINOR", "0")));
 }
 EXPORT int nvmlDeviceGetMigMode(void *d, unsigned *now, unsigned *later) { ANSWER(*now = *later = 0); }
 EXPORT int nvmlDeviceIsMigDeviceHandle(void *d, unsigned *is) { ANSWER(*is = 0); }
@@ -131,21 +141,21 @@ struct memory { unsigned long long total, free, used; };
 struct memory_v2 { unsigned version; unsigned long long total, reserved, free, used; };
 EXPORT int nvmlDeviceGetMemoryInfo(void *d, struct memory *m) {
     uint64_t total, own, others;
-    stub_memory(&total, &own, &others);
-    uint64_t left = stub_left(own + others);
+    stub_memory(DEVICE(d), &total, &own, &others);
+    uint64_t left = own + others < total ? total - own - others : 0;
     ANSWER(*m = ((struct memory){total, left, total - left}));
 }
 EXPORT int nvmlDeviceGetMemoryInfo_v2(void *d, struct memory_v2 *m) {
     uint64_t total, own, others;
-    stub_memory(&total, &own, &others);
-    uint64_t left = stub_left(own + others);
+    stub_memory(DEVICE(d), &total, &own, &others);
+    uint64_t left = own + others < total ? total - own - others : 0;
     ANSWER(*m = ((struct memory_v2){m->version, total, 0, left, total - left}));
 }
 
 struct process { unsigned pid; unsigned long long used; unsigned gpu_instance, compute_instance; };
 EXPORT int nvmlDeviceGetComputeRunningProcesses_v3(void *d, unsigned *count, struct process *list) {
     uint64_t total, own, others;
-    stub_memory(&total, &own, &others);
+    stub_memory(DEVICE(d), &total, &own, &others);
     struct process all[2];
     unsigned found = 0;
     if (own) all[found++] = (struct process){(unsigned)getpid(), own, ~0u, ~0u};

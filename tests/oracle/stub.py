@@ -115,6 +115,7 @@ class StubDriver:
         allocator: str = "",
         cudnn_workspaces: bool = False,
         variables: Mapping[str, str] | None = None,
+        devices: Sequence[str] = (),
         **settings: int | str,
     ) -> dict[str, str]:
         """Environment of a process that shall see `device`.
@@ -124,6 +125,7 @@ class StubDriver:
             allocator: Value of PYTORCH_CUDA_ALLOC_CONF; empty for torch's defaults.
             cudnn_workspaces: Let the wheel's own cuDNN (9.8 or newer) choose plans and say what workspaces they need.
             variables: Further environment variables, as a user would set them.
+            devices: Keys of DEVICES: a host with these GPUs instead of the one, each with a UUID of its own.
             **settings: Replace the device's settings, e.g. `memory_bytes`, `context_bytes` (taken by the context),
                 `others_bytes` (taken by other processes), `addresses` (`ascending`, `descending`, `lowest`: the lowest
                 free one, reused); or plan faults, as the heads of `driver.c` and `nvml.c` say.
@@ -144,6 +146,11 @@ class StubDriver:
         )
         environment = {k: v for k, v in os.environ.items() if not k.startswith(unwanted)}
         environment.update({f"BENCH_STUB_{k.upper()}": str(v) for k, v in chosen.items()})
+        if devices:
+            environment["BENCH_STUB_DEVICES"] = str(len(devices))
+        for k, name in enumerate(devices):
+            own = {**DEVICES[name], "uuid": f"GPU-{k:08x}-0000-0000-0000-000000000000"}
+            environment.update({f"BENCH_STUB_{k}_{key.upper()}": str(value) for key, value in own.items()})
         if cudnn_workspaces:
             environment["BENCH_STUB_CUDNN_DEVICE"] = describe_to_cudnn(chosen)
         environment["LD_PRELOAD"] = str(self.library)

@@ -15,6 +15,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from bench.config import SweepConfig, check_config
 from bench.launchers import LocalLauncher
 from bench.plan import build_plan
+from tests.chaos.devices import REPEATS, sweep_slots
 from tests.speed.tasks import busy, does_nothing
 
 ROOT = Path(__file__).parents[2]
@@ -125,3 +126,21 @@ def test_the_median_step_beside_a_hand_written_loop(benchmark: BenchmarkFixture)
     benchmark.pedantic(pair, rounds=15)
     benchmark.extra_info["median ratio to the hand-written loop"] = statistics.median(ratios)
     benchmark.extra_info["quartiles of the ratio"] = statistics.quantiles(ratios, n=4)
+
+
+@pytest.mark.parametrize("slots", [1, 4])
+def test_the_harness_for_a_run_beside_others(
+    benchmark: BenchmarkFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slots: int
+) -> None:
+    """Goal: with 4 at once, the parent's processor time for a run is at most 1.2 times that with one; see extra_info."""
+    monkeypatch.setenv("BENCH_LOCK_DIR", str(tmp_path / "locks"))
+    cases, times_s = 25, list[float]()
+    sweep_slots(tmp_path / "warm", 1, slots)  # what is imported late
+
+    def sweep() -> None:
+        out, before = tmp_path / f"out-{len(times_s)}", time.process_time()
+        sweep_slots(out, cases, slots)
+        times_s.append((time.process_time() - before) / (cases * REPEATS))
+
+    benchmark.pedantic(sweep, rounds=3)
+    benchmark.extra_info["parent_ms_a_run"] = round(statistics.median(times_s) * 1e3, 2)

@@ -111,7 +111,8 @@ def test_every_fault_of_a_file_is_reported_at_once(tmp_path: Path) -> None:
         "target_interval, max_repeats, time_budget, order, seed, warmup_steps, measured_steps, min_window, loader_workers, "
         "threads, cudnn_benchmark, deterministic, compiled, gradient_noise",
         'limits.host_memory: invalid memory size "lots": expected something like 512 MiB, 2 GiB or 4096',
-        'colour: unknown key "colour". Allowed: name, description, grid, include, exclude, measure, limits, data',
+        'colour: unknown key "colour". Allowed: name, description, grid, include, exclude, measure, limits, data, '
+        "launcher",
     ]
 
 
@@ -311,3 +312,66 @@ def test_the_memory_of_a_smaller_card_is_part_of_the_protocol_and_of_its_key(tmp
     assert "device_memory_bytes" not in key_fields(whole)  # keys from before there was a limit stay as they are
     assert key_fields(card) == {**key_fields(whole), "device_memory_bytes": 24 << 30}
     assert whole.key != card.key
+
+
+MINIMAL = {"name": "n", "grid": {"dataset": "mnist", "model": "mlp", "optimizer": "sgd", "batch_size": 8}}
+
+
+def test_the_section_of_the_launcher_is_read_and_kept_out_of_results() -> None:
+    values = {
+        "kind": "slurm",
+        "device": " cuda:0 , cuda:2",
+        "parallel": 2,
+        "partition": "gpu",
+        "account": "lab",
+        "time": "4 h",
+        "gres": "gpu:h100:1",
+        "constraint": "a100|h100",
+        "setup": ["module load cuda", "export TOKEN=secret"],
+        "address": "ray://head:10001",
+        "resources": {"h100": 1},
+    }
+    config = check_config({**MINIMAL, "launcher": values}, "c.toml")
+    assert config.launcher.device == "cuda:0,cuda:2" and config.launcher.time == 14_400
+    assert config.launcher.resources == {"h100": 1.0} and "secret" not in str(config.as_json())
+
+
+def test_every_fault_of_the_launcher_is_told_at_once() -> None:
+    values = {
+        "kind": "slrum",
+        "device": "cuda:x,tpu",
+        "parallel": 0,
+        "partition": "-p",
+        "time": "soon",
+        "setup": [3],
+        "resources": {"h100": -1},
+        "partitoin": "gpu",
+    }
+    with pytest.raises(ConfigError) as caught:
+        check_config({**MINIMAL, "launcher": values}, "c.toml")
+    said = "\n".join(caught.value.faults)
+    for words in ("kind", '"cuda:x", "tpu"', "1 to 1024", '"-p"', "soon", "setup", "h100 = -1", "Nearest: partition"):
+        assert words in said, words
+    assert len(caught.value.faults) == 8
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("all,cuda:0", "all stands alone"),
+        ("cuda:0,cuda:0", "named twice"),
+        ("cuda:0,cpu:1", "both GPUs and slots"),
+        ("", "unknown"),
+        (3, "unknown 3"),
+    ],
+)
+def test_requests_for_devices_that_mean_nothing_are_refused(given: object, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        check_config({**MINIMAL, "launcher": {"device": given}}, "c.toml")
+
+
+def test_settings_of_a_cluster_need_a_kind() -> None:
+    with pytest.raises(ConfigError, match=r'partition, address: read only with kind = "slurm" or "ray"'):
+        check_config({**MINIMAL, "launcher": {"partition": "gpu", "address": "auto"}}, "c.toml")
+    local = check_config({**MINIMAL, "launcher": {"kind": "local", "partition": "gpu"}}, "c.toml")
+    assert local.launcher.partition == "gpu"

@@ -184,14 +184,14 @@ def test_a_sweep_names_what_changed_and_the_report_what_is_left_out(tmp_path: Pa
     settings, out = config(tmp_path, f"folder:{tmp_path}/tree"), tmp_path / "out"
     write_tree(tmp_path / "tree")
     session, said = prepared(out, settings)
-    measure_missing(session)
+    measure_missing([session])
     assert not any("changed" in line for line in [*said, *prepared(out, settings)[1]])
     write_tree(tmp_path / "tree", classes=tuple("abcdef"))
     session, said = prepared(out, settings)
     (line,) = [line for line in said if "changed" in line]
     assert line.startswith(f"folder:path={tmp_path}/tree: the data set changed since {out} was last planned ")
     assert "(classes 2 -> 8, training images 6 -> 24)" in line
-    measure_missing(session)
+    measure_missing([session])
     frame = bench.load(out)
     assert frame.groupby("planned")["data_classes"].agg(set).to_dict() == {False: {2}, True: {8}}
     assert frame.groupby("input")["data_hash"].nunique().to_dict() == {"cached": 2, "loader": 2, "synthetic": 0}
@@ -213,9 +213,9 @@ def test_other_content_is_named_as_such(tmp_path: Path) -> None:
 def test_data_that_are_as_before_again_take_up_their_runs(tmp_path: Path) -> None:
     settings, out = config(tmp_path, f"folder:{tmp_path}/tree"), tmp_path / "out"
     write_tree(tmp_path / "tree")
-    measure_missing(prepared(out, settings)[0])
+    measure_missing([prepared(out, settings)[0]])
     write_tree(tmp_path / "tree", classes=("eel",))
-    measure_missing(prepared(out, settings)[0])
+    measure_missing([prepared(out, settings)[0]])
     for path in (tmp_path / "tree/eel").iterdir():
         path.unlink()
     (tmp_path / "tree/eel").rmdir()

@@ -63,7 +63,7 @@ def sweep(folder: Path, machine: Machine, settings: SweepConfig, retry: Iterable
     made.plan = build_plan(settings, "cpu")
     extend_plan(made)
     write_plan(made)
-    measure_missing(made)
+    measure_missing([made])
     return made
 
 

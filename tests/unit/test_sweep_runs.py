@@ -73,15 +73,15 @@ def session(folder: Path, launcher: Scripted, retry: Iterable[Status] = ()) -> S
 
 def test_what_is_finished_is_not_run_again(tmp_path: Path) -> None:
     first, second = Scripted(), Scripted()
-    measure_missing(session(tmp_path, first))
-    measure_missing(session(tmp_path, second))
+    measure_missing([session(tmp_path, first)])
+    measure_missing([session(tmp_path, second)])
     assert (len(first.asked), len(second.asked)) == (2, 0)
     assert list(bench.load(tmp_path)["status"]) == ["ok", "ok"]
 
 
 def test_a_throttled_run_is_tried_once_more_at_the_end_and_both_are_kept(tmp_path: Path) -> None:
     launcher = Scripted([answered(Status.THROTTLED), answered(Status.OK), answered(Status.THROTTLED)])
-    measure_missing(session(tmp_path, launcher))
+    measure_missing([session(tmp_path, launcher)])
     assert [argument["case"].batch_size for argument in launcher.asked][0::2] == [
         launcher.asked[0]["case"].batch_size
     ] * 2
@@ -99,15 +99,15 @@ def test_a_sweep_killed_between_the_two_attempts_makes_the_second(tmp_path: Path
             return super().perform(job)
 
     with pytest.raises(KeyboardInterrupt):
-        measure_missing(session(tmp_path, Killed([answered(Status.THROTTLED)])))
+        measure_missing([session(tmp_path, Killed([answered(Status.THROTTLED)]))])
     resumed = Scripted()
-    measure_missing(session(tmp_path, resumed))
+    measure_missing([session(tmp_path, resumed)])
     assert len(resumed.asked) == 1
     assert sorted(bench.load(tmp_path)["status"]) == ["ok", "ok", "throttled"]
 
 
 def test_a_death_within_the_case_is_its_row_and_costs_one_run(tmp_path: Path) -> None:
-    measure_missing(session(tmp_path, Scripted([died("measure", "the process was killed by SIGSEGV")])))
+    measure_missing([session(tmp_path, Scripted([died("measure", "the process was killed by SIGSEGV")]))])
     frame = bench.load(tmp_path)
     assert sorted(frame["status"]) == ["crashed", "ok"]
     row = frame[frame["status"] == "crashed"].iloc[0]
@@ -136,7 +136,7 @@ def test_a_death_by_an_exception_that_nothing_caught_is_what_it_says(tmp_path: P
             super().perform(job)
             return died("measure", "the process was killed by SIGABRT")
 
-    measure_missing(session(tmp_path, Aborts()))
+    measure_missing([session(tmp_path, Aborts())])
     rows = bench.load(tmp_path / "data").set_index("position")
     assert rows.loc[0, "status"] == status
     assert "the process was killed by SIGABRT" in rows.loc[0, "reason"]
@@ -145,7 +145,7 @@ def test_a_death_by_an_exception_that_nothing_caught_is_what_it_says(tmp_path: P
 def test_a_death_after_the_run_said_how_it_ends_is_what_it_said(tmp_path: Path) -> None:
     said = {"status": "oom", "reason": "CUDA driver error: out of memory"}
     dead = Answer(Outcome.DIED, {}, "the process was killed by SIGABRT", "warm-up", said, 0.1, 0.5)
-    measure_missing(session(tmp_path, Scripted([dead])))
+    measure_missing([session(tmp_path, Scripted([dead]))])
     row = bench.load(tmp_path / "data").sort_values("position").iloc[0]
     assert (row["status"], row["phase"]) == ("oom", "warm-up")
     assert row["reason"] == "CUDA driver error: out of memory; then the process was killed by SIGABRT"
@@ -169,7 +169,7 @@ def test_a_process_that_the_kernel_kills_for_memory_was_out_of_memory(
     counts = iter([0, int(killed), 9, 9])
     monkeypatch.setattr(runs, "read_oom_kills", lambda: next(counts))
     monkeypatch.setattr(runs, "read_memory_limit_bytes", lambda: 3 << 30)
-    measure_missing(session(tmp_path, Scripted([answer])))
+    measure_missing([session(tmp_path, Scripted([answer]))])
     row = bench.load(tmp_path / "data").sort_values("position").iloc[0]
     assert row["status"] == status
     assert status != "oom" or row["reason"].endswith(
@@ -179,7 +179,7 @@ def test_a_process_that_the_kernel_kills_for_memory_was_out_of_memory(
 
 def test_a_death_before_the_case_begins_is_tried_again_and_no_row(tmp_path: Path) -> None:
     launcher = Scripted([died("start"), died(None)])
-    measure_missing(session(tmp_path, launcher))
+    measure_missing([session(tmp_path, launcher)])
     assert len(launcher.asked) == 4
     assert list(bench.load(tmp_path)["status"]) == ["ok", "ok"]
 
@@ -189,7 +189,7 @@ def test_a_device_that_does_not_start_or_never_answers_is_not_held_against_the_c
     tmp_path: Path, outcome: Outcome
 ) -> None:
     launcher = Scripted([Answer(outcome, {}, "the GPU cannot be initialised", "start", {}, 0.1, 0.5)])
-    measure_missing(session(tmp_path, launcher))
+    measure_missing([session(tmp_path, launcher)])
     assert len(launcher.asked) == 3
     assert list(bench.load(tmp_path)["status"]) == ["ok", "ok"]
 
@@ -205,11 +205,11 @@ def test_a_stop_names_the_log_only_where_something_stands_in_it(tmp_path: Path) 
 
     launcher = Logging([died("start")] * 6)
     with pytest.raises(InfrastructureError, match=r"Finished runs are kept; see bench env, then"):
-        measure_missing(session(tmp_path, launcher))
+        measure_missing([session(tmp_path, launcher)])
     assert not list((tmp_path / "data" / "logs").iterdir())
     launcher.said = "last words"
     with pytest.raises(InfrastructureError, match=r"see \S+\.log and bench env, then"):
-        measure_missing(session(tmp_path, launcher))
+        measure_missing([session(tmp_path, launcher)])
 
 
 @pytest.mark.parametrize(
@@ -226,21 +226,21 @@ def test_a_driver_that_let_two_runs_in_a_row_wait_is_not_asked_again(
     launcher = Scripted([answered(Status.OK, nvml_error=error) for error in errors])
     made = session(tmp_path, launcher)
     made.plan = [replace(run, repeat=repeat) for repeat in range(2) for run in made.plan]
-    measure_missing(made)
+    measure_missing([made])
     assert [argument["nvml_error"] is not None for argument in launcher.asked] == asked_without
 
 
 def test_three_such_deaths_in_a_row_stop_the_sweep_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(InfrastructureError, match=r"^3 worker processes in a row ended before the case began: gone\. "):
-        measure_missing(session(tmp_path, Scripted([died("start")] * 3)))
+        measure_missing([session(tmp_path, Scripted([died("start")] * 3))])
     assert list(bench.load(tmp_path)["status"]) == ["interrupted"] * 2
 
 
 def test_a_timeout_is_a_row_that_is_run_again_only_when_asked(tmp_path: Path) -> None:
     late = Answer(Outcome.TIMED_OUT, {}, "no answer in time", "measure", {}, 0.1, 9.0)
-    measure_missing(session(tmp_path, Scripted([late])))
+    measure_missing([session(tmp_path, Scripted([late]))])
     again, asked = Scripted(), Scripted()
-    measure_missing(session(tmp_path, again))
-    measure_missing(session(tmp_path, asked, retry=[Status.TIMEOUT]))
+    measure_missing([session(tmp_path, again)])
+    measure_missing([session(tmp_path, asked, retry=[Status.TIMEOUT])])
     assert (len(again.asked), len(asked.asked)) == (0, 1)
     assert sorted(bench.load(tmp_path)["status"]) == ["ok", "ok", "timeout"]

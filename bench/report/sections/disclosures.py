@@ -23,7 +23,7 @@ def build(contents: Contents) -> Sequence[Block]:
     shown = machines.head(_MAX_MACHINES)
     head = ["", *(labels[key] for key in shown["environment_key"])]
     fields = [name for name in columns(Environment) if not (contents.cpu_only and FIELDS[name].gpu)]
-    main = [name for name in fields if FIELDS[name].main]
+    main = _without_unknown([name for name in fields if FIELDS[name].main], machines)
     rest = [name for name in fields if not FIELDS[name].main and name in machines]
     rest = _without_unknown(rest, machines)
     blocks: list[Block] = [_table(head, shown, main, "The machine and its software.")]

@@ -1,0 +1,1 @@
+"""Real schedulers, started on this machine by the tests that need them."""
