@@ -37,22 +37,29 @@ def call_workspaces(
 ) -> Iterator[Workspaces]:
     """The workspaces of each call of a convolution, in order; arguments as for `add_workspaces`."""
 
-    def asked_bytes(call: Call, direction: Direction) -> int:
-        question = convolution_of(direction, call, tf32)
-        if question is None or (not pointwise and set(question.weight[2:]) == {1}):
-            return 0
-        return plans.workspace_bytes(question) or 0
-
-    known: dict[tuple[str, int], Workspaces] = {}  # steps that are alike share their calls' arguments
-    for _, call in convolutions(recording):
+    asked: dict[tuple[str, int], list[Convolution | None]] = {}  # steps that are alike share their calls' arguments
+    calls = [call for _, call in convolutions(recording)]
+    for call in calls:
         key = (call.operator, id(call.arguments))
-        if key not in known and call.name == "convolution":
-            known[key] = Workspaces(asked_bytes(call, "forward"))
-        elif key not in known:
-            image, weight, _ = call.arguments[10]
-            sizes = asked_bytes(call, "data") if image else 0, asked_bytes(call, "filter") if weight else 0
-            known[key] = Workspaces(*sizes)
-        yield known[key]
+        if key not in asked:
+            asked[key] = [way and convolution_of(way, call, tf32) for way in _directions(call)]
+            if not pointwise:
+                asked[key] = [one and (None if set(one.weight[2:]) == {1} else one) for one in asked[key]]
+    plans.learn(one for questions in asked.values() for one in questions if one)
+    sizes = {
+        key: Workspaces(*((one and plans.workspace_bytes(one)) or 0 for one in questions))
+        for key, questions in asked.items()
+    }
+    for call in calls:
+        yield sizes[call.operator, id(call.arguments)]
+
+
+def _directions(call: Call) -> tuple[Direction | None, ...]:
+    """What a call of a convolution runs, in the order of `Workspaces`."""
+    if call.name == "convolution":
+        return ("forward",)
+    image, weight, _ = call.arguments[10]
+    return ("data" if image else None, "filter" if weight else None)
 
 
 def place_workspaces(recording: Recording, sizes: Sequence[Workspaces]) -> Recording:

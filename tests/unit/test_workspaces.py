@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -25,6 +26,9 @@ class Plans:
 
     def __init__(self) -> None:
         self.asked: list[Convolution] = []
+
+    def learn(self, convolutions: Iterable[Convolution]) -> None:
+        pass
 
     def workspace_bytes(self, convolution: Convolution) -> int | None:
         self.asked.append(convolution)
