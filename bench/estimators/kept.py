@@ -38,6 +38,7 @@ from bench.records import Case, Choice, ImageSpec, stable_hash
 if TYPE_CHECKING:
     from bench.devices import Device
     from bench.estimators.memory_settings import MemorySettings
+    from bench.estimators.optimizer_parts import Steps, Whole
 
 SUFFIX = ".trace"
 MOST_BYTES = 1 << 29
@@ -54,6 +55,7 @@ RECORDING_CODE = (
     "catalog/settling.py",
     "estimators/fake_cuda",
     "estimators/kept.py",
+    "estimators/optimizer_parts.py",
     "estimators/record.py",
     "estimators/recording.py",
     "estimators/tensors.py",
@@ -203,16 +205,33 @@ def _find_column(case: Case, machine: Machine, *, record: bool) -> Column | None
     return _columns[name]
 
 
+_whole: list[Whole] = []
+"""The column recorded last, if another optimizer's part may go into it."""
+
+
 def _record_column(case: Case, machine: Machine) -> Column | None:
     """None as well where the case cannot be recorded at these batch sizes: that says nothing of others."""
+    from bench.estimators.optimizer_parts import Whole, WholeTraining
     from bench.estimators.record import record_case
+
+    for whole in _whole:
+        with contextlib.suppress(Exception):  # whatever it raises, the whole step raises too
+            if whole.serves(case, machine):
+                return whole.with_optimizer(case.optimizer)
+
+    def record(size: int) -> tuple[Recording, Steps]:
+        sized, steps = _of_micro_batch(case, size), cast("Steps", [])
+        build = functools.partial(WholeTraining, sized, noted=steps)
+        return record_case(sized, machine, build=build), steps
 
     first, second = TRACED_BATCHES
     try:
-        one, other = (record_case(_of_micro_batch(case, size), machine) for size in TRACED_BATCHES)
-        return join_column(first, one, second, other)
+        (one, steps), (other, others) = record(first), record(second)
+        column = join_column(first, one, second, other)
     except Exception:  # noqa: BLE001 - whatever a model raises at its own batch size is for its own recording to say
         return None
+    _whole[:] = [Whole(case, machine, column, steps)] if steps == others else []
+    return column
 
 
 @functools.lru_cache(maxsize=16)
