@@ -37,21 +37,22 @@ def call_workspaces(
 ) -> Iterator[Workspaces]:
     """The workspaces of each call of a convolution, in order; arguments as for `add_workspaces`."""
 
-    asked: dict[tuple[str, int], list[Convolution | None]] = {}  # steps that are alike share their calls' arguments
+    known = recording.derived.setdefault(("workspaces", plans, tf32, pointwise), {})
     calls = [call for _, call in convolutions(recording)]
-    for call in calls:
+    asked: dict[tuple[str, int], tuple[Call, list[Convolution | None]]] = {}
+    for call in calls:  # steps that are alike share their calls' arguments
         key = (call.operator, id(call.arguments))
-        if key not in asked:
-            asked[key] = [way and convolution_of(way, call, tf32) for way in _directions(call)]
+        if key not in known and key not in asked:
+            questions = [way and convolution_of(way, call, tf32) for way in _directions(call)]
             if not pointwise:
-                asked[key] = [one and (None if set(one.weight[2:]) == {1} else one) for one in asked[key]]
-    plans.learn(one for questions in asked.values() for one in questions if one)
-    sizes = {
-        key: Workspaces(*((one and plans.workspace_bytes(one)) or 0 for one in questions))
-        for key, questions in asked.items()
-    }
+                questions = [one and (None if set(one.weight[2:]) == {1} else one) for one in questions]
+            asked[key] = call, questions
+    plans.learn(one for _, questions in asked.values() for one in questions if one)
+    for key, (call, questions) in asked.items():
+        sizes = Workspaces(*((one and plans.workspace_bytes(one)) or 0 for one in questions))
+        known[key] = call.arguments, sizes
     for call in calls:
-        yield sizes[call.operator, id(call.arguments)]
+        yield known[call.operator, id(call.arguments)][1]
 
 
 def _directions(call: Call) -> tuple[Direction | None, ...]:
