@@ -1,4 +1,4 @@
-"""One recording of a model for several optimizers: the part of each is recorded apart and put in the place of another's.
+"""One recording of a model for several optimizers: the part of each is recorded apart and put into it.
 
 The forward and backward of a step do not depend on the optimizer: it is handed parameters with gradients, and what it
 does lies between the last kernel of the backward and the end of the step. So an optimizer's steps can be recorded over
@@ -266,7 +266,7 @@ def _optimizer_begins(step: Sequence[Entry]) -> int:
 
 
 def _check_step(step: Sequence[Entry], begins: int, before: Sequence[Trained], own: set[int], *, bare: bool) -> None:
-    """Gradients of the step `before` die ahead of the first kernel; the optimizer frees its `own` storages, nobody else.
+    """Gradients of the step `before` die ahead of the first kernel; the optimizer alone frees its `own` storages.
 
     Where the parameters are `bare`, nothing happens ahead of the optimizer but that gradients die and are made.
     """

@@ -156,6 +156,9 @@ class Affine(NamedTuple):
     slope: int
 
 
+_families = itertools.count()
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """Two recordings as one, for every batch size.
@@ -245,9 +248,6 @@ def _evaluate(value: Any, distance: int, known: dict[int, Any]) -> Any:
     if found is None:
         found = known[id(value)] = value, _like(value, [_evaluate(item, distance, known) for item in value])
     return found[1]
-
-
-_families = itertools.count()
 
 
 def _like(value: tuple[Any, ...], items: Sequence[Any]) -> tuple[Any, ...]:

@@ -36,7 +36,6 @@ def call_workspaces(
     recording: Recording, plans: CudnnPlans, *, tf32: bool, pointwise: bool = True
 ) -> Iterator[Workspaces]:
     """The workspaces of each call of a convolution, in order; arguments as for `add_workspaces`."""
-
     known = recording.derived.setdefault(("workspaces", plans, tf32, pointwise), {})
     calls = [call for _, call in convolutions(recording)]
     asked: dict[tuple[str, int], tuple[Call, list[Convolution | None]]] = {}

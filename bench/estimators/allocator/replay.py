@@ -162,7 +162,9 @@ class _EndedError(Exception):
         self.where = where
 
 
-def _go(run: Run, step: _Step, older: Sequence[Block | None], index: int, *, noted: bool) -> list[Block | None]:
+def _go(  # noqa: C901 - the innermost loop, in which calls would take longer than what they do
+    run: Run, step: _Step, older: Sequence[Block | None], index: int, *, noted: bool
+) -> list[Block | None]:
     """One more step, straight through the allocator.
 
     Args:
@@ -202,7 +204,7 @@ def _go(run: Run, step: _Step, older: Sequence[Block | None], index: int, *, not
                         ) from failure
             blocks.append(block)
             if noted:
-                sizes.append(block and block.size)
+                sizes.append(None if block is None else block.size)
                 if allocator.allocated > highest:
                     highest, run.reserved_at_peak, peak = allocator.allocated, allocator.reserved, place
     finally:
@@ -213,7 +215,7 @@ def _go(run: Run, step: _Step, older: Sequence[Block | None], index: int, *, not
 
 
 def _sizes(blocks: Sequence[Block | None]) -> list[int | None]:
-    return [block and block.size for block in blocks]
+    return [None if block is None else block.size for block in blocks]
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,19 +280,19 @@ class _Peak(NamedTuple):
         step: The events.
         older: Bytes of the blocks that the step before left, by the places of its births.
         sizes: Bytes of the step's own, up to the peak at least.
-        count: Events of the step up to the peak.
+        length: Events of the step up to the peak.
     """
 
     step: _Step
     older: list[int | None]
     sizes: list[int | None]
-    count: int
+    length: int
 
     def held(self) -> list[tuple[Alloc, int | None]]:
         """What is live of both steps, with its bytes."""
         births = self.step.births
         older, own = dict(enumerate(zip(births, self.older, strict=True))), dict[int, tuple[Alloc, int | None]]()
-        for event in self.step.events[: self.count]:
+        for event in self.step.events[: self.length]:
             if type(event) is not int:
                 own[len(own)] = event, self.sizes[len(own)]  # type: ignore[assignment]
             elif event >= 0:
@@ -446,7 +448,7 @@ class Run:
         self.peak_index: int | None = None
         self.peak: _Peak | None = None
 
-    def go(self, stream: Sequence[Event]) -> OutOfMemory | None:
+    def go(self, stream: Sequence[Event]) -> OutOfMemory | None:  # noqa: C901 - as `_go`
         """Let events happen; where memory runs out, if it does. Raises ReplayError."""
         allocator, live, granted = self.allocator, self.live, self.granted
         allocate, free = allocator.allocate, allocator.free
@@ -470,13 +472,13 @@ class Run:
                     self.highest, self.reserved_at_peak = allocator.allocated, allocator.reserved
                     self.peak_index = index
             elif kind is Free:
-                name, pending = event  # type: ignore[misc]
+                number: int = event[0]  # type: ignore[assignment]
                 try:
-                    freed = live.pop(name)
+                    freed = live.pop(number)
                 except KeyError:
-                    raise ReplayError(f"event {index}: id {name} is freed while it is not live") from None
-                if freed is not None and pending:
-                    self.waiting[name] = freed
+                    raise ReplayError(f"event {index}: id {number} is freed while it is not live") from None
+                if freed is not None and event[1]:
+                    self.waiting[number] = freed
                     allocator.free_later(freed)
                 elif freed is not None:
                     free(freed)
@@ -553,9 +555,8 @@ def _shares(events: Sequence[Event], run: Run) -> tuple[CategoryShare, ...]:
     if run.peak_index is None:
         return ()
     if run.peak is not None:
-        blocks = run.live
-        kept = {event.id: event for event in events if type(event) is Alloc and event.id in blocks}
-        held = [*run.peak.held(), *((event, (block := blocks[name]) and block.size) for name, event in kept.items())]
+        kept = {event.id: event for event in events if type(event) is Alloc and event.id in run.live}
+        held = [*run.peak.held(), *zip(kept.values(), _sizes([run.live[name] for name in kept]), strict=True)]
     else:
         live: dict[int, int] = {}
         for index, event in enumerate(events[: run.peak_index + 1]):
