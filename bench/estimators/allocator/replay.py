@@ -472,12 +472,12 @@ class Run:
                     self.highest, self.reserved_at_peak = allocator.allocated, allocator.reserved
                     self.peak_index = index
             elif kind is Free:
-                number: int = event[0]  # type: ignore[assignment]
+                number: int = event[0]  # type: ignore[assignment, misc]
                 try:
                     freed = live.pop(number)
                 except KeyError:
                     raise ReplayError(f"event {index}: id {number} is freed while it is not live") from None
-                if freed is not None and event[1]:
+                if freed is not None and event[1]:  # type: ignore[misc]
                     self.waiting[number] = freed
                     allocator.free_later(freed)
                 elif freed is not None:

@@ -9,7 +9,6 @@ Left out: cuDNN's workspaces and the reserves of its batch norm.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 from bench.estimators.recording import Call
@@ -34,7 +33,6 @@ def has_rule(operator: str) -> bool:
     return _rule_of(operator) is not None
 
 
-@functools.cache
 def _rule_of(operator: str) -> Rule | None:
     return RULES.get(operator) or RULES.get(operator.partition(".")[0])
 
