@@ -410,7 +410,9 @@ def _is_whole(held: object) -> bool:
             and isinstance(found.entries, list)
             and isinstance(found.roles, dict)
             and isinstance(found.holders, dict)
+            and found.derived == {}
             and (not isinstance(held, Column) or (isinstance(held.first, int) and isinstance(held.varying, list)))
+            and (not isinstance(held, Column) or isinstance(held.family, int))
         )
     except AttributeError:  # a file can leave any field out
         return False
