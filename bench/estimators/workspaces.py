@@ -75,8 +75,11 @@ def place_workspaces(recording: Recording, sizes: Sequence[Workspaces]) -> Recor
 def convolutions(recording: Recording) -> Iterator[tuple[int, Call]]:
     """The calls that ask cuDNN, each with its place."""
     for place, entry in enumerate(recording.entries):
-        if type(entry) is Call and entry.name in ("convolution", "convolution_backward"):
+        if type(entry) is Call and entry.operator.startswith("aten::convolution") and entry.name in _ASKING:
             yield place, entry
+
+
+_ASKING = ("convolution", "convolution_backward")
 
 
 def convolution_of(direction: Direction, call: Call, tf32: bool) -> Convolution | None:
