@@ -151,7 +151,7 @@ class CudnnPlans:
         if self._put(self._device, 2702, _TYPE_CHAR, buffer, len(text)) or self._finalize(self._device):
             raise Unsupported(f"no cuDNN workspaces for {device.name}: cuDNN rejects its description")
         self._known: dict[Convolution, int | None] = {}
-        self._fork: _Fork | None = None
+        self._fork: _CudnnFork | None = None
 
     def workspace_bytes(self, convolution: Convolution) -> int | None:
         """Bytes of the plan that torch would run; None where cuDNN has no plan for it.
@@ -168,7 +168,7 @@ class CudnnPlans:
         unrounded = [convolution for convolution in new if convolution.dtype == "float32" and not convolution.tf32]
         if unrounded:
             if self._fork is None or not self._fork.is_own:
-                self._fork = _Fork(self)
+                self._fork = _CudnnFork(self)
             self._known |= zip(unrounded, self._fork.ask(unrounded), strict=True)
         for convolution in new:
             if convolution not in self._known:
@@ -304,7 +304,7 @@ class CudnnPlans:
 _NO_TF32 = "NVIDIA_TF32_OVERRIDE"
 
 
-class _Fork:
+class _CudnnFork:
     """A fork of this process in which cuDNN leaves engines out that round float32 operands."""
 
     def __init__(self, plans: CudnnPlans) -> None:

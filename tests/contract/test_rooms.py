@@ -189,7 +189,7 @@ ALONE = {
     "bench.cli.comparison_text": "only printing needs it: `bench compare --help` must not wait for numpy",
     "bench.cli.saving_text": "only printing needs it: `bench fit` without --save-memory does not",
     "bench.cli.plan": "a command is one file, and `bench sweep --dry-run` is that command",
-    "bench.estimators.fake_cuda": "a device that does not exist, whatever is recorded on it",
+    "bench.estimators.optimizer_parts": "it imports torch, and kept recordings are read without",
     "bench.estimators.roofline": "speed is an estimator of its own beside memory",
     "bench.recorder": "a process of its own, as `bench.worker` is",
     "bench.report.figures": "a folder that is scanned",
