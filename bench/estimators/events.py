@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from bench.estimators.allocator import Alloc, AllocatorConfig, Event, Free, Mark, ReplayResult, replay, replay_onward
@@ -40,7 +41,8 @@ def build_events(recording: Recording, machine: Machine) -> list[Event]:
 def events_by_entry(recording: Recording, machine: Machine) -> Iterator[tuple[int, Event]]:
     """As `build_events`, each event with the place of the entry that it comes from."""
     stream = _Stream(recording, machine)
-    return zip(stream.places, stream.events, strict=True)
+    places = (place for place, (start, end) in enumerate(pairwise([0, *stream.ends])) for _ in range(start, end))
+    return zip(places, stream.events, strict=True)
 
 
 class _Stream:
@@ -48,19 +50,19 @@ class _Stream:
 
     Attributes:
         events: What the allocator is asked.
-        places: Of the entries that they come from.
+        ends: How many there are behind each entry.
     """
 
     def __init__(self, recording: Recording, machine: Machine) -> None:
         self.events: list[Event] = []
-        self.places: list[int] = []
+        self.ends: list[int] = []
         self._machine = machine
         self._scripts = recording.derived.setdefault(("scripts", machine), {})
         self._categories = {**_activations(recording.entries), **recording.roles}
         self._workspaces: set[tuple[bool, str]] = set()
         self._temporary = -16
         live: set[int] = set()
-        for place, entry in enumerate(recording.entries):
+        for entry in recording.entries:
             if type(entry) is Call:
                 self._call(entry, live)
             elif type(entry) is Freed:
@@ -69,7 +71,7 @@ class _Stream:
                     self.events.append(_new(Free, (entry.storage, False)))
             elif type(entry) is StepEnd:
                 self.events.append(Mark(str(entry.step), reset_peaks=entry.step == 1))
-            self.places += [place] * (len(self.events) - len(self.places))
+            self.ends.append(len(self.events))
 
     def _call(self, call: Call, live: set[int]) -> None:
         """A kernel: its results, workspaces that it is the first to need, its temporaries."""

@@ -233,8 +233,11 @@ def _evaluate_entry(entry: Entry, distance: int, known: dict[int, Any]) -> Entry
     """An entry at a batch size; see `_evaluate`."""
     if type(entry) is not Call:
         return _evaluate(entry, distance, known)  # type: ignore[no-any-return]
-    outputs = tuple([Output(*[_evaluate(item, distance, known) for item in output]) for output in entry.outputs])
-    return entry._replace(arguments=_evaluate(entry.arguments, distance, known), outputs=outputs)
+    outputs = [
+        Output(storage, _evaluate(nbytes, distance, known), _evaluate(spec, distance, known))
+        for storage, nbytes, spec in entry.outputs
+    ]
+    return Call(entry.operator, _evaluate(entry.arguments, distance, known), tuple(outputs), *entry[3:])
 
 
 def _evaluate(value: Any, distance: int, known: dict[int, Any]) -> Any:
