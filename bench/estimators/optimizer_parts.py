@@ -8,7 +8,7 @@ That this gives what recording the whole would is checked, not assumed. First th
 recorded apart too: put back in its own place, it must give the whole recording. Then each part must make nothing before
 its first step, free only what it made itself, and let all gradients die between two steps. Whatever differs is recorded
 whole. So are steps in which the optimizer works within the backward (`update`), works on what the gradient scaler made
-(fp16), or keeps its gradients (`zero_grad`).
+(fp16), or keeps its gradients (`zero_grad`); and optimizers of other packages, which may hook into the backward.
 """
 
 from __future__ import annotations
@@ -137,9 +137,10 @@ class Whole:
     fits: bool | None = None
 
     def serves(self, case: Case, machine: Machine) -> bool:
-        """Whether a case differs in nothing but the optimizer, and that works behind the backward only."""
+        """Whether a case differs in nothing but the optimizer, and both work behind the backward only."""
         alike = (replace(case, optimizer=self.case.optimizer), machine) == (self.case, self.machine)
-        return alike and case.update == "step" and case.zero_grad == "none" and case.precision != "fp16"
+        known = not any(catalog.is_external("optimizer", each.optimizer.name) for each in (case, self.case))
+        return alike and known and (case.update, case.zero_grad) == ("step", "none") and case.precision != "fp16"
 
     def with_optimizer(self, optimizer: Choice) -> Column:
         """The column with another optimizer.

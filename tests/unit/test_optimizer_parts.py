@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from bench import catalog
 from bench.catalog import parse_choice
 from bench.estimators.recording import Call, Freed, Output, Phase, StepEnd
 from bench.estimators.tensors import contiguous
@@ -60,6 +61,22 @@ def test_a_part_gives_the_recording_of_the_whole_step_or_is_recorded_whole() -> 
     found = answer.value["found"]
     assert [shared for shared, _ in found] == [True] * len(SHARED) + [False] * len((*WHOLE, *ELSEWHERE))
     assert all(same for _, same in found)
+
+
+def test_a_column_serves_cases_that_differ_in_an_optimizer_of_this_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench.estimators.optimizer_parts import Whole
+
+    whole: Any = Whole(MLP, "a GPU", None, [])  # type: ignore[arg-type]
+    other = replace(MLP, optimizer=parse_choice("optimizer", "adam"))
+    assert whole.serves(other, "a GPU") and not whole.serves(other, "another GPU")
+    assert not whole.serves(replace(other, precision="bf16"), "a GPU")
+    for changes in ({"precision": "fp16"}, {"update": "in_backward"}, {"zero_grad": "zeros"}):
+        assert not Whole(replace(MLP, **changes), whole.machine, None, []).serves(  # type: ignore[arg-type]
+            replace(other, **changes), whole.machine
+        )
+    monkeypatch.setattr(catalog, "is_external", lambda kind, name: (kind, name) == ("optimizer", "adam"))
+    assert not whole.serves(other, "a GPU")
+    assert not Whole(other, whole.machine, None, []).serves(MLP, whole.machine)  # type: ignore[arg-type]
 
 
 def step(*head: Any, tail: tuple[Any, ...] = ()) -> list[Any]:
