@@ -184,7 +184,10 @@ def _column_key(case: Case) -> Case:
 
 
 def _groups(questions: Iterable[Question]) -> list[list[Question]]:
-    """Those whose convolutions and kernels are alike, so that cuDNN is asked once; the largest groups first."""
+    """Those whose convolutions and kernels are alike, so that both are worked out once; the largest groups first.
+
+    In each the batch sizes follow each other, since what is worked out is kept for a few of them only.
+    """
     groups: dict[tuple[object, ...], list[Question]] = {}
     for question in questions:
         case = question.case
@@ -193,7 +196,8 @@ def _groups(questions: Iterable[Question]) -> list[list[Question]]:
             *(case.accumulation, case.checkpointing),
         )
         groups.setdefault(name, []).append(question)
-    return sorted(groups.values(), key=len, reverse=True)
+    ordered = [sorted(group, key=lambda question: question.case.batch_size) for group in groups.values()]
+    return sorted(ordered, key=len, reverse=True)
 
 
 def _answer(question: Question, named: Named) -> Found:

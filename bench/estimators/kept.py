@@ -47,6 +47,7 @@ from bench.records import Case, Choice, ImageSpec, stable_hash
 if TYPE_CHECKING:
     from bench.devices import Device
     from bench.estimators.memory_settings import MemorySettings
+    from bench.estimators.optimizer_parts import Steps, Whole
 
 SUFFIX = ".trace"
 MOST_BYTES = 1 << 29
@@ -63,6 +64,7 @@ RECORDING_CODE = (
     "catalog/settling.py",
     "estimators/fake_cuda",
     "estimators/kept.py",
+    "estimators/optimizer_parts.py",
     "estimators/record.py",
     "estimators/recording.py",
     "estimators/tensors.py",
@@ -238,18 +240,37 @@ def _find_column(case: Case, machine: Machine, *, record: bool) -> Column | None
     return _columns.setdefault((case, (asks, told)), made)
 
 
+_whole: list[Whole] = []
+"""The column recorded last, if another optimizer's part may go into it."""
+
+
 def _record_column(case: Case, machine: Machine) -> tuple[Column | None, Asks]:
     """The column and what it asks; None where the case cannot be recorded so: that says nothing of other batches."""
+    from bench.estimators.optimizer_parts import Whole, WholeTraining
     from bench.estimators.record import record_case
+
+    for whole in _whole:
+        with contextlib.suppress(Exception):  # whatever it raises, the whole step raises too
+            if whole.serves(case, machine):
+                made = whole.with_optimizer(case.optimizer)
+                return made, made.recording.asks
+
+    def record(size: int) -> tuple[Recording, Steps]:
+        sized, steps = _of_micro_batch(case, size), cast("Steps", [])
+        build = functools.partial(WholeTraining, sized, noted=steps)
+        return record_case(sized, machine, build=build), steps
 
     first, second = TRACED_BATCHES
     asks = Asks.PROPERTIES
     try:
-        one, other = (record_case(_of_micro_batch(case, size), machine) for size in TRACED_BATCHES)
+        (one, steps), (other, others) = record(first), record(second)
         asks = max(one.asks, other.asks)
-        return join_column(first, one, second, other), asks
+        column = join_column(first, one, second, other)
     except Exception:  # noqa: BLE001 - whatever a model raises at its own batch size is for its own recording to say
         return None, asks
+    column = replace(column, recording=replace(column.recording, asks=asks))
+    _whole[:] = [Whole(case, machine, column, steps)] if steps == others else []
+    return column, asks
 
 
 def _find_recording(case: Case, machine: Machine) -> Recording:
@@ -461,7 +482,9 @@ def _is_whole(held: object) -> bool:
             and isinstance(found.entries, list)
             and isinstance(found.roles, dict)
             and isinstance(found.holders, dict)
+            and found.derived == {}
             and (not isinstance(held, Column) or (isinstance(held.first, int) and isinstance(held.varying, list)))
+            and (not isinstance(held, Column) or isinstance(held.family, int))
         )
     except AttributeError:  # a file can leave any field out
         return False

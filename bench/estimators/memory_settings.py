@@ -9,6 +9,7 @@ Left out: variables that move work elsewhere (`CUDNN_...`, `TORCH_CUDNN_...`), a
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import re
@@ -198,6 +199,12 @@ def read_settings(variables: Mapping[str, str], torch_version: str) -> MemorySet
     )
 
 
+@functools.cache
+def _installed_torch() -> str:
+    """Its version, which takes half a millisecond to look up."""
+    return importlib.metadata.version("torch")
+
+
 def settings_in_force(variables: Mapping[str, str] | None = None) -> MemorySettings:
     """The settings as the torch of this process has them in force; torch is asked for those of its allocator alone.
 
@@ -206,7 +213,7 @@ def settings_in_force(variables: Mapping[str, str] | None = None) -> MemorySetti
     """
     known = os.environ if variables is None else variables
     if not any(name in known for name in ALLOCATOR_VARIABLES):
-        return read_settings(known, importlib.metadata.version("torch"))
+        return read_settings(known, _installed_torch())
     import torch
 
     settings = read_settings(known, torch.__version__)
@@ -226,7 +233,7 @@ def settings_in_force(variables: Mapping[str, str] | None = None) -> MemorySetti
 def settings_of_case(allocator: str) -> MemorySettings:
     """The settings in a run whose case names its `allocator`, read as torch documents them: torch is not asked."""
     variables = allocator_variables(allocator, os.environ)
-    return replace(read_settings(variables, importlib.metadata.version("torch")), variable="allocator")
+    return replace(read_settings(variables, _installed_torch()), variable="allocator")
 
 
 def allocator_order(version: tuple[int, int]) -> tuple[str, ...]:

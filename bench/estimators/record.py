@@ -64,11 +64,20 @@ class Training(Protocol):
 
 
 def record_case(
-    case: Case, machine: Machine, protocol: MeasuringProtocol | None = None, steps: int | None = None
+    case: Case,
+    machine: Machine,
+    protocol: MeasuringProtocol | None = None,
+    steps: int | None = None,
+    build: Callable[[torch.device], Training] | None = None,
 ) -> Recording:
     """Run the case's step over memory that does not exist; in a separate process.
 
-    As many steps as it takes until they are alike, unless `steps` are given.
+    Args:
+        case: Any.
+        machine: The GPU and torch.
+        protocol: The default one unless given.
+        steps: As many as it takes until they are alike unless given.
+        build: Makes what is recorded; the case's workload unless given.
 
     Raises:
         Unsupported: The case cannot run, or cannot be traced.
@@ -80,7 +89,7 @@ def record_case(
     protocol = protocol or MeasuringProtocol()
     with refusals_in_words():
         return record_training(
-            lambda device: CaseTraining(case, protocol, device),
+            build or (lambda device: CaseTraining(case, protocol, device)),
             steps,
             machine.compute_capability,
             machine.properties,

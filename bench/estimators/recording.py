@@ -12,6 +12,8 @@ recorded separately.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -147,12 +149,14 @@ class Recording:
         holders: The dotted name of the parameter or buffer that a storage holds, or whose gradient or state it is, and
             the optimizer's word for a state (`exp_avg`), else an empty string.
         asks: What the step asks of the GPU, so that it may differ on another.
+        derived: What was worked out from calls' arguments, by their identity; shared by recordings that share them.
     """
 
     entries: Sequence[Entry] = ()
     roles: Mapping[int, str] = field(default_factory=dict)
     holders: Mapping[int, tuple[str, str]] = field(default_factory=dict)
     asks: Asks = Asks.NOTHING
+    derived: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def with_entries(self, entries: Sequence[Entry]) -> Recording:
         """The same with other entries."""
@@ -184,6 +188,9 @@ class Affine(NamedTuple):
     slope: int
 
 
+_families = itertools.count()
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """Two recordings as one, for every batch size.
@@ -192,11 +199,13 @@ class Column:
         first: The batch size that `start` values are of.
         recording: With `Affine` where numbers grow with the batch.
         varying: Places of the entries that hold any.
+        family: The same for columns that share their calls' arguments, so that these are evaluated once.
     """
 
     first: int
     recording: Recording
     varying: Sequence[int]
+    family: int = field(default_factory=lambda: next(_families), compare=False)
 
     def at(self, batch_size: int) -> Recording:
         """The recording at a batch size.
@@ -207,10 +216,16 @@ class Column:
         if batch_size < LEAST_BATCH:
             raise Unsupported(f"traces are joined for batches from {LEAST_BATCH} up; {batch_size} is traced separately")
         entries, distance = list(self.recording.entries), batch_size - self.first
-        known: dict[int, Any] = {}
+        known, derived = _derived(self.family, distance)
         for place in self.varying:
-            entries[place] = _evaluate(entries[place], distance, known)
-        return self.recording.with_entries(entries)
+            entries[place] = _evaluate_entry(entries[place], distance, known)
+        return dataclasses.replace(self.recording, entries=entries, derived=derived)
+
+
+@functools.lru_cache(maxsize=4)
+def _derived(family: int, distance: int) -> tuple[dict[int, Any], dict[Any, Any]]:
+    """What was evaluated of a family of columns at a batch size, by identity, and what was worked out from that."""
+    return {}, {}
 
 
 def join_column(first: int, one: Recording, second: int, other: Recording) -> Column:
@@ -246,8 +261,19 @@ def _join(one: Any, other: Any, distance: int, shared: dict[Any, Any]) -> Any:
     return shared.setdefault((type(joined), joined), joined)
 
 
+def _evaluate_entry(entry: Entry, distance: int, known: dict[int, Any]) -> Entry:
+    """An entry at a batch size; see `_evaluate`."""
+    if type(entry) is not Call:
+        return _evaluate(entry, distance, known)  # type: ignore[no-any-return]
+    outputs = [
+        Output(storage, _evaluate(nbytes, distance, known), _evaluate(spec, distance, known))
+        for storage, nbytes, spec in entry.outputs
+    ]
+    return Call(entry.operator, _evaluate(entry.arguments, distance, known), tuple(outputs), *entry[3:])
+
+
 def _evaluate(value: Any, distance: int, known: dict[int, Any]) -> Any:
-    """A value at a batch size; `known` holds what was evaluated, by identity."""
+    """A value at a batch size; `known` holds what was evaluated, by identity, with that."""
     kind = type(value)
     if kind is Affine:
         return value.start + value.slope * distance
@@ -255,8 +281,8 @@ def _evaluate(value: Any, distance: int, known: dict[int, Any]) -> Any:
         return value
     found = known.get(id(value))
     if found is None:
-        found = known[id(value)] = _like(value, [_evaluate(item, distance, known) for item in value])
-    return found
+        found = known[id(value)] = value, _like(value, [_evaluate(item, distance, known) for item in value])
+    return found[1]
 
 
 def _like(value: tuple[Any, ...], items: Sequence[Any]) -> tuple[Any, ...]:

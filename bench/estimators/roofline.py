@@ -112,20 +112,31 @@ class Kernel(NamedTuple):
     launches: float = 1.0
 
 
-def step_kernels(calls: Iterable[Call]) -> list[tuple[str, Kernel]]:
+def step_kernels(calls: Iterable[Call], known: dict[Any, Any] | None = None) -> list[tuple[str, Kernel]]:
     """All kernels of a step with their phases; what happens in `zero_grad` belongs to the optimizer.
+
+    Args:
+        calls: Of the step.
+        known: Receives what was found for each call, so that calls that are alike are worked out once.
 
     Returns:
         `(forward | backward | optimizer, kernel)`, in order.
     """
     found: list[tuple[str, Kernel]] = []
+    known = {} if known is None else known
     for call in calls:
-        phase = call.phase.name.lower()
-        if phase in ("forward", "backward"):
-            found += [(phase, kernel._replace(backward=phase == "backward")) for kernel in list_kernels(call)]
-        else:
-            found += [("optimizer", kernel._replace(kind="optimizer")) for kernel in list_kernels(call)]
+        key = (call.operator, call.phase, id(call.arguments), *[output.nbytes for output in call.outputs])
+        if key not in known:
+            known[key] = call.arguments, _phase_kernels(call)
+        found += known[key][1]
     return found
+
+
+def _phase_kernels(call: Call) -> list[tuple[str, Kernel]]:
+    phase = call.phase.name.lower()
+    if phase in ("forward", "backward"):
+        return [(phase, kernel._replace(backward=phase == "backward")) for kernel in list_kernels(call)]
+    return [("optimizer", kernel._replace(kind="optimizer")) for kernel in list_kernels(call)]
 
 
 def list_kernels(call: Call) -> list[Kernel]:
@@ -716,7 +727,13 @@ def estimate_speed(recording: Recording, case: Case, device: Device, constants: 
             "roofline on this machine: bench calibrate --device cpu"
         )
     kernels, ceilings = kernels_of(recording), reckoned(device)
-    times = [kernel_time_s(kernel, ceilings, case.precision, constants) for _, kernel in kernels]
+    known = recording.derived.setdefault(("times", ceilings, case.precision, constants), {})
+    times: list[float] = []
+    for _, kernel in kernels:
+        time_s = known.get(id(kernel))  # `kernels_of` keeps it
+        if time_s is None:
+            time_s = known[id(kernel)] = kernel_time_s(kernel, ceilings, case.precision, constants)
+        times.append(time_s)
     device_time, launches = math.fsum(times), math.fsum(kernel.launches for _, kernel in kernels)
     host_time = launches * dispatch_s(device, constants)
     step_time = max(device_time, host_time)
@@ -784,7 +801,7 @@ def kernels_of(recording: Recording) -> list[tuple[str, Kernel]]:
     The first step makes the optimizer's state and has no gradients to drop.
     """
     last = max(entry.step for entry in recording.entries if type(entry) is StepEnd)
-    return step_kernels(calls_of(recording, last))
+    return step_kernels(calls_of(recording, last), recording.derived.setdefault("kernels", {}))
 
 
 def count_flops(kernels: Iterable[tuple[str, Kernel]]) -> float:

@@ -36,23 +36,30 @@ def call_workspaces(
     recording: Recording, plans: CudnnPlans, *, tf32: bool, pointwise: bool = True
 ) -> Iterator[Workspaces]:
     """The workspaces of each call of a convolution, in order; arguments as for `add_workspaces`."""
-
-    def asked_bytes(call: Call, direction: Direction) -> int:
-        question = convolution_of(direction, call, tf32)
-        if question is None or (not pointwise and set(question.weight[2:]) == {1}):
-            return 0
-        return plans.workspace_bytes(question) or 0
-
-    known: dict[tuple[str, int], Workspaces] = {}  # steps that are alike share their calls' arguments
-    for _, call in convolutions(recording):
+    known = recording.derived.setdefault(("workspaces", plans, tf32, pointwise), {})
+    calls = [call for _, call in convolutions(recording)]
+    asked: dict[tuple[str, int], tuple[Call, list[Convolution | None]]] = {}
+    for call in calls:  # steps that are alike share their calls' arguments
         key = (call.operator, id(call.arguments))
-        if key not in known and call.name == "convolution":
-            known[key] = Workspaces(asked_bytes(call, "forward"))
-        elif key not in known:
-            image, weight, _ = call.arguments[10]
-            sizes = asked_bytes(call, "data") if image else 0, asked_bytes(call, "filter") if weight else 0
-            known[key] = Workspaces(*sizes)
-        yield known[key]
+        if key not in known and key not in asked:
+            questions = [way and convolution_of(way, call, tf32) for way in _directions(call)]
+            if not pointwise:
+                questions = [one and (None if set(one.weight[2:]) == {1} else one) for one in questions]
+            asked[key] = call, questions
+    plans.learn(one for _, questions in asked.values() for one in questions if one)
+    for key, (call, questions) in asked.items():
+        sizes = Workspaces(*((one and plans.workspace_bytes(one)) or 0 for one in questions))
+        known[key] = call.arguments, sizes
+    for call in calls:
+        yield known[call.operator, id(call.arguments)][1]
+
+
+def _directions(call: Call) -> tuple[Direction | None, ...]:
+    """What a call of a convolution runs, in the order of `Workspaces`."""
+    if call.name == "convolution":
+        return ("forward",)
+    image, weight, _ = call.arguments[10]
+    return ("data" if image else None, "filter" if weight else None)
 
 
 def place_workspaces(recording: Recording, sizes: Sequence[Workspaces]) -> Recording:
@@ -68,8 +75,11 @@ def place_workspaces(recording: Recording, sizes: Sequence[Workspaces]) -> Recor
 def convolutions(recording: Recording) -> Iterator[tuple[int, Call]]:
     """The calls that ask cuDNN, each with its place."""
     for place, entry in enumerate(recording.entries):
-        if type(entry) is Call and entry.name in ("convolution", "convolution_backward"):
+        if type(entry) is Call and entry.operator.startswith("aten::convolution") and entry.name in _ASKING:
             yield place, entry
+
+
+_ASKING = ("convolution", "convolution_backward")
 
 
 def convolution_of(direction: Direction, call: Call, tf32: bool) -> Convolution | None:

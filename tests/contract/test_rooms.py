@@ -190,6 +190,7 @@ ALONE = {
     "bench.cli.saving_text": "only printing needs it: `bench fit` without --save-memory does not",
     "bench.cli.plan": "a command is one file, and `bench sweep --dry-run` is that command",
     "bench.estimators.fake_cuda": "a device that does not exist, whatever is recorded on it",
+    "bench.estimators.optimizer_parts": "it imports torch, and kept recordings are read without",
     "bench.recorder": "a process of its own, as `bench.worker` is",
     "bench.report.figures": "a folder that is scanned",
     "bench.report.sections": "a folder that is scanned",

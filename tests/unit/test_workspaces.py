@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -25,6 +27,9 @@ class Plans:
 
     def __init__(self) -> None:
         self.asked: list[Convolution] = []
+
+    def learn(self, convolutions: Iterable[Convolution]) -> None:
+        pass
 
     def workspace_bytes(self, convolution: Convolution) -> int | None:
         self.asked.append(convolution)
@@ -119,3 +124,33 @@ def test_the_installed_cudnn_answers_for_a_gpu_that_is_not_here() -> None:
     assert small is not None and small < nbytes
     impossible = Convolution("forward", "float32", (1, 3, 8, 8), (4, 3, 3, 3), (1, 4, 80, 80), (0, 0), (1, 1), (1, 1))
     assert plans.workspace_bytes(impossible) is None
+
+
+def test_float32_without_tf32_has_the_same_plan_with_and_without_the_engines_that_round() -> None:
+    try:
+        plans = CudnnPlans(load_device("h200"))
+    except Unsupported as reason:
+        pytest.skip(str(reason))
+    shapes = (64, 64, 56, 56), (64, 64, 3, 3), (64, 64, 56, 56)
+    asked = [
+        Convolution(direction, "float32", *shapes, (1, 1), (1, 1), (1, 1), channels_last=last, tf32=tf32)
+        for direction in ("forward", "data", "filter")
+        for last in (False, True)
+        for tf32 in (False, True)
+    ]
+    plans.learn(asked)
+    here = [plans._ask(convolution) for convolution in asked]
+    assert [plans.workspace_bytes(convolution) for convolution in asked] == here
+    assert len(set(here)) > 2
+
+
+def test_a_cudnn_that_crashes_is_a_reason() -> None:
+    try:
+        plans = CudnnPlans(load_device("h200"))
+    except Unsupported as reason:
+        pytest.skip(str(reason))
+    plans._ask = lambda convolution: os._exit(3)  # type: ignore[method-assign]
+    with pytest.raises(Unsupported, match="died"):
+        plans.workspace_bytes(
+            Convolution("forward", "float32", *[(1, 1, 1, 1)] * 3, (0, 0), (1, 1), (1, 1), tf32=False)
+        )

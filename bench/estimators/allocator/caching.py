@@ -169,10 +169,10 @@ class Block:
     def cut(self, size: int) -> Block:
         """Keep the first `size` bytes and return the rest, with the same state and order (`alloc_found_block`)."""
         rest = Block(self.address + size, self.size - size, self.segment, self.order)
-        rest.state = self.state
-        rest.previous, rest.next = self, self.next
-        if rest.next is not None:
-            rest.next.previous = rest
+        rest.state, rest.previous = self.state, self
+        above = rest.next = self.next
+        if above is not None:
+            above.previous = rest
         self.size, self.next = size, rest
         return rest
 
@@ -426,16 +426,22 @@ class CachingAllocator:
         else:
             rounded = round_request(self.config, size)
         pool = self.small if rounded <= SMALL_BYTES else self.large
-        block = self._find(pool, rounded, stream)
+        free = pool.free
+        if self._plain_search:
+            index = bisect_left(free, (stream, rounded))
+            block = free.pop(index)[4] if index < len(free) and free[index][0] == stream else None
+        else:
+            block = self._find(pool, rounded, stream)
         if block is None:
             block = self._grow(pool, size, rounded, stream)
         remaining = block.size - rounded
-        if remaining >= MIN_BLOCK_BYTES and self._splits(pool, rounded, remaining):
+        if remaining >= MIN_BLOCK_BYTES and (pool.is_small or self._splits(rounded, remaining)):
             rest = block.cut(rounded)
             if self.by_block_age:
-                block.order = self.next_order()
+                self._orders += 1
+                block.order = self._orders
             rest.filed_at = pool.searches
-            insort(pool.free, (stream, remaining, rest.order, rest.address, rest))
+            insort(free, (stream, remaining, rest.order, rest.address, rest))
         block.state, block.requested = USED, size
         self.requested += size
         self.allocated += block.size
@@ -497,10 +503,13 @@ class CachingAllocator:
         segment = block.segment
         pool = self.small if segment.is_small else self.large
         free, stream = pool.free, segment.stream
-        for neighbour in (block.previous, block.next):
-            if neighbour is not None and neighbour.state == FREE:
-                del free[bisect_left(free, (stream, neighbour.size, neighbour.order, neighbour.address))]
-                block.absorb(neighbour)
+        below, above = block.previous, block.next
+        if below is not None and below.state == FREE:
+            del free[bisect_left(free, (stream, below.size, below.order, below.address))]
+            block.absorb(below)
+        if above is not None and above.state == FREE:
+            del free[bisect_left(free, (stream, above.size, above.order, above.address))]
+            block.absorb(above)
         block.filed_at = pool.searches
         insort(free, (stream, block.size, block.order, block.address, block))
 
@@ -508,10 +517,6 @@ class CachingAllocator:
         """The smallest free block of the stream that is large enough, lowest address first (`get_free_block`)."""
         free = pool.free
         index = bisect_left(free, (stream, rounded))
-        if self._plain_search:
-            if index == len(free) or free[index][0] != stream:
-                return None
-            return free.pop(index)[4]
         if self.config.collects_garbage:
             pool.searches += 1
         if index == len(free) or free[index][0] != stream:
@@ -525,10 +530,10 @@ class CachingAllocator:
                 return None
         return free.pop(index)[4]
 
-    def _splits(self, pool: Pool, rounded: int, remaining: int) -> bool:
-        """Whether what a block has left over is split off (`should_split`)."""
-        if pool.is_small or self.config.expandable_segments:
-            return remaining >= MIN_BLOCK_BYTES
+    def _splits(self, rounded: int, remaining: int) -> bool:
+        """Whether what a block of the large pool has left over is split off (`should_split`)."""
+        if self.config.expandable_segments:
+            return True
         return remaining > SMALL_BYTES and (self._limit is None or rounded < self._limit)
 
     def _grow(self, pool: Pool, size: int, rounded: int, stream: int) -> Block:

@@ -112,10 +112,6 @@ def events_from_history(
     return events
 
 
-_FIRST_ID = 1 << 50
-"""Of the blocks that are added; a recording's own are far below."""
-
-
 def replay_onward(
     events: Sequence[Event], config: AllocatorConfig | None, *, unmeasured_steps: int, measured_steps: int
 ) -> ReplayResult:
@@ -136,72 +132,90 @@ def replay_onward(
     done = len(marks) - 1
     if done > unmeasured_steps:
         stream[marks[unmeasured_steps]] = Mark(str(unmeasured_steps), reset_peaks=True)
-    failed = _apply(run, stream, 0)
-    step = None if failed else _last_step(stream)
+    failed = run.go(stream)
+    step = None if failed else _last_step(stream, marks)
     if step is None:
         return run.result(stream, failed)
-    added = 0
-    if unmeasured_steps > done:
-        added, failed = 1, _skip(run, stream, step, unmeasured_steps - done)
-        stream.append(Mark(str(unmeasured_steps)))
-        failed = failed or _apply(run, stream, len(stream) - 1)
-        done = unmeasured_steps
-    if unmeasured_steps == done:
-        run.reset_peaks(len(stream) - 1)
-    for number in range(1, unmeasured_steps + measured_steps + 1 - done):
-        if failed is None:
-            start = len(stream)
-            stream += [*step.at(added + number), Mark(str(done + number))]
-            failed = _apply(run, stream, start)
+    blocks, index = [run.live.pop(number, None) for number in step.ids], len(stream)
+    try:
+        for _ in range(unmeasured_steps - done):
+            blocks = _go(run, step, blocks, index, noted=False)
+        if unmeasured_steps > done:
+            index += len(step.events) + 1  # as if one step of those had been added to the stream, with its mark
+            run.note(Mark(str(unmeasured_steps)), index - 1)
+        if unmeasured_steps >= done:
+            run.reset_peaks(index - 1)
+            run.peak = _Peak(step, _sizes(blocks), [], 0)
+        for number in range(max(done, unmeasured_steps) + 1, unmeasured_steps + measured_steps + 1):
+            blocks = _go(run, step, blocks, index, noted=True)
+            index += len(step.events) + 1
+            run.note(Mark(str(number)), index - 1)
+    except _EndedError as error:
+        failed = error.where
     return run.result(stream, failed)
 
 
-def _apply(run: Run, stream: Sequence[Event], start: int) -> OutOfMemory | None:
-    for index in range(start, len(stream)):
-        try:
-            run.apply(index, stream[index])
-        except OutOfMemoryError as failure:
-            return OutOfMemory(index, failure.requested_bytes, failure.segment_size_bytes)
-    return None
+class _EndedError(Exception):
+    """Memory ran out in a step that was not recorded."""
+
+    def __init__(self, where: OutOfMemory) -> None:
+        self.where = where
 
 
-def _skip(run: Run, stream: list[Event], step: _Step, count: int) -> OutOfMemory | None:
-    """Let the allocator go through `count` steps of which nothing is noted; the stream gets the last of them only."""
-    blocks = [run.live.pop(number, None) for number in step.ids]
-    for _ in range(count):
-        try:
-            blocks = _go(run, step, blocks)
-        except OutOfMemoryError as failure:
-            return OutOfMemory(len(stream), failure.requested_bytes, failure.segment_size_bytes)
-    first, left = step.first(1), set(step.left.values())
-    for event in step.at(1):
-        if isinstance(event, Alloc) and event.id - first in left:
-            block = run.live[event.id] = blocks[event.id - first]
-            if block is not None:
-                run.granted[len(stream)] = block.size
-        stream.append(event)
-    return None
+def _go(  # noqa: C901 - the innermost loop, in which calls would take longer than what they do
+    run: Run, step: _Step, older: Sequence[Block | None], index: int, *, noted: bool
+) -> list[Block | None]:
+    """One more step, straight through the allocator.
 
+    Args:
+        run: Receives the peak where that is `noted`.
+        step: The events.
+        older: What the step before left, by the places of its births.
+        index: Of the first event in the whole stream.
+        noted: Whether the step is measured.
 
-def _go(run: Run, step: _Step, older: Sequence[Block | None]) -> list[Block | None]:
-    """One step, straight through the allocator; what lives on, by the places of its births."""
-    allocator = run.allocator
+    Returns:
+        As `older`, of this step. Raises _EndedError.
+    """
+    allocator, highest, peak = run.allocator, run.highest, -1
+    allocate, free = allocator.allocate, allocator.free
+    before = _sizes(older) if noted else []
     blocks: list[Block | None] = []
-    for event in step.events:
-        if isinstance(event, Alloc):
-            try:
-                blocks.append(allocator.allocate(event.size, event.stream) if event.size > 0 else None)
-            except OutOfMemoryError:
-                if not event.optional:
-                    raise
-                blocks.append(None)
-            continue
-        block = older[~event.id] if event.id < 0 else blocks[event.id]
-        if block is not None:
-            allocator.free(block)
-        if event.id >= 0:
-            blocks[event.id] = None
+    sizes: list[int | None] = []
+    try:
+        for place, event in enumerate(step.events):
+            if type(event) is int:
+                block = older[~event] if event < 0 else blocks[event]
+                if block is not None:
+                    free(block)
+                if event >= 0:
+                    blocks[event] = None
+                continue
+            _, size, stream, _, optional = event  # type: ignore[misc]  # an Alloc
+            block = None
+            if size > 0:
+                try:
+                    block = allocate(size, stream)
+                except OutOfMemoryError as failure:
+                    if not optional:
+                        at = index + place if noted else index
+                        raise _EndedError(
+                            OutOfMemory(at, failure.requested_bytes, failure.segment_size_bytes)
+                        ) from failure
+            blocks.append(block)
+            if noted:
+                sizes.append(None if block is None else block.size)
+                if allocator.allocated > highest:
+                    highest, run.reserved_at_peak, peak = allocator.allocated, allocator.reserved, place
+    finally:
+        if peak >= 0:
+            run.highest, run.peak_index = highest, index + peak
+            run.peak = _Peak(step, before, sizes, peak + 1)
     return blocks
+
+
+def _sizes(blocks: Sequence[Block | None]) -> list[int | None]:
+    return [None if block is None else block.size for block in blocks]
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,41 +223,31 @@ class _Step:
     """A step without its mark, its blocks named by the places of their births.
 
     Attributes:
-        events: An id from 0 up is the place of an allocation of this step; ~id is that of one of the step before.
+        events: Allocations, and frees as numbers: one from 0 up is the place of an allocation of this step; ~number is
+            that of one of the step before.
         ids: Of its allocations, as they were recorded.
         left: The places of those that outlive the step, by id.
         whole: Whether it frees nothing older than the step before.
     """
 
-    events: list[Alloc | Free]
+    events: list[Alloc | int]
     ids: list[int]
     left: dict[int, int]
     whole: bool
 
     @property
+    def births(self) -> list[Alloc]:
+        """Its allocations."""
+        return [event for event in self.events if type(event) is not int]  # type: ignore[misc]
+
+    @property
     def asked(self) -> list[tuple[int, int]]:
         """Bytes and stream of its allocations."""
-        return [(event.size, event.stream) for event in self.events if isinstance(event, Alloc)]
-
-    def first(self, added: int) -> int:
-        """The first id of the step that is the `added`-th after the recorded ones, from 1."""
-        return _FIRST_ID + added * len(self.ids)
-
-    def at(self, added: int) -> list[Event]:
-        """The events of that step."""
-        start = self.first(added)
-        older = self.ids if added == 1 else range(self.first(added - 1), start)
-        return [_named(event, start + event.id if event.id >= 0 else older[~event.id]) for event in self.events]
+        return [event[1:3] for event in self.births]
 
 
-def _named(event: Alloc | Free, number: int) -> Alloc | Free:
-    """The event with another id; `_replace` would take three times as long."""
-    return type(event)(number, *event[1:])
-
-
-def _last_step(stream: Sequence[Event]) -> _Step | None:
+def _last_step(stream: Sequence[Event], marks: Sequence[int]) -> _Step | None:
     """The last step; None if the one before asks for other blocks or leaves others behind."""
-    marks = [index for index, event in enumerate(stream) if type(event) is Mark]
     if len(marks) < 3:
         return None
     before = _placed(stream[marks[-3] + 1 : marks[-2]], {})
@@ -254,19 +258,48 @@ def _last_step(stream: Sequence[Event]) -> _Step | None:
 
 def _placed(step: Sequence[Event], older: Mapping[int, int]) -> _Step:
     """A step of a stream; `older` has the places of what the step before left behind."""
-    events, ids, left, whole = list[Alloc | Free](), list[int](), dict[int, int](), True
+    events, ids, left, whole = list[Alloc | int](), list[int](), dict[int, int](), True
     for event in step:
-        if isinstance(event, Alloc):
+        if type(event) is Alloc:
             left[event.id] = len(ids)
-            events.append(_named(event, len(ids)))
             ids.append(event.id)
-        elif isinstance(event, Free) and event.id in left:
-            events.append(_named(event, left.pop(event.id)))
-        elif isinstance(event, Free) and event.id in older:
-            events.append(_named(event, ~older[event.id]))
+            events.append(event)
+        elif type(event) is Free and not event.pending and event.id in left:
+            events.append(left.pop(event.id))
+        elif type(event) is Free and not event.pending and event.id in older:
+            events.append(~older[event.id])
         else:
             whole = False
     return _Step(events, ids, left, whole)
+
+
+class _Peak(NamedTuple):
+    """A peak in a step that was not recorded.
+
+    Attributes:
+        step: The events.
+        older: Bytes of the blocks that the step before left, by the places of its births.
+        sizes: Bytes of the step's own, up to the peak at least.
+        length: Events of the step up to the peak.
+    """
+
+    step: _Step
+    older: list[int | None]
+    sizes: list[int | None]
+    length: int
+
+    def held(self) -> list[tuple[Alloc, int | None]]:
+        """What is live of both steps, with its bytes."""
+        births = self.step.births
+        older, own = dict(enumerate(zip(births, self.older, strict=True))), dict[int, tuple[Alloc, int | None]]()
+        for event in self.step.events[: self.length]:
+            if type(event) is not int:
+                own[len(own)] = event, self.sizes[len(own)]  # type: ignore[assignment]
+            elif event >= 0:
+                own[event] = own[event][0], None
+            else:
+                del older[~event]
+        return [*older.values(), *own.values()]
 
 
 UNCATEGORISED = "other"
@@ -384,14 +417,7 @@ def replay(events: Iterable[Event], config: AllocatorConfig | None = None) -> Re
     """
     stream = events if isinstance(events, Sequence) else list(events)
     run = Run(config)
-    out_of_memory = None
-    for index, event in enumerate(stream):
-        try:
-            run.apply(index, event)
-        except OutOfMemoryError as failure:
-            out_of_memory = OutOfMemory(index, failure.requested_bytes, failure.segment_size_bytes)
-            break
-    return run.result(stream, out_of_memory)
+    return run.result(stream, run.go(stream))
 
 
 class Run:
@@ -403,6 +429,7 @@ class Run:
         "highest",
         "live",
         "marks",
+        "peak",
         "peak_index",
         "reserved_at_peak",
         "tops",
@@ -419,15 +446,49 @@ class Run:
         self.tops = [0, 0, 0, 0]
         self.highest, self.reserved_at_peak = 0, 0
         self.peak_index: int | None = None
+        self.peak: _Peak | None = None
 
-    def apply(self, index: int, event: Event) -> None:
-        """Let the next event happen, the `index`-th; raises OutOfMemoryError and ReplayError."""
-        kind = type(event)
-        if kind is Alloc:
-            self._allocate(index, event)  # type: ignore[arg-type]  # `kind is` narrows nothing, and is twice as fast
-        elif kind is Free:
-            self._free(index, event)  # type: ignore[arg-type]
-        elif isinstance(event, Complete):
+    def go(self, stream: Sequence[Event]) -> OutOfMemory | None:  # noqa: C901 - as `_go`
+        """Let events happen; where memory runs out, if it does. Raises ReplayError."""
+        allocator, live, granted = self.allocator, self.live, self.granted
+        allocate, free = allocator.allocate, allocator.free
+        for index, event in enumerate(stream):
+            kind = type(event)
+            if kind is Alloc:
+                name, size, stream_number, _, optional = event  # type: ignore[misc]  # `kind is` narrows nothing
+                if name in live:
+                    raise ReplayError(f"event {index}: id {name} is allocated while it is live")
+                live[name] = None
+                if size <= 0:
+                    continue
+                try:
+                    block = live[name] = allocate(size, stream_number)
+                except OutOfMemoryError as failure:
+                    if optional:
+                        continue
+                    return OutOfMemory(index, failure.requested_bytes, failure.segment_size_bytes)
+                granted[index] = block.size
+                if allocator.allocated > self.highest:
+                    self.highest, self.reserved_at_peak = allocator.allocated, allocator.reserved
+                    self.peak_index = index
+            elif kind is Free:
+                number: int = event[0]  # type: ignore[assignment, misc]
+                try:
+                    freed = live.pop(number)
+                except KeyError:
+                    raise ReplayError(f"event {index}: id {number} is freed while it is not live") from None
+                if freed is not None and event[1]:  # type: ignore[misc]
+                    self.waiting[number] = freed
+                    allocator.free_later(freed)
+                elif freed is not None:
+                    free(freed)
+            else:
+                self.note(event, index)
+        return None
+
+    def note(self, event: Event, index: int) -> None:
+        """Let an event happen that is neither an allocation nor a free, the `index`-th. Raises ReplayError."""
+        if isinstance(event, Complete):
             block = self.waiting.pop(event.id, None)
             if block is not None:
                 self.allocator.complete(block)
@@ -440,44 +501,13 @@ class Run:
         else:
             raise ReplayError(f"event {index}: {event!r} is not one of Alloc, Free, Complete, Mark, EmptyCache")
 
-    def _allocate(self, index: int, event: Alloc) -> None:
-        name, size, stream, _, optional = event
-        if name in self.live:
-            raise ReplayError(f"event {index}: id {name} is allocated while it is live")
-        if size <= 0:
-            self.live[name] = None
-            return
-        allocator = self.allocator
-        try:
-            block = self.live[name] = allocator.allocate(size, stream)
-        except OutOfMemoryError:
-            if not optional:
-                raise
-            self.live[name] = None
-            return
-        self.granted[index] = block.size
-        if allocator.allocated > self.highest:
-            self.highest, self.reserved_at_peak, self.peak_index = allocator.allocated, allocator.reserved, index
-
-    def _free(self, index: int, event: Free) -> None:
-        try:
-            block = self.live.pop(event.id)
-        except KeyError:
-            raise ReplayError(f"event {index}: id {event.id} is freed while it is not live") from None
-        if block is None:
-            return
-        if event.pending:
-            self.waiting[event.id] = block
-            self.allocator.free_later(block)
-        else:
-            self.allocator.free(block)
-
     def reset_peaks(self, index: int) -> None:
         """Let the peaks start again behind the `index`-th event."""
         self._keep_tops()
         self.allocator.reset_peaks()
         self.highest, self.reserved_at_peak = self.allocator.allocated, self.allocator.reserved
         self.peak_index = index
+        self.peak = None
 
     def _keep_tops(self) -> None:
         allocator = self.allocator
@@ -521,24 +551,27 @@ def _reading(allocator: CachingAllocator, label: str) -> Reading:
 
 
 def _shares(events: Sequence[Event], run: Run) -> tuple[CategoryShare, ...]:
-    """Who held the memory at the peak: a second pass over the events up to there."""
+    """Who held the memory at the peak: a second pass over the events up to there, or over those of its step."""
     if run.peak_index is None:
         return ()
-    live: dict[int, int] = {}
-    for index in range(run.peak_index + 1):
-        event = events[index]
-        if isinstance(event, Alloc):
-            live[event.id] = index
-        elif isinstance(event, Free):
-            live.pop(event.id, None)
+    if run.peak is not None:
+        kept = {event.id: event for event in events if type(event) is Alloc and event.id in run.live}
+        held = [*run.peak.held(), *zip(kept.values(), _sizes([run.live[name] for name in kept]), strict=True)]
+    else:
+        live: dict[int, int] = {}
+        for index, event in enumerate(events[: run.peak_index + 1]):
+            if type(event) is Alloc:
+                live[event.id] = index
+            elif type(event) is Free:
+                live.pop(event.id, None)
+        held = [(events[index], run.granted.get(index)) for index in live.values()]  # type: ignore[misc]
     sums: dict[str, list[int]] = {}
-    for index in live.values():
-        event = events[index]
-        if isinstance(event, Alloc) and index in run.granted:
+    for event, granted in held:
+        if granted is not None:
             share = sums.setdefault(event.category or UNCATEGORISED, [0, 0, 0])
             share[0] += 1
             share[1] += event.size
-            share[2] += run.granted[index]
+            share[2] += granted
     ordered = sorted(sums.items(), key=lambda item: (-item[1][2], item[0]))
     return tuple(CategoryShare(category, *share) for category, share in ordered)
 

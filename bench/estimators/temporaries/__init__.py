@@ -14,7 +14,7 @@ from collections.abc import Callable
 from bench.estimators.recording import Call
 from bench.estimators.temporaries.machine import Machine
 
-__all__ = ["RULES", "Machine", "Script", "script_of"]
+__all__ = ["RULES", "Machine", "Script", "has_rule", "script_of"]
 
 Script = list[tuple[int, int]]
 """`(slot, nbytes)`: slot 0 and above is the result of that number; below 0 a temporary, freed where `nbytes` is 0."""
@@ -24,8 +24,17 @@ Rule = Callable[[Call, Machine], Script]
 
 def script_of(call: Call, machine: Machine) -> Script:
     """The allocations of one call, in order."""
-    rule = RULES.get(call.operator) or RULES.get(call.operator.partition(".")[0])
+    rule = _rule_of(call.operator)
     return list(enumerate(call.sizes)) if rule is None else rule(call, machine)
+
+
+def has_rule(operator: str) -> bool:
+    """Whether an operator does more than allocate its results in order."""
+    return _rule_of(operator) is not None
+
+
+def _rule_of(operator: str) -> Rule | None:
+    return RULES.get(operator) or RULES.get(operator.partition(".")[0])
 
 
 def _collect() -> dict[str, Rule]:
