@@ -220,9 +220,9 @@ def test_one_recording_serves_gpus_that_answer_alike_and_a_second_question_needs
     recorded: list[int] = []
     real = record.record_case
 
-    def record_case(case: Case, machine: Any) -> Any:
+    def record_case(case: Case, machine: Any, **more: Any) -> Any:
         recorded.append(case.batch_size)
-        return real(case, machine)
+        return real(case, machine, **more)
 
     monkeypatch.setattr(record, "record_case", record_case)
     gpus = [load_device(name) for name in ("h200", "t4", "rtx3090", "b200")]

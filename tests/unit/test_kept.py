@@ -86,6 +86,7 @@ def forget() -> None:
     kept.recording_of.cache_clear()
     kept._recordings.clear()
     kept._columns.clear()
+    kept._whole.clear()
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -100,7 +101,7 @@ def test_a_recording_serves_the_gpus_that_answer_what_it_asked_alike(
 
     made: list[int] = []
 
-    def record_case(case: Case, _: Any) -> Recording:
+    def record_case(case: Case, _: Any, **__: Any) -> Recording:
         made.append(case.batch_size)
         return replace(recording(case.batch_size), asks=asks)
 

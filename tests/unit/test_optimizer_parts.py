@@ -44,10 +44,10 @@ def parts_task(argument: list[tuple[Case, tuple[str, ...]]], send: Any) -> dict[
         for optimizer in optimizers:
             case = replace(base, optimizer=parse_choice("optimizer", optimizer))
             kept._whole[:] = [first]
-            column = kept._record_column(case, machine)
+            column, _ = kept._record_column(case, machine)
             shared = kept._whole == [first]
             kept._whole.clear()
-            whole = kept._record_column(case, machine)
+            whole, _ = kept._record_column(case, machine)
             assert column is not None and whole is not None
             same = renumber(column.recording) == renumber(whole.recording) and column.varying == whole.varying
             found.append((shared, same))
