@@ -1,4 +1,4 @@
-"""timm's models: the trace against torch's real allocator, for one architecture of every family at a time."""
+"""timm's models: the trace against torch's real allocator, one architecture of a family and then of the next."""
 
 from __future__ import annotations
 
@@ -13,15 +13,19 @@ from tests.oracle.stub import StubDriver
 from tools.accuracy.allocator import EXACT_SHARE, why_none
 from tools.accuracy.cases import in_turns
 from tools.accuracy.children import Answer, Children, Work, code_hash
-from tools.accuracy.compare import STUB_NAMES, capacity_bytes, versions
+from tools.accuracy.compare import STUB_NAMES, versions
 from tools.accuracy.page import Goal, Part, percent, share, table
 
 HERE = Path(__file__).parent
-SEEDS = {"development": 1, "held-out": 3}
+SEEDS = {"development": 1, "held-out": 5}
 """Causes of errors were looked for in the cases of the first; those of the other were only counted."""
 
-MOST_PARAMETERS = 60_000_000
-LARGEST_IMAGE = 288
+HELD_OUT_SHARE = 2 / 3
+"""Cases of the held-out draw to one of the development draw."""
+
+MEMORY_BYTES = 1 << 44
+"""Of the device that the stub plays: no step runs out of memory, so that every model that trains has peaks."""
+
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 DEVICES = ("h200", "a100_80gb")
 LIMIT = 0.01
@@ -36,20 +40,6 @@ def families() -> dict[str, list[str]]:
     return {module: found[module] for module in sorted(found)}
 
 
-def _is_fit(architecture: str) -> bool:
-    """Whether an architecture is small enough to be run on a CPU machine; those that cannot be built are not."""
-    import timm
-    import torch
-
-    try:
-        with torch.device("meta"):
-            model = timm.create_model(architecture)
-    except (RuntimeError, NotImplementedError, TypeError, ValueError):
-        return True
-    size = max(model.default_cfg["input_size"])
-    return size <= LARGEST_IMAGE and sum(parameter.numel() for parameter in model.parameters()) <= MOST_PARAMETERS
-
-
 def draw(count: int, seed: int) -> list[list[Any]]:
     """Items of `timm_child.py`: an architecture of each family in turn, with every value of the other axes in turn."""
     by_family, items = families(), []
@@ -62,10 +52,7 @@ def draw(count: int, seed: int) -> list[list[Any]]:
         strict=True,
     )
     for number, (family, *rest) in enumerate(axes):
-        names = random.Random(f"{seed} timm {number}").sample(by_family[family], len(by_family[family]))
-        architecture = next(filter(_is_fit, names), None)
-        if architecture is not None:
-            items.append([architecture, *rest])
+        items.append([random.Random(f"{seed} timm {number}").choice(by_family[family]), *rest])
     return items
 
 
@@ -112,7 +99,7 @@ def ask(items: Sequence[list[Any]], driver: StubDriver, children: Children) -> t
     made = (*versions().values(), importlib.metadata.version("timm"))
     truths: dict[int, Answer] = {}
     for device in DEVICES:
-        environment = driver.environment(STUB_NAMES[device], memory_bytes=capacity_bytes(device))
+        environment = driver.environment(STUB_NAMES[device], memory_bytes=MEMORY_BYTES)
         key = ("truth", device, *made, code_hash("tools/accuracy/timm_child.py", "tests/oracle/*.c"))
         work = Work(f"timm, real allocator, {device}", HERE / "timm_child.py", environment, key)
         places = [place for place, item in enumerate(items) if item[4] == device]
