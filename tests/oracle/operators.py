@@ -497,6 +497,15 @@ def _attention() -> dict[str, Operator]:
             ),
             HEADS,
         ),
+        "attention_one_key_head": Operator(
+            lambda x: F.scaled_dot_product_attention(x, x[:, :1] * 2, x[:, :1] * 3), HEADS
+        ),
+        "attention_one_key_head_odd_width": Operator(
+            lambda x: F.scaled_dot_product_attention(x[..., :27], x[:, :1, :, :27] * 2, x[:, :1, :, :27] * 3), HEADS
+        ),
+        "attention_one_head_of_keys_only": Operator(
+            lambda x: F.scaled_dot_product_attention(x, x[:, :1] * 2, x * 3), HEADS
+        ),
         "attention_broadcast_keys": Operator(
             lambda x: F.scaled_dot_product_attention(x, (x[:, :1] * 2).expand(-1, 3, -1, -1), x), HEADS
         ),
