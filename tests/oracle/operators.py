@@ -607,7 +607,10 @@ def _layers() -> dict[str, Operator]:
         ),
         "layer_norm_last": module(lambda: nn.LayerNorm(31), layouts=BOTH),
         "layer_norm_many_rows": module(lambda: nn.LayerNorm(8), (70000, 8)),
-        "rms_norm": module(lambda: nn.RMSNorm(96), TOKENS),
+        "layer_norm_one_sample": module(lambda: _one_sample(nn.LayerNorm(96)), (196, 1, 96)),
+        "rms_norm": module(lambda: nn.RMSNorm(96), TOKENS, layouts=("contiguous", "transposed")),
+        "rms_norm_one_sample": module(lambda: _one_sample(nn.RMSNorm(96)), (196, 1, 96)),
+        "rms_norm_many_rows": module(lambda: nn.RMSNorm(8), (70000, 8), layouts=("contiguous", "transposed")),
         "rms_norm_plain": module(lambda: nn.RMSNorm(96, elementwise_affine=False), TOKENS),
         "rms_norm_by_hand": module(
             lambda: Learned(lambda x, w: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * w, (96,)), TOKENS
@@ -667,6 +670,16 @@ class _BatchNormWeights(nn.Module):
             momentum=0.0,
         )
         return F.conv2d(x, weight.reshape_as(self.conv.weight), self.conv.bias)
+
+
+def _one_sample(norm: nn.Module) -> nn.Module:
+    """A norm over positions that stand first, then a convolution, whose format follows the norm's strides."""
+    return nn.Sequential(
+        Function(lambda x: x.transpose(0, 1)),
+        norm,
+        Function(lambda x: x.transpose(1, 2).unflatten(2, (14, 14))),
+        nn.Conv2d(96, 8, 3, padding=1),
+    )
 
 
 class _SqueezeExcite(nn.Module):
