@@ -568,6 +568,20 @@ def _layers() -> dict[str, Operator]:
         "convolution_patches": module(lambda: nn.Conv2d(24, 32, 4, stride=4)),
         "convolution_grouped": module(lambda: nn.Conv2d(24, 48, 3, groups=4)),
         "convolution_depthwise": module(lambda: nn.Conv2d(24, 24, 7, padding=3, groups=24), layouts=BOTH),
+        "convolution_depthwise_packed": module(
+            lambda: nn.Sequential(
+                Function(lambda x: x.transpose(2, 3)),
+                nn.Conv2d(24, 24, 3, groups=24),
+                Function(lambda x: (x * x).transpose(2, 3)),
+            )
+        ),
+        "convolution_depthwise_one_sample": module(
+            lambda: nn.Sequential(
+                Function(lambda x: (x * 2).transpose(0, 1).transpose(1, 2).unflatten(2, (14, 14))),
+                nn.Conv2d(96, 96, 3, groups=96),
+            ),
+            (196, 1, 96),
+        ),
         "convolution_depthwise_strided": module(lambda: nn.Conv2d(24, 24, 3, 2, 1, groups=24, bias=False)),
         "convolution_depthwise_wider": module(lambda: nn.Conv2d(24, 48, 3, groups=24)),
         "convolution_dilated": module(lambda: nn.Conv2d(24, 32, 3, dilation=2)),
