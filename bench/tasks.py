@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +94,20 @@ def layers_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
     send({"phase": "model"})
     found = list_layers(argument["model"], argument["images"])
     return asdict(found)
+
+
+def trials_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
+    """Why models cannot take images: sends the `index` of each of the `trials` with its `reason`, null for none.
+
+    With `kept` it does so without torch, and only of those that were tried before.
+    """
+    from bench.estimators.kept import NotKept, only_kept, refusal_of
+
+    with only_kept() if argument["kept"] else nullcontext():
+        for index, (model, images) in enumerate(argument["trials"]):
+            with suppress(NotKept):
+                send({"index": index, "reason": refusal_of(model, images)})
+    return {}
 
 
 def models_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:

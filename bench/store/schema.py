@@ -6,7 +6,7 @@ History of the format (the number stands in each file's metadata as `bench.schem
   `target_interval` and `estimate_key` in plans, `data_classes`, `data_samples` and `data_hash` in plans and runs,
   the switches of a case (`bench.records.SWITCHES`), which then read as their defaults, in plans and runs,
   `gradient_noise`, `gradient_noise_*`, `nvml_error`, `in_process`, `compilation_s`, `allocator_in_force`,
-  `device_memory_bytes` and `device_memory_allowed_bytes` in runs,
+  `device_memory_bytes`, `device_memory_allowed_bytes` and `timm_version` in runs,
   `estimated_device_low_bytes`, `estimated_device_high_bytes`, `estimated_device_basis`, `estimated_fit` and
   `estimated_speed_basis` in estimates.
   A hash of a part's notes (`bench.notes_sha256` in its metadata) came later as well; without it they are not checked.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from bench import catalog
 from bench.records import Environment, Group, Measurement, Planned, Protocol, Status, run_key
 from bench.store import Finished, Store
 from bench.store.folder import group_of, part_name
@@ -63,7 +64,10 @@ class Journal:
     def write(self, run: Planned, attempt: int, measurement: Measurement) -> None:
         """Append one run. Raises what `Store.write_run` raises."""
         finished = self._known()
-        row = self.store.write_run(run, attempt, self.protocol, measurement, self.environment)
+        environment = self.environment
+        if catalog.package_of(run.case.model.name) != "timm":
+            environment = replace(environment, timm_version=None)
+        row = self.store.write_run(run, attempt, self.protocol, measurement, environment)
         finished[self.part(run, attempt)] = Finished.of(row)
 
     def _known(self) -> dict[str, Finished]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench import catalog
 from bench.catalog.data_fetch import fetch_dataset
+from bench.client import refusals_in_child
 from bench.config import SweepConfig
 from bench.devices import device_toml
 from bench.errors import BenchError, ConfigError, DataError, nearest, nearest_sentence
@@ -94,6 +96,8 @@ def run_sweep(
             limit_bytes = config.limits.device_memory
             environment, gpu = read_environment(launcher, choice, options.device_files, limit_bytes)
             environment = replace(environment, in_process=options.in_process or None)
+            if "timm" not in _packages(config):
+                environment = replace(environment, timm_version=None)
             session = Session(config, options, progress, launcher, store, environment, choice, gpu)
             for remark in (choice.warning, gpu.remark if gpu else None):
                 if remark:
@@ -106,9 +110,13 @@ def run_sweep(
 
 def _preloads(config: SweepConfig) -> list[str]:
     """Modules that the fork server should import for the models of a sweep."""
+    return [f"bench.catalog.{package}_preload" for package in sorted(_packages(config))]
+
+
+def _packages(config: SweepConfig) -> set[str]:
+    """The distributions that a sweep's models come from, where their versions are not part of every key."""
     models = [*config.grid.model, *(model for include in config.include for model in include.model or ())]
-    packages = {package for model in models if (package := catalog.package_of(model.name))}
-    return [f"bench.catalog.{package}_preload" for package in sorted(packages)]
+    return {package for model in models if (package := catalog.package_of(model.name))}
 
 
 def _once(config: SweepConfig) -> SweepConfig:
@@ -119,7 +127,8 @@ def _once(config: SweepConfig) -> SweepConfig:
 
 def _prepare(session: Session) -> None:
     """Plan, fetch the data, and store the plan."""
-    session.plan = build_plan(session.config, session.environment.device)
+    try_models = functools.partial(refusals_in_child, session.launcher, say=session.progress.say)
+    session.plan = build_plan(session.config, session.environment.device, try_models)
     if not session.plan:
         raise ConfigError(["the configuration plans no cases"])
     if session.options.in_process and len(session.plan) > 1:
