@@ -21,6 +21,7 @@ from bench.estimators.kept import any_kept
 from bench.folders import account_log
 from bench.launchers import Launcher, Outcome, Task
 from bench.launchers.local import PRELOAD
+from bench.plan import Trial
 from bench.probes.host import cpu_model, usable_cores
 from bench.records import Case, Choice, Estimate, ImageSpec
 from bench.tasks import (
@@ -37,8 +38,10 @@ from bench.tasks import (
     place_task,
     recording_task,
     timeline_task,
+    trials_task,
     validate_task,
 )
+from bench.units import counted
 
 if TYPE_CHECKING:
     from bench.estimators.choosing import Placement
@@ -328,6 +331,31 @@ def layers_in_child(launcher: Launcher, model: Choice, images: ImageSpec) -> dic
     except BenchError as error:
         named = str(error).startswith((model.name, f'model "{model.name}"'))
         raise BenchError(str(error) if named else f"{model}: {error}") from error
+
+
+def refusals_in_child(
+    launcher: Launcher, trials: Sequence[Trial], *, say: Callable[[str], None] = lambda line: None
+) -> dict[Trial, str]:
+    """Why models cannot take images, for those of the trials that find it; a process that dies ends them early."""
+    found: dict[Trial, str | None] = {}
+
+    def ask_for(todo: Sequence[Trial], *, kept: bool) -> None:
+        def listen(news: dict[str, Any]) -> None:
+            found[todo[news["index"]]] = news["reason"]
+
+        argument = {"trials": todo, "kept": kept}
+        with account_log("plan") as log:
+            answer = launcher.run(
+                trials_task, argument, timeout_s=MODEL_S, from_last_word=True, log=log, bare=kept, listen=listen
+            )
+        if answer.outcome is not Outcome.ANSWERED:
+            say(f"not every model was tried on its images: {answer.reason}")
+
+    ask_for(trials, kept=True)
+    if todo := [trial for trial in trials if trial not in found]:
+        say(f"trying {counted(len(todo), 'model')} on images that are not of the model's own size or channels")
+        ask_for(todo, kept=False)
+    return {trial: reason for trial, reason in found.items() if reason}
 
 
 def use_file(launcher: Launcher, path: Path) -> None:

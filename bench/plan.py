@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import itertools
 import random
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -27,17 +27,30 @@ if TYPE_CHECKING:
     from bench.config import Grid, Include, SweepConfig
 
 
-def build_plan(config: SweepConfig, device: str) -> list[Planned]:
+Trial = tuple[Choice, ImageSpec]
+"""A model, and images that it may not take."""
+
+Try = Callable[[Sequence[Trial]], Mapping[Trial, str]]
+"""Why models cannot take images, of those that cannot: `client.refusals_in_child`."""
+
+
+def try_none(trials: Sequence[Trial]) -> Mapping[Trial, str]:
+    """No model is tried: whether it takes its images shows in its run."""
+    return {}
+
+
+def build_plan(config: SweepConfig, device: str, try_models: Try = try_none) -> list[Planned]:
     """Every run in the order of execution, skipped cases first.
 
     Args:
         config: The sweep.
         device: `cpu` or `cuda`; some cases run on one of them only.
+        try_models: Asked about models whose entries cannot tell whether they take the images.
 
     Returns:
         One item per run; a skipped case appears once, as repeat 0.
     """
-    cases = build_cases(config, device)
+    cases = build_cases(config, device, try_models)
     facts = {dataset: data_facts(dataset) for dataset in {case.dataset for case in cases}}
     skipped = [case for case, reason in cases.items() if reason is not None]
     runnable = [case for case, reason in cases.items() if reason is None]
@@ -100,7 +113,7 @@ def with_data(run: Planned, data: DataFacts, source: str | None = None) -> Plann
     return replace(run, data=data, code_key=stable_hash([run.code_key, *parts]) if parts else run.code_key)
 
 
-def build_cases(config: SweepConfig, device: str) -> dict[Case, str | None]:
+def build_cases(config: SweepConfig, device: str, try_models: Try = try_none) -> dict[Case, str | None]:
     """Every case of the grid and its includes, each with the reason why it will not run, or `None`.
 
     Folders of data sets are read again.
@@ -117,7 +130,20 @@ def build_cases(config: SweepConfig, device: str) -> dict[Case, str | None]:
             if cases.get(case) is not None or case not in cases:
                 cases[case] = skip_reason(case, device)
     _check_images(config, cases)
-    return cases
+    return cases | _refused(cases, try_models)
+
+
+def _refused(cases: Mapping[Case, str | None], try_models: Try) -> dict[Case, str]:
+    """The cases whose models turn out not to take their images, with the reasons."""
+    trials: dict[Case, Trial] = {}
+    for case, reason in cases.items():
+        external = catalog.is_external("model", case.model.name) or catalog.is_external("dataset", case.dataset.name)
+        if reason is None and not external:
+            images = image_spec(case.dataset, case.image_size)
+            if catalog.model(case.model.name).is_tried(images):
+                trials[case] = (case.model, images)
+    found = try_models(list(dict.fromkeys(trials.values()))) if trials else {}
+    return {case: found[trial] for case, trial in trials.items() if trial in found}
 
 
 def cross_axes(axes: Mapping[str, Sequence[Any]], device: str) -> dict[Case, str | None]:

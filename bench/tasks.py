@@ -106,6 +106,20 @@ def layers_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
     return asdict(found)
 
 
+def trials_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
+    """Why models cannot take images: sends the `index` of each of the `trials` with its `reason`, null for none.
+
+    With `kept` it does so without torch, and only of those that were tried before.
+    """
+    from bench.estimators.kept import NotKept, only_kept, refusal_of
+
+    with only_kept() if argument["kept"] else contextlib.nullcontext():
+        for index, (model, images) in enumerate(argument["trials"]):
+            with contextlib.suppress(NotKept):
+                send({"index": index, "reason": refusal_of(model, images)})
+    return {}
+
+
 def models_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
     """What the user's file at `path` has, as `catalog.files.describe_file` says it."""
     from pathlib import Path

@@ -101,6 +101,10 @@ def _no_own_side() -> int | None:
     return None
 
 
+def _never(images: ImageSpec) -> bool:
+    return False
+
+
 def _not_refused(images: ImageSpec, settings: Mapping[str, SettingValue], error: BaseException) -> str | None:
     return None
 
@@ -130,9 +134,12 @@ class ModelEntry:
         note: `settings -> what a reader should know about the model`, if its name is misleading; or `None`.
         own_side: `() -> side in pixels of the images that the model was made for`, which a case without an image size
             gets; `None` for the data set's. Torch-free.
+        is_tried: `(images) -> whether only a trial tells if the model takes them`: planning then runs it on them, in a
+            child and without memory. Torch-free.
         refuse_setting: `(name, value) -> why not`, or `None`, for settings beyond those listed; torch-free. Unless
             given, there are none.
-        refuse_error: `(images, settings, error) -> why the case cannot run` where `error`, raised by a step, says so.
+        refuse_error: `(images, settings, error) -> why the case cannot run` where `error`, raised by a step or a trial,
+            says so.
         package: The distribution that the model's code comes from, if its version is not part of every key.
     """
 
@@ -146,6 +153,7 @@ class ModelEntry:
     smallest_batch: Callable[[ImageSpec, Mapping[str, SettingValue]], int] = _one_image
     task: Task | None = "classification"
     own_side: Callable[[], int | None] = _no_own_side
+    is_tried: Callable[[ImageSpec], bool] = _never
     refuse_setting: Callable[[str, SettingValue], str | None] | None = None
     refuse_error: Callable[[ImageSpec, Mapping[str, SettingValue], BaseException], str | None] = _not_refused
     package: str | None = None

@@ -8,20 +8,25 @@ import click
 
 from bench.cli.options import json_option, models_option
 from bench.terminal import printable
+from bench.units import counted
+
+MOST_NAMED = 2
+"""Models of a family that a listing of all models names."""
 
 
 @click.command("list")
 @click.argument("what", type=click.Choice(["models", "datasets", "optimizers", "devices"]))
-@click.argument("pattern", required=False, default="*")
+@click.argument("pattern", required=False)
 @models_option
 @json_option
-def list_names(what: str, pattern: str, as_json: bool) -> None:
+def list_names(what: str, pattern: str | None, as_json: bool) -> None:
     """List models, data sets, optimizers or devices.
 
-    PATTERN may contain * and ?.
+    PATTERN may contain * and ?. Without one, models of a library (timm) are counted by family.
 
     \b
     Examples:
+      bench list models
       bench list models 'resnet*'
       bench list models 'timm:*vit*'
       bench list models --models my_models.py 'my_models.py:*'
@@ -33,11 +38,15 @@ def list_names(what: str, pattern: str, as_json: bool) -> None:
     from bench.cli.root import echo_json
 
     rows = [
-        row for row in (_devices() if what == "devices" else _entries(what)) if fnmatch.fnmatch(row["name"], pattern)
+        row
+        for row in (_devices() if what == "devices" else _entries(what))
+        if fnmatch.fnmatch(row["name"], pattern or "*")
     ]
     if as_json:
         echo_json(rows)
         return
+    families = _families(rows) if what == "models" and pattern is None else []
+    rows = [row for row in rows if all(row["name"] not in names for _, names in families)]
     width = max((len(row["name"]) for row in rows), default=0)
     for row in rows:
         settings = (
@@ -46,7 +55,14 @@ def list_names(what: str, pattern: str, as_json: bool) -> None:
             else ""
         )
         click.echo(printable(f"{row['name']:<{width}}  {row['summary']}") + click.style(printable(settings), dim=True))
-    if not rows:
+    for family, names in families:
+        click.echo(f"{family:<{width}}  {counted(len(names), 'model')}: {_some(names)}")
+    if families:
+        click.echo(
+            f"{counted(sum(len(names) for _, names in families), 'model')} in {len(families)} families of libraries; "
+            "list names with a pattern: bench list models 'timm:*vit*'"
+        )
+    if not rows and not families:
         click.echo(printable(f"no {what} match {pattern}"), err=True)
     for note in _notes(what):
         click.echo(note, err=True)
@@ -67,6 +83,22 @@ def _entries(what: str) -> list[dict[str, Any]]:
         }
         for name, entry in known.items()
     ]
+
+
+def _families(rows: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
+    """The names of models that a library brings, by family; a library's entries have the family as their summary."""
+    from bench import catalog
+
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        if catalog.package_of(row["name"]):
+            found.setdefault(row["summary"], []).append(row["name"])
+    return sorted(found.items())
+
+
+def _some(names: list[str]) -> str:
+    """As many names as a line holds."""
+    return ", ".join(names[:MOST_NAMED]) + (", ..." if len(names) > MOST_NAMED else "")
 
 
 def _notes(what: str) -> list[str]:

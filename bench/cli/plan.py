@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,10 +52,13 @@ def print_plan(config: SweepConfig, device: str, *, as_json: bool) -> None:
     """Print every case with its key, and why cases are skipped."""
     from bench import catalog
     from bench.cli.root import echo_json
+    from bench.client import refusals_in_child
+    from bench.launchers.local import LocalLauncher
     from bench.plan import build_cases, describe, name_planned
 
     kind = kind_of(device)
-    cases = build_cases(config, kind)
+    say = functools.partial(click.echo, err=True)
+    cases = build_cases(config, kind, functools.partial(refusals_in_child, LocalLauncher(), say=say))
     if as_json:
         echo_json([{**case.axes, "case_key": case.key, "skip_reason": reason} for case, reason in cases.items()])
         return

@@ -114,6 +114,13 @@ class Trials:
         return len(self.free) + len(self.fits) + len(self.bounds) + len(self.refused)
 
 
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why a model cannot be seen at an image size."""
+
+    reason: str
+
+
 class NotKept(Exception):  # noqa: N818 - an answer, not an error
     """What is asked for is not kept, and this process is not to make it."""
 
@@ -312,13 +319,32 @@ def shapes_of(model: Choice, images: ImageSpec) -> ModelShapes:
     """
     key = None if catalog.is_external("model", model.name) else _shapes_key(model, images)
     found = load(key)
+    if isinstance(found, Refused):
+        raise Unsupported(found.reason)
     if not isinstance(found, ModelShapes):
         _to_be_made()
         from bench.estimators.layers import model_shapes
 
-        found = model_shapes(model, images)
+        try:
+            found = model_shapes(model, images)
+        except Unsupported as reason:
+            keep(key, Refused(str(reason)))
+            raise
         keep(key, found)
     return found
+
+
+def refusal_of(model: Choice, images: ImageSpec) -> str | None:
+    """Why a model of the catalog cannot take images, as a trial shows; None where it can, or fails in another way."""
+    try:
+        shapes_of(model, images)
+    except Unsupported as reason:
+        return str(reason)
+    except NotKept:
+        raise
+    except Exception:  # noqa: BLE001 - whatever the model raises of its own is for its run to say
+        return None
+    return None
 
 
 def _shapes_key(model: Choice, images: ImageSpec) -> str:
@@ -398,12 +424,13 @@ _TYPES: dict[tuple[str, str], type] = {
         recording.Workspaces,
         recording.ModelShapes,
         tensors.Spec,
+        Refused,
         Trials,
         Unlimited,
     )
 }
 
-Held = Column | Recording | ModelShapes | Trials | tuple[recording.Workspaces, ...] | dict[str, Any]
+Held = Column | Recording | ModelShapes | Refused | Trials | tuple[recording.Workspaces, ...] | dict[str, Any]
 
 
 def any_kept(cases: Iterable[Case], device: str | Device) -> bool:
@@ -470,6 +497,8 @@ def _is_whole(held: object) -> bool:
         if isinstance(held, ModelShapes):
             counts = (held.parameter_bytes, held.trained_bytes, held.sample_elements, held.fixed_elements)
             return all(isinstance(count, int) for count in counts) and isinstance(held.trained, tuple)
+        if isinstance(held, Refused):
+            return isinstance(held.reason, str)
         if isinstance(held, Trials):
             return _are_trials(held)
         if isinstance(held, dict):

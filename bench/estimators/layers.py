@@ -120,7 +120,10 @@ def _probe_model(model: Choice, images: ImageSpec) -> _Probed:
     try:
         built = build_on_meta(model, images)
         return _Probed(built, _records(built, images))
-    except Exception as error:  # noqa: BLE001 - what it raises with values is what counts
+    except Exception as error:
+        if reason := entry.refuse_error(images, model.options, error):
+            raise Unsupported(reason) from error
+        # for the rest, what it raises with values is what counts
         why = message_of(error) if isinstance(error, BenchError) else f"without values it raises {type(error).__name__}"
     with torch.random.fork_rng(devices=[]), refusals_in_words():
         built = entry.build(images, **model.options).train()

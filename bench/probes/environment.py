@@ -54,6 +54,7 @@ def measure_environment(device: str, gpu_index: int | None = None, monitor: GpuM
         torch_arch_list=" ".join(torch.cuda.get_arch_list()) or None,
         torch_git=getattr(torch.version, "git_version", None),
         torchvision_version=_version("torchvision"),
+        timm_version=_version("timm"),
         python_version=platform.python_version(),
         numpy_version=_version("numpy"),
         pandas_version=_version("pandas"),

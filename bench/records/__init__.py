@@ -82,6 +82,8 @@ class Environment:
     torch_arch_list: str | None = column(None, gpu=True)
     torch_git: str | None = None
     torchvision_version: str | None = column(None, key=True, main=True, needed=1, label=3)
+    # of a run of one of timm's models; their runs' keys have it in `code_key`
+    timm_version: str | None = column(None, main=True, first=3, if_known=True, absent="no model of timm")
     python_version: str | None = column(None, key=True, main=True, needed=1, label=3)
     numpy_version: str | None = None
     pandas_version: str | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+from bench import catalog
 from bench.records import Environment, Group, Measurement, Planned, Protocol, Status, run_key
 from bench.store import Finished, Store
 from bench.store.folder import group_of, part_name
@@ -65,10 +66,17 @@ class Journal:
     ) -> None:
         """Append one run; raises what `Store.write_run` raises. `environment` is that of an equal device."""
         finished = self._known()
-        row = self.store.write_run(run, attempt, self.protocol, measurement, environment or self.environment)
+        row = self.store.write_run(
+            run, attempt, self.protocol, measurement, environment_of(run, environment or self.environment)
+        )
         finished[self.part(run, attempt)] = Finished.of(row)
 
     def _known(self) -> dict[str, Finished]:
         if self._finished is None:
             self._finished = self.store.finished_runs()
         return self._finished
+
+
+def environment_of(run: Planned, environment: Environment) -> Environment:
+    """What of an environment a run's row says: timm's version where the model is timm's."""
+    return environment if catalog.package_of(run.case.model.name) == "timm" else replace(environment, timm_version=None)

@@ -11,6 +11,7 @@ from typing import Any
 
 from bench import catalog
 from bench.catalog.data_fetch import fetch_dataset
+from bench.client import refusals_in_child
 from bench.config import SweepConfig
 from bench.devices import Device, device_toml
 from bench.errors import BenchError, ConfigError, DataError, nearest, nearest_sentence
@@ -136,6 +137,8 @@ def _open_sessions(
     seats = []
     for choice in choices:
         environment, gpu = read(choice)
+        if "timm" not in _packages(config):
+            environment = replace(environment, timm_version=None)
         seats.append(Seat(choice, replace(environment, in_process=options.in_process or None), gpu))
     for remark in dict.fromkeys(words for seat in seats for words in seat.remarks):
         progress.say(remark)
@@ -175,9 +178,13 @@ def _equal_seats(seats: Sequence[Seat]) -> list[list[Seat]]:
 
 def _preloads(config: SweepConfig) -> list[str]:
     """Modules that the fork server should import for the models of a sweep."""
+    return [f"bench.catalog.{package}_preload" for package in sorted(_packages(config))]
+
+
+def _packages(config: SweepConfig) -> set[str]:
+    """The distributions that a sweep's models come from, where their versions are not part of every key."""
     models = [*config.grid.model, *(model for include in config.include for model in include.model or ())]
-    packages = {package for model in models if (package := catalog.package_of(model.name))}
-    return [f"bench.catalog.{package}_preload" for package in sorted(packages)]
+    return {package for model in models if (package := catalog.package_of(model.name))}
 
 
 def _once(config: SweepConfig) -> SweepConfig:
@@ -188,7 +195,8 @@ def _once(config: SweepConfig) -> SweepConfig:
 
 def _prepare(session: Session) -> None:
     """Plan, fetch the data, and store the plan."""
-    session.plan = build_plan(session.config, session.environment.device)
+    try_models = functools.partial(refusals_in_child, session.launcher, say=session.progress.say)
+    session.plan = build_plan(session.config, session.environment.device, try_models)
     if not session.plan:
         raise ConfigError(["the configuration plans no cases"])
     if session.options.in_process and len(session.plan) > 1:
@@ -244,7 +252,7 @@ def store_order(
     Raises:
         BenchError: The folder or the data cannot be used, or nothing is planned.
     """
-    plan = build_plan(config, device)
+    plan = build_plan(config, device, functools.partial(refusals_in_child, LocalLauncher(), say=progress.say))
     if not plan:
         raise ConfigError(["the configuration plans no cases"])
     plan, sources = _see_to_data(config, plan, progress)

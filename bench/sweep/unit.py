@@ -31,7 +31,7 @@ from bench.store import Store, schema
 from bench.store.parts import build_table, commit, notes_of, read, rows_hash
 from bench.sweep.claims import HEARTBEAT_S, MOST_TRIES, Claim, claim_run
 from bench.sweep.estimates import estimate_planned
-from bench.sweep.journal import MAX_ATTEMPTS
+from bench.sweep.journal import MAX_ATTEMPTS, environment_of
 from bench.sweep.runs import Flight, write_plan
 from bench.sweep.session import Seat, Session, SweepOptions, held_device, held_devices, read_environment
 from bench.sweep.standing import CLAIMS, ORDERS
@@ -231,7 +231,9 @@ class RunUnit:
         try:
             measurement = self._measure(run, attempt, claim)
             seat = self.session.seats[0]
-            store.write_run(run, attempt, self.session.config.protocol, measurement, seat.environment)
+            store.write_run(
+                run, attempt, self.session.config.protocol, measurement, environment_of(run, seat.environment)
+            )
         except BusyError as error:
             claim.drop()
             return Result(Came.BUSY, part, reason=str(error))

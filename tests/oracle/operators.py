@@ -497,6 +497,15 @@ def _attention() -> dict[str, Operator]:
             ),
             HEADS,
         ),
+        "attention_one_key_head": Operator(
+            lambda x: F.scaled_dot_product_attention(x, x[:, :1] * 2, x[:, :1] * 3), HEADS
+        ),
+        "attention_one_key_head_odd_width": Operator(
+            lambda x: F.scaled_dot_product_attention(x[..., :27], x[:, :1, :, :27] * 2, x[:, :1, :, :27] * 3), HEADS
+        ),
+        "attention_one_head_of_keys_only": Operator(
+            lambda x: F.scaled_dot_product_attention(x, x[:, :1] * 2, x * 3), HEADS
+        ),
         "attention_broadcast_keys": Operator(
             lambda x: F.scaled_dot_product_attention(x, (x[:, :1] * 2).expand(-1, 3, -1, -1), x), HEADS
         ),
@@ -559,6 +568,20 @@ def _layers() -> dict[str, Operator]:
         "convolution_patches": module(lambda: nn.Conv2d(24, 32, 4, stride=4)),
         "convolution_grouped": module(lambda: nn.Conv2d(24, 48, 3, groups=4)),
         "convolution_depthwise": module(lambda: nn.Conv2d(24, 24, 7, padding=3, groups=24), layouts=BOTH),
+        "convolution_depthwise_packed": module(
+            lambda: nn.Sequential(
+                Function(lambda x: x.transpose(2, 3)),
+                nn.Conv2d(24, 24, 3, groups=24),
+                Function(lambda x: (x * x).transpose(2, 3)),
+            )
+        ),
+        "convolution_depthwise_one_sample": module(
+            lambda: nn.Sequential(
+                Function(lambda x: (x * 2).transpose(0, 1).transpose(1, 2).unflatten(2, (14, 14))),
+                nn.Conv2d(96, 96, 3, groups=96),
+            ),
+            (196, 1, 96),
+        ),
         "convolution_depthwise_strided": module(lambda: nn.Conv2d(24, 24, 3, 2, 1, groups=24, bias=False)),
         "convolution_depthwise_wider": module(lambda: nn.Conv2d(24, 48, 3, groups=24)),
         "convolution_dilated": module(lambda: nn.Conv2d(24, 32, 3, dilation=2)),
@@ -598,7 +621,10 @@ def _layers() -> dict[str, Operator]:
         ),
         "layer_norm_last": module(lambda: nn.LayerNorm(31), layouts=BOTH),
         "layer_norm_many_rows": module(lambda: nn.LayerNorm(8), (70000, 8)),
-        "rms_norm": module(lambda: nn.RMSNorm(96), TOKENS),
+        "layer_norm_one_sample": module(lambda: _one_sample(nn.LayerNorm(96)), (196, 1, 96)),
+        "rms_norm": module(lambda: nn.RMSNorm(96), TOKENS, layouts=("contiguous", "transposed")),
+        "rms_norm_one_sample": module(lambda: _one_sample(nn.RMSNorm(96)), (196, 1, 96)),
+        "rms_norm_many_rows": module(lambda: nn.RMSNorm(8), (70000, 8), layouts=("contiguous", "transposed")),
         "rms_norm_plain": module(lambda: nn.RMSNorm(96, elementwise_affine=False), TOKENS),
         "rms_norm_by_hand": module(
             lambda: Learned(lambda x, w: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * w, (96,)), TOKENS
@@ -658,6 +684,16 @@ class _BatchNormWeights(nn.Module):
             momentum=0.0,
         )
         return F.conv2d(x, weight.reshape_as(self.conv.weight), self.conv.bias)
+
+
+def _one_sample(norm: nn.Module) -> nn.Module:
+    """A norm over positions that stand first, then a convolution, whose format follows the norm's strides."""
+    return nn.Sequential(
+        Function(lambda x: x.transpose(0, 1)),
+        norm,
+        Function(lambda x: x.transpose(1, 2).unflatten(2, (14, 14))),
+        nn.Conv2d(96, 8, 3, padding=1),
+    )
 
 
 class _SqueezeExcite(nn.Module):

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 import bench
 from bench import catalog
 from bench.catalog.models import timm as family_of_timm
+from bench.comparison.differences import COMPARED
 from bench.errors import BenchError, ConfigError, Unsupported
-from bench.records import AXES, Choice, ImageSpec
+from bench.estimators import kept
+from bench.records import AXES, Case, Choice, Environment, ImageSpec, Measurement, Planned, Protocol, Status
+from bench.store import Store
+from bench.sweep.journal import Journal
+from tests import plugins
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
 
@@ -32,7 +43,8 @@ def test_names_sizes_and_which_are_fixed_are_those_of_the_installed_timm() -> No
     for name in sorted(listed):
         expected = _registry._model_pretrained_cfgs[name]
         found = family_of_timm.inputs_of(_registry._model_to_module[name])[name]
-        assert (found.side, found.fixed) == (expected.input_size[1], expected.fixed_input_size), name
+        assert (found.channels, found.side) == expected.input_size[:2], name
+        assert found.fixed == expected.fixed_input_size, name
 
 
 def test_of_several_configurations_the_size_is_that_of_timms_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,3 +220,101 @@ def test_python_takes_a_name_of_timm_and_refuses_patterns_and_files() -> None:
         bench.estimate("resnet*", dataset="cifar10")
     with pytest.raises(BenchError, match="from Python, give the callable itself"):
         bench.fit("my_models.py:build")
+
+
+GREY, SMALL = square(512, channels=1), square(64)
+FIXED, CHANNELS, EVERY = "timm:efficientformer_l1", "timm:csatv2", "timm:test_resnet"
+
+
+@pytest.mark.parametrize(
+    ("model", "images", "words"),
+    [
+        (FIXED, SMALL, ("cannot take images of 64 x 64; set image_size, for example 224",)),
+        (CHANNELS, GREY, ("cannot take images of 512 x 512 with 1 channel; choose a data set of 3 channels",)),
+        (CHANNELS, square(64, channels=1), ("64 x 64 with 1 channel", "512", "3 channels")),
+        (EVERY, SMALL, ()),
+    ],
+)
+def test_a_trial_says_why_a_model_cannot_take_images_and_is_kept(
+    model: str, images: ImageSpec, words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENCH_TRACE_CACHE", str(tmp_path))
+    kept.shapes_of.cache_clear()
+    reason = kept.refusal_of(Choice(model), images)
+    assert bool(words) == bool(reason)
+    assert [word for word in words if word not in str(reason)] == []
+    kept.shapes_of.cache_clear()
+    with kept.only_kept():
+        assert kept.refusal_of(Choice(model), images) == reason
+
+
+def test_only_images_that_are_not_a_models_own_are_tried() -> None:
+    entry = catalog.model(FIXED)
+    assert [entry.is_tried(images) for images in (square(224), square(64), square(224, channels=1))] == [
+        False,
+        True,
+        True,
+    ]
+    assert not catalog.model("resnet18").is_tried(SMALL)
+
+
+def test_a_plan_skips_what_trials_refuse_each_model_and_size_tried_once() -> None:
+    from bench.config import check_config
+    from bench.plan import Trial, build_plan
+
+    asked: list[Trial] = []
+
+    def try_models(trials: Sequence[Trial]) -> dict[Trial, str]:
+        asked.extend(trials)
+        return {trial: "too small" for trial in trials if trial[0].name == FIXED}
+
+    grid = {"dataset": "cifar10", "model": [FIXED, EVERY, "mlp"], "optimizer": "sgd", "batch_size": [2, 4]}
+    config = check_config({"name": "n", "grid": {**grid, "image_size": [64, 224]}}, "c.toml")
+    plan = build_plan(config, "cpu", try_models)
+    assert {(str(model), images.height) for model, images in asked} == {(FIXED, 64), (EVERY, 64), (EVERY, 224)}
+    assert len(asked) == 3
+    assert {(str(run.case.model), run.case.image_size) for run in plan if run.skip_reason} == {(FIXED, 64)}
+
+
+def test_a_models_refusal_is_found_in_a_child_and_shown_by_plan_and_sweep(tmp_path: Path) -> None:
+    configuration = tmp_path / "c.toml"
+    configuration.write_text(
+        f'name = "n"\n[grid]\ndataset = "cifar10"\nmodel = ["{FIXED}"]\noptimizer = "sgd"\nbatch_size = 2\nimage_size = 64\n'
+    )
+    environment = {**os.environ, "BENCH_TRACE_CACHE": str(tmp_path / "kept"), "BENCH_LOCK_DIR": str(tmp_path)}
+    shown = plugins.bench("plan", configuration, "--device", "cpu", env=environment)
+    assert "skipped: timm:efficientformer_l1 cannot take images of 64 x 64" in shown.stdout, shown.stderr
+    assert "trying 1 model" in shown.stderr
+    sweep = plugins.bench("sweep", configuration, "--out", tmp_path / "out", "--device", "cpu", env=environment)
+    (row,) = bench.load(tmp_path / "out").to_dict("records")
+    assert row["status"] == "skipped", sweep.stderr
+    assert "cannot take images of 64 x 64" in row["reason"]
+    assert "trying" not in sweep.stderr  # the trial is kept
+
+
+def test_all_models_are_listed_by_family_and_with_a_pattern_or_as_json_by_name() -> None:
+    listed = plugins.bench("list", "models").stdout.splitlines()
+    families = [line for line in listed if line.startswith("timm, ")]
+    names = [name for name in catalog.names("model") if name.startswith("timm:")]
+    assert sum(int(line.split()[2]) for line in families) == len(names)
+    assert not any(line.startswith("timm:") for line in listed)
+    assert any(line.startswith("resnet18 ") for line in listed)
+    assert listed[-1].startswith(f"{len(names):,} models in {len(families)} families")
+    vits = plugins.bench("list", "models", "timm:test_vit*").stdout.splitlines()
+    assert [line.split()[0] for line in vits] == [name for name in names if name.startswith("timm:test_vit")]
+    everything = json.loads(plugins.bench("list", "models", "--json").stdout)
+    assert [row["name"] for row in everything] == catalog.names("model")
+
+
+def test_rows_have_timms_version_where_the_model_is_timms(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.create()
+    environment = Environment(device="cpu", timm_version="1.0.31")
+    journal = Journal(store, Protocol(), environment)
+    for name in (EVERY, "resnet18"):
+        case = Case(Choice("cifar10"), Choice(name), Choice("sgd"), 2)
+        journal.write(Planned(case, 0, 0, code_key=name), 0, Measurement(status=Status.OK))
+    rows = [pq.read_table(path).to_pylist()[0] for path in store.runs_folder.glob("*.parquet")]
+    assert {row["model"]: row["timm_version"] for row in rows} == {EVERY: "1.0.31", "resnet18": None}
+    assert environment.key == replace(environment, timm_version=None).key  # the key of the code has it
+    assert COMPARED["timm_version"] == "environment"

@@ -148,7 +148,7 @@ def _stub_parts(cases: int, quick: bool, children: Children, seed: int) -> list[
             "with cuDNN's deviceless workspaces",
             WORKSPACE_LIMIT,
         ),
-        timm_part(driver, children, max(4, cases // 4)),
+        timm_part(driver, children, max(4, cases * 150 // VISION_CASES)),
         streams_part(driver, children, 500 if quick else EVENTS),
     ]
 

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.catalog.entries import ANY_VALUE, ModelEntry, Setting
-from bench.errors import Unsupported, describe_failure, message_of, nearest, nearest_sentence
+from bench.errors import BenchError, Unsupported, describe_failure, message_of, nearest, nearest_sentence
 from bench.records import ImageSpec, SettingValue
+from bench.units import counted
 
 if TYPE_CHECKING:
     import torch
@@ -50,10 +51,16 @@ class Input:
     Attributes:
         side: Their height in pixels.
         fixed: Whether the model must be built for a size.
+        channels: Of each pixel.
     """
 
     side: int
     fixed: bool
+    channels: int = 3
+
+    def is_of(self, images: ImageSpec) -> bool:
+        """Whether these images have that size and those channels."""
+        return images.shape == (self.channels, self.side, self.side)
 
 
 @functools.cache
@@ -89,8 +96,8 @@ def inputs_of(family: str) -> dict[str, Input]:
         # the default of several: timm/models/_registry.py, `generate_default_cfgs`
         rank = 2 if tag.endswith("*") or (weights and not tag) else int(weights)
         if name not in found or rank > found[name][0]:
-            side = item.get("input_size", (3, 224, 224))[1]
-            found[name] = rank, Input(side, bool(item.get("fixed_input_size")))
+            channels, side, _ = item.get("input_size", (3, 224, 224))
+            found[name] = rank, Input(side, bool(item.get("fixed_input_size")), channels)
     return {name: own for name, (_, own) in found.items()}
 
 
@@ -164,16 +171,19 @@ def refuse_setting(family: str, name: str, value: SettingValue) -> str | None:
 def refuse_error(
     name: str, family: str, images: ImageSpec, settings: Mapping[str, SettingValue], error: BaseException
 ) -> str | None:
-    """Why the case cannot run where `error` is of images whose size is not the model's own; None for other errors."""
+    """Why the case cannot run where `error` is of images that are not the model's own; None for other errors."""
     own, text = inputs_of(family).get(name), message_of(error)
-    if own is None or images.height == images.width == own.side or _ABOUT_THE_DEVICE.search(text):
+    if own is None or own.is_of(images) or isinstance(error, BenchError) or _ABOUT_THE_DEVICE.search(text):
         return None
     if not (isinstance(error, AssertionError) or _ABOUT_SHAPES.search(text)):
         return None
-    return (
-        f"{PREFIX}{name} cannot take images of {images.height} x {images.width}; set image_size, for example "
-        f"{own.side}, its own size ({describe_failure(error)})"
-    )
+    given, remedies = f"{images.height} x {images.width}", []
+    if not images.height == images.width == own.side:
+        remedies.append(f"set image_size, for example {own.side}, its own size")
+    if images.channels != own.channels:
+        given += f" with {counted(images.channels, 'channel')}"
+        remedies.append(f"choose a data set of {counted(own.channels, 'channel')}")
+    return f"{PREFIX}{name} cannot take images of {given}; {' or '.join(remedies)} ({describe_failure(error)})"
 
 
 def build(name: str, family: str, images: ImageSpec, **settings: Any) -> torch.nn.Module:
@@ -236,6 +246,7 @@ def load_entries() -> tuple[ModelEntry, ...]:
             functools.partial(build, name, path.stem),
             f"timm, {path.stem}",
             own_side=functools.partial(_own_side, name, path.stem),
+            is_tried=functools.partial(_is_tried, name, path.stem),
             refuse_setting=functools.partial(refuse_setting, path.stem),
             refuse_error=functools.partial(refuse_error, name, path.stem),
             package="timm",
@@ -248,6 +259,12 @@ def load_entries() -> tuple[ModelEntry, ...]:
 def _own_side(name: str, family: str) -> int | None:
     own = inputs_of(family).get(name)
     return own.side if own else None
+
+
+def _is_tried(name: str, family: str, images: ImageSpec) -> bool:
+    """Models of no fixed size may refuse images too: smaller than a kernel, or no multiple of a patch."""
+    own = inputs_of(family).get(name)
+    return own is not None and not own.is_of(images)
 
 
 ENTRIES = load_entries()

@@ -20,8 +20,9 @@ _MASK_ALIGNMENT = 8
 """Of the rows of a mask for the memory-efficient kernel, in elements (preprocess_mask)."""
 
 
-_ADDS_BATCH = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 14)
-"""Whether three dimensions are taken for one batch; seen in 2.15, and 2.13 is taken to be without."""
+_SINCE_2_14 = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 14)
+"""Whether three dimensions are taken for one batch, and a single head of keys and values for the group of all queries,
+`enable_gqa` or not; seen in 2.15, and 2.13 is taken to be without."""
 
 
 def _prefers_cudnn(gpu: AttentionTraits) -> bool:
@@ -62,7 +63,7 @@ class _Attention:
             return False
         if not query.shape[0] == key.shape[0] == value.shape[0] or any(t.stride(-1) != 1 for t in self.tensors):
             return False
-        if self.grouped:
+        if self.grouped or (_SINCE_2_14 and key.shape[1] == 1):
             return key.shape[1] == value.shape[1] and query.shape[1] % key.shape[1] == 0
         return query.shape[1] == key.shape[1] == value.shape[1]
 
@@ -180,7 +181,7 @@ def attention(gpu: Callable[[], AttentionTraits]) -> Callable[..., torch.Tensor]
         enable_gqa: bool = False,
     ) -> torch.Tensor:
         tensors = [query, key, value]
-        if _ADDS_BATCH and all(tensor.dim() == 3 for tensor in tensors):
+        if _SINCE_2_14 and all(tensor.dim() == 3 for tensor in tensors):
             if attn_mask is not None and attn_mask.dim() == 3:
                 attn_mask = attn_mask.unsqueeze(0)
             of_one = _Attention(gpu(), [tensor.unsqueeze(0) for tensor in tensors], attn_mask, enable_gqa)

@@ -92,6 +92,22 @@ def convolution_backward(
     )
 
 
+def layer_norm(image: Spec, normalized: Sequence[int], *_: Any) -> tuple[Spec, ...]:
+    """Contiguous result, means and reciprocal deviations (aten/src/ATen/native/cuda/layer_norm_kernel.cu)."""
+    kept = len(image.shape) - len(normalized)
+    sums = contiguous(_SUMMED_IN.get(image.dtype, image.dtype), (*image.shape[:kept], *(1 for _ in normalized)))
+    return contiguous(image.dtype, image.shape), sums, sums
+
+
+def rms_norm(image: Spec, normalized: Sequence[int], *_: Any) -> tuple[Spec, ...]:
+    """As `layer_norm`, without means."""
+    return layer_norm(image, normalized)[:2]
+
+
+_SUMMED_IN = {"float16": "float32", "bfloat16": "float32"}
+"""Types of which a kernel sums in another (aten/src/ATen/AccumulateType.h)."""
+
+
 def layer_norm_backward(gradient: Spec, image: Spec, *rest: Any) -> tuple[Spec | None, ...]:
     """Contiguous gradients of image, weight and bias (aten/src/ATen/native/cuda/layer_norm_kernel.cu)."""
     weight, bias, mask = rest[3:6]
@@ -100,6 +116,12 @@ def layer_norm_backward(gradient: Spec, image: Spec, *rest: Any) -> tuple[Spec |
         contiguous(weight.dtype, weight.shape) if mask[1] and weight else None,
         contiguous(bias.dtype, bias.shape) if mask[2] and bias else None,
     )
+
+
+def rms_norm_backward(gradient: Spec, image: Spec, *rest: Any) -> tuple[Spec | None, ...]:
+    """As `layer_norm_backward`, of image and weight."""
+    _, _, weight, mask = rest
+    return layer_norm_backward(gradient, image, *rest[:2], None, weight, None, (*mask, False))[:2]
 
 
 def batch_norm_backward(gradient: Spec, image: Spec, weight: Spec | None, *rest: Any) -> tuple[Spec | None, ...]:
@@ -169,6 +191,9 @@ RULES: dict[str, Callable[..., Any]] = {
     "convolution_overrideable": convolution,
     "convolution_backward": convolution_backward,
     "native_batch_norm_backward": batch_norm_backward,
+    "_fused_rms_norm": rms_norm,
+    "_fused_rms_norm_backward": rms_norm_backward,
+    "native_layer_norm": layer_norm,
     "native_layer_norm_backward": layer_norm_backward,
     "glu_backward": lambda gradient, source, *_: contiguous(source.dtype, source.shape),
     "log_sigmoid_forward": log_sigmoid,

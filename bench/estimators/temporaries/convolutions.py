@@ -101,13 +101,10 @@ def _by_cudnn(
 
 
 def _by_depthwise(gradient: Spec, image: Spec, weight: Spec, for_image: Result, for_weight: Result) -> Script:
-    script: Script = [for_weight] if for_weight else []
-    script += around(_copy_bytes(gradient, False), _copy_bytes(image, False), first=-2) if for_weight else []
-    if for_image:
-        script += (
-            [(-4, _copy_bytes(gradient, False)), for_image, (-4, 0)] if _copy_bytes(gradient, False) else [for_image]
-        )
-    return script
+    """A packed gradient serves both halves, a packed image that of the weight."""
+    halves: Script = around(_copy_bytes(image, False), first=-2, within=[for_weight]) if for_weight else []
+    halves += [for_image] if for_image else []
+    return around(_copy_bytes(gradient, False), within=halves)
 
 
 RULES = {"aten::convolution": _forward, "aten::convolution_backward": _backward}

@@ -1,4 +1,4 @@
-"""Batch norm and layer norm.
+"""Batch norm, layer norm, RMS norm and group norm.
 
 Sources: aten/src/ATen/native/cuda/Normalization.cuh (flexible_launch_configs and the channels-last templates),
 aten/src/ATen/native/cuda/Normalization.cu, aten/src/ATen/native/cuda/layer_norm_kernel.cu.
@@ -82,8 +82,11 @@ MANY_ROWS, ROWS_A_BLOCK = 64 * 1024, 32
 
 
 def _layer_norm_backward(call: Call, machine: Machine) -> Script:
-    """Gradients of weight and bias are summed in two steps where rows are many and short."""
-    gradient, image, mask = call.arguments[0], call.arguments[1], call.arguments[7]
+    """Of layer norm and RMS norm, whose lists of wanted gradients stand last.
+
+    Gradients of weight and bias are summed in two steps where rows are many and short.
+    """
+    gradient, image, mask = call.arguments[0], call.arguments[1], call.arguments[-1]
     late, width = copy_bytes(gradient), math.prod(call.arguments[2])
     rows = image.numel // width if width else 0
     script = results(call.sizes)
@@ -101,7 +104,7 @@ def _layer_norm_in_parts(call: Call, rows: int, width: int, machine: Machine) ->
     """Sums of 32 rows each, then their sum in place of the gradient that was allocated first."""
     blocks = -(-rows // ROWS_A_BLOCK)
     slots = [slot for slot, output in enumerate(call.outputs) if math.prod(output.spec.shape) == width]
-    slots = [slot for slot in slots if slot or not call.arguments[7][0]]
+    slots = [slot for slot in slots if slot or not call.arguments[-1][0]]
     parts = [contiguous(call.outputs[slot].spec.dtype, (blocks, width)) for slot in slots]
     script: Script = [(slot, size) if slot not in slots else (-10 - slot, size) for slot, size in enumerate(call.sizes)]
     script += [(-13 - slot, part.nbytes) for slot, part in zip(slots, parts, strict=True)]
@@ -130,6 +133,8 @@ def _group_norm_backward(call: Call, machine: Machine) -> Script:
 
 
 RULES = {
+    "aten::_fused_rms_norm": _layer_norm,
+    "aten::_fused_rms_norm_backward": _layer_norm_backward,
     "aten::native_batch_norm": _batch_norm,
     "aten::native_batch_norm_backward": _batch_norm_backward,
     "aten::native_group_norm": _group_norm,
