@@ -61,27 +61,28 @@ def _lbfgs(group: Group) -> int:
     """It keeps one more pair of vectors after each iteration but the first, until the history is full.
 
     Source: `LBFGS.step`, torch/optim/lbfgs.py. Values decide how many there are; see `take_every_iteration`.
-
-    Raises:
-        Unsupported: A line search, which evaluates the model as often as values ask for.
     """
-    if group["line_search_fn"] is not None:
-        raise Unsupported(
-            f"LBFGS with line_search_fn={group['line_search_fn']} evaluates the model as often as values ask for, "
-            "which cannot be traced; without a line search, its memory is estimated"
-        )
-    iterations, pairs = min(group["max_iter"], max(1, group["max_eval"] - 1)), int(group["history_size"])
-    return min(math.ceil((pairs + 1) / iterations), LATEST_CHANGE)
+    iterations = min(group["max_iter"], max(1, group["max_eval"] - 1))
+    return int(min(math.ceil((group["history_size"] + 1) / iterations), LATEST_CHANGE))
 
 
 def take_every_iteration(optimizer: torch.optim.Optimizer) -> None:
     """Have LBFGS end no step before `max_iter` or `max_eval`, as it does while training makes progress.
 
     Where values are not known, a loss seems not to change from one iteration to the next.
+
+    Raises:
+        Unsupported: A line search, which evaluates the model as often as values ask for.
     """
-    if type(optimizer).__name__ == "LBFGS":
-        for group in optimizer.param_groups:
-            group["tolerance_change"] = 0
+    if type(optimizer).__name__ != "LBFGS":
+        return
+    for group in optimizer.param_groups:
+        group["tolerance_change"] = 0
+        if group["line_search_fn"] is not None:
+            raise Unsupported(
+                f"LBFGS with line_search_fn={group['line_search_fn']} evaluates the model as often as values ask for, "
+                "which cannot be traced; without a line search, its memory is estimated"
+            )
 
 
 LBFGS_CURVATURE = 1e-10

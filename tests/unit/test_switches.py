@@ -89,6 +89,16 @@ def test_an_optimizer_that_evaluates_the_model_again_trains_as_in_a_plain_loop()
         assert torch.allclose(one, other, rtol=0, atol=1e-4)
 
 
+def test_the_peak_on_a_cpu_is_of_a_step_with_a_full_history() -> None:
+    from bench.worker import MeasureTask, measure_case
+
+    optimizer = Choice.of("lbfgs", {"lr": 0.01, "max_iter": 4, "history_size": 20})
+    protocol = Protocol(warmup_steps=1, measured_steps=1, min_window_s=0)
+    found = measure_case(MeasureTask(replace(MLP, optimizer=optimizer), protocol, CPU), lambda news: None)
+    assert found["status"] == "ok"
+    assert found["peak_allocated_bytes"] > 2 * 20 * 101_770 * 4
+
+
 def test_an_optimizer_that_needs_a_closure_cannot_be_split_by_parameter() -> None:
     from bench.workload import build_workload
 
