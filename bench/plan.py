@@ -211,8 +211,10 @@ def skip_reason(case: Case, device: str) -> str | None:
     if not catalog.is_external("optimizer", case.optimizer.name):
         if reason := refuse_device(case.optimizer.options, device):
             return reason
-        refuse = catalog.optimizer(case.optimizer.name).refuse_reason
-        if refuse is not None and (reason := refuse((), case.optimizer.options)):
+        optimizer = catalog.optimizer(case.optimizer.name)
+        if optimizer.refuse_reason and (reason := optimizer.refuse_reason((), case.optimizer.options)):
+            return reason
+        if optimizer.takes_closure and (reason := refuse_closure(case)):
             return reason
     if catalog.is_external("model", case.model.name):
         return None
@@ -238,6 +240,16 @@ def refuse_switches(case: Case, device: str) -> str | None:
             return "update in_backward drops each gradient at once; zero_grad zeros keeps them"
         if case.precision == "fp16":
             return "update in_backward cannot train in fp16: the gradient scaler looks at all gradients before a step"
+    return None
+
+
+def refuse_closure(case: Case) -> str | None:
+    """Why an optimizer whose step evaluates the model again cannot train the case, or `None`."""
+    again = f"{case.optimizer.name} evaluates the model several times a step"
+    if case.precision == "fp16":
+        return f"{again}, which torch's gradient scaler for fp16 does not support; use bf16 or float32"
+    if case.update == "in_backward":
+        return f"{again}, for all parameters together; use update step"
     return None
 
 

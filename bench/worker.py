@@ -21,7 +21,9 @@ from typing import Any
 
 import torch
 
+from bench import catalog
 from bench.catalog import DatasetInfo
+from bench.catalog.settling import parts_of
 from bench.errors import DataError, Unsupported, describe_failure
 from bench.forks import write_traceback
 from bench.plan import describe, image_spec
@@ -41,7 +43,6 @@ from bench.workload.shared_memory import is_shared_memory_full, shared_memory_hi
 
 Send = Callable[[dict[str, Any]], None]
 
-MEMORY_PASS_STEPS = 2  # the first makes the optimizer's state, the second has everything alive
 STEADY_FROM = 5  # steps in a third of the window, from which their median says anything
 STEADY_TOLERANCE_FRAC = 0.10  # between the medians of the first and the last third
 WALL_TOLERANCE_FRAC = 0.02  # between the events' sum and the wall clock: measurement.md, timing 6
@@ -268,11 +269,12 @@ def _close(run: _Run, workload: Workload) -> None:
 
 def _measure_cpu_memory(run: _Run) -> None:
     """The peak of torch's allocations on the CPU, in a separate pass, from building the model on."""
+    settles_after = catalog.optimizer(run.task.case.optimizer.name).settles_after
 
     def steps(inputs: Inputs | None, mark: Callable[[], None]) -> None:
         workload = build_workload(run.task.case, run.images, run.task.protocol, run.device)
         with contextlib.nullcontext(inputs) if inputs is not None else _inputs(run) as batches:
-            for _ in range(MEMORY_PASS_STEPS):
+            for _ in range(max(map(settles_after, parts_of(workload.optimizer))) + 1):  # the last has all state
                 mark()
                 workload.step(batches)
 

@@ -183,11 +183,13 @@ class OptimizerEntry:
             it refuses the parameters or the settings, and the case is skipped.
         summary: One line for `bench list optimizers`.
         state_bytes: `(shapes: parameter shapes, element_bytes, settings) -> bytes` of state on the parameters' device
-            after the first step, by the sum of the state's tensors (no rounding); `None` if unknown.
+            once it has settled, by the sum of the state's tensors (no rounding); `None` if unknown.
         refuse_reason: `(shapes, settings) -> why this optimizer cannot train these parameters`, or `None`.
         settings: Read from `build` unless given.
         settles_after: `(optimizer) -> steps` after which each step asks for the same memory. The first makes the state,
             so it is 1 unless the optimizer changes its way later; torch's own are known.
+        takes_closure: Whether its step evaluates the model again, by a closure.
+        assumption: What the trace assumes of values that it does not have; None if the step does not depend on them.
     """
 
     name: str
@@ -197,6 +199,8 @@ class OptimizerEntry:
     refuse_reason: Callable[[Sequence[tuple[int, ...]], Mapping[str, SettingValue]], str | None] | None = None
     settings: Mapping[str, Setting] = field(default_factory=dict)
     settles_after: Callable[[torch.optim.Optimizer], int] = settles_after
+    takes_closure: bool = False
+    assumption: str | None = None
 
     def __post_init__(self) -> None:
         """Read the settings from the building function where none are given."""

@@ -1,10 +1,11 @@
 """How many bytes an optimizer keeps between steps, and the kinds of settings that optimizers share.
 
-Counted is what lives on the parameters' device after the first step when that device is a GPU, as the sum of the
-tensors' own bytes (the allocator's rounding to 512 B is not in it). Scalars are the fine point: torch keeps the step
-counter of most optimizers on the CPU, because launching a kernel for it costs more than it saves, and has it on the
-parameters' device with `capturable` or `fused` only. So it counts, 4 B per parameter tensor, with those settings only.
-On the CPU, where all state lives on one device, the true sum is larger by that counter.
+Counted is what lives on the parameters' device after the first step (for L-BFGS: once its history is full) when that
+device is a GPU, as the sum of the tensors' own bytes (the allocator's rounding to 512 B is not in it). Scalars are the
+fine point: torch keeps the step counter of most optimizers on the CPU, because launching a kernel for it costs more
+than it saves, and has it on the parameters' device with `capturable` or `fused` only. So it counts, 4 B per parameter
+tensor, with those settings only. On the CPU, where all state lives on one device, the true sum is larger by that
+counter.
 
 Source: `_init_group` of the classes in torch/optim/*.py.
 """

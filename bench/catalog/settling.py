@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from bench.errors import Unsupported
 
 if TYPE_CHECKING:
     import torch
@@ -54,4 +57,36 @@ def _asgd(group: Group) -> int:
     return _steps_before(lambda step: step - 1 - start > 1)
 
 
-_RULES: Mapping[str, Callable[[Group], int]] = {"ASGD": _asgd, "RAdam": _radam}
+def _lbfgs(group: Group) -> int:
+    """It keeps one more pair of vectors after each iteration but the first, until the history is full.
+
+    Source: `LBFGS.step`, torch/optim/lbfgs.py. Values decide how many there are; see `take_every_iteration`.
+    """
+    iterations = min(group["max_iter"], max(1, group["max_eval"] - 1))
+    return int(min(math.ceil((group["history_size"] + 1) / iterations), LATEST_CHANGE))
+
+
+def take_every_iteration(optimizer: torch.optim.Optimizer) -> None:
+    """Have LBFGS end no step before `max_iter` or `max_eval`, as it does while training makes progress.
+
+    Where values are not known, a loss seems not to change from one iteration to the next.
+
+    Raises:
+        Unsupported: A line search, which evaluates the model as often as values ask for.
+    """
+    if type(optimizer).__name__ != "LBFGS":
+        return
+    for group in optimizer.param_groups:
+        group["tolerance_change"] = 0
+        if group["line_search_fn"] is not None:
+            raise Unsupported(
+                f"LBFGS with line_search_fn={group['line_search_fn']} evaluates the model as often as values ask for, "
+                "which cannot be traced; without a line search, its memory is estimated"
+            )
+
+
+LBFGS_CURVATURE = 1e-10
+"""LBFGS keeps a pair with a curvature above this, as is assumed of all. Source: torch/optim/lbfgs.py."""
+
+
+_RULES: Mapping[str, Callable[[Group], int]] = {"ASGD": _asgd, "LBFGS": _lbfgs, "RAdam": _radam}

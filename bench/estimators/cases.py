@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from bench import catalog
 from bench.devices import Device, load_device
 from bench.errors import BenchError, Unsupported, describe_failure
 from bench.estimators.collector import collector_off
@@ -222,7 +223,8 @@ def _trace(question: Question, named: Named, images: ImageSpec) -> Found:
     target = named.target(question.case)
     made = estimate_trace(question.case, target, shared=question.shared)
     sizes = workspaces_of(question.case, target, shared=question.shared) if target.workspaces else ()
-    return Found(made, sizes if isinstance(sizes, str) else None)
+    assumption = catalog.optimizer(question.case.optimizer.name).assumption
+    return Found(made, join_notes(sizes if isinstance(sizes, str) else None, assumption))
 
 
 def _speed(question: Question, named: Named, images: ImageSpec) -> Found:

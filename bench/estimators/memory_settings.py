@@ -20,7 +20,7 @@ from typing import Any, Literal, TypedDict
 from bench.devices import Device
 from bench.devices.context import Context, context_of
 from bench.errors import ConfigError, Unsupported
-from bench.estimators.allocator import AllocatorConfig, parse_allocator_config, tie_rule
+from bench.estimators.allocator import AllocatorConfig, parse_allocator_config, rounds_fraction, tie_rule
 from bench.estimators.temporaries.machine import MIB, BlasSettings
 from bench.records.variables import allocator_variables
 
@@ -166,7 +166,12 @@ class MemorySettings:
     def _parse(self, total: int | None, capacity: int | None) -> AllocatorConfig:
         """The parsed text; a fraction of an unknown total is ignored."""
         known = _SIZE_T if total is None else total
-        base = AllocatorConfig(ties=tie_rule(self.torch_version), device_total_bytes=known, capacity_bytes=capacity)
+        base = AllocatorConfig(
+            ties=tie_rule(self.torch_version),
+            rounds_fraction=rounds_fraction(self.torch_version),
+            device_total_bytes=known,
+            capacity_bytes=capacity,
+        )
         try:
             config = parse_allocator_config(
                 self.allocator,

@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils._pytree import tree_leaves
 
 from bench import catalog
-from bench.catalog.settling import parts_of, settles_after
+from bench.catalog.settling import parts_of, settles_after, take_every_iteration
 from bench.errors import ReadsValues
 from bench.estimators.collector import collected_before, collector_off
 from bench.estimators.fake_cuda import FakeCuda, block_of
@@ -143,8 +144,10 @@ def record_training(
             recorder.note_roles(training)
             cuda.tell_deaths()
             recorder.entries.append(StepEnd(0))
+            for part in parts_of(training.optimizer):
+                take_every_iteration(part)
             count = steps or max(map(settles_after, parts_of(training.optimizer))) + ALIKE
-            with _phases(recorder, training.optimizer):
+            with _phases(recorder, training):
                 for step in range(1, count + 1):
                     training.step()
                     recorder.note_roles(training)
@@ -180,7 +183,7 @@ class _Recorder:
     def note_roles(self, training: Training) -> None:
         """Remember which storages hold parameters, gradients, optimizer state and the batch."""
         groups = {
-            "optimizer_state": [v for state in training.optimizer.state.values() for v in state.values()],
+            "optimizer_state": tree_leaves(list(training.optimizer.state.values())),
             "gradients": [parameter.grad for parameter in training.model.parameters()],
             "parameters": [*training.model.parameters(), *training.model.buffers()],
             "batch": list(training.batch),
@@ -192,14 +195,17 @@ class _Recorder:
 
 
 @contextlib.contextmanager
-def _phases(recorder: _Recorder, optimizer: torch.optim.Optimizer | UpdateInBackward) -> Iterator[None]:
+def _phases(recorder: _Recorder, training: Training) -> Iterator[None]:
     """Follow the parts of a step: what comes after zero_grad is the forward, after the backward the optimizer."""
+    optimizer = training.optimizer
     backward, zero_grad = torch.autograd.backward, optimizer.zero_grad
     outside: list[Phase] = []
 
     def followed(call: Callable[..., Any], during: Phase, after: Phase) -> Callable[..., Any]:
         @functools.wraps(call)
         def run(*args: Any, **kwargs: Any) -> Any:
+            if outside and during is Phase.ZERO_GRAD:  # between two evaluations of one step
+                recorder.note_roles(training)
             recorder.phase = during
             result = call(*args, **kwargs)
             recorder.phase = after
@@ -209,7 +215,7 @@ def _phases(recorder: _Recorder, optimizer: torch.optim.Optimizer | UpdateInBack
 
     def entered(module: torch.nn.Module, args: Any) -> None:
         """The forward of a further micro-batch; within a backward, modules may run again."""
-        if recorder.phase is Phase.OPTIMIZER and not outside:
+        if recorder.phase is Phase.OPTIMIZER:
             recorder.phase = Phase.FORWARD
 
     def stepping(*args: Any) -> None:

@@ -10,7 +10,9 @@ steps decides the peak, so it is defined here:
 * a step of several micro-batches divides each loss by their number and adds the gradients up; a micro-batch is
   asked for when the one before has gone back;
 * where parameters are updated in the backward, each has an optimizer of its own, which steps and drops the gradient as
-  soon as that is accumulated.
+  soon as that is accumulated;
+* an optimizer whose step takes a closure (L-BFGS) evaluates the same batches in each call of it: zero_grad, forward,
+  loss, backward. The loss is what the closure returns, and the output dies with it.
 
 Autocast's cache of cast weights lives until its context ends, as in any training loop.
 """
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import os
 import re
 import traceback
@@ -31,7 +34,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bench import catalog
+from bench.catalog.settling import parts_of
 from bench.errors import Unsupported, describe_failure, message_of
+from bench.plan import refuse_closure
 from bench.records import Case, ImageSpec, Precision, Protocol
 from bench.records.variables import cublas_workspaces
 from bench.workload.checkpointing import checkpoint_blocks
@@ -51,9 +56,8 @@ REFUSALS: tuple[tuple[str, str], ...] = (
     # torch/optim, `_get_capturable_supported_devices` and `_device_dtype_check_for_fused`
     (r"If capturable=True, [^\n]+ must be on supported devices[^\n]*", "remove capturable here"),
     (r"`fused=True` requires all the params to be [^\n]+", "remove fused here"),
-    # torch/optim, of gradients that are dense where they must be sparse, or the other way round; of closures
+    # torch/optim, of gradients that are dense where they must be sparse, or the other way round
     (r"\b\w+ does not support (?:sparse|dense) gradients[^\n]*", "use another optimizer"),
-    (r"step\(\) missing 1 required positional argument: 'closure'", "the step here has none; use another optimizer"),
     # ATen's dispatch: no kernel of this type, or none for this device
     (r"\"[^\"\n]+\" not implemented for '(?:Half|BFloat16)'", "use another precision for this model here"),
     (r"Could not run '\w+::[^'\n]+' with arguments from the '\w+' backend", "torch has no such kernel for this device"),
@@ -146,6 +150,17 @@ class UpdateInBackward:
         """Nothing: the backward has done it."""
 
 
+def takes_closure(optimizer: torch.optim.Optimizer | UpdateInBackward) -> bool:
+    """Whether the optimizer cannot step without a closure that evaluates the model, as LBFGS."""
+    return _needs_closure(type(optimizer).step)
+
+
+@functools.cache  # a step asks, and is timed
+def _needs_closure(step: Any) -> bool:
+    closure = inspect.signature(step).parameters.get("closure")
+    return closure is not None and closure.default is inspect.Parameter.empty
+
+
 @dataclass(slots=True)
 class Workload:
     """A case, built: its model and optimizer on the device, ready to step.
@@ -158,7 +173,7 @@ class Workload:
         scaler: The gradient scaler of fp16, or `None`.
         criterion: `(output, labels) -> loss`.
         kept: What the last step left alive: `(output, loss)`; the output is `(B, classes)` unless the model's entry has
-            a loss of its own, the loss `()`.
+            a loss of its own (None after a step by closure), the loss `()`.
         accumulation: Batches of one step.
         set_to_none: Whether gradients are dropped before a step rather than filled with zeros.
         refuse_error: `error of a step -> why the model cannot run the case`, or `None` where it is a failure.
@@ -187,6 +202,11 @@ class Workload:
         """
         shape: tuple[int, ...] = ()
         try:
+            if takes_closure(self.optimizer):
+                drawn = [next(batches) for _ in range(self.accumulation)]
+                shape = tuple(drawn[0][0].shape)
+                cast(Any, self.optimizer).step(functools.partial(self._evaluate, drawn))
+                return
             for number in range(self.accumulation):
                 images, labels = next(batches)
                 shape = tuple(images.shape)
@@ -198,6 +218,15 @@ class Workload:
             if (reason := refusal_of(error, shape) or self.refuse_error(error)) is not None:
                 raise Unsupported(reason) from error
             raise
+
+    def _evaluate(self, batches: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """The loss of a step's batches, and their gradients."""
+        self.optimizer.zero_grad(set_to_none=self.set_to_none)
+        losses = []
+        for images, labels in batches:
+            self.kept = None, self._learn(images, labels)[1]
+            losses.append(self.kept[1])
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
     def _learn(self, images: Tensor, labels: Tensor) -> tuple[Any, Tensor]:
         """Forward and backward of one batch."""
@@ -284,6 +313,8 @@ def build_workload(case: Case, images: ImageSpec, protocol: Protocol, device: to
         if (reason := refusal_of(error) or _refused_arguments(error)) is not None:
             raise Unsupported(f"{case.optimizer} cannot be built: {reason}") from error
         raise
+    if any(map(takes_closure, parts_of(optimizer))) and (reason := refuse_closure(case)):
+        raise Unsupported(reason)
     scaler = torch.amp.GradScaler(device.type) if case.precision == "fp16" else None
     compiled = protocol.compiled or case.compile != "false"
     return Workload(

@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,25 @@ def build_optimizers(
     return [muon, torch.optim.AdamW(others)] if others else [muon]
 
 
+@contextlib.contextmanager
+def directions_kept() -> Iterator[None]:
+    """Have LBFGS keep each direction, as it does in training: under the stub all values are 0, and so is the curvature.
+
+    The comparison is made, so that it takes the memory that it takes.
+    """
+    compare = torch.Tensor.__gt__
+
+    def above(tensor: Any, other: Any) -> Any:
+        found = compare(tensor, other)
+        return bool(found) or True if isinstance(other, float) and other == 1e-10 else found
+
+    torch.Tensor.__gt__ = above  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        torch.Tensor.__gt__ = compare  # type: ignore[method-assign]
+
+
 class TrainingCase:
     """Model, optimizer and batch of one case on the device, and its step."""
 
@@ -101,8 +121,12 @@ class TrainingCase:
         self.labels = torch.randint(classes, labelled).to("cuda")
         self.scaler = torch.amp.GradScaler("cuda", enabled=self.precision == "fp16")
 
-    def step(self) -> tuple[Any, torch.Tensor]:
+    def step(self) -> tuple[Any, torch.Tensor] | None:
         """One optimizer step; the caller keeps what is returned until the next step has returned."""
+        if isinstance(self.optimizers[0], torch.optim.LBFGS):
+            with directions_kept():
+                self.optimizers[0].step(self.evaluate)
+            return None
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         half = AUTOCAST.get(self.precision)
@@ -115,10 +139,19 @@ class TrainingCase:
         self.scaler.update()
         return output, loss
 
+    def evaluate(self) -> torch.Tensor:
+        """A closure as torch's documentation of LBFGS has it; the last loss is kept until the next."""
+        self.optimizers[0].zero_grad(set_to_none=True)
+        half = AUTOCAST.get(self.precision)
+        with torch.autocast("cuda", dtype=half) if half else contextlib.nullcontext():
+            loss = loss_of(self.model(self.images), self.labels)
+        loss.backward()
+        self.loss = loss
+        return loss
+
     def state_bytes(self) -> int:
         """What the optimizer keeps on the device."""
-        kept = [state for optimizer in self.optimizers for state in optimizer.state.values()]
-        values = [value for state in kept for value in state.values()]
+        values = tree_leaves([list(optimizer.state.values()) for optimizer in self.optimizers])
         return sum(value.nbytes for value in values if isinstance(value, torch.Tensor) and value.is_cuda)
 
 

@@ -59,6 +59,7 @@ CASES: list[dict[str, Any]] = [
             "adamax:foreach=false",
             "asgd:foreach=false",
             "asgd:foreach=false,t0=2.0",
+            "lbfgs:lr=0.01,max_iter=3,history_size=4",
             "muon",
             "nadam:foreach=false",
             "radam:foreach=false",

@@ -19,6 +19,7 @@ from bench.estimators.allocator import (
     events_from_history,
     parse_allocator_config,
     replay,
+    rounds_fraction,
     tie_rule,
 )
 from bench.estimators.allocator.caching import Block
@@ -96,6 +97,7 @@ def configure(scenario: Scenario) -> AllocatorConfig:
         device_total_bytes=scenario.memory_bytes,
         memory_fraction=scenario.fraction,
         ties=tie_rule(torch_version()),
+        rounds_fraction=rounds_fraction(torch_version()),
         addresses=scenario.driver.get("addresses", "ascending"),
     )
     return parse_allocator_config(scenario.settings, base, rest_overwrites=TORCH <= (2, 6))
@@ -144,6 +146,18 @@ def test_every_figure_agrees_after_every_operation_of_a_random_stream(
         assert mine == row.tolist(), f"operation {index}: {operations[index]}"
     if "little memory" in scenario.name:
         assert real[-1][8] > 0, "the scenario was meant to run out of cached memory"
+
+
+@pytest.mark.parametrize("segments", [27, 50, 101, 392])
+def test_a_share_of_whole_segments_holds_as_many_as_torch_says(
+    stub_driver: StubDriver, tmp_path: Path, segments: int
+) -> None:
+    asked, total = segments * 2 * MIB, 3000 * MIB
+    scenario = Scenario("share", 0, fraction=asked / total, memory_bytes=total)
+    assert int(scenario.fraction * total) == asked - (segments != 50)  # the nearest double may lie below
+    operations = [[ALLOCATE, 0, asked, 0], [FREE, 0, 0, 0], [ALLOCATE, 1, asked + 2 * MIB, 0]]
+    real = run_real(stub_driver, scenario, operations, tmp_path)
+    assert list(figures_after_each(configure(scenario), operations)) == real.tolist()
 
 
 IMAGENET = (3, 224, 1000)

@@ -56,6 +56,10 @@ class Training:
         self._kept = self._step()
 
     def _step(self) -> tuple[Any, torch.Tensor]:
+        if isinstance(self.optimizer, torch.optim.LBFGS):
+            self.optimizer.step(self._evaluate)
+            assert self._kept is not None
+            return self._kept
         self.optimizer.zero_grad(set_to_none=True)
         half = AUTOCAST.get(self._precision)
         with torch.autocast("cuda", dtype=half) if half else contextlib.nullcontext():
@@ -65,6 +69,15 @@ class Training:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return output, loss
+
+    def _evaluate(self) -> torch.Tensor:
+        self.optimizer.zero_grad(set_to_none=True)
+        half = AUTOCAST.get(self._precision)
+        with torch.autocast("cuda", dtype=half) if half else contextlib.nullcontext():
+            loss = loss_of(self.model(self.batch[0]), self.batch[1])
+        loss.backward()
+        self._kept = None, loss
+        return loss  # type: ignore[no-any-return]
 
 
 def state_bytes(case: list[Any]) -> int | None:

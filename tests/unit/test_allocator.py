@@ -17,6 +17,7 @@ from bench.estimators.allocator import (
     events_from_history,
     parse_allocator_config,
     replay,
+    rounds_fraction,
     tie_rule,
 )
 from bench.estimators.allocator.settings import round_request
@@ -227,6 +228,14 @@ def test_oversize_cached_blocks_go_before_all_others():
     events = [*sizes(90 * MIB, 30 * MIB), Free(0), Free(1), Alloc(9, 60 * MIB)]
     final = replay(events, config).final
     assert (final.reserved, final.num_alloc_retries) == (90 * MIB, 0)
+
+
+@pytest.mark.parametrize(("version", "allowed"), [("2.12.1", 54 * MIB - 1), ("2.13.0", 54 * MIB)])
+def test_a_share_is_cut_off_to_whole_bytes_or_rounded_as_torch_does(version: str, allowed: int):
+    total = 3000 * MIB  # 54 MiB / 3000 MiB, as a double, is a little too small
+    rounds = rounds_fraction(version)
+    config = AllocatorConfig(memory_fraction=54 * MIB / total, rounds_fraction=rounds, device_total_bytes=total)
+    assert config.allowed_bytes == allowed
 
 
 def test_memory_fraction_limits_segments():

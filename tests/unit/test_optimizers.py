@@ -18,6 +18,7 @@ import torch
 import bench.catalog.optimizers
 from bench import catalog
 from bench.catalog.optimizers import rest
+from bench.catalog.settling import settles_after
 from bench.errors import BenchError
 from tests.each import each
 
@@ -91,13 +92,14 @@ def refusal(name: str, settings: Mapping[str, Any], shapes: list[tuple[int, ...]
 
 
 def cases(without: str) -> list[tuple[str, dict[str, Any]]]:
-    """Every optimizer that trains the small model, with every group of settings that it takes and `without` is not in."""
+    """Every optimizer that steps without a closure, with every group of settings that it takes and `without` is not in."""
     return [
         (name, settings)
         for name in catalog.names("optimizer")
         for settings in SETTINGS
         if set(settings) <= set(catalog.optimizer(name).settings) - {without}
         and refusal(name, {}) is None
+        and not catalog.optimizer(name).takes_closure
         and refusal(name, settings) is None
     ]
 
@@ -199,14 +201,44 @@ def test_without_torch_the_rest_is_missing_and_a_warning_says_so(monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    ("name", "shapes", "reason"),
-    [
-        ("lbfgs", SHAPES, "lbfgs evaluates the model several times per step through a closure"),
-        ("sparse_adam", SHAPES, "sparse_adam takes sparse gradients only"),
-    ],
+    ("name", "shapes", "reason"), [("sparse_adam", SHAPES, "sparse_adam takes sparse gradients only")]
 )
 def test_optimizer_that_cannot_train_here_is_refused(name: str, shapes: list[tuple[int, ...]], reason: str) -> None:
     assert reason in str(refusal(name, {}, shapes))
+
+
+def test_lbfgs_keeps_what_is_counted_once_its_history_is_full_and_not_before() -> None:
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 5))  # whose loss is convex
+    settings = {"max_iter": 3, "history_size": 4, "lr": 0.01}
+    optimizer, images = build("lbfgs", model, settings), torch.rand(4, 3, 8, 8)
+
+    def evaluate() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(model(images), torch.tensor([0, 1, 2, 3]))
+        loss.backward()
+        return loss
+
+    kept = []
+    for _ in range(4):
+        optimizer.step(evaluate)
+        leaves = torch.utils._pytree.tree_leaves(list(optimizer.state.values()))
+        kept.append(sum(leaf.nbytes for leaf in leaves if isinstance(leaf, torch.Tensor)))
+    counted = catalog.optimizer("lbfgs").state_bytes([(5, 3 * 8 * 8), (5,)], 4, settings)
+    assert kept[0] < kept[1] < counted == kept[2] == kept[3]
+    assert settles_after(optimizer) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"history_size": 0}, "history_size of at least 1"),
+        ({"max_iter": 0}, "lbfgs needs a max_iter and a history_size of at least 1"),
+        ({"line_search_fn": "wolfe"}, 'line_search_fn "wolfe" is not one of torch'),
+    ],
+)
+def test_lbfgs_refuses_settings_with_which_torch_fails_or_does_nothing(settings: dict[str, Any], words: str) -> None:
+    assert words in str(refusal("lbfgs", settings))
+    assert refusal("lbfgs", {"line_search_fn": "strong_wolfe", "history_size": 1}) is None
 
 
 def test_muon_trains_the_matrices_and_adamw_the_rest() -> None:

@@ -165,9 +165,23 @@ def test_samples_have_the_founding_shapes(dataset: str, size: int, images: Image
 
 
 def test_an_optimizer_that_cannot_take_this_step_is_skipped_with_the_reason() -> None:
-    (reason,) = set(build_cases(config({"optimizer": ["lbfgs"]}), "cpu").values())
+    (reason,) = set(build_cases(config({"optimizer": ["sparse_adam"]}), "cpu").values())
     assert reason is not None
-    assert "closure" in reason
+    assert "sparse gradients" in reason
+
+
+@pytest.mark.parametrize(
+    ("axes", "words"),
+    [({"precision": ["fp16"]}, "gradient scaler"), ({"update": ["in_backward"]}, "all parameters together")],
+)
+def test_an_optimizer_that_evaluates_the_model_again_is_skipped_where_its_step_cannot(axes: Any, words: str) -> None:
+    lbfgs, adam = (
+        set(build_cases(config({"optimizer": [name], **axes}), "cuda").values()) for name in ("lbfgs", "adam")
+    )
+    assert adam == {None}
+    (reason,) = lbfgs
+    assert reason is not None
+    assert words in reason
 
 
 def test_code_that_an_entry_shares_with_others_is_part_of_its_key() -> None:

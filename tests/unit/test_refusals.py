@@ -42,7 +42,6 @@ REFUSED: dict[str, tuple[Callable[[], None], str]] = {
     ),
     "capturable": (lambda: step_of(head(), optimizer="Adam", capturable=True), "must be on supported devices"),
     "sparse": (lambda: step_of(head(), optimizer="SparseAdam"), "SparseAdam does not support dense gradients"),
-    "closure": (lambda: step_of(head(), optimizer="LBFGS"), "step() missing 1 required positional argument: 'closure'"),
     "kernel larger than the images": (
         lambda: step_of(head(torch.nn.Conv2d(1, 4, 11))),
         "Kernel size can't be greater than actual input size; the images are too small for this model",

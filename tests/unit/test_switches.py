@@ -55,6 +55,58 @@ def test_a_switch_changes_memory_and_not_what_is_learnt(case: Case, switches: di
         assert torch.allclose(one, other, rtol=0, atol=same)
 
 
+LBFGS = Choice.of("lbfgs", {"lr": 0.1, "max_iter": 3})
+
+
+def test_an_optimizer_that_evaluates_the_model_again_trains_as_in_a_plain_loop() -> None:
+    from bench.workload import build_model
+
+    case = replace(MLP, optimizer=LBFGS)
+    images = image_spec(case.dataset, case.image_size)
+    torch.manual_seed(Protocol().seed)
+    model = build_model(case, images)
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=3)
+    generator = torch.Generator().manual_seed(1)
+    batch = torch.randn(case.batch_size, *images.shape, generator=generator)
+    labels = torch.randint(images.classes, (case.batch_size,), generator=generator)
+    evaluations = 0
+
+    def evaluate() -> torch.Tensor:
+        nonlocal evaluations
+        evaluations += 1
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(model(batch), labels)
+        loss.backward()
+        return loss
+
+    for _ in range(3):
+        optimizer.step(evaluate)
+    assert evaluations == 9
+    found, _ = trained(case)
+    assert all(torch.equal(one, other) for one, other in zip(model.parameters(), found, strict=True))
+    parts, _ = trained(replace(case, accumulation=4))
+    for one, other in zip(found, parts, strict=True):
+        assert torch.allclose(one, other, rtol=0, atol=1e-4)
+
+
+def test_the_peak_on_a_cpu_is_of_a_step_with_a_full_history() -> None:
+    from bench.worker import MeasureTask, measure_case
+
+    optimizer = Choice.of("lbfgs", {"lr": 0.01, "max_iter": 4, "history_size": 20})
+    protocol = Protocol(warmup_steps=1, measured_steps=1, min_window_s=0)
+    found = measure_case(MeasureTask(replace(MLP, optimizer=optimizer), protocol, CPU), lambda news: None)
+    assert found["status"] == "ok"
+    assert found["peak_allocated_bytes"] > 2 * 20 * 101_770 * 4
+
+
+def test_an_optimizer_that_needs_a_closure_cannot_be_split_by_parameter() -> None:
+    from bench.workload import build_workload
+
+    case = replace(MLP, optimizer=LBFGS, update="in_backward")
+    with pytest.raises(Unsupported, match="for all parameters together"):
+        build_workload(case, image_spec(case.dataset, case.image_size), Protocol(), torch.device(CPU))
+
+
 def test_gradients_that_are_zeroed_keep_their_memory_and_dropped_ones_do_not() -> None:
     from bench.workload import build_workload
 

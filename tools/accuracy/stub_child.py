@@ -26,6 +26,7 @@ from bench.records import Case, Protocol
 from bench.records.variables import allocator_variables
 from bench.workload import build_workload, numeric_modes
 from bench.workload.inputs import build_inputs
+from tests.oracle.step import directions_kept
 from tools.accuracy.cases import case_of
 
 STEPS = 3
@@ -44,7 +45,7 @@ def run(case: Case) -> dict[str, Any]:
     os.environ |= allocator_variables(case.allocator, os.environ)
     torch.cuda.init()  # type: ignore[no-untyped-call]
     found: dict[str, Any] = {}
-    with numeric_modes(case, protocol):
+    with numeric_modes(case, protocol), directions_kept():
         workload = build_workload(case, image_spec(case.dataset, case.image_size), protocol, device)
         inputs = build_inputs(case, catalog.describe_dataset(case.dataset), protocol, device)
         for number in range(1, protocol.warmup_steps + 3):

@@ -48,6 +48,9 @@ KEPT: Mapping[str, Kept] = {
 }
 """State by optimizer; one that does not stand here has unknown state, not none."""
 
+LBFGS_HISTORY = 100
+"""Torch's default of `history_size`."""
+
 
 def build(class_name: str, parameters: list[torch.nn.Parameter], **settings: Any) -> torch.optim.Optimizer:
     """Build torch's optimizer of this class; settings not given have torch's defaults."""
@@ -98,10 +101,21 @@ def muon_state_bytes(shapes: Shapes, element_bytes: int, settings: Settings) -> 
     return copies_bytes(1, matrices, element_bytes) + copies_bytes(2, others, element_bytes)
 
 
-def _refuse_lbfgs(shapes: Shapes, settings: Settings) -> str:
-    return (
-        "lbfgs evaluates the model several times per step through a closure; the step measured here evaluates it once"
-    )
+def lbfgs_state_bytes(shapes: Shapes, element_bytes: int, settings: Settings) -> int:
+    """With a full history: two vectors and two numbers a pair, the direction, the last gradient, and a scale.
+
+    Vectors are of all parameters at once. The history grows by a pair in each iteration until it has `history_size`.
+    """
+    pairs = int(settings.get("history_size", LBFGS_HISTORY))  # type: ignore[arg-type]
+    return copies_bytes(2 * pairs + 2, shapes, element_bytes) + (2 * pairs + 1) * element_bytes
+
+
+def _refuse_lbfgs(shapes: Shapes, settings: Settings) -> str | None:
+    if any(int(settings.get(name, 1)) < 1 for name in ("max_iter", "history_size")):  # type: ignore[arg-type]
+        return "lbfgs needs a max_iter and a history_size of at least 1"
+    if settings.get("line_search_fn") not in (None, "strong_wolfe"):
+        return f'lbfgs: line_search_fn "{settings["line_search_fn"]}" is not one of torch\'s; use strong_wolfe or none'
+    return None
 
 
 def _refuse_sparse_adam(shapes: Shapes, settings: Settings) -> str:
@@ -115,11 +129,17 @@ def _refuse_muon(shapes: Shapes, settings: Settings) -> str | None:
 
 
 _PARTICULARS: Mapping[str, Mapping[str, Any]] = {
+    "lbfgs": {
+        "summary": "torch's LBFGS; up to max_iter evaluations of the model a step, 2 x history_size copies of state",
+        "state_bytes": lbfgs_state_bytes,
+        "takes_closure": True,
+        "assumption": "lbfgs is assumed to end each step at max_iter or max_eval, and to keep a pair of each iteration",
+    },
     "muon": {
         "build": build_muon,
         "summary": "torch's Muon for matrices, AdamW for all other parameters",
         "state_bytes": muon_state_bytes,
-    }
+    },
 }
 _REFUSE = {"lbfgs": _refuse_lbfgs, "muon": _refuse_muon, "sparse_adam": _refuse_sparse_adam}
 _KIND_WORDS: Mapping[str, type] = {"bool": bool, "int": int, "float": float, "str": str}

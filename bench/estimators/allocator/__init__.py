@@ -39,7 +39,7 @@ from bench.estimators.allocator.replay import (
     replay,
     replay_onward,
 )
-from bench.estimators.allocator.settings import AllocatorConfig, parse_allocator_config, tie_rule
+from bench.estimators.allocator.settings import AllocatorConfig, parse_allocator_config, rounds_fraction, tie_rule
 
 __all__ = [
     "Alloc",
@@ -61,5 +61,6 @@ __all__ = [
     "parse_allocator_config",
     "replay",
     "replay_onward",
+    "rounds_fraction",
     "tie_rule",
 ]

