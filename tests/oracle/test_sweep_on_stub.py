@@ -118,12 +118,14 @@ def test_on_a_known_device_the_trace_beside_each_run_is_right(stub_driver: StubD
         assert (held[f"trace_peak_{name}_bytes"] / held[f"peak_{name}_bytes"]).between(0.995, 1.005).all(), name
     assert (sum(held[f"trace_{part}_bytes"] for part in TRACE_PARTS) == held["trace_peak_allocated_bytes"]).all()
     assert (held["estimated_samples_per_s"] > 0).all()
+    assert sorted(set(held["peak_flop_per_s"])) == [6.690816e13, 9.89e14]
+    assert (held[["step_flop", "mfu_frac", "roofline_frac"]] > 0).all(axis=None)
     assert "trace" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
 
 
 GPUS = (
     {
-        "name": "NVIDIA RTX A6000",
+        "name": "NVIDIA A40-48Q",  # a virtual one
         "multiprocessors": 84,
         "capability_major": 8,
         "capability_minor": 6,
@@ -207,7 +209,7 @@ def test_a_device_file_given_later_is_used_for_the_runs_that_are_there(stub_driv
     assert plugins.bench(*arguments, env=env).returncode == 0
     mine = tmp_path / "mine.toml"
     mine.write_text(
-        'gpu_name = "NVIDIA RTX A6000"\nkind = "cuda"\ncontext_bytes = 123_456_789\n'
+        'gpu_name = "NVIDIA A40-48Q"\nkind = "cuda"\ncontext_bytes = 123_456_789\n'
         '[sources]\ncontext_bytes = "a test"\n',
         encoding="utf-8",
     )
@@ -217,10 +219,10 @@ def test_a_device_file_given_later_is_used_for_the_runs_that_are_there(stub_driv
     row = bench.load(tmp_path / "out").iloc[0]
     assert row["estimate_device"] == "mine"
     assert row["estimated_device_bytes"] == row["trace_peak_reserved_bytes"] + 123_456_789
-    mine.write_text(mine.read_text(encoding="utf-8").replace("A6000", "A5000"), encoding="utf-8")
+    mine.write_text(mine.read_text(encoding="utf-8").replace("A40-48Q", "A40-24Q"), encoding="utf-8")
     done = plugins.bench(*arguments, "--device-file", mine, env=env)
     assert done.returncode == 2
-    assert "the GPU here is NVIDIA RTX A6000, but mine is for NVIDIA RTX A5000" in done.stderr
+    assert "the GPU here is NVIDIA A40-48Q, but mine is for NVIDIA A40-24Q" in done.stderr
     done = plugins.bench("sweep", config, "--device", "cpu", "--out", tmp_path / "cpu", "--device-file", mine)
     assert done.returncode == 2
     assert "--device-file describes a GPU, but runs would use the CPU" in done.stderr
