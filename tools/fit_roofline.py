@@ -124,12 +124,12 @@ def pack(steps: Sequence[Step]) -> Packed:
     groups = []
     for form, items in found.items():
         kernels, rates, counts, places = zip(*items, strict=True)
-        groups.append((form, _columns(kernels), _columns(rates), np.array(counts), np.array(places)))
+        groups.append((form, columns_of(kernels), columns_of(rates), np.array(counts), np.array(places)))
     launches = [sum(kernel.launches * count for kernel, count in step.kernels.items()) for step in steps]
     return Packed(tuple(steps), tuple(groups), np.array(launches))
 
 
-def _columns(rows: Sequence[Any]) -> Any:
+def columns_of(rows: Sequence[Any]) -> Any:
     """Named tuples of numbers as one of arrays; words are left as they are."""
     return type(rows[0])(
         *(values if isinstance(values[0], str) else np.array(values) for values in zip(*rows, strict=True))

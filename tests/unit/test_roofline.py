@@ -31,7 +31,6 @@ from bench.estimators.roofline import (
 )
 from bench.estimators.tensors import Spec
 from bench.records import Case, Choice, ImageSpec
-from tools.fit_roofline import _columns
 
 COLOUR = ImageSpec(3, 32, 32, 10)
 MNIST = Case(Choice("mnist"), Choice("mlp"), Choice("sgd"), 64)
@@ -409,6 +408,8 @@ def test_ecc_beside_the_data_takes_its_share_of_the_bandwidth() -> None:
 
 
 def test_arrays_of_kernels_are_timed_as_each_of_them() -> None:
+    from tools.fit_roofline import columns_of
+
     device = load_device("rtx3090")
     kernels = [
         kernel for _, kernel in kernels_of(recording_of(replace(RESNET, precision="fp16"), MACHINE, shared=True))
@@ -416,7 +417,7 @@ def test_arrays_of_kernels_are_timed_as_each_of_them() -> None:
     for form in {form_of(kernel, device, "fp16") for kernel in kernels}:
         some = [kernel for kernel in kernels if form_of(kernel, device, "fp16") == form]
         rates = [rates_of(kernel, device, "fp16") for kernel in some]
-        at_once = time_s(form, _columns(some), _columns(rates), CONSTANTS)
+        at_once = time_s(form, columns_of(some), columns_of(rates), CONSTANTS)
         assert list(at_once) == pytest.approx([times(kernel, device, "fp16") for kernel in some])
 
 
