@@ -1,10 +1,10 @@
-"""`bench plan`: what a configuration would run."""
+"""`bench plan`: what a configuration would run, and what that asks of a cluster."""
 
 from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,7 @@ from bench.units import counted, format_duration
 
 if TYPE_CHECKING:
     from bench.config import SweepConfig
+    from bench.records import Case, Estimate
 
 
 @click.command()
@@ -21,47 +22,143 @@ if TYPE_CHECKING:
 @set_option
 @models_option
 @device_option
+@click.option("--launcher", metavar="local|slurm|ray", help="Say how many jobs there are and how long they may take.")
+@click.option(
+    "--for",
+    "targets",
+    multiple=True,
+    metavar="DEVICE",
+    help="A device on offer (bench list devices): say what memory each case needs there, and if it fits. Repeatable.",
+)
+@click.option(
+    "--emit",
+    type=click.Choice(["slurm", "k8s"]),
+    help="Print a job script or a pod for one case, the one that needs the most memory, and nothing else.",
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     help="Store the runs in FOLDER too, in their order, for other machines to do: see docs/clusters.md.",
 )
 @json_option
-def plan(config: Path | None, overrides: tuple[str, ...], device: str, out: Path | None, as_json: bool) -> None:
+def plan(
+    config: Path | None,
+    overrides: tuple[str, ...],
+    device: str,
+    launcher: str | None,
+    targets: tuple[str, ...],
+    emit: str | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
     """List the cases of a configuration without running them.
+
+    With --launcher, --for or --emit, --json is an object: what the plan needs, and its cases.
 
     \b
     Examples:
       bench plan
       bench plan configs/gpu.toml --json
       bench plan --set 'grid.batch_size=[64, 128]' --device cuda
+      bench plan configs/gpu.toml --launcher slurm --for h100_sxm --for a100_80gb
+      bench plan configs/gpu.toml --emit k8s --for h100_sxm
       bench plan configs/gpu.toml --device cuda --out /shared/gpu
     """
+    if launcher is not None:
+        overrides = (*overrides, f"launcher.kind={launcher}")
     checked = read_config(config, overrides)
-    print_plan(checked, device, as_json=as_json)
+    kind = "cuda" if targets and device == "auto" else kind_of(device, checked)
+    if launcher is None and not targets and emit is None:
+        print_plan(checked, kind, as_json=as_json)
+    else:
+        _print_demands(checked, kind, targets, emit, out, as_json=as_json)
     if out is not None:
         from bench.sweep.stages import store_order
         from bench.terminal import Progress
 
-        with Progress(quiet=as_json, bar=False) as progress:
-            order = store_order(checked, out, kind_of(device), progress)
-        click.echo(printable(f"order: {order}"), err=as_json)
+        with Progress(quiet=as_json or emit is not None, bar=False) as progress:
+            order = store_order(checked, out, kind, progress)
+        click.echo(printable(f"order: {order}"), err=as_json or emit is not None)
 
 
-def print_plan(config: SweepConfig, device: str, *, as_json: bool) -> None:
-    """Print every case with its key, and why cases are skipped."""
+def _print_demands(
+    config: SweepConfig, kind: str, targets: tuple[str, ...], emit: str | None, out: Path | None, *, as_json: bool
+) -> None:
+    """Print what a plan needs of a cluster, after its cases; or a request for one case."""
+    from dataclasses import asdict
+
+    from bench.cli.root import echo_json
+    from bench.sweep.requests import REQUESTS, choose_demand, demand_lines, find_demands
+
+    demands = find_demands(config, kind, _estimates(config, kind, targets))
+    if emit is not None:
+        request = REQUESTS[emit](config, choose_demand(demands), kind, str(out.resolve()) if out else "/results")
+        if as_json:
+            echo_json({"request": request})
+        else:
+            click.echo(request, nl=False)
+    elif as_json:
+        cases = {each.case.key: each for each in demands.cases}
+        rows = _case_rows(config, kind)
+        for row in rows:
+            if each := cases.get(row["case_key"]):
+                known = {name: value for name, value in asdict(each).items() if name not in ("case", "name")}
+                row.update(known, fits_nowhere=each.fits_nowhere)
+        told = {name: value for name, value in asdict(demands).items() if name != "cases"}
+        echo_json({**told, "cases": rows})
+    else:
+        print_plan(config, kind, as_json=False)
+        for line in demand_lines(demands):
+            click.echo(printable(line))
+
+
+def _estimates(config: SweepConfig, kind: str, targets: tuple[str, ...]) -> dict[str, list[Estimate]]:
+    """By device, an estimate of each case that is not skipped. Raises BenchError."""
+    from bench.client import counts_workspaces, estimates_in_order
+    from bench.devices import load_device
+    from bench.errors import BenchError
+    from bench.launchers import LocalLauncher
+    from bench.terminal import Progress
+
+    devices = [load_device(name) for name in dict.fromkeys(targets)]
+    for device in devices:
+        if device.kind != kind:
+            raise BenchError(f"--for {device.name}: a {device.kind} device, and the plan is for {kind}; see --device")
+    if not devices:
+        return {}
+    cases = [case for case, reason in _cases(config, kind).items() if reason is None]
+    launcher = LocalLauncher()
+    with Progress(quiet=True, bar=False) as progress:
+        return {
+            device.name: estimates_in_order(launcher, cases, device, workspaces=counts_workspaces(), say=progress.say)
+            for device in devices
+        }
+
+
+def _case_rows(config: SweepConfig, kind: str) -> list[dict[str, Any]]:
+    return [{**case.axes, "case_key": case.key, "skip_reason": reason} for case, reason in _cases(config, kind).items()]
+
+
+def _cases(config: SweepConfig, kind: str) -> dict[Case, str | None]:
+    """Every case with the reason why it is skipped; models of other packages are tried on their images."""
+    from bench.client import refusals_in_child
+    from bench.launchers import LocalLauncher
+    from bench.plan import build_cases
+
+    say = functools.partial(click.echo, err=True)
+    return build_cases(config, kind, functools.partial(refusals_in_child, LocalLauncher(), say=say))
+
+
+def print_plan(config: SweepConfig, kind: str, *, as_json: bool) -> None:
+    """Print every case with its key, and why cases are skipped on that kind of device."""
     from bench import catalog
     from bench.cli.root import echo_json
-    from bench.client import refusals_in_child
-    from bench.launchers.local import LocalLauncher
-    from bench.plan import build_cases, describe, name_planned
+    from bench.plan import describe, name_planned
 
-    kind = kind_of(device)
-    say = functools.partial(click.echo, err=True)
-    cases = build_cases(config, kind, functools.partial(refusals_in_child, LocalLauncher(), say=say))
     if as_json:
-        echo_json([{**case.axes, "case_key": case.key, "skip_reason": reason} for case, reason in cases.items()])
+        echo_json(_case_rows(config, kind))
         return
+    cases = _cases(config, kind)
     for dataset in dict.fromkeys(case.dataset for case in cases):
         for remark in () if catalog.is_external("dataset", dataset.name) else describe(dataset).notes:
             click.echo(printable(f"{dataset}: {remark}"), err=True)
@@ -77,12 +174,14 @@ def print_plan(config: SweepConfig, device: str, *, as_json: bool) -> None:
     click.echo(f"{config.name}: {counted(len(cases), 'case')}, {skipped} skipped; {runs}")
 
 
-def kind_of(device: str) -> str:
-    """`cpu` or `cuda`, as a request means it on this machine."""
+def kind_of(device: str, config: SweepConfig) -> str:
+    """`cpu` or `cuda`, as a request means it on this machine, or on the cluster that the configuration names."""
     from bench.probes.nvml import list_gpus
 
     if device == "auto":
-        return "cuda" if list_gpus() else "cpu"
+        device = config.launcher.device
+    if device == "auto":
+        return "cuda" if config.launcher.kind != "local" or list_gpus() else "cpu"
     return "cpu" if device.startswith("cpu") else "cuda"
 
 

@@ -128,7 +128,7 @@ def sweep(
     \b
     Exit codes: 0 success, 1 some cases failed, 2 wrong usage or configuration, 130 interrupted.
     """
-    from bench.cli.plan import print_plan
+    from bench.cli.plan import kind_of, print_plan
     from bench.cli.root import echo_json
     from bench.errors import EXIT_FAILED_CASES
     from bench.sweep import RETRIED, SweepOptions, parse_statuses, run_sweep
@@ -144,7 +144,7 @@ def sweep(
     checked = read_config(config, overrides, memory_bytes)
     statuses = parse_statuses(retry)
     if dry_run:
-        print_plan(checked, devices or checked.launcher.device, as_json=as_json)
+        print_plan(checked, kind_of(devices or "auto", checked), as_json=as_json)
         return
     options = SweepOptions(
         out=out or Path("reports") / (f"{checked.name}-in-process" if in_process else checked.name),

@@ -94,7 +94,7 @@ def submit(
     """
     submitit = _submitit()
     chunks = [list(todo[start : start + settings.chunk]) for start in range(0, len(todo), settings.chunk)]
-    time_s = settings.time or JOB_S + RUN_S * min(len(todo), settings.chunk)
+    time_s = job_seconds(settings, len(todo))
     executor = submitit.SlurmExecutor(folder=log_folder(order))
     more: dict[str, Any] = {"no-requeue": True}
     if settings.account:
@@ -134,6 +134,11 @@ def submit(
         _remember(order, job)
         jobs.append(job)
     return jobs
+
+
+def job_seconds(settings: LauncherSettings, runs: int) -> float:
+    """The time limit of each job for so many runs, in seconds."""
+    return settings.time or JOB_S + RUN_S * min(runs, settings.chunk)
 
 
 def _submitit() -> Any:

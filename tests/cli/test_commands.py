@@ -53,6 +53,21 @@ def test_plan_lists_cases_with_axes_key_and_reason() -> None:
     assert as_json("sweep", ROOT / "configs" / "gpu.toml", "--device", "cuda", "--dry-run") == cases
 
 
+def test_plan_says_what_a_cluster_is_asked_for() -> None:
+    one = ("plan", "--set", "grid.model=mlp", "--set", "grid.batch_size=[16, 32]", "--set", "grid.optimizer=sgd")
+    one += ("--set", "include=[]", "--for", "h100_sxm")
+    found = as_json(*one, "--launcher", "slurm", "--set", "launcher.chunk=4")
+    assert found["launcher"] == "slurm" and found["jobs"] == -(-found["runs"] // 4) > 1
+    assert {case["fits"]["h100_sxm"] for case in found["cases"]} == {"fits"}
+    assert all(case["device_bytes"]["h100_sxm"] > case["batch_size"] * 28 * 28 * 4 for case in found["cases"])
+    script = run(*one, "--emit", "slurm").stdout
+    assert script.startswith("#!/bin/bash\n#SBATCH --") and "#SBATCH --gpus-per-node=1" in script
+    refused = run(*one, "--device", "cpu")
+    assert refused.exit_code == 2 and "--for h100_sxm" in refused.output
+    assert "Nearest: h100_sxm" in run("plan", "--for", "h100_smx").output
+    assert run("plan", "--emit", "slurm", "--device", "cuda").exit_code == 2
+
+
 def test_plan_without_a_configuration_plans_the_default_sweep() -> None:
     assert "default: 24 cases, 0 skipped; 72 runs (3 repeats per case) on cpu" in run("plan", "--device", "cpu").output
 

@@ -133,6 +133,15 @@ def test_a_cancelled_chunk_ends_after_its_run(
     assert "SIGUSR2" in log
 
 
+def test_a_printed_job_script_is_one_that_slurm_takes(
+    cluster: SlurmCluster, run: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    request = run("plan", "small.toml", "--emit", "slurm", "--set", "grid.batch_size=16")
+    assert request.returncode == 0, request.stderr
+    (tmp_path / "job.sh").write_text(request.stdout.replace("--mem=", "--mem=500M #"))  # the nodes have 1000 MB
+    cluster.run("sbatch", "--test-only", str(tmp_path / "job.sh"))
+
+
 def test_what_a_cluster_cannot_do_is_refused(tmp_path: Path) -> None:
     from bench.config import check_config
     from bench.sweep import SweepOptions
