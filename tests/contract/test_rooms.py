@@ -189,14 +189,12 @@ ALONE = {
     "bench.cli.comparison_text": "only printing needs it: `bench compare --help` must not wait for numpy",
     "bench.cli.saving_text": "only printing needs it: `bench fit` without --save-memory does not",
     "bench.cli.plan": "a command is one file, and `bench sweep --dry-run` is that command",
-    "bench.estimators.fake_cuda": "a device that does not exist, whatever is recorded on it",
     "bench.estimators.optimizer_parts": "it imports torch, and kept recordings are read without",
     "bench.recorder": "a process of its own, as `bench.worker` is",
     "bench.report.figures": "a folder that is scanned",
     "bench.report.sections": "a folder that is scanned",
     "bench.sweep.neighbours": "a measurement before a sweep of several devices, and none where there is one",
     "bench.sweep.ray_cluster": "an engine is one file",
-    "bench.sweep.slurm": "an engine is one file",
 }
 """Modules that one sibling alone imports, each with the reason why it is not a part of it. Prefer to merge."""
 
