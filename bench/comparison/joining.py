@@ -519,7 +519,9 @@ def _say_unit(side: str, runs: pd.DataFrame) -> str | None:
     """What the numbers of a side that was spread over hosts stand for; None for another."""
     hosts = set(spread_hosts(runs)) - {""}
     if len(hosts) > 1:
-        return f"Repeats of the {side} were spread over {len(hosts)} hosts: n counts hosts, each with the mean of its runs."
+        return (
+            f"Repeats of the {side} ran on {len(hosts)} hosts on purpose: n counts hosts, each by the mean of its runs."
+        )
     if hosts:
         return f"All runs of the {side} were on one host: its interval says nothing about others."
     return None

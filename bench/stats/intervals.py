@@ -90,8 +90,8 @@ def geometric_interval(values: Sequence[float], confidence: float = CONFIDENCE) 
 def host_means(values: Sequence[float], hosts: Sequence[Hashable]) -> list[float]:
     """One number per host, where processes were spread over several on purpose: the geometric mean of its processes.
 
-    Hosts differ by more than the processes of one, so that processes are no independent sample of hosts. Each host counts
-    once, however many processes it had. One host says nothing of others: its values are returned as they are.
+    Hosts differ by more than the processes of one, so that processes are no independent sample of hosts. Each host
+    counts once, however many processes it had. One host says nothing of others: its values are returned as they are.
 
     Args:
         values: One positive number per process.
