@@ -46,7 +46,7 @@ ASK_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class ArrayJob:
     """An array job.
 
     Attributes:
@@ -79,7 +79,7 @@ class Queued:
 
 def submit(
     order: Path, todo: Sequence[tuple[int, int]], settings: LauncherSettings, name: str, *, on_gpu: bool
-) -> list[Job]:
+) -> list[ArrayJob]:
     """Submit runs as array jobs of chunks.
 
     Args:
@@ -130,7 +130,7 @@ def submit(
             )
         except (submitit.core.utils.FailedJobError, subprocess.CalledProcessError) as error:
             raise InfrastructureError(_refusal(error, settings)) from error
-        job = Job(str(made[0].job_id).partition("_")[0], order.name, part)
+        job = ArrayJob(str(made[0].job_id).partition("_")[0], order.name, part)
         _remember(order, job)
         jobs.append(job)
     return jobs
@@ -179,18 +179,18 @@ def _ask(*command: str) -> str:
         return ""
 
 
-def _remember(order: Path, job: Job) -> None:
+def _remember(order: Path, job: ArrayJob) -> None:
     folder = order.parent.parent / JOBS
     folder.mkdir(exist_ok=True)
     commit_bytes(json.dumps(asdict(job)).encode(), folder / f"slurm-{job.job_id}-{time.time_ns()}.json")
 
 
-def jobs_of(order: Path) -> list[Job]:
+def jobs_of(order: Path) -> list[ArrayJob]:
     """The jobs that were submitted for an order, oldest first."""
     found = []
     for path in sorted((order.parent.parent / JOBS).glob("slurm-*.json")):
         told = json.loads(path.read_text(encoding="utf-8"))
-        job = Job(told["job_id"], told["order"], [[(index, attempt) for index, attempt in c] for c in told["chunks"]])
+        job = ArrayJob(told["job_id"], told["order"], [[(index, attempt) for index, attempt in c] for c in told["chunks"]])
         if job.order == order.name:
             found.append(job)
     return found

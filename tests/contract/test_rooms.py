@@ -195,7 +195,7 @@ ALONE = {
     "bench.report.figures": "a folder that is scanned",
     "bench.report.sections": "a folder that is scanned",
     "bench.sweep.neighbours": "a measurement before a sweep of several devices, and none where there is one",
-    "bench.sweep.claims": "files between processes, which know nothing of what a run is",
+    "bench.sweep.ray_cluster": "an engine of its own beside `bench.sweep.slurm`",
 }
 """Modules that one sibling alone imports, each with the reason why it is not a part of it. Prefer to merge."""
 
