@@ -190,7 +190,9 @@ def jobs_of(order: Path) -> list[ArrayJob]:
     found = []
     for path in sorted((order.parent.parent / JOBS).glob("slurm-*.json")):
         told = json.loads(path.read_text(encoding="utf-8"))
-        job = ArrayJob(told["job_id"], told["order"], [[(index, attempt) for index, attempt in c] for c in told["chunks"]])
+        job = ArrayJob(
+            told["job_id"], told["order"], [[(index, attempt) for index, attempt in c] for c in told["chunks"]]
+        )
         if job.order == order.name:
             found.append(job)
     return found
