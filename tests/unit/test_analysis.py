@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from bench.comparison import compare, field_words
 from bench.comparison.differences import find_differences
 from bench.errors import BenchError
 from bench.records import Measurement, Planned, Protocol, Status
+from bench.report.sections.equal_devices import SECTION
 from bench.stats import geometric_interval, host_means
 from bench.store import Store
 from tests.altered import honest
@@ -81,6 +83,14 @@ def test_repeats_that_were_spread_over_hosts_count_by_host(tmp_path):
     others = (spread(frame, "aaaa"), spread(frame).assign(spread="gpus"), spread(frame).assign(spread=None))
     for other in others:
         assert summarise_cases(other)[ends].iloc[0].tolist() == alone[ends].iloc[0].tolist()
+
+
+@pytest.mark.parametrize(("hosts", "words"), [("aabb", "over 2 hosts"), ("aaaa", "nothing about others"), ("", None)])
+def test_the_report_says_what_intervals_over_hosts_count(tmp_path, hosts, words):
+    frame = bench.load(make_results(tmp_path, one(), repeats=4))
+    blocks = SECTION.build(SimpleNamespace(frame=spread(frame, hosts) if hosts else frame))
+    told = [str(block) for block in blocks if "intervals" in str(block) or "its interval" in str(block)]
+    assert len(told) == (words is not None) and all(words in text for text in told)
 
 
 def test_a_comparison_of_sweeps_over_hosts_counts_hosts_and_says_so(tmp_path):
