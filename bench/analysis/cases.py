@@ -13,7 +13,7 @@ import pandas as pd
 from bench.analysis.estimates import COMPARISONS, relative_errors
 from bench.analysis.labels import machine_labels, protocol_labels, sort_cases
 from bench.records import AXES, MEASURED, Estimate, Group, Status, columns, in_order
-from bench.stats import Interval, geometric_interval, percentiles
+from bench.stats import Interval, geometric_interval, host_means, percentiles
 
 GROUP = ("case_key", *columns(Group))
 """What runs that are repeats of each other share."""
@@ -41,6 +41,14 @@ def in_reading_order(runs: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
     return runs.iloc[places.argsort(kind="stable").to_numpy()]
 
 
+def spread_hosts(frame: pd.DataFrame) -> np.ndarray:
+    """The host that each run counts for, where repeats were spread over hosts on purpose; "" elsewhere."""
+    if "spread" not in frame or "host_hash" not in frame:
+        return np.full(len(frame), "", dtype=object)
+    spread = (frame["spread"] == "hosts").fillna(False).to_numpy(dtype=bool)
+    return np.where(spread, frame["host_hash"].astype(object).fillna(""), "")
+
+
 def summarise_cases(frame: pd.DataFrame) -> pd.DataFrame:
     """One row a case, environment, protocol and code, in a reader's order.
 
@@ -54,9 +62,9 @@ def summarise_cases(frame: pd.DataFrame) -> pd.DataFrame:
         The axes, `machine`, `protocol` and `code` in words; `runs_planned`, `runs_ok`, `status` (`ok` where every
         planned run was, else the gravest), `status_counts` (`ok 2, oom 1`), `reason` and `phase` of the first run that
         did not end well; `processes` behind the speed, `samples_per_s` and `median_step_time_s` (geometric means of one
-        number a process) with `_low` and `_high` (95 %, null for one process); `step_p10_s` and p50, p90,
-        p99 over all raw steps; `mfu_frac` and `roofline_frac` (geometric means over the processes);
-        `data_wait_frac`; `consistency` (throughput x median step / batch);
+        number a process, or a host where repeats were spread over several) with `_low` and `_high` (95 %, null for
+        one); `step_p10_s` and p50, p90, p99 over all raw steps; `mfu_frac` and `roofline_frac` (geometric means over
+        the processes); `data_wait_frac`; `consistency` (throughput x median step / batch);
         peaks as the maximum over the
         processes, `peaks_agree`; `flags`, `data_source`; the estimates and `<estimator>_relative_error`, signed.
     """
@@ -111,6 +119,7 @@ class _Columns:
             name: frame[name].to_numpy(dtype=float, na_value=np.nan) if name in frame else np.full(len(frame), np.nan)
             for name in dict.fromkeys((*_EXACT, *_SHARES, *speed))
         }
+        self.hosts = spread_hosts(frame)
         lists = ("step_times_s", "data_wait_times_s", "flags")
         self.list = {name: [_listed(value) for value in frame[name]] for name in lists}
 
@@ -145,14 +154,13 @@ class _Columns:
     def _speed(self, rows: Sequence[int]) -> dict[str, float | int]:
         """Of the runs that the speed comes from; `converged`: whether it is as well known as the sweep asked."""
         rates = self._known("samples_per_s", rows)
-        medians = self._known("median_step_time_s", rows)
         batches = [size for row in rows if not np.isnan(size := self.number["batch_size"][row])]
         steps = np.concatenate([self.list["step_times_s"][row] for row in rows]) if rows else np.array([])
         waits = np.concatenate([self.list["data_wait_times_s"][row] for row in rows]) if rows else np.array([])
         energy = self._known("energy_window_j", rows)
         samples = sum(self.number["batch_size"][row] * len(self.list["step_times_s"][row]) for row in rows)
         p = percentiles(steps) if len(steps) else None
-        rate, median = _geometric(rates), _geometric(medians)
+        rate, median = (self._interval(name, rows) for name in ("samples_per_s", "median_step_time_s"))
         width = rate.half_width_frac if rate else 0.0
         target = next(iter(self._known("target_interval", rows)), math.inf)
         return {
@@ -171,6 +179,13 @@ class _Columns:
             "joules_per_sample": math.fsum(energy) / samples if energy and len(energy) == len(rows) else np.nan,
         }
 
+    def _interval(self, name: str, rows: Sequence[int]) -> Interval | None:
+        """Over one number a process, or a host where they were spread over several."""
+        positive = [row for row in rows if self.number[name][row] > 0]
+        if not positive:
+            return None
+        return geometric_interval(host_means(self.number[name][positive].tolist(), self.hosts[positive].tolist()))
+
     def _known(self, name: str, rows: Sequence[int]) -> list[float]:
         return [float(value) for row in rows if not np.isnan(value := self.number[name][row])]
 
@@ -187,11 +202,6 @@ def _commonest_trouble(counts: dict[Status, int]) -> str:
     """`ok` where nothing else happened, else the commonest other status (the first of the closed set among equals)."""
     others = {status: count for status, count in counts.items() if status != Status.OK}
     return str(max(others, key=lambda status: others[status])) if others else str(Status.OK)
-
-
-def _geometric(values: list[float]) -> Interval | None:
-    positive = [value for value in values if value > 0]
-    return geometric_interval(positive) if positive else None
 
 
 def _spread(name: str, interval: Interval | None) -> dict[str, float]:

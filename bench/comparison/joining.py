@@ -15,7 +15,7 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 
-from bench.analysis import last_attempts
+from bench.analysis import last_attempts, spread_hosts
 from bench.comparison.differences import (
     COMPARED,
     FLAGS,
@@ -29,7 +29,7 @@ from bench.comparison.metrics import DEFAULT_METRICS, METRICS, Metric
 from bench.comparison.result import Comparison, GeoMean, Missing, Side
 from bench.errors import BenchError, UnknownNameError
 from bench.records import AXES, SWITCHES, USUAL, InputPath, MemoryFormat, Precision, Status, axis_words, varying_axes
-from bench.stats import CONFIDENCE, MARGIN, Judgement, Verdict, geometric_interval, judge_ratios
+from bench.stats import CONFIDENCE, MARGIN, Judgement, Verdict, geometric_interval, host_means, judge_ratios
 from bench.units import counted
 
 Row = dict[Hashable, Any]
@@ -365,6 +365,11 @@ def compare(
     refuse_flags(shared[0], shared[1], across)
     everything = [pair for pair in all_pairs(one, two) if _wanted(one, two, pair)]
     chosen = _measured_metrics(one, two, metrics)
+    over_hosts = [_over_hosts(half, pairs) for half in (one, two)]
+    if processes is not None and any(over_hosts):
+        raise BenchError(
+            f"processes {processes}: repeats were spread over hosts, and their number was fixed. Leave it out"
+        )
     rows, geomean = list[dict[str, Any]](), dict[str, GeoMean]()
     labels = label_pairs((one, two), across)
     for metric in chosen:
@@ -375,6 +380,7 @@ def compare(
             confidence=confidence,
             higher_is_better=metric.higher_is_better,
             processes=processes,
+            unit="host" if all(over_hosts) else "process",
         )
         rows += [
             _row(one, two, pair, labels[pair], metric, item, across) for pair, item in zip(pairs, judged, strict=True)
@@ -426,9 +432,16 @@ def _measured_metrics(one: Half, two: Half, asked: Sequence[str] | None) -> list
 
 
 def _values(half: Half, pairs: Sequence[Hashable], metric: Metric) -> list[list[float]]:
-    """One number per process of each case."""
-    values = metric.values(half.runs).tolist()
-    return [[value for row in half.rows[pair] if (value := values[row]) == value] for pair in pairs]
+    """One number of each case per process, or per host where its repeats were spread over several."""
+    values, hosts = metric.values(half.runs).tolist(), spread_hosts(half.runs)
+    known = [[row for row in half.rows[pair] if values[row] == values[row]] for pair in pairs]
+    return [host_means([values[row] for row in rows], [hosts[row] for row in rows]) for rows in known]
+
+
+def _over_hosts(half: Half, pairs: Sequence[Hashable]) -> bool:
+    """Whether the repeats of any case ran on several hosts, on purpose."""
+    hosts = spread_hosts(half.runs)
+    return any(len({hosts[row] for row in half.rows[pair]}) > 1 for pair in pairs)
 
 
 def _row(
@@ -502,12 +515,26 @@ def _name_machines(side: str, runs: pd.DataFrame) -> str | None:
     return f"The {side} was measured on {names}: {told}."
 
 
+def _say_unit(side: str, runs: pd.DataFrame) -> str | None:
+    """What the numbers of a side that was spread over hosts stand for; None for another."""
+    hosts = set(spread_hosts(runs)) - {""}
+    if len(hosts) > 1:
+        return (
+            f"Repeats of the {side} ran on {len(hosts)} hosts on purpose: n counts hosts, each by the mean of its runs."
+        )
+    if hosts:
+        return f"All runs of the {side} were on one host: its interval says nothing about others."
+    return None
+
+
 def _notes(one: pd.DataFrame, two: pd.DataFrame) -> list[str]:
     """What a reader should know besides the numbers."""
     measured = ["run_key", "wall_window_s"]  # the key alone is the same for the same turn of the same sweep, repeated
     if len(one[measured].dropna().merge(two[measured].dropna())):
         return ["Both sides contain the same runs."]
-    notes = [note for side, runs in (("baseline", one), ("candidate", two)) if (note := _name_machines(side, runs))]
+    sides = (("baseline", one), ("candidate", two))
+    notes = [note for side, runs in sides if (note := _name_machines(side, runs))]
+    notes += [note for side, runs in sides if (note := _say_unit(side, runs))]
     hosts = set(one["host_hash"].dropna()) & set(two["host_hash"].dropna())
     begun = [side["started_unix_s"].dropna().astype(float) for side in (one, two)]
     if hosts and all(len(times) for times in begun):

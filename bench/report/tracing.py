@@ -220,7 +220,8 @@ def _estimated_in(path: Path) -> set[tuple[str, str, str]]:
 def _how(column: str, base: str) -> str:
     """How the summary computes a column, in words."""
     if column != base:
-        return f"end of the 95 % interval (Student's t on the logarithms of the processes): {_HOW.get(base, base)}"
+        over = "processes, or of hosts' means where repeats were spread over hosts"
+        return f"end of the 95 % interval (Student's t on the logarithms of the {over}): {_HOW.get(base, base)}"
     if base.endswith("_relative_error"):
         return "(estimate - measured) / measured"
     if base in _ESTIMATED:

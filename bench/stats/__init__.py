@@ -1,7 +1,8 @@
 """Statistics of runs: intervals over processes, percentiles of steps, errors of estimates, and comparisons.
 
 The process is the unit of replication: steps inside one process share its memory layout, clocks and neighbours, and are
-not independent. Every interval here is therefore taken over one number per process, never over steps;
+not independent. Every interval here is therefore taken over one number per process, never over steps, and over one per
+host where processes were spread over hosts;
 percentiles describe raw steps and claim nothing about other processes. docs/statistics.md explains each number.
 """
 
@@ -13,6 +14,7 @@ from bench.stats.intervals import (
     Interval,
     Percentiles,
     geometric_interval,
+    host_means,
     mean_interval,
     median_interval,
     percentiles,
@@ -31,6 +33,7 @@ __all__ = [
     "Verdict",
     "geometric_interval",
     "holm",
+    "host_means",
     "judge_ratios",
     "mean_interval",
     "median_interval",

@@ -139,6 +139,7 @@ def judge_ratios(
     confidence: float = CONFIDENCE,
     higher_is_better: bool = True,
     processes: int | None = None,
+    unit: str = "process",
 ) -> list[Judgement]:
     """Judge the ratio candidate / baseline of each case, as one family.
 
@@ -152,6 +153,7 @@ def judge_ratios(
         confidence: Of the intervals, and of there being no false `faster` or `slower` among all the cases.
         higher_is_better: True for rates, false for memory, times and energy.
         processes: How many each case was to have on each side: one with fewer is `unclear`, equal numbers or not.
+        unit: What each number stands for, in the reasons: a process, or a host with the mean of its processes.
 
     Returns:
         One judgement per case, in order.
@@ -162,7 +164,7 @@ def judge_ratios(
     one, two = _Moments(baseline), _Moments(candidate)
     if len(one.n) != len(two.n):
         raise ValueError("both sides need the same cases")
-    test = _Test(one, two, margin, 1 - confidence, processes)
+    test = _Test(one, two, margin, 1 - confidence, processes, unit)
     return [_judgement(test, number, higher_is_better) for number in range(len(one.n))]
 
 
@@ -186,8 +188,17 @@ class _Moments:
 class _Test:
     """The tests of all cases at once; every array is over the cases."""
 
-    def __init__(self, one: _Moments, two: _Moments, margin: float, alpha: float, processes: int | None = None) -> None:
-        self.one, self.two, self.margin, self.alpha, self.processes = one, two, margin, alpha, processes
+    def __init__(
+        self,
+        one: _Moments,
+        two: _Moments,
+        margin: float,
+        alpha: float,
+        processes: int | None = None,
+        unit: str = "process",
+    ) -> None:
+        self.one, self.two, self.margin, self.alpha = one, two, margin, alpha
+        self.processes, self.unit = processes, unit
         self.reach = math.log1p(margin)
         self.difference = two.mean - one.mean
         self.passes = np.abs(self.difference) >= self.reach
@@ -299,10 +310,10 @@ def _reason(test: _Test, number: int, verdict: Verdict) -> str:
     """Why the verdict is what it is."""
     n, margin = int(test.one.n[number]), f"the margin of {test.margin * 100:g} %"
     if not test.testable[number]:
-        return _why_untestable(n, int(test.two.n[number]), test.processes)
+        return _why_untestable(n, int(test.two.n[number]), test.processes, test.unit)
     if verdict is Verdict.SAME:
         equal = test.error[number] == 0 and test.difference[number] == 0
-        return "equal in every process" if equal else f"within {margin}, by an equivalence test"
+        return f"equal in every {test.unit}" if equal else f"within {margin}, by an equivalence test"
     if verdict is not Verdict.UNCLEAR:
         corrected = f" after correction for {counted(test.size, 'case')}" if test.size > 1 else ""
         return f"the interval excludes 1{corrected}, and the ratio passes {margin}"
@@ -311,7 +322,7 @@ def _reason(test: _Test, number: int, verdict: Verdict) -> str:
     if not test.passes[number]:
         return f"smaller than {margin}, but not certain to be within it"
     if test.p_welch[number] < test.alpha and test.few[number]:
-        few = f"{counted(n, 'process')} per side are too few to exclude chance among {counted(test.size, 'case')}"
+        few = f"{counted(n, test.unit)} per side are too few to exclude chance among {counted(test.size, 'case')}"
         return f"{few}: {_enough(test)} would suffice"
     if test.p_welch[number] < test.alpha:
         again = "a permutation test does not exclude chance"
@@ -324,7 +335,7 @@ def _enough(test: _Test) -> int:
     return next(n for n in itertools.count(2) if _least_p(np.array(n)) * test.size <= test.alpha / 2)
 
 
-def _why_untestable(n_baseline: int, n_candidate: int, processes: int | None) -> str:
+def _why_untestable(n_baseline: int, n_candidate: int, processes: int | None, unit: str) -> str:
     absent = [side for side, n in (("baseline", n_baseline), ("candidate", n_candidate)) if not n]
     if absent:
         return f"not measured in the {' and the '.join(absent)}"
@@ -333,8 +344,10 @@ def _why_untestable(n_baseline: int, n_candidate: int, processes: int | None) ->
             f"of the first {processes} processes, {n_baseline} against {n_candidate} measured; later ones do not count"
         )
     if n_baseline == n_candidate:
-        return "one process per side shows nothing about variation between processes"
-    unequal = f"{counted(n_baseline, 'process')} against {n_candidate}: unequal numbers give no verdict"
+        return f"one {unit} per side shows nothing about variation between {counted(2, unit).partition(' ')[2]}"
+    unequal = f"{counted(n_baseline, unit)} against {n_candidate}: unequal numbers give no verdict"
+    if unit != "process":
+        return unequal
     return f"{unequal}; after adaptive stopping, bench compare --processes N uses the first N of each case"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,6 +101,27 @@ def median_interval(values: Sequence[float] | np.ndarray, confidence: float = CO
     outside = [rank for rank in range(n // 2) if special.bdtr(rank, n, 0.5) <= tail]
     low, high = (float(numbers[outside[-1]]), float(numbers[n - 1 - outside[-1]])) if outside else (None, None)
     return Interval(float(np.median(numbers)), low, high, n, confidence)
+
+
+def host_means(values: Sequence[float], hosts: Sequence[Hashable]) -> list[float]:
+    """One number per host, where processes were spread over several on purpose: the geometric mean of its processes.
+
+    Hosts differ by more than the processes of one, so that processes are no independent sample of hosts. Each host
+    counts once, however many processes it had. One host says nothing of others: its values are returned as they are.
+
+    Args:
+        values: One positive number per process.
+        hosts: Which host each process ran on.
+
+    Returns:
+        As many values as hosts, in order of first appearance; values that agree on a host stay exactly what they are.
+    """
+    found: dict[Hashable, list[float]] = {}
+    for value, host in zip(values, hosts, strict=True):
+        found.setdefault(host, []).append(value)
+    if len(found) < 2:
+        return list(values)
+    return [each[0] if len(set(each)) == 1 else math.exp(float(np.log(each).mean())) for each in found.values()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.stats import judge_ratios
+from bench.stats import geometric_interval, host_means, judge_ratios
 
 Random = np.random.Generator
 Noise = Callable[[Random, int, int], tuple[np.ndarray, np.ndarray]]
@@ -139,6 +139,64 @@ PLANTED = (
 """What, processes a side, cases, the change, and its share of the cases."""
 
 
+BETWEEN_HOSTS = 0.01
+HOSTS = ((1, 8), (4, 2), (16, 1), (4, 4), (16, 4))
+"""Hosts of a side, and processes on each."""
+
+
+@dataclass(frozen=True)
+class HostRates:
+    """Shares over many cases whose repeats were spread over hosts.
+
+    Attributes:
+        called: Comparisons of one case, with itself on other hosts, that were called faster or slower.
+        called_by_process: The same where processes count instead of hosts.
+        covered: Intervals that hold the mean of all hosts.
+        covered_by_process: The same where processes count.
+        covered_here: Intervals over processes that hold the mean of the hosts that took part.
+    """
+
+    called: float
+    called_by_process: float
+    covered: float
+    covered_by_process: float
+    covered_here: float
+
+
+def spread_over_hosts(hosts: int, each: int, cases: int, seed: int = 1) -> HostRates:
+    """Identical code on other hosts, which differ by 1 %, in processes that differ by 0.5 % on one host.
+
+    Args:
+        hosts: Of a side; the other side has as many others.
+        each: Processes on each host.
+        cases: How many, each compared alone.
+        seed: Of all of it.
+    """
+    random = np.random.default_rng(seed)
+    speeds = random.normal(0, BETWEEN_HOSTS, (2, cases, hosts, 1))
+    rates = np.exp(speeds + random.normal(0, WITHIN, (2, cases, hosts, each))).reshape(2, cases, -1)
+    names = np.repeat(np.arange(hosts), each).tolist()
+    means = [[host_means(values.tolist(), names) for values in side] for side in rates]
+    called = []
+    for one, two in ((means[0], means[1]), (rates[0], rates[1])):
+        judged = [judge_ratios([left], [right])[0].verdict for left, right in zip(one, two, strict=True)]
+        called.append(sum(verdict in ("faster", "slower") for verdict in judged) / cases)
+    covered = []
+    here = np.exp(speeds[0].mean(axis=(1, 2)))
+    for values, truth in ((means[0], np.ones(cases)), (rates[0], np.ones(cases)), (rates[0], here)):
+        found = [geometric_interval(list(each_case)) for each_case in values]
+        ends = [(item.low or 0, item.high or np.inf) for item in found]
+        covered.append(float(np.mean([low <= true <= high for (low, high), true in zip(ends, truth, strict=True)])))
+    return HostRates(*called, *covered)
+
+
+def host_row(hosts: int, each: int, cases: int = 4000) -> str:
+    """A row of the table over hosts."""
+    found = spread_over_hosts(hosts, each, cases)
+    shares = (found.covered, found.covered_by_process, found.covered_here, found.called, found.called_by_process)
+    return f"| {hosts} | {each} | {' | '.join(map(percent, shares))} |"
+
+
 def percent(share: float) -> str:
     """`3.5 %`."""
     return f"{share:.1%}".replace("%", " %")
@@ -154,6 +212,10 @@ def main() -> None:
             rates = compare_many(noise, n, cases, comparisons_for(cases))
             cells.append(f"{percent(rates.any_called)}, {percent(rates.covered)}")
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
+    print("\n| hosts | processes on each | covered, by host | covered, by process | covered here, by process ", end="")
+    print("| called, by host | called, by process |\n" + "|---" * 7 + "|")
+    for hosts, each in HOSTS:
+        print(host_row(hosts, each), flush=True)
     print("\n| planted | n | cases | called |\n|---|---|---|---|")
     for name, n, cases, planted, share in PLANTED:
         rates = compare_many(spread(1), n, cases, comparisons_for(cases), planted=planted, share=share)

@@ -7,8 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.stats import geometric_interval, judge_ratios
-from tests.statistics.simulate import NOISES, PLANTED, SIZES, compare_many, comparisons_for, percent, spread
+from bench.stats import geometric_interval, host_means, judge_ratios
+from tests.statistics.simulate import (
+    NOISES,
+    PLANTED,
+    SIZES,
+    compare_many,
+    comparisons_for,
+    host_row,
+    percent,
+    spread,
+    spread_over_hosts,
+)
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "statistics.md"
 NORMAL = [name for name in NOISES if name.startswith(("spread", "drift"))]
@@ -59,6 +69,24 @@ def test_the_interval_of_the_whole_covers_the_truth():
     assert 0.93 <= sum(item.low <= 1.05 <= item.high for item in found) / len(found) <= 0.97
 
 
+def test_over_hosts_intervals_cover_and_alarms_are_few_only_where_hosts_are_counted():
+    found = spread_over_hosts(4, 4, 600, seed=3)
+    assert found.covered >= 0.93 and found.called <= 0.06
+    assert found.covered_by_process < 0.80 and found.called_by_process > 0.10
+    assert found.covered_here >= 0.95  # as a statement about the hosts that took part, processes are enough
+
+
+def test_one_host_says_nothing_about_others():
+    assert spread_over_hosts(1, 8, 300, seed=3).covered < 0.5
+
+
+def test_hosts_with_unequal_numbers_of_processes_are_covered_too():
+    random, names, cases = np.random.default_rng(1), [0, 0, 0, 0, 1, 1, 2, 3], 2000
+    rates = np.exp(random.normal(0, 0.01, (cases, 4))[:, names] + random.normal(0, 0.005, (cases, 8)))
+    found = [geometric_interval(host_means(values, names)) for values in rates.tolist()]
+    assert 0.93 <= sum(item.low <= 1 <= item.high for item in found) / cases <= 0.97
+
+
 AGAIN = ((3, 1), (5, 1), (5, 12))
 
 
@@ -82,3 +110,4 @@ def test_the_tables_of_the_document_are_what_the_simulations_give():
     for name, n, cases, planted, share in PLANTED[:3]:
         rates = compare_many(spread(1), n, cases, comparisons_for(cases), planted=planted, share=share)
         assert f"| {name} | {n} | {cases} | {percent(rates.called)} |" in text
+    assert host_row(4, 2) in text

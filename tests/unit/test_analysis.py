@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,11 +17,12 @@ from bench.analysis import (
     machine_labels,
     summarise_cases,
 )
-from bench.comparison import field_words
+from bench.comparison import compare, field_words
 from bench.comparison.differences import find_differences
 from bench.errors import BenchError
 from bench.records import Measurement, Planned, Protocol, Status
-from bench.stats import geometric_interval
+from bench.report.sections.equal_devices import SECTION
+from bench.stats import geometric_interval, host_means
 from bench.store import Store
 from tests.altered import honest
 from tests.results import CPU, GPU, MIB, NOTES, make_cases, make_results
@@ -59,6 +61,53 @@ def test_throughput_is_the_geometric_mean_over_processes_not_steps(tmp_path):
     assert (row["samples_per_s"], row["processes"]) == (pytest.approx(expected.middle), 4)
     assert row["samples_per_s_low"] == pytest.approx(expected.low)
     assert row["samples_per_s_high"] == pytest.approx(expected.high)
+
+
+def spread(frame, hosts="aabb"):
+    """The frame of a sweep whose repeats were spread over hosts on purpose."""
+    return frame.assign(spread="hosts", host_hash=[hosts[repeat] for repeat in frame["repeat"]])
+
+
+def test_repeats_that_were_spread_over_hosts_count_by_host(tmp_path):
+    frame, alone = summary_of(tmp_path, one(), repeats=4)
+    by_host = frame.sort_values("repeat")["samples_per_s"].tolist()
+    expected = geometric_interval(host_means(by_host, "aabb"))
+    row = summarise_cases(spread(frame)).iloc[0]
+    assert (row["samples_per_s_low"], row["samples_per_s_high"]) == (
+        pytest.approx(expected.low),
+        pytest.approx(expected.high),
+    )
+    assert row["processes"] == 4 and row["samples_per_s"] == pytest.approx(alone["samples_per_s"].iloc[0])
+    # one host, cards of one host, and hosts that were not chosen on purpose: processes count
+    ends = ["samples_per_s_low", "samples_per_s_high", "median_step_time_s_low"]
+    others = (spread(frame, "aaaa"), spread(frame).assign(spread="gpus"), spread(frame).assign(spread=None))
+    for other in others:
+        assert summarise_cases(other)[ends].iloc[0].tolist() == alone[ends].iloc[0].tolist()
+
+
+@pytest.mark.parametrize(("hosts", "words"), [("aabb", "over 2 hosts"), ("aaaa", "nothing about others"), ("", None)])
+def test_the_report_says_what_intervals_over_hosts_count(tmp_path, hosts, words):
+    frame = bench.load(make_results(tmp_path, one(), repeats=4))
+    blocks = SECTION.build(SimpleNamespace(frame=spread(frame, hosts) if hosts else frame))
+    told = [str(block) for block in blocks if "intervals" in str(block) or "its interval" in str(block)]
+    assert len(told) == (words is not None) and all(words in text for text in told)
+
+
+def test_a_comparison_of_sweeps_over_hosts_counts_hosts_and_says_so(tmp_path):
+    frame = bench.load(make_results(tmp_path, one(), repeats=4))
+    found = compare(spread(frame), spread(frame, "ccdd"))
+    assert set(found.cases["n_baseline"]) == {2} == set(found.cases["n_candidate"])
+    assert sum("n counts hosts" in note for note in found.notes) == 0  # the same runs: that is all there is to say
+    other = frame.assign(wall_window_s=frame["wall_window_s"] + 1)
+    found = compare(spread(frame), spread(other, "cccd"))
+    assert sum("ran on 2 hosts on purpose: n counts hosts" in note for note in found.notes) == 2
+    (lonely,) = compare(spread(frame), spread(other, "cdef"), metrics=["samples_per_s"]).cases["reason"]
+    assert lonely == "2 hosts against 4: unequal numbers give no verdict"
+    assert any("says nothing about others" in note for note in compare(frame, spread(other, "cccc")).notes)
+    memory = compare(spread(frame), spread(other), metrics=["peak_allocated_bytes"]).cases.iloc[0]
+    assert (memory["verdict"], memory["reason"]) == ("same", "equal in every host")
+    with pytest.raises(BenchError, match="spread over hosts"):
+        compare(spread(frame, "abab"), spread(other, "abab"), processes=2)
 
 
 def test_step_percentiles_are_over_all_raw_steps(tmp_path):

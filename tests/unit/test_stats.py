@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from bench.stats import geometric_interval, mean_interval, percentiles, relative_error, summarise_errors
+from bench.stats import geometric_interval, host_means, mean_interval, percentiles, relative_error, summarise_errors
 
 
 def test_mean_interval_is_students_t():
@@ -91,3 +91,9 @@ def test_relative_error_is_signed_and_unknown_without_a_measurement():
     assert relative_error(80, 100) == pytest.approx(-0.2)
     assert math.isnan(relative_error(80, 0))
     assert math.isnan(relative_error(80, math.nan))
+
+
+def test_each_host_counts_once_however_many_processes_it_had():
+    assert host_means([1.0, 4.0, 3.0], "aab") == [pytest.approx(2.0), 3.0]
+    assert host_means([5.0, 7.0, 5.0], "aba") == [5.0, 7.0]  # equal bytes stay equal bytes
+    assert host_means([1.0, 4.0], "aa") == [1.0, 4.0]  # one host says nothing of others: its processes count

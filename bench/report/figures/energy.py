@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from bench.analysis import GROUP, last_attempts
+from bench.analysis import GROUP, last_attempts, spread_hosts
 from bench.records import Status
 from bench.report import theme
 from bench.report.contents import Contents, FigureKind
 from bench.report.drawing import Drawing
 from bench.report.hardware import extreme
 from bench.report.layout import Layout, draw_legend, draw_lines, lay_out_machines, line_handles
-from bench.stats import geometric_interval
+from bench.stats import geometric_interval, host_means
 from bench.units import format_rate
 
 _VALUES = ["joules_per_sample", "joules_per_sample_low", "joules_per_sample_high"]
@@ -58,19 +58,20 @@ def _with_energy(summary: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
     runs = runs[(runs["status"] == Status.OK) & (runs["energy_window_j"] > 0)]
     steps = np.array([len(times) for times in runs["step_times_s"]], dtype=float)
     each = runs["energy_window_j"].to_numpy(dtype=float) / (steps * runs["batch_size"].to_numpy(dtype=float))
-    found: dict[Any, list[float]] = {}
-    for key, value in zip(zip(*(runs[name] for name in GROUP), strict=True), each, strict=True):
-        found.setdefault(key, []).append(float(value))
+    found: dict[Any, list[tuple[float, str]]] = {}
+    for *key, host, value in zip(*(runs[name] for name in GROUP), spread_hosts(runs), each, strict=True):
+        found.setdefault(tuple(key), []).append((float(value), host))
     keys = zip(*(summary[name] for name in GROUP), strict=True)
     ends = [_ends(found[key]) if key in found else (np.nan, np.nan, np.nan, 0) for key in keys]
     columns = [*_VALUES, "energy_processes"]
     return summary.assign(**{name: [end[place] for end in ends] for place, name in enumerate(columns)})
 
 
-def _ends(values: list[float]) -> tuple[float, float, float, int]:
-    one = geometric_interval(values)
+def _ends(runs: list[tuple[float, str]]) -> tuple[float, float, float, int]:
+    """Middle, low and high end over processes or hosts, and the number of processes."""
+    one = geometric_interval(host_means(*zip(*runs, strict=True)))
     low, high = (np.nan if end is None else end for end in (one.low, one.high))
-    return one.middle, low, high, one.n
+    return one.middle, low, high, len(runs)
 
 
 def _draw_panel(axes: Axes, layout: Layout, pair: tuple[str, str]) -> None:

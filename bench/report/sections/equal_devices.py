@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bench.analysis import spread_hosts
 from bench.analysis.equal_devices import EqualDevices, equal_devices
 from bench.report.blocks import Block, Paragraph, Table
 from bench.report.contents import Contents, Section
@@ -12,11 +13,23 @@ from bench.units import MISSING, counted
 
 
 def build(contents: Contents) -> Sequence[Block]:
-    """A sentence and a table for each model; nothing where no case ran on two equal devices."""
+    """A sentence and a table for each model with several devices, and what intervals count on a cluster."""
     blocks: list[Block] = []
     for found in equal_devices(contents.frame):
         blocks += [Paragraph(_sentence(found)), _table(found)]
+    hosts = set(spread_hosts(contents.frame)) - {""}
+    if hosts:
+        blocks.append(Paragraph(_unit(len(hosts))))
     return blocks
+
+
+def _unit(hosts: int) -> str:
+    """What intervals count where repeats were spread over hosts."""
+    if hosts == 1:
+        return "All runs were on one host: intervals hold for that host, and say nothing about others."
+    return (
+        f"Repeats were spread over {hosts} hosts: where a case has several, its interval counts hosts, not processes."
+    )
 
 
 def _sentence(found: EqualDevices) -> str:
