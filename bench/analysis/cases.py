@@ -172,7 +172,7 @@ class _Columns:
             "step_p50_s": p.median if p else np.nan,
             "step_p90_s": p.p90 if p else np.nan,
             "step_p99_s": p.p99 if p else np.nan,
-            **{name: mean.middle if (mean := _geometric(self._known(name, rows))) else np.nan for name in _SHARES},
+            **{name: mean.middle if (mean := self._interval(name, rows)) else np.nan for name in _SHARES},
             "data_wait_frac": float(waits.sum() / steps.sum()) if len(waits) and steps.sum() > 0 else np.nan,
             "consistency": rate.middle * median.middle / batches[0] if rate and median and batches else np.nan,
             # fsum, because sum() rounds otherwise from Python 3.12 on, and a report is the same to the byte everywhere
