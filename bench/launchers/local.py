@@ -389,6 +389,8 @@ def _live(task: Task, argument: Any, sender: Connection, log: str, variables: Va
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     die_with_parent()
     _let_server_go()
+    if sys.platform == "linux":  # as in a script: a lock that outlives this child is then not reported at the terminal
+        multiprocessing.set_start_method("fork", force=True)
     _redirect(log)
 
     def send(message: dict[str, Any]) -> None:

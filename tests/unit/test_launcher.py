@@ -62,6 +62,15 @@ def cuda_is_untouched(argument: Any, send: Send) -> dict[str, Any]:
     return {"initialised": torch.cuda.is_initialized(), "bad_fork": torch.cuda._is_in_bad_fork()}
 
 
+def leaves_a_lock(argument: Any, send: Send) -> dict[str, Any]:
+    """As tqdm does, which torch.compile uses where it is installed."""
+    LEFT.append(multiprocessing.RLock())
+    return {"name_for_the_tracker": LEFT[0]._semlock.name}
+
+
+LEFT: list[Any] = []
+
+
 def tells_its_variables(argument: Any, send: Send) -> dict[str, Any]:
     return {name: os.environ.get(name) for name in argument} | {"server": os.getppid()}
 
@@ -84,6 +93,10 @@ def test_each_task_has_a_fresh_process_of_its_own_group_with_torch_there(launche
 
 def test_a_fork_of_the_server_has_cuda_untouched(launcher: LocalLauncher) -> None:
     assert launcher.run(cuda_is_untouched, None, timeout_s=120).value == {"initialised": False, "bad_fork": False}
+
+
+def test_a_lock_that_a_task_leaves_is_not_reported_when_the_server_ends(launcher: LocalLauncher) -> None:
+    assert launcher.run(leaves_a_lock, None, timeout_s=120).value == {"name_for_the_tracker": None}
 
 
 def test_a_variable_set_after_the_server_started_reaches_the_task(

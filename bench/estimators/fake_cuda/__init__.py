@@ -372,7 +372,10 @@ def _replaced(module: types.ModuleType, answers: Mapping[str, Callable[..., Any]
 
 @contextlib.contextmanager
 def _compiler_not_loaded() -> Iterator[None]:
-    """Keep optimizers and `Meta` kernels from importing torch.compile, which takes seconds, only to skip it."""
+    """Keep optimizers and `Meta` kernels from importing torch.compile, which takes seconds, only to skip it.
+
+    Whatever asks for more than they do gets the real module.
+    """
     name = "torch._dynamo"
     if name in sys.modules:
         yield
@@ -381,22 +384,35 @@ def _compiler_not_loaded() -> Iterator[None]:
     stand_in.__path__ = [str(Path(torch.__file__).parent / "_dynamo")]
     stand_in.disable = lambda fn=None, *_, **__: fn  # type: ignore[attr-defined]
     stand_in.graph_break = lambda *_, **__: None  # type: ignore[attr-defined]
-    stand_in.__getattr__ = _settings_of_compiler  # type: ignore[method-assign]
+    stand_in.__getattr__ = _part_of_compiler  # type: ignore[method-assign]
     sys.modules[name] = stand_in
     torch._dynamo = stand_in
     try:
         yield
     finally:
-        for loaded in [module for module in sys.modules if module == name or module.startswith(f"{name}.")]:
-            del sys.modules[loaded]
-        del torch._dynamo
+        if sys.modules[name] is stand_in:
+            _unload_compiler()
 
 
-def _settings_of_compiler(name: str) -> types.ModuleType:
-    """`torch._dynamo.config`, which checkpointed segments read and which imports nothing else."""
-    if name != "config":
+def _unload_compiler() -> None:
+    name = "torch._dynamo"
+    for loaded in [module for module in sys.modules if module == name or module.startswith(f"{name}.")]:
+        del sys.modules[loaded]
+    del torch._dynamo
+
+
+def _part_of_compiler(name: str) -> Any:
+    """`torch._dynamo.config`, which checkpointed segments read and which imports nothing else; any other part for real.
+
+    Packages decorate functions with such parts while they are imported (transformers does).
+    """
+    if name == "config":
+        return importlib.import_module("torch._dynamo.config")
+    if name.startswith("__"):
         raise AttributeError(name)
-    return importlib.import_module("torch._dynamo.config")
+    if "__file__" not in vars(sys.modules["torch._dynamo"]):
+        _unload_compiler()
+    return getattr(importlib.import_module("torch._dynamo"), name)
 
 
 @contextlib.contextmanager
