@@ -360,7 +360,8 @@ def _finish(session: Session, seat: Seat, run: Planned, attempt: int, measuremen
     session.journal.write(run, attempt, measurement, seat.environment)
     _note_silence(session, measurement)
     session.progress.finish(_line(session.name(run.case), run, measurement))
-    return measurement.status is Status.THROTTLED and attempt + 1 < MAX_ATTEMPTS
+    known = len(session.journal.attempts(run))  # a later one may be there: this one was damaged, and is made again
+    return measurement.status is Status.THROTTLED and known == attempt + 1 < MAX_ATTEMPTS
 
 
 class Flight:

@@ -55,7 +55,7 @@ def sweep_slots(out: Path, cases: int, slots: int = SLOTS, *, conclude: bool = F
         for place, name, fake in _FAKES:
             stack.enter_context(mock.patch.object(place, name, fake))
         if not conclude:
-            stack.enter_context(mock.patch.object(stages, "_conclude", lambda sessions: None))
+            stack.enter_context(mock.patch.object(stages, "conclude", lambda *given: None))
         options = SweepOptions(out, devices, parallel=slots, report=False)
         try:
             stages.run_sweep(fake_config(cases, REPEATS), options, Progress(quiet=True), LocalLauncher())

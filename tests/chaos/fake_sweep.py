@@ -159,7 +159,7 @@ def run_fake_sweep(
     fake = launcher or FakeLauncher(tell=tell)
     with contextlib.ExitStack() as stack:
         if not conclude:
-            stack.enter_context(mock.patch.object(stages, "_conclude", lambda sessions: None))
+            stack.enter_context(mock.patch.object(stages, "conclude", lambda *given: None))
         stack.enter_context(mock.patch.object(fingerprint, "code_key", _code_key))
         return stages.run_sweep(config, SweepOptions(out, "cpu", report=report, **options), _Telling(tell), fake)
 

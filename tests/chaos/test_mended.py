@@ -120,7 +120,7 @@ def test_a_sweep_into_a_folder_that_a_newer_version_wrote_into_changes_nothing(t
     newer = model.with_name("plan-0000.parquet" if kind == "plan" else "newer.parquet")
     write_newer(model, kind, newer, 2)
     before = bytes_of(tmp_path)
-    launcher = FakeLauncher()
+    launcher = FakeLauncher(failing=False)
     with pytest.raises(StoreError) as caught:
         run_fake_sweep(tmp_path, fake_config(2, 1), launcher, conclude=False)
     assert str(caught.value) == f"{newer}: written by a newer version (format 2; this one reads up to 1)"
