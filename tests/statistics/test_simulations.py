@@ -70,9 +70,9 @@ def test_the_interval_of_the_whole_covers_the_truth():
 
 
 def test_over_hosts_intervals_cover_and_alarms_are_few_only_where_hosts_are_counted():
-    found = spread_over_hosts(4, 4, 600, seed=3)
+    found = spread_over_hosts(4, 2, 600, seed=3)
     assert found.covered >= 0.93 and found.called <= 0.06
-    assert found.covered_by_process < 0.80 and found.called_by_process > 0.10
+    assert found.covered_by_process < 0.88 and found.called_by_process > 0.09
     assert found.covered_here >= 0.95  # as a statement about the hosts that took part, processes are enough
 
 
