@@ -167,7 +167,7 @@ class CudnnPlans:
         new = [convolution for convolution in dict.fromkeys(convolutions) if convolution not in self._known]
         unrounded = [convolution for convolution in new if convolution.dtype == "float32" and not convolution.tf32]
         if unrounded:
-            if self._fork is None or not self._fork.is_own:
+            if self._fork is None or not self._fork.answers:
                 self._fork = _CudnnFork(self)
             self._known |= zip(unrounded, self._fork.ask(unrounded), strict=True)
         for convolution in new:
@@ -302,6 +302,7 @@ class CudnnPlans:
 
 
 _NO_TF32 = "NVIDIA_TF32_OVERRIDE"
+_END_S = 2.0  # for a process that closed its pipe to be gone
 
 
 class _CudnnFork:
@@ -312,14 +313,14 @@ class _CudnnFork:
         context = multiprocessing.get_context("fork")
         self._owner = os.getpid()
         self._questions, questions = context.Pipe()
-        self._process = context.Process(target=_answer, args=(plans, questions), daemon=True)
+        self._process = context.Process(target=_answer, args=(plans, self._questions, questions), daemon=True)
         self._process.start()
         questions.close()
 
     @property
-    def is_own(self) -> bool:
-        """Whether it is this process's, and not that of one that this was forked from."""
-        return self._owner == os.getpid()
+    def answers(self) -> bool:
+        """Whether it is alive, and this process's rather than that of one that this was forked from."""
+        return self._owner == os.getpid() and self._process.is_alive()
 
     def ask(self, convolutions: list[Convolution]) -> list[int | None]:
         """The workspaces in order. Raises Unsupported if cuDNN crashed."""
@@ -327,13 +328,17 @@ class _CudnnFork:
             self._questions.send(convolutions)
             answer: list[int | None] = self._questions.recv()
         except (EOFError, OSError) as error:
+            self._process.join(timeout=_END_S)
             raise Unsupported("no cuDNN workspaces: the process that asked cuDNN died") from error
         return answer
 
 
-def _answer(plans: CudnnPlans, questions: Any) -> None:
+def _answer(plans: CudnnPlans, asking: Any, questions: Any) -> None:
+    """The fork's work, until `asking`, the other end of `questions`, is closed."""
+    asking.close()
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ.setdefault(_NO_TF32, "0")
     with contextlib.suppress(EOFError, OSError):
         while True:
