@@ -14,7 +14,7 @@ import bench
 from bench import catalog
 from bench.catalog.models import timm as family_of_timm
 from bench.errors import BenchError, ConfigError, Unsupported
-from bench.records import AXES, Choice, ImageSpec
+from bench.records import AXES, Case, Choice, ImageSpec
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed")
 
@@ -174,6 +174,14 @@ def test_a_size_that_a_model_cannot_take_is_refused_with_the_size_to_set() -> No
     assert "240" in reason
     assert entry.refuse_error(square(240), {}, caught.value) is None  # at its own size it is a failure
     assert entry.refuse_error(images, {}, RuntimeError("CUDA error: bad size")) is None
+
+
+def test_the_formula_refuses_a_size_with_the_same_reason_as_the_step() -> None:
+    from bench.estimators.formula import estimate_formula
+
+    case = Case(Choice("cifar10"), Choice("timm:crossvit_9_240"), Choice("sgd"), 2, image_size=32)
+    with pytest.raises(Unsupported, match="timm:crossvit_9_240 cannot take images of 32 x 32; set image_size"):
+        estimate_formula(case)
 
 
 def test_a_setting_that_the_constructor_does_not_know_is_refused_by_name() -> None:
