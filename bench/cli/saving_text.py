@@ -73,12 +73,14 @@ def saving_lines(saving: Saving) -> Iterator[str]:
     """The table of the ways that fit, what they give up, and what could not be estimated."""
     others = saving.others[:MOST_OTHERS]
     shown = (*saving.pareto, *others, *saving.other_precisions)
+    plain = (saving.plain,) if shown and saving.plain.verdict == "does not fit" else ()
     if shown:
         width = max(len(option.label) for option in shown)
         yield f"  {'':<{width}} {'peak':>9} {'share':>6} {'samples/s':>10} {'change':>8}"
     parts: list[tuple[str, Sequence[Option]]] = [
+        ("compared with", plain),
         ("best trade-offs: nothing else is as fast with noticeably less memory", saving.pareto),
-        ("these fit too", others),
+        (f"these {'fit' if any(option.fits for option in others) else 'may fit'} too", others),
         ("another precision or memory format", saving.other_precisions),
     ]
     for head, options in parts:

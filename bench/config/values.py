@@ -13,7 +13,7 @@ from bench.catalog import Kind, check_choice, matching, normalised, parse_choice
 from bench.errors import BenchError, nearest, nearest_sentence
 from bench.launchers.faults import ALLOCATOR_WORDS
 from bench.records import MAX_BATCH_SIZE, MAX_IMAGE_SIZE, Choice
-from bench.units import parse_bytes, parse_seconds
+from bench.units import MIB, parse_bytes, parse_seconds
 
 MAX_SECONDS = 30 * 86_400.0
 MAX_BYTES = 1 << 60
@@ -130,8 +130,10 @@ def _seconds(value: Any) -> float:
 def read_bytes(value: Any) -> int:
     """An amount of memory in bytes, from a number or a text such as `8 GiB`. Raises ValueError."""
     count = parse_bytes(value) if isinstance(value, str) else value
-    if isinstance(count, bool) or not isinstance(count, int) or not 0 < count < MAX_BYTES:
-        raise ValueError('must be an amount of memory above 0 and below 1 EiB, like "8 GiB"')
+    if isinstance(count, bool) or not isinstance(count, int) or not MIB <= count < MAX_BYTES:
+        raise ValueError(
+            'must be an amount of memory from 1 MiB up to 1 EiB, like "8 GiB"; a number without a unit is in bytes'
+        )
     return count
 
 

@@ -125,9 +125,15 @@ def _probe_model(model: Choice, images: ImageSpec) -> _Probed:
             raise Unsupported(reason) from error
         # for the rest, what it raises with values is what counts
         why = message_of(error) if isinstance(error, BenchError) else f"without values it raises {type(error).__name__}"
-    with torch.random.fork_rng(devices=[]), refusals_in_words():
-        built = entry.build(images, **model.options).train()
-        return _Probed(built, _records(built, images, values=True), f"shapes taken from a run on random images: {why}")
+    try:
+        with torch.random.fork_rng(devices=[]), refusals_in_words():
+            built = entry.build(images, **model.options).train()
+            records = _records(built, images, values=True)
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        if reason := entry.refuse_error(images, model.options, error):
+            raise Unsupported(reason) from error
+        raise
+    return _Probed(built, records, f"shapes taken from a run on random images: {why}")
 
 
 def layer_table(model: nn.Module, images: ImageSpec, batch_size: int = 1) -> tuple[Layer, ...]:

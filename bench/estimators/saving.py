@@ -194,10 +194,10 @@ class Saving:
             missing = format_bytes(self.missing_bytes)
             return f"Nothing that was tried fits. Nearest: {_costs(self.nearest, self)}; {missing} are missing."
         if not best.changes:
-            doubt = "" if best.fits else ", but may not fit: nothing that was tried fits for sure"
-            return f"It fits as it is: {_costs(best, self)}{doubt}."
-        only = "Only another precision or memory format fits" if best.changes_precision else "Cheapest way to fit"
+            may, doubt = ("fits", "") if best.fits else ("may fit", "; nothing that was tried fits for sure")
+            return f"It {may} as it is: {_costs(best, self)}{doubt}."
         doubt = "" if best.fits else " It may not fit: nothing that was tried fits for sure."
+        only = "Only another precision or memory format fits" if best.changes_precision else "Cheapest way to fit"
         return f"{only}: {_costs(best, self)}; {'; '.join(best.gives_up.values())}.{doubt}"
 
 

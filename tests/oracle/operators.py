@@ -173,6 +173,15 @@ def _activations() -> dict[str, Operator]:
         "reciprocal": lambda x: 1 / (x + 2),
         "power": lambda x: x**3,
         "power_real": lambda x: x.abs() ** 0.5,
+        "power_of_number": lambda x: torch.pow(2, x) + x * 10000 ** torch.arange(31.0, device=x.device),
+        "subtract_from": lambda x: (1 - x) * 2 + torch.rsub(x, 3),
+        "hardtanh_inplace": lambda x: F.relu6(x * 2, inplace=True),
+        "clamp_between": lambda x: x.clamp(x.detach() - 1, x.detach() + 1),
+        "compare": lambda x: x * (x >= 0.5) + x * (x < x.mean()) + x * (x != 0) + x * (x <= 1) + x * x.eq(0),
+        "logical": lambda x: x * ((x > 0) | ~(x < 1)).logical_not().logical_or(x > 2).logical_and(x < 3),
+        "divide_rounded": lambda x: (
+            x + torch.div(x, 2, rounding_mode="floor") + torch.floor_divide(x.detach(), 3) + x.detach() % 2
+        ),
         "clamp": lambda x: x.clamp(-1, 1),
         "clamp_least": lambda x: x.clamp(min=0.1),
         "maximum": lambda x: torch.maximum(x, x * 2),
@@ -239,10 +248,17 @@ def _reductions() -> dict[str, Operator]:
         "top_k": lambda x: x.topk(5, dim=-1)[0],
         "sort": lambda x: x.sort(-1)[0],
         "sort_long": lambda x: x.flatten().sort()[0],
+        "all": lambda x: x * (x > 0).all(1, keepdim=True) + x * (x < 2).all(),
+        "asserted": lambda x: _asserted(x),
         "any": lambda x: x * (x > 0).any(1, keepdim=True),
         "count": lambda x: x * (x > 0).sum(1, keepdim=True),
     }
     return {name: Operator(function, layouts=BOTH, precisions=("float32",)) for name, function in functions.items()}
+
+
+def _asserted(x: Tensor) -> Tensor:
+    torch._assert_async((x < 2).all())
+    return x * 2
 
 
 def _shapes() -> dict[str, Operator]:
@@ -259,6 +275,11 @@ def _shapes() -> dict[str, Operator]:
         "channel_shuffle_function": lambda x: F.channel_shuffle(x, 3),
         "pixel_shuffle": lambda x: F.pixel_shuffle(x, 2),
         "pixel_unshuffle": lambda x: F.pixel_unshuffle(x[:, :, :28, :30], 2),
+        "eye": lambda x: x[..., :29] * torch.eye(29, 29, device=x.device),
+        "split_sizes": lambda x: sum(part.sum(1) for part in x.split([4, 8, 12], 1)),
+        "arange": lambda x: (
+            x * torch.arange(1, 32, device=x.device) + torch.arange(0.5, 16, 0.5, dtype=x.dtype, device=x.device)
+        ),
         "split": lambda x: sum(part * 2 for part in x.split(8, 1)),
         "chunk": lambda x: torch.cat(x.chunk(2, 1)[::-1], 1),
         "unbind": lambda x: sum(part * 2 for part in x.unbind(2)),
@@ -631,6 +652,7 @@ def _layers() -> dict[str, Operator]:
         ),
         "local_response_norm": module(lambda: nn.LocalResponseNorm(5)),
         "dropout": module(lambda: nn.Dropout(0.3), layouts=BOTH),
+        "dropout_inplace": module(lambda: nn.Sequential(Function(lambda x: x * 2), nn.Dropout(0.3, inplace=True))),
         "dropout_channels": module(lambda: nn.Dropout2d(0.3)),
         "alpha_dropout": module(lambda: nn.AlphaDropout(0.3)),
         "prelu": module(lambda: nn.PReLU(24), layouts=BOTH),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -72,6 +73,23 @@ def test_every_operator_is_exact_or_has_a_reason(stub_driver: StubDriver, tmp_pa
 
     assert set(operators.GROUPS) == set(GROUPS)
     check(operators.cases_of(group), "h200", tmp_path, stub_driver)
+
+
+@pytest.mark.slow
+def test_the_sweep_has_every_operator_that_vision_models_call() -> None:
+    """The list is `called.py`'s, of the libraries' versions in its first lines."""
+    import torch
+
+    from . import operators
+    from .called import CalledOperators, listed
+
+    swept = CalledOperators()
+    for case in (case for group in GROUPS for case in operators.cases_of(group)):
+        if case[1] == "float32":
+            training = operators.Training(case, torch.device("meta"))
+            with swept, contextlib.suppress(RuntimeError, NotImplementedError):  # of those that read values
+                training.step()
+    assert {name: libraries for name, libraries in listed().items() if name not in swept.names} == {}
 
 
 @pytest.mark.parametrize("device", ["a100-40gb", "rtx3090"])

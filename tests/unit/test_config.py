@@ -187,6 +187,10 @@ def test_malformed_overrides_say_how_to_write_them(tmp_path: Path, override: str
             "limits.host_memory: must be an amount",
         ),
         (
+            'name = "n"\n' + GRID + "[limits]\ndevice_memory = 24",
+            "limits.device_memory: must be an amount of memory from 1 MiB up to 1 EiB",
+        ),
+        (
             'name = "n"\n' + GRID.replace("64", "{ from = 1, to = 16777216, step = 1 }"),
             "grid.batch_size[0]: holds more than 10,000",
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -140,6 +141,21 @@ def test_what_fits_for_sure_comes_before_what_may_not_fit() -> None:
     )
     doubtful = saving(seen[:2], may_not_fit=[EXPANDABLE])
     assert doubtful.sentence.endswith("It may not fit: nothing that was tried fits for sure.")
+
+
+def test_a_step_as_it_is_that_may_not_fit_is_not_said_to_fit() -> None:
+    doubtful = saving([({}, 11, 100), (EXPANDABLE, 10.5, 90)], may_not_fit=[{}, EXPANDABLE])
+    assert doubtful.sentence == (
+        "It may fit as it is: 11.0 GiB of 10.0 GiB (110 %), 100 samples/s; nothing that was tried fits for sure."
+    )
+    assert "these may fit too" in list(saving_lines(doubtful))
+
+
+def test_the_table_shows_what_the_speeds_are_compared_with() -> None:
+    lines = list(saving_lines(saving([({}, 12, 100), (BLOCKS, 6, 80)])))
+    row = lines.index("compared with") + 1
+    assert re.fullmatch(r"  as it is +12\.0 GiB +120 % +100 +does not fit", lines[row])
+    assert "compared with" not in list(saving_lines(saving([({}, 8, 100), (BLOCKS, 6, 80)])))
 
 
 def test_if_only_another_precision_fits_the_sentence_says_so() -> None:

@@ -188,6 +188,14 @@ def test_a_size_that_a_model_cannot_take_is_refused_with_the_size_to_set() -> No
     assert entry.refuse_error(images, {}, RuntimeError("CUDA error: bad size")) is None
 
 
+def test_the_formula_refuses_a_size_with_the_same_reason_as_the_step() -> None:
+    from bench.estimators.formula import estimate_formula
+
+    case = Case(Choice("cifar10"), Choice("timm:crossvit_9_240"), Choice("sgd"), 2, image_size=32)
+    with pytest.raises(Unsupported, match="timm:crossvit_9_240 cannot take images of 32 x 32; set image_size"):
+        estimate_formula(case)
+
+
 def test_a_setting_that_the_constructor_does_not_know_is_refused_by_name() -> None:
     with pytest.raises(Unsupported, match='timm:test_resnet has no argument "base_width_of_nothing"'):
         catalog.model("timm:test_resnet").build(square(32), base_width_of_nothing=3)
