@@ -50,7 +50,7 @@ def draw(contents: Contents) -> Drawing | None:
         theme.finish(axes, panel, rows["memory_of"].iloc[0], "samples / s", detail=detail)
     measured, estimated = ({"color": _COLOUR, "linestyle": "none", "marker": "o"} for _ in range(2))
     handles = [Line2D([], [], label="measured", **measured)]  # type: ignore[arg-type]
-    if rows[_ESTIMATED].notna().all(axis=1).any():
+    if has_estimates := bool(rows[_ESTIMATED].notna().all(axis=1).any()):
         handles.append(Line2D([], [], label="estimated without running", **estimated, markerfacecolor="none"))  # type: ignore[arg-type]
     draw_legend(figure, handles)
     left = len(rows[["panel", "detail"]].drop_duplicates()) - len(pairs)
@@ -59,8 +59,10 @@ def draw(contents: Contents) -> Drawing | None:
         title=TITLE,
         caption=(
             "A filled point is a case with its 95 % interval over processes; the stepped line is the Pareto front of "
-            "the measured ones. A hollow point is the estimate of the same case, joined to it: the peak of the trace "
-            "and the roofline's speed."
+            "the measured ones."
+            + " A hollow point is the estimate of the same case, joined to it: the peak of the trace and the roofline's "
+            "speed."
+            * has_estimates
             + (f" {left} more panels did not fit and are in the CSV (drawn is false)." if left else "")
         ),
         alt=_alt(rows),
