@@ -114,8 +114,8 @@ def test_gradients_of_each_evaluation_of_lbfgs_are_counted_as_gradients() -> Non
     from bench.devices import load_device
     from bench.estimators.memory import Target, estimate_trace
     from bench.estimators.memory_settings import settings_in_force
-    from bench.records import Choice
     from bench.records import Case as GridCase
+    from bench.records import Choice
 
     lbfgs = Choice.of("lbfgs", {"max_iter": 4, "history_size": 5})
     target = Target(load_device("h200"), settings_in_force(), False)
