@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from bench.catalog import Entry, Kind
+    from bench.catalog.entries import Loss
     from bench.comparison import Comparison
     from bench.devices import Device
     from bench.estimators.choosing import By, Ranking
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
 
 class Switches(TypedDict, total=False):
-    """Further keywords of `estimate`, `fit` and `timeline`: axes of a case that are usually left alone.
+    """Further keywords of `estimate`, `fit`, `save_memory` and `timeline`: axes of a case that are usually left alone.
 
     Values are those of a configuration's grid (docs/configuration.md); each defaults as there.
     """
@@ -91,6 +92,7 @@ def estimate(
     sample_shape: Shape | None = ...,
     classes: int | None = ...,
     optimizer: Optimizer = ...,
+    loss: Loss | None = ...,
     precision: Precision = ...,
     memory_format: MemoryFormat = ...,
     image_size: int | None = ...,
@@ -110,6 +112,7 @@ def estimate(
     sample_shape: Shape | None = ...,
     classes: int | None = ...,
     optimizer: Optimizer = ...,
+    loss: Loss | None = ...,
     precision: Precision = ...,
     memory_format: MemoryFormat = ...,
     image_size: int | None = ...,
@@ -128,6 +131,7 @@ def estimate(
     sample_shape: Shape | None = None,
     classes: int | None = None,
     optimizer: Optimizer = "sgd",
+    loss: Loss | None = None,
     precision: Precision = "float32",
     memory_format: MemoryFormat = "contiguous",
     image_size: int | None = None,
@@ -142,13 +146,15 @@ def estimate(
         model: A name, with settings where it has any (`"resnet50"`, `"mlp:hidden=256"`,
             `"timm:convnextv2_tiny"`); or a callable that builds a `torch.nn.Module`. A callable that needs an argument
             gets the `bench.records.ImageSpec` of one sample. The module maps float32 images `(B, C, H, W)` to
-            `(B, classes)`, or on a data set of masks to `(B, classes, H, W)`; its loss is the cross-entropy.
+            `(B, classes)`, or on a data set of masks to `(B, classes, H, W)`, unless `loss` is given.
         batch_size: Samples a step. Of several sizes, two recordings serve all.
         dataset: A name, for the shape of the images and the number of classes; `imagenet` unless given.
         sample_shape: `(C, H, W)` of one sample, in place of a data set.
         classes: How many, with `sample_shape`.
         optimizer: A name with settings (`"adam:foreach=false"`), a mapping of them with the `name`, or a callable
             `(parameters) -> torch.optim.Optimizer`, a class of torch's say.
+        loss: `(output, labels) -> scalar tensor` of your own model, if it is not the cross-entropy: of a module that
+            gives several outputs in training, say. Labels are int64: classes `(B,)`, or masks `(B, H, W)`.
         precision: `float32`, `tf32`, `bf16` or `fp16`.
         memory_format: `contiguous` or `channels_last`.
         image_size: Side of a data set's images in pixels; unless given its own, or that of a model of timm.
@@ -170,7 +176,7 @@ def estimate(
 
     batches = _batches(batch_size)
     axes = {"precision": precision, "memory_format": memory_format, "image_size": image_size, **switches}
-    asked = _Asked.of(model, batches, dataset, sample_shape, classes, optimizer, axes)
+    asked = _Asked.of(model, batches, dataset, sample_shape, classes, optimizer, loss, axes)
     lost: list[str] = []
 
     def heard(reasons: Mapping[str, str]) -> None:
@@ -192,6 +198,7 @@ def fit(
     sample_shape: Shape | None = None,
     classes: int | None = None,
     optimizer: Optimizer = "sgd",
+    loss: Loss | None = None,
     precision: Precision = "float32",
     memory_format: MemoryFormat = "contiguous",
     image_size: int | None = None,
@@ -209,6 +216,7 @@ def fit(
         sample_shape: See model.
         classes: See model.
         optimizer: See model.
+        loss: See model.
         precision: See model.
         memory_format: See model.
         image_size: See model.
@@ -228,7 +236,7 @@ def fit(
 
     _check_fraction(fraction)
     axes = {"precision": precision, "memory_format": memory_format, "image_size": image_size, **switches}
-    asked = _Asked.of(model, [64], dataset, sample_shape, classes, optimizer, axes)
+    asked = _Asked.of(model, [64], dataset, sample_shape, classes, optimizer, loss, axes)
     with asked.raising():
         return fit_in_child(
             asked.launcher, asked.cases[0], _known(device, memory), fraction=fraction, workspaces=workspaces
@@ -311,30 +319,34 @@ def save_memory(
     sample_shape: Shape | None = None,
     classes: int | None = None,
     optimizer: Optimizer = "sgd",
+    loss: Loss | None = None,
     precision: Precision | None = None,
     memory_format: MemoryFormat | None = None,
     image_size: int | None = None,
     device: str | Path | Device = "h200",
     memory: int | str | None = None,
     workspaces: bool = True,
+    **switches: Unpack[Switches],
 ) -> Saving:
     """Find what makes a batch fit on a GPU, and what each way costs, without the GPU.
 
     Accumulation, checkpointing, updates in the backward and expandable segments are tried alone and together.
 
     Args:
-        model: As for `estimate`, and so are all others but the precision and the memory format.
+        model: As for `estimate`, and so are all others but the precision, the memory format and the switches.
         batch_size: See model.
         dataset: See model.
         sample_shape: See model.
         classes: See model.
         optimizer: See model.
+        loss: See model.
         precision: As for `estimate`. None is `float32`, and then bf16 and `channels_last` are tried too.
         memory_format: As for `estimate`. None is `contiguous`, and then `channels_last` is tried too.
         image_size: See model.
         device: See model.
         memory: See model.
         workspaces: See model.
+        **switches: Those that are kept as given, and not tried: `update="step"`, say.
 
     Returns:
         A `bench.estimators.saving.Saving`: the answer in one sentence, the best trade-offs of peak memory and
@@ -345,9 +357,9 @@ def save_memory(
     """
     from bench.client import saving_in_child
 
-    given = {"precision": precision, "memory_format": memory_format}
+    given = {"precision": precision, "memory_format": memory_format, **switches}
     asked = _Asked.of(
-        model, [batch_size], dataset, sample_shape, classes, optimizer, {**given, "image_size": image_size}
+        model, [batch_size], dataset, sample_shape, classes, optimizer, loss, {**given, "image_size": image_size}
     )
     named = {axis for axis, value in given.items() if value is not None}
     lost: list[str] = []
@@ -373,6 +385,7 @@ def timeline(
     sample_shape: Shape | None = ...,
     classes: int | None = ...,
     optimizer: Optimizer = ...,
+    loss: Loss | None = ...,
     precision: Precision = ...,
     memory_format: MemoryFormat = ...,
     image_size: int | None = ...,
@@ -392,6 +405,7 @@ def timeline(
     sample_shape: Shape | None = ...,
     classes: int | None = ...,
     optimizer: Optimizer = ...,
+    loss: Loss | None = ...,
     precision: Precision = ...,
     memory_format: MemoryFormat = ...,
     image_size: int | None = ...,
@@ -410,6 +424,7 @@ def timeline(
     sample_shape: Shape | None = None,
     classes: int | None = None,
     optimizer: Optimizer = "sgd",
+    loss: Loss | None = None,
     precision: Precision = "float32",
     memory_format: MemoryFormat = "contiguous",
     image_size: int | None = None,
@@ -427,6 +442,7 @@ def timeline(
         sample_shape: See model.
         classes: See model.
         optimizer: See model.
+        loss: See model.
         precision: See model.
         memory_format: See model.
         image_size: See model.
@@ -445,7 +461,7 @@ def timeline(
 
     batches = _batches(batch_size)
     axes = {"precision": precision, "memory_format": memory_format, "image_size": image_size, **switches}
-    asked = _Asked.of(model, batches, dataset, sample_shape, classes, optimizer, axes)
+    asked = _Asked.of(model, batches, dataset, sample_shape, classes, optimizer, loss, axes)
     known = _known(device, memory)
     with asked.raising():
         made = [timeline_in_child(asked.launcher, case, known, workspaces=workspaces) for case in asked.cases]
@@ -530,6 +546,7 @@ class _Asked:
         sample_shape: Shape | None,
         classes: int | None,
         optimizer: Optimizer,
+        loss: Loss | None,
         axes: Mapping[str, Any],
     ) -> _Asked:
         """Check all arguments; `axes` are the further ones of the grid, None where not given. Raises BenchError."""
@@ -540,7 +557,7 @@ class _Asked:
 
         if isinstance(model, str) and files.is_name(model.partition(":")[0] + ":"):
             raise BenchError(f'model "{model}": from Python, give the callable itself: import it, and pass model=build')
-        entries = _own_entries(model, dataset, sample_shape, classes, optimizer, axes["image_size"])
+        entries = _own_entries(model, dataset, sample_shape, classes, optimizer, loss, axes["image_size"])
         grid: dict[str, Any] = {
             "dataset": dataset or DEFAULT_DATASET,
             "model": "mlp" if "model" in entries else model,
@@ -615,6 +632,7 @@ def _own_entries(
     sample_shape: Shape | None,
     classes: int | None,
     optimizer: Optimizer,
+    loss: Loss | None,
     image_size: int | None,
 ) -> dict[Kind, Entry]:
     """What the caller gave that no catalog has. Raises BenchError."""
@@ -626,7 +644,9 @@ def _own_entries(
     if torch is not None and isinstance(model, torch.nn.Module):
         raise BenchError("model: give what builds the module, such as `lambda: Net()`, not a module that is built")
     if callable(model):
-        found["model"] = ModelEntry(_name(model, "model"), functools.partial(_build, model), task=None)
+        found["model"] = ModelEntry(_name(model, "model"), functools.partial(_build, model), loss=loss, task=None)
+    elif loss is not None:
+        raise BenchError("loss: goes with a model that is a callable; a model of the catalog has its own")
     if callable(optimizer):
         found["optimizer"] = OptimizerEntry(_name(optimizer, "optimizer"), lambda parameters: optimizer(parameters))
     if sample_shape is None:

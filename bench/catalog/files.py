@@ -154,7 +154,13 @@ def unknown(name: str) -> BenchError:
 
 
 def _not_in(name: str, entries: Mapping[str, ModelEntry]) -> BenchError:
-    return UnknownNameError("model", name, entries, list_command=f"list models {OPTION} {name.partition(':')[0]}")
+    return UnknownNameError(
+        "model",
+        name,
+        entries,
+        list_command=f"list models {OPTION} {name.partition(':')[0]}",
+        remedy=f"A function or class is a model if its parameters without a default are among {', '.join(GIVEN)}",
+    )
 
 
 def load(name: str) -> ModelEntry | None:

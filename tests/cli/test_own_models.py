@@ -163,7 +163,10 @@ def test_a_file_that_cannot_be_used_is_refused_in_one_line(here: Path, text: str
         (("--models", "."), r"--models: \.: not a Python file; .*"),
         (("--model", "absent.py:build"), r"--model: absent\.py: the file is missing; .*"),
         (("--model", "my_models.py:biuld"), r'unknown model "my_models\.py:biuld"\. Nearest: my_models\.py:build.*'),
-        (("--model", "my_models.py:block"), r'unknown model "my_models\.py:block"\. .*list models --models .*'),
+        (
+            ("--model", "my_models.py:block"),
+            r'unknown model "my_models\.py:block"\. .*list models --models .* without a default are among images, .*',
+        ),
         (("--model", "my_models.py:build:wdth=3"), r'.*no setting "wdth"\. Nearest: width\. Allowed: width\.'),
         (("--model", "my_models.py:x*"), r'no model matches "my_models\.py:x\*"\. .*'),
         (("--models", "my_models.py", "--models", "copy/my_models.py"), r".*has the same name.*; rename one"),

@@ -110,6 +110,19 @@ def test_peaks_and_state_of_every_optimizer_are_torchs(stub_driver: StubDriver, 
     assert not unequal, f"{len(unequal)} of {len(cases)} differ, first (real allocator, trace): {unequal[0]}"
 
 
+def test_gradients_of_each_evaluation_of_lbfgs_are_counted_as_gradients() -> None:
+    from bench.devices import load_device
+    from bench.estimators.memory import Target, estimate_trace
+    from bench.estimators.memory_settings import settings_in_force
+    from bench.records import Case as GridCase
+    from bench.records import Choice
+
+    lbfgs = Choice.of("lbfgs", {"max_iter": 4, "history_size": 5})
+    target = Target(load_device("h200"), settings_in_force(), False)
+    found = estimate_trace(GridCase(Choice("mnist"), Choice("mlp"), lbfgs, 8, image_size=28), target)
+    assert found["trace_gradients_bytes"] >= 101_770 * 4
+
+
 def asked_last(truth: CaseRun) -> list[int]:
     """What the last step asks for, in bytes and in order."""
     assert truth.events is not None

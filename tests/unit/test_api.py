@@ -134,6 +134,38 @@ def test_fit_and_timeline_of_the_callers_model() -> None:
     assert made[0].tensors
 
 
+def two_heads() -> torch.nn.Module:
+    """It gives two predictions in training, as models with auxiliary heads do."""
+    model = net()
+    model.second = torch.nn.Linear(8 * 36, 4)
+    body, head = model.layers[:3], model.layers[3]
+
+    def forward(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        features = body(images)
+        return head(features), model.second(features)
+
+    model.forward = forward  # type: ignore[method-assign]
+    return model
+
+
+def of_both(output: tuple[torch.Tensor, torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+    main, second = (torch.nn.functional.cross_entropy(each, labels) for each in output)
+    return main + 0.3 * second
+
+
+def test_a_model_of_the_caller_trains_with_the_callers_loss_and_with_switches() -> None:
+    plain = bench.estimate(two_heads, **SMALL, loss=of_both, batch_size=16)
+    assert plain.trace_peak_allocated_bytes is not None, plain.estimate_note
+    assert plain.formula_parameters_bytes == (8 * 27 + 8 + 2 * (8 * 36 * 4 + 4)) * 4
+    halves = bench.estimate(two_heads, **SMALL, loss=of_both, batch_size=16, accumulation=2, zero_grad="zeros")
+    assert halves.trace_activations_bytes < plain.trace_activations_bytes
+    with pytest.raises(BenchError, match="cross_entropy"):
+        bench.estimate(two_heads, **SMALL, batch_size=16)
+    found = bench.save_memory(two_heads, **SMALL, loss=of_both, batch_size=16, precision="float32", update="step")
+    assert {option.changes.get("update") for option in found.tried} == {None}
+    assert {option.changes.get("accumulation") for option in found.tried} > {None, 2}
+
+
 def test_what_makes_the_callers_model_fit() -> None:
     found = bench.save_memory(net, batch_size=16, precision="float32", **SMALL)
     assert found.plain.device_bytes == bench.estimate(net, batch_size=16, **SMALL).estimated_device_bytes
@@ -148,6 +180,7 @@ def test_what_makes_the_callers_model_fit() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        ({"model": "mlp", "loss": of_both}, "loss: goes with a model that is a callable"),
         ({"model": lambda: 7}, "TypeError: model returned int, not a torch.nn.Module"),
         ({"model": "resnte18"}, "resnet18"),
         ({"precision": "fp8"}, "precision"),
@@ -159,8 +192,8 @@ def test_what_makes_the_callers_model_fit() -> None:
         ({"dataset": "mnist"}, "sample_shape: stands in place of dataset"),
         ({"sample_shape": None}, "classes: goes with sample_shape"),
         ({"memory": "24 GBit"}, 'memory "24 GBit": invalid memory size'),
-        ({"memory": 0}, "memory 0: must be an amount of memory above 0"),
-        ({"memory": True}, "memory true: must be an amount of memory above 0"),
+        ({"memory": 0}, "memory 0: must be an amount of memory from 1 MiB"),
+        ({"memory": True}, "memory true: must be an amount of memory from 1 MiB"),
         ({"memory": "24 GiB"}, "the memory limit of 24 GiB is above the 23.6 GiB (25,386,352,640 B) of rtx4090"),
     ],
 )

@@ -104,6 +104,11 @@ def test_estimates_are_hollow_beside_the_measured_points(draw: Draw) -> None:
     assert sorted(hollow.get_ydata()) == pytest.approx(sorted(numbers["estimated_samples_per_s"]))
     filled = next(line for line in axes.lines if line.get_marker() == "o" and line is not hollow)
     assert sorted(filled.get_xdata()) == sorted(numbers["memory_bytes"].astype(float))
+    assert "A hollow point is the estimate" in drawing.caption
+
+
+def test_the_caption_speaks_of_estimates_where_there_are_any(draw: Draw) -> None:
+    assert "hollow" not in draw(switch_cases(("resnet50",)), trace=False).caption
 
 
 def test_what_ran_out_of_memory_stands_at_its_estimate_and_says_so(draw: Draw) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +146,26 @@ def test_the_cache_of_traces_is_in_the_home_folder(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("BENCH_TRACE_CACHE")
     assert folders.trace_cache_folder() == tmp_path / ".cache" / "bench" / "traces"
+
+
+DECORATED = """
+import sys, torch
+from bench.estimators.fake_cuda import FakeCuda
+
+class Nobody:
+    def called(self, *what): pass
+    def freed(self, block): pass
+
+assert "torch._dynamo" not in sys.modules
+with FakeCuda(Nobody()):
+    torch.optim.SGD(torch.nn.Linear(2, 2).to("cuda").parameters(), lr=0.1)
+    light = not hasattr(sys.modules["torch._dynamo"], "__file__")
+    decorated = torch._dynamo.assume_constant_result(lambda: 7)
+print(light, decorated(), sys.modules["torch._dynamo"].__file__ is not None)
+"""
+
+
+@pytest.mark.slow
+def test_a_package_imported_in_a_trace_may_decorate_for_the_compiler_which_is_not_loaded_otherwise() -> None:
+    done = subprocess.run([sys.executable, "-c", DECORATED], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["True", "7", "True"], done.stderr

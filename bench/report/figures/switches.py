@@ -24,6 +24,9 @@ TITLE = "Which switches save memory, and what do they cost in speed?"
 _RATE = ["samples_per_s", "samples_per_s_low", "samples_per_s_high"]
 _ESTIMATED = ["trace_peak_allocated_bytes", "estimated_samples_per_s"]
 _COLUMNS = ["panel", "detail", "drawn", "switches", *SWITCHES, "status", "memory_of", "memory_bytes", *_RATE]
+_HOLLOW = (
+    " A hollow point is the estimate of the same case, joined to it: the peak of the trace and the roofline's speed."
+)
 _MOST_PANELS = 6
 _LEAST_GAP = 0.075
 """Between the lines of labels, as a fraction of a panel's height."""
@@ -50,7 +53,8 @@ def draw(contents: Contents) -> Drawing | None:
         theme.finish(axes, panel, rows["memory_of"].iloc[0], "samples / s", detail=detail)
     measured, estimated = ({"color": _COLOUR, "linestyle": "none", "marker": "o"} for _ in range(2))
     handles = [Line2D([], [], label="measured", **measured)]  # type: ignore[arg-type]
-    if rows[_ESTIMATED].notna().all(axis=1).any():
+    has_estimates = rows[_ESTIMATED].notna().all(axis=1).any()
+    if has_estimates:
         handles.append(Line2D([], [], label="estimated without running", **estimated, markerfacecolor="none"))  # type: ignore[arg-type]
     draw_legend(figure, handles)
     left = len(rows[["panel", "detail"]].drop_duplicates()) - len(pairs)
@@ -59,8 +63,8 @@ def draw(contents: Contents) -> Drawing | None:
         title=TITLE,
         caption=(
             "A filled point is a case with its 95 % interval over processes; the stepped line is the Pareto front of "
-            "the measured ones. A hollow point is the estimate of the same case, joined to it: the peak of the trace "
-            "and the roofline's speed."
+            "the measured ones."
+            + (_HOLLOW if has_estimates else "")
             + (f" {left} more panels did not fit and are in the CSV (drawn is false)." if left else "")
         ),
         alt=_alt(rows),
