@@ -250,6 +250,7 @@ def choose(
     sample_shape: Shape | None = None,
     classes: int | None = None,
     optimizer: Optimizer = "sgd",
+    loss: Loss | None = None,
     precision: Precision = "float32",
     memory_format: MemoryFormat = "contiguous",
     image_size: int | None = None,
@@ -269,6 +270,7 @@ def choose(
         sample_shape: See model; `samples` is then needed.
         classes: See model.
         optimizer: See model.
+        loss: See model.
         precision: See model.
         memory_format: See model.
         image_size: See model.
@@ -300,7 +302,7 @@ def choose(
     if len({gpu.name for gpu in gpus}) < len(gpus):
         raise BenchError("devices: two have the same name; give one of them another")
     axes = {"precision": precision, "memory_format": memory_format, "image_size": image_size, **switches}
-    asked = _Asked.of(model, [64], dataset, sample_shape, classes, optimizer, axes)
+    asked = _Asked.of(model, [64], dataset, sample_shape, classes, optimizer, loss, axes)
     own_images = "dataset" in asked.entries
     epoch = 0 if own_images else catalog.describe_dataset(asked.cases[0].dataset).train_samples
     count = epoch if samples is None else samples
