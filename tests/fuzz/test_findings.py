@@ -223,11 +223,11 @@ def test_a_recording_with_a_column_twice_is_refused(tmp_path: Path, name: str) -
     [
         (
             '"a b" = 1\n',
-            'in.toml: unknown key "a b". Allowed: name, description, grid, include, exclude, measure, limits, data',
+            'in.toml: unknown key "a b". Allowed: name, description, grid, include, exclude, measure, limits, data, launcher',
         ),
         (
             "list = 1\n",
-            'in.toml: unknown key "list". Nearest: limits. Allowed: name, description, grid, include, exclude, measure, limits, data',
+            'in.toml: unknown key "list". Nearest: limits. Allowed: name, description, grid, include, exclude, measure, limits, data, launcher',
         ),
     ],
 )

@@ -21,7 +21,6 @@ from bench.comparison import compare, field_words
 from bench.comparison.differences import find_differences
 from bench.errors import BenchError
 from bench.records import Measurement, Planned, Protocol, Status
-from bench.report.sections.equal_devices import SECTION
 from bench.stats import geometric_interval, host_means
 from bench.store import Store
 from tests.altered import honest
@@ -88,6 +87,8 @@ def test_repeats_that_were_spread_over_hosts_count_by_host(tmp_path):
 @pytest.mark.parametrize(("hosts", "words"), [("aabb", "over 2 hosts"), ("aaaa", "nothing about others"), ("", None)])
 def test_the_report_says_what_intervals_over_hosts_count(tmp_path, hosts, words):
     frame = bench.load(make_results(tmp_path, one(), repeats=4))
+    from bench.report.sections.equal_devices import SECTION
+
     blocks = SECTION.build(SimpleNamespace(frame=spread(frame, hosts) if hosts else frame))
     told = [str(block) for block in blocks if "intervals" in str(block) or "its interval" in str(block)]
     assert len(told) == (words is not None) and all(words in text for text in told)
