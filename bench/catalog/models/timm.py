@@ -12,13 +12,14 @@ import copy
 import functools
 import importlib.util
 import re
+import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.catalog.entries import ANY_VALUE, ModelEntry, Setting
-from bench.errors import Unsupported, describe_failure, message_of, nearest, nearest_sentence
+from bench.errors import Unsupported, message_of, nearest, nearest_sentence, place_of
 from bench.records import ImageSpec, SettingValue
 
 if TYPE_CHECKING:
@@ -170,9 +171,10 @@ def refuse_error(
         return None
     if not (isinstance(error, AssertionError) or _ABOUT_SHAPES.search(text)):
         return None
+    place = place_of(reversed(list(traceback.walk_tb(error.__traceback__))))  # all estimators fail there
     return (
-        f"{PREFIX}{name} cannot take images of {images.height} x {images.width}; set image_size, for example "
-        f"{own.side}, its own size ({describe_failure(error)})"
+        f"{PREFIX}{name} cannot take images of {images.height} x {images.width}{f' ({place})' if place else ''}; "
+        f"set image_size, for example {own.side}, its own size"
     )
 
 
