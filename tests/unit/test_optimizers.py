@@ -18,8 +18,8 @@ import torch
 import bench.catalog.optimizers
 from bench import catalog
 from bench.catalog.optimizers import rest
-from bench.catalog.settling import settles_after
-from bench.errors import BenchError
+from bench.catalog.settling import settles_after, take_every_iteration
+from bench.errors import BenchError, Unsupported
 from tests.each import each
 
 SETTINGS: tuple[dict[str, Any], ...] = (
@@ -226,6 +226,16 @@ def test_lbfgs_keeps_what_is_counted_once_its_history_is_full_and_not_before() -
     counted = catalog.optimizer("lbfgs").state_bytes([(5, 3 * 8 * 8), (5,)], 4, settings)
     assert kept[0] < kept[1] < counted == kept[2] == kept[3]
     assert settles_after(optimizer) == 3
+
+
+def test_a_trace_of_lbfgs_takes_every_iteration_and_refuses_a_line_search() -> None:
+    plain = build("lbfgs", small_model(), {})
+    take_every_iteration(plain)
+    assert plain.param_groups[0]["tolerance_change"] == 0
+    searching = build("lbfgs", small_model(), {"line_search_fn": "strong_wolfe"})
+    assert settles_after(searching) == 6  # its history grows alike, and it is measured
+    with pytest.raises(Unsupported, match="line_search_fn=strong_wolfe evaluates the model as often as values ask for"):
+        take_every_iteration(searching)
 
 
 @pytest.mark.parametrize(

@@ -237,8 +237,8 @@ def optimizer_ways() -> list[str]:
             words = f"{name}:{way}" if way else name
             if name == "asgd":
                 words += f"{',' if way else ':'}t0=1.0"  # the stub keeps no numbers, so that it averages always
-            if name == "lbfgs":  # a loss that does not change ends no step, and the history is full after the warm-up
-                words = "lbfgs:max_iter=4,history_size=12,tolerance_change=0.0"
+            if words == "lbfgs":  # a loss that does not change ends no step, and the history is full after the warm-up
+                words += ":max_iter=4,history_size=12,tolerance_change=0.0"
             try:
                 options = catalog.parse_choice("optimizer", words).options
             except BenchError:

@@ -12,13 +12,14 @@ import copy
 import functools
 import importlib.util
 import re
+import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.catalog.entries import ANY_VALUE, ModelEntry, Setting
-from bench.errors import BenchError, Unsupported, describe_failure, message_of, nearest, nearest_sentence
+from bench.errors import BenchError, Unsupported, message_of, nearest, nearest_sentence, place_of
 from bench.records import ImageSpec, SettingValue
 from bench.units import counted
 
@@ -177,13 +178,15 @@ def refuse_error(
         return None
     if not (isinstance(error, AssertionError) or _ABOUT_SHAPES.search(text)):
         return None
+    place = place_of(reversed(list(traceback.walk_tb(error.__traceback__))))  # all estimators fail there
     given, remedies = f"{images.height} x {images.width}", []
     if not images.height == images.width == own.side:
         remedies.append(f"set image_size, for example {own.side}, its own size")
     if images.channels != own.channels:
         given += f" with {counted(images.channels, 'channel')}"
         remedies.append(f"choose a data set of {counted(own.channels, 'channel')}")
-    return f"{PREFIX}{name} cannot take images of {given}; {' or '.join(remedies)} ({describe_failure(error)})"
+    at = f" ({place})" if place else ""
+    return f"{PREFIX}{name} cannot take images of {given}; {' or '.join(remedies)}{at}"
 
 
 def build(name: str, family: str, images: ImageSpec, **settings: Any) -> torch.nn.Module:
