@@ -52,7 +52,7 @@ MEASURE = {
 }
 LIMITS = {
     "run_timeout": st.one_of(st.floats(0.001, 1e5), st.integers(1, 59).map(lambda count: f"{count} min")),
-    "host_memory": st.one_of(st.integers(1, 1 << 50), st.integers(1, 64).map(lambda count: f"{count} GiB")),
+    "host_memory": st.one_of(st.integers(1 << 20, 1 << 50), st.integers(1, 64).map(lambda count: f"{count} GiB")),
 }
 CONFIGURATIONS = st.fixed_dictionaries(
     {
