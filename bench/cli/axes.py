@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli.options import ChoicesType, ValueType, flat, models_option, read_config
+from bench.errors import BenchError
 from bench.terminal import printable
 
 if TYPE_CHECKING:
@@ -105,7 +106,10 @@ def with_axes(command: Any) -> Any:
 
 
 def read_cases(config: Path | None, overrides: tuple[str, ...], axes: dict[str, tuple[Any, ...]]) -> list[Case]:
-    """The cases of a configuration, or of the axes given. A case that cannot run is skipped with a message."""
+    """The cases of a configuration, or of the axes given. A case that cannot run is skipped with a message.
+
+    Raises BenchError where every case is.
+    """
     from bench.plan import build_cases, cross_axes, name_planned
 
     if config is not None and any(axes.values()):
@@ -124,6 +128,8 @@ def read_cases(config: Path | None, overrides: tuple[str, ...], axes: dict[str, 
             found.append(case)
         else:
             click.echo(printable(f"skipping {names[case]}: {reason}"), err=True)
+    if cases and not found:
+        raise BenchError("every case is skipped; nothing is left to do")
     return found
 
 

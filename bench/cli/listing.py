@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from bench.cli.options import json_option, models_option
+from bench.errors import BenchError, nearest, nearest_sentence
 from bench.terminal import printable
 from bench.units import counted
 
@@ -37,11 +38,11 @@ def list_names(what: str, pattern: str | None, as_json: bool) -> None:
 
     from bench.cli.root import echo_json
 
-    rows = [
-        row
-        for row in (_devices() if what == "devices" else _entries(what))
-        if fnmatch.fnmatch(row["name"], pattern or "*")
-    ]
+    known = _devices() if what == "devices" else _entries(what)
+    rows = [row for row in known if fnmatch.fnmatch(row["name"], pattern or "*")]
+    if not rows and pattern:
+        near = nearest_sentence(nearest(pattern.replace("*", "").replace("?", ""), [row["name"] for row in known]))
+        raise BenchError(f'no {what} match "{pattern}". {near}List them: bench list {what}')
     if as_json:
         echo_json(rows)
         return
@@ -62,8 +63,6 @@ def list_names(what: str, pattern: str | None, as_json: bool) -> None:
             f"{counted(sum(len(names) for _, names in families), 'model')} in {len(families)} families of libraries; "
             "list names with a pattern: bench list models 'timm:*vit*'"
         )
-    if not rows and not families:
-        click.echo(printable(f"no {what} match {pattern}"), err=True)
     for note in _notes(what):
         click.echo(note, err=True)
 

@@ -89,6 +89,11 @@ def test_plan_without_a_configuration_plans_the_default_sweep() -> None:
         (["show", "model", "alexnet", "--dataset", "mnist"], "alexnet needs images of at least 63"),
         (["show", "dataset", "cifra10"], 'unknown dataset "cifra10". Nearest: cifar10'),
         (["list", "gpus"], "'gpus' is not one of 'models', 'datasets', 'optimizers', 'devices'"),
+        (["list", "models", "resnte*"], 'no models match "resnte*". Nearest: resnet50, resnet34, resnet18. List them'),
+        (
+            ["estimate", "--model", "mlp", "--batch-size", "8", "--accumulation", "3"],
+            "every case is skipped; nothing is left to do",
+        ),
         (
             ["sweep", "--retry", "never", "--dry-run"],
             'unknown status "never". Available: ok, oom, timeout, crashed, failed, nan_loss, throttled',
