@@ -30,6 +30,7 @@ from bench.records import Case, Environment, Protocol, Status
 from bench.records.variables import variables_set
 from bench.workload import build_workload, numeric_modes
 from bench.workload.inputs import Batch, build_inputs
+from bench.workload.rounding import read_rounding
 
 Send = Callable[[dict[str, Any]], None]
 
@@ -95,8 +96,10 @@ def record_case(task: RecordTask, send: Send) -> dict[str, Any]:
     reason: str | None = None
     try:
         with numeric_modes(task.case, task.protocol):
-            switches = _switches()
-            _train(run)
+            try:
+                _train(run)
+            finally:
+                switches = _switches()  # a model may have changed them
         status = Status.OK
     except Unsupported as error:
         return {"status": Status.SKIPPED, "reason": str(error)}
@@ -223,14 +226,14 @@ def _facts(
 
 def _switches() -> dict[str, bool | int | str | None]:
     """What decides which kernels run, as it stands while the steps are taken."""
-    cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
+    cuda, cudnn, rounding = torch.backends.cuda, torch.backends.cudnn, read_rounding()
     attention = {
         name: getattr(cuda, f"{name}_enabled")() if hasattr(cuda, f"{name}_enabled") else None
         for name in ("flash_sdp", "mem_efficient_sdp", "math_sdp", "cudnn_sdp")
     }
     return {
-        "matmul_tf32": cuda.matmul.allow_tf32,
-        "cudnn_tf32": cudnn.allow_tf32,
+        "matmul_tf32": rounding.matmul == "tf32",
+        "cudnn_tf32": rounding.conv == "tf32",
         "cudnn_enabled": bool(cudnn.enabled),
         "cudnn_benchmark": cudnn.benchmark,
         "cudnn_deterministic": cudnn.deterministic,

@@ -237,6 +237,10 @@ def _time(run: _Run, workload: Workload, inputs: Inputs) -> None:
     run.found.update(step_times_s=timed.step_times_s, wall_window_s=timed.wall_window_s, data_wait_times_s=tuple(waits))
     read = run.readings.close_window()
     run.found.update(read, status=Status.OK)
+    in_force = in_force.then(
+        read_in_force(run.task.case, protocol, workload)
+    )  # a model may change switches at any step
+    run.found.update(in_force.fields)
     if read:
         _mark_throttled(run.found)
     silent = (SILENT,) if run.readings.error else ()

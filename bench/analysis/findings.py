@@ -496,7 +496,8 @@ _flag_rule(
 _flag_rule(
     "precision_not_in_force",
     "In {runs} the precision that was asked for was not the one that ran{faults}.",
-    "Unset the variable that overrules it, or leave the precision out on that card.",
+    "Unset the variable that overrules it, let the model leave torch's switches alone, or leave the precision out on "
+    "that card.",
 )
 
 _flag_rule(

@@ -145,10 +145,12 @@ def unknown(name: str) -> BenchError:
     """Why a name that is written as a model of a file is none here."""
     file_name = name.partition(":")[0]
     file = _known.get(file_name)
+    if file is None and (alone := file_name.rpartition("/")[2]) in _known:
+        return BenchError(f'model "{name}": a file that {OPTION} names goes by its name alone; write {alone}:NAME')
     if file is None:
+        path = file_name if "/" in file_name else f"PATH/{file_name}"
         return BenchError(
-            f'model "{name}": code of your own runs only where the command names its file; '
-            f"add {OPTION} PATH/{file_name}"
+            f'model "{name}": code of your own runs only where the command names its file; add {OPTION} {path}'
         )
     return _not_in(name, file.entries)
 

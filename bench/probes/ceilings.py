@@ -132,18 +132,16 @@ def _product_rate(kind: str, precision: Precision, most_s: float) -> float:
     """FLOP/s of the fastest of some square products."""
     import torch
 
-    modes = torch.backends.cuda.matmul
-    before, modes.allow_tf32 = modes.allow_tf32, precision == "tf32"
+    from bench.workload.rounding import rounded_for
+
     best = 0.0
-    try:
+    with rounded_for(precision):
         for side in SIDES[kind]:
             left, right = (torch.ones(side, side, device=kind, dtype=getattr(torch, _DTYPES[precision])) for _ in "ab")
             taken = _best_s(lambda left=left, right=right: left @ right, kind, most_s)  # type: ignore[misc]
             best = max(best, 2.0 * side**3 / taken)
             if taken > most_s / 16:  # the next takes eight times as long
                 break
-    finally:
-        modes.allow_tf32 = before
     return best
 
 
@@ -191,18 +189,13 @@ def _launch_s(most_s: float) -> float | None:
 
 def _workspaces(precisions: tuple[Precision, ...]) -> Iterator[dict[str, Any]]:
     """What convolutions take beside arguments and results, each way; copies to another layout count too."""
-    import torch
+    from bench.workload.rounding import rounded_for
 
-    modes = torch.backends.cudnn
-    before = modes.allow_tf32
-    try:
-        for precision in precisions:
-            modes.allow_tf32 = precision == "tf32"
+    for precision in precisions:
+        with rounded_for(precision):
             for layout in ("contiguous", "channels_last"):
                 for convolution in CONVOLUTIONS:
                     yield from _of_convolution(convolution, precision, layout)
-    finally:
-        modes.allow_tf32 = before
 
 
 def _of_convolution(convolution: tuple[Any, ...], precision: Precision, layout: str) -> Iterator[dict[str, Any]]:

@@ -45,6 +45,13 @@ class InForce:
     faults: tuple[tuple[str, str], ...] = ()
     allocator: str | None = None
 
+    def then(self, later: InForce) -> InForce:
+        """What this reading and a later one of the same run say together."""
+        same = self.precision == later.precision
+        return InForce(
+            self.precision if same else None, tuple(dict.fromkeys((*self.faults, *later.faults))), later.allocator
+        )
+
     @property
     def fields(self) -> dict[str, str | None]:
         """The columns of a `Measurement`."""
@@ -103,7 +110,6 @@ def _on_gpu(precision: Precision, environment: Mapping[str, str]) -> tuple[str |
         return "fp16, emulated", f"{card} emulates fp16: it has no fp16 arithmetic"
     if precision in ("bf16", "fp16"):
         return precision, None
-    allowed = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
     override = environment.get("NVIDIA_TF32_OVERRIDE", "").strip()
     if not _has_tf32():
         return "float32", f"{card} has no TF32 and computes in float32" if precision == "tf32" else None
@@ -111,9 +117,24 @@ def _on_gpu(precision: Precision, environment: Mapping[str, str]) -> tuple[str |
         return "float32", "NVIDIA_TF32_OVERRIDE=0 switches TF32 off" if precision == "tf32" else None
     if precision == "float32" and override:
         return None, f"NVIDIA_TF32_OVERRIDE={override[:20]} may switch TF32 on, whatever torch asks for"
-    if allowed != (precision == "tf32",) * 2:
-        return None, f"torch allows TF32 in matrix products: {allowed[0]}, in convolutions: {allowed[1]}"
-    return precision, None
+    return _rounded("cuda", precision)
+
+
+def _rounded(kind: str, precision: Precision) -> tuple[str | None, str | None]:
+    """What torch's switches have float32 products compute in, and how that is not what `numeric_modes` has set."""
+    from bench.workload.rounding import asked_of, read_rounding
+
+    found, asked = read_rounding().on(kind), asked_of(precision).on(kind)
+    changed = [f"{found[name]} in {name}" for name in found if found[name] != asked[name]]
+    if not changed:
+        return precision, None
+    names = {_ROUNDED_TO[value] for value in found.values()}
+    said = f"code of the model or of a library set {', '.join(changed)} (torch.backends.*.fp32_precision or allow_tf32)"
+    return (names.pop() if len(names) == 1 else None), said
+
+
+_ROUNDED_TO = {"ieee": "float32", "tf32": "tf32", "bf16": "bf16"}
+"""The precision of a run by torch's name for what float32 products are rounded to."""
 
 
 def _has_tf32() -> bool:
@@ -127,17 +148,13 @@ def _has_tf32() -> bool:
 
 def _on_cpu(precision: Precision, environment: Mapping[str, str]) -> tuple[str | None, str | None]:
     """The same of the CPU. It has every precision, if needed by rounding: that is disclosed, and no fault."""
-    import torch
-
     if precision in _CPU_FLAGS:
         flags = cpu_flags()
         return (precision if flags & _CPU_FLAGS[precision] else f"{precision}, emulated") if flags else None, None
     for name in ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE"):
         if (mode := environment.get(name, "").strip().upper()) not in _STRICT:
             return None, f"{name}={mode[:20]} lets oneDNN compute float32 in lower precision"
-    if (allowed := torch.get_float32_matmul_precision()) != "highest":
-        return None, f"torch's precision of matrix products in float32 is {allowed}"
-    return precision, None
+    return _rounded("cpu", precision)
 
 
 def _autocast(workload: Workload) -> str | None:

@@ -40,6 +40,7 @@ from bench.plan import refuse_closure
 from bench.records import Case, ImageSpec, Precision, Protocol
 from bench.records.variables import cublas_workspaces
 from bench.workload.checkpointing import checkpoint_blocks
+from bench.workload.rounding import rounded_for
 from bench.workload.targets import LOSSES
 
 AUTOCAST_TYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -334,7 +335,7 @@ def build_workload(case: Case, images: ImageSpec, protocol: Protocol, device: to
 def numeric_modes(case: Case, protocol: Protocol) -> Iterator[None]:
     """Set every switch that decides which kernels run, explicitly, for the duration of the context.
 
-    TF32 is on for `tf32` only, in matrix products and convolutions alike; torch's default has it on in convolutions.
+    TF32 is on for `tf32` only, in all products alike; torch's default has it on in convolutions.
     `deterministic` is `torch.use_deterministic_algorithms` as a script calls it: operators without a deterministic form
     raise, new tensors are filled, and cuBLAS has the workspaces with which it is deterministic. Those are read when its
     first handle is made, so enter this before anything runs on the GPU.
@@ -342,21 +343,16 @@ def numeric_modes(case: Case, protocol: Protocol) -> Iterator[None]:
     Raises:
         Unsupported: Within the context an operator has no deterministic form; the message names it.
     """
-    before = (
-        torch.backends.cuda.matmul.allow_tf32,
-        torch.backends.cudnn.allow_tf32,
-        torch.backends.cudnn.benchmark,
-        torch.backends.cudnn.deterministic,
-    )
+    before = (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic)
     algorithms = (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled())
     filling = cast(Any, torch.utils.deterministic)  # a module with a property, which types do not know
     filled, workspaces = filling.fill_uninitialized_memory, os.environ.get(_WORKSPACES)
-    _set_modes(case.precision == "tf32", case.precision == "tf32", protocol.cudnn_benchmark, protocol.deterministic)
+    _set_cudnn(protocol.cudnn_benchmark, protocol.deterministic)
     torch.use_deterministic_algorithms(protocol.deterministic)
     filling.fill_uninitialized_memory = True  # torch's default, and without effect otherwise
     _set_workspaces(cublas_workspaces(os.environ, deterministic=protocol.deterministic))
     try:
-        with _activation_budget(case.compile):
+        with rounded_for(case.precision), _activation_budget(case.compile):
             yield
     except RuntimeError as error:
         if protocol.deterministic and (found := _NOT_DETERMINISTIC.search(str(error))):
@@ -364,7 +360,7 @@ def numeric_modes(case: Case, protocol: Protocol) -> Iterator[None]:
             raise Unsupported(f"{said}; turn measure.deterministic off here") from error
         raise
     finally:
-        _set_modes(*before)
+        _set_cudnn(*before)
         torch.use_deterministic_algorithms(algorithms[0], warn_only=algorithms[1])
         filling.fill_uninitialized_memory = filled
         _set_workspaces(workspaces)
@@ -392,8 +388,6 @@ def _set_workspaces(value: str | None) -> None:
         os.environ[_WORKSPACES] = value
 
 
-def _set_modes(matmul_tf32: bool, cudnn_tf32: bool, benchmark: bool, deterministic: bool) -> None:
-    torch.backends.cuda.matmul.allow_tf32 = matmul_tf32
-    torch.backends.cudnn.allow_tf32 = cudnn_tf32
+def _set_cudnn(benchmark: bool, deterministic: bool) -> None:
     torch.backends.cudnn.benchmark = benchmark
     torch.backends.cudnn.deterministic = deterministic

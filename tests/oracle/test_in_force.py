@@ -79,6 +79,52 @@ def test_a_variable_that_overrules_the_precision_is_flagged_and_in_the_key(
     assert flagged["not_in_force"].tolist() == ["tf32: NVIDIA_TF32_OVERRIDE=0 switches TF32 off"]
 
 
+MODELS = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, images, when, switch):
+        super().__init__()
+        self.layer, self.seen, self.when, self.switch = nn.Linear(3072, images.classes), 0, when, switch
+        if when == 0:
+            self.set()
+
+    def set(self):
+        if self.switch == "new":
+            torch.backends.fp32_precision = "tf32"
+            torch.backends.cuda.matmul.fp32_precision = "tf32"
+        else:
+            torch.backends.cuda.matmul.allow_tf32 = True
+
+    def forward(self, images):
+        self.seen += 1
+        if self.seen == self.when:
+            self.set()
+        return self.layer(images.flatten(1))
+
+def quiet(images): return Net(images, -1, "new")
+def built(images): return Net(images, 0, "new")
+def built_old(images): return Net(images, 0, "old")
+def late(images): return Net(images, 4, "new")
+"""
+
+
+def test_a_model_that_changes_tf32_runs_and_is_flagged_whenever_it_does(
+    stub_driver: StubDriver, tmp_path: Path
+) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(MODELS, encoding="utf-8")
+    names = ["quiet", "built", "built_old", "late"]
+    models = ", ".join(f'"own.py:{name}"' for name in names)
+    frame = sweep(stub_driver, tmp_path, "--models", str(file), "--set", f"grid.model=[{models}]", "--repeats", "1")
+    rows = frame.set_index(frame["model"].str.rpartition(":")[2]).loc[names]
+    assert rows["status"].tolist() == ["ok"] * 4
+    assert [("precision_not_in_force" in flags) for flags in rows["flags"]] == [False, True, True, True]
+    assert rows["precision_in_force"].fillna("unknown").tolist() == ["float32", "unknown", "unknown", "unknown"]
+    assert "set tf32 in matrix products" in rows.loc["late", "not_in_force"]
+
+
 def test_deterministic_is_torchs_and_what_has_no_such_form_is_skipped_by_its_name(
     stub_driver: StubDriver, tmp_path: Path
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import torch
@@ -110,7 +110,64 @@ def test_a_switch_that_torch_does_not_report_as_it_was_set_is_told(monkeypatch: 
         torch.backends.cudnn.allow_tf32 = False
         found, why = in_force._on_gpu("tf32", {})
     assert found is None
-    assert why == "torch allows TF32 in matrix products: True, in convolutions: False"
+    assert why == (
+        "code of the model or of a library set ieee in convolutions, ieee in recurrent layers "
+        "(torch.backends.*.fp32_precision or allow_tf32)"
+    )
+
+
+def mix(name: str) -> None:
+    """What code of a model may set: a switch of one kind, or of both."""
+    backends = cast(Any, torch.backends)
+    if name in ("old", "both"):
+        backends.cuda.matmul.allow_tf32 = True
+    if name == "half":
+        torch.set_float32_matmul_precision("medium")
+    if name in ("new", "both", "all"):
+        backends.cudnn.conv.fp32_precision = "tf32"
+    if name == "all":
+        backends.fp32_precision = "tf32"
+        backends.cuda.matmul.fp32_precision = backends.cudnn.rnn.fp32_precision = "tf32"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "found", "told"),
+    [
+        ("old", "cuda", None, "tf32 in matrix products"),
+        ("new", "cuda", None, "tf32 in convolutions"),
+        ("both", "cuda", None, "tf32 in matrix products, tf32 in convolutions"),
+        ("all", "cuda", "tf32", "tf32 in matrix products, tf32 in convolutions, tf32 in recurrent layers"),
+        ("half", "cpu", None, "bf16 in matrix products"),
+        ("old", "cpu", "float32", None),
+    ],
+)
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="this torch has no such switches")
+def test_switches_of_both_kinds_are_read_undone_and_set_again(
+    monkeypatch: pytest.MonkeyPatch, name: str, kind: str, found: str | None, told: str | None
+) -> None:
+    from bench.workload import numeric_modes
+    from bench.workload.rounding import read_rounding
+
+    play_gpu(monkeypatch, HOPPER)
+    on = in_force._on_gpu if kind == "cuda" else in_force._on_cpu
+    before = read_rounding()
+    try:
+        with numeric_modes(CASE, PROTOCOL):
+            mix(name)
+            precision, why = on("float32", {})
+            assert (precision, why is None) == (found, told is None)
+            assert told is None or (why is not None and f"set {told} (" in why)
+            with numeric_modes(replace(CASE, precision="tf32"), PROTOCOL):
+                assert in_force._on_gpu("tf32", {}) == ("tf32", None)
+                assert torch.backends.cudnn.allow_tf32  # code that reads the older switches finds the same
+            with numeric_modes(CASE, PROTOCOL):
+                assert on("float32", {}) == ("float32", None)
+                assert not torch.backends.cudnn.allow_tf32
+                assert not torch.backends.cuda.matmul.allow_tf32
+                assert torch.get_float32_matmul_precision() == "highest"
+    finally:
+        cast(Any, torch.backends).fp32_precision = "none"
+    assert read_rounding() == before
 
 
 @pytest.mark.parametrize("name", ["ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE"])
