@@ -27,7 +27,7 @@ from bench.catalog.settling import parts_of
 from bench.errors import DataError, Unsupported, describe_failure
 from bench.forks import write_traceback
 from bench.plan import describe, image_spec
-from bench.probes.gpu_monitor import SILENT, Readings, throttled_by
+from bench.probes.gpu_monitor import SILENT, UNCONFIRMED, Readings, is_unconfirmed, throttled_by
 from bench.probes.in_force import read_in_force
 from bench.probes.oom import describe_out_of_memory, is_out_of_memory, limit_host_memory, parse_out_of_memory
 from bench.probes.rss import reset_rss_peak, rss_peak_bytes
@@ -244,7 +244,8 @@ def _time(run: _Run, workload: Workload, inputs: Inputs) -> None:
     if read:
         _mark_throttled(run.found)
     silent = (SILENT,) if run.readings.error else ()
-    run.found["flags"] = (*_flags(timed.step_times_s, timed.wall_window_s), *in_force.flags, *silent)
+    unconfirmed = (UNCONFIRMED,) if is_unconfirmed(read, timed.wall_window_s) else ()
+    run.found["flags"] = (*_flags(timed.step_times_s, timed.wall_window_s), *in_force.flags, *silent, *unconfirmed)
 
 
 def _mark_throttled(found: dict[str, Any]) -> None:

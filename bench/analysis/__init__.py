@@ -6,6 +6,7 @@ reader must know before trusting or publishing the numbers, by one table of rule
 """
 
 from bench.analysis.cases import GROUP, in_reading_order, last_attempts, spread_hosts, summarise_cases
+from bench.analysis.energy import counted_energy_j
 from bench.analysis.estimates import COMPARISONS, EstimatePair, estimator_errors, gpu_memory_bytes
 from bench.analysis.findings import RULES, CaseNames, Finding, Findings, Weakens, damaged_parts, judge
 from bench.analysis.headline import best_cases, headline
@@ -22,6 +23,7 @@ __all__ = [
     "Findings",
     "Weakens",
     "best_cases",
+    "counted_energy_j",
     "damaged_parts",
     "estimator_errors",
     "gpu_memory_bytes",

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bench.analysis.energy import counted_energy_j
 from bench.analysis.estimates import COMPARISONS, relative_errors
 from bench.analysis.labels import machine_labels, protocol_labels, sort_cases
 from bench.records import AXES, MEASURED, Estimate, Group, Status, columns, in_order
@@ -114,11 +115,12 @@ class _Columns:
     def __init__(self, frame: pd.DataFrame) -> None:
         """Take what the summaries need out of `frame`."""
         self.text = {name: _objects(frame[name]) for name in ("status", "reason", "phase", "data_source")}
-        speed = ("samples_per_s", "median_step_time_s", "batch_size", "energy_window_j", "target_interval")
+        speed = ("samples_per_s", "median_step_time_s", "batch_size", "target_interval")
         self.number = {
             name: frame[name].to_numpy(dtype=float, na_value=np.nan) if name in frame else np.full(len(frame), np.nan)
             for name in dict.fromkeys((*_EXACT, *_SHARES, *speed))
         }
+        self.number["counted_energy_j"] = counted_energy_j(frame)
         self.hosts = spread_hosts(frame)
         lists = ("step_times_s", "data_wait_times_s", "flags")
         self.list = {name: [_listed(value) for value in frame[name]] for name in lists}
@@ -157,7 +159,7 @@ class _Columns:
         batches = [size for row in rows if not np.isnan(size := self.number["batch_size"][row])]
         steps = np.concatenate([self.list["step_times_s"][row] for row in rows]) if rows else np.array([])
         waits = np.concatenate([self.list["data_wait_times_s"][row] for row in rows]) if rows else np.array([])
-        energy = self._known("energy_window_j", rows)
+        energy = self._known("counted_energy_j", rows)
         samples = sum(self.number["batch_size"][row] * len(self.list["step_times_s"][row]) for row in rows)
         p = percentiles(steps) if len(steps) else None
         rate, median = (self._interval(name, rows) for name in ("samples_per_s", "median_step_time_s"))

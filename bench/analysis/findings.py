@@ -21,6 +21,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bench.analysis.cases import GROUP, last_attempts, summarise_cases
+from bench.analysis.energy import ROUGH_WINDOW_S
 from bench.analysis.labels import SERIES_AXES, CaseLabels, machine_labels
 from bench.analysis.reasons import counted, counted_reasons, group_reasons, tally, tally_names
 from bench.config import TARGETS_FRAC
@@ -383,10 +384,10 @@ The rules of these two look beyond the flag; `_flag_rule` adds those that do not
 """
 
 
-def _flag_rule(flag: str, text: str, remedy: str, formerly: str = "") -> None:
+def _flag_rule(flag: str, text: str, remedy: str, formerly: str = "", weakens: Weakens = Weakens.READING) -> None:
     """A row of the table about the runs that carry a flag, which is the code."""
     FLAGS.add(flag)
-    RULES[flag] = Rule(flag, Weakens.READING, text, remedy, lambda runs: _flag(runs, flag), formerly)
+    RULES[flag] = Rule(flag, weakens, text, remedy, lambda runs: _flag(runs, flag), formerly)
 
 
 # What weakens the numbers, and with them their publication.
@@ -797,6 +798,26 @@ RULES["report_incomplete"] = Rule(
 
 
 # What bounds the numbers, and weakens nothing.
+
+
+_flag_rule(
+    "energy_unconfirmed",
+    "In {runs} the GPU's energy counter and the driver's samples of its power differ by more than 20 %: the energy of "
+    "these runs is left out.",
+    "Update the driver; energy of this GPU cannot be relied on until both agree.",
+    weakens=Weakens.NOTHING,
+)
+
+
+@_rule(
+    Weakens.NOTHING,
+    "The measured window of {runs} is shorter than 0.5 s, and the GPU's energy counter moves every 20 to 100 ms: their "
+    "energy is rough (none is kept below 0.1 s).",
+    "Set measure.min_window to at least 500 ms.",
+)
+def _energy_window_short(runs: Runs) -> Hit:
+    """Runs with a reading of energy over a short window."""
+    return Hit((runs.number("wall_window_s") < ROUGH_WINDOW_S) & (runs.number("energy_window_j") > 0), runs.measured)
 
 
 @_rule(

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bench.analysis.cases import PEAKS
+from bench.analysis.energy import counted_energy_j
 from bench.records import FIELDS, MEASURED, Status
 from bench.stats import Verdict
 from bench.units import format_bytes, format_rate, format_seconds
@@ -51,8 +52,9 @@ def _joules_per_sample(runs: pd.DataFrame) -> np.ndarray:
     """Energy of the measured window over its samples."""
     steps = np.array([0 if value is None else len(value) for value in runs["step_times_s"]], dtype=float)
     samples = runs["batch_size"].to_numpy(dtype=float) * steps
-    energy = runs["energy_window_j"].to_numpy(dtype=float, na_value=np.nan)
-    per_sample: np.ndarray = np.divide(energy, samples, out=np.full(len(runs), np.nan), where=samples > 0)
+    per_sample: np.ndarray = np.divide(
+        counted_energy_j(runs), samples, out=np.full(len(runs), np.nan), where=samples > 0
+    )
     return per_sample
 
 

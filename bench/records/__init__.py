@@ -303,6 +303,10 @@ class Measurement:
     temperature_end_c: float | None = column(None, gpu=True, reading=1, helpful=1, within=(-40, 130))
     power_end_w: float | None = column(None, gpu=True, reading=2, within=(0.5, 5000))
     energy_window_j: float | None = column(None, gpu=True)
+    power_window_w: float | None = column(
+        None, gpu=True, within=(0.5, 5000)
+    )  # mean of the driver's samples in the window
+    power_sample_count: int | None = column(None, gpu=True)  # how many there were
     throttle_reasons_start: tuple[str, ...] | None = column(None, gpu=True)  # empty: none (early parts: or unknown)
     throttle_reasons_end: tuple[str, ...] | None = column(None, gpu=True)
     thermal_slowdown_window_s: float | None = column(None, gpu=True)  # of the window, by the driver's own counter

@@ -132,6 +132,14 @@ EXPORT int nvmlDeviceGetTotalEnergyConsumption(void *d, unsigned long long *mill
     static unsigned long long counter = 5000000;
     ANSWER(*millijoule = __sync_add_and_fetch(&counter, 1000));
 }
+struct sample { unsigned long long microsecond; union { unsigned milliwatt; double all; } value; };
+EXPORT int nvmlDeviceGetSamples(void *d, int what, unsigned long long since, int *type, unsigned *count, struct sample *list) {
+    /* one a millisecond from `since` on, all of BENCH_STUB_SAMPLED_MILLIWATT; without it the driver keeps none */
+    unsigned milliwatt = (unsigned)atoi(setting("BENCH_STUB_SAMPLED_MILLIWATT", "0"));
+    if (!milliwatt) return NOT_SUPPORTED;
+    ANSWER(*type = 1; if (!list) { *count = 100; return 0; }
+           for (unsigned k = 0; k < *count; k++) list[k] = (struct sample){since + 1000ull * (k + 1), {.milliwatt = milliwatt}});
+}
 EXPORT int nvmlDeviceGetCurrentClocksEventReasons(void *d, unsigned long long *mask) { ANSWER(*mask = 0); }
 EXPORT int nvmlDeviceGetViolationStatus(void *d, int policy, unsigned long long *times) { ANSWER(times[0] = 1; times[1] = 0); }
 EXPORT int nvmlDeviceGetCurrPcieLinkGeneration(void *d, unsigned *value) { ANSWER(*value = 5); }

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 import bench
-from bench.analysis import judge
+from bench.analysis import judge, summarise_cases
 from bench.locks import device_lock_path, hold
 from bench.probes.nvml import hash_uuid
 from tests import plugins
@@ -34,7 +34,7 @@ batch_size = [8]
 repeats = 1
 warmup_steps = 2
 measured_steps = 4
-min_window = "1 ms"
+min_window = "120 ms"
 order = "sequential"
 [data]
 fetch = false
@@ -89,8 +89,19 @@ def test_every_reading_of_nvml_comes_to_its_column(sweep: Any, tmp_path: Path) -
     assert row["energy_window_j"] == 1.0  # the stub's counter adds a joule a reading: two readings, one at each end
     assert (row["sm_clock_start_hz"], row["memory_clock_end_hz"]) == (1755e6, 3201e6)
     assert (row["temperature_start_c"], row["power_end_w"], row["power_limit_w"]) == (55.0, 512.0, 700.0)
+    assert (pd.isna(row["power_window_w"]), pd.isna(row["power_sample_count"])) == (True, True)  # it keeps no samples
     assert (row["pcie_generation"], row["pcie_width"], row["vbios"]) == (5, 16, "96.00.89.00.01")
     assert row["gpu_uuid_hash"] == hash_uuid(UUID)
+
+
+def test_energy_that_the_samples_of_power_contradict_is_flagged_and_left_out(sweep: Any, tmp_path: Path) -> None:
+    assert sweep(sampled_milliwatt=400_000).returncode == 0  # of a counter that tells some 8 W
+    frame = rows(tmp_path)
+    (row,) = frame.to_dict("records")
+    assert (row["energy_window_j"], row["power_window_w"], row["power_sample_count"]) == (1.0, 400.0, 100)
+    assert "energy_unconfirmed" in row["flags"]
+    assert summarise_cases(frame)["joules_per_sample"].isna().all()
+    assert "energy_unconfirmed" in {finding.code for finding in judge(frame).found}
 
 
 def test_a_driver_whose_nvml_does_not_start_is_said_once_and_costs_the_readings_alone(

@@ -19,6 +19,7 @@ from bench.probes.gpu_monitor import (
     GpuSnapshot,
     Readings,
     is_power_capped,
+    is_unconfirmed,
     reason_names,
     throttled_by,
     window_fields,
@@ -354,3 +355,50 @@ def test_power_limit_below_the_default_is_a_cap() -> None:
     assert is_power_capped(300.0, 400.0) is True
     assert is_power_capped(400.0, 400.0) is False
     assert is_power_capped(None, 400.0) is None
+
+
+@pytest.mark.parametrize(
+    ("energy_j", "power_w", "count", "unconfirmed"),
+    [
+        (187.4, 65.4, 50, True),  # as published: ml-energy/zeus #181, whose window was 5 s
+        (326.9, 65.4, 50, False),
+        (5 * 65.4 * 0.79, 65.4, 50, True),
+        (5 * 65.4 * 0.81, 65.4, 50, False),
+        (5 * 65.4 * 1.21, 65.4, 50, True),
+        (187.4, 65.4, 4, False),
+        (None, 65.4, 50, False),
+        (187.4, None, None, False),
+        (187.4, 0.0, 50, False),
+    ],
+)
+def test_a_counter_is_held_against_the_samples_of_power(
+    energy_j: float | None, power_w: float | None, count: int | None, unconfirmed: bool
+) -> None:
+    fields = {"energy_window_j": energy_j, "power_window_w": power_w, "power_sample_count": count}
+    assert is_unconfirmed(fields, 5.0) is unconfirmed
+
+
+def test_samples_of_power_are_those_of_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = [
+        SimpleNamespace(timeStamp=second * 1_000_000, sampleValue=SimpleNamespace(uiVal=second * 1000))
+        for second in range(10, 15)
+    ]
+    install(monkeypatch, FakeNvml(a100(nvmlDeviceGetSamples=(1, samples))))
+    with GpuMonitor(UUID) as monitor:
+        assert monitor.power_samples(11.0, 13.0) == (12.0, 13.0)
+        assert monitor.power_samples(20.0, 30.0) == ()
+    install(monkeypatch, FakeNvml(a100()))
+    with GpuMonitor(UUID) as monitor:
+        assert monitor.power_samples(11.0, 13.0) is None
+
+
+def test_energy_of_a_window_shorter_than_the_counters_steps_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, FakeNvml(a100()))
+    now = [100.0]
+    monkeypatch.setattr(gpu_monitor.time, "time", lambda: now[0])
+    readings = Readings(UUID)
+    for window_s, energy_j in ((0.09, None), (0.11, 0.0)):
+        readings.start()
+        readings.open_window()
+        now[0] += window_s
+        assert readings.close_window()["energy_window_j"] == energy_j

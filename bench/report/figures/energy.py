@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from bench.analysis import GROUP, last_attempts, spread_hosts
+from bench.analysis import GROUP, counted_energy_j, last_attempts, spread_hosts
 from bench.records import Status
 from bench.report import theme
 from bench.report.contents import Contents, FigureKind
@@ -55,9 +55,10 @@ def draw(contents: Contents) -> Drawing | None:
 def _with_energy(summary: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
     """The cases with their energy and its interval over the processes that ended well; unknown is NaN."""
     runs = last_attempts(frame.reset_index(drop=True))
-    runs = runs[(runs["status"] == Status.OK) & (runs["energy_window_j"] > 0)]
+    energy = counted_energy_j(runs)
+    runs, energy = (part[(runs["status"] == Status.OK).to_numpy() & (energy > 0)] for part in (runs, energy))
     steps = np.array([len(times) for times in runs["step_times_s"]], dtype=float)
-    each = runs["energy_window_j"].to_numpy(dtype=float) / (steps * runs["batch_size"].to_numpy(dtype=float))
+    each = energy / (steps * runs["batch_size"].to_numpy(dtype=float))
     found: dict[Any, list[tuple[float, str]]] = {}
     for *key, host, value in zip(*(runs[name] for name in GROUP), spread_hosts(runs), each, strict=True):
         found.setdefault(tuple(key), []).append((float(value), host))
