@@ -56,7 +56,8 @@ def _with_energy(summary: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
     """The cases with their energy and its interval over the processes that ended well; unknown is NaN."""
     runs = last_attempts(frame.reset_index(drop=True))
     energy = counted_energy_j(runs)
-    runs, energy = (part[(runs["status"] == Status.OK).to_numpy() & (energy > 0)] for part in (runs, energy))
+    counts = (runs["status"] == Status.OK).to_numpy() & (energy > 0)
+    runs, energy = runs[counts], energy[counts]
     steps = np.array([len(times) for times in runs["step_times_s"]], dtype=float)
     each = energy / (steps * runs["batch_size"].to_numpy(dtype=float))
     found: dict[Any, list[tuple[float, str]]] = {}
