@@ -21,6 +21,9 @@ ORDERS = "orders"
 CLAIMS = "claims"
 """Folders beside the parts of a results folder."""
 
+PART_FOLDER = "part-"
+"""So begin the names of the results folders of a plan that has several orders."""
+
 _CLAIM = re.compile(r"(?P<case>[0-9a-f]+)-r(?P<repeat>\d+)-a\d+-[0-9a-f]+\.\d+")
 
 
@@ -48,6 +51,12 @@ class Standing:
     state: State
     status: Status | None
     attempts: int
+
+
+def find_orders(data: Path) -> list[Path]:
+    """Every order of a sweep's data: one, or one in each of its parts."""
+    found = [*data.glob(f"{ORDERS}/order-*.parquet"), *data.glob(f"{PART_FOLDER}*/{ORDERS}/order-*.parquet")]
+    return sorted(found)
 
 
 def read_standings(order: Path) -> list[Standing]:

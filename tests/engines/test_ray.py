@@ -107,7 +107,7 @@ def test_a_node_without_the_folder_sends_its_part_home(tmp_path: Path, monkeypat
     (tmp_path / "small.toml").write_text(CONFIG)
     from bench.config import load_config
 
-    order = stages.store_order(load_config(tmp_path / "small.toml"), tmp_path / "out", "cpu", Progress(quiet=True))
+    (order,) = stages.store_orders(load_config(tmp_path / "small.toml"), tmp_path / "out", "cpu", Progress(quiet=True))
     answer = do_run(order.name, order.read_bytes(), "/nowhere", 1, 0, (), "cpu", False)
     assert "error" not in answer, answer
     result = json.loads(answer["result"])
