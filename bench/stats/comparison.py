@@ -4,10 +4,11 @@ One number per process, positive, on each side of each case. Everything is compu
 difference, and a rate and its inverse give the same answer.
 
 The interval of a ratio is Welch's (B. L. Welch, Biometrika 34, 1947); the test of two means is by permutation (R. A.
-Fisher, The Design of Experiments, 1935); the correction is Holm's (S. Holm, Scandinavian
-Journal of Statistics 6, 1979); `same` is two one-sided tests (D. J. Schuirmann, Journal of Pharmacokinetics and
-Biopharmaceutics 15, 1987). Numbers that are pairs, of one host or card each, are compared by Student's t on their
-differences, and by random signs instead of dealings (Fisher again). scipy's t distribution is taken from `scipy.special`: `scipy.stats` takes seconds to import.
+Fisher, The Design of Experiments, 1935); the correction is Holm's (S. Holm, Scandinavian Journal of Statistics 6,
+1979); `same` is two one-sided tests (D. J. Schuirmann, Journal of Pharmacokinetics and Biopharmaceutics 15, 1987).
+Numbers that are pairs, of one host or card each, are compared by Student's t on their differences, and by random signs
+instead of dealings (Fisher again). scipy's t distribution is taken from `scipy.special`: `scipy.stats` takes seconds to
+import.
 """
 
 from __future__ import annotations

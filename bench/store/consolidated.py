@@ -115,10 +115,14 @@ def read_runs(folder: Path) -> StoredRuns:
     return StoredRuns(table, tuple(damaged), len(tables))
 
 
-def consolidate(folder: Path) -> Path | None:
+def consolidate(folder: Path, runs: StoredRuns | None = None) -> Path | None:
     """Write the consolidated file of a results folder again, if enough parts are not in it.
 
     A part with columns of a newer version is not included. Concurrent readers read the parts.
+
+    Args:
+        folder: The results folder.
+        runs: What was just read of it; it is read unless given.
 
     Returns:
         The new file; None if the existing one suffices, or the disk cannot write it: it only saves time.
@@ -126,7 +130,7 @@ def consolidate(folder: Path) -> Path | None:
     Raises:
         NewerFormatError: A part was written by a newer version.
     """
-    runs = read_runs(folder)
+    runs = runs or read_runs(folder)
     if runs.uncovered < WORTH_IT:
         return None
     names = [field.name for field in schema.RUN]

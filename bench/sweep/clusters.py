@@ -32,7 +32,8 @@ class ClusterStatus:
     """How far the sweeps of a results folder are on a cluster.
 
     Attributes:
-        orders: Of each order, by its name (with its part's, where there are several): how many runs are `done`, `running`, `queued`, `lost` and `missing`.
+        orders: Of each order, by its name (with its part's, where there are several): how many runs are `done`,
+            `running`, `queued`, `lost` and `missing`.
         statuses: How many finished runs have each status.
         jobs: Of each order, the tasks in the scheduler's queue, in words.
         logs: Of each order, the folder of its jobs' logs.
@@ -171,11 +172,14 @@ def _watch(orders: Sequence[Path], progress: Progress, poll_s: float) -> None:
     before = _done(orders)
     seen = {run for run, status in before.items() if status is not None}
     progress.start(len(before) - len(seen))
+    left = {order for (order, _), status in before.items() if status is None}
     gone = 0
     while gone < 2:  # a task that has just ended may write its last part yet
         time.sleep(poll_s)
         gone = 0 if any(slurm.read_queue(orders).values()) else gone + 1
-        for run, status in _done(orders).items():
+        now = _done(sorted(left))
+        left = {order for (order, _), status in now.items() if status is None}
+        for run, status in now.items():
             if status is not None and run not in seen:
                 seen.add(run)
                 progress.finish(f"run {run[1]}: {status}")

@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from bench.records import Status
-from bench.store.consolidated import read_runs
+from bench.store.consolidated import consolidate, read_runs
 from bench.store.parts import notes_of, read
 from bench.sweep.claims import is_lost
 from bench.sweep.journal import MAX_ATTEMPTS
@@ -72,7 +72,9 @@ def read_standings(order: Path) -> list[Standing]:
     folder = order.parent.parent
     made: dict[tuple[str, str, int], dict[int, Status]] = {}
     names = ("protocol_key", "case_key", "code_key", "repeat", "attempt", "status")
-    runs = read_runs(folder).table.select(names).to_pydict()
+    stored = read_runs(folder)
+    consolidate(folder, stored)  # the next look reads what this one has read already as one file
+    runs = stored.table.select(names).to_pydict()
     for protocol, case, code, repeat, attempt, status in zip(*(runs[name] for name in names), strict=True):
         if protocol == protocol_key:
             made.setdefault((case, code, repeat), {})[attempt] = Status(status)
