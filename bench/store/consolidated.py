@@ -38,7 +38,7 @@ WORTH_IT = 100
 """Parts that the file does not cover from which a new one is written; reading as many takes a third of a second."""
 
 JOINED = 100
-"""Parts that are read before they become one table: a table of one row takes 200 KiB of memory, most of it for its columns."""
+"""Parts that are read before they become one table: one row in a table of its own takes 200 KiB of memory."""
 
 _FORMAT = "1"
 """Of the file. Raise it when a part that was accepted before is to be refused, so that every part is checked again."""
