@@ -37,7 +37,7 @@ from bench.sweep.session import Seat, Session, SweepOptions, held_device, held_d
 from bench.sweep.standing import CLAIMS, ORDERS
 from bench.terminal import Progress
 
-MOST_RUNS = 20_000
+MOST_RUNS = 10_000
 """Of one order, which every process that does a run reads: see `stages.store_orders`."""
 
 

@@ -103,7 +103,7 @@ def test_a_node_without_the_folder_sends_its_part_home(tmp_path: Path, monkeypat
     monkeypatch.setattr("tempfile.tempdir", None)
     monkeypatch.setenv("PYTHONPATH", str(Path(bench.__file__).parents[1]))
     (order,) = stages.store_orders(fake_config(cases=2, repeats=2), tmp_path / "out", "cpu", Progress(quiet=True))
-    answer = do_run(order.name, order.read_bytes(), "/nowhere", 1, 0, (), "cpu", False)
+    answer = do_run(order.name, order.read_bytes(), "/nowhere", 1, 0, (), "cpu", True)
     assert "error" not in answer, answer
     result = json.loads(answer["result"])
     assert result["came"] == "measured" and answer["part"][:4] == b"PAR1" and len(answer["plans"]) == 1
@@ -113,6 +113,7 @@ def test_a_node_without_the_folder_sends_its_part_home(tmp_path: Path, monkeypat
         driver._keep(result, answer)
     frame = bench.load(tmp_path / "out")
     assert frame.loc[frame["status"] == "ok", "position"].tolist() == [1] and len(frame) == 4
+    assert frame["trace_peak_allocated_bytes"].notna().all()  # the node made the estimates too, for all cases
     assert driver._plans == {hashlib.sha256(answer["plans"][0]).hexdigest()}
     assert len(list((tmp_path / "out" / "data").glob("plan-*.parquet"))) == 1
 
