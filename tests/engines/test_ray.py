@@ -113,7 +113,7 @@ def test_a_node_without_the_folder_sends_its_part_home(tmp_path: Path, monkeypat
         driver._keep(result, answer)
     frame = bench.load(tmp_path / "out")
     assert frame.loc[frame["status"] == "ok", "position"].tolist() == [1] and len(frame) == 4
-    assert frame["trace_peak_allocated_bytes"].notna().all()  # the node made the estimates too, for all cases
+    assert frame["formula_bytes"].notna().all()  # the node made the estimates too, for all cases
     assert driver._plans == {hashlib.sha256(answer["plans"][0]).hexdigest()}
     assert len(list((tmp_path / "out" / "data").glob("plan-*.parquet"))) == 1
 
