@@ -435,7 +435,7 @@ def _measured_metrics(one: Half, two: Half, asked: Sequence[str] | None) -> list
 
 
 @dataclass(frozen=True, slots=True)
-class _Numbers:
+class _Matched:
     """What is compared of one case.
 
     Attributes:
@@ -449,7 +449,7 @@ class _Numbers:
     within: str | None = None
 
 
-def _numbers(one: Half, two: Half, pairs: Sequence[Hashable], metric: Metric) -> list[_Numbers]:
+def _numbers(one: Half, two: Half, pairs: Sequence[Hashable], metric: Metric) -> list[_Matched]:
     """The numbers of each case, in pairs where both sides have the same hosts or the same cards."""
     sides = [
         (half, metric.values(half.runs).tolist(), spread_hosts(half.runs), spread_cards(half.runs))
@@ -469,25 +469,25 @@ def _numbers(one: Half, two: Half, pairs: Sequence[Hashable], metric: Metric) ->
     return found
 
 
-def _paired_hosts(one: Mapping[str, list[float]], two: Mapping[str, list[float]]) -> _Numbers | None:
+def _paired_hosts(one: Mapping[str, list[float]], two: Mapping[str, list[float]]) -> _Matched | None:
     """A number for each host that both sides have; None unless one side's hosts are all among the other's."""
     shared = [host for host in one if host and host in two]
     if len(shared) < 2 or len(shared) < min(len(one), len(two)):
         return None
     before, after = (host_means(*_flat({host: side[host] for host in shared})) for side in (one, two))
-    return _Numbers(before, after, "hosts")
+    return _Matched(before, after, "hosts")
 
 
-def _paired_cards(one: Mapping[str, list[float]], two: Mapping[str, list[float]]) -> _Numbers | None:
+def _paired_cards(one: Mapping[str, list[float]], two: Mapping[str, list[float]]) -> _Matched | None:
     """Every process beside one of the other side on the same card; None unless each card had as many on both sides."""
     if len(one) < 2 or {card: len(each) for card, each in one.items()} != {c: len(each) for c, each in two.items()}:
         return None
     before, after = ([value for card in one for value in side[card]] for side in (one, two))
-    return _Numbers(before, after, "gpus")
+    return _Matched(before, after, "gpus")
 
 
-def _unpaired(one: Mapping[str, list[float]], two: Mapping[str, list[float]]) -> _Numbers:
-    return _Numbers(host_means(*_flat(one)), host_means(*_flat(two)))
+def _unpaired(one: Mapping[str, list[float]], two: Mapping[str, list[float]]) -> _Matched:
+    return _Matched(host_means(*_flat(one)), host_means(*_flat(two)))
 
 
 def _flat(blocks: Mapping[str, list[float]]) -> tuple[list[float], list[str]]:
