@@ -5,7 +5,7 @@ reader must know before trusting or publishing the numbers, by one table of rule
 `headline` is the answer in a sentence.
 """
 
-from bench.analysis.cases import GROUP, in_reading_order, last_attempts, spread_hosts, summarise_cases
+from bench.analysis.cases import GROUP, in_reading_order, last_attempts, spread_cards, spread_hosts, summarise_cases
 from bench.analysis.energy import counted_energy_j
 from bench.analysis.estimates import COMPARISONS, EstimatePair, estimator_errors, gpu_memory_bytes
 from bench.analysis.findings import RULES, CaseNames, Finding, Findings, Weakens, damaged_parts, judge
@@ -32,6 +32,7 @@ __all__ = [
     "judge",
     "last_attempts",
     "machine_labels",
+    "spread_cards",
     "spread_hosts",
     "summarise_cases",
 ]

@@ -44,10 +44,20 @@ def in_reading_order(runs: pd.DataFrame, summary: pd.DataFrame) -> pd.DataFrame:
 
 def spread_hosts(frame: pd.DataFrame) -> np.ndarray:
     """The host that each run counts for, where repeats were spread over hosts on purpose; "" elsewhere."""
-    if "spread" not in frame or "host_hash" not in frame:
+    return _spread_over(frame, "hosts", "host_hash")
+
+
+def spread_cards(frame: pd.DataFrame) -> np.ndarray:
+    """The device that each run was on, where repeats were spread over those of one host on purpose; "" elsewhere."""
+    cards, slots = (_spread_over(frame, "gpus", name) for name in ("gpu_uuid_hash", "cpu_slot"))
+    return np.where(cards == "", slots, cards)
+
+
+def _spread_over(frame: pd.DataFrame, spread: str, name: str) -> np.ndarray:
+    if "spread" not in frame or name not in frame:
         return np.full(len(frame), "", dtype=object)
-    spread = (frame["spread"] == "hosts").fillna(False).to_numpy(dtype=bool)
-    return np.where(spread, frame["host_hash"].astype(object).fillna(""), "")
+    chosen = (frame["spread"] == spread).fillna(False).to_numpy(dtype=bool)
+    return np.where(chosen, frame[name].astype(object).fillna(""), "")
 
 
 def summarise_cases(frame: pd.DataFrame) -> pd.DataFrame:

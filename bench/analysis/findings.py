@@ -698,6 +698,17 @@ def _neighbours(runs: Runs) -> Hit:
 
 @_rule(
     Weakens.PUBLISHING,
+    "{runs} had a niceness of up to {most}: other processes of the host came first.",
+    "Sweep again where workers have the usual priority; on Ray: RAY_worker_niceness=0 ray start ...",
+)
+def _low_priority(runs: Runs) -> Hit:
+    niceness = runs.number("niceness")
+    bad = runs.tried & (niceness > 0)
+    return Hit(bad, runs.tried, {"most": f"{niceness[bad].max(initial=0):.0f}"})
+
+
+@_rule(
+    Weakens.PUBLISHING,
     "The interval of throughput is wider than {limits} in {cases}: from {least} to {most}.",
     "Use more repeats or a quieter machine.",
 )

@@ -73,12 +73,13 @@ def plan(
     else:
         _print_demands(checked, kind, targets, emit, out, as_json=as_json)
     if out is not None:
-        from bench.sweep.stages import store_order
+        from bench.sweep.stages import store_orders
         from bench.terminal import Progress
 
         with Progress(quiet=as_json or emit is not None, bar=False) as progress:
-            order = store_order(checked, out, kind, progress)
-        click.echo(printable(f"order: {order}"), err=as_json or emit is not None)
+            orders = store_orders(checked, out, kind, progress)
+        for order in orders:
+            click.echo(printable(f"order: {order}"), err=as_json or emit is not None)
 
 
 def _print_demands(

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 
-from bench.analysis import last_attempts, spread_hosts
+from bench.analysis import last_attempts, spread_cards, spread_hosts
 from bench.comparison.differences import (
     COMPARED,
     FLAGS,
@@ -373,17 +373,20 @@ def compare(
     rows, geomean = list[dict[str, Any]](), dict[str, GeoMean]()
     labels = label_pairs((one, two), across)
     for metric in chosen:
+        numbers = _numbers(one, two, pairs, metric)
         judged = judge_ratios(
-            _values(one, pairs, metric),
-            _values(two, pairs, metric),
+            [each.baseline for each in numbers],
+            [each.candidate for each in numbers],
             margin=margin,
             confidence=confidence,
             higher_is_better=metric.higher_is_better,
             processes=processes,
             unit="host" if all(over_hosts) else "process",
+            paired=[each.within is not None for each in numbers],
         )
         rows += [
-            _row(one, two, pair, labels[pair], metric, item, across) for pair, item in zip(pairs, judged, strict=True)
+            {**_row(one, two, pair, labels[pair], metric, item, across), "within": each.within}
+            for pair, item, each in zip(pairs, judged, numbers, strict=True)
         ]
         ratios = [item.ratio for item in judged if item.ratio is not None]
         geomean[metric.name] = GeoMean.of(geometric_interval(ratios, confidence) if ratios else None, len(everything))
@@ -395,7 +398,7 @@ def compare(
         geomean=geomean,
         missing=missing,
         regressions=_regressions(cases, missing),
-        notes=_notes(*shared),
+        notes=[*_notes(*shared), *_say_pairs(cases)],
         margin=margin,
         confidence=confidence,
         across=across,
@@ -431,11 +434,65 @@ def _measured_metrics(one: Half, two: Half, asked: Sequence[str] | None) -> list
     return found or [METRICS[DEFAULT_METRICS[0]]]
 
 
-def _values(half: Half, pairs: Sequence[Hashable], metric: Metric) -> list[list[float]]:
-    """One number of each case per process, or per host where its repeats were spread over several."""
-    values, hosts = metric.values(half.runs).tolist(), spread_hosts(half.runs)
-    known = [[row for row in half.rows[pair] if values[row] == values[row]] for pair in pairs]
-    return [host_means([values[row] for row in rows], [hosts[row] for row in rows]) for rows in known]
+@dataclass(frozen=True, slots=True)
+class _Matched:
+    """What is compared of one case.
+
+    Attributes:
+        baseline: One number per process, or per host where repeats were spread over several.
+        candidate: The same.
+        within: `hosts` or `gpus` where the numbers are pairs of one host or card each; None where they are not.
+    """
+
+    baseline: list[float]
+    candidate: list[float]
+    within: str | None = None
+
+
+def _numbers(one: Half, two: Half, pairs: Sequence[Hashable], metric: Metric) -> list[_Matched]:
+    """The numbers of each case, in pairs where both sides have the same hosts or the same cards."""
+    sides = [
+        (half, metric.values(half.runs).tolist(), spread_hosts(half.runs), spread_cards(half.runs))
+        for half in (one, two)
+    ]
+    found = []
+    for pair in pairs:
+        by_host, by_card = list[dict[str, list[float]]](), list[dict[str, list[float]]]()
+        for half, values, *places in sides:
+            for names, kept in zip(places, (by_host, by_card), strict=True):
+                blocks: dict[str, list[float]] = {}
+                for row in half.rows[pair]:
+                    if values[row] == values[row]:
+                        blocks.setdefault(names[row], []).append(values[row])
+                kept.append(blocks)
+        found.append(_paired_hosts(*by_host) or _paired_cards(*by_card) or _unpaired(*by_host))
+    return found
+
+
+def _paired_hosts(one: Mapping[str, list[float]], two: Mapping[str, list[float]]) -> _Matched | None:
+    """A number for each host that both sides have; None unless one side's hosts are all among the other's."""
+    shared = [host for host in one if host and host in two]
+    if len(shared) < 2 or len(shared) < min(len(one), len(two)):
+        return None
+    before, after = (host_means(*_flat({host: side[host] for host in shared})) for side in (one, two))
+    return _Matched(before, after, "hosts")
+
+
+def _paired_cards(one: Mapping[str, list[float]], two: Mapping[str, list[float]]) -> _Matched | None:
+    """Every process beside one of the other side on the same card; None unless each card had as many on both sides."""
+    if len(one) < 2 or {card: len(each) for card, each in one.items()} != {c: len(each) for c, each in two.items()}:
+        return None
+    before, after = ([value for card in one for value in side[card]] for side in (one, two))
+    return _Matched(before, after, "gpus")
+
+
+def _unpaired(one: Mapping[str, list[float]], two: Mapping[str, list[float]]) -> _Matched:
+    return _Matched(host_means(*_flat(one)), host_means(*_flat(two)))
+
+
+def _flat(blocks: Mapping[str, list[float]]) -> tuple[list[float], list[str]]:
+    """Values, and the block of each."""
+    return [value for each in blocks.values() for value in each], [name for name, each in blocks.items() for _ in each]
 
 
 def _over_hosts(half: Half, pairs: Sequence[Hashable]) -> bool:
@@ -525,6 +582,15 @@ def _say_unit(side: str, runs: pd.DataFrame) -> str | None:
     if hosts:
         return f"All runs of the {side} were on one host: its interval says nothing about others."
     return None
+
+
+def _say_pairs(cases: pd.DataFrame) -> Iterator[str]:
+    """Which cases were compared within hosts or cards."""
+    words = {"hosts": ("host", "n counts hosts"), "gpus": ("device", "n counts pairs of processes")}
+    for within, (place, unit) in words.items():
+        if count := cases.loc[cases["within"] == within, "case_key"].nunique():
+            of = f"{count} of {counted(cases['case_key'].nunique(), 'case')}"
+            yield f"{of} compared within each {place}, as both sides used the same ones: {unit}."
 
 
 def _notes(one: pd.DataFrame, two: pd.DataFrame) -> list[str]:

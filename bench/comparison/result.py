@@ -88,7 +88,9 @@ class Comparison:
             `metric`, `baseline` and `candidate` (geometric means over processes, in the metric's unit), `ratio`
             (candidate over baseline), `low` and `high` (its interval for this case alone), `verdict` (`faster`,
             `slower`, `same`, `unclear`; see `verdict_words` for memory and energy), `reason`, `n_baseline` and
-            `n_candidate` (processes), `p_value`, and `p_adjusted` (Holm, over the cases of the metric). Unknown is NaN.
+            `n_candidate` (processes, or hosts), `p_value`, `p_adjusted` (Holm, over the cases of the metric), and
+            `within` (`hosts` or `gpus` where each number was compared with one of the same host or card). Unknown is
+            NaN.
         geomean: By metric.
         missing: Cases that one side did not measure.
         regressions: The rows of `cases` whose verdict is `slower`, and of every case that the baseline measured and

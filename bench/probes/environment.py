@@ -64,6 +64,7 @@ def measure_environment(device: str, gpu_index: int | None = None, monitor: GpuM
         speed_variables=spell_variables(os.environ, "result"),
         other_variables=spell_variables(os.environ, "message"),
         torch_threads=torch.get_num_threads(),
+        niceness=os.getpriority(os.PRIO_PROCESS, 0) if hasattr(os, "getpriority") else None,
         cpu_capability=torch.backends.cpu.get_cpu_capability(),
         git_commit=commit,
         git_dirty=dirty,

@@ -117,6 +117,8 @@ class Environment:
     git_commit: str | None = column(None, main=True, differs="code", helpful=1, first=10)
     git_dirty: bool | None = column(None, main=True, differs="code", helpful=1, first=10)
     in_process: bool | None = column(None, key="if true")  # whether runs share their caller's process (--in-process)
+    # of the process that measures: above 0 others come first (Ray's workers have 15)
+    niceness: int | None = column(None, key="if true", main=True, if_known=True)
     # several devices on one plan
     spread: str | None = column(None, key="if true", if_known=True)  # of repeats, over: gpus of a host, or hosts
     cpu_slot: str | None = column(None, key="if true", if_known=True)  # of the CPU, that played a device: cpu:0

@@ -4,9 +4,11 @@ One number per process, positive, on each side of each case. Everything is compu
 difference, and a rate and its inverse give the same answer.
 
 The interval of a ratio is Welch's (B. L. Welch, Biometrika 34, 1947); the test of two means is by permutation (R. A.
-Fisher, The Design of Experiments, 1935); the correction is Holm's (S. Holm, Scandinavian
-Journal of Statistics 6, 1979); `same` is two one-sided tests (D. J. Schuirmann, Journal of Pharmacokinetics and
-Biopharmaceutics 15, 1987). scipy's t distribution is taken from `scipy.special`: `scipy.stats` takes seconds to import.
+Fisher, The Design of Experiments, 1935); the correction is Holm's (S. Holm, Scandinavian Journal of Statistics 6,
+1979); `same` is two one-sided tests (D. J. Schuirmann, Journal of Pharmacokinetics and Biopharmaceutics 15, 1987).
+Numbers that are pairs, of one host or card each, are compared by Student's t on their differences, and by random signs
+instead of dealings (Fisher again). scipy's t distribution is taken from `scipy.special`: `scipy.stats` takes seconds to
+import.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 from scipy import special
@@ -54,6 +57,32 @@ def permutation_p(one: np.ndarray, two: np.ndarray) -> float:
     random = np.random.default_rng(0)
     sums = random.permuted(np.tile(values, (MAX_DEALINGS, 1)), axis=1)[:, :n].sum(axis=1)
     return float(((np.abs(sums) >= found).sum() + 1) / (MAX_DEALINGS + 1))
+
+
+def sign_flip_p(differences: np.ndarray) -> float:
+    """How often random signs give a mean of paired differences at least as far from 0 as the one found.
+
+    It holds for noise of any shape, as long as nothing but luck decides which of a pair is the larger.
+
+    Args:
+        differences: `(n,)`, one for each pair, at least one.
+
+    Returns:
+        A share of all ways to give signs, the one found included: at least 2 / 2**n. Of random signs where there are
+        more ways than `MAX_DEALINGS`, always the same ones.
+    """
+    n = len(differences)
+    found = abs(differences.sum()) * (1 - 1e-9)
+    if 2**n <= MAX_DEALINGS:
+        return float((np.abs(_all_signs(n) @ differences) >= found).mean())
+    signs = np.random.default_rng(0).choice((-1, 1), size=(MAX_DEALINGS, n))
+    return float(((np.abs(signs @ differences) >= found).sum() + 1) / (MAX_DEALINGS + 1))
+
+
+@functools.lru_cache(maxsize=4)
+def _all_signs(n: int) -> np.ndarray:
+    """Every way to give signs to `n` values, `(2**n, n)`."""
+    return 1.0 - 2.0 * (np.arange(2**n)[:, None] >> np.arange(n) & 1)
 
 
 @functools.lru_cache(maxsize=4)
@@ -140,6 +169,7 @@ def judge_ratios(
     higher_is_better: bool = True,
     processes: int | None = None,
     unit: str = "process",
+    paired: Sequence[bool] | None = None,
 ) -> list[Judgement]:
     """Judge the ratio candidate / baseline of each case, as one family.
 
@@ -154,17 +184,22 @@ def judge_ratios(
         higher_is_better: True for rates, false for memory, times and energy.
         processes: How many each case was to have on each side: one with fewer is `unclear`, equal numbers or not.
         unit: What each number stands for, in the reasons: a process, or a host with the mean of its processes.
+        paired: For each case, whether the numbers of both sides are pairs, in order: of one host or card each. What
+            hosts differ by is then in both numbers of a pair, and cancels. None: no case is.
 
     Returns:
         One judgement per case, in order.
 
     Raises:
-        ValueError: A value is not finite and positive, or the sides differ in length.
+        ValueError: A value is not finite and positive, or the sides (or those of a paired case) differ in length.
     """
     one, two = _Moments(baseline), _Moments(candidate)
     if len(one.n) != len(two.n):
         raise ValueError("both sides need the same cases")
-    test = _Test(one, two, margin, 1 - confidence, processes, unit)
+    pairs = np.zeros(len(one.n), dtype=bool) if paired is None else np.array(paired, dtype=bool)
+    if (one.n != two.n)[pairs].any():
+        raise ValueError("a paired case needs as many numbers on both sides")
+    test = _Test(one, two, margin, 1 - confidence, processes, unit, pairs)
     return [_judgement(test, number, higher_is_better) for number in range(len(one.n))]
 
 
@@ -177,12 +212,15 @@ class _Moments:
         self.mean = np.full(len(cases), np.nan)
         self.variance = np.full(len(cases), np.nan)
         for number, logs in enumerate(self.logs):
-            if len(logs) == 0:
-                continue
-            equal = bool((logs == logs[0]).all())  # the mean of equal logarithms may be off by a rounding
-            self.mean[number] = logs[0] if equal else logs.mean()
-            if len(logs) > 1:
-                self.variance[number] = 0.0 if equal else logs.var(ddof=1)
+            if len(logs):
+                self.mean[number], self.variance[number] = _moments(logs)
+
+
+def _moments(logs: np.ndarray) -> tuple[float, float]:
+    """Mean and variance; the variance of one value is NaN."""
+    equal = bool((logs == logs[0]).all())  # the mean of equal logarithms may be off by a rounding
+    mean = float(logs[0] if equal else logs.mean())
+    return mean, math.nan if len(logs) < 2 else 0.0 if equal else float(logs.var(ddof=1))
 
 
 class _Test:
@@ -194,17 +232,18 @@ class _Test:
         two: _Moments,
         margin: float,
         alpha: float,
-        processes: int | None = None,
-        unit: str = "process",
+        processes: int | None,
+        unit: str,
+        paired: np.ndarray,
     ) -> None:
         self.one, self.two, self.margin, self.alpha = one, two, margin, alpha
-        self.processes, self.unit = processes, unit
+        self.processes, self.unit, self.paired = processes, unit, paired
         self.reach = math.log1p(margin)
         self.difference = two.mean - one.mean
         self.passes = np.abs(self.difference) >= self.reach
         self.testable = (one.n == two.n) & (one.n > 1) & ((one.n == processes) if processes else True)
         self.size = int(self.testable.sum())
-        self.few = self.testable & (_least_p(one.n) * self.size > alpha / 2)
+        self.few = self.testable & (_least_p(one.n, paired) * self.size > alpha / 2)
         with np.errstate(divide="ignore", invalid="ignore"):
             self._spread()
             self.low = self.difference - self.half
@@ -222,7 +261,15 @@ class _Test:
         weighted = share_one**2 / (self.one.n - 1) + share_two**2 / (self.two.n - 1)
         degrees = (share_one + share_two) ** 2 / weighted
         self.degrees = np.where(self.error == 0, self.one.n + self.two.n - 2, degrees)
+        for number in np.flatnonzero(self.paired):
+            n, (_, variance) = self.one.n[number], _moments(self._differences(number))
+            self.error[number], self.degrees[number] = math.sqrt(variance / n), n - 1
         self.half = special.stdtrit(self.degrees, 1 - self.alpha / 2) * self.error
+
+    def _differences(self, number: np.integer[Any]) -> np.ndarray:
+        """Of each pair of a case; rounded, so that equal ratios stay equal."""
+        found: np.ndarray = np.round(self.two.logs[number] - self.one.logs[number], 14)
+        return found
 
     def _p_different(self, error: np.ndarray, degrees: np.ndarray | int) -> np.ndarray:
         p: np.ndarray = 2 * special.stdtr(degrees, -np.abs(self.difference) / error)
@@ -245,7 +292,11 @@ class _Test:
         guarded = np.where(self.few, np.maximum(self.p_alone, self._p_by_noisier_cases()), self.p_alone)
         asked = self.testable & ~self.few & (guarded < self.alpha) & self.passes
         for number in np.flatnonzero(asked):
-            guarded[number] = max(guarded[number], permutation_p(self.one.logs[number], self.two.logs[number]))
+            if self.paired[number]:
+                p = sign_flip_p(self._differences(number))
+            else:
+                p = permutation_p(self.one.logs[number], self.two.logs[number])
+            guarded[number] = max(guarded[number], p)
         return guarded
 
     def _corrected(self, p_values: np.ndarray) -> np.ndarray:
@@ -258,9 +309,10 @@ class _Test:
         """P-values by the spread of the noisier cases, with the degrees of freedom of all of them together."""
         if not self.size:
             return np.zeros(len(self.one.n))
-        pooled = (self.one.variance + self.two.variance)[self.testable] / 2
-        error = np.sqrt(2 * float(np.quantile(pooled, FLOOR_QUANTILE)) / self.one.n)
-        return self._p_different(error, int(2 * (self.one.n[self.testable] - 1).sum()))
+        squares = (self.error**2 * self.one.n)[self.testable]  # variance of one process's difference
+        error = np.sqrt(float(np.quantile(squares, FLOOR_QUANTILE)) / self.one.n)
+        degrees = (self.one.n - 1) * np.where(self.paired, 1, 2)
+        return self._p_different(error, int(degrees[self.testable].sum()))
 
     def verdict(self, number: int, higher_is_better: bool) -> Verdict:
         """The verdict on one case."""
@@ -271,9 +323,9 @@ class _Test:
         return Verdict.SAME if self.p_same[number] < self.alpha else Verdict.UNCLEAR
 
 
-def _least_p(n: np.ndarray) -> np.ndarray:
-    """The smallest p-value that a permutation test of `n` processes per side can give: both tails of all dealings."""
-    p: np.ndarray = 2.0 / special.comb(2 * n, n)
+def _least_p(n: np.ndarray, paired: np.ndarray | bool = False) -> np.ndarray:
+    """The smallest p-value that a permutation test of `n` processes per side, or `n` pairs, can give: both tails."""
+    p: np.ndarray = 2.0 / np.where(paired, 2.0**n, special.comb(2 * n, n))
     return p
 
 
@@ -323,16 +375,17 @@ def _reason(test: _Test, number: int, verdict: Verdict) -> str:
         return f"smaller than {margin}, but not certain to be within it"
     if test.p_welch[number] < test.alpha and test.few[number]:
         few = f"{counted(n, test.unit)} per side are too few to exclude chance among {counted(test.size, 'case')}"
-        return f"{few}: {_enough(test)} would suffice"
+        return f"{few}: {_enough(test, number)} would suffice"
     if test.p_welch[number] < test.alpha:
         again = "a permutation test does not exclude chance"
         return f"the interval excludes 1, but {again} among {counted(test.size, 'case')}"
     return f"the interval excludes 1 for this case alone, not after correction for {counted(test.size, 'case')}"
 
 
-def _enough(test: _Test) -> int:
-    """The fewest processes per side with which a permutation test can tell among so many cases."""
-    return next(n for n in itertools.count(2) if _least_p(np.array(n)) * test.size <= test.alpha / 2)
+def _enough(test: _Test, number: int) -> int:
+    """The fewest processes per side with which a permutation test can tell such a case among so many."""
+    paired = bool(test.paired[number])
+    return next(n for n in itertools.count(2) if _least_p(np.array(n), paired) * test.size <= test.alpha / 2)
 
 
 def _why_untestable(n_baseline: int, n_candidate: int, processes: int | None, unit: str) -> str:

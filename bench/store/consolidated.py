@@ -37,6 +37,9 @@ FOLDER = "consolidated"
 WORTH_IT = 100
 """Parts that the file does not cover from which a new one is written; reading as many takes a third of a second."""
 
+JOINED = 100
+"""Parts that are read before they become one table: one row in a table of its own takes 200 KiB of memory."""
+
 _FORMAT = "1"
 """Of the file. Raise it when a part that was accepted before is to be refused, so that every part is checked again."""
 
@@ -93,6 +96,8 @@ def read_runs(folder: Path) -> StoredRuns:
     }
     covered: list[int] = []
     tables: list[pa.Table] = []
+    fresh: list[pa.Table] = []
+    uncovered = 0
     damaged: list[Damaged] = []
     for path in parts(folder / "runs"):
         try:
@@ -102,23 +107,30 @@ def read_runs(folder: Path) -> StoredRuns:
             if known == digest:
                 covered.append(row)
             else:
-                tables.append(_beside(decode(path, data, "run"), path.name, digest))
+                fresh.append(_beside(decode(path, data, "run"), path.name, digest))
+                uncovered += 1
+                if len(fresh) == JOINED:
+                    tables, fresh = [*tables, join_tables(fresh)], []
         except NewerFormatError:
             raise
         except StoreError as error:
             damaged.append(Damaged(path, error))
     if len(covered) < kept.num_rows:
         kept = kept.take(pa.array(covered, pa.int64()))
-    table = join_tables([kept, *tables])
-    if tables and kept.num_rows:
+    table = join_tables([kept, *tables, *fresh])
+    if uncovered and kept.num_rows:
         table = table.sort_by(PART)
-    return StoredRuns(table, tuple(damaged), len(tables))
+    return StoredRuns(table, tuple(damaged), uncovered)
 
 
-def consolidate(folder: Path) -> Path | None:
+def consolidate(folder: Path, runs: StoredRuns | None = None) -> Path | None:
     """Write the consolidated file of a results folder again, if enough parts are not in it.
 
     A part with columns of a newer version is not included. Concurrent readers read the parts.
+
+    Args:
+        folder: The results folder.
+        runs: What was just read of it; it is read unless given.
 
     Returns:
         The new file; None if the existing one suffices, or the disk cannot write it: it only saves time.
@@ -126,7 +138,7 @@ def consolidate(folder: Path) -> Path | None:
     Raises:
         NewerFormatError: A part was written by a newer version.
     """
-    runs = read_runs(folder)
+    runs = runs or read_runs(folder)
     if runs.uncovered < WORTH_IT:
         return None
     names = [field.name for field in schema.RUN]

@@ -11,13 +11,14 @@ from bench.config import SweepConfig
 from bench.errors import BenchError, ConfigError, InfrastructureError
 from bench.launchers import interrupt_on_terminate
 from bench.locks import hold
+from bench.records import Status
 from bench.store import DATA_FOLDER, Store
 from bench.sweep import slurm
 from bench.sweep.chunk import log_folder
 from bench.sweep.ray_cluster import run_tasks
 from bench.sweep.session import SweepOptions
-from bench.sweep.stages import SweepOutcome, conclude, store_order
-from bench.sweep.standing import ORDERS, State, read_standings, to_do
+from bench.sweep.stages import SweepOutcome, conclude, store_orders
+from bench.sweep.standing import ORDERS, Standing, State, find_orders, read_standings, to_do
 from bench.terminal import Progress
 from bench.units import counted
 
@@ -31,7 +32,8 @@ class ClusterStatus:
     """How far the sweeps of a results folder are on a cluster.
 
     Attributes:
-        orders: Of each order, by its name: how many runs are `done`, `running`, `queued`, `lost` and `missing`.
+        orders: Of each order, by its name (with its part's, where there are several): how many runs are `done`,
+            `running`, `queued`, `lost` and `missing`.
         statuses: How many finished runs have each status.
         jobs: Of each order, the tasks in the scheduler's queue, in words.
         logs: Of each order, the folder of its jobs' logs.
@@ -63,38 +65,75 @@ def run_on_cluster(
         BusyError: Another process submits into the folder.
     """
     device = _check(config, options)
+    on_gpu = device == "cuda"
     with hold(options.out / ".lock", f"the folder {options.out}"):
-        order = store_order(config, options.out, device, progress, device_files=options.device_files)
-        standings = read_standings(order)
-        queue = slurm.read_queue(order)
-        todo = to_do(standings, options.retry, slurm.waiting_for(queue))
-        counts = slurm.count_states(standings, queue)
-        if counts["done"] or queue:
-            progress.say(f"{_words(counts)}; {len(todo)} to do")
+        orders = store_orders(config, options.out, device, progress, device_files=options.device_files)
+        sweep = _look(orders)
+        todo = {
+            order: to_do(sweep.standings[order], options.retry, slurm.waiting_for(sweep.queue[order]))
+            for order in orders
+        }
+        left = sum(map(len, todo.values()))
+        if sweep.counts["done"] or sweep.queued:
+            progress.say(f"{_words(sweep.counts)}; {left} to do")
         if config.launcher.kind == "ray":
+            faults = list[str]()
             with interrupt_on_terminate():
-                faults = run_tasks(order, todo, config, progress, on_gpu=device == "cuda") if todo else []
-            return _conclude(order, options, faults)
-        if todo:
-            jobs = slurm.submit(order, todo, config.launcher, config.name, on_gpu=device == "cuda")
+                for order in filter(todo.get, orders):
+                    faults += run_tasks(order, todo[order], config, progress, on_gpu=on_gpu)
+            return _conclude(orders, options, faults)
+        if left:
+            jobs = [
+                job
+                for order in filter(todo.get, orders)
+                for job in slurm.submit(order, todo[order], config.launcher, config.name, on_gpu=on_gpu)
+            ]
             tasks = sum(len(job.chunks) for job in jobs)
             names = ", ".join(job.job_id for job in jobs)
-            progress.say(f"submitted {counted(len(todo), 'run')} in {counted(tasks, 'job')} (Slurm {names})")
-        elif not queue and counts["running"] == 0:
-            return _conclude(order, options)
+            progress.say(f"submitted {counted(left, 'run')} in {counted(tasks, 'job')} (Slurm {names})")
+        elif not sweep.queued and sweep.counts["running"] == 0:
+            return _conclude(orders, options)
     if not wait:
-        return _left_alone(order, options.out)
-    _watch(order, progress, poll_s)
+        return _left_alone(orders, options.out)
+    _watch(orders, progress, poll_s)
     with hold(options.out / ".lock", f"the folder {options.out}"):
-        return _conclude(order, options, [f"Logs: {log_folder(order)}"])
+        return _conclude(orders, options, [f"Logs: {log_folder(orders[0])}"])
 
 
-def _conclude(order: Path, options: SweepOptions, faults: Sequence[str] = ()) -> SweepOutcome:
+@dataclass(frozen=True, slots=True)
+class _Sweep:
+    """How far the orders of a sweep are.
+
+    Attributes:
+        standings: Of the runs of each order.
+        queue: The scheduler's tasks for each order.
+    """
+
+    standings: dict[Path, list[Standing]]
+    queue: dict[Path, list[slurm.Queued]]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many runs are in each state."""
+        counts = [slurm.count_states(self.standings[order], self.queue[order]) for order in self.standings]
+        return {word: sum(each[word] for each in counts) for word in counts[0]}
+
+    @property
+    def queued(self) -> bool:
+        """Whether the scheduler has a task of any order."""
+        return any(self.queue.values())
+
+
+def _look(orders: Sequence[Path]) -> _Sweep:
+    return _Sweep({order: read_standings(order) for order in orders}, slurm.read_queue(orders))
+
+
+def _conclude(orders: Sequence[Path], options: SweepOptions, faults: Sequence[str] = ()) -> SweepOutcome:
     """The outcome of what is finished; `faults` are told where something is not."""
-    standings = read_standings(order)
-    missing = sum(each.state is not State.DONE for each in standings)
+    states = [each.state for order in orders for each in read_standings(order)]
+    missing = sum(state is not State.DONE for state in states)
     words = [f"{counted(missing, 'run')} not done: run the same command again", *faults]
-    if missing and missing == len(standings):
+    if missing and missing == len(states):
         raise InfrastructureError(". ".join(words))
     outcome = conclude(Store(options.out / DATA_FOLDER), options)
     return replace(outcome, failed=True, summary=[*outcome.summary, *words]) if missing else outcome
@@ -121,27 +160,38 @@ def _check(config: SweepConfig, options: SweepOptions) -> str:
     return DEVICES[requested]
 
 
-def _left_alone(order: Path, out: Path) -> SweepOutcome:
-    counts = slurm.count_states(read_standings(order), slurm.read_queue(order))
+def _left_alone(orders: Sequence[Path], out: Path) -> SweepOutcome:
+    counts = _look(orders).counts
     lines = [_words(counts), f"bench sweep --status {out} shows how far it is; the same command, when no job is left, "]
     lines[1] += "starts what is missing and renders the report"
     return SweepOutcome(counts, False, None, str(out / DATA_FOLDER), lines)
 
 
-def _watch(order: Path, progress: Progress, poll_s: float) -> None:
-    """Return when no job of the order is left; what finishes meanwhile is told."""
-    standings = {each.index: each for each in read_standings(order)}
-    seen = {index for index, each in standings.items() if each.state is State.DONE}
-    progress.start(len(standings) - len(seen))
+def _watch(orders: Sequence[Path], progress: Progress, poll_s: float) -> None:
+    """Return when no job of the orders is left; what finishes meanwhile is told."""
+    before = _done(orders)
+    seen = {run for run, status in before.items() if status is not None}
+    progress.start(len(before) - len(seen))
+    left = {order for (order, _), status in before.items() if status is None}
     gone = 0
     while gone < 2:  # a task that has just ended may write its last part yet
         time.sleep(poll_s)
-        queue = slurm.read_queue(order)
-        gone = 0 if queue else gone + 1
-        for each in read_standings(order):
-            if each.state is State.DONE and each.index not in seen:
-                seen.add(each.index)
-                progress.finish(f"run {each.index}: {each.status}")
+        gone = 0 if any(slurm.read_queue(orders).values()) else gone + 1
+        now = _done(sorted(left))
+        left = {order for (order, _), status in now.items() if status is None}
+        for run, status in now.items():
+            if status is not None and run not in seen:
+                seen.add(run)
+                progress.finish(f"run {run[1]}: {status}")
+
+
+def _done(orders: Sequence[Path]) -> dict[tuple[Path, int], Status | None]:
+    """Of each run, by its order and index, the status; None until it is done."""
+    return {
+        (order, each.index): each.status if each.state is State.DONE else None
+        for order in orders
+        for each in read_standings(order)
+    }
 
 
 def read_status(folder: Path) -> ClusterStatus:
@@ -150,23 +200,26 @@ def read_status(folder: Path) -> ClusterStatus:
     Raises:
         BenchError: The folder holds no order, or Slurm does not answer while jobs of it are not known to be over.
     """
-    data = folder / DATA_FOLDER if (folder / DATA_FOLDER / ORDERS).is_dir() else folder
-    orders = sorted((data / ORDERS).glob("order-*.parquet"))
+    data = folder / DATA_FOLDER if (folder / DATA_FOLDER).is_dir() else folder
+    orders = find_orders(data)
     if not orders:
         raise BenchError(
             f"{folder}: no sweep on a cluster was started here. bench sweep CONFIG --launcher slurm starts one"
         )
     counts, statuses, jobs = {}, dict[str, int](), {}
-    for order in orders:
-        standings = read_standings(order)
-        unfinished = any(each.state is not State.DONE for each in standings)
-        queue = slurm.read_queue(order) if unfinished else []
-        counts[order.stem] = slurm.count_states(standings, queue)
-        jobs[order.stem] = list(slurm.describe_queue(queue))
-        for each in standings:
+    standings = {order: read_standings(order) for order in orders}
+    unfinished = [order for order in orders if any(each.state is not State.DONE for each in standings[order])]
+    queue = slurm.read_queue(unfinished)
+    names = {order: str(order.relative_to(data).with_suffix("")).replace(f"{ORDERS}/", "") for order in orders}
+    for order, name in names.items():
+        counts[name] = slurm.count_states(standings[order], queue.get(order, ()))
+        jobs[name] = list(slurm.describe_queue(queue.get(order, ())))
+        for each in standings[order]:
             if each.status is not None:
                 statuses[each.status] = statuses.get(each.status, 0) + 1
-    return ClusterStatus(counts, dict(sorted(statuses.items())), jobs, {o.stem: str(log_folder(o)) for o in orders})
+    return ClusterStatus(
+        counts, dict(sorted(statuses.items())), jobs, {name: str(log_folder(order)) for order, name in names.items()}
+    )
 
 
 def _words(counts: dict[str, int]) -> str:

@@ -55,6 +55,7 @@ class _Flight:
     attempt: int
     lost: int = 0
     busy: int = 0
+    estimates: bool = False
     since: float = field(default_factory=time.monotonic)
 
 
@@ -101,6 +102,7 @@ def do_run(
         "--json",
     ]
     command += ["--device", device] if device else []
+    command += ["--estimates"] if estimates else []
     environment = {name: value for name, value in os.environ.items() if name not in _OURS}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, preexec_fn=_usual_priority)
     try:
@@ -182,7 +184,7 @@ class _Driver:
         self._waiting: deque[tuple[float, _Flight]] = deque()
         self._faults: list[str] = []
         self._plans: set[str] = set()
-        self._first = True
+        self._estimated = False
 
     def run(self, todo: Sequence[tuple[int, int]]) -> list[str]:
         self._progress.start(len(todo))
@@ -208,8 +210,10 @@ class _Driver:
     def _start(self, flight: _Flight) -> None:
         flight.since = time.monotonic()
         place = (self._order.name, self._content, str(self._order.parent.parent.resolve()))
-        handle = self._task.remote(*place, flight.index, flight.attempt, sorted(self._plans), self._device, self._first)
-        self._first = False
+        # one task at a time, until one has come back: the first may be lost
+        flight.estimates = not self._estimated and not any(each.estimates for each in self._flights.values())
+        about = (flight.index, flight.attempt, sorted(self._plans), self._device, flight.estimates)
+        handle = self._task.remote(*place, *about)
         self._flights[handle] = flight
 
     def _land(self, handle: Any, flight: _Flight) -> None:
@@ -233,6 +237,7 @@ class _Driver:
             else:
                 self._waiting.append((time.monotonic() + BUSY_S, flight))
             return
+        self._estimated = self._estimated or flight.estimates
         told = result["status"] or ("finished before" if result["came"] == "present" else result["came"])
         again = f" (started {flight.lost + 1} times)" if flight.lost else ""
         self._progress.finish(f"run {flight.index}: {told}{again}")

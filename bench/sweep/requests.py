@@ -17,6 +17,7 @@ from bench.errors import BenchError
 from bench.plan import build_plan, name_planned
 from bench.records import Case, Estimate
 from bench.sweep.slurm import JOB_S, job_seconds
+from bench.sweep.unit import MOST_RUNS
 from bench.units import GIB, MIB, counted, format_bytes, format_duration
 
 HOST_BYTES = 4 * GIB
@@ -193,7 +194,7 @@ def choose_demand(demands: Demands) -> Demand:
     """The case that needs the most memory on any device.
 
     Raises:
-        BenchError: There are several cases, and no device was named; or none is left.
+        BenchError: There are several cases, and no device was named; none is left; or the plan has several orders.
     """
     if not demands.cases:
         raise BenchError("--emit: every case of the plan is skipped")
@@ -201,6 +202,11 @@ def choose_demand(demands: Demands) -> Demand:
         raise BenchError(
             f"--emit describes one case, and the plan has {len(demands.cases)}. Name a device with --for (bench list "
             "devices), so that the case that needs the most memory can be found, or leave one with --set"
+        )
+    if demands.runs > MOST_RUNS:
+        raise BenchError(
+            f"--emit names runs by their place in one order, and a plan of {demands.runs:,} runs has several, of "
+            f"{MOST_RUNS:,} runs each. Narrow it with --set"
         )
     return max(demands.cases, key=lambda case: max((value or 0 for value in case.device_bytes.values()), default=0))
 

@@ -198,28 +198,28 @@ def jobs_of(order: Path) -> list[ArrayJob]:
     return found
 
 
-def read_queue(order: Path) -> list[Queued]:
-    """The tasks of an order's jobs that wait or run.
+def read_queue(orders: Sequence[Path]) -> dict[Path, list[Queued]]:
+    """The tasks of each order's jobs that wait or run.
 
     Raises:
         InfrastructureError: Slurm does not answer: what it has in its queue is unknown.
     """
-    jobs = {job.job_id: job for job in jobs_of(order)}
+    found: dict[Path, list[Queued]] = {order: [] for order in orders}
+    jobs = {job.job_id: (order, job) for order in orders for job in jobs_of(order)}
     if not jobs:
-        return []
+        return found
     command = ["squeue", "--noheader", "--array", "--me", "--format=%F|%K|%T|%r|%N"]
     try:
         told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=ASK_S).stdout
     except (OSError, subprocess.SubprocessError) as error:
         words = getattr(error, "stderr", None) or error
         raise InfrastructureError(f"squeue does not say which jobs are in the queue: {str(words).strip()}") from error
-    found = []
     for line in told.splitlines():
         job_id, task, state, reason, nodes = (word.strip() for word in line.split("|"))
-        job = jobs.get(job_id)
-        if job is not None and task.isdigit() and int(task) < len(job.chunks):
+        order, job = jobs.get(job_id, (None, None))
+        if order is not None and job is not None and task.isdigit() and int(task) < len(job.chunks):
             runs = tuple(index for index, _ in job.chunks[int(task)])
-            found.append(Queued(f"{job_id}_{task}", state, nodes or reason, runs))
+            found[order].append(Queued(f"{job_id}_{task}", state, nodes or reason, runs))
     return found
 
 

@@ -26,7 +26,8 @@ from bench.sweep.estimates import estimate_planned
 from bench.sweep.neighbours import settle, spelled
 from bench.sweep.runs import extend_plan, measure_missing, write_plan
 from bench.sweep.session import Seat, Session, SweepOptions, device_name, held_devices, read_environment
-from bench.sweep.unit import write_order
+from bench.sweep.standing import PART_FOLDER, find_orders
+from bench.sweep.unit import MOST_RUNS, write_order
 from bench.terminal import Progress
 from bench.units import counted
 
@@ -227,7 +228,7 @@ def _notes(config: SweepConfig, device: str) -> dict[str, Any]:
     return {"name": config.name, "description": config.description, "config": config.as_json(), "device": device}
 
 
-def store_order(
+def store_orders(
     config: SweepConfig,
     out: Path,
     device: str,
@@ -235,8 +236,11 @@ def store_order(
     *,
     spread: str | None = "hosts",
     device_files: Sequence[Device] = (),
-) -> Path:
-    """Plan a sweep for machines to come, and store its order: `bench.sweep.unit` does the runs.
+) -> list[Path]:
+    """Plan a sweep for machines to come, and store its runs in their order: `bench.sweep.unit` does them.
+
+    Every process that does a run reads its order. So a plan of more than `MOST_RUNS` runs becomes several orders of as
+    many, each with a results folder of its own, `part-000` and so on; whoever reads results reads all of them.
 
     Args:
         config: The sweep; its repeats are fixed, as nobody waits for the results.
@@ -247,21 +251,39 @@ def store_order(
         device_files: The user's own device files.
 
     Returns:
-        The path of the order.
+        The paths of the orders, one by default.
 
     Raises:
-        BenchError: The folder or the data cannot be used, or nothing is planned.
+        BenchError: The folder or the data cannot be used, nothing is planned, or the folder holds another plan and one
+            of the two has several orders.
     """
     plan = build_plan(config, device, functools.partial(refusals_in_child, LocalLauncher(), say=progress.say))
     if not plan:
         raise ConfigError(["the configuration plans no cases"])
     plan, sources = _see_to_data(config, plan, progress)
-    store = Store(out / DATA_FOLDER)
-    store.create()
     notes = _notes(config, device)
-    return write_order(
-        store, plan, config, device, sources=sources, spread=spread, device_files=device_files, notes=notes
-    )
+    data, orders = out / DATA_FOLDER, list[Path]()
+    starts = range(0, len(plan), MOST_RUNS)
+    folders = [data] if len(starts) == 1 else [data / f"{PART_FOLDER}{number:03d}" for number in range(len(starts))]
+    if strangers := {path.parent.parent for path in find_orders(data)} - {*folders}:
+        raise BenchError(
+            f"{out}: holds runs of another plan ({min(strangers)}), and plans of more than {MOST_RUNS:,} runs share no "
+            "folder with others. Choose another --out, or run the configuration that was begun there"
+        )
+    for folder, start in zip(folders, starts, strict=True):
+        store, runs = Store(folder), plan[start : start + MOST_RUNS]
+        store.create()
+        runs = [replace(run, position=position) for position, run in enumerate(runs)]
+        orders.append(
+            write_order(
+                store, runs, config, device, sources=sources, spread=spread, device_files=device_files, notes=notes
+            )
+        )
+        if len(folders) > 1 and len(find_orders(folder)) > 1:
+            raise BenchError(
+                f"{folder}: holds runs of another plan of more than {MOST_RUNS:,} runs. Choose another --out"
+            )
+    return orders
 
 
 def _see_to_data(
@@ -344,9 +366,10 @@ def conclude(store: Store, options: SweepOptions, keys: Collection[str] | None =
     """
     from bench.analysis import last_attempts
     from bench.report import render_report, summary_lines
-    from bench.store import consolidate, load_results
+    from bench.store import consolidate, load_results, results_folders
 
-    consolidate(store.folder)
+    for folder in results_folders([store.folder]):
+        consolidate(folder)
     frame = load_results(store.folder)
     counted_here = frame["planned"] if keys is None else frame["planned"] & frame["environment_key"].isin(keys)
     here = last_attempts(frame[counted_here])

@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from bench.records import Status
-from bench.store.consolidated import read_runs
+from bench.store.consolidated import consolidate, read_runs
 from bench.store.parts import notes_of, read
 from bench.sweep.claims import is_lost
 from bench.sweep.journal import MAX_ATTEMPTS
@@ -20,6 +20,9 @@ from bench.sweep.journal import MAX_ATTEMPTS
 ORDERS = "orders"
 CLAIMS = "claims"
 """Folders beside the parts of a results folder."""
+
+PART_FOLDER = "part-"
+"""So begin the names of the results folders of a plan that has several orders."""
 
 _CLAIM = re.compile(r"(?P<case>[0-9a-f]+)-r(?P<repeat>\d+)-a\d+-[0-9a-f]+\.\d+")
 
@@ -50,6 +53,12 @@ class Standing:
     attempts: int
 
 
+def find_orders(data: Path) -> list[Path]:
+    """Every order of a sweep's data: one, or one in each of its parts."""
+    found = [*data.glob(f"{ORDERS}/order-*.parquet"), *data.glob(f"{PART_FOLDER}*/{ORDERS}/order-*.parquet")]
+    return sorted(found)
+
+
 def read_standings(order: Path) -> list[Standing]:
     """The standing of every run of an order that is not skipped, by index.
 
@@ -63,7 +72,9 @@ def read_standings(order: Path) -> list[Standing]:
     folder = order.parent.parent
     made: dict[tuple[str, str, int], dict[int, Status]] = {}
     names = ("protocol_key", "case_key", "code_key", "repeat", "attempt", "status")
-    runs = read_runs(folder).table.select(names).to_pydict()
+    stored = read_runs(folder)
+    consolidate(folder, stored)  # the next look reads what this one has read already as one file
+    runs = stored.table.select(names).to_pydict()
     for protocol, case, code, repeat, attempt, status in zip(*(runs[name] for name in names), strict=True):
         if protocol == protocol_key:
             made.setdefault((case, code, repeat), {})[attempt] = Status(status)

@@ -37,6 +37,12 @@ from bench.sweep.session import Seat, Session, SweepOptions, held_device, held_d
 from bench.sweep.standing import CLAIMS, ORDERS
 from bench.terminal import Progress
 
+MOST_RUNS = 10_000
+"""Of one order, which every process that does a run reads: see `stages.store_orders`."""
+
+
+MOST_NAMED = 4
+
 
 class Came(StrEnum):
     """What came of asking for a run."""
@@ -159,7 +165,8 @@ def find_order(path: Path) -> Path:
     found = sorted(path.glob(f"**/{ORDERS}/order-*.parquet"))
     if len(found) == 1:
         return found[0]
-    what = f"{len(found)} orders; name one of {', '.join(map(str, found))}" if found else "holds no order"
+    names = [str(order) for order in found[:MOST_NAMED]] + ["..."] * (len(found) > MOST_NAMED)
+    what = f"{len(found)} orders; name one of {', '.join(names)}" if found else "holds no order"
     raise StoreError(f"{path}: {what}. bench plan CONFIG --out FOLDER writes one")
 
 

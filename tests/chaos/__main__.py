@@ -38,6 +38,8 @@ CAMPAIGNS = {
     "slots": ("tests.chaos.devices:sweep_killed", 2000),
     "units": ("tests.chaos.devices:units_killed", 2000),
     "scale": ("tests.chaos.scale:sweep_many_cases", 500),
+    "orders": ("tests.chaos.cluster_scale:order_cluster", 2000),
+    "cluster": ("tests.chaos.cluster_scale:sweep_cluster", 200),
     "damage": ("tests.chaos.damage:damage_parts", 500),
 }
 """By name: the function, and how much of it is one round. It raises AssertionError where a promise is broken."""

@@ -248,7 +248,7 @@ def units_killed(seed: int, count: int, folder: Path) -> Counter[str]:
     """
     done = Counter[str]()
     cases, out, log = max(1, count // REPEATS), folder / "out", folder / "log"
-    stages.store_order(fake_config(cases, REPEATS), out, "cpu", Progress(quiet=True))
+    stages.store_orders(fake_config(cases, REPEATS), out, "cpu", Progress(quiet=True))
     with _logged(log):
         _work_and_kill(out, random.Random(seed), done, most=count * KILLS)
     frame = _all_rows(out, cases)

@@ -24,6 +24,8 @@ SMALL = {
     "hosts": 2,
     "model": 2,
     "scale": 60,
+    "orders": 200,
+    "cluster": 60,
     "slots": 200,
     "units": 40,
 }

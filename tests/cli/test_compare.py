@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 from pathlib import Path
 
 import click.testing
@@ -460,3 +461,49 @@ def test_wrong_use_is_refused_with_a_sentence(base, after, arguments, message):
     assert done.exit_code == 2
     assert message in done.stderr
     assert "Traceback" not in done.output
+
+
+def over(folder: Path, spread: str, places: dict[str, float], change: float, cases=CASES[:1]) -> Path:
+    """Results whose repeats were spread over hosts or cards, each of its own speed; the plan is the first one's."""
+    field = {"hosts": "host_hash", "gpus": "gpu_uuid_hash"}[spread]
+    for number, (place, speed) in enumerate(places.items()):
+        environment = dataclasses.replace(GPU, spread=spread, **{field: place})
+        made = make_results(
+            folder / place,
+            cases,
+            repeats=len(places),
+            seed=number + round(100 * change),
+            environment=environment,
+            change=times(speed * change),
+        )
+        for part in (made / "runs").iterdir():
+            if int(part.name.split("-r")[1].split("-")[0]) % len(places) != number:
+                part.unlink()
+        if number:
+            for part in (made / "runs").iterdir():
+                part.rename(folder / next(iter(places)) / "runs" / part.name)
+            shutil.rmtree(made)
+    return folder
+
+
+SPEEDS = {"one": 1.0, "two": 1.08, "three": 0.94, "four": 1.03, "five": 0.97, "six": 1.05, "seven": 0.91}
+
+
+@pytest.mark.parametrize(("spread", "words"), [("hosts", "n counts hosts"), ("gpus", "n counts pairs of processes")])
+def test_sides_on_the_same_hosts_or_cards_are_compared_within_each(tmp_path, spread, words):
+    before = over(tmp_path / "before", spread, SPEEDS, 1.0)
+    found = read(before, over(tmp_path / "after", spread, SPEEDS, 1.06))
+    rows = [row for row in found["cases"] if row["metric"] == "samples_per_s"]
+    assert {(row["verdict"], row["within"], row["n_baseline"]) for row in rows} == {("faster", spread, 7)}
+    assert any("1 of 1 case compared within each" in note and words in note for note in found["notes"])
+    elsewhere = {f"other {name}": speed for name, speed in SPEEDS.items()}
+    found = read(before, over(tmp_path / "elsewhere", spread, elsewhere, 1.06))
+    rows = [row for row in found["cases"] if row["metric"] == "samples_per_s"]
+    assert {(row["verdict"], row["within"]) for row in rows} == {("unclear", None)}
+
+
+def test_hosts_that_only_one_side_had_do_not_count_where_the_others_are_shared(tmp_path):
+    few = dict(list(SPEEDS.items())[:5])
+    found = read(over(tmp_path / "before", "hosts", SPEEDS, 1.0), over(tmp_path / "after", "hosts", few, 1.0))
+    rows = [row for row in found["cases"] if row["metric"] == "samples_per_s"]
+    assert {(row["within"], row["n_baseline"], row["n_candidate"]) for row in rows} == {("hosts", 5, 5)}

@@ -197,6 +197,44 @@ def host_row(hosts: int, each: int, cases: int = 4000) -> str:
     return f"| {hosts} | {each} | {' | '.join(map(percent, shares))} |"
 
 
+PLANTED_BETWEEN_HOSTS = 0.02
+
+
+def compare_over_hosts(hosts: int, each: int, cases: int, *, same: bool, planted: float, seed: int = 1) -> Rates:
+    """A candidate that is faster by `planted` on every host, on the baseline's own hosts or on as many others.
+
+    Args:
+        hosts: Of a side; they differ by 1 %, processes of one by 0.5 %.
+        each: Processes on each host.
+        cases: How many, each compared alone.
+        same: Whether both sides ran on the same hosts, so that each host is compared with itself.
+        planted: The true change, as a fraction.
+        seed: Of all of it.
+    """
+    random = np.random.default_rng(seed)
+    speeds = random.normal(0, BETWEEN_HOSTS, (2, cases, hosts, 1))
+    if same:
+        speeds[1] = speeds[0]
+    rates = np.exp(speeds + random.normal(0, WITHIN, (2, cases, hosts, each))).reshape(2, cases, -1)
+    rates[1] *= 1 + planted
+    names = np.repeat(np.arange(hosts), each).tolist()
+    one, two = ([host_means(values.tolist(), names) for values in side] for side in rates)
+    paired = [same and hosts > 1]  # processes of one host are no pairs
+    judged = [judge_ratios([left], [right], paired=paired)[0] for left, right in zip(one, two, strict=True)]
+    called = sum(item.verdict in ("faster", "slower") for item in judged) / cases
+    covered = sum((item.low or 0) <= 1 + planted <= (item.high or np.inf) for item in judged) / cases
+    return Rates(called, called, covered)
+
+
+def pair_row(hosts: int, each: int, cases: int = 1000) -> str:
+    """A row of the table over hosts that both sides used; of the last column, over a fifth as many cases."""
+    alike = compare_over_hosts(hosts, each, cases, same=True, planted=0)
+    changed = compare_over_hosts(hosts, each, cases, same=True, planted=PLANTED_BETWEEN_HOSTS)
+    others = compare_over_hosts(hosts, each, cases // 5, same=False, planted=PLANTED_BETWEEN_HOSTS)
+    shares = (alike.called, changed.covered, changed.called, others.called)
+    return f"| {hosts} | {each} | {' | '.join(map(percent, shares))} |"
+
+
 def percent(share: float) -> str:
     """`3.5 %`."""
     return f"{share:.1%}".replace("%", " %")
@@ -216,6 +254,10 @@ def main() -> None:
     print("| called, by host | called, by process |\n" + "|---" * 7 + "|")
     for hosts, each in HOSTS:
         print(host_row(hosts, each), flush=True)
+    print("\n| hosts | processes on each | alarms, same hosts | covered, same | 2 % found, same | 2 % found, others |")
+    print("|---" * 6 + "|")
+    for hosts, each in HOSTS:
+        print(pair_row(hosts, each), flush=True)
     print("\n| planted | n | cases | called |\n|---|---|---|---|")
     for name, n, cases, planted, share in PLANTED:
         rates = compare_many(spread(1), n, cases, comparisons_for(cases), planted=planted, share=share)

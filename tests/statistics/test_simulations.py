@@ -13,8 +13,10 @@ from tests.statistics.simulate import (
     PLANTED,
     SIZES,
     compare_many,
+    compare_over_hosts,
     comparisons_for,
     host_row,
+    pair_row,
     percent,
     spread,
     spread_over_hosts,
@@ -76,6 +78,13 @@ def test_over_hosts_intervals_cover_and_alarms_are_few_only_where_hosts_are_coun
     assert found.covered_here >= 0.95  # as a statement about the hosts that took part, processes are enough
 
 
+def test_changes_that_other_hosts_hide_are_found_on_the_same_hosts():
+    same, others = (compare_over_hosts(4, 2, 200, same=same, planted=0.02, seed=3) for same in (True, False))
+    assert same.called >= 0.95 and others.called <= 0.75
+    assert 0.9 <= same.covered <= 0.99
+    assert compare_over_hosts(4, 2, 200, same=True, planted=0, seed=3).called <= 0.05
+
+
 def test_one_host_says_nothing_about_others():
     assert spread_over_hosts(1, 8, 300, seed=3).covered < 0.5
 
@@ -111,3 +120,4 @@ def test_the_tables_of_the_document_are_what_the_simulations_give():
         rates = compare_many(spread(1), n, cases, comparisons_for(cases), planted=planted, share=share)
         assert f"| {name} | {n} | {cases} | {percent(rates.called)} |" in text
     assert host_row(4, 2) in text
+    assert pair_row(4, 2) in text

@@ -247,3 +247,12 @@ def test_a_comparison_names_the_devices_of_a_side_that_has_several() -> None:
     runs = pd.DataFrame({"gpu_uuid_hash": ["a", "b", "a"], "host_hash": ["h"] * 3, "gpu_name": ["H200"] * 3})
     assert _name_machines("baseline", runs) == "The baseline was measured on H200: 2 GPUs (a, b), 1 host (h)."
     assert _name_machines("baseline", runs[:1]) is None
+
+
+def test_a_lower_priority_is_another_environment_and_stands_against_publishing(tmp_path: Path) -> None:
+    usual = Environment(device="cpu", niceness=0)
+    assert usual.key == Environment(device="cpu").key != replace(usual, niceness=15).key
+    frame = swept(tmp_path, Beside())
+    assert "low_priority" not in {finding.code for finding in judge(frame.assign(niceness=0))}
+    found = {finding.code: finding for finding in judge(frame.assign(niceness=15))}
+    assert "niceness of up to 15" in found["low_priority"].text

@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 
 from bench.stats import holm, judge_ratios
-from bench.stats.comparison import permutation_p
+from bench.stats.comparison import permutation_p, sign_flip_p
 
 FAST = [103.0, 103.4, 102.8, 103.1, 103.2]
 SLOW = [100.0, 100.3, 99.8, 100.1, 99.9]
@@ -210,3 +210,41 @@ def test_what_has_no_logarithm_is_refused(values):
 def test_both_sides_need_the_same_cases():
     with pytest.raises(ValueError, match="both sides need the same cases"):
         judge_ratios([SLOW], [FAST, FAST])
+
+
+SIGNS = list(itertools.product((1, -1), repeat=3))
+HOSTS = np.array([100.0, 104.0, 97.0, 101.5, 108.0, 95.0, 99.0])  # hosts that differ by much
+JITTER = np.array([0.1, -0.2, 0.15, 0.0, -0.1, 0.2, -0.05])
+
+
+def test_pairs_of_the_same_hosts_are_compared_by_their_differences():
+    one, two = HOSTS, HOSTS * 1.03 + JITTER
+    found = judge(one, two, paired=[True])
+    expected = scipy.stats.ttest_rel(np.log(two), np.log(one))
+    low, high = expected.confidence_interval(0.95)
+    assert (found.low, found.high) == (pytest.approx(math.exp(low)), pytest.approx(math.exp(high)))
+    assert found.p_value == pytest.approx(max(expected.pvalue, sign_flip_p(np.log(two) - np.log(one))))
+    assert found.verdict == "faster"
+    assert judge(one, two).verdict == "unclear"  # the spread of the hosts hides it
+
+
+def test_pairs_that_are_alike_on_every_host_are_the_same_however_hosts_differ():
+    found = judge(HOSTS, HOSTS, paired=[True], unit="host")
+    assert (found.verdict, found.reason) == ("same", "equal in every host")
+    exact = judge(HOSTS, HOSTS * 1.5, paired=[True])  # equal to the byte on each host, and half as much again
+    assert (exact.verdict, exact.low, exact.high) == ("faster", pytest.approx(1.5), pytest.approx(1.5))
+
+
+def test_random_signs_count_every_way_and_few_pairs_do_not_exclude_chance():
+    differences = np.array([1.0, 2.0, -0.5])
+    ways = [abs(sum(sign * each for sign, each in zip(signs, differences, strict=True))) for signs in SIGNS]
+    assert sign_flip_p(differences) == np.mean([way >= 2.5 - 1e-9 for way in ways])
+    assert sign_flip_p(np.full(20, 0.01)) <= 1e-5  # drawn at random: there are too many to count
+    few = judge_ratios([HOSTS[:3]] * 9, [*[HOSTS[:3] * [0.97, 1.04, 1.0]] * 8, HOSTS[:3] * 1.05], paired=[True] * 9)[-1]
+    assert few.verdict == "unclear" and "3 processes per side are too few" in few.reason
+    assert "10 would suffice" in few.reason  # 2 / 2**10 * 9 is below 2.5 %
+
+
+def test_unequal_numbers_are_no_pairs():
+    with pytest.raises(ValueError, match="paired"):
+        judge_ratios([[1.0, 2.0]], [[1.0]], paired=[True])

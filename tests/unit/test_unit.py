@@ -18,8 +18,9 @@ from bench.probes.machine_facts import MachineFacts
 from bench.probes.nvml import Gpu, GpuListing
 from bench.probes.torch_facts import TorchFacts
 from bench.records import Status
-from bench.sweep import claims, stages, unit
-from bench.sweep.standing import CLAIMS
+from bench.store import Store
+from bench.sweep import SweepOptions, claims, stages, unit
+from bench.sweep.standing import CLAIMS, State, find_orders, read_standings
 from bench.sweep.unit import Came, RunUnit, find_order, open_unit, read_order
 from bench.tasks import measure_task
 from bench.terminal import Progress
@@ -34,7 +35,8 @@ def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def order(tmp_path: Path) -> Path:
-    return stages.store_order(fake_config(cases=3, repeats=2), tmp_path / "out", "cpu", Progress(quiet=True))
+    (made,) = stages.store_orders(fake_config(cases=3, repeats=2), tmp_path / "out", "cpu", Progress(quiet=True))
+    return made
 
 
 @contextmanager
@@ -153,15 +155,46 @@ def test_an_index_that_is_not_there_and_orders_that_are_not_one_are_refused(orde
     assert find_order(tmp_path / "out") == find_order(order) == order
     with pytest.raises(StoreError, match="holds no order"):
         find_order(tmp_path / "nowhere")
-    other = stages.store_order(fake_config(cases=1), tmp_path / "out", "cpu", Progress(quiet=True))
+    (other,) = stages.store_orders(fake_config(cases=1), tmp_path / "out", "cpu", Progress(quiet=True))
     with pytest.raises(StoreError, match="2 orders; name one"):
         find_order(tmp_path / "out")
     assert other != order
 
 
 def test_the_same_plan_is_the_same_order(order: Path, tmp_path: Path) -> None:
-    again = stages.store_order(fake_config(cases=3, repeats=2), tmp_path / "out", "cpu", Progress(quiet=True))
+    (again,) = stages.store_orders(fake_config(cases=3, repeats=2), tmp_path / "out", "cpu", Progress(quiet=True))
     assert again == order and json.loads(json.dumps(str(order)))
+
+
+def test_a_large_plan_has_several_orders_and_one_set_of_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "MOST_RUNS", 4)
+    out = tmp_path / "out"
+
+    def store(cases: int = 3, repeats: int = 2, to: Path = out) -> list[Path]:
+        return stages.store_orders(fake_config(cases=cases, repeats=repeats), to, "cpu", Progress(quiet=True))
+
+    orders = store()
+    assert [order.parents[1].name for order in orders] == ["part-000", "part-001"]
+    assert store() == orders == find_orders(out / "data")
+    for order in orders:
+        count = len(read_standings(order))
+        with opened(order) as made:
+            for index in range(count):
+                made.run(index)
+        assert {each.state for each in read_standings(order)} == {State.DONE}
+    frame = bench.load(out)
+    assert len(frame) == 6 and not frame.duplicated(["case_key", "repeat"]).any() and frame["planned"].all()
+    assert set(bench.load(out).groupby("case_key")["repeat"].agg(tuple).map(sorted).map(tuple)) == {(0, 1)}
+    outcome = stages.conclude(Store(out / "data"), SweepOptions(out, report=False))
+    assert sum(outcome.counts.values()) == 6
+    for other in ({"cases": 2}, {"cases": 4}):  # one order in a folder that has several; several others
+        with pytest.raises(BenchError, match="another plan"):
+            store(**other)
+    store(cases=1, to=tmp_path / "small")
+    with pytest.raises(BenchError, match="another plan"):
+        store(to=tmp_path / "small")
 
 
 def test_several_visible_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
