@@ -29,7 +29,13 @@ from bench.forks import write_traceback
 from bench.plan import describe, image_spec
 from bench.probes.gpu_monitor import SILENT, Readings, throttled_by
 from bench.probes.in_force import read_in_force
-from bench.probes.oom import describe_out_of_memory, is_out_of_memory, limit_host_memory, parse_out_of_memory
+from bench.probes.oom import (
+    describe_out_of_memory,
+    is_out_of_memory,
+    limit_host_memory,
+    may_hide_out_of_memory,
+    parse_out_of_memory,
+)
 from bench.probes.rss import reset_rss_peak, rss_peak_bytes
 from bench.probes.step_timing import plan_step_count, time_steps
 from bench.probes.torch_memory import CudaMemory, measure_cpu_peak, start_gpu
@@ -325,6 +331,9 @@ def _failure(run: _Run, error: BaseException) -> dict[str, Any]:
         requested = parse_out_of_memory(error)
         reason = _with_amounts(run, describe_out_of_memory(error), requested) + hint
         return {"status": Status.OOM, "reason": reason, "oom_requested_bytes": requested}
+    if run.memory is not None and may_hide_out_of_memory(error) and run.memory.is_exhausted():
+        said = f"{describe_failure(error)}, after the device had no memory left to give"
+        return {"status": Status.OOM, "reason": _with_amounts(run, said, None)}
     return {"status": Status.FAILED, "reason": describe_failure(error) + hint}
 
 

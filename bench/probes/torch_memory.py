@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.errors import DeviceError
-from bench.units import format_bytes
+from bench.units import MIB, format_bytes
 
 _MARK = "bench.memory.mark"
+_LEAST_SEGMENT_BYTES = 2 * MIB  # kSmallBuffer of c10/core/CachingDeviceAllocator.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,17 @@ class CudaMemory:
             "alloc_retries": stats.get("num_alloc_retries"),
             "context_bytes": context if context is not None and context > 0 else None,
         }
+
+    def is_exhausted(self) -> bool:
+        """Whether torch's allocator was refused memory so far, or the device has less left than its least segment."""
+        import torch
+
+        if torch.cuda.memory_stats(self._index).get("num_ooms"):
+            return True
+        try:
+            return torch.cuda.mem_get_info(self._index)[0] < _LEAST_SEGMENT_BYTES
+        except RuntimeError:  # a context that is lost
+            return False
 
     def play_card(self, limit_bytes: int, used_before_bytes: int | None = None) -> int:
         """Leave torch's allocator what a card of `limit_bytes` would leave it: the limit less this process's context.

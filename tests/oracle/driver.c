@@ -135,17 +135,23 @@ __attribute__((visibility("hidden"))) int stub_is_lost(void) {
     return file && *file && !access(file, F_OK);
 }
 
-static void count_launch(void) {
-    static uint64_t at, count;
-    if (!count) at = number("FAULT_AT", 0);
-    if (__sync_add_and_fetch(&count, 1) == at) lose_device();
-}
-
 static int state(void) { return lost == ENDLESS ? 0 : lost; }
 static int wait_for_device(void) {
     while (lost == ENDLESS) sleep(1);
     return lost;
 }
+
+/* BENCH_STUB_CALL_FAULT names a call, `cuMemSetAccess:40`, that finds no memory from its 40th on: a driver's own tables,
+ * modules and handles take memory too, and it says so wherever it first lacks it. A third part is another code than that
+ * of the runtime and the driver, as the libraries have: `cublasCreate_v2:1:3`. `launch` is of every kernel. */
+static int short_of_memory(const char *call, int *count) {
+    char name[128] = "";
+    int from = 1, code = OUT_OF_MEMORY;
+    const char *fault = getenv("BENCH_STUB_CALL_FAULT");
+    if (!fault || sscanf(fault, "%127[^:]:%d:%d", name, &from, &code) < 2 || strcmp(name, call)) return 0;
+    return __sync_add_and_fetch(count, 1) >= from ? code : 0;
+}
+#define MAY_FAIL(call) do { static int count, code; if ((code = short_of_memory(call, &count))) return code; } while (0)
 
 /* ---- device memory: a sorted list of address ranges ------------------------------------------------------------- */
 
@@ -239,6 +245,15 @@ static void release(uint64_t address) {
 
 static int on_device(const void *p) { return (uint64_t)p >= RANGE_LOW && (uint64_t)p < RANGE_HIGH; }
 
+static volatile int last_error; /* of a launch, whose own answer nobody asks for; reading it forgets it */
+static int launch_kernel(void) {
+    static uint64_t at, count;
+    if (!count) at = number("FAULT_AT", 0);
+    if (__sync_add_and_fetch(&count, 1) == at) lose_device();
+    static int calls;
+    return last_error = short_of_memory("launch", &calls);
+}
+
 EXPORT int cudaMalloc(void **p, size_t size) { return allocate((uint64_t *)p, size); }
 EXPORT int cudaMallocAsync(void **p, size_t size, void *stream) { return allocate((uint64_t *)p, size); }
 EXPORT int cudaFree(void *p) { release((uint64_t)p); return 0; }
@@ -269,15 +284,7 @@ __attribute__((visibility("hidden"))) void stub_memory(int k, uint64_t *total, u
     *others = number_of(k, "OTHERS_BYTES", 0);
 }
 
-/* Virtual memory management, for expandable segments: a range of addresses, and handles that hold the bytes.
- * BENCH_STUB_VMM_FAULT names one of these calls, `cuMemSetAccess:40`, which finds no memory from its 40th on: a driver's
- * own tables take memory too, and it says so wherever it first lacks it. */
-static int short_of_memory(const char *call, int *count) {
-    const char *fault = getenv("BENCH_STUB_VMM_FAULT"), *colon = fault ? strchr(fault, ':') : NULL;
-    if (!colon || strncmp(fault, call, (size_t)(colon - fault)) || call[colon - fault]) return 0;
-    return ++*count >= atoi(colon + 1) ? OUT_OF_MEMORY : 0;
-}
-#define MAY_FAIL(call) do { static int count; if (short_of_memory(call, &count)) return OUT_OF_MEMORY; } while (0)
+/* Virtual memory management, for expandable segments: a range of addresses, and handles that hold the bytes. */
 EXPORT int cuMemMap(uint64_t p, size_t size, size_t offset, uint64_t *handle, unsigned long long flags) {
     MAY_FAIL("cuMemMap");
     return 0;
@@ -490,16 +497,20 @@ EXPORT int cudaEventElapsedTime(float *ms, void *a, void *b) { *ms = 1.0f; retur
 EXPORT int cudaEventElapsedTime_v2(float *ms, void *a, void *b) { *ms = 1.0f; return 0; }
 
 /* The arguments are left alone; nvcc of CUDA 13 calls the first, of CUDA 12 the second. */
-EXPORT int __cudaLaunchKernel(void) { count_launch(); return 0; }
-EXPORT int cudaLaunchKernel(void) { count_launch(); return 0; }
-EXPORT int cudaLaunchKernelExC(const void *configuration, const void *f, void **a) { count_launch(); return 0; }
-EXPORT int cudaDeviceSynchronize(void) { return wait_for_device(); }
+EXPORT int __cudaLaunchKernel(void) { return launch_kernel(); }
+EXPORT int cudaLaunchKernel(void) { return launch_kernel(); }
+EXPORT int cudaLaunchKernelExC(const void *configuration, const void *f, void **a) { return launch_kernel(); }
+EXPORT int cudaDeviceSynchronize(void) { MAY_FAIL("cudaDeviceSynchronize"); return wait_for_device(); }
 EXPORT int cudaStreamSynchronize(void *s) { return wait_for_device(); }
 EXPORT int cudaEventSynchronize(void *e) { return wait_for_device(); }
 EXPORT int cudaEventQuery(void *e) { return state(); }
 EXPORT int cudaStreamQuery(void *s) { return state(); }
-EXPORT int cudaGetLastError(void) { return state(); }
-EXPORT int cudaPeekAtLastError(void) { return state(); }
+EXPORT int cudaGetLastError(void) {
+    int error = last_error;
+    last_error = 0;
+    return state() ? state() : error;
+}
+EXPORT int cudaPeekAtLastError(void) { return state() ? state() : last_error; }
 
 EXPORT int cudaFuncGetAttributes(struct cudaFuncAttributes *a, const void *function) {
     settings();
@@ -524,7 +535,7 @@ EXPORT int cuOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, void *f, int
 EXPORT int cuFuncGetAttribute(int *value, int which, void *f) { *value = 32; return 0; }
 
 /* Modules and kernels that are compiled at run time load without complaint and have a handle. */
-#define HANDLE(name) EXPORT int name(uint64_t *handle) { *handle = new_handle(); return 0; }
+#define HANDLE(name) EXPORT int name(uint64_t *handle) { MAY_FAIL(#name); *handle = new_handle(); return 0; }
 HANDLE(cuModuleLoad) HANDLE(cuModuleLoadData) HANDLE(cuModuleLoadDataEx) HANDLE(cuModuleLoadFatBinary) HANDLE(cuModuleGetFunction)
 HANDLE(cuLibraryLoadData) HANDLE(cuLibraryLoadFromFile) HANDLE(cuLibraryGetKernel) HANDLE(cuKernelGetFunction)
 HANDLE(cudaLibraryLoadData) HANDLE(cudaLibraryLoadFromFile) HANDLE(cudaLibraryGetKernel)
@@ -568,7 +579,7 @@ EXPORT int cudaGetDriverEntryPointByVersion(const char *symbol, void **f, unsign
 
 /* ---- cuBLAS, cuSOLVER, cuSPARSE: handles and descriptors are small pieces of host memory ------------------------- */
 
-#define OPAQUE(name) EXPORT int name(void **p) { *p = calloc(1, 256); return 0; }
+#define OPAQUE(name) EXPORT int name(void **p) { MAY_FAIL(#name); *p = calloc(1, 256); return 0; }
 #define DISPOSE(name) EXPORT int name(void *p) { free(p); return 0; }
 OPAQUE(cublasCreate_v2) DISPOSE(cublasDestroy_v2)
 OPAQUE(cublasLtCreate) DISPOSE(cublasLtDestroy)
@@ -654,15 +665,15 @@ EXPORT int cudnnBackendSetAttribute(void *p, int name, int type, int64_t count, 
     if (!uses_wheel() || name == 400 || name == 800 || name == 2701) return 0;
     return wheel.set(p, name, type, count, values);
 }
-EXPORT int cudnnBackendExecute(void *handle, void *plan, void *pack) { return 0; }
+EXPORT int cudnnBackendExecute(void *handle, void *plan, void *pack) { MAY_FAIL("cudnnBackendExecute"); return 0; }
 
-/* One result for a query of descriptors (heuristics, the engine of a configuration), zero for a number (the bytes of a
- * workspace or of shared memory), none of everything else (notes, knobs). Types: CUDNN_TYPE_INT64 3,
- * CUDNN_TYPE_BACKEND_DESCRIPTOR 15, CUDNN_TYPE_INT32 23. */
+/* One result for a query of descriptors (heuristics, the engine of a configuration), zero for a number (the bytes of
+ * shared memory; those of a plan's workspace, attribute 402, are BENCH_STUB_WORKSPACE_BYTES), none of everything else
+ * (notes, knobs). Types: CUDNN_TYPE_INT64 3, CUDNN_TYPE_BACKEND_DESCRIPTOR 15, CUDNN_TYPE_INT32 23. */
 EXPORT int cudnnBackendGetAttribute(void *descriptor, int name, int type, int64_t wanted, int64_t *count, void *values) {
     if (uses_wheel()) return wheel.get(descriptor, name, type, wanted, count, values);
     if (count) *count = type == 3 || type == 15 || type == 23;
-    if (type == 3 && values && wanted > 0) *(int64_t *)values = 0;
+    if (type == 3 && values && wanted > 0) *(int64_t *)values = name == 402 ? (int64_t)number("WORKSPACE_BYTES", 0) : 0;
     if (type == 23 && values && wanted > 0) *(int32_t *)values = 0;
     return 0;
 }
