@@ -97,7 +97,8 @@ def _note_nvml(note: Note, gpu_uuid: str | None) -> None:
     note("nvml_memory_bytes", static.total_bytes, "measured: NVML")
     note("boost_clock_hz", static.max_sm_clock_hz, "derived: NVML's maximum clock of the multiprocessors")
     note("memory_clock_hz", static.max_memory_clock_hz, "derived: NVML's maximum clock of the memory")
-    note("power_limit_w", static.power_limit_default_w, "measured: NVML, default limit")
+    if not static.is_slice:  # the limit is of the whole board
+        note("power_limit_w", static.power_limit_default_w, "measured: NVML, default limit")
 
 
 def _note_rates(note: Note, values: Mapping[str, Any]) -> None:

@@ -155,7 +155,7 @@ _MESSAGE_LINES = 4  # of the message of a C++ exception
 IN_PROCESS = "in_process"
 """The flag of a run that had no process of its own."""
 SILENT_RUNS = 2  # in a row, after which NVML is no longer queried
-HOST_MEMORY_SHARE = 0.9  # of the free memory, for a worker on the CPU unless configured
+HOST_MEMORY_SHARE = 0.9  # of the free memory, for a worker on the CPU, or on a GPU that takes it, unless configured
 
 
 def measure_missing(sessions: Sequence[Session], parallel: int | None = None) -> None:
@@ -443,7 +443,8 @@ def _note_silence(session: Session, measurement: Measurement) -> None:
 
 
 def _host_memory(session: Session) -> int | None:
-    if session.environment.device != "cpu" or session.options.in_process:
+    takes_it = session.environment.device == "cpu" or session.environment.device_memory_kind == "unified"
+    if not takes_it or session.options.in_process:
         return None
     share = HOST_MEMORY_SHARE / (session.environment.parallel or 1)
     return session.config.limits.host_memory or int(available_memory_bytes() * share)

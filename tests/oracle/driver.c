@@ -28,12 +28,14 @@
 /* ---- settings, read from the environment once ------------------------------------------------------------------ *
  * There are BENCH_STUB_DEVICES devices, one unless it is set. Device k has the value of BENCH_STUB_<k>_<KEY>, or that of
  * BENCH_STUB_<KEY>. Where there are several, CUDA_VISIBLE_DEVICES (numbers or whole UUIDs) leaves some, in its order; the
- * one that a process uses is the first of them. */
+ * one that a process uses is the first of them. With BENCH_STUB_BOARD_UUID they are slices of that board (MIG), of which
+ * CUDA shows a process one. BENCH_STUB_INTEGRATED=1 is a device that takes host memory. */
 
 static struct settings {
     char name[256];
     int multiprocessors, major, minor, threads_per_multiprocessor, shared_optin, l2_bytes, cuda_version;
     uint64_t memory_bytes, context_bytes, others_bytes; /* others: what processes that are not ours hold */
+    uint64_t allowed_bytes; /* to this process, by its control group */
     char addresses; /* 'a'scending, 'd'escending, 'l'owest free */
 } device;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -55,6 +57,7 @@ __attribute__((visibility("hidden"))) int stub_devices(void) { return atoi(stub_
 __attribute__((visibility("hidden"))) int stub_visible(int ordinal) {
     const char *chosen = getenv("CUDA_VISIBLE_DEVICES");
     int count = stub_devices();
+    if (*stub_text(0, "BOARD_UUID", "") && ordinal) return -1;
     if (count == 1 || !chosen) return ordinal < count ? ordinal : -1;
     for (int at = 0; *chosen; at++) {
         size_t length = strcspn(chosen, ",");
@@ -89,6 +92,7 @@ static void read_settings_of(int k, struct settings *to) {
     to->memory_bytes = number_of(k, "MEMORY_BYTES", 150754820096ull);
     to->context_bytes = number_of(k, "CONTEXT_BYTES", 0);
     to->others_bytes = number_of(k, "OTHERS_BYTES", 0);
+    to->allowed_bytes = number_of(k, "ALLOWED_BYTES", to->memory_bytes);
     to->addresses = *stub_text(k, "ADDRESSES", "a");
 }
 static void read_settings(void) { read_settings_of(stub_visible(0), &device); }
@@ -194,6 +198,7 @@ static uint64_t whole_granules(uint64_t size) { return (size + GRANULE - 1) / GR
 
 static int take_bytes(uint64_t size) {
     if (used_bytes + size + device.context_bytes + device.others_bytes > device.memory_bytes) return OUT_OF_MEMORY;
+    if (used_bytes + size + device.context_bytes > device.allowed_bytes) return OUT_OF_MEMORY;
     used_bytes += size;
     return 0;
 }
@@ -423,6 +428,7 @@ static int fill_properties(struct cudaDeviceProp *p, int d) {
     p->memoryBusWidth = (int)number_of(k, "MEMORY_BUS_BITS", 5120);
     p->canMapHostMemory = p->concurrentKernels = p->unifiedAddressing = p->cooperativeLaunch = p->managedMemory = 1;
     p->asyncEngineCount = 3;
+    p->integrated = number_of(k, "INTEGRATED", 0) != 0;
     read_uuid(k, p->uuid.bytes);
     p->pciBusID = 1 + k;
     return 0;
