@@ -180,7 +180,7 @@ def environment_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
     _see_only(argument["gpu_uuid"], argument["gpu_index"])
     from bench.probes.environment import measure_environment
 
-    return asdict(measure_environment(argument["device"]))
+    return asdict(measure_environment(argument["device"], gpu_uuid=argument["gpu_uuid"]))
 
 
 def device_facts_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:

@@ -262,7 +262,7 @@ def _check_unified(facts: MachineFacts) -> Iterator[Diagnosis]:
     for name, unified in zip(torch.device_names, torch.unified, strict=False) if torch else ():
         if unified:
             what = (
-                f"{name} takes host memory: columns of device memory are null, limits.host_memory holds for runs on it, "
+                f"{name} takes host memory: columns of device memory are null, limits.host_memory limits runs on it, "
                 "and what fits depends on what is free"
             )
             remedy = "Close other programs and turn swap off before a sweep; set limits.host_memory to repeat it."
@@ -274,13 +274,15 @@ def _check_slices(facts: MachineFacts) -> Iterator[Diagnosis]:
     told = facts.torch.device_names if facts.torch else ()
     if slices:
         what = (
-            f"{_names(facts)}: a MIG slice has memory and multiprocessors of its own, but shares clocks, power and heat "
-            "with its board; its power and energy are unknown"
+            f"{_names(facts)}: a MIG slice has memory and multiprocessors of its own, but shares clocks, power "
+            "and heat with its board; its power and energy are unknown"
         )
         more = "Choose one with --device MIG-... (`nvidia-smi -L`). " if len(slices) > 1 else ""
         yield Diagnosis("note", "mig_slice", what, f"{more}Leave the board's other slices idle for speeds to publish.")
     elif any(" MIG " in name for name in told):
-        what = f"{', '.join(told)}: NVML shows the board and not this slice of it: device_used_* and processes are unknown"
+        what = (
+            f"{', '.join(told)}: NVML shows the board and not this slice of it: device_used_* and processes are unknown"
+        )
         remedy = "In a container, pass the slice on by its UUID (`docker run --gpus '\"device=MIG-...\"'`)."
         yield Diagnosis("warning", "mig_slice_hidden", what, remedy)
 
@@ -291,8 +293,8 @@ def _check_memory_limit(facts: MachineFacts) -> Iterator[Diagnosis]:
     for gpu, total in zip(facts.visible, by_torch or [gpu.total_bytes for gpu in facts.visible], strict=True):
         if gpu.allowed_bytes is not None and total is not None and gpu.allowed_bytes < total:
             what = (
-                f"this process may take {format_bytes(gpu.allowed_bytes)} of the {format_bytes(total)} of {_name(gpu)}: "
-                "a limit of its control group; estimates and fits go by it"
+                f"this process may take {format_bytes(gpu.allowed_bytes)} of the {format_bytes(total)} of "
+                f"{_name(gpu)}: a limit of its control group; estimates and fits go by it"
             )
             remedy = "Nothing to do if it is meant; else have the limit of the container or job lifted."
             yield Diagnosis("note", "gpu_memory_limit", what, remedy)
@@ -304,10 +306,12 @@ def _check_memory_readings(facts: MachineFacts) -> Iterator[Diagnosis]:
     silent = [gpu for gpu in facts.visible if gpu.total_bytes is None]
     if silent and not unified:
         what = (
-            f"NVML gives no memory of {', '.join(map(_name, silent))}: device_used_* is unknown, and other processes on it "
-            "are not noticed by their memory"
+            f"NVML gives no memory of {', '.join(map(_name, silent))}: device_used_* is unknown, and other processes "
+            "on it are not noticed by their memory"
         )
-        remedy = "Start the container with NVIDIA_DRIVER_CAPABILITIES=compute,utility, or ask for the rights to query it."
+        remedy = (
+            "Start the container with NVIDIA_DRIVER_CAPABILITIES=compute,utility, or ask for the rights to query it."
+        )
         yield Diagnosis("warning", "no_memory_readings", what, remedy)
 
 

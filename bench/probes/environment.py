@@ -30,13 +30,16 @@ _STATIC_COLUMNS = (
 )
 
 
-def measure_environment(device: str, gpu_index: int | None = None, monitor: GpuMonitor | None = None) -> Environment:
+def measure_environment(
+    device: str, gpu_index: int | None = None, monitor: GpuMonitor | None = None, gpu_uuid: str | None = None
+) -> Environment:
     """Read every column of the environment.
 
     Args:
         device: `cpu` or `cuda`. Only for `cuda` is CUDA touched.
         gpu_index: torch's index of the GPU; the current device where None.
         monitor: The GPU's monitor, where the caller has one open; else NVML is opened and closed again.
+        gpu_uuid: As NVML names the GPU, where the caller knows; CUDA's word where None.
 
     Returns:
         The environment; what cannot be read is None. About 20 ms, 100 ms with NVML to open.
@@ -47,7 +50,7 @@ def measure_environment(device: str, gpu_index: int | None = None, monitor: GpuM
     commit, dirty = read_git_state()
     return Environment(
         device=kind,
-        **(_gpu_fields(gpu_index, monitor) if kind == "cuda" else {}),
+        **(_gpu_fields(gpu_index, monitor, gpu_uuid) if kind == "cuda" else {}),
         **asdict(measure_host()),
         cuda_version=torch.version.cuda,
         hip_version=getattr(torch.version, "hip", None),
@@ -107,12 +110,13 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def _gpu_fields(gpu_index: int | None, monitor: GpuMonitor | None) -> dict[str, Any]:
+def _gpu_fields(gpu_index: int | None, monitor: GpuMonitor | None, gpu_uuid: str | None) -> dict[str, Any]:
     import torch
 
     index: int = torch.cuda.current_device() if gpu_index is None else gpu_index
     properties = torch.cuda.get_device_properties(index)
-    uuid = str(properties.uuid) if getattr(properties, "uuid", None) is not None else None
+    told = str(properties.uuid) if getattr(properties, "uuid", None) is not None else None
+    uuid = gpu_uuid or told
     static = monitor.static() if monitor is not None else _read_static(uuid)
     fields: dict[str, Any] = {
         "gpu_name": properties.name,

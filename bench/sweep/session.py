@@ -208,9 +208,7 @@ def read_environment(
     allowed_bytes = environment.gpu_memory_limit_bytes
     if environment.hip_version is not None:
         if limit_bytes is not None:
-            refuse_larger(
-                limit_bytes, allowed_bytes or environment.gpu_total_bytes, environment.gpu_name or "this GPU"
-            )
+            refuse_larger(limit_bytes, allowed_bytes or environment.gpu_total_bytes, environment.gpu_name or "this GPU")
         return replace(environment, estimate_device=environment.gpu_name or "unknown"), None
     facts = _read_facts(launcher, choice, context=False)
     name = str(facts["values"]["gpu_name"])

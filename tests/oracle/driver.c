@@ -387,8 +387,8 @@ EXPORT int cudaDeviceGetStreamPriorityRange(int *least, int *greatest) {
 
 /* The 16 bytes of a device's UUID, `GPU-` and hexadecimal digits with hyphens between; zeros where it is not set. */
 static void read_uuid(int k, char *bytes) {
-    const char *text = stub_text(k, "UUID", "");
-    if (strncmp(text, "GPU-", 4)) return;
+    const char *text = *stub_text(k, "BOARD_ONLY", "0") == '1' ? stub_text(k, "BOARD_UUID", "") : stub_text(k, "UUID", "");
+    if (strncmp(text, "GPU-", 4) && strncmp(text, "MIG-", 4)) return;
     for (int at = 0, read = 4; at < 16 && text[read]; at++) {
         unsigned value = 0;
         if (text[read] == '-') read++;

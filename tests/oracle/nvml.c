@@ -10,7 +10,8 @@
  * Where the file BENCH_STUB_LOST_FILE is there, the GPU is lost and all but the start answers 15.
  *
  * With BENCH_STUB_BOARD_UUID, _BOARD_NAME and _BOARD_BYTES, the devices are slices of that board: readings and settings
- * are the board's alone, and half of its memory is in use. BENCH_STUB_BOARD_ONLY=1 hides the slices, as from a container.
+ * are the board's alone, and half of its memory is in use. BENCH_STUB_BOARD_ONLY=1 hides the slices, as from a container,
+ * and CUDA gives the board's UUID, as before version 12.
  * BENCH_STUB_INTEGRATED=1: memory is not supported; 2: supported, and all zeros. BENCH_STUB_ALLOWED_BYTES: the total that
  * version 2 of the memory shows, of a control group.
  *

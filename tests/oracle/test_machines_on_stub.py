@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 import bench
 from bench.analysis import gpu_memory_bytes, judge
 from bench.locks import device_lock_path, hold
-from bench.probes.environment import CUT, UNIFIED
+from bench.probes.environment import UNIFIED
 from bench.probes.nvml import hash_uuid
 from tests import plugins
 from tests.oracle.devices import DEVICES
@@ -44,20 +43,19 @@ fetch = false
 
 
 @pytest.fixture
-def command(stub_driver: StubDriver, tmp_path: Path) -> Any:
-    """Run a command of `bench` under the stub with NVML and the settings given; `sweep` is one into one folder."""
+def sweep(stub_driver: StubDriver, tmp_path: Path) -> Any:
+    """Run `bench sweep` under the stub with NVML and the settings given, into one folder."""
     config = tmp_path / "c.toml"
     config.write_text(CONFIG, encoding="utf-8")
 
-    def run(name: str, *arguments: str, device: str = "h200", **settings: Any) -> Any:
+    def run(*arguments: str, device: str = "h200", **settings: Any) -> Any:
         env = {
             **os.environ,
             **stub_driver.environment(device, nvml=1, context_bytes=CONTEXT, **settings),
             "BENCH_CUDNN_WORKSPACES": "off",
             "PYTHONPATH": str(Path(__file__).parents[2]),
         }
-        where = (config, "--no-report", "--out", tmp_path / "out") if name == "sweep" else ()
-        done = plugins.bench(name, *where, *arguments, env=env)
+        done = plugins.bench("sweep", config, "--no-report", "--out", tmp_path / "out", *arguments, env=env)
         assert "Traceback" not in done.stdout + done.stderr
         return done
 
@@ -69,11 +67,11 @@ def rows(tmp_path: Path) -> pd.DataFrame:
     return bench.load(tmp_path / "out").sort_values("position").reset_index(drop=True)
 
 
-def test_a_slice_is_a_device_of_its_own(command: Any, tmp_path: Path) -> None:
+def test_a_slice_is_a_device_of_its_own(sweep: Any, tmp_path: Path) -> None:
     with hold(device_lock_path(hash_uuid(SLICES[0])), "the other slice"):  # which has its own lock
-        refused = command("sweep", "--device", SLICES[0][:12], **CUT_UP)
+        refused = sweep("--device", SLICES[0][:12], **CUT_UP)
         assert (refused.returncode, "is in use" in refused.stderr) == (2, True)
-        done = command("sweep", "--device", SLICES[1][:12], **CUT_UP)
+        done = sweep("--device", SLICES[1][:12], **CUT_UP)
     assert done.returncode == 0, done.stderr
     frame = rows(tmp_path)
     (row,) = frame.to_dict("records")
@@ -93,23 +91,19 @@ def test_a_slice_is_a_device_of_its_own(command: Any, tmp_path: Path) -> None:
     assert row["peak_reserved_bytes"] == row["trace_peak_reserved_bytes"]
 
 
-def test_where_nvml_shows_the_board_alone_its_figures_are_not_the_slices(command: Any, tmp_path: Path) -> None:
-    done = command("sweep", "--device", "cuda", board_only=1, **CUT_UP)
+def test_where_nvml_shows_the_board_alone_its_figures_are_not_the_slices(sweep: Any, tmp_path: Path) -> None:
+    done = sweep("--device", "cuda", board_only=1, **CUT_UP)
     assert done.returncode == 0, done.stderr
     (row,) = rows(tmp_path).to_dict("records")
     assert (row["device_memory_kind"], row["gpu_total_bytes"]) == ("slice", DEVICES["a100-1g.5gb"]["memory_bytes"])
     assert row["device_total_bytes"] == DEVICES["a100-1g.5gb"]["memory_bytes"]
     for column in ("device_used_bytes", "device_used_total_bytes", "device_used_before_bytes", "power_end_w"):
         assert pd.isna(row[column]), column
-    found = json.loads(command("env", "--json", board_only=1, **CUT_UP).stdout)
-    assert "mig_slice_hidden" in [each["code"] for each in found["findings"]]
 
 
-@pytest.mark.parametrize("integrated", [1, 2])  # NVML: not supported, or all zeros
-def test_a_gpu_that_takes_host_memory_is_kept_within_its_limit(command: Any, tmp_path: Path, integrated: int) -> None:
-    settings = {"device": "gb10", "uuid": UUID, "integrated": integrated}
+def test_a_gpu_that_takes_host_memory_is_kept_within_its_limit(sweep: Any, tmp_path: Path) -> None:
     limit = ("--set", 'limits.host_memory="1400 MiB"', "--set", "grid.batch_size=[8, 400000]")
-    done = command("sweep", "--device", "cuda", *limit, **settings)
+    done = sweep("--device", "cuda", *limit, device="gb10", uuid=UUID)
     assert done.returncode == 1, done.stderr
     frame = rows(tmp_path)
     assert list(frame["status"]) == ["ok", "oom"]
@@ -117,7 +111,9 @@ def test_a_gpu_that_takes_host_memory_is_kept_within_its_limit(command: Any, tmp
     assert set(frame["device_memory_note"]) == {UNIFIED}
     assert set(frame["host_memory_limit_bytes"]) == {1400 << 20}
     assert (frame["device_memory_allowed_bytes"] < 1400 << 20).all()  # beside the process itself
-    assert frame["reason"][1].startswith("1.17 GiB requested, the process may use 1.37 GiB (limits.host_memory, or 90 %")
+    assert frame["reason"][1].startswith(
+        "1.17 GiB requested, the process may use 1.37 GiB (limits.host_memory, or 90 %"
+    )
     for column in (
         *("gpu_total_bytes", "gpu_memory_limit_bytes", "device_total_bytes", "context_bytes"),
         *("device_used_bytes", "device_used_total_bytes", "device_used_before_bytes"),
@@ -131,24 +127,10 @@ def test_a_gpu_that_takes_host_memory_is_kept_within_its_limit(command: Any, tmp
     assert not any("gpu_total_bytes" in text for text in lacking)
 
 
-def test_host_memory_that_is_free_is_what_fits_where_the_gpu_takes_it(command: Any, tmp_path: Path) -> None:
-    settings = {"device": "gb10", "uuid": UUID}
-    assert command("sweep", "--device", "cuda", **settings).returncode == 0
-    (row,) = rows(tmp_path).to_dict("records")
-    assert 0 < row["host_memory_limit_bytes"] <= 0.9 * row["ram_bytes"]
-    assert row["estimate_device"].endswith("GiB")
-    refused = command("sweep", "--device", "cuda", "--memory", "8 GiB", **settings)
-    assert refused.returncode == 2
-    assert "limits.device_memory (--memory) is for GPUs with memory of their own, and NVIDIA GB10" in refused.stderr
-    found = json.loads(command("env", "--json", **settings).stdout)
-    assert "unified_memory" in [each["code"] for each in found["findings"]]
-    assert "no_memory_readings" not in [each["code"] for each in found["findings"]]
-
-
-def test_a_limit_of_the_control_group_is_the_capacity(command: Any, tmp_path: Path) -> None:
+def test_a_limit_of_the_control_group_is_the_capacity(sweep: Any, tmp_path: Path) -> None:
     allowed = 1 << 30
-    settings = {"uuid": UUID, "allowed_bytes": allowed}
-    done = command("sweep", "--device", "cuda", "--set", "grid.batch_size=[8, 400000]", **settings)
+    sizes = ("--set", "grid.batch_size=[8, 400000]")
+    done = sweep("--device", "cuda", *sizes, uuid=UUID, allowed_bytes=allowed)
     assert done.returncode == 1, done.stderr
     frame = rows(tmp_path)
     assert list(frame["status"]) == ["ok", "oom"]
@@ -158,9 +140,3 @@ def test_a_limit_of_the_control_group_is_the_capacity(command: Any, tmp_path: Pa
     assert set(frame["estimate_device"]) == {"h200 as a card of 1 GiB"}
     assert frame["estimated_fit"][1] == "does not fit"
     assert gpu_memory_bytes(frame).tolist() == [allowed] * 2
-    refused = command("sweep", "--device", "cuda", "--memory", "8 GiB", **settings)
-    assert refused.returncode == 2
-    assert "is above the 1.00 GiB (1,073,741,824 B) of h200 that this process may take" in refused.stderr
-    assert "gpu_memory_limit" in [
-        each["code"] for each in json.loads(command("env", "--json", **settings).stdout)["findings"]
-    ]

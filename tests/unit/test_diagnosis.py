@@ -279,7 +279,7 @@ def test_a_gpu_that_takes_host_memory_is_told_with_the_limit_that_holds_there() 
     torch = replace(GOOD_TORCH, device_names=("NVIDIA GB10",), unified=(True,), total_bytes=(119 << 30,))
     facts = replace(GOOD, visible=(gb10,), torch=torch)
     assert codes(facts) == ["unified_memory"]
-    assert "limits.host_memory holds" in finding(facts, "unified_memory")
+    assert "limits.host_memory limits runs" in finding(facts, "unified_memory")
 
 
 def test_memory_of_which_nvml_says_nothing_and_limits_on_it_are_told() -> None:

@@ -293,12 +293,7 @@ def test_environment_of_a_gpu_without_nvml_leaves_nvmls_columns_unknown(monkeypa
 
 
 def memory_of(found: Environment) -> tuple[object, ...]:
-    return (
-        found.device_memory_kind,
-        found.gpu_total_bytes,
-        found.gpu_memory_limit_bytes,
-        found.device_memory_note,
-    )
+    return (found.device_memory_kind, found.gpu_total_bytes, found.gpu_memory_limit_bytes, found.device_memory_note)
 
 
 def test_the_memory_of_a_gpu_is_what_this_process_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,6 +314,16 @@ def test_the_memory_of_a_slice_is_not_the_boards(monkeypatch: pytest.MonkeyPatch
     fake_cuda(monkeypatch, 5 << 30, name="NVIDIA A100 MIG 1g.5gb", total_memory=5 << 30)
     install(monkeypatch, FakeNvml(a100(nvmlDeviceGetMigMode=[1, 1])))  # which shows the board under CUDA's UUID
     assert memory_of(measure_environment("cuda")) == ("slice", 5 << 30, None, environment.CUT)
+
+
+def test_a_slice_goes_by_its_own_uuid_where_cuda_gives_the_boards(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_cuda(monkeypatch, 5 << 30, name="NVIDIA A100 MIG 1g.5gb", total_memory=5 << 30)
+    memory = SimpleNamespace(total=5 << 30, used=0)
+    mig = {"nvmlDeviceGetUUID": "MIG-7", "nvmlDeviceIsMigDeviceHandle": 1, "nvmlDeviceGetMemoryInfo": memory}
+    install(monkeypatch, FakeNvml(a100(nvmlDeviceGetMigMode=[1, 1]), slices=(mig,)))
+    found = measure_environment("cuda", gpu_uuid="MIG-7")
+    assert memory_of(found) == ("slice", 5 << 30, None, None)
+    assert (found.gpu_uuid_hash, found.mig) == (environment.hash_uuid("MIG-7"), True)
 
 
 def test_a_gpu_without_readings_of_memory_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

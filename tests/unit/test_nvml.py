@@ -222,10 +222,7 @@ def test_figures_of_a_board_that_is_cut_into_slices_are_not_those_of_what_cuda_s
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     process = SimpleNamespace(pid=os.getpid(), usedGpuMemory=5)
-    install(
-        monkeypatch,
-        FakeNvml(a100(nvmlDeviceGetMigMode=[1, 1], nvmlDeviceGetComputeRunningProcesses=[process])),
-    )
+    install(monkeypatch, FakeNvml(a100(nvmlDeviceGetMigMode=[1, 1], nvmlDeviceGetComputeRunningProcesses=[process])))
     with GpuMonitor(UUID) as monitor:
         snapshot, static = monitor.snapshot(), monitor.static()
     assert (snapshot.used_total_bytes, snapshot.used_process_bytes, snapshot.other_process_count) == (None, None, None)

@@ -21,9 +21,9 @@ from bench.probes.torch_memory import (
     MemoryMark,
     TorchPeaks,
     measure_cpu_peak,
+    memory_kind,
     replay,
     start_gpu,
-    memory_kind,
 )
 
 Run = Callable[[Callable[[], None]], None]
