@@ -67,9 +67,8 @@ class Environment:
     gpu_memory_limit_bytes: int | None = column(
         None, gpu=True, key="if true", main=True, first=1, summary=True, if_known=True, absent="none"
     )
-    device_memory_kind: str | None = column(
-        None, gpu=True, main=True, differs="no", summary=True, if_known=True
-    )  # dedicated, unified (the host's), or slice (of a board, by MIG)
+    # dedicated, unified (the host's), or slice (of a board, by MIG)
+    device_memory_kind: str | None = column(None, gpu=True, main=True, differs="no", summary=True, if_known=True)
     device_memory_note: str | None = column(None, gpu=True, differs="no", if_known=True)  # why its columns are null
     gpu_multiprocessors: int | None = column(None, gpu=True)  # of a slice, where it is one
     gpu_capability: str | None = column(None, gpu=True, key=True)
