@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.errors import DeviceError
 from bench.probes.gpu_monitor import GpuMonitor
+from bench.probes.torch_memory import memory_kind
 
 _CORES_PER_MULTIPROCESSOR = {
     (6, 0): 64,
@@ -79,7 +80,7 @@ def measure_device_facts(gpu_uuid: str | None, *, context: bool = True) -> tuple
     note("boost_clock_hz", getattr(properties, "clock_rate", 0) * 1e3, asked)
     _note_nvml(note, gpu_uuid)
     _note_rates(note, values)
-    if context:
+    if context and memory_kind(properties) != "unified":  # where all that the host has in use would count as it
         measured = f"measured: used - reserved after one product and convolution ({versions})"
         note("context_bytes", _measure_context_bytes(), measured)
     return values, sources
