@@ -180,16 +180,20 @@ def environment_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
     _see_only(argument["gpu_uuid"], argument["gpu_index"])
     from bench.probes.environment import measure_environment
 
-    return asdict(measure_environment(argument["device"]))
+    return asdict(measure_environment(argument["device"], gpu_uuid=argument["gpu_uuid"]))
 
 
 def device_facts_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
-    """`values` and `sources` of a device file for the GPU `gpu_uuid`, with or without its `context`."""
+    """`values` and `sources` of a device file for the GPU `gpu_uuid`, with or without its `context`.
+
+    With what is free of the host's memory, `host_available_bytes`: it is all that a GPU without its own may take.
+    """
     _see_only(argument["gpu_uuid"], argument["gpu_index"])
     from bench.probes.device_facts import measure_device_facts
+    from bench.probes.host import available_memory_bytes
 
     values, sources = measure_device_facts(argument["gpu_uuid"], context=argument["context"])
-    return {"values": values, "sources": sources}
+    return {"values": values, "sources": sources, "host_available_bytes": available_memory_bytes()}
 
 
 def ceilings_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:

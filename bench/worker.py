@@ -29,7 +29,13 @@ from bench.forks import write_traceback
 from bench.plan import describe, image_spec
 from bench.probes.gpu_monitor import SILENT, UNCONFIRMED, Readings, is_unconfirmed, throttled_by
 from bench.probes.in_force import read_in_force
-from bench.probes.oom import describe_out_of_memory, is_out_of_memory, limit_host_memory, parse_out_of_memory
+from bench.probes.oom import (
+    describe_out_of_memory,
+    is_out_of_memory,
+    limit_host_memory,
+    may_hide_out_of_memory,
+    parse_out_of_memory,
+)
 from bench.probes.rss import reset_rss_peak, rss_peak_bytes
 from bench.probes.step_timing import plan_step_count, time_steps
 from bench.probes.torch_memory import CudaMemory, measure_cpu_peak, start_gpu
@@ -45,6 +51,7 @@ Send = Callable[[dict[str, Any]], None]
 
 STEADY_FROM = 5  # steps in a third of the window, from which their median says anything
 STEADY_TOLERANCE_FRAC = 0.10  # between the medians of the first and the last third
+_OF_THE_DEVICE = ("device_used_bytes", "device_used_total_bytes", "device_used_before_bytes")
 WALL_TOLERANCE_FRAC = 0.02  # between the events' sum and the wall clock: measurement.md, timing 6
 
 
@@ -96,11 +103,29 @@ class _Run:
         return image_spec(self.task.case.dataset, self.task.case.image_size)
 
     def hold_limit(self) -> None:
-        """Keep a GPU that plays a smaller card within that card's memory, beside the context as it is now."""
-        limit = self.task.protocol.device_memory_bytes
-        if self.memory is not None and limit is not None:
-            self.memory.play_card(limit, self.found.get("device_used_before_bytes"))
-            self.found["device_memory_allowed_bytes"] = self.memory.read_allowed()
+        """Keep a GPU that plays a smaller card within that card's memory, beside the context as it is now.
+
+        One that takes host memory is kept within the limit on that, beside the process.
+        """
+        card, host = self.task.protocol.device_memory_bytes, self.task.host_memory_bytes
+        if self.memory is None:
+            return
+        if self.memory.unified and host is not None:
+            self.memory.share_host(host, rss_peak_bytes() or 0)
+            self.found["host_memory_limit_bytes"] = host
+        elif card is not None:
+            self.memory.play_card(card, self.found.get("device_used_before_bytes"))
+        else:
+            return
+        self.found["device_memory_allowed_bytes"] = self.memory.read_allowed()
+
+    def device_memory(self) -> dict[str, Any]:
+        """What the device holds, by torch and by CUDA; what NVML says of a GPU that takes host memory is dropped."""
+        if self.memory is None:
+            return {}
+        if self.memory.unified:
+            self.found.update(dict.fromkeys(_OF_THE_DEVICE))
+        return {**self.memory.peaks(), **self.memory.device_fields(self.found.get("device_used_before_bytes"))}
 
     def enter(self, phase: str) -> None:
         """Report a phase."""
@@ -137,9 +162,8 @@ def measure_case(task: MeasureTask, send: Send) -> dict[str, Any]:
         run.found["host_rss_peak_bytes"] = rss_peak_bytes()
         if run.found["status"] is Status.FAILED:
             run.readings.used_bytes()  # a GPU that is lost is called so by NVML
-        if run.memory is not None and run.found["status"] is Status.OOM:  # the peak so far; a sticky error has no word
-            run.found.update(run.memory.peaks())
-            run.found.update(run.memory.device_fields(run.found.get("device_used_before_bytes")))
+        if run.found["status"] is Status.OOM:  # the peak so far; a sticky error has no word
+            run.found.update(run.device_memory())
     return asdict(Measurement(**{**run.found, "nvml_error": run.readings.error}))
 
 
@@ -148,6 +172,8 @@ def _start_gpu(run: _Run) -> None:
     run.found["device_used_before_bytes"] = run.readings.used_bytes()
     start_gpu(run.found["device_used_before_bytes"])
     run.memory = CudaMemory()
+    if run.memory.unified:
+        run.found["device_used_before_bytes"] = None
     run.hold_limit()
 
 
@@ -266,9 +292,7 @@ def _close(run: _Run, workload: Workload) -> None:
         if run.found["status"] is Status.THROTTLED:
             run.found["flags"] = (*run.found["flags"], "throttled")
         run.found.update(status=Status.NAN_LOSS, reason=f"the loss is {workload.loss} after the measured steps")
-    if run.memory is not None:
-        run.found.update(run.memory.peaks())
-        run.found.update(run.memory.device_fields(run.found.get("device_used_before_bytes")))
+    run.found.update(run.device_memory())
     run.found["host_rss_peak_bytes"] = rss_peak_bytes()
 
 
@@ -330,6 +354,9 @@ def _failure(run: _Run, error: BaseException) -> dict[str, Any]:
         requested = parse_out_of_memory(error)
         reason = _with_amounts(run, describe_out_of_memory(error), requested) + hint
         return {"status": Status.OOM, "reason": reason, "oom_requested_bytes": requested}
+    if run.memory is not None and may_hide_out_of_memory(error) and run.memory.is_exhausted():
+        said = f"{describe_failure(error)}, after the device had no memory left to give"
+        return {"status": Status.OOM, "reason": _with_amounts(run, said, None)}
     return {"status": Status.FAILED, "reason": describe_failure(error) + hint}
 
 

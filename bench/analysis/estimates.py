@@ -105,9 +105,20 @@ _FORECASTERS = (
 
 
 def gpu_memory_bytes(summary: pd.DataFrame) -> pd.Series:
-    """The memory of each row's GPU, or of the smaller card that it played; NaN where there is no GPU."""
-    known = [name for name in ("gpu_total_bytes", "device_memory_bytes") if name in summary]
-    return summary[known].astype("Float64").astype(float).min(axis=1)
+    """The memory that each row's GPU had for the run, in bytes; NaN where there is no GPU.
+
+    Its own, what the control group leaves of that, the smaller card's that it played, or what the run might take of the
+    host's where the GPU takes that.
+    """
+
+    def least(*names: str) -> pd.Series:
+        known = [name for name in names if name in summary]
+        return summary[known].astype("Float64").astype(float).min(axis=1)
+
+    own = least("gpu_total_bytes", "gpu_memory_limit_bytes", "device_memory_bytes")
+    if "device_memory_kind" not in summary:
+        return own
+    return own.where(summary["device_memory_kind"] != "unified", least("ram_bytes", "host_memory_limit_bytes"))
 
 
 def oom_predictions(summary: pd.DataFrame) -> pd.DataFrame:

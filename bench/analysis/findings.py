@@ -1013,6 +1013,8 @@ def _unknown(runs: Runs, names: Sequence[str], more: Mapping[str, Mask]) -> Hit:
     """One hit for all the fields that some run lacks."""
     gaps = {name: runs.measured & ~runs.known(name) for name in sorted(names, key=lambda name: FIELDS[name].gpu)}
     gaps = {name: gap & ~runs.cpu if FIELDS[name].gpu else gap for name, gap in gaps.items()} | dict(more)
+    if "gpu_total_bytes" in gaps:  # a GPU that takes host memory has none, and its row says so
+        gaps["gpu_total_bytes"] &= (runs.frame["device_memory_kind"] != "unified").to_numpy(dtype=bool, na_value=True)
     lacking = {name: gap for name, gap in gaps.items() if gap.any()}
     bad = np.logical_or.reduce([np.zeros_like(runs.last), *lacking.values()])
     return Hit(bad, runs.measured, {"fields": ", ".join(lacking)})

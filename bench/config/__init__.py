@@ -207,7 +207,7 @@ class Limits(_Section):
     """What a run may use before it is stopped."""
 
     run_timeout: Seconds = 300.0
-    host_memory: Bytes | None = None  # for a worker on the CPU; 90 % of the free memory by default
+    host_memory: Bytes | None = None  # for a worker on the CPU, or a GPU that takes it; else 90 % of what is free
     device_memory: Bytes | None = None  # of the smaller card that a GPU plays; all of it by default
     infrastructure_failures: int = Field(3, ge=1, le=1000)  # in a row, before the sweep stops
 

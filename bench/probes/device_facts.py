@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.errors import DeviceError
 from bench.probes.gpu_monitor import GpuMonitor
+from bench.probes.torch_memory import memory_kind
 
 _CORES_PER_MULTIPROCESSOR = {
     (6, 0): 64,
@@ -79,7 +80,7 @@ def measure_device_facts(gpu_uuid: str | None, *, context: bool = True) -> tuple
     note("boost_clock_hz", getattr(properties, "clock_rate", 0) * 1e3, asked)
     _note_nvml(note, gpu_uuid)
     _note_rates(note, values)
-    if context:
+    if context and memory_kind(properties) != "unified":  # where all that the host has in use would count as it
         measured = f"measured: used - reserved after one product and convolution ({versions})"
         note("context_bytes", _measure_context_bytes(), measured)
     return values, sources
@@ -97,7 +98,8 @@ def _note_nvml(note: Note, gpu_uuid: str | None) -> None:
     note("nvml_memory_bytes", static.total_bytes, "measured: NVML")
     note("boost_clock_hz", static.max_sm_clock_hz, "derived: NVML's maximum clock of the multiprocessors")
     note("memory_clock_hz", static.max_memory_clock_hz, "derived: NVML's maximum clock of the memory")
-    note("power_limit_w", static.power_limit_default_w, "measured: NVML, default limit")
+    if not static.is_slice:  # the limit is of the whole board
+        note("power_limit_w", static.power_limit_default_w, "measured: NVML, default limit")
 
 
 def _note_rates(note: Note, values: Mapping[str, Any]) -> None:

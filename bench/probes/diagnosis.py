@@ -257,6 +257,64 @@ def _check_trial(facts: MachineFacts) -> Iterator[Diagnosis]:
         yield Diagnosis("error", "gpu_trial_failed", what, remedy)
 
 
+def _check_unified(facts: MachineFacts) -> Iterator[Diagnosis]:
+    torch = facts.torch
+    for name, unified in zip(torch.device_names, torch.unified, strict=False) if torch else ():
+        if unified:
+            what = (
+                f"{name} takes host memory: columns of device memory are null, limits.host_memory limits runs on it, "
+                "and what fits depends on what is free"
+            )
+            remedy = "Close other programs and turn swap off before a sweep; set limits.host_memory to repeat it."
+            yield Diagnosis("note", "unified_memory", what, remedy)
+
+
+def _check_slices(facts: MachineFacts) -> Iterator[Diagnosis]:
+    slices = [gpu for gpu in facts.visible if gpu.mig]
+    told = facts.torch.device_names if facts.torch else ()
+    if slices:
+        what = (
+            f"{_names(facts)}: a MIG slice has memory and multiprocessors of its own, but shares clocks, power "
+            "and heat with its board; its power and energy are unknown"
+        )
+        more = "Choose one with --device MIG-... (`nvidia-smi -L`). " if len(slices) > 1 else ""
+        yield Diagnosis("note", "mig_slice", what, f"{more}Leave the board's other slices idle for speeds to publish.")
+    elif any(" MIG " in name for name in told):
+        what = (
+            f"{', '.join(told)}: NVML shows the board and not this slice of it: device_used_* and processes are unknown"
+        )
+        remedy = "In a container, pass the slice on by its UUID (`docker run --gpus '\"device=MIG-...\"'`)."
+        yield Diagnosis("warning", "mig_slice_hidden", what, remedy)
+
+
+def _check_memory_limit(facts: MachineFacts) -> Iterator[Diagnosis]:
+    torch = facts.torch
+    by_torch = torch.total_bytes if torch and len(torch.total_bytes) == len(facts.visible) else ()
+    for gpu, total in zip(facts.visible, by_torch or [gpu.total_bytes for gpu in facts.visible], strict=True):
+        if gpu.allowed_bytes is not None and total is not None and gpu.allowed_bytes < total:
+            what = (
+                f"this process may take {format_bytes(gpu.allowed_bytes)} of the {format_bytes(total)} of "
+                f"{_name(gpu)}: a limit of its control group; estimates and fits go by it"
+            )
+            remedy = "Nothing to do if it is meant; else have the limit of the container or job lifted."
+            yield Diagnosis("note", "gpu_memory_limit", what, remedy)
+
+
+def _check_memory_readings(facts: MachineFacts) -> Iterator[Diagnosis]:
+    """NVML that tells of a GPU and not of its memory: in containers without rights, and on unified memory."""
+    unified = bool(facts.torch and any(facts.torch.unified))
+    silent = [gpu for gpu in facts.visible if gpu.total_bytes is None]
+    if silent and not unified:
+        what = (
+            f"NVML gives no memory of {', '.join(map(_name, silent))}: device_used_* is unknown, and other processes "
+            "on it are not noticed by their memory"
+        )
+        remedy = (
+            "Start the container with NVIDIA_DRIVER_CAPABILITIES=compute,utility, or ask for the rights to query it."
+        )
+        yield Diagnosis("warning", "no_memory_readings", what, remedy)
+
+
 def _check_shared_memory(facts: MachineFacts) -> Iterator[Diagnosis]:
     if facts.shm_bytes is not None and facts.shm_bytes < SMALL_SHM_BYTES:
         what = f"/dev/shm holds {format_bytes(facts.shm_bytes)}: loader workers crash with a bus error when it is full"
@@ -301,4 +359,8 @@ _GPU_CHECKS: tuple[Check, ...] = (
         _check_trial,
     ),
 )
-_CHECKS: tuple[Check, ...] = (*_GPU_CHECKS, _check_shared_memory, _check_governor, _check_open_files)
+_CHECKS: tuple[Check, ...] = (
+    *_GPU_CHECKS,
+    *(_check_unified, _check_slices, _check_memory_limit, _check_memory_readings),
+    *(_check_shared_memory, _check_governor, _check_open_files),
+)

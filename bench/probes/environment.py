@@ -20,6 +20,7 @@ from bench.errors import DeviceError
 from bench.probes.gpu_monitor import GpuMonitor, GpuStatic
 from bench.probes.host import measure_host
 from bench.probes.nvml import hash_uuid
+from bench.probes.torch_memory import memory_kind
 from bench.records import Environment
 from bench.records.variables import spell_variables
 
@@ -29,13 +30,16 @@ _STATIC_COLUMNS = (
 )
 
 
-def measure_environment(device: str, gpu_index: int | None = None, monitor: GpuMonitor | None = None) -> Environment:
+def measure_environment(
+    device: str, gpu_index: int | None = None, monitor: GpuMonitor | None = None, gpu_uuid: str | None = None
+) -> Environment:
     """Read every column of the environment.
 
     Args:
         device: `cpu` or `cuda`. Only for `cuda` is CUDA touched.
         gpu_index: torch's index of the GPU; the current device where None.
         monitor: The GPU's monitor, where the caller has one open; else NVML is opened and closed again.
+        gpu_uuid: As NVML names the GPU, where the caller knows; CUDA's word where None.
 
     Returns:
         The environment; what cannot be read is None. About 20 ms, 100 ms with NVML to open.
@@ -46,7 +50,7 @@ def measure_environment(device: str, gpu_index: int | None = None, monitor: GpuM
     commit, dirty = read_git_state()
     return Environment(
         device=kind,
-        **(_gpu_fields(gpu_index, monitor) if kind == "cuda" else {}),
+        **(_gpu_fields(gpu_index, monitor, gpu_uuid) if kind == "cuda" else {}),
         **asdict(measure_host()),
         cuda_version=torch.version.cuda,
         hip_version=getattr(torch.version, "hip", None),
@@ -107,19 +111,20 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def _gpu_fields(gpu_index: int | None, monitor: GpuMonitor | None) -> dict[str, Any]:
+def _gpu_fields(gpu_index: int | None, monitor: GpuMonitor | None, gpu_uuid: str | None) -> dict[str, Any]:
     import torch
 
-    index = torch.cuda.current_device() if gpu_index is None else gpu_index
+    index: int = torch.cuda.current_device() if gpu_index is None else gpu_index
     properties = torch.cuda.get_device_properties(index)
-    uuid = str(properties.uuid) if getattr(properties, "uuid", None) is not None else None
+    told = str(properties.uuid) if getattr(properties, "uuid", None) is not None else None
+    uuid = gpu_uuid or told
     static = monitor.static() if monitor is not None else _read_static(uuid)
     fields: dict[str, Any] = {
         "gpu_name": properties.name,
         "gpu_uuid_hash": hash_uuid(uuid) if uuid else None,
         "gpu_index": index,
         "gpu_count": torch.cuda.device_count(),
-        "gpu_total_bytes": properties.total_memory,
+        **_memory_fields(index, properties, static),
         "gpu_multiprocessors": properties.multi_processor_count,
         "gpu_capability": f"{properties.major}.{properties.minor}",
         "cudnn_version": _cudnn_version(torch),
@@ -127,6 +132,37 @@ def _gpu_fields(gpu_index: int | None, monitor: GpuMonitor | None) -> dict[str, 
     if static is not None:
         fields.update({name: getattr(static, name) for name in _STATIC_COLUMNS})
     return fields
+
+
+UNIFIED = "the GPU takes host memory, of which neither CUDA nor NVML keeps an account of its own"
+CUT = "NVML shows the board and not this slice of it"
+SILENT = "NVML gives no memory of this GPU"
+
+
+def _memory_fields(index: int, properties: Any, static: GpuStatic | None) -> dict[str, Any]:
+    """How much memory, of which kind, and why columns of device memory will be null."""
+    kind = memory_kind(properties)
+    if kind == "unified":
+        return {"device_memory_kind": kind, "device_memory_note": UNIFIED}
+    shown = None if static is None else static.allowed_bytes
+    note = None if shown is not None else CUT if kind == "slice" and static is not None else SILENT
+    allowed = min(filter(None, (shown, _cuda_total_bytes(index))), default=properties.total_memory)
+    return {
+        "gpu_total_bytes": properties.total_memory,
+        "gpu_memory_limit_bytes": allowed if allowed < properties.total_memory else None,
+        "device_memory_kind": kind,
+        "device_memory_note": note,
+    }
+
+
+def _cuda_total_bytes(index: int) -> int | None:
+    """All that CUDA's context shows this process of the device's memory; None if it has no room for a context."""
+    import torch
+
+    try:
+        return int(torch.cuda.mem_get_info(index)[1])
+    except (RuntimeError, AssertionError):  # AssertionError: a torch without CUDA
+        return None
 
 
 def _read_static(uuid: str | None) -> GpuStatic | None:

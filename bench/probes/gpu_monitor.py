@@ -187,7 +187,8 @@ def is_power_capped(power_limit_w: float | None, power_limit_default_w: float | 
 _TEMPERATURE_GPU, _CLOCK_SM, _CLOCK_MEMORY = 0, 1, 2  # nvml.h: nvmlTemperatureSensors_t, nvmlClockType_t
 _POLICY_POWER, _POLICY_THERMAL = 0, 1  # nvml.h: nvmlPerfPolicyType_t
 _POWER_SAMPLES = 0  # nvml.h: nvmlSamplingType_t; milliwatts as unsigned int, at the CPU's time in microseconds
-_MEMORY_V2 = 0x02000028  # nvml.h: nvmlMemory_v2; its `used` leaves out what the driver reserves for itself
+MEMORY_V2 = 0x02000028  # nvml.h: nvmlMemory_v2; its `used` leaves out what the driver reserves for itself, and
+# its `total` is that of the control group from driver 615 on (nvmlSetMemoryLimits_v1_t)
 _HOST_PID_NAMESPACE = "pid:[4026531836]"  # Linux, include/linux/proc_ns.h: PROC_PID_INIT_INO
 
 
@@ -198,6 +199,8 @@ class GpuStatic:
     uuid: str
     name: str | None = None
     total_bytes: int | None = None
+    allowed_bytes: int | None = None  # the total that NVML shows this process: a control group may lower it
+    is_slice: bool = False  # of a board, by MIG
     vbios: str | None = None
     driver_version: str | None = None
     ecc: bool | None = None
@@ -232,7 +235,12 @@ class GpuSnapshot:
 
 
 class GpuMonitor:
-    """NVML's view of one GPU, by UUID. Power and energy of a MIG slice are None: the board's cover every slice."""
+    """NVML's view of one GPU, by UUID.
+
+    Power and energy of a MIG slice are None: the board's cover every slice. So are memory and processes where NVML
+    shows the board that is cut into slices and not the slice, as CUDA before 12 and some containers have it: the
+    board's are not the slice's. Clocks, temperature, limits and settings are the board's, which the slice shares.
+    """
 
     def __init__(self, uuid: str, timeout_s: float | None = None) -> None:
         """Open the GPU.
@@ -266,6 +274,9 @@ class GpuMonitor:
         self._is_slice = bool(self._session.read("nvmlDeviceIsMigDeviceHandle", self._device))
         board = self._session.read("nvmlDeviceGetDeviceHandleFromMigDeviceHandle", self._device)
         self._board = board if self._is_slice and board is not None else self._device
+        modes = self._session.read("nvmlDeviceGetMigMode", self._board)
+        self._is_mig = True if self._is_slice else bool(modes[0]) if modes else None
+        self._is_cut = self._is_mig is True and not self._is_slice  # a board of which CUDA shows a slice
 
     def static(self) -> GpuStatic:
         """What the GPU is; everything but the UUID is None if NVML does not answer in time."""
@@ -341,17 +352,18 @@ class GpuMonitor:
 
     def _read_static(self) -> GpuStatic:
         read = self._session.read
-        ecc, mig = read("nvmlDeviceGetEccMode", self._board), read("nvmlDeviceGetMigMode", self._board)
-        persistence = read("nvmlDeviceGetPersistenceMode", self._board)
-        memory = read("nvmlDeviceGetMemoryInfo", self._device)
+        ecc, persistence = read("nvmlDeviceGetEccMode", self._board), read("nvmlDeviceGetPersistenceMode", self._board)
+        memory = None if self._is_cut else read("nvmlDeviceGetMemoryInfo", self._device)
         return GpuStatic(
             uuid=self.uuid,
             name=read("nvmlDeviceGetName", self._device) or read("nvmlDeviceGetName", self._board),
-            total_bytes=None if memory is None else int(memory.total),
+            total_bytes=(int(memory.total) or None) if memory is not None else None,
+            allowed_bytes=self._read_memory("total"),
+            is_slice=self._is_slice,
             vbios=read("nvmlDeviceGetVbiosVersion", self._board),
             driver_version=read("nvmlSystemGetDriverVersion"),
             ecc=bool(ecc[0]) if ecc else None,
-            mig=bool(mig[0]) if mig else None,
+            mig=self._is_mig,
             persistence_mode=None if persistence is None else bool(persistence),
             power_limit_w=self._board_read("nvmlDeviceGetEnforcedPowerLimit", scale=1e-3),
             power_limit_default_w=self._board_read("nvmlDeviceGetPowerManagementDefaultLimit", scale=1e-3),
@@ -368,21 +380,21 @@ class GpuMonitor:
             sm_clock_hz=self._board_read("nvmlDeviceGetClockInfo", _CLOCK_SM, scale=1e6),
             memory_clock_hz=self._board_read("nvmlDeviceGetClockInfo", _CLOCK_MEMORY, scale=1e6),
             temperature_c=self._read_temperature(),
-            power_w=None if self._is_slice else self._board_read("nvmlDeviceGetPowerUsage", scale=1e-3),
+            power_w=None if self._is_mig else self._board_read("nvmlDeviceGetPowerUsage", scale=1e-3),
             energy_j=self._energy_j(),
             throttle_reasons=self._read_reasons(),
             thermal_slowdown_s=self._read_slowdown(_POLICY_THERMAL),
             power_slowdown_s=self._read_slowdown(_POLICY_POWER),
             pcie_generation=self._board_count("nvmlDeviceGetCurrPcieLinkGeneration"),
             pcie_width=self._board_count("nvmlDeviceGetCurrPcieLinkWidth"),
-            used_total_bytes=self._read_used_bytes(),
+            used_total_bytes=self._read_memory("used"),
             used_process_bytes=process_bytes,
             other_process_count=others,
             error=self._session.last_error,
         )
 
     def _energy_j(self) -> float | None:
-        return None if self._is_slice else self._board_read("nvmlDeviceGetTotalEnergyConsumption", scale=1e-3)
+        return None if self._is_mig else self._board_read("nvmlDeviceGetTotalEnergyConsumption", scale=1e-3)
 
     def _read_temperature(self) -> float | None:
         # the second is deprecated from CUDA 13 on and is all that older drivers have
@@ -399,13 +411,19 @@ class GpuMonitor:
         violation = self._session.read("nvmlDeviceGetViolationStatus", self._board, policy)
         return None if violation is None else violation.violationTime * 1e-9
 
-    def _read_used_bytes(self) -> int | None:
-        memory = self._session.read("nvmlDeviceGetMemoryInfo", self._device, _MEMORY_V2)
+    def _read_memory(self, what: Literal["total", "used"]) -> int | None:
+        if self._is_cut:
+            return None
+        memory = self._session.read("nvmlDeviceGetMemoryInfo", self._device, MEMORY_V2)
         if memory is None:  # drivers before 510: `used` holds the driver's reserve, some hundred MiB, as well
             memory = self._session.read("nvmlDeviceGetMemoryInfo", self._device)
-        return None if memory is None else int(memory.used)
+        if memory is None or not memory.total:  # unified memory: not supported, or all zeros
+            return None
+        return int(getattr(memory, what))
 
     def _read_processes(self, process_id: int) -> tuple[int | None, int | None]:
+        if self._is_cut:
+            return None, None
         compute = self._session.read("nvmlDeviceGetComputeRunningProcesses", self._device)
         graphics = self._session.read("nvmlDeviceGetGraphicsRunningProcesses", self._device)
         if compute is None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.errors import DeviceError
-from bench.probes.gpu_monitor import GpuMonitor, GpuSnapshot, GpuStatic, shares_host_pids, window_fields
+from bench.probes.gpu_monitor import MEMORY_V2, GpuMonitor, GpuSnapshot, GpuStatic, shares_host_pids, window_fields
 from bench.probes.nvml_session import NvmlSession, NvmlUnavailable
 
 __all__ = [
@@ -48,6 +48,7 @@ class Gpu:
     capability: tuple[int, int] | None = None
     mig: bool | None = None  # a board whose MIG mode is on, or a slice of one
     board_uuid: str | None = None  # of the board that this slice is cut from; None for a board
+    allowed_bytes: int | None = None  # of its memory, to this process: a control group may lower it
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,14 +160,16 @@ def _board_and_slices(session: NvmlSession, index: int, driver: str | None) -> I
     capability = session.read("nvmlDeviceGetCudaComputeCapability", handle)
     modes = session.read("nvmlDeviceGetMigMode", handle)
     mig = bool(modes[0]) if modes else None
+    total, allowed = _memory_bytes(session, handle)
     board = Gpu(
         uuid,
         session.read("nvmlDeviceGetName", handle),
         index,
-        _memory_total_bytes(session, handle),
+        total,
         driver,
         (int(capability[0]), int(capability[1])) if capability else None,
         mig,
+        allowed_bytes=allowed,
     )
     yield board
     for position in range(session.read("nvmlDeviceGetMaxMigDeviceCount", handle) or 0) if mig else ():
@@ -174,13 +177,16 @@ def _board_and_slices(session: NvmlSession, index: int, driver: str | None) -> I
         slice_uuid = session.read("nvmlDeviceGetUUID", slice_handle) if slice_handle is not None else None
         if slice_uuid is not None:
             name = session.read("nvmlDeviceGetName", slice_handle) or board.name
-            total = _memory_total_bytes(session, slice_handle)
-            yield Gpu(slice_uuid, name, index, total, driver, board.capability, True, board.uuid)
+            total, allowed = _memory_bytes(session, slice_handle)
+            yield Gpu(slice_uuid, name, index, total, driver, board.capability, True, board.uuid, allowed)
 
 
-def _memory_total_bytes(session: NvmlSession, handle: Any) -> int | None:
-    memory = session.read("nvmlDeviceGetMemoryInfo", handle)
-    return None if memory is None else int(memory.total)
+def _memory_bytes(session: NvmlSession, handle: Any) -> tuple[int | None, int | None]:
+    """A device's memory, and what this process may take of it; None where it has none of its own (or all zeros)."""
+    whole = session.read("nvmlDeviceGetMemoryInfo", handle)
+    allowed = session.read("nvmlDeviceGetMemoryInfo", handle, MEMORY_V2)
+    total, limit = (int(each.total) or None if each is not None else None for each in (whole, allowed))
+    return total or limit, limit
 
 
 def visible_gpus(gpus: Sequence[Gpu], variable: str | None = None) -> tuple[Gpu, ...]:

@@ -22,6 +22,8 @@ _SIZES = tuple(
         rf"you tried to allocate {_AMOUNT}",  # c10/core/impl/alloc_cpu.cpp
         rf"unable to mmap {_AMOUNT}",  # MapAllocator.cpp, of a file
         rf"Unable to allocate {_AMOUNT} for an array",  # numpy/_core/_exceptions.py, `_ArrayMemoryError`
+        rf"Invalid buffer size: {_AMOUNT}",  # aten/src/ATen/mps/MPSAllocator.mm
+        r"Memory not available to allocate buffer: (?P<size>\d+)(?P<unit>)",  # MIOpen/src/hip/handlehip.cpp
     )
 )
 _SAYS = re.compile(
@@ -39,16 +41,22 @@ _SAYS = re.compile(
             r"\bCUDA_ERROR_OUT_OF_MEMORY\b",
             r"\bCUDA ran out of memory outside PyTorch's allocator",  # torch 2.14 on, of cuDNN
             r"\bCuda failure 2 'out of memory'",  # NCCL
-            r"\bUR_RESULT_ERROR_OUT_OF_(?:DEVICE|HOST)_MEMORY\b",  # Intel's runtime
+            # Intel's runtime, before torch 2.5 as PI; without OUT_OF_RESOURCES, which has other causes too
+            r"\b(?:UR_RESULT|PI|ZE_RESULT)_ERROR_(?:OUT_OF_(?:DEVICE|HOST)_MEMORY|MEM_OBJECT_ALLOCATION_FAILURE)\b",
+            r"\bInvalid buffer size: [\d.]+ [KMG]i?B",  # MPS: above what Metal gives one buffer of the memory here
+            r"\bkIOGPUCommandBufferCallbackErrorOutOfMemory\b",  # Metal, of a kernel
             # NVIDIA's and AMD's libraries found no room for a handle or a workspace
             r"\b(?:CUBLAS|HIPBLAS|CUSOLVER|HIPSOLVER|CUSPARSE|HIPSPARSE|CUDNN)_STATUS_ALLOC_FAILED\b",
             r"\bCUDNN_STATUS_INTERNAL_ERROR_(?:HOST|DEVICE)_ALLOCATION_FAILED\b",  # cuDNN 9 names each cause
             r"\b(?:CUFFT|HIPFFT)_ALLOC_FAILED\b",
-            r"\b(?:rocblas_status_memory_error|miopenStatusAllocFailed)\b",
+            r"\b(?:rocblas_status_memory_error|miopenStatusAllocFailed)\b|\bMemory not available to allocate buffer: ",
+            r"\bNVRTC_ERROR_OUT_OF_MEMORY\b",
             # The host
             r"DefaultCPUAllocator: (?:can't allocate memory|not enough memory)",
             r"\bunable to [^\n]*: Cannot allocate memory \(12\)",  # ENOMEM, as MapAllocator.cpp says it
             r"\[Errno 12\] Cannot allocate memory",
+            # ERROR_NOT_ENOUGH_MEMORY, ERROR_OUTOFMEMORY, and the paging file that is too small
+            r"\[WinError (?:8|14|1455)\]",
             r"\bUnable to allocate [\d.]+ \w+ for an array with shape",
             r"\bstd::bad_alloc\b",
         )
@@ -56,12 +64,20 @@ _SAYS = re.compile(
 )
 """Words that are said where memory ran out and nowhere else.
 
-Not among them, for each has other causes too: cuDNN's "unable to find an engine", `CUDNN_STATUS_NOT_SUPPORTED` and
-`CUDNN_STATUS_INTERNAL_ERROR`, `CUBLAS_STATUS_NOT_INITIALIZED`, `CUDA error: unspecified launch failure`, Triton's "out
-of resource" (a kernel asks for more shared memory than a multiprocessor has), "can't start new thread", "cannot
-allocate memory in static TLS block", and asserts that name cudaErrorMemoryAllocation (they failed because the error
-was another).
+Not among them, for each has other causes too: those of `_MAY_HIDE`, `CUDNN_STATUS_NOT_SUPPORTED`,
+`UR_RESULT_ERROR_OUT_OF_RESOURCES`, `CUDA error: unspecified launch failure`, Triton's "out of resource" (a kernel asks
+for more shared memory than a multiprocessor has), "can't start new thread", "cannot allocate memory in static TLS
+block", and asserts that name cudaErrorMemoryAllocation (they failed because the error was another).
 """
+_MAY_HIDE = re.compile(
+    # ATen/native/cudnn/Conv_v8.cpp and Conv_v7.cpp try one plan after another, and pass over each whose workspace the
+    # allocator refuses; what they raise in the end names neither memory nor the amount
+    r"\bunable to find an engine to execute this computation|Unable to find a valid cuDNN algorithm to run convolution|"
+    # a handle or a kernel for which the driver had no room comes as one of these as well
+    r"\bCU(?:BLAS|DNN)_STATUS_(?:NOT_INITIALIZED|INTERNAL_ERROR|EXECUTION_FAILED(?:_CUDA_DRIVER|_CUDART)?)\b"
+)
+"""Words that are said for lack of memory and for other causes: out of memory only where the allocator was refused
+memory, or the device has none left (`CudaMemory.is_exhausted`)."""
 _WORKER_SAYS = re.compile(r"^(?:Caught )?MemoryError(?: in |:|$)", re.MULTILINE)
 """A worker of a DataLoader whose exception cannot be made again here comes as a RuntimeError with its traceback."""
 
@@ -79,6 +95,11 @@ def says_out_of_memory(text: str) -> bool:
     return _SAYS.search(text) is not None
 
 
+def may_hide_out_of_memory(error: BaseException) -> bool:
+    """Whether `error`, or one that it came from, is among those that libraries raise for lack of memory, too."""
+    return any(isinstance(each, RuntimeError) and _MAY_HIDE.search(message_of(each)) for each in _causes(error))
+
+
 def parse_out_of_memory(error: BaseException) -> int | None:
     """What the failing allocation asked for, in bytes; None if the message does not say or it is another failure.
 
@@ -89,7 +110,7 @@ def parse_out_of_memory(error: BaseException) -> int | None:
         match = next((found for pattern in _SIZES if (found := pattern.search(text))), None)
         if match and _is_out_of_memory(each):
             unit = match["unit"].lower()
-            return round(float(match["size"]) * _UNIT_FACTORS[unit if unit == "bytes" else unit[0]])
+            return round(float(match["size"]) * _UNIT_FACTORS[unit if unit == "bytes" else unit[:1]])
     return None
 
 

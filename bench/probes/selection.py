@@ -10,7 +10,7 @@ from typing import Literal
 from bench.errors import DeviceError
 from bench.probes.diagnosis import Diagnosis, diagnose, gpu_faults, hidden_on_purpose
 from bench.probes.machine_facts import MachineFacts, read_machine_facts
-from bench.probes.nvml import Gpu
+from bench.probes.nvml import Gpu, find_gpu
 from bench.probes.torch_facts import TorchFacts, read_torch_facts
 from bench.units import counted
 
@@ -172,12 +172,14 @@ def _gpu_choice(requested: str, facts: MachineFacts, torch: TorchFacts) -> Devic
     index, count = int(requested.partition(":")[2] or 0), torch.device_count
     if index >= count:
         raise DeviceError(f'device "{requested}": torch sees {counted(count, "GPU")}; the last is cuda:{count - 1}')
-    gpu = facts.visible[index] if len(facts.visible) == count else None
+    told = torch.uuids[index] if len(torch.uuids) == count else None
+    gpu = find_gpu(told, facts.visible) if told else None  # CUDA may show fewer slices than NVML, or in another order
+    if gpu is None and len(facts.visible) == count:
+        gpu = facts.visible[index]
     faults = [fault for fault in gpu_faults(replace(facts, visible=(gpu,) if gpu else ())) if fault.code in _CARD_CODES]
     if faults:  # the first GPU works; this one would fail at its first kernel
         raise DeviceError(_refusal(faults))
     reason = "asked for" if requested != "auto" else "the first GPU that torch can use"
-    told = torch.uuids[index] if len(torch.uuids) == count else None
     return DeviceChoice("cuda", reason, index, gpu, gpu.uuid if gpu else told, None if gpu else _silence(facts, torch))
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from bench.interpreters import run_python
 from bench.launchers.faults import Blame, find_blame, last_words
+from bench.probes.torch_memory import memory_kind
 
 _MARK = "bench-torch-facts:"
 
@@ -35,6 +36,8 @@ class TorchFacts:
     device_count: int = 0
     device_names: tuple[str, ...] = ()
     capabilities: tuple[tuple[int, int], ...] = ()
+    unified: tuple[bool, ...] = ()  # whether each takes host memory
+    total_bytes: tuple[int, ...] = ()
     uuids: tuple[str, ...] = ()  # bare, as CUDA writes them; empty if this torch or ROCm does not tell
     warning: str | None = None  # what torch warned of while it was asked, where CUDA is not available
     trial_error: str | None = None  # why a small addition on the first GPU failed
@@ -69,7 +72,8 @@ def parse_facts(text: str) -> TorchFacts:
     fields: dict[str, Any] = json.loads(text)
     fields["arch_list"] = tuple(fields["arch_list"])
     fields["device_names"] = tuple(fields["device_names"])
-    fields["uuids"] = tuple(fields["uuids"])
+    for name in ("uuids", "unified", "total_bytes"):
+        fields[name] = tuple(fields.get(name, ()))
     fields["capabilities"] = tuple((int(major), int(minor)) for major, minor in fields["capabilities"])
     fields["blame"] = Blame(**fields["blame"]) if fields.get("blame") else None
     return TorchFacts(**fields)
@@ -110,7 +114,10 @@ def _measure_devices() -> dict[str, Any]:
             warnings.simplefilter("ignore")  # on architectures: `diagnosis` says it better
             found["device_names"] = tuple(torch.cuda.get_device_name(index) for index in indices)
             found["capabilities"] = tuple(torch.cuda.get_device_capability(index) for index in indices)
-            found["uuids"] = _uuids([torch.cuda.get_device_properties(index) for index in indices])
+            properties = [torch.cuda.get_device_properties(index) for index in indices]
+            found["uuids"] = _uuids(properties)
+            found["unified"] = tuple(memory_kind(each) == "unified" for each in properties)
+            found["total_bytes"] = tuple(each.total_memory for each in properties)
             (torch.ones(8, device="cuda") + 1).sum().item()
     except (RuntimeError, AssertionError, ValueError) as error:  # ValueError: settings that torch does not take
         found["trial_error"] = _first_line(str(error))

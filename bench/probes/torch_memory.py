@@ -10,12 +10,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from bench.errors import DeviceError
-from bench.units import format_bytes
+from bench.units import MIB, format_bytes
+
+MemoryKind = Literal["dedicated", "unified", "slice"]
 
 _MARK = "bench.memory.mark"
+_LEAST_SEGMENT_BYTES = 2 * MIB  # kSmallBuffer of c10/core/CachingDeviceAllocator.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,20 @@ def start_gpu(used_bytes: int | None = None) -> None:
         raise DeviceError(f"the GPU cannot be initialised{held}: {str(error).strip().partition(chr(10))[0]}") from error
 
 
+def memory_kind(properties: Any) -> MemoryKind:
+    """What a GPU's memory is: its own, the host's (GB10, Jetson, MI300A), or a MIG slice's share of a board's.
+
+    A GH200 has memory of its own: CUDA does not call it integrated, and NVML tells of its HBM. A slice of a GPU that
+    takes host memory takes host memory.
+
+    Args:
+        properties: As `torch.cuda.get_device_properties` gives them.
+    """
+    if getattr(properties, "is_integrated", False):
+        return "unified"
+    return "slice" if " MIG " in properties.name else "dedicated"
+
+
 class CudaMemory:
     """The caching allocator of one GPU. Reading it needs no synchronisation: the counts are the host's."""
 
@@ -52,6 +69,16 @@ class CudaMemory:
         """Watch the GPU of torch's `index`; the current one where None."""
         self._index = index
         self._own_share: float | None = None  # of the device, by the allocator's settings, before any limit
+        self._unified: bool | None = None
+
+    @property
+    def unified(self) -> bool:
+        """Whether the GPU takes host memory: what CUDA then counts as the device's is the host's, of all processes."""
+        import torch
+
+        if self._unified is None:
+            self._unified = memory_kind(torch.cuda.get_device_properties(self._index)) == "unified"
+        return self._unified
 
     def reset(self) -> None:
         """Let the peaks start again from what is held now."""
@@ -87,7 +114,7 @@ class CudaMemory:
         }
 
     def device_fields(self, used_before_bytes: int | None = None) -> dict[str, int | None]:
-        """The columns `device_total_bytes`, `alloc_retries` and `context_bytes`.
+        """The columns `device_total_bytes`, `alloc_retries` and `context_bytes`; the sizes are None on unified memory.
 
         The context is what the device has in use beyond what torch's allocator holds: CUDA's context, the modules and
         kernels loaded so far, cuBLAS's and cuDNN's own memory. `cudaMemGetInfo` counts every process, so whatever
@@ -99,8 +126,10 @@ class CudaMemory:
         """
         import torch
 
-        free, total = torch.cuda.mem_get_info(self._index)
         stats = torch.cuda.memory_stats(self._index)
+        if self.unified:
+            return {"device_total_bytes": None, "alloc_retries": stats.get("num_alloc_retries"), "context_bytes": None}
+        free, total = torch.cuda.mem_get_info(self._index)
         reserved = stats.get("reserved_bytes.all.current")
         context = None if reserved is None else total - free - reserved - (used_before_bytes or 0)
         return {
@@ -108,6 +137,17 @@ class CudaMemory:
             "alloc_retries": stats.get("num_alloc_retries"),
             "context_bytes": context if context is not None and context > 0 else None,
         }
+
+    def is_exhausted(self) -> bool:
+        """Whether torch's allocator was refused memory so far, or the device has less left than its least segment."""
+        import torch
+
+        if torch.cuda.memory_stats(self._index).get("num_ooms"):
+            return True
+        try:
+            return torch.cuda.mem_get_info(self._index)[0] < _LEAST_SEGMENT_BYTES
+        except RuntimeError:  # a context that is lost
+            return False
 
     def play_card(self, limit_bytes: int, used_before_bytes: int | None = None) -> int:
         """Leave torch's allocator what a card of `limit_bytes` would leave it: the limit less this process's context.
@@ -123,13 +163,29 @@ class CudaMemory:
         Returns:
             What all segments may take, in bytes.
         """
+        context = self.device_fields(used_before_bytes)["context_bytes"] or 0
+        return self._hold(limit_bytes, limit_bytes - context)
+
+    def share_host(self, limit_bytes: int, resident_bytes: int) -> int:
+        """Leave torch's allocator what a limit on host memory leaves beside the process, where the GPU takes that.
+
+        Args:
+            limit_bytes: For the process and the GPU's memory together.
+            resident_bytes: What the process holds by itself.
+
+        Returns:
+            What all segments may take, in bytes.
+        """
+        return self._hold(limit_bytes, limit_bytes - resident_bytes)
+
+    def _hold(self, limit_bytes: int, left_bytes: int) -> int:
+        """Let segments take `left_bytes`, and of `limit_bytes` no more than the allocator's settings allow."""
         import torch
 
-        fields = self.device_fields(used_before_bytes)
-        total = fields["device_total_bytes"] or 0
+        total = torch.cuda.mem_get_info(self._index)[1]
         if self._own_share is None:
             self._own_share = (self.read_allowed() or total) / total
-        allowed = max(0, min(limit_bytes - (fields["context_bytes"] or 0), int(self._own_share * limit_bytes)))
+        allowed = max(0, min(left_bytes, int(self._own_share * limit_bytes)))
         share = min(1.0, (allowed + 0.25) / total)  # torch makes whole bytes of it: cut in 2.6, rounded in 2.15
         torch.cuda.set_per_process_memory_fraction(share, self._index)
         if torch.cuda.memory_reserved(self._index) > allowed:

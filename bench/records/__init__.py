@@ -63,7 +63,14 @@ class Environment:
     gpu_total_bytes: int | None = column(
         None, gpu=True, main=True, needed=1, first=1, summary=True, within=(256 * MIB, 4 * TIB)
     )
-    gpu_multiprocessors: int | None = column(None, gpu=True)
+    # what this process may take of it, where the control group or the driver leaves less
+    gpu_memory_limit_bytes: int | None = column(
+        None, gpu=True, key="if true", main=True, first=1, summary=True, if_known=True, absent="none"
+    )
+    # dedicated, unified (the host's), or slice (of a board, by MIG)
+    device_memory_kind: str | None = column(None, gpu=True, main=True, differs="no", summary=True, if_known=True)
+    device_memory_note: str | None = column(None, gpu=True, differs="no", if_known=True)  # why its columns are null
+    gpu_multiprocessors: int | None = column(None, gpu=True)  # of a slice, where it is one
     gpu_capability: str | None = column(None, gpu=True, key=True)
     vbios: str | None = column(None, gpu=True, helpful=1)
     driver_version: str | None = column(None, gpu=True, key=True, main=True, needed=1, first=1, label=2)

@@ -151,10 +151,11 @@ def _after(run: Planned) -> Planned:
 
 
 _LOG_TAIL_BYTES = 4096
+_MESSAGE_LINES = 4  # of the message of a C++ exception
 IN_PROCESS = "in_process"
 """The flag of a run that had no process of its own."""
 SILENT_RUNS = 2  # in a row, after which NVML is no longer queried
-HOST_MEMORY_SHARE = 0.9  # of the free memory, for a worker on the CPU unless configured
+HOST_MEMORY_SHARE = 0.9  # of the free memory, for a worker on the CPU, or on a GPU that takes it, unless configured
 
 
 def measure_missing(sessions: Sequence[Session], parallel: int | None = None) -> None:
@@ -442,7 +443,8 @@ def _note_silence(session: Session, measurement: Measurement) -> None:
 
 
 def _host_memory(session: Session) -> int | None:
-    if session.environment.device != "cpu" or session.options.in_process:
+    takes_it = session.environment.device == "cpu" or session.environment.device_memory_kind == "unified"
+    if not takes_it or session.options.in_process:
         return None
     share = HOST_MEMORY_SHARE / (session.environment.parallel or 1)
     return session.config.limits.host_memory or int(available_memory_bytes() * share)
@@ -458,7 +460,7 @@ def _measurement(answer: Answer, uncaught: str = "", *, killed_for_memory: bool 
     """
     if answer.outcome is Outcome.ANSWERED:
         fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in answer.value.items()}
-        worker_killed = Status(fields["status"]) is Status.FAILED and _KILLED_WORKER in (fields["reason"] or "")
+        worker_killed = Status(fields["status"]) is Status.FAILED and _KILLED_WORKER.search(fields["reason"] or "")
         if killed_for_memory and worker_killed:
             fields |= {"status": Status.OOM, "reason": f"{fields['reason']}; {_killer()}"}
     else:
@@ -468,7 +470,8 @@ def _measurement(answer: Answer, uncaught: str = "", *, killed_for_memory: bool 
     return Measurement(**{**fields, "duration_s": answer.duration_s, "process_start_s": answer.start_s})
 
 
-_KILLED_WORKER = "killed by signal: Killed"  # torch's message for a loader's worker killed by SIGKILL
+_KILLED_WORKER = re.compile(r"killed by signal: Killed|DataLoader worker \(pid\(s\) [\d, ]+\) exited unexpectedly")
+"""torch's messages for a loader's worker killed by SIGKILL: the second where its watch is slower than the loader's."""
 _STATUSES = {Outcome.TIMED_OUT: Status.TIMEOUT, Outcome.DIED: Status.CRASHED, Outcome.REFUSED: Status.FAILED}
 
 
@@ -491,11 +494,16 @@ def _killer() -> str:
 
 
 def _uncaught(log: Path) -> str:
-    """The message of the C++ exception that ended a process, from the end of its log; empty if there is none."""
+    """The message of the C++ exception that ended a process, from the end of its log; empty if there is none.
+
+    Its lines end before Python's report of the fatal signal. Intel's runtime names the cause on the second.
+    """
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - _LOG_TAIL_BYTES))
-        messages = re.findall(r"what\(\): +(.+)", file.read().decode(errors="replace"))
-    return messages[-1].strip()[:300] if messages else ""
+        messages = re.split(r"what\(\): +", file.read().decode(errors="replace"))[1:]
+    lines = re.split(r"\n\s*\n|\nFatal Python error", messages[-1])[0].splitlines()[:_MESSAGE_LINES] if messages else []
+    said = next((line for line in lines if says_out_of_memory(line)), lines[0] if lines else "")
+    return said.strip()[:300]
 
 
 def _line(name: str, run: Planned, measurement: Measurement) -> str:

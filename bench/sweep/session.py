@@ -33,6 +33,7 @@ from bench.store import Store
 from bench.sweep.journal import Journal
 from bench.tasks import device_facts_task, environment_task
 from bench.terminal import Progress
+from bench.units import GIB, MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +158,7 @@ def read_environment(
     limit_bytes: int | None = None,
     calibrations: Calibrations = NONE,
     cpus: Sequence[int] | None = None,
+    host_limit_bytes: int | None = None,
 ) -> tuple[Environment, DescribedGpu | None]:
     """The environment of a device, and the GPU as estimates use it, each read in a separate process.
 
@@ -167,6 +169,7 @@ def read_environment(
         limit_bytes: Memory of the smaller card that the GPU plays; None for its own.
         calibrations: Which of them the estimates may use; a device file that is given is used as it is.
         cpus: The host's processors that runs are kept on; None for all.
+        host_limit_bytes: The limit on a run's host memory, for a GPU that takes host memory; None for none.
 
     Returns:
         The environment, which names the device of the estimates; and the GPU or calibrated CPU, or None for other CPUs
@@ -174,7 +177,8 @@ def read_environment(
         reports.
 
     Raises:
-        DeviceError: None of the files given describes this device, or it is a CPU or smaller than the limit.
+        DeviceError: None of the files given describes this device; or it is a CPU, has no memory of its own, or is
+            smaller than the limit.
         BenchError: The process does not start, or the device cannot be read.
     """
     if files and choice.kind != "cuda":
@@ -195,9 +199,16 @@ def read_environment(
         calibrated = calibrations.apply(load_device("cpu"), cpu)
         described = DescribedGpu(calibrated, cpu, _calibrated(calibrated)) if calibrated.calibration else None
         return replace(environment, estimate_device="cpu"), described
+    unified = environment.device_memory_kind == "unified"
+    if unified and limit_bytes is not None:
+        raise DeviceError(
+            f"limits.device_memory (--memory) is for GPUs with memory of their own, and {environment.gpu_name} takes "
+            "the host's. Remove it: there, limits.host_memory limits a run"
+        )
+    allowed_bytes = environment.gpu_memory_limit_bytes
     if environment.hip_version is not None:
         if limit_bytes is not None:
-            refuse_larger(limit_bytes, environment.gpu_total_bytes, environment.gpu_name or "this GPU")
+            refuse_larger(limit_bytes, allowed_bytes or environment.gpu_total_bytes, environment.gpu_name or "this GPU")
         return replace(environment, estimate_device=environment.gpu_name or "unknown"), None
     facts = _read_facts(launcher, choice, context=False)
     name = str(facts["values"]["gpu_name"])
@@ -206,8 +217,19 @@ def read_environment(
     calibrations.refuse_unused([found])
     device = gpu.device if files else calibrations.apply(gpu.device, found, environment.gpu_uuid_hash)
     remarks = [gpu.remark, _calibrated(device)]
-    gpu = replace(gpu, device=with_memory(device, limit_bytes), remark=". ".join(filter(None, remarks)) or None)
+    if unified:
+        allowed_bytes = _host_room_bytes(facts["host_available_bytes"], host_limit_bytes)
+    elif limit_bytes is not None and allowed_bytes is not None:
+        refuse_larger(limit_bytes, allowed_bytes, f"{device.name} that this process may take")
+    device = with_memory(device, limit_bytes or allowed_bytes)
+    gpu = replace(gpu, device=device, remark=". ".join(filter(None, remarks)) or None)
     return replace(environment, estimate_device=str(gpu.device)), gpu
+
+
+def _host_room_bytes(available_bytes: int, limit_bytes: int | None) -> int:
+    """What a GPU may take of the host's memory: what is available, in whole GiB, so that estimates stay the same."""
+    available = max(available_bytes // GIB * GIB, MIB)
+    return available if limit_bytes is None else min(available, limit_bytes)
 
 
 def _calibrated(device: Device) -> str | None:

@@ -127,6 +127,7 @@ def _open_sessions(
         launcher,
         files=options.device_files,
         limit_bytes=config.limits.device_memory,
+        host_limit_bytes=config.limits.host_memory,
         calibrations=options.calibrations,
     )
 

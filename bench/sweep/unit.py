@@ -313,8 +313,10 @@ def open_unit(order: Order, launcher: Launcher, progress: Progress, *, device: s
         else:
             choose = _only_device if order.device == "cuda" else usable_device
             choice = held.enter_context(held_device(order.device, choose, launcher.warm))
-        limit = order.config.limits.device_memory
-        environment, gpu = read_environment(launcher, choice, order.device_files, limit)
+        limits = order.config.limits
+        environment, gpu = read_environment(
+            launcher, choice, order.device_files, limits.device_memory, host_limit_bytes=limits.host_memory
+        )
         environment = replace(environment, spread=order.spread)
         options = SweepOptions(order.folder.parent, requested, report=False, device_files=order.device_files)
         seats = [Seat(choice, environment, gpu, alone=True)]

@@ -110,7 +110,7 @@ def present_gpu(
     known = None if device == "auto" else load_device(device)
     with interrupt_on_terminate(), held_device("auto", _choose_gpu) as choice:
         launcher = LocalLauncher()
-        environment, gpu = read_environment(launcher, choice, calibrations=calibrations)
+        environment, gpu = read_environment(launcher, choice, limit_bytes=limit_bytes, calibrations=calibrations)
         name = environment.gpu_name or "unknown"
         if gpu is None:
             raise DeviceError(f"{name} is not an NVIDIA GPU, and the estimates follow NVIDIA's libraries")
@@ -120,9 +120,11 @@ def present_gpu(
                     f"{device} does not describe this machine's {name}. Use --device auto, or write a file for it: "
                     "bench env --device-file mine.toml"
                 )
-            gpu = describe_gpu(gpu.found, [known])
-        device = with_memory(gpu.device, limit_bytes)
-        yield PresentGpu(launcher, choice, environment, device, gpu.remark, limit_bytes)
+            allowed = gpu.device.memory_bytes
+            described = describe_gpu(gpu.found, [known])
+            device_here = with_memory(described.device, allowed if allowed != gpu.found.memory_bytes else None)
+            gpu = replace(described, device=device_here)
+        yield PresentGpu(launcher, choice, environment, gpu.device, gpu.remark, limit_bytes)
 
 
 def _choose_gpu(requested: str, facts: MachineFacts) -> DeviceChoice:

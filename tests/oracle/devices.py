@@ -42,6 +42,31 @@ DEVICES: dict[str, dict[str, int | str]] = {
         "clock_khz": 1_410_000,
         "memory_clock_khz": 1_593_000,
     },
+    "a100-1g.5gb": {
+        "name": "NVIDIA A100-SXM4-40GB MIG 1g.5gb",
+        "multiprocessors": 14,
+        "capability_major": 8,
+        "capability_minor": 0,
+        "memory_bytes": 5_100_273_664,
+        "threads_per_multiprocessor": 2048,
+        "shared_optin_bytes": 166_912,
+        "l2_bytes": 5_242_880,
+        "clock_khz": 1_410_000,
+        "memory_clock_khz": 1_215_000,
+    },
+    "gb10": {
+        "name": "NVIDIA GB10",
+        "multiprocessors": 48,
+        "capability_major": 12,
+        "capability_minor": 1,
+        "memory_bytes": 128_501_256_192,
+        "threads_per_multiprocessor": 1536,
+        "shared_optin_bytes": 101_376,
+        "l2_bytes": 25_165_824,
+        "clock_khz": 2_418_000,
+        "memory_clock_khz": 0,
+        "integrated": 1,
+    },
     "rtx3090": {
         "name": "NVIDIA GeForce RTX 3090",
         "multiprocessors": 82,
@@ -55,7 +80,10 @@ DEVICES: dict[str, dict[str, int | str]] = {
         "memory_clock_khz": 9_751_000,
     },
 }
-"""What `cudaDeviceProp` reports, and clocks for cuDNN; the H200's are recorded, the others' as commonly published."""
+"""What `cudaDeviceProp` reports, and clocks for cuDNN; the H200's are recorded, the others' as commonly published.
+
+The second A100 is a MIG slice; the GB10 takes host memory, and its total is the host's.
+"""
 
 
 def describe_to_cudnn(device: Mapping[str, int | str]) -> str:

@@ -28,12 +28,14 @@
 /* ---- settings, read from the environment once ------------------------------------------------------------------ *
  * There are BENCH_STUB_DEVICES devices, one unless it is set. Device k has the value of BENCH_STUB_<k>_<KEY>, or that of
  * BENCH_STUB_<KEY>. Where there are several, CUDA_VISIBLE_DEVICES (numbers or whole UUIDs) leaves some, in its order; the
- * one that a process uses is the first of them. */
+ * one that a process uses is the first of them. With BENCH_STUB_BOARD_UUID they are slices of that board (MIG), of which
+ * CUDA shows a process one. BENCH_STUB_INTEGRATED=1 is a device that takes host memory. */
 
 static struct settings {
     char name[256];
     int multiprocessors, major, minor, threads_per_multiprocessor, shared_optin, l2_bytes, cuda_version;
     uint64_t memory_bytes, context_bytes, others_bytes; /* others: what processes that are not ours hold */
+    uint64_t allowed_bytes; /* to this process, by its control group */
     char addresses; /* 'a'scending, 'd'escending, 'l'owest free */
 } device;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -55,6 +57,7 @@ __attribute__((visibility("hidden"))) int stub_devices(void) { return atoi(stub_
 __attribute__((visibility("hidden"))) int stub_visible(int ordinal) {
     const char *chosen = getenv("CUDA_VISIBLE_DEVICES");
     int count = stub_devices();
+    if (*stub_text(0, "BOARD_UUID", "") && ordinal) return -1;
     if (count == 1 || !chosen) return ordinal < count ? ordinal : -1;
     for (int at = 0; *chosen; at++) {
         size_t length = strcspn(chosen, ",");
@@ -89,6 +92,7 @@ static void read_settings_of(int k, struct settings *to) {
     to->memory_bytes = number_of(k, "MEMORY_BYTES", 150754820096ull);
     to->context_bytes = number_of(k, "CONTEXT_BYTES", 0);
     to->others_bytes = number_of(k, "OTHERS_BYTES", 0);
+    to->allowed_bytes = number_of(k, "ALLOWED_BYTES", to->memory_bytes);
     to->addresses = *stub_text(k, "ADDRESSES", "a");
 }
 static void read_settings(void) { read_settings_of(stub_visible(0), &device); }
@@ -135,17 +139,23 @@ __attribute__((visibility("hidden"))) int stub_is_lost(void) {
     return file && *file && !access(file, F_OK);
 }
 
-static void count_launch(void) {
-    static uint64_t at, count;
-    if (!count) at = number("FAULT_AT", 0);
-    if (__sync_add_and_fetch(&count, 1) == at) lose_device();
-}
-
 static int state(void) { return lost == ENDLESS ? 0 : lost; }
 static int wait_for_device(void) {
     while (lost == ENDLESS) sleep(1);
     return lost;
 }
+
+/* BENCH_STUB_CALL_FAULT names a call, `cuMemSetAccess:40`, that finds no memory from its 40th on: a driver's own tables,
+ * modules and handles take memory too, and it says so wherever it first lacks it. A third part is another code than that
+ * of the runtime and the driver, as the libraries have: `cublasCreate_v2:1:3`. `launch` is of every kernel. */
+static int short_of_memory(const char *call, int *count) {
+    char name[128] = "";
+    int from = 1, code = OUT_OF_MEMORY;
+    const char *fault = getenv("BENCH_STUB_CALL_FAULT");
+    if (!fault || sscanf(fault, "%127[^:]:%d:%d", name, &from, &code) < 2 || strcmp(name, call)) return 0;
+    return __sync_add_and_fetch(count, 1) >= from ? code : 0;
+}
+#define MAY_FAIL(call) do { static int count, code; if ((code = short_of_memory(call, &count))) return code; } while (0)
 
 /* ---- device memory: a sorted list of address ranges ------------------------------------------------------------- */
 
@@ -188,6 +198,7 @@ static uint64_t whole_granules(uint64_t size) { return (size + GRANULE - 1) / GR
 
 static int take_bytes(uint64_t size) {
     if (used_bytes + size + device.context_bytes + device.others_bytes > device.memory_bytes) return OUT_OF_MEMORY;
+    if (used_bytes + size + device.context_bytes > device.allowed_bytes) return OUT_OF_MEMORY;
     used_bytes += size;
     return 0;
 }
@@ -239,6 +250,15 @@ static void release(uint64_t address) {
 
 static int on_device(const void *p) { return (uint64_t)p >= RANGE_LOW && (uint64_t)p < RANGE_HIGH; }
 
+static volatile int last_error; /* of a launch, whose own answer nobody asks for; reading it forgets it */
+static int launch_kernel(void) {
+    static uint64_t at, count;
+    if (!count) at = number("FAULT_AT", 0);
+    if (__sync_add_and_fetch(&count, 1) == at) lose_device();
+    static int calls;
+    return last_error = short_of_memory("launch", &calls);
+}
+
 EXPORT int cudaMalloc(void **p, size_t size) { return allocate((uint64_t *)p, size); }
 EXPORT int cudaMallocAsync(void **p, size_t size, void *stream) { return allocate((uint64_t *)p, size); }
 EXPORT int cudaFree(void *p) { release((uint64_t)p); return 0; }
@@ -269,15 +289,7 @@ __attribute__((visibility("hidden"))) void stub_memory(int k, uint64_t *total, u
     *others = number_of(k, "OTHERS_BYTES", 0);
 }
 
-/* Virtual memory management, for expandable segments: a range of addresses, and handles that hold the bytes.
- * BENCH_STUB_VMM_FAULT names one of these calls, `cuMemSetAccess:40`, which finds no memory from its 40th on: a driver's
- * own tables take memory too, and it says so wherever it first lacks it. */
-static int short_of_memory(const char *call, int *count) {
-    const char *fault = getenv("BENCH_STUB_VMM_FAULT"), *colon = fault ? strchr(fault, ':') : NULL;
-    if (!colon || strncmp(fault, call, (size_t)(colon - fault)) || call[colon - fault]) return 0;
-    return ++*count >= atoi(colon + 1) ? OUT_OF_MEMORY : 0;
-}
-#define MAY_FAIL(call) do { static int count; if (short_of_memory(call, &count)) return OUT_OF_MEMORY; } while (0)
+/* Virtual memory management, for expandable segments: a range of addresses, and handles that hold the bytes. */
 EXPORT int cuMemMap(uint64_t p, size_t size, size_t offset, uint64_t *handle, unsigned long long flags) {
     MAY_FAIL("cuMemMap");
     return 0;
@@ -375,8 +387,8 @@ EXPORT int cudaDeviceGetStreamPriorityRange(int *least, int *greatest) {
 
 /* The 16 bytes of a device's UUID, `GPU-` and hexadecimal digits with hyphens between; zeros where it is not set. */
 static void read_uuid(int k, char *bytes) {
-    const char *text = stub_text(k, "UUID", "");
-    if (strncmp(text, "GPU-", 4)) return;
+    const char *text = *stub_text(k, "BOARD_ONLY", "0") == '1' ? stub_text(k, "BOARD_UUID", "") : stub_text(k, "UUID", "");
+    if (strncmp(text, "GPU-", 4) && strncmp(text, "MIG-", 4)) return;
     for (int at = 0, read = 4; at < 16 && text[read]; at++) {
         unsigned value = 0;
         if (text[read] == '-') read++;
@@ -416,6 +428,7 @@ static int fill_properties(struct cudaDeviceProp *p, int d) {
     p->memoryBusWidth = (int)number_of(k, "MEMORY_BUS_BITS", 5120);
     p->canMapHostMemory = p->concurrentKernels = p->unifiedAddressing = p->cooperativeLaunch = p->managedMemory = 1;
     p->asyncEngineCount = 3;
+    p->integrated = number_of(k, "INTEGRATED", 0) != 0;
     read_uuid(k, p->uuid.bytes);
     p->pciBusID = 1 + k;
     return 0;
@@ -490,16 +503,20 @@ EXPORT int cudaEventElapsedTime(float *ms, void *a, void *b) { *ms = 1.0f; retur
 EXPORT int cudaEventElapsedTime_v2(float *ms, void *a, void *b) { *ms = 1.0f; return 0; }
 
 /* The arguments are left alone; nvcc of CUDA 13 calls the first, of CUDA 12 the second. */
-EXPORT int __cudaLaunchKernel(void) { count_launch(); return 0; }
-EXPORT int cudaLaunchKernel(void) { count_launch(); return 0; }
-EXPORT int cudaLaunchKernelExC(const void *configuration, const void *f, void **a) { count_launch(); return 0; }
-EXPORT int cudaDeviceSynchronize(void) { return wait_for_device(); }
+EXPORT int __cudaLaunchKernel(void) { return launch_kernel(); }
+EXPORT int cudaLaunchKernel(void) { return launch_kernel(); }
+EXPORT int cudaLaunchKernelExC(const void *configuration, const void *f, void **a) { return launch_kernel(); }
+EXPORT int cudaDeviceSynchronize(void) { MAY_FAIL("cudaDeviceSynchronize"); return wait_for_device(); }
 EXPORT int cudaStreamSynchronize(void *s) { return wait_for_device(); }
 EXPORT int cudaEventSynchronize(void *e) { return wait_for_device(); }
 EXPORT int cudaEventQuery(void *e) { return state(); }
 EXPORT int cudaStreamQuery(void *s) { return state(); }
-EXPORT int cudaGetLastError(void) { return state(); }
-EXPORT int cudaPeekAtLastError(void) { return state(); }
+EXPORT int cudaGetLastError(void) {
+    int error = last_error;
+    last_error = 0;
+    return state() ? state() : error;
+}
+EXPORT int cudaPeekAtLastError(void) { return state() ? state() : last_error; }
 
 EXPORT int cudaFuncGetAttributes(struct cudaFuncAttributes *a, const void *function) {
     settings();
@@ -524,7 +541,7 @@ EXPORT int cuOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, void *f, int
 EXPORT int cuFuncGetAttribute(int *value, int which, void *f) { *value = 32; return 0; }
 
 /* Modules and kernels that are compiled at run time load without complaint and have a handle. */
-#define HANDLE(name) EXPORT int name(uint64_t *handle) { *handle = new_handle(); return 0; }
+#define HANDLE(name) EXPORT int name(uint64_t *handle) { MAY_FAIL(#name); *handle = new_handle(); return 0; }
 HANDLE(cuModuleLoad) HANDLE(cuModuleLoadData) HANDLE(cuModuleLoadDataEx) HANDLE(cuModuleLoadFatBinary) HANDLE(cuModuleGetFunction)
 HANDLE(cuLibraryLoadData) HANDLE(cuLibraryLoadFromFile) HANDLE(cuLibraryGetKernel) HANDLE(cuKernelGetFunction)
 HANDLE(cudaLibraryLoadData) HANDLE(cudaLibraryLoadFromFile) HANDLE(cudaLibraryGetKernel)
@@ -568,7 +585,7 @@ EXPORT int cudaGetDriverEntryPointByVersion(const char *symbol, void **f, unsign
 
 /* ---- cuBLAS, cuSOLVER, cuSPARSE: handles and descriptors are small pieces of host memory ------------------------- */
 
-#define OPAQUE(name) EXPORT int name(void **p) { *p = calloc(1, 256); return 0; }
+#define OPAQUE(name) EXPORT int name(void **p) { MAY_FAIL(#name); *p = calloc(1, 256); return 0; }
 #define DISPOSE(name) EXPORT int name(void *p) { free(p); return 0; }
 OPAQUE(cublasCreate_v2) DISPOSE(cublasDestroy_v2)
 OPAQUE(cublasLtCreate) DISPOSE(cublasLtDestroy)
@@ -654,15 +671,15 @@ EXPORT int cudnnBackendSetAttribute(void *p, int name, int type, int64_t count, 
     if (!uses_wheel() || name == 400 || name == 800 || name == 2701) return 0;
     return wheel.set(p, name, type, count, values);
 }
-EXPORT int cudnnBackendExecute(void *handle, void *plan, void *pack) { return 0; }
+EXPORT int cudnnBackendExecute(void *handle, void *plan, void *pack) { MAY_FAIL("cudnnBackendExecute"); return 0; }
 
-/* One result for a query of descriptors (heuristics, the engine of a configuration), zero for a number (the bytes of a
- * workspace or of shared memory), none of everything else (notes, knobs). Types: CUDNN_TYPE_INT64 3,
- * CUDNN_TYPE_BACKEND_DESCRIPTOR 15, CUDNN_TYPE_INT32 23. */
+/* One result for a query of descriptors (heuristics, the engine of a configuration), zero for a number (the bytes of
+ * shared memory; those of a plan's workspace, attribute 402, are BENCH_STUB_WORKSPACE_BYTES), none of everything else
+ * (notes, knobs). Types: CUDNN_TYPE_INT64 3, CUDNN_TYPE_BACKEND_DESCRIPTOR 15, CUDNN_TYPE_INT32 23. */
 EXPORT int cudnnBackendGetAttribute(void *descriptor, int name, int type, int64_t wanted, int64_t *count, void *values) {
     if (uses_wheel()) return wheel.get(descriptor, name, type, wanted, count, values);
     if (count) *count = type == 3 || type == 15 || type == 23;
-    if (type == 3 && values && wanted > 0) *(int64_t *)values = 0;
+    if (type == 3 && values && wanted > 0) *(int64_t *)values = name == 402 ? (int64_t)number("WORKSPACE_BYTES", 0) : 0;
     if (type == 23 && values && wanted > 0) *(int32_t *)values = 0;
     return 0;
 }

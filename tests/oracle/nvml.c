@@ -9,6 +9,12 @@
  * code (nvml.h, nvmlReturn_enum), or never where code is `hang`. `*` is every function.
  * Where the file BENCH_STUB_LOST_FILE is there, the GPU is lost and all but the start answers 15.
  *
+ * With BENCH_STUB_BOARD_UUID, _BOARD_NAME and _BOARD_BYTES, the devices are slices of that board: readings and settings
+ * are the board's alone, and half of its memory is in use. BENCH_STUB_BOARD_ONLY=1 hides the slices, as from a container,
+ * and CUDA gives the board's UUID, as before version 12.
+ * BENCH_STUB_INTEGRATED=1: memory is not supported; 2: supported, and all zeros. BENCH_STUB_ALLOWED_BYTES: the total that
+ * version 2 of the memory shows, of a control group.
+ *
  * Layouts are those of nvml.h as nvidia-ml-py declares them.
  */
 #include <stdio.h>
@@ -25,6 +31,7 @@
 #define GPU_IS_LOST 15
 #define HANDLE(k) ((void *)(intptr_t)(1 + (k)))
 #define DEVICE(d) ((int)(intptr_t)(d) - 1)
+#define BOARD 1000 /* the number of the board that the devices are slices of */
 
 extern __attribute__((visibility("hidden"))) const char *stub_text(int k, const char *key, const char *otherwise);
 extern __attribute__((visibility("hidden"))) int stub_devices(void);
@@ -58,6 +65,9 @@ static int fault(const char *function, int *calls) {
     __VA_ARGS__;                                                                                                       \
     return 0
 
+/* Of a board: no slice has it. */
+#define OF_BOARD(...) ANSWER(if (is_slice(d)) return NOT_SUPPORTED; __VA_ARGS__)
+
 static int text(char *to, unsigned length, const char *from) {
     snprintf(to, length, "%s", from);
     return 0;
@@ -65,6 +75,15 @@ static int text(char *to, unsigned length, const char *from) {
 static const char *setting(const char *key, const char *otherwise) {
     const char *value = getenv(key);
     return value && *value ? value : otherwise;
+}
+
+static int has_slices(void) { return *setting("BENCH_STUB_BOARD_UUID", "") != 0; }
+static int shows_slices(void) { return has_slices() && *setting("BENCH_STUB_BOARD_ONLY", "0") != '1'; }
+static int is_slice(void *d) { return has_slices() && DEVICE(d) != BOARD; }
+static const char *named(void *d, const char *key) {
+    char name[64];
+    snprintf(name, sizeof name, "BENCH_STUB_BOARD_%s", key);
+    return DEVICE(d) == BOARD ? setting(name, "") : stub_text(DEVICE(d), key, "");
 }
 
 EXPORT int nvmlInitWithFlags(unsigned flags) {
@@ -92,72 +111,93 @@ EXPORT int nvmlSystemGetDriverVersion(char *to, unsigned length) { START(text(to
 EXPORT int nvmlSystemGetCudaDriverVersion_v2(int *v) { return cudaDriverGetVersion(v); }
 
 /* Which devices there are */
-EXPORT int nvmlDeviceGetCount_v2(unsigned *n) { START(*n = (unsigned)stub_devices()); }
-EXPORT int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **d) { ANSWER(*d = HANDLE(index)); }
+EXPORT int nvmlDeviceGetCount_v2(unsigned *n) { START(*n = has_slices() ? 1 : (unsigned)stub_devices()); }
+EXPORT int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **d) { ANSWER(*d = HANDLE(has_slices() ? BOARD : (int)index)); }
 EXPORT int nvmlDeviceGetHandleByPciBusId_v2(const char *bus, void **d) { /* 0000:01:00.0 is the first */
     ANSWER(const char *colon = strchr(bus, ':'); *d = HANDLE(colon ? (int)strtol(colon + 1, NULL, 16) - 1 : 0));
 }
 EXPORT int nvmlDeviceGetHandleByUUID(const char *uuid, void **d) {
-    ANSWER(int k = 0; while (k < stub_devices() && strcmp(uuid, stub_text(k, "UUID", ""))) k++;
-           if (k == stub_devices()) return NOT_FOUND; *d = HANDLE(k));
+    ANSWER(if (has_slices() && !strcmp(uuid, named(HANDLE(BOARD), "UUID"))) return *d = HANDLE(BOARD), 0;
+           int k = 0; while (k < stub_devices() && strcmp(uuid, stub_text(k, "UUID", ""))) k++;
+           if (k == stub_devices() || (has_slices() && !shows_slices())) return NOT_FOUND; *d = HANDLE(k));
 }
 struct place { char legacy[16]; unsigned domain, bus, device, id, subsystem; char bus_id[32]; };
 EXPORT int nvmlDeviceGetPciInfo_v3(void *d, struct place *place) {
     ANSWER(memset(place, 0, sizeof *place); place->bus = (unsigned)DEVICE(d) + 1;
            snprintf(place->bus_id, sizeof place->bus_id, "00000000:%02X:00.0", place->bus));
 }
-EXPORT int nvmlDeviceGetUUID(void *d, char *to, unsigned length) { ANSWER(text(to, length, stub_text(DEVICE(d), "UUID", ""))); }
-EXPORT int nvmlDeviceGetName(void *d, char *to, unsigned length) { ANSWER(text(to, length, stub_text(DEVICE(d), "NAME", ""))); }
+EXPORT int nvmlDeviceGetUUID(void *d, char *to, unsigned length) { ANSWER(text(to, length, named(d, "UUID"))); }
+EXPORT int nvmlDeviceGetName(void *d, char *to, unsigned length) { ANSWER(text(to, length, named(d, "NAME"))); }
 EXPORT int nvmlDeviceGetCudaComputeCapability(void *d, int *major, int *minor) {
     ANSWER(*major = atoi(stub_text(DEVICE(d), "CAPABILITY_MAJOR", "9")); *minor = atoi(stub_text(DEVICE(d), "CAPABILITY_MINOR", "0")));
 }
-EXPORT int nvmlDeviceGetMigMode(void *d, unsigned *now, unsigned *later) { ANSWER(*now = *later = 0); }
-EXPORT int nvmlDeviceIsMigDeviceHandle(void *d, unsigned *is) { ANSWER(*is = 0); }
+EXPORT int nvmlDeviceGetMigMode(void *d, unsigned *now, unsigned *later) { OF_BOARD(*now = *later = DEVICE(d) == BOARD); }
+EXPORT int nvmlDeviceIsMigDeviceHandle(void *d, unsigned *is) { ANSWER(*is = is_slice(d)); }
+EXPORT int nvmlDeviceGetMaxMigDeviceCount(void *d, unsigned *n) { OF_BOARD(*n = DEVICE(d) == BOARD ? 7 : 0); }
+EXPORT int nvmlDeviceGetMigDeviceHandleByIndex(void *d, unsigned index, void **slice) {
+    OF_BOARD(if (!shows_slices() || (int)index >= stub_devices()) return NOT_FOUND; *slice = HANDLE((int)index));
+}
+EXPORT int nvmlDeviceGetDeviceHandleFromMigDeviceHandle(void *d, void **board) { ANSWER(*board = HANDLE(BOARD)); }
 
 /* Settings */
-EXPORT int nvmlDeviceGetEccMode(void *d, unsigned *now, unsigned *later) { ANSWER(*now = *later = 1); }
-EXPORT int nvmlDeviceGetPersistenceMode(void *d, unsigned *mode) { ANSWER(*mode = 1); }
-EXPORT int nvmlDeviceGetVbiosVersion(void *d, char *to, unsigned length) { ANSWER(text(to, length, "96.00.89.00.01")); }
-EXPORT int nvmlDeviceGetEnforcedPowerLimit(void *d, unsigned *milliwatt) { ANSWER(*milliwatt = 700000); }
-EXPORT int nvmlDeviceGetPowerManagementDefaultLimit(void *d, unsigned *milliwatt) { ANSWER(*milliwatt = 700000); }
-EXPORT int nvmlDeviceGetMaxClockInfo(void *d, int which, unsigned *mhz) { ANSWER(*mhz = which == 2 ? 3201 : 1980); }
-EXPORT int nvmlDeviceGetMaxPcieLinkGeneration(void *d, unsigned *value) { ANSWER(*value = 5); }
-EXPORT int nvmlDeviceGetMaxPcieLinkWidth(void *d, unsigned *value) { ANSWER(*value = 16); }
+EXPORT int nvmlDeviceGetEccMode(void *d, unsigned *now, unsigned *later) { OF_BOARD(*now = *later = 1); }
+EXPORT int nvmlDeviceGetPersistenceMode(void *d, unsigned *mode) { OF_BOARD(*mode = 1); }
+EXPORT int nvmlDeviceGetVbiosVersion(void *d, char *to, unsigned length) { OF_BOARD(text(to, length, "96.00.89.00.01")); }
+EXPORT int nvmlDeviceGetEnforcedPowerLimit(void *d, unsigned *milliwatt) { OF_BOARD(*milliwatt = 700000); }
+EXPORT int nvmlDeviceGetPowerManagementDefaultLimit(void *d, unsigned *milliwatt) { OF_BOARD(*milliwatt = 700000); }
+EXPORT int nvmlDeviceGetMaxClockInfo(void *d, int which, unsigned *mhz) { OF_BOARD(*mhz = which == 2 ? 3201 : 1980); }
+EXPORT int nvmlDeviceGetMaxPcieLinkGeneration(void *d, unsigned *value) { OF_BOARD(*value = 5); }
+EXPORT int nvmlDeviceGetMaxPcieLinkWidth(void *d, unsigned *value) { OF_BOARD(*value = 16); }
 
 /* Readings */
-EXPORT int nvmlDeviceGetClockInfo(void *d, int which, unsigned *mhz) { ANSWER(*mhz = which == 2 ? 3201 : 1755); }
-EXPORT int nvmlDeviceGetTemperature(void *d, int sensor, unsigned *celsius) { ANSWER(*celsius = 55); }
-EXPORT int nvmlDeviceGetPowerUsage(void *d, unsigned *milliwatt) { ANSWER(*milliwatt = 512000); }
+EXPORT int nvmlDeviceGetClockInfo(void *d, int which, unsigned *mhz) { OF_BOARD(*mhz = which == 2 ? 3201 : 1755); }
+EXPORT int nvmlDeviceGetTemperature(void *d, int sensor, unsigned *celsius) { OF_BOARD(*celsius = 55); }
+EXPORT int nvmlDeviceGetPowerUsage(void *d, unsigned *milliwatt) { OF_BOARD(*milliwatt = 512000); }
 EXPORT int nvmlDeviceGetTotalEnergyConsumption(void *d, unsigned long long *millijoule) {
     static unsigned long long counter = 5000000;
-    ANSWER(*millijoule = __sync_add_and_fetch(&counter, 1000));
+    OF_BOARD(*millijoule = __sync_add_and_fetch(&counter, 1000));
 }
 struct sample { unsigned long long microsecond; union { unsigned milliwatt; double all; } value; };
 EXPORT int nvmlDeviceGetSamples(void *d, int what, unsigned long long since, int *type, unsigned *count, struct sample *list) {
     /* one a millisecond from `since` on, all of BENCH_STUB_SAMPLED_MILLIWATT; without it the driver keeps none */
     unsigned milliwatt = (unsigned)atoi(setting("BENCH_STUB_SAMPLED_MILLIWATT", "0"));
     if (!milliwatt) return NOT_SUPPORTED;
-    ANSWER(*type = 1; if (!list) { *count = 100; return 0; }
-           for (unsigned k = 0; k < *count; k++) list[k] = (struct sample){since + 1000ull * (k + 1), {.milliwatt = milliwatt}});
+    OF_BOARD(*type = 1; if (!list) { *count = 100; return 0; }
+             for (unsigned k = 0; k < *count; k++) list[k] = (struct sample){since + 1000ull * (k + 1), {.milliwatt = milliwatt}});
 }
-EXPORT int nvmlDeviceGetCurrentClocksEventReasons(void *d, unsigned long long *mask) { ANSWER(*mask = 0); }
-EXPORT int nvmlDeviceGetViolationStatus(void *d, int policy, unsigned long long *times) { ANSWER(times[0] = 1; times[1] = 0); }
-EXPORT int nvmlDeviceGetCurrPcieLinkGeneration(void *d, unsigned *value) { ANSWER(*value = 5); }
-EXPORT int nvmlDeviceGetCurrPcieLinkWidth(void *d, unsigned *value) { ANSWER(*value = 16); }
+EXPORT int nvmlDeviceGetCurrentClocksEventReasons(void *d, unsigned long long *mask) { OF_BOARD(*mask = 0); }
+EXPORT int nvmlDeviceGetViolationStatus(void *d, int policy, unsigned long long *times) { OF_BOARD(times[0] = 1; times[1] = 0); }
+EXPORT int nvmlDeviceGetCurrPcieLinkGeneration(void *d, unsigned *value) { OF_BOARD(*value = 5); }
+EXPORT int nvmlDeviceGetCurrPcieLinkWidth(void *d, unsigned *value) { OF_BOARD(*value = 16); }
 
 struct memory { unsigned long long total, free, used; };
 struct memory_v2 { unsigned version; unsigned long long total, reserved, free, used; };
+/* What to show of a device's memory; an answer of NVML's. */
+static int memory_of(void *d, uint64_t *total, uint64_t *left) {
+    uint64_t own, others;
+    int integrated = atoi(stub_text(DEVICE(d), "INTEGRATED", "0"));
+    if (DEVICE(d) == BOARD) {
+        *total = strtoull(setting("BENCH_STUB_BOARD_BYTES", "0"), NULL, 10);
+        *left = *total / 2;
+        return 0;
+    }
+    stub_memory(DEVICE(d), total, &own, &others);
+    *left = own + others < *total ? *total - own - others : 0;
+    if (integrated == 2) *total = *left = 0;
+    return integrated == 1 ? NOT_SUPPORTED : 0;
+}
 EXPORT int nvmlDeviceGetMemoryInfo(void *d, struct memory *m) {
-    uint64_t total, own, others;
-    stub_memory(DEVICE(d), &total, &own, &others);
-    uint64_t left = own + others < total ? total - own - others : 0;
-    ANSWER(*m = ((struct memory){total, left, total - left}));
+    uint64_t total, left;
+    ANSWER(int known = memory_of(d, &total, &left); if (known) return known;
+           *m = ((struct memory){total, left, total - left}));
 }
 EXPORT int nvmlDeviceGetMemoryInfo_v2(void *d, struct memory_v2 *m) {
-    uint64_t total, own, others;
-    stub_memory(DEVICE(d), &total, &own, &others);
-    uint64_t left = own + others < total ? total - own - others : 0;
-    ANSWER(*m = ((struct memory_v2){m->version, total, 0, left, total - left}));
+    uint64_t total, left;
+    ANSWER(int known = memory_of(d, &total, &left); if (known) return known;
+           uint64_t used = total - left;
+           uint64_t allowed = strtoull(stub_text(DEVICE(d), "ALLOWED_BYTES", "0"), NULL, 10);
+           if (allowed && DEVICE(d) != BOARD) total = allowed;
+           *m = ((struct memory_v2){m->version, total, 0, used < total ? total - used : 0, used}));
 }
 
 struct process { unsigned pid; unsigned long long used; unsigned gpu_instance, compute_instance; };

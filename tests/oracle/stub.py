@@ -53,6 +53,9 @@ SOURCES = ("driver.c", "nvml.c")
 ACTIONS = {"alloc": 0, "free_requested": 1, "free_completed": 2, "segment_alloc": 3, "segment_free": 4, "mark": 5}
 """Codes of `CaseRun.events["action"]`; 9 is any other. A mark's `bytes` is the step's number."""
 
+BOARD_UUID = "GPU-b0a2d000-0000-0000-0000-000000000000"
+"""Of the board of slices."""
+
 Case = tuple[str, tuple[int, int, int], str, dict[str, Any], int, str, str]
 """Model, image (channels, size, classes), optimizer, its settings, batch size, precision, memory format."""
 
@@ -116,6 +119,7 @@ class StubDriver:
         cudnn_workspaces: bool = False,
         variables: Mapping[str, str] | None = None,
         devices: Sequence[str] = (),
+        board: str = "",
         **settings: int | str,
     ) -> dict[str, str]:
         """Environment of a process that shall see `device`.
@@ -126,6 +130,7 @@ class StubDriver:
             cudnn_workspaces: Let the wheel's own cuDNN (9.8 or newer) choose plans and say what workspaces they need.
             variables: Further environment variables, as a user would set them.
             devices: Keys of DEVICES: a host with these GPUs instead of the one, each with a UUID of its own.
+            board: A key of DEVICES: the `devices` are slices of that GPU, by MIG.
             **settings: Replace the device's settings, e.g. `memory_bytes`, `context_bytes` (taken by the context),
                 `others_bytes` (taken by other processes), `addresses` (`ascending`, `descending`, `lowest`: the lowest
                 free one, reused); or plan faults, as the heads of `driver.c` and `nvml.c` say.
@@ -149,8 +154,12 @@ class StubDriver:
         if devices:
             environment["BENCH_STUB_DEVICES"] = str(len(devices))
         for k, name in enumerate(devices):
-            own = {**DEVICES[name], "uuid": f"GPU-{k:08x}-0000-0000-0000-000000000000"}
+            own = {**DEVICES[name], "uuid": f"{'MIG' if board else 'GPU'}-{k:08x}-0000-0000-0000-000000000000"}
             environment.update({f"BENCH_STUB_{k}_{key.upper()}": str(value) for key, value in own.items()})
+        if board:
+            cut = DEVICES[board]
+            parts = {"UUID": BOARD_UUID, "NAME": cut["name"], "BYTES": cut["memory_bytes"]}
+            environment.update({f"BENCH_STUB_BOARD_{key}": str(value) for key, value in parts.items()})
         if cudnn_workspaces:
             environment["BENCH_STUB_CUDNN_DEVICE"] = describe_to_cudnn(chosen)
         environment["LD_PRELOAD"] = str(self.library)

@@ -107,7 +107,7 @@ def test_memory_that_a_call_for_expandable_segments_does_not_find_is_out_of_memo
     """Of these, torch expects it of cuMemCreate alone; it raises the others' as errors of the driver."""
     config = tmp_path / "c.toml"
     config.write_text(CONFIG, encoding="utf-8")
-    settings = stub_driver.environment("h200", allocator="expandable_segments:True", vmm_fault=call)
+    settings = stub_driver.environment("h200", allocator="expandable_segments:True", call_fault=call)
     env = {**os.environ, **settings, "BENCH_CUDNN_WORKSPACES": "off", "PYTHONPATH": str(Path(__file__).parents[2])}
     done = plugins.bench(
         "sweep",

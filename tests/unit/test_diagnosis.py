@@ -243,6 +243,56 @@ def test_amd_driver_that_torch_does_not_use_is_the_reason_for_the_cpu() -> None:
     assert "/dev/kfd" in decide("auto", facts).reason
 
 
+SLICES = tuple(
+    Gpu(f"MIG-{letter}", "NVIDIA A100 MIG 1g.5gb", 0, 5 << 30, "580.95.05", (8, 0), True, "GPU-a", 5 << 30)
+    for letter in "ab"
+)
+
+
+def test_a_slice_is_told_with_what_it_shares_and_how_to_choose_one() -> None:
+    facts = replace(GOOD, visible=SLICES)
+    assert codes(facts) == ["mig_slice"]
+    told = finding(facts, "mig_slice")
+    assert told.startswith("note: NVIDIA A100 MIG 1g.5gb, NVIDIA A100 MIG 1g.5gb: a MIG slice has memory")
+    assert "--device MIG-..." in told
+    assert "--device" not in finding(replace(GOOD, visible=SLICES[:1]), "mig_slice")
+
+
+def test_a_slice_of_which_nvml_shows_the_board_alone_is_a_warning() -> None:
+    board = replace(A100, mig=True)
+    torch = replace(GOOD_TORCH, device_names=("NVIDIA A100 MIG 1g.5gb",))
+    facts = replace(GOOD, listing=replace(GOOD.listing, gpus=(board,)), visible=(), torch=torch)
+    assert codes(facts) == ["mig_slice_hidden"]
+
+
+def test_the_slice_that_torch_shows_is_found_among_those_of_nvml_by_its_uuid() -> None:
+    shown = replace(GOOD_TORCH, uuids=("b",))  # CUDA shows a process one slice, and not always the first
+    assert decide("cuda", replace(GOOD, visible=SLICES, torch=shown)).gpu == SLICES[1]
+    two = replace(GOOD_TORCH, device_count=2, uuids=("b", "a"))
+    assert decide("cuda:0", replace(GOOD, visible=SLICES, torch=two)).gpu == SLICES[1]
+    silent = decide("cuda", replace(GOOD, visible=SLICES, torch=replace(GOOD_TORCH, uuids=("of the board",))))
+    assert (silent.gpu, silent.uuid) == (None, "of the board")
+
+
+def test_a_gpu_that_takes_host_memory_is_told_with_the_limit_that_holds_there() -> None:
+    gb10 = replace(A100, name="NVIDIA GB10", total_bytes=None)
+    torch = replace(GOOD_TORCH, device_names=("NVIDIA GB10",), unified=(True,), total_bytes=(119 << 30,))
+    facts = replace(GOOD, visible=(gb10,), torch=torch)
+    assert codes(facts) == ["unified_memory"]
+    assert "limits.host_memory limits runs" in finding(facts, "unified_memory")
+
+
+def test_memory_of_which_nvml_says_nothing_and_limits_on_it_are_told() -> None:
+    assert codes(replace(GOOD, visible=(replace(A100, total_bytes=None),))) == ["no_memory_readings"]
+    limited = replace(A100, allowed_bytes=40 << 30)
+    told = finding(replace(GOOD, visible=(limited,)), "gpu_memory_limit")
+    assert "this process may take 40.0 GiB of the 80.0 GiB of NVIDIA A100" in told
+    torch = replace(GOOD_TORCH, total_bytes=(79 << 30,))  # NVML counts what the driver keeps, CUDA does not
+    assert codes(replace(GOOD, visible=(replace(A100, allowed_bytes=80 << 30),), torch=torch)) == []
+    honours = replace(A100, total_bytes=40 << 30, allowed_bytes=40 << 30)
+    assert codes(replace(GOOD, visible=(honours,), torch=torch)) == ["gpu_memory_limit"]
+
+
 def test_index_beyond_the_last_gpu_says_which_is_the_last() -> None:
     assert decide("cuda:0", GOOD).gpu is A100
     with pytest.raises(DeviceError, match=r"torch sees 1 GPU; the last is cuda:0"):

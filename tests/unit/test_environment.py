@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -15,8 +17,8 @@ from bench.probes import environment, host
 from bench.probes.cgroup import read_cpu_quota, read_memory_limit_bytes, read_memory_used_bytes, read_oom_kills
 from bench.probes.environment import measure_environment, read_git_state
 from bench.probes.gpu_monitor import GpuMonitor
-from bench.records import Environment, columns
-from tests.unit.fake_nvml import UUID, FakeNvml, a100, install
+from bench.records import Environment, columns, key_fields
+from tests.unit.fake_nvml import UUID, FakeNvml, Fault, a100, install
 
 
 def write(root: Path, **files: str) -> Path:
@@ -252,17 +254,20 @@ def test_variables_that_change_speed_are_recorded_without_paths(monkeypatch: pyt
     assert found.allocator_settings == "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
 
 
-def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+def fake_cuda(monkeypatch: pytest.MonkeyPatch, cuda_total: int = 80 << 30, **changes: Any) -> None:
     import torch
 
-    properties = SimpleNamespace(
-        name="NVIDIA A100",
-        uuid=UUID.removeprefix("GPU-"),
-        total_memory=80 << 30,
-        multi_processor_count=108,
-        major=8,
-        minor=0,
-    )
+    known = {
+        "name": "NVIDIA A100",
+        "uuid": UUID.removeprefix("GPU-"),
+        "total_memory": 80 << 30,
+        "multi_processor_count": 108,
+        "major": 8,
+        "minor": 0,
+        "is_integrated": 0,
+    }
+    properties = SimpleNamespace(**{**known, **changes})
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (0, cuda_total))
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
@@ -285,6 +290,53 @@ def test_environment_of_a_gpu_without_nvml_leaves_nvmls_columns_unknown(monkeypa
     install(monkeypatch, FakeNvml(start_error=12))
     found = measure_environment("cuda", gpu_index=1)
     assert (found.gpu_total_bytes, found.gpu_index, found.vbios, found.ecc) == (80 << 30, 1, None, None)
+
+
+def memory_of(found: Environment) -> tuple[object, ...]:
+    return (found.device_memory_kind, found.gpu_total_bytes, found.gpu_memory_limit_bytes, found.device_memory_note)
+
+
+def test_the_memory_of_a_gpu_is_what_this_process_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_cuda(monkeypatch)
+    install(monkeypatch, FakeNvml(a100()))
+    assert memory_of(measure_environment("cuda")) == ("dedicated", 80 << 30, None, None)
+    install(monkeypatch, FakeNvml(a100(nvmlDeviceGetMemoryInfo=SimpleNamespace(total=40 << 30, used=0))))
+    limited = measure_environment("cuda")
+    assert memory_of(limited) == ("dedicated", 80 << 30, 40 << 30, None)
+    fake_cuda(monkeypatch, cuda_total=30 << 30)
+    assert measure_environment("cuda").gpu_memory_limit_bytes == 30 << 30
+    whole = dataclasses.replace(limited, gpu_memory_limit_bytes=None)
+    assert limited.key != whole.key  # another limit is another machine to the resume
+    assert "gpu_memory_limit_bytes" not in key_fields(whole)  # and without one, keys are as before
+
+
+def test_the_memory_of_a_slice_is_not_the_boards(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_cuda(monkeypatch, 5 << 30, name="NVIDIA A100 MIG 1g.5gb", total_memory=5 << 30)
+    install(monkeypatch, FakeNvml(a100(nvmlDeviceGetMigMode=[1, 1])))  # which shows the board under CUDA's UUID
+    assert memory_of(measure_environment("cuda")) == ("slice", 5 << 30, None, environment.CUT)
+
+
+def test_a_slice_goes_by_its_own_uuid_where_cuda_gives_the_boards(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_cuda(monkeypatch, 5 << 30, name="NVIDIA A100 MIG 1g.5gb", total_memory=5 << 30)
+    memory = SimpleNamespace(total=5 << 30, used=0)
+    mig = {"nvmlDeviceGetUUID": "MIG-7", "nvmlDeviceIsMigDeviceHandle": 1, "nvmlDeviceGetMemoryInfo": memory}
+    install(monkeypatch, FakeNvml(a100(nvmlDeviceGetMigMode=[1, 1]), slices=(mig,)))
+    found = measure_environment("cuda", gpu_uuid="MIG-7")
+    assert memory_of(found) == ("slice", 5 << 30, None, None)
+    assert (found.gpu_uuid_hash, found.mig) == (environment.hash_uuid("MIG-7"), True)
+
+
+def test_a_gpu_without_readings_of_memory_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_cuda(monkeypatch)
+    install(monkeypatch, FakeNvml(a100(nvmlDeviceGetMemoryInfo=Fault(4))))
+    assert memory_of(measure_environment("cuda")) == ("dedicated", 80 << 30, None, environment.SILENT)
+
+
+@pytest.mark.parametrize("memory", [Fault(3), SimpleNamespace(total=0, used=0), SimpleNamespace(total=9, used=5)])
+def test_a_gpu_that_takes_host_memory_has_no_total(monkeypatch: pytest.MonkeyPatch, memory: Any) -> None:
+    fake_cuda(monkeypatch, name="NVIDIA GB10", is_integrated=1)
+    install(monkeypatch, FakeNvml(a100(nvmlDeviceGetMemoryInfo=memory)))
+    assert memory_of(measure_environment("cuda")) == ("unified", None, None, environment.UNIFIED)
 
 
 def test_open_monitor_is_used_and_left_open(monkeypatch: pytest.MonkeyPatch) -> None:

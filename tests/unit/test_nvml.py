@@ -72,7 +72,7 @@ def test_driver_and_library_of_different_versions_are_an_error_not_an_empty_mach
 
 def test_listing_carries_what_the_driver_knows(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, FakeNvml(a100()))
-    expected = Gpu(UUID, "NVIDIA A100-SXM4-80GB", 0, 80 << 30, "550.54.15", (8, 0), False, None)
+    expected = Gpu(UUID, "NVIDIA A100-SXM4-80GB", 0, 80 << 30, "550.54.15", (8, 0), False, None, 80 << 30)
     assert list_gpus() == (expected,)
     assert read_gpu_listing().cuda_driver_version == (12, 4)
 
@@ -167,7 +167,8 @@ def test_what_a_board_does_not_support_is_none_never_zero(monkeypatch: pytest.Mo
         assert monitor.energy_j() is None
         static = monitor.static()
     known = {field.name for field in fields(static) if getattr(static, field.name) is not None}
-    assert known == {"uuid", "driver_version"}
+    assert known == {"uuid", "driver_version", "is_slice"}
+    assert not static.is_slice
 
 
 def test_functions_that_an_older_binding_lacks_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,6 +217,39 @@ def test_power_and_energy_of_a_slice_are_unknown_and_clocks_are_the_boards(monke
         assert monitor.energy_j() is None
     assert (snapshot.power_w, snapshot.energy_j, snapshot.sm_clock_hz) == (None, None, 1.2e9)
     assert snapshot.used_total_bytes is None  # the slice's own, not the board's
+
+
+def test_figures_of_a_board_that_is_cut_into_slices_are_not_those_of_what_cuda_shows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    process = SimpleNamespace(pid=os.getpid(), usedGpuMemory=5)
+    install(monkeypatch, FakeNvml(a100(nvmlDeviceGetMigMode=[1, 1], nvmlDeviceGetComputeRunningProcesses=[process])))
+    with GpuMonitor(UUID) as monitor:
+        snapshot, static = monitor.snapshot(), monitor.static()
+    assert (snapshot.used_total_bytes, snapshot.used_process_bytes, snapshot.other_process_count) == (None, None, None)
+    assert (snapshot.power_w, snapshot.energy_j, snapshot.temperature_c) == (None, None, 61)
+    assert (static.total_bytes, static.allowed_bytes, static.mig, static.is_slice) == (None, None, True, False)
+
+
+def test_a_slice_is_of_a_board_in_mig_mode_whatever_nvml_hides_of_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = SimpleNamespace(total=5 << 30, used=1 << 30)
+    mig = {"nvmlDeviceGetUUID": MIG_UUID, "nvmlDeviceIsMigDeviceHandle": 1, "nvmlDeviceGetMemoryInfo": memory}
+    install(monkeypatch, FakeNvml(a100(nvmlDeviceGetMigMode=Fault(4)), slices=(mig,)))
+    with GpuMonitor(MIG_UUID) as monitor:
+        static = monitor.static()
+        assert monitor.snapshot().used_total_bytes == 1 << 30
+    assert (static.total_bytes, static.allowed_bytes, static.mig, static.is_slice) == (5 << 30, 5 << 30, True, True)
+
+
+@pytest.mark.parametrize("memory", [Fault(3), SimpleNamespace(total=0, used=0, free=0)])
+def test_memory_of_a_gpu_without_its_own_is_unknown_and_never_zero(
+    monkeypatch: pytest.MonkeyPatch, memory: Any
+) -> None:
+    assert snapshot_of(monkeypatch, nvmlDeviceGetMemoryInfo=memory).used_total_bytes is None
+    (listed,) = list_gpus()
+    assert (listed.total_bytes, listed.allowed_bytes) == (None, None)
+    with GpuMonitor(UUID) as monitor:
+        assert (monitor.static().total_bytes, monitor.static().allowed_bytes) == (None, None)
 
 
 def test_an_unknown_uuid_is_an_error_that_keeps_it_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:

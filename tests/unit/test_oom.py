@@ -16,6 +16,7 @@ from bench.probes.oom import (
     describe_out_of_memory,
     is_out_of_memory,
     limit_host_memory,
+    may_hide_out_of_memory,
     parse_out_of_memory,
     read_data_bytes,
 )
@@ -72,6 +73,62 @@ TEXTS = (
     ("NVML_SUCCESS == r " + NVML_ASSERT, None, "CUDACachingAllocator.cpp (2.1 on), pytorch/pytorch #112377, #122068"),
     ("NVML_SUCCESS == DriverAPI::get()->nvmlInit_v2_() " + NVML_ASSERT, None, "the same, pytorch/pytorch #130486"),
     ("CUDA driver error: out of memory", None, "c10/cuda/driver_api.h (2.1 on), pytorch/pytorch #188008"),
+    (
+        'NVML_SUCCESS == r INTERNAL ASSERT FAILED at "/opt/conda/conda-bld/pytorch_1695392020201/work/c10/cuda/'
+        'CUDACachingAllocator.cpp":1154, please report a bug to PyTorch. ',
+        None,
+        "CUDACachingAllocator.cpp (2.1), a MIG slice in a container, pytorch/pytorch #112377, #197312",
+    ),
+    (
+        'NVML_SUCCESS == r INTERNAL ASSERT FAILED at "/opt/pytorch/pytorch/c10/cuda/CUDACachingAllocator.cpp":995, ...',
+        None,
+        "CUDACachingAllocator.cpp (2.5 to 2.12), Jetson, pytorch/pytorch #185240; a warning instead since #185946",
+    ),
+    (
+        "CUDA out of memory. Tried to allocate 2.00 MiB. GPU 0 has a total capacity of 255.98 GiB of which 244.65 GiB is "
+        "free. 1.05 GiB allowed; Of the allocated memory ...",
+        2 << 20,
+        "CUDACachingAllocator.cpp (2.2 on), under a memory fraction",
+    ),
+    (
+        "level_zero backend failed with error: 39 (UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY)",
+        None,
+        "SYCL's runtime below torch 2.5 and newer, pytorch/pytorch #177714",
+    ),
+    (
+        "Native API failed. Native API returns: -6 (PI_ERROR_OUT_OF_HOST_MEMORY) -6 (PI_ERROR_OUT_OF_HOST_MEMORY)",
+        None,
+        "SYCL's runtime below torch 2.3 and 2.4",
+    ),
+    (
+        "Invalid buffer size: 9.75 GB",
+        round(9.75 * (1 << 30)),
+        "aten/src/ATen/mps/MPSAllocator.mm (1.12 on), pytorch/pytorch #78042",
+    ),
+    ("Invalid buffer size: 19.38 GiB", round(19.38 * (1 << 30)), "the same file (2.9 on)"),
+    (
+        "Execution of the command buffer was aborted due to an error during execution. Insufficient Memory "
+        "(00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)",
+        None,
+        "Metal, below torch 1.12 and newer",
+    ),
+    (
+        "MIOpen Error: /data/repo/MIOpen/src/hip/handlehip.cpp:70: Memory not available to allocate buffer: 655360000",
+        655360000,
+        "MIOpen, ROCm/MIOpen #47",
+    ),
+    ("HIP error: hipErrorOutOfMemory: out of memory", None, "c10/cuda/CUDAException.cpp, hipified"),
+    (
+        '[WinError 1455] The paging file is too small for this operation to complete. Error loading "torch_cuda.dll"',
+        None,
+        "Windows, of the host",
+    ),
+    (
+        "Caught RuntimeError in pin memory thread for device 0.\nOriginal Traceback (most recent call last):\n"
+        "RuntimeError: CUDA error: out of memory",
+        None,
+        "torch/utils/data/_utils/pin_memory.py (1.2 on)",
+    ),
     (
         "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
         None,
@@ -165,8 +222,12 @@ def test_torchs_own_type_is_known_alone_and_in_a_group() -> None:
 
 def test_what_the_compiler_wraps_is_seen_through() -> None:
     from torch._dynamo.exc import BackendCompilerFailed
+    from torch._inductor import exc
 
     inner = torch.OutOfMemoryError(CUDA_TEXT)
+    if hasattr(exc, "InductorError"):  # torch 2.7 on: of autotuning, and of constants that are folded
+        assert parse_out_of_memory(exc.InductorError(inner, None)) == 2 << 30
+        assert not is_out_of_memory(exc.InductorError(ValueError("a fault of the compiler's"), None))
     assert parse_out_of_memory(BackendCompilerFailed("inductor", inner, None)) == 2 << 30  # its text has the inner's
     try:
         try:
@@ -196,6 +257,15 @@ def test_what_the_compiler_wraps_is_seen_through() -> None:
         RuntimeError("No valid triton configs. OutOfResources: out of resource: triton_mm Required: 147456"),
         RuntimeError("Unsupported memory format supported only contiguous, channels_last"),
         RuntimeError("can't start new thread"),
+        RuntimeError("level_zero backend failed with error: 40 (UR_RESULT_ERROR_OUT_OF_RESOURCES)"),
+        RuntimeError("level_zero backend failed with error: 20 (UR_RESULT_ERROR_DEVICE_LOST)"),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
+        RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "),  # by whom, the control group tells
+        RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"),
+        RuntimeError("MIOpen Error: popen() failed"),
+        RuntimeError("Placeholder buffer size is not large enough to contain the Tensor storage of size 12"),
+        RuntimeError("Invalid buffer size"),
+        RuntimeError("nvmlDeviceGetMemoryInfo: Not Supported"),
         RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
         RuntimeError("model said: Tried to allocate 2.00 GiB"),  # a size alone is no proof
         RuntimeError("index out of range in self"),
@@ -212,6 +282,26 @@ def test_what_the_compiler_wraps_is_seen_through() -> None:
 def test_other_failures_are_not_out_of_memory(error: BaseException) -> None:
     assert not is_out_of_memory(error)
     assert parse_out_of_memory(error) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "hides"),
+    [
+        ("GET was unable to find an engine to execute this computation", True),  # Conv_v8.cpp (1.12 on)
+        ("FIND was unable to find an engine to execute this computation", True),
+        ("Unable to find a valid cuDNN algorithm to run convolution", True),  # Conv_v7.cpp (1.5 on)
+        ("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`", True),
+        ("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED_CUDA_DRIVER", True),
+        ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_COMPILATION_FAILED", False),
+        ("CUDA error: CUBLAS_STATUS_INVALID_VALUE when calling ...", False),
+        ("CUDA error: an illegal memory access was encountered", False),
+    ],
+)
+def test_words_behind_which_lack_of_memory_may_stand_are_known_as_such(text: str, hides: bool) -> None:
+    error = RuntimeError(text)
+    assert may_hide_out_of_memory(error) is hides
+    assert not may_hide_out_of_memory(ValueError(text))
+    assert not is_out_of_memory(error)
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,16 @@ def test_a_death_within_the_case_is_its_row_and_costs_one_run(tmp_path: Path) ->
         ),
         ("terminate called after throwing ...\n  what():  CUDA error: invalid argument\n", "crashed"),
         ("CUDA out of memory, says the model\n", "crashed"),
+        (
+            "terminate called after throwing an instance of 'sycl::_V1::exception'\n  what():  Enqueue process failed.\n"
+            "level_zero backend failed with error: 39 (UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY)\nFatal Python error: Aborted\n",
+            "oom",
+        ),
+        (
+            "terminate called ...\n  what():  Enqueue process failed.\nFatal Python error: Aborted\n\n"
+            "  CUDA error: out of memory, in a frame's name\n",
+            "crashed",
+        ),
     ],
 )
 def test_a_death_by_an_exception_that_nothing_caught_is_what_it_says(tmp_path: Path, log: str, status: str) -> None:
@@ -159,6 +169,7 @@ def test_a_death_after_the_run_said_how_it_ends_is_what_it_said(tmp_path: Path) 
         (died("measure", "the process was killed by SIGSEGV"), True, "crashed"),
         (answered(Status.FAILED, reason="DataLoader worker (pid 7) is killed by signal: Killed."), True, "oom"),
         (answered(Status.FAILED, reason="DataLoader worker (pid 7) is killed by signal: Killed."), False, "failed"),
+        (answered(Status.FAILED, reason="DataLoader worker (pid(s) 7, 8) exited unexpectedly"), True, "oom"),
         (answered(Status.FAILED, reason="another fault"), True, "failed"),
         (answered(Status.OK), True, "ok"),
     ],

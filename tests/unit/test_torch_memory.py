@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from bench.probes.torch_memory import (
     MemoryMark,
     TorchPeaks,
     measure_cpu_peak,
+    memory_kind,
     replay,
     start_gpu,
 )
@@ -170,7 +172,11 @@ STATS = {
 }
 
 
-def fake_allocator(monkeypatch: pytest.MonkeyPatch, stats: dict[str, Any], backend: str = "native") -> None:
+def fake_allocator(
+    monkeypatch: pytest.MonkeyPatch, stats: dict[str, Any], backend: str = "native", **properties: Any
+) -> None:
+    known = SimpleNamespace(**{"name": "NVIDIA A100-SXM4-80GB", "is_integrated": 0, **properties})
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: known)
     monkeypatch.setattr(torch.cuda, "memory_stats", lambda index: stats)
     monkeypatch.setattr(torch.cuda, "get_allocator_backend", lambda: backend)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (600, 1000))
@@ -200,6 +206,48 @@ def test_context_is_what_is_used_beyond_torch_and_other_processes(monkeypatch: p
     assert CudaMemory().device_fields() == {"device_total_bytes": 1000, "alloc_retries": 3, "context_bytes": 250}
     assert CudaMemory().device_fields(used_before_bytes=100)["context_bytes"] == 150
     assert CudaMemory().device_fields(used_before_bytes=400)["context_bytes"] is None  # others gave memory back
+
+
+def test_a_gpu_that_takes_host_memory_has_no_size_and_no_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_allocator(monkeypatch, STATS, is_integrated=1, name="NVIDIA GB10")
+    assert CudaMemory().device_fields() == {"device_total_bytes": None, "alloc_retries": 3, "context_bytes": None}
+
+
+@pytest.mark.parametrize(
+    ("properties", "kind"),
+    [
+        ({"name": "NVIDIA A100-SXM4-80GB", "is_integrated": 0}, "dedicated"),
+        ({"name": "NVIDIA GH200 480GB", "is_integrated": 0}, "dedicated"),
+        ({"name": "NVIDIA A100-SXM4-40GB MIG 1g.5gb", "is_integrated": 0}, "slice"),
+        ({"name": "NVIDIA GB10", "is_integrated": 1}, "unified"),
+        ({"name": "Orin", "is_integrated": 1}, "unified"),
+        ({"name": "NVIDIA Thor MIG 2g.0gb", "is_integrated": 1}, "unified"),  # a slice of the host's
+        ({"name": "AMD Instinct MI300A", "is_integrated": 1}, "unified"),
+    ],
+    ids=lambda each: str(each),
+)
+def test_the_kind_of_memory_is_cudas_word(properties: dict[str, Any], kind: str) -> None:
+    assert memory_kind(SimpleNamespace(**properties)) == kind
+
+
+@pytest.mark.parametrize(
+    ("ooms", "free", "exhausted"), [(0, 600 << 20, False), (1, 600 << 20, True), (0, 1 << 20, True)]
+)
+def test_a_device_is_exhausted_once_it_refused_memory_or_has_none(
+    monkeypatch: pytest.MonkeyPatch, ooms: int, free: int, exhausted: bool
+) -> None:
+    fake_allocator(monkeypatch, {**STATS, "num_ooms": ooms})
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (free, 1 << 30))
+    assert CudaMemory().is_exhausted() is exhausted
+
+
+def test_a_lost_context_is_not_an_exhausted_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(index: int | None) -> tuple[int, int]:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    fake_allocator(monkeypatch, STATS)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lost)
+    assert not CudaMemory().is_exhausted()
 
 
 def test_reset_is_for_the_watched_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
