@@ -367,11 +367,16 @@ def use_file(launcher: Launcher, path: Path) -> None:
         BenchError: The file cannot be loaded, or has no models: one line, with its path.
     """
     files.check_path(path)
-    if not files.is_known(path):
-        try:
-            files.know(path, ask(launcher, "models", models_task, {"path": str(path.absolute())}))
-        except BenchError as error:
-            raise BenchError(f"{path}: {error}") from error
+    if files.is_known(path):
+        return
+    described = files.load_description(path)
+    try:
+        if described is None:
+            described = ask(launcher, "models", models_task, {"path": str(path.absolute())})
+            files.keep_description(path, described)
+        files.know(path, described)
+    except BenchError as error:
+        raise BenchError(f"{path}: {error}") from error
 
 
 def guarded_in_child(

@@ -164,7 +164,8 @@ def _trace(
     gpus = [*map(load_device, names), *device_files.values()]
     if others := [gpu.name for gpu in gpus if gpu.kind != "cuda"]:
         raise BenchError(f"--device {others[0]}: guard traces steps on GPUs. See bench list devices")
-    cases, found = read_cases(config, overrides, axes), {}
+    cases = read_cases(config, overrides, axes)
+    found: dict[str, Guarded | str] = {}
     with Progress(quiet=quiet) as progress:
         for gpu in gpus:
             named = name_cases_on(cases, gpu)
@@ -182,8 +183,8 @@ def _trace(
 
 def _explained(changes: Sequence[Change], python: Path | None) -> Iterator[str]:
     """For each case that changed, and whose versions are not the baseline's, what the versions do and what the code."""
-    from bench.guard.environments import find_python, retrace
     from bench.guard.changes import format_difference
+    from bench.guard.environments import find_python, retrace
 
     for change in changes:
         if not (change.difference_bytes and change.environment_differs and change.before and change.after):
@@ -232,7 +233,7 @@ def summary_line(changes: Sequence[Change]) -> str:
 def _cells(change: Change) -> list[str]:
     from bench.guard import format_difference
 
-    speed = change.after and change.after.samples_per_s
+    speed = None if change.after is None else change.after.samples_per_s
     difference = change.difference_bytes
     return [
         change.name,
@@ -299,9 +300,8 @@ def github_lines(changes: Sequence[Change], partings: int, notes: Sequence[str])
         lines = list(change_lines(change, partings))
         if not lines and kind == "notice":
             continue
-        before, after = change.before_bytes, change.after_bytes
-        peak = "" if before is None or after is None else f": peak {format_change(before, after)}"
-        head = f"{change.name}{peak or f': {change.status.value}'}"
+        peak = format_change(change.before_bytes, change.after_bytes)
+        head = f"{change.name}: {f'peak {peak}' if peak else change.status.value}"
         yield f"::{kind} title={_property('Training memory')}::{_data(chr(10).join([head, *lines]))}"
     yield from (f"::warning title={_property('Training memory')}::{_data(note)}" for note in notes)
     yield printable(summary_line(changes))

@@ -11,10 +11,10 @@ from bench.guard.outline import Line, Outline, outline_case
 __all__ = [
     "Allowed",
     "Change",
+    "Course",
     "Guarded",
     "Line",
     "Outline",
-    "Course",
     "change_fields",
     "change_lines",
     "format_difference",

@@ -88,7 +88,7 @@ def read_baselines(path: Path) -> dict[str, Guarded]:
     if b"\n<<<<<<< " in content:
         raise StoreError(f"{path}: has conflict markers of a merge. Take either side, then write it anew with --update")
     try:
-        read = json.loads(content) if len(content) <= MOST_BYTES else None
+        read: Any = json.loads(content) if len(content) <= MOST_BYTES else None
         version = read["format"]
         if type(version) is int and version > FORMAT:
             raise StoreError(f"{path}: format {version} is newer than this version of bench reads ({FORMAT}). Upgrade")

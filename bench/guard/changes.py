@@ -64,8 +64,10 @@ def _end(line: Line) -> str:
     return "after the step" if line.until == KEPT else f"in {line.until or f'{line.phase} {line.module}'}"
 
 
-def format_change(before: int, after: int) -> str:
-    """`1.50 GiB -> 1.62 GiB (+125.00 MiB)`."""
+def format_change(before: int | None, after: int | None) -> str:
+    """`1.50 GiB -> 1.62 GiB (+125 MiB)`; empty where either is unknown."""
+    if before is None or after is None:
+        return ""
     return f"{format_bytes(before)} -> {format_bytes(after)} ({format_difference(after - before)})"
 
 
@@ -105,7 +107,7 @@ def _moved(before: Line | None, after: Line | None) -> Moved | None:
     """How one line became another of the same operator; None if it is the same."""
     if before is None or after is None:
         return Moved(How.GONE if after is None else How.NEW, before, after)
-    if (before.size_bytes, before.count) != (after.size_bytes, after.count):
+    if (before.size_bytes, before.blocks) != (after.size_bytes, after.blocks):
         return Moved(How.SIZE, before, after)
     return None if before == after else Moved(How.FREED, before, after)
 

@@ -39,7 +39,7 @@ class Line(NamedTuple):
         operator: That allocated, with `scratch` or `workspace` for memory that is no tensor; of what lies there, the
             optimizer's word for a state, or empty.
         size_bytes: Asked for, all together.
-        count: How many allocations.
+        blocks: How many allocations.
         until: The phase and module at which they are freed; `kept`, or empty for the operator's own module and phase.
     """
 
@@ -47,7 +47,7 @@ class Line(NamedTuple):
     module: str
     operator: str
     size_bytes: int
-    count: int
+    blocks: int
     until: str
 
     @property
@@ -179,7 +179,7 @@ def _grouped(lines: Iterable[Line]) -> Iterator[Line]:
     for line in lines:
         key = (*line.place, line.until)
         size, count = sums.get(key, (0, 0))
-        sums[key] = size + line.size_bytes, count + line.count
+        sums[key] = size + line.size_bytes, count + line.blocks
     order = {category: place for place, category in enumerate(_LIVES_ON)}
     for key in sorted(sums, key=lambda key: (order.get(key[0], len(order)), key)):
         yield Line(*key[:3], *sums[key], key[3])

@@ -18,7 +18,7 @@ import sys
 import sysconfig
 import types
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -142,7 +142,7 @@ def _source(module: types.ModuleType | None) -> Path | None:
 
 
 def _is_own(path: Path) -> bool:
-    """Whether a file is the user's, rather than of an installed package, of Python, of the system or of this package."""
+    """Whether a file is the user's: not of an installed package, of Python, of the system or of this package."""
     text = str(path)
     return _INSTALLED not in text and not text.startswith(_SYSTEM) and _PACKAGE not in path.parents
 
@@ -305,13 +305,13 @@ def load_kept(cases: Iterable[Case], device: Device, *, workspaces: bool) -> dic
     folder = trace_cache_folder()
     known: dict[str, str | None] = {}
 
-    def is_same(path: str, digits: str, hashed: Any) -> bool:
-        if path not in known:
+    def are_same(digits: dict[str, str], hashed: Callable[[Path], str]) -> bool:
+        for path in digits.keys() - known:
             try:
                 known[path] = hashed(Path(path))
             except OSError:
                 known[path] = None
-        return known[path] == digits
+        return all(known[path] == value for path, value in digits.items())
 
     found = {}
     for case in cases if folder is not None else ():
@@ -321,8 +321,7 @@ def load_kept(cases: Iterable[Case], device: Device, *, workspaces: bool) -> dic
             expander = zlib.decompressobj()
             content = expander.decompress((folder / f"{key}{SUFFIX}").read_bytes(), MOST_HELD_BYTES)
             held = json.loads(content)
-            same = all(is_same(*item, _hash) for item in held["files"].items())
-            same = same and all(is_same(*item, _listing) for item in held["folders"].items())
+            same = are_same(held["files"], _hash) and are_same(held["folders"], _listing)
             if same and _versions_of(held["packages"]) == held["packages"]:
                 found[case] = Guarded.read(held["guarded"])
         except (OSError, ValueError, TypeError, KeyError, AttributeError, zlib.error):

@@ -105,7 +105,8 @@ def build_inputs(case: Case, info: DatasetInfo, protocol: Protocol, device: torc
 
     Raises:
         DataError: Files are there and damaged.
-        Unsupported: The model declares inputs of its own, and the path is not `synthetic`; or PIL has no images of so many channels, or no masks of so many classes (`cached` and `loader`).
+        Unsupported: PIL has no images of so many channels, or no masks of so many classes (`cached` and `loader`); or
+            the model declares inputs of its own, which are `synthetic`.
     """
     if declared := catalog.model(case.model.name).input_specs:
         if case.input != "synthetic":

@@ -212,7 +212,7 @@ class Workload:
                 self.kept = returned, (returned if is_loss else None)
                 return
             if takes_closure(self.optimizer):
-                drawn = [next(batches) for _ in range(self.accumulation)]
+                drawn = [cast(tuple[Tensor, Tensor], next(batches)) for _ in range(self.accumulation)]
                 shape = tuple(drawn[0][0].shape)
                 cast(Any, self.optimizer).step(functools.partial(self._evaluate, drawn))
                 return
@@ -264,7 +264,7 @@ class Workload:
 
     @property
     def loss(self) -> float | None:
-        """The last batch's loss; None before a step, and of an own step that returns no scalar. Waits for the device."""
+        """The last batch's loss; None before a step, and of an own step without one. Waits for the device."""
         loss = self.kept and self.kept[1]
         return None if loss is None else self.accumulation * float(loss.detach())
 
