@@ -65,7 +65,9 @@ class Net(nn.Module):
     def __init__(self, spec: dict[str, Any]) -> None:
         super().__init__()
         widths = [3, *(block["width"] for block in spec["blocks"])]
-        self.blocks = nn.Sequential(*(Block(block, width) for block, width in zip(spec["blocks"], widths, strict=False)))
+        self.blocks = nn.Sequential(
+            *(Block(block, width) for block, width in zip(spec["blocks"], widths, strict=False))
+        )
         self.head = nn.Linear(widths[-1], spec["classes"])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
