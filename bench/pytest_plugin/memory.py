@@ -1,75 +1,40 @@
-"""Pytest plugin: the GPU memory of a training step as an assertion, on a machine without a GPU.
-
-    def test_memory(training_memory):
-        training_memory(build, (3, 224, 224), optimizer="adamw", batch_size=32).assert_unchanged()
-
-The fixture `training_memory` traces a step; the marker `training_memory(...)` gives keywords for all of a test's calls;
-`pytest --update-memory-baselines` writes what is traced to `memory_baselines/` beside the test's file. Nothing but
-pytest is imported before the fixture is used.
-"""
+"""What the fixture `training_memory` hands out: one traced step, and what a test may claim of it."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from bench.api import outline, timeline
+from bench.errors import BenchError
+from bench.pytest_plugin import MARKER, OPTION, WRITTEN
+from bench.units import exact_bytes, parse_bytes
 
+if TYPE_CHECKING:
     from bench.estimators.timeline import Timeline
     from bench.guard import Guarded
 
 FOLDER = "memory_baselines"
-OPTION = "--update-memory-baselines"
-_MARKER = "training_memory"
-_WRITTEN = "memory baseline"
 _CLASSES = 1000
 """Of the labels, where a test gives the shape of a sample alone: no memory depends on it but what the model makes."""
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """The option that writes baselines."""
-    group = parser.getgroup("stepbench")
-    group.addoption(OPTION, action="store_true", help="write the memory baselines of training_memory(...) anew")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Declare the marker."""
-    config.addinivalue_line(
-        "markers",
-        f"{_MARKER}(**keywords): keywords for each call of the fixture {_MARKER} in this test: device, optimizer, ...",
-    )
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say which baselines were written, by all workers of xdist together."""
-    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, ())]
-    written = sorted({value for report in reports for key, value in report.user_properties if key == _WRITTEN})
-    for path in written:
-        terminalreporter.write_line(f"memory baseline written: {path}")
-
-
-@pytest.fixture  # type: ignore[untyped-decorator,unused-ignore]  # where pytest is not installed
-def training_memory(request: pytest.FixtureRequest) -> Callable[..., TrainingMemory]:
-    """Trace the GPU memory of a training step.
-
-    Returns:
-        A function `(model, sample_shape=None, *, name=None, **keywords) -> TrainingMemory`. The model is a callable
-        that builds one, a module, or a name (`"resnet50"`, `"timm:convnextv2_tiny"`); the keywords are those of
-        `bench.estimate`: `optimizer`, `batch_size`, `device`, `precision`, `loss`, `step` with `inputs`, ... The step
-        is traced at once; where that is refused, the test fails with the operator and the reason.
-    """
+def tracer(request: pytest.FixtureRequest) -> Callable[..., TrainingMemory]:
+    """What the fixture returns, for one test."""
     counted = [0]
 
     def trace(
         model: Any, sample_shape: tuple[int, int, int] | None = None, *, name: str | None = None, **keywords: Any
     ) -> TrainingMemory:
         __tracebackhide__ = True
-        for marker in request.node.iter_markers(_MARKER):
+        for marker in request.node.iter_markers(MARKER):
             keywords = {**marker.kwargs, **keywords}
         if sample_shape is not None:
             keywords = {"classes": _CLASSES, **keywords, "sample_shape": sample_shape}
@@ -91,8 +56,6 @@ class TrainingMemory:
     def __init__(self, request: pytest.FixtureRequest, name: str, model: Any, keywords: dict[str, Any]) -> None:
         """Trace, or fail the test."""
         __tracebackhide__ = True
-        from bench.api import outline
-
         self.name, self._request, self._model, self._keywords = name, request, model, keywords
         self.guarded: Guarded = _or_fail(name, outline, model, **keywords)
 
@@ -109,16 +72,12 @@ class TrainingMemory:
     def timeline(self) -> Timeline:
         """Memory over the step, as `bench.timeline` has it."""
         __tracebackhide__ = True
-        from bench.api import timeline
-
         keywords = {"device": "h100_sxm", "workspaces": False, **self._keywords}
         return _or_fail(self.name, timeline, self._model, **keywords)  # type: ignore[no-any-return]
 
     def assert_below(self, size: int | str) -> None:
         """Fail unless the peak of allocated memory is at most `size`, bytes or a text such as `20 GiB`."""
         __tracebackhide__ = True
-        from bench.units import exact_bytes, parse_bytes
-
         most = parse_bytes(size) if isinstance(size, str) else size
         if self.peak_allocated_bytes > most:
             largest = "\n".join(f"  {tensor.size_bytes:>14,} B  {tensor.label}" for tensor in self.timeline().tensors)
@@ -140,7 +99,7 @@ class TrainingMemory:
         path = self.baseline_path
         if self._request.config.getoption(OPTION):
             if _or_fail(self.name, update_baselines, path, {self.name: self.guarded}):
-                self._request.node.user_properties.append((_WRITTEN, str(path)))
+                self._request.node.user_properties.append((WRITTEN, str(path)))
             return
         allowed = _or_fail(self.name, Allowed.parse, allow)
         change = Change.of(self.name, _or_fail(self.name, read_baselines, path).get(self.name), self.guarded, allowed)
@@ -165,12 +124,9 @@ class TrainingMemory:
 
 def _builder(model: Any) -> Any:
     """What builds the model: of a module that is built, its copy."""
-    import sys
-
     torch = sys.modules.get("torch")
     if torch is None or not isinstance(model, torch.nn.Module):
         return model
-    import copy
 
     def build() -> Any:
         return copy.deepcopy(model)
@@ -182,8 +138,6 @@ def _builder(model: Any) -> Any:
 def _or_fail(name: str, call: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
     """What a call returns; an error that a user can fix fails the test in one line."""
     __tracebackhide__ = True
-    from bench.errors import BenchError
-
     try:
         return call(*arguments, **keywords)
     except BenchError as error:
