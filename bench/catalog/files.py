@@ -143,7 +143,8 @@ def _description_path(path: Path) -> Path | None:
     if folder is None:
         return None
     versions = [importlib.metadata.version(name) for name in ("torch", "torchvision")]
-    key = stable_hash([str(path.absolute()), _code_of(path), versions, sys.version_info[:2], sys.path[1:]])
+    found_from = sys.version_info[:2], sys.prefix, os.environ.get("PYTHONPATH")
+    key = stable_hash([str(path.absolute()), _code_of(path), versions, found_from])
     return folder / f"{key}{_KEPT}"
 
 

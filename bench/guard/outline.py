@@ -151,7 +151,7 @@ def _outline(recording: Recording, target: Target, peaks: TracePeaks) -> Outline
             allocated -= block.event.size
             if is_begun:
                 freed[event.id] = call
-    naming = _Naming(recording, freed)
+    naming = _LineNames(recording, freed)
     columns = trace_columns(peaks)
     return Outline(
         peak_allocated_bytes=peaks.allocated_bytes,
@@ -185,7 +185,7 @@ def _grouped(lines: Iterable[Line]) -> Iterator[Line]:
         yield Line(*key[:3], *sums[key], key[3])
 
 
-class _Naming:
+class _LineNames:
     """Gives allocations their lines."""
 
     def __init__(self, recording: Recording, freed: Mapping[int, int]) -> None:

@@ -293,7 +293,12 @@ def _key(case: Case, device: Device, *, workspaces: bool) -> str | None:
     package = catalog.package_of(case.model.name)
     about = [
         *(fingerprint.code_key(_CODE), sys.version_info[:3], versions, variables, libraries),
-        *(package and importlib.metadata.version(package), [str(path) for path in files.paths()], sys.path[1:]),
+        *(
+            package and importlib.metadata.version(package),
+            [str(path) for path in files.paths()],
+            sys.prefix,
+            os.environ.get("PYTHONPATH"),
+        ),
     ]
     return stable_hash(
         [about, {axis: str(value) for axis, value in case.axes.items()}, str(asdict(device)), workspaces]

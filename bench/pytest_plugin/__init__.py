@@ -61,4 +61,4 @@ def training_memory(request: pytest.FixtureRequest) -> Callable[..., TrainingMem
     """
     from bench.pytest_plugin.memory import tracer
 
-    return tracer(request)
+    return tracer(request, MARKER, OPTION, WRITTEN)

@@ -14,7 +14,6 @@ import pytest
 
 from bench.api import outline, timeline
 from bench.errors import BenchError
-from bench.pytest_plugin import MARKER, OPTION, WRITTEN
 from bench.units import exact_bytes, parse_bytes
 
 if TYPE_CHECKING:
@@ -26,21 +25,28 @@ _CLASSES = 1000
 """Of the labels, where a test gives the shape of a sample alone: no memory depends on it but what the model makes."""
 
 
-def tracer(request: pytest.FixtureRequest) -> Callable[..., TrainingMemory]:
-    """What the fixture returns, for one test."""
+def tracer(request: pytest.FixtureRequest, marker: str, option: str, written: str) -> Callable[..., TrainingMemory]:
+    """What the fixture returns, for one test.
+
+    Args:
+        request: Of the test.
+        marker: The name of the marker with keywords.
+        option: The option that writes baselines.
+        written: The property of the test's report that receives the path of a baseline that was written.
+    """
     counted = [0]
 
     def trace(
         model: Any, sample_shape: tuple[int, int, int] | None = None, *, name: str | None = None, **keywords: Any
     ) -> TrainingMemory:
         __tracebackhide__ = True
-        for marker in request.node.iter_markers(MARKER):
-            keywords = {**marker.kwargs, **keywords}
+        for found in request.node.iter_markers(marker):
+            keywords = {**found.kwargs, **keywords}
         if sample_shape is not None:
             keywords = {"classes": _CLASSES, **keywords, "sample_shape": sample_shape}
         counted[0] += 1
         default = request.node.name if counted[0] == 1 else f"{request.node.name} #{counted[0]}"
-        return TrainingMemory(request, name or default, _builder(model), keywords)
+        return TrainingMemory(request, (option, written), name or default, _builder(model), keywords)
 
     return trace
 
@@ -53,9 +59,12 @@ class TrainingMemory:
         guarded: The trace: a `bench.guard.Guarded`, with its `outline`.
     """
 
-    def __init__(self, request: pytest.FixtureRequest, name: str, model: Any, keywords: dict[str, Any]) -> None:
-        """Trace, or fail the test."""
+    def __init__(
+        self, request: pytest.FixtureRequest, names: tuple[str, str], name: str, model: Any, keywords: dict[str, Any]
+    ) -> None:
+        """Trace, or fail the test; `names` are `option` and `written` of `tracer`."""
         __tracebackhide__ = True
+        self._option, self._written = names
         self.name, self._request, self._model, self._keywords = name, request, model, keywords
         self.guarded: Guarded = _or_fail(name, outline, model, **keywords)
 
@@ -97,19 +106,19 @@ class TrainingMemory:
         from bench.guard.changes import format_change
 
         path = self.baseline_path
-        if self._request.config.getoption(OPTION):
+        if self._request.config.getoption(self._option):
             if _or_fail(self.name, update_baselines, path, {self.name: self.guarded}):
-                self._request.node.user_properties.append((WRITTEN, str(path)))
+                self._request.node.user_properties.append((self._written, str(path)))
             return
         allowed = _or_fail(self.name, Allowed.parse, allow)
         change = Change.of(self.name, _or_fail(self.name, read_baselines, path).get(self.name), self.guarded, allowed)
         if change.status is Course.SAME or (allow and change.status in (Course.ALLOWED, Course.SHRANK)):
             return
         if change.before is None:
-            pytest.fail(f"{self.name}: no baseline in {path}. Write it with pytest {OPTION}, and commit it")
+            pytest.fail(f"{self.name}: no baseline in {path}. Write it with pytest {self._option}, and commit it")
         lines = [f"{self.name}: peak memory {format_change(change.before_bytes, change.after_bytes)}"]
         lines += [f"  {line}" for line in change_lines(change)]
-        pytest.fail("\n".join([*lines, f"If it is meant to change: pytest {OPTION}, and commit {path}"]))
+        pytest.fail("\n".join([*lines, f"If it is meant to change: pytest {self._option}, and commit {path}"]))
 
     @property
     def baseline_path(self) -> Path:
