@@ -291,18 +291,11 @@ def _key(case: Case, device: Device, *, workspaces: bool) -> str | None:
     versions = [importlib.metadata.version(name) for name in _VERSIONED]
     variables = {name: value for name, value in os.environ.items() if name in MEMORY_VARIABLES}
     package = catalog.package_of(case.model.name)
-    about = [
-        *(fingerprint.code_key(_CODE), sys.version_info[:3], versions, variables, libraries),
-        *(
-            package and importlib.metadata.version(package),
-            [str(path) for path in files.paths()],
-            sys.prefix,
-            os.environ.get("PYTHONPATH"),
-        ),
-    ]
-    return stable_hash(
-        [about, {axis: str(value) for axis, value in case.axes.items()}, str(asdict(device)), workspaces]
-    )
+    code = [fingerprint.code_key(_CODE), package and importlib.metadata.version(package), versions, libraries]
+    place = [sys.version_info[:3], sys.prefix, os.environ.get("PYTHONPATH"), *map(str, files.paths())]
+    axes = {axis: str(value) for axis, value in case.axes.items()}
+    return stable_hash([code, place, variables, axes, str(asdict(device)), workspaces])
+
 
 
 def load_kept(cases: Iterable[Case], device: Device, *, workspaces: bool) -> dict[Case, Guarded]:
