@@ -27,13 +27,14 @@ if TYPE_CHECKING:
     import torch
 
     from bench.catalog import Entry, Kind
-    from bench.catalog.entries import Loss
+    from bench.catalog.entries import Loss, Step
     from bench.comparison import Comparison
     from bench.devices import Device
     from bench.estimators.choosing import By, Ranking
     from bench.estimators.fitting import Fit
     from bench.estimators.saving import Saving
     from bench.estimators.timeline import Timeline
+    from bench.guard import Guarded
     from bench.launchers import Launcher
     from bench.records import Case, Checkpointing, Estimate, ImageSpec, MemoryFormat, Precision, Update, ZeroGrad
 
@@ -47,8 +48,18 @@ if TYPE_CHECKING:
 class Switches(TypedDict, total=False):
     """Further keywords of `estimate`, `fit`, `save_memory` and `timeline`: axes of a case that are usually left alone.
 
-    Values are those of a configuration's grid (docs/configuration.md); each defaults as there.
+    Values are those of a configuration's grid (docs/configuration.md); each defaults as there. Beside them stands a
+    training step of the caller's own, for a model that is a callable.
+
+    Attributes:
+        step: `(model, optimizer, batch) -> anything`: runs in place of the usual step, and decides on precision,
+            zero_grad and what else a step does. What it returns is alive until the next step has ended.
+        inputs: The tensors of the batch, each as its type and shape, in place of images and labels:
+            `["int64[B,128]", "int64[B,128]"]`. B is the batch size.
     """
+
+    step: Step
+    inputs: Sequence[str]
 
     accumulation: int
     checkpointing: Checkpointing
@@ -470,6 +481,53 @@ def timeline(
     return asked.in_order(made, batch_size)
 
 
+def outline(
+    model: Model,
+    *,
+    batch_size: int = 64,
+    dataset: str | None = None,
+    sample_shape: Shape | None = None,
+    classes: int | None = None,
+    optimizer: Optimizer = "sgd",
+    loss: Loss | None = None,
+    precision: Precision = "float32",
+    memory_format: MemoryFormat = "contiguous",
+    image_size: int | None = None,
+    device: str | Path | Device = "h100_sxm",
+    workspaces: bool = False,
+    **switches: Unpack[Switches],
+) -> Guarded:
+    """Trace a training step for the memory gate: what the pytest plugin compares with a baseline.
+
+    Args:
+        model: As for `estimate`, and so are all others.
+        batch_size: See model.
+        dataset: See model.
+        sample_shape: See model.
+        classes: See model.
+        optimizer: See model.
+        loss: See model.
+        precision: See model.
+        memory_format: See model.
+        image_size: See model.
+        device: See model.
+        workspaces: See model. Off unless asked for, so that torch without cuDNN says the same.
+        **switches: See model.
+
+    Raises:
+        bench.errors.BenchError: As `fit`.
+    """
+    from bench.client import ask
+    from bench.guard import Guarded
+    from bench.tasks import guard_one_task
+
+    axes = {"precision": precision, "memory_format": memory_format, "image_size": image_size, **switches}
+    asked = _Asked.of(model, [batch_size], dataset, sample_shape, classes, optimizer, loss, axes)
+    argument = {"case": asked.cases[0], "device": _known(device, None), "workspaces": workspaces}
+    with asked.raising():
+        return Guarded.read(ask(asked.launcher, "guard", guard_one_task, argument))
+
+
 def compare(
     baseline: Results,
     candidate: Results,
@@ -559,7 +617,11 @@ class _Asked:
 
         if isinstance(model, str) and files.is_name(model.partition(":")[0] + ":"):
             raise BenchError(f'model "{model}": from Python, give the callable itself: import it, and pass model=build')
+        axes = dict(axes)
+        own_step, inputs = axes.pop("step", None), tuple(axes.pop("inputs", None) or ())
         entries = _own_entries(model, dataset, sample_shape, classes, optimizer, loss, axes["image_size"])
+        if own_step is not None or inputs:
+            _add_step(entries, own_step, inputs, dataset, sample_shape)
         grid: dict[str, Any] = {
             "dataset": dataset or DEFAULT_DATASET,
             "model": "mlp" if "model" in entries else model,
@@ -665,6 +727,32 @@ def _own_entries(
     info = DatasetInfo(images, (), (0.0,) * images.channels, (1.0,) * images.channels, 0, 0)
     found["dataset"] = DatasetEntry("x".join(map(str, images.shape)), lambda: info)
     return found
+
+
+def _add_step(
+    entries: dict[Kind, Entry],
+    own_step: Step | None,
+    inputs: tuple[str, ...],
+    dataset: str | None,
+    sample_shape: Shape | None,
+) -> None:
+    """Put a step and inputs of the caller's own into the entries. Raises BenchError."""
+    from bench.catalog import DatasetEntry, DatasetInfo, ModelEntry
+    from bench.records import ImageSpec
+
+    name, model = ("step", own_step) if own_step is not None else ("inputs", None)
+    own = entries.get("model")
+    if not isinstance(own, ModelEntry):
+        raise BenchError(f"{name}: goes with a model that is a callable; a model of the catalog has its own step")
+    if model is not None and not callable(model):
+        raise BenchError(f"step {model!r}: a function (model, optimizer, batch) is needed")
+    entries["model"] = replace(own, step=own_step, inputs=inputs)
+    if not inputs:
+        return
+    if dataset is not None or sample_shape is not None:
+        raise BenchError("inputs: stand in place of dataset and sample_shape; leave those out")
+    info = DatasetInfo(ImageSpec(1, 1, 1, 1), (), (0.0,), (1.0,), 0, 0)
+    entries["dataset"] = DatasetEntry("inputs", lambda: info)
 
 
 def _build(model: Callable[..., torch.nn.Module], images: ImageSpec) -> torch.nn.Module:

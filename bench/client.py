@@ -30,6 +30,7 @@ from bench.tasks import (
     estimate_task,
     fit_kept_task,
     fit_task,
+    guard_task,
     kernels_kept_task,
     kernels_task,
     layers_task,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from bench.estimators.fitting import Fit
     from bench.estimators.saving import Saving
     from bench.estimators.timeline import Timeline
+    from bench.guard import Guarded
     from bench.validation.estimating import Estimated
     from bench.validation.rows import Measured
 
@@ -365,11 +367,67 @@ def use_file(launcher: Launcher, path: Path) -> None:
         BenchError: The file cannot be loaded, or has no models: one line, with its path.
     """
     files.check_path(path)
-    if not files.is_known(path):
-        try:
-            files.know(path, ask(launcher, "models", models_task, {"path": str(path.absolute())}))
-        except BenchError as error:
-            raise BenchError(f"{path}: {error}") from error
+    if files.is_known(path):
+        return
+    described = files.load_description(path)
+    try:
+        if described is None:
+            described = ask(launcher, "models", models_task, {"path": str(path.absolute())})
+            files.keep_description(path, described)
+        files.know(path, described)
+    except BenchError as error:
+        raise BenchError(f"{path}: {error}") from error
+
+
+def guarded_in_child(
+    launcher: Launcher,
+    cases: Sequence[Case],
+    device: Device,
+    *,
+    workspaces: bool,
+    begin: Callable[[int], None] = lambda cases: None,
+    heard: Callable[[], None] = lambda: None,
+) -> dict[Case, Guarded | str]:
+    """What the guard knows of cases on a GPU: as traced now, or as kept where all that it was read from is the same.
+
+    Args:
+        launcher: Makes the process.
+        cases: Each once.
+        device: A GPU.
+        workspaces: As for `estimate_in_child`.
+        begin: Called with the number of cases that are not kept, before a process with torch is asked for them.
+        heard: Called with every case that comes from there.
+
+    Returns:
+        Of each case, or the reason why it cannot be traced.
+    """
+    from bench.guard import Guarded
+    from bench.guard.tracing import keep_traced, load_kept
+
+    found: dict[Case, Guarded | str] = dict(load_kept(cases, device, workspaces=workspaces))
+    todo = [case for case in cases if case not in found]
+    if not todo:
+        return found
+    begin(len(todo))
+
+    def listen(news: dict[str, Any]) -> None:
+        case = todo[news["index"]]
+        if "reason" in news:
+            found[case] = news["reason"]
+        else:
+            found[case] = Guarded.read(news["traced"]["guarded"])
+            keep_traced(case, device, news["traced"], workspaces=workspaces)
+        heard()
+
+    argument = {"cases": todo, "device": device, "workspaces": workspaces, "timeout_s": MODEL_S}
+    reason = ""
+    try:
+        ask(launcher, "guard", guard_task, argument, listen=listen)
+    except InfrastructureError:
+        raise
+    except BenchError as error:
+        reason = str(error)
+    return {case: found.get(case, reason or "its process gave no answer") for case in cases}
 
 
 def difference_in_child(launcher: Launcher, path: Path, *, most: int, workspaces: bool) -> dict[str, Any]:

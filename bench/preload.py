@@ -39,11 +39,16 @@ def _silent_where_fatal() -> Iterator[None]:
 
 with _silent_where_fatal():
     import torch._dynamo
+    import torchvision
 
     import bench.worker
     from bench import catalog
 
-__all__ = ["bench", "torch"]  # torch._dynamo: the first optimizer of a process would import it, for seconds
+__all__ = [
+    "bench",
+    "torch",
+    "torchvision",
+]  # torch._dynamo: the first optimizer of a process would import it, for seconds
 
 
 def _end_descendants() -> None:

@@ -248,6 +248,28 @@ def difference_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
     return asdict(explain_recording(recording, argument["path"], most=most, workspaces=workspaces))
 
 
+def guard_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
+    """Trace `cases` for `device`, with `workspaces`, in forks: sends the `index` of each with what was `traced`.
+
+    That is what `guard.tracing.trace_apart` returns; a `reason` stands in its place where there is none. `timeout_s`
+    is for one case.
+    """
+    from bench.guard.tracing import trace_apart
+
+    named = {name: argument[name] for name in ("workspaces", "timeout_s")}
+    for index, traced in trace_apart(argument["cases"], argument["device"], workers=os.cpu_count() or 1, **named):
+        send({"index": index, "reason": traced} if isinstance(traced, str) else {"index": index, "traced": traced})
+    return {}
+
+
+def guard_one_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
+    """Trace `case` for `device`, with `workspaces`, in this process; what `guard.tracing.trace_guarded` returns."""
+    from bench.guard.tracing import Sources, trace_guarded
+
+    send({"phase": "tracing"})
+    return trace_guarded(argument["case"], argument["device"], workspaces=argument["workspaces"], sources=Sources())
+
+
 def validate_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
     """Estimate the `rows` of a file, with `workspaces` or without; sends `{"estimated": fields of Estimated}` each."""
     from bench.validation.estimating import estimate_rows

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import re
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from bench.catalog.settling import settles_after
-from bench.errors import phrase
+from bench.errors import BenchError, nearest, nearest_sentence, phrase
 from bench.records import Choice, ImageSpec, SettingValue, Task
 
 if TYPE_CHECKING:
@@ -110,6 +111,49 @@ def _not_refused(images: ImageSpec, settings: Mapping[str, SettingValue], error:
 
 
 Loss = Callable[[Any, "torch.Tensor"], "torch.Tensor"]
+Step = Callable[[Any, Any, tuple[Any, ...]], Any]
+"""`(model, optimizer, batch) -> anything`: one optimizer step of a user's own; the batch is a tuple of tensors."""
+
+INPUT_TYPES = (
+    *("float32", "float64", "float16", "bfloat16", "complex64", "complex128"),
+    *("int64", "int32", "int16", "int8", "uint8", "bool"),
+)
+_INPUT = re.compile(r"\s*(?P<dtype>\w+)\s*\[(?P<shape>[^\[\]]*)\]\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """A tensor of a batch, declared as `int64[B,128]`; B is the batch size, of a micro-batch where there are several.
+
+    Attributes:
+        dtype: Torch's name of the type.
+        shape: Sizes; None is the batch size.
+    """
+
+    dtype: str
+    shape: tuple[int | None, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> InputSpec:
+        """From the text of a declaration. Raises BenchError."""
+        found = _INPUT.fullmatch(text) if isinstance(text, str) else None
+        if found is None:
+            raise BenchError(
+                f"inputs: {text!r} is not a type and a shape, such as 'int64[B,128]' (B is the batch size)"
+            )
+        if found["dtype"] not in INPUT_TYPES:
+            near = nearest_sentence(nearest(found["dtype"], INPUT_TYPES))
+            raise BenchError(
+                f"inputs: {text!r}: unknown type {found['dtype']}. {near}Allowed: {', '.join(INPUT_TYPES)}"
+            )
+        sizes = [size.strip() for size in found["shape"].split(",")] if found["shape"].strip() else []
+        if wrong := [size for size in sizes if size != "B" and not (size.isascii() and size.isdigit())]:
+            raise BenchError(f"inputs: {text!r}: {wrong[0]!r} is not a size; a whole number or B is needed")
+        return cls(found["dtype"], tuple(None if size == "B" else int(size) for size in sizes))
+
+    def sized(self, batch_size: int) -> tuple[int, ...]:
+        """The shape at a batch size."""
+        return tuple(batch_size if size is None else size for size in self.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +185,11 @@ class ModelEntry:
         refuse_error: `(images, settings, error) -> why the case cannot run` where `error`, raised by a step or a trial,
             says so.
         package: The distribution that the model's code comes from, if its version is not part of every key.
+        inputs: The tensors of a batch, if they are not images and labels: `("int64[B,128]", "int64[B,128]")`. Two are
+            input and target of the usual step. More, or fewer, need a `step`.
+        step: The model's own training step, in place of the usual one: `(model, optimizer, batch) -> anything`. What it
+            returns is kept until the next step has ended, as a training loop does. It decides on precision, on
+            zero_grad and on the number of batches itself, so a case leaves those axes alone.
     """
 
     name: str
@@ -157,11 +206,23 @@ class ModelEntry:
     refuse_setting: Callable[[str, SettingValue], str | None] | None = None
     refuse_error: Callable[[ImageSpec, Mapping[str, SettingValue], BaseException], str | None] = _not_refused
     package: str | None = None
+    inputs: tuple[str, ...] = ()
+    step: Step | None = None
 
     def __post_init__(self) -> None:
-        """Read the settings from the building function where none are given."""
+        """Read the settings from the building function where none are given. Raises BenchError of wrong inputs."""
         if not self.settings:
             object.__setattr__(self, "settings", settings_of(self.build))
+        if len(self.input_specs) != 2 and self.inputs and self.step is None:
+            raise BenchError(
+                f"{self.name}: {len(self.inputs)} inputs and no step of its own; the usual step takes two, the input "
+                "and the target. Give step=..., a function (model, optimizer, batch)"
+            )
+
+    @property
+    def input_specs(self) -> tuple[InputSpec, ...]:
+        """The declared inputs; empty if the model takes images. Raises BenchError."""
+        return tuple(InputSpec.parse(text) for text in self.inputs)
 
     def refusal(self, images: ImageSpec, settings: Mapping[str, SettingValue]) -> str | None:
         """Why the model cannot train on these images and their labels, or `None`; torch-free."""

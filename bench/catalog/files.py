@@ -11,7 +11,9 @@ when a command starts counts for nothing.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib.metadata
 import importlib.util
 import inspect
 import json
@@ -27,6 +29,7 @@ from typing import Any
 
 from bench.catalog.entries import ANY_VALUE, ModelEntry, Setting
 from bench.errors import BenchError, UnknownNameError, describe_failure, nearest, nearest_sentence
+from bench.folders import trace_cache_folder
 from bench.records import ImageSpec, SettingValue, stable_hash
 
 VARIABLE = "BENCH_MODELS"
@@ -36,6 +39,9 @@ GIVEN = ("images", "channels", "classes")
 
 NAMED = re.compile(r"(?P<file>[^:]*\.py):(?P<name>[^:]*)")
 """How a model of a file is written; the command line takes a path for the file."""
+
+_KEPT, _MOST_KEPT = ".models", 200
+"""Descriptions that are kept: the ending of their names, and how many."""
 
 _known: dict[str, _File] = {}
 """The files that this process's command named, by their names."""
@@ -99,6 +105,47 @@ def know(path: Path, described: Mapping[str, Mapping[str, Any]]) -> None:
     }
     _known[path.name] = _File(path.absolute(), _code_of(path), entries)
     os.environ[VARIABLE] = json.dumps({str(file.path): file.code for file in _known.values()})
+
+
+def load_description(path: Path) -> dict[str, dict[str, Any]] | None:
+    """What `keep_description` kept of a file whose code has not changed since; None if nothing is, or nothing sound.
+
+    It only spares a process: whoever builds a model loads the file itself.
+    """
+    place = _description_path(path)
+    try:
+        held = json.loads(place.read_text(encoding="utf-8")) if place is not None else None
+    except (OSError, ValueError, RecursionError):
+        return None
+    is_sound = isinstance(held, dict) and all(
+        isinstance(about, dict) and isinstance(about.get("summary"), str) and isinstance(about.get("settings"), dict)
+        for about in held.values()
+    )
+    return held if held and is_sound else None
+
+
+def keep_description(path: Path, described: Mapping[str, Mapping[str, Any]]) -> None:
+    """Keep what `describe_file` said; a folder that cannot be written costs the next command a process, no more."""
+    place = _description_path(path)
+    if place is None:
+        return
+    with contextlib.suppress(OSError, TypeError, ValueError):
+        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        new = place.with_name(f".new-{os.getpid()}-{place.name}")
+        new.write_text(json.dumps(described), encoding="utf-8")
+        new.replace(place)
+        for old in sorted(place.parent.glob(f"*{_KEPT}"), key=lambda item: item.stat().st_mtime)[:-_MOST_KEPT]:
+            old.unlink(missing_ok=True)
+
+
+def _description_path(path: Path) -> Path | None:
+    folder = trace_cache_folder()
+    if folder is None:
+        return None
+    versions = [importlib.metadata.version(name) for name in ("torch", "torchvision")]
+    found_from = sys.version_info[:2], sys.prefix, os.environ.get("PYTHONPATH")
+    key = stable_hash([str(path.absolute()), _code_of(path), versions, found_from])
+    return folder / f"{key}{_KEPT}"
 
 
 def forget() -> None:

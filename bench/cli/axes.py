@@ -18,6 +18,13 @@ _PRECISIONS = click.Choice(["float32", "tf32", "bf16", "fp16"])
 _FORMATS = click.Choice(["contiguous", "channels_last"])
 _MANY: dict[str, Any] = {"multiple": True}
 _MANY_CHOICES: dict[str, Any] = {"multiple": True, "callback": flat}
+_update_axis = click.option(
+    "--update",
+    "updates",
+    type=click.Choice(["step", "in_backward"]),
+    **_MANY,
+    help="When the optimizer updates the parameters [step].",
+)
 _axes = (
     click.option(
         "--dataset",
@@ -59,13 +66,7 @@ _axes = (
     click.option(
         "--compile", "compiles", type=ValueType("compile"), **_MANY, help="false, true or true:budget=0.5 [false]."
     ),
-    click.option(
-        "--update",
-        "updates",
-        type=click.Choice(["step", "in_backward"]),
-        **_MANY,
-        help="When the optimizer updates the parameters [step].",
-    ),
+    _update_axis,
     click.option(
         "--allocator",
         "allocators",
@@ -102,6 +103,13 @@ def with_axes(command: Any) -> Any:
     """The options that name the axes of cases, added to a command (decorator)."""
     for option in reversed(_axes):
         command = option(command)
+    return command
+
+
+def with_axes_but_update(command: Any) -> Any:
+    """As `with_axes`, for a command whose `--update` is something else; a configuration still has that axis."""
+    for option in reversed(_axes):
+        command = command if option is _update_axis else option(command)
     return command
 
 
@@ -144,7 +152,7 @@ def _given(axes: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
         "batch_size": axes.get("batch_sizes") or (64,),
     }
     others = ("precision", "memory_format", "image_size", *SWITCHES)
-    grid |= {axis: axes[f"{axis}s"] for axis in others if axes[f"{axis}s"]}
+    grid |= {axis: given for axis in others if (given := axes.get(f"{axis}s"))}
     if max(grid["batch_size"]) > MAX_BATCH_SIZE or max(grid.get("image_size", (0,))) > MAX_IMAGE_SIZE:
         from bench.config import check_config
 

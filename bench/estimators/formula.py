@@ -88,6 +88,8 @@ def estimate_formula(case: Case, images: ImageSpec | None = None) -> dict[str, i
     refuse_compiled(case)
     if case.checkpointing != "none":
         raise Unsupported("no formula for a checkpointed model: it does not know what the blocks save")
+    if catalog.model(case.model.name).inputs:
+        raise Unsupported(f"no formula for {case.model}: it counts the layers of models that take images")
     images = images or image_spec(case.dataset, case.image_size)
     shapes = shapes_of(case.model, images)
     entry = catalog.optimizer(case.optimizer.name)

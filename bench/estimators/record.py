@@ -110,6 +110,8 @@ class CaseTraining:
         self.model, self.optimizer = self._workload.model, self._workload.optimizer
         self._inputs = build_inputs(case, catalog.describe_dataset(case.dataset), protocol, device)
         self.batch = next(self._inputs)
+        declared = catalog.model(case.model.name).inputs
+        self.batch_names = tuple(f"input {number}" for number in range(len(declared)))
 
     def step(self) -> None:
         """See `Training`."""
@@ -188,6 +190,8 @@ class _Recorder:
             "parameters": [*training.model.parameters(), *training.model.buffers()],
             "batch": list(training.batch),
         }
+        for name, tensor in zip(getattr(training, "batch_names", ()), training.batch, strict=False):
+            self._modules.hold(tensor, name, "")
         for role, tensors in groups.items():
             for tensor in tensors:
                 if isinstance(tensor, torch.Tensor) and tensor.is_cuda:
@@ -309,9 +313,9 @@ class Modules:
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 name = self._parameters.get(id(parameter), "")
-                self._hold(parameter.grad, name, "")
+                self.hold(parameter.grad, name, "")
                 for word, value in optimizer.state.get(parameter, {}).items():
-                    self._hold(value, name, str(word))
+                    self.hold(value, name, str(word))
 
     def forget_node(self) -> None:
         """After a backward."""
@@ -340,9 +344,10 @@ class Modules:
         root = self._root()
         if root is module:
             for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-                self._hold(tensor, name, "")
+                self.hold(tensor, name, "")
 
-    def _hold(self, value: Any, name: str, word: str) -> None:
+    def hold(self, value: Any, name: str, word: str) -> None:
+        """Note what a tensor holds: see `Recording.holders`."""
         if isinstance(value, torch.Tensor) and value.is_cuda:
             self.holders[block_of(value)] = name, word
 

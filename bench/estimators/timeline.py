@@ -30,7 +30,7 @@ _ROUNDING = _PARTS["rounding"]
 
 
 MOST_TENSORS = 8
-_OUTSIDE = {
+OUTSIDE = {
     Phase.SETUP: "setup",
     Phase.ZERO_GRAD: "zero_grad",
     Phase.FORWARD: "loss",
@@ -258,10 +258,10 @@ def _name(event: Alloc, place: int, recording: Recording) -> LiveTensor:
     assert type(call) is Call
     spec = next((output.spec for output in call.outputs if output.storage == event.id), None)
     dtype, shape = (spec.dtype, spec.shape) if spec else (None, None)
-    if category == "batch":
+    if category == "batch" and event.id not in recording.holders:
         return LiveTensor(
             category, "labels" if spec and spec.dtype == "int64" else "images", "", dtype, shape, event.size
         )
-    if event.id in recording.holders and category in ("parameters", "gradients", "optimizer_state"):
+    if event.id in recording.holders and category in ("parameters", "gradients", "optimizer_state", "batch"):
         return LiveTensor(category, *recording.holders[event.id], dtype, shape, event.size)
-    return LiveTensor(category, call.module or _OUTSIDE[call.phase], call.name, dtype, shape, event.size)
+    return LiveTensor(category, call.module or OUTSIDE[call.phase], call.name, dtype, shape, event.size)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torchvision import transforms
 
 from bench.catalog import DatasetInfo
 from bench.catalog.entries import Samples
@@ -117,6 +116,8 @@ def image_shape(info: DatasetInfo, image_size: int) -> tuple[int, int, int]:
 
 def build_transform(info: DatasetInfo, image_size: int = 0) -> Callable[[Any], torch.Tensor]:
     """PIL image -> float32 `(C, H, W)`: resized if needed, scaled to [0, 1], normalised."""
+    from torchvision import transforms  # for seconds, and an estimate of somebody's own model needs none of it
+
     shape = image_shape(info, image_size)
     steps: list[Any] = [_Converted(info.images.channels)]
     if info.resize or shape != info.images.shape:

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import multiprocessing
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
@@ -27,15 +28,18 @@ from typing import Any, Self
 import torch
 from torch.utils.data import DataLoader, Sampler, default_collate
 
+from bench import catalog
 from bench.catalog import DatasetInfo
-from bench.errors import DataError
+from bench.catalog.entries import InputSpec
+from bench.errors import DataError, Unsupported
 from bench.folders import data_folder
 from bench.records import Case, Protocol
 from bench.workload.images import TransformedSamples, build_target_transform, build_transform, image_shape, open_samples
 from bench.workload.shared_memory import is_shared_memory_full, shared_memory_advice
 from bench.workload.targets import draw_targets
 
-Batch = tuple[torch.Tensor, torch.Tensor]
+Batch = tuple[torch.Tensor, ...]
+"""Images and labels, or the tensors that a model declares."""
 
 CACHED_BATCHES = 8
 CACHED_BYTES = 256 << 20
@@ -101,8 +105,13 @@ def build_inputs(case: Case, info: DatasetInfo, protocol: Protocol, device: torc
 
     Raises:
         DataError: Files are there and damaged.
-        Unsupported: PIL has no images of so many channels, or no masks of so many classes (`cached` and `loader`).
+        Unsupported: PIL has no images of so many channels, or no masks of so many classes (`cached` and `loader`); or
+            the model declares inputs of its own, which are `synthetic`.
     """
+    if declared := catalog.model(case.model.name).input_specs:
+        if case.input != "synthetic":
+            raise Unsupported(f"{case.model} declares inputs of its own, which are synthetic; leave input={case.input}")
+        return _declared(case, declared, protocol.seed, device)
     if case.input == "synthetic":
         return _synthetic(case, info, protocol.seed, device)
     root = data_folder(protocol.data_root)
@@ -131,6 +140,23 @@ def _synthetic(case: Case, info: DatasetInfo, seed: int, device: torch.device) -
             yield batch
 
     return Inputs(repeated(), "synthetic", None, lambda: None)
+
+
+def _declared(case: Case, declared: Sequence[InputSpec], seed: int, device: torch.device) -> Inputs:
+    """One batch of the tensors that a model declares: normal random numbers, and zeros for whole numbers.
+
+    A zero is a valid index, class and mask whatever their number is.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for spec in declared:
+        shape, dtype = spec.sized(case.micro_batch_size), getattr(torch, spec.dtype)
+        is_random = dtype.is_floating_point or dtype.is_complex
+        made.append(
+            torch.randn(shape, generator=generator, dtype=dtype) if is_random else torch.zeros(shape, dtype=dtype)
+        )
+    batch = tuple(tensor.to(device) for tensor in made)
+    return Inputs(itertools.repeat(batch), "synthetic", None, lambda: None)
 
 
 class EndlessShuffle(Sampler[int]):

@@ -11,6 +11,7 @@ steps decides the peak, so it is defined here:
   asked for when the one before has gone back;
 * where parameters are updated in the backward, each has an optimizer of its own, which steps and drops the gradient as
   soon as that is accumulated;
+* a model may bring a step of its own: it runs in place of all this, and what it returns is alive until its next ends;
 * an optimizer whose step takes a closure (L-BFGS) evaluates the same batches in each call of it: zero_grad, forward,
   loss, backward. The loss is what the closure returns, and the output dies with it.
 
@@ -34,6 +35,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bench import catalog
+from bench.catalog.entries import Step
 from bench.catalog.settling import parts_of
 from bench.errors import Unsupported, describe_failure, message_of
 from bench.plan import refuse_closure
@@ -174,10 +176,11 @@ class Workload:
         scaler: The gradient scaler of fp16, or `None`.
         criterion: `(output, labels) -> loss`.
         kept: What the last step left alive: `(output, loss)`; the output is `(B, classes)` unless the model's entry has
-            a loss of its own (None after a step by closure), the loss `()`.
+            a loss of its own (None after a step by closure), the loss `()` (None of an own step that returns none).
         accumulation: Batches of one step.
         set_to_none: Whether gradients are dropped before a step rather than filled with zeros.
         refuse_error: `error of a step -> why the model cannot run the case`, or `None` where it is a failure.
+        own_step: The model's own step, see `ModelEntry`; what it returned stands in `kept` in place of the output.
     """
 
     model: nn.Module
@@ -186,12 +189,13 @@ class Workload:
     autocast_type: torch.dtype | None = None
     scaler: Any = None
     criterion: Callable[[Any, Tensor], Tensor] = functional.cross_entropy
-    kept: tuple[Any, Tensor] | None = field(default=None, repr=False)
+    kept: tuple[Any, Tensor | None] | None = field(default=None, repr=False)
     accumulation: int = 1
     set_to_none: bool = True
     refuse_error: Callable[[BaseException], str | None] = lambda error: None
+    own_step: Step | None = None
 
-    def step(self, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
+    def step(self, batches: Iterator[tuple[Tensor, ...]]) -> None:
         """One optimizer step on the next batches, as many as it accumulates.
 
         Args:
@@ -203,8 +207,13 @@ class Workload:
         """
         shape: tuple[int, ...] = ()
         try:
+            if self.own_step is not None:
+                returned = self.own_step(self.model, self.optimizer, next(batches))
+                is_loss = isinstance(returned, Tensor) and returned.dim() == 0
+                self.kept = returned, (returned if is_loss else None)
+                return
             if takes_closure(self.optimizer):
-                drawn = [next(batches) for _ in range(self.accumulation)]
+                drawn = [cast(tuple[Tensor, Tensor], next(batches)) for _ in range(self.accumulation)]
                 shape = tuple(drawn[0][0].shape)
                 cast(Any, self.optimizer).step(functools.partial(self._evaluate, drawn))
                 return
@@ -225,8 +234,10 @@ class Workload:
         self.optimizer.zero_grad(set_to_none=self.set_to_none)
         losses = []
         for images, labels in batches:
-            self.kept = None, self._learn(images, labels)[1]
-            losses.append(self.kept[1])
+            loss = self._learn(images, labels)[1]
+            self.kept = None, loss
+            losses.append(loss)
+            del loss
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
     def _learn(self, images: Tensor, labels: Tensor) -> tuple[Any, Tensor]:
@@ -254,8 +265,9 @@ class Workload:
 
     @property
     def loss(self) -> float | None:
-        """The last batch's loss; waits for the device."""
-        return None if self.kept is None else self.accumulation * float(self.kept[1].detach())
+        """The last batch's loss; None before a step, and of an own step without one. Waits for the device."""
+        loss = self.kept and self.kept[1]
+        return None if loss is None else self.accumulation * float(loss.detach())
 
     @property
     def parameter_count(self) -> int:
@@ -296,6 +308,9 @@ def build_workload(case: Case, images: ImageSpec, protocol: Protocol, device: to
         Unsupported: The model or the optimizer cannot train this case.
         UnknownNameError: No such model or optimizer.
     """
+    own = catalog.model(case.model.name)
+    if own.step is not None:
+        _refuse_for_own_step(case)
     torch.manual_seed(protocol.seed)
     model = build_model(case, images).to(device)
     if case.memory_format == "channels_last":
@@ -327,8 +342,17 @@ def build_workload(case: Case, images: ImageSpec, protocol: Protocol, device: to
         criterion_of(case.model.name, images),
         accumulation=case.accumulation,
         set_to_none=case.zero_grad == "none",
-        refuse_error=functools.partial(catalog.model(case.model.name).refuse_error, images, case.model.options),
+        refuse_error=functools.partial(own.refuse_error, images, case.model.options),
+        own_step=own.step,
     )
+
+
+def _refuse_for_own_step(case: Case) -> None:
+    """Raise Unsupported where an axis asks for what a step of the model's own decides by itself."""
+    usual = {"precision": "float32", "memory_format": "contiguous", "accumulation": 1, "zero_grad": "none"}
+    for axis, value in usual.items():
+        if (given := getattr(case, axis)) != value:
+            raise Unsupported(f"{axis}={given}: {case.model} has a training step of its own, which decides that itself")
 
 
 @contextlib.contextmanager

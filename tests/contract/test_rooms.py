@@ -40,6 +40,7 @@ RANKS = {
     "analysis": 7,
     "gallery": 7,
     "comparison": 8,
+    "guard": 8,
     "worker": 8,
     "recorder": 8,
     "validation": 8,
@@ -50,6 +51,7 @@ RANKS = {
     "api": 11,
     "sweep": 11,
     "cli": 12,
+    "pytest_plugin": 12,
     "__main__": 13,
 }
 """docs/decisions/0001-ranks.md; `bench/__init__.py` is the door and stands outside."""
