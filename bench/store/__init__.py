@@ -7,7 +7,7 @@ part does. `consolidated/` has a copy of the runs in one file, for speed.
 
 from bench.store.consolidated import Damaged, consolidate
 from bench.store.folder import DATA_FOLDER, Finished, Store
-from bench.store.load import Loaded, Notes, load_notes, load_results, planned_runs, read_results
+from bench.store.load import Loaded, Notes, load_notes, load_results, planned_runs, read_results, results_folders
 from bench.store.schema import SCHEMA_VERSION
 
 __all__ = [
@@ -23,4 +23,5 @@ __all__ = [
     "load_results",
     "planned_runs",
     "read_results",
+    "results_folders",
 ]
