@@ -4,8 +4,8 @@ Frames come from `bench.load`. Cases are joined on their axes; fields that make 
 (precision, flags, data path, model) must be equal unless the comparison is across them.
 """
 
-from bench.comparison.differences import FLAGS, field_words, words
-from bench.comparison.history import DatedResult, History, HistoryChange, NoLongerRuns, trace_history
+from bench.comparison.differences import FLAGS, difference_words, field_words, words
+from bench.comparison.history import DatedResult, History, HistoryChange, NoLongerRuns, date_words, trace_history
 from bench.comparison.joining import Cost, compare, find_costs, first_processes, select_runs, split_values
 from bench.comparison.metrics import DEFAULT_METRICS, METRICS, Metric, verdict_words
 from bench.comparison.result import Comparison, Difference, GeoMean, Missing
@@ -25,6 +25,8 @@ __all__ = [
     "Missing",
     "NoLongerRuns",
     "compare",
+    "date_words",
+    "difference_words",
     "field_words",
     "find_costs",
     "first_processes",

@@ -121,6 +121,23 @@ def field_words(field: str, value: Any) -> str:
     return words(value, FIELDS[field].absent)
 
 
+def difference_words(differences: Sequence[Difference]) -> list[str]:
+    """What differs, the most important first: `driver_version 570 → 580`; the last says how many more there are."""
+    words = [
+        f"{item.field} {_cut(field_words(item.field, item.baseline))} → {_cut(field_words(item.field, item.candidate))}"
+        for item in differences
+    ]
+    more = len(words) - _MOST_DIFFERENCES
+    return words if more <= 0 else [*words[:_MOST_DIFFERENCES], f"{more} more"]
+
+
+_MOST_DIFFERENCES, _LONG = 6, 60
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONG else f"{text[: _LONG - 1]}…"
+
+
 def words(value: Any, nothing: str = "unknown") -> str:
     """A value as text; several joined, `nothing` for what is `None`."""
     if isinstance(value, tuple):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -154,6 +155,29 @@ class History:
         """Whether the newest result is a regression in any case."""
         return bool(self.broken) or any(change.regression for change in self.changes)
 
+    @property
+    def headline(self) -> str:
+        """The outcome in a sentence."""
+        many = counted(len(self.results), "result")
+        worse = [change for change in self.changes if change.regression]
+        parts = [f"{counted(len(worse), 'line')} changed for the worse"] if worse else []
+        parts += [f"{counted(len(self.broken), 'case')} failed that ran before"] if self.broken else []
+        if parts:
+            newest = sorted({item.after_result for item in (*worse, *self.broken)})
+            return f"A new regression: {' and '.join(parts)} in {' and '.join(map(self.words, newest))}."
+        if self.changes:
+            return f"{counted(len(self.changes), 'change')} over {many}; none for the worse is new with the newest."
+        return f"No change was found over {many}."
+
+    def words(self, result: int) -> str:
+        """A result by its name, with its date."""
+        return f"{self.results[result].name} ({date_words(self.results[result].started_unix_s)})"
+
+
+def date_words(unix_s: float) -> str:
+    """A time as date, hour and minute, in UTC."""
+    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%d %H:%M")
+
 
 def trace_history(
     sides: Sequence[tuple[str, pd.DataFrame]],
@@ -183,7 +207,9 @@ def trace_history(
         found = _changes(lines, drawn, metric, margin, confidence)
         notes += _short_lines(lines, drawn, metric)
         for line, table, of_line in zip(lines, drawn, found, strict=True):
-            points.append(_with_levels(table, of_line).drop(columns=["values"]).assign(**line.named, metric=metric.name))
+            points.append(
+                _with_levels(table, of_line).drop(columns=["values"]).assign(**line.named, metric=metric.name)
+            )
             changes += of_line
     first = ["line", "label", "machine", "case_key", *AXES, "metric", "result"]
     table = pd.concat(points, ignore_index=True)
@@ -265,11 +291,7 @@ def _lines(runs: pd.DataFrame) -> list[_Line]:
     grouped = dict(iter(runs.groupby("line")))
     return [
         _Line(
-            {
-                "line": number,
-                "label": labels.case(row),
-                **{name: row[name] for name in ("machine", "case_key", *AXES)},
-            },
+            {"line": number, "label": labels.case(row), **{name: row[name] for name in ("machine", "case_key", *AXES)}},
             {int(result): table for result, table in grouped[row["line"]].groupby("result", sort=True)},
             int(newest[row["machine"]]),
         )

@@ -112,7 +112,7 @@ def _search(
     within = sum(float(((values - values.mean()) ** 2).sum()) for values in logs) / processes
     floor = within * float(np.mean([1 / len(values) for values in logs]))
     edges = [0, len(means)]
-    while (cuts := _clearest(means, edges, floor, margin, alpha)):
+    while cuts := _clearest(means, edges, floor, margin, alpha):
         edges = sorted({*edges, *cuts})
     p_values = _alone(means, edges, floor)
     while p_values and max(p_values.values()) >= alpha:

@@ -120,7 +120,9 @@ def main() -> None:
     for noise in NOISES:
         for between in BETWEEN if noise == "spread between = within" else list(BETWEEN)[:1]:
             print(false_row(noise, between), flush=True)
-    print("\n| planted | processes | results add | found at its place | or next to it | others found |\n|---|---|---|---|---|---|")
+    print(
+        "\n| planted | processes | results add | found at its place | or next to it | others found |\n|---|---|---|---|---|---|"
+    )
     for row in PLANTED:
         print(planted_row(*row), flush=True)
 
