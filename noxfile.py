@@ -119,8 +119,8 @@ def versions(session: nox.Session) -> None:
     """Sweep one configuration under several versions of torch in turn (nox -s versions -- '2.14.*' '2.15.*').
 
     Each version has an environment of its own. The processes of a case take turns over the versions, which start each
-    turn with another one, so that drift of the machine does not look like a difference. Results go to OUT/torch-VERSION,
-    and their history to OUT/history. The same command again runs what is missing.
+    turn with another one, so that drift of the machine does not look like a difference. Results go to
+    OUT/torch-VERSION, and their history to OUT/history. The same command again runs what is missing.
     """
     parser = argparse.ArgumentParser(prog="nox -s versions --")
     parser.add_argument(

@@ -1,11 +1,12 @@
 """Results of different dates, commits, drivers or versions as one line for each case, with the changes of its level.
 
 A result is what one folder holds of one environment, protocol and code; its time is that of its first run, as the run
-recorded it. Results on the same model of device form a line for each case; runs that do different work form other lines.
+recorded it. Results on the same model of device form a line for each case; runs that do other work form other lines.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -132,9 +133,9 @@ class History:
     Attributes:
         results: In order of time.
         points: One row per line, metric and result, sorted by case and time: `line` (a number), `label` (the case in
-            words), `machine`, `case_key`, the axes, `metric`, `result` (position in `results`), `middle` (geometric mean
-            over processes, in the metric's unit), `low` and `high` (its interval), `n` (processes, or hosts), `level` (the
-            mean of the results up to the next change), `status` and `reason`. Unknown is NaN.
+            words), `machine`, `case_key`, the axes, `metric`, `result` (position in `results`), `middle` (geometric
+            mean over processes, in the metric's unit), `low` and `high` (its interval), `n` (processes, or hosts),
+            `level` (mean of the results between two changes), `status` and `reason`. Unknown is NaN.
         changes: By case and time.
         broken: Cases that no longer run.
         notes: What a reader should know besides, one sentence each.
@@ -163,7 +164,7 @@ class History:
         parts = [f"{counted(len(worse), 'line')} changed for the worse"] if worse else []
         parts += [f"{counted(len(self.broken), 'case')} failed that ran before"] if self.broken else []
         if parts:
-            newest = sorted({item.after_result for item in (*worse, *self.broken)})
+            newest = sorted({change.after_result for change in worse} | {item.after_result for item in self.broken})
             return f"A new regression: {' and '.join(parts)} in {' and '.join(map(self.words, newest))}."
         if self.changes:
             return f"{counted(len(self.changes), 'change')} over {many}; none for the worse is new with the newest."
@@ -292,7 +293,7 @@ def _lines(runs: pd.DataFrame) -> list[_Line]:
     return [
         _Line(
             {"line": number, "label": labels.case(row), **{name: row[name] for name in ("machine", "case_key", *AXES)}},
-            {int(result): table for result, table in grouped[row["line"]].groupby("result", sort=True)},
+            {int(str(result)): table for result, table in grouped[row["line"]].groupby("result", sort=True)},
             int(newest[row["machine"]]),
         )
         for number, row in enumerate(heads.to_dict("records"))
@@ -337,8 +338,8 @@ def _end(runs: pd.DataFrame) -> tuple[str, str | None]:
     """How a case ended in a result: measured if any run was, else as most of its runs."""
     statuses = runs["status"].astype(str)
     status = Status.OK if statuses.isin(MEASURED).any() else statuses.mode().iloc[0]
-    reasons = runs.loc[statuses == status, "reason"].dropna() if status != Status.OK else []
-    return str(status), str(reasons.iloc[0]) if len(reasons) else None
+    reasons = runs.loc[statuses == status, "reason"].dropna()
+    return str(status), None if status == Status.OK or reasons.empty else str(reasons.iloc[0])
 
 
 def _changes(
@@ -365,13 +366,22 @@ def _changes(
             sides = places[change.place - 1], places[change.place]
             of_line.append(
                 HistoryChange(
-                    *(line.named[name] for name in ("line", "label", "case_key", "machine")),
-                    metric.name,
-                    *sides,
-                    *(getattr(change, name) for name in ("before", "after", "ratio", "low", "high", "p_adjusted")),
-                    Verdict.SLOWER if worse else Verdict.FASTER,
-                    worse and last and not known,
-                    find_differences(*(line.runs[side] for side in sides)),
+                    line=line.named["line"],
+                    label=line.named["label"],
+                    case_key=line.named["case_key"],
+                    machine=line.named["machine"],
+                    metric=metric.name,
+                    before_result=sides[0],
+                    after_result=sides[1],
+                    before=change.before,
+                    after=change.after,
+                    ratio=change.ratio,
+                    low=change.low,
+                    high=change.high,
+                    p_adjusted=change.p_adjusted,
+                    verdict=Verdict.SLOWER if worse else Verdict.FASTER,
+                    regression=worse and last and not known,
+                    differences=find_differences(*(line.runs[side] for side in sides)),
                 )
             )
         found.append(of_line)
@@ -380,8 +390,9 @@ def _changes(
 
 def _interleaved(line: _Line, results: Sequence[int]) -> bool:
     """Whether results took turns on one device: of any two neighbours, runs alternate as often as in a random order."""
-    for pair in zip(results, results[1:], strict=False):
-        both = pd.concat([line.runs[result] for result in pair]).sort_values("started_unix_s", kind="stable")
+    for pair in itertools.pairwise(results):
+        both = pd.concat([line.runs[result] for result in pair]).dropna(subset="started_unix_s")
+        both = both.sort_values("started_unix_s", kind="stable")
         turns = int((both["result"].diff().iloc[1:] != 0).sum())
         one_device = both[["host_hash", "gpu_uuid_hash"]].astype(object).fillna("").drop_duplicates()
         if turns < len(both) / 2 or len(one_device) > 1:
@@ -413,9 +424,9 @@ def _short_lines(lines: Sequence[_Line], drawn: Sequence[pd.DataFrame], metric: 
     notes = []
     if short:
         notes.append(
-            f"{metric.label}: {short} of {counted(len(lines), 'line')} have fewer than {LEAST_RESULTS} results of two or "
-            "more processes, which do not show how much results differ by themselves: no change is called there. bench "
-            "compare compares two results by their processes; interleaved results need no more than two."
+            f"{metric.label}: {short} of {counted(len(lines), 'line')} have fewer than {LEAST_RESULTS} results of two "
+            "or more processes, which do not show how much results differ by themselves: no change is called there. "
+            "bench compare compares two results by their processes; interleaved results need no more than two."
         )
     if single:
         notes.append(
@@ -434,6 +445,7 @@ def _broken(lines: Sequence[_Line]) -> list[NoLongerRuns]:
         before, after = line.runs[results[-2]], line.runs[results[-1]]
         status, reason = _end(after)
         if status in BROKEN and _end(before)[0] == Status.OK:
-            who = (line.named[name] for name in ("label", "case_key", "machine"))
-            found.append(NoLongerRuns(*who, *results[-2:], status, reason, find_differences(before, after)))
+            label, case_key, machine = (str(line.named[name]) for name in ("label", "case_key", "machine"))
+            differences = find_differences(before, after)
+            found.append(NoLongerRuns(label, case_key, machine, results[-2], results[-1], status, reason, differences))
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def _remarks(history: History) -> list[Block]:
 
 def _changes(history: History) -> list[Block]:
     """The changes by the pair of results between which they lie, the newest first."""
-    several = len({line for line in history.points["machine"]}) > 1
+    several = history.points["machine"].nunique() > 1
     blocks: list[Block] = []
     pairs = sorted({(change.after_result, change.before_result) for change in history.changes}, reverse=True)
     for after, before in pairs:
@@ -114,12 +114,12 @@ def _cases(history: History) -> Table:
     several = history.points["machine"].nunique() > 1
     rows: list[list[Words]] = []
     for (line, name), points in history.points.groupby(["line", "metric"], sort=False):
-        metric, known = METRICS[name], points[points["middle"].notna()]
-        first, newest = (known.iloc[place] if len(known) else None for place in (0, -1))
+        metric, known = METRICS[str(name)], points["middle"].dropna()
+        first, newest = (float(known.iloc[place]) if len(known) else None for place in (0, -1))
         changes = [change for change in history.changes if (change.line, change.metric) == (line, name)]
         row = points.iloc[0]
-        ratio = MISSING if first is None else format_frac(newest["middle"] / first["middle"] - 1)
-        shown = [MISSING if point is None else metric.show(point["middle"]) for point in (first, newest)]
+        ratio = MISSING if first is None or newest is None else format_frac(newest / first - 1)
+        shown = [MISSING if value is None else metric.show(value) for value in (first, newest)]
         label = f"{row['label']}, {row['machine']}" if several else str(row["label"])
         rows.append([label, metric.label, str(len(known)), *shown, ratio, str(len(changes))])
     head = ("case", "metric", "results", "first", "newest", "newest over first", "changes")
@@ -142,14 +142,15 @@ def _results(history: History) -> Table:
 def _reading(history: History) -> list[Words]:
     share = f"{(1 - history.confidence) * 100:.3g} %"
     return [
-        "A point is the geometric mean of one number per process; its bar is the interval over processes. A hollow point "
-        "is of one process and does not count. A level is the mean of the results between two changes.",
-        "A change is called where the difference of levels cannot be explained by the differences between results, nor by "
-        f"those between processes, and passes {history.margin * 100:g} %. Among all cases of a metric, any change is called "
-        f"in at most {share} of histories in which nothing changes and results vary as they do by themselves.",
+        "A point is the geometric mean of one number per process; its bar is the interval over processes. A hollow "
+        "point is of one process and does not count. A level is the mean of the results between two changes.",
+        "A change is called where levels differ by more than the differences between results explain, and those "
+        f"between processes, and by at least {history.margin * 100:g} %. Where nothing changes, at most {share} of "
+        "such histories have any change of a metric, over all of its cases; docs/history.md has the simulations.",
         f"That needs {LEAST_RESULTS} results of two or more processes, or results that were interleaved: these are "
         "compared with their neighbours by their processes.",
-        "A change lies between two results. What else differs between them is listed; that it is the cause is not shown.",
+        "A change lies between two results. What else differs between them is listed; whether that is the cause is not "
+        "known.",
         "A regression is new if the newest result is the first with which it can be seen.",
     ]
 
@@ -201,7 +202,7 @@ def _draw_line(axes: Axes, points: pd.DataFrame, changes: Sequence[HistoryChange
     draw_intervals(axes, spans, [LINE] * len(spans))
     axes.plot(place, middle, color=LINE, linewidth=0.8, alpha=0.5)
     for chosen, face in ((counts, LINE), (~counts, theme.PAPER)):
-        rim: dict[str, Any] = EDGE if face == LINE else {"markeredgecolor": LINE, "markeredgewidth": 1.2}
+        rim: Mapping[str, Any] = EDGE if face == LINE else {"markeredgecolor": LINE, "markeredgewidth": 1.2}
         axes.plot(place[chosen], middle[chosen], marker="o", linestyle="none", color=LINE, markerfacecolor=face, **rim)
     if len(place):
         axes.step(place, level, where="mid", color=theme.MUTED, linewidth=1.2, zorder=1.8)

@@ -1,17 +1,19 @@
-"""Changes of level in short series of results, each of a few processes: where, how large, and whether chance explains them.
+"""Changes of level in short series of results, each of a few processes: where, how large, and whether by chance.
 
-A change of the mean at unknown places, found one or two places at a time: given those found so far, every further cut of a
+Changes of the mean at unknown places, found one or two at a time: given those found so far, every further cut of a
 segment, and every pair of cuts, is tested by an F test over results, and the clearest is taken (J. Bai, P. Perron,
-Econometrica 66, 1998; pairs show what returns, as in A. B. Olshen et al., Biostatistics 5, 2004). Then each cut must stand
-by itself. P-values are multiplied by the number of places that were tried (Bonferroni; K. J. Worsley, Journal of the
-American Statistical Association 74, 1979). The newest result is asked about each time, so that half of what may be
-wrong is kept for it. Such tests can call the newest of ten results; a permutation test, as in E-divisive (D. S. Matteson,
-N. A. James, Journal of the American Statistical Association 109, 2014), needs forty. Everything is computed on logarithms.
+Econometrica 66, 1998; pairs show what returns, as in A. B. Olshen et al., Biostatistics 5, 2004). Then each cut must
+stand by itself. P-values are multiplied by the number of places that were tried (Bonferroni; K. J. Worsley, Journal of
+the American Statistical Association 74, 1979). The newest result is asked about each time, so half of the chance of a
+false change is kept for it. Such tests can call the newest of ten results; a permutation test, as in E-divisive (D. S.
+Matteson, N. A. James, Journal of the American Statistical Association 109, 2014), needs forty. Everything is computed
+on logarithms.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,12 +36,12 @@ class LevelChange:
 
     Attributes:
         place: Of the first result after it, counted from 0.
-        before: Level before it, back to the change before: the geometric mean of the results, in the unit of the values.
+        before: Level before it, back to the change before: geometric mean of the results, in the unit of the values.
         after: Level from it to the next change.
         ratio: After over before.
         low: Lower end of its interval.
         high: Upper end.
-        p_adjusted: The share of series without any change in which chance does this, corrected for all places and cases.
+        p_adjusted: How often chance does this where nothing changes, corrected for all places and cases.
     """
 
     place: int
@@ -60,13 +62,13 @@ def find_changes(
 ) -> list[list[LevelChange]]:
     """Find the changes of level of each case, as one family.
 
-    Results of different days differ by more than processes of one result do. How much, a series of `LEAST_RESULTS` says
-    itself: its noise is that between results, or between processes where that is larger. A shorter one does not, and has
-    no changes. Only where results were interleaved (one process of each in turn) are neighbours compared by their
-    processes, as `judge_ratios` does.
+    Results of different days differ by more than processes of one result do. How much, a series of `LEAST_RESULTS`
+    says itself: its noise is that between results, or between processes where that is larger. A shorter one does not,
+    and has no changes. Only where results were interleaved (one process of each in turn) are neighbours compared by
+    their processes, as `judge_ratios` does.
 
     Args:
-        series: For each case its results in order of time, each with one positive number for each of two or more processes.
+        series: For each case its results in order of time, each with one positive number per process, two or more.
         interleaved: For each case, whether its results were; none unless given.
         margin: The smallest change that counts, as a fraction: a ratio of `1 + margin` or `1 / (1 + margin)`.
         confidence: Of the intervals, and of there being no false change among all the cases.
@@ -96,8 +98,10 @@ def find_changes(
     judged = judge_ratios(*sides, margin=margin, confidence=1 - share) if pairs else []
     for (case, place), item in zip(pairs, judged, strict=True):
         if item.verdict in (Verdict.FASTER, Verdict.SLOWER):
-            known = (item.baseline, item.candidate, item.ratio, item.low, item.high, item.p_adjusted)
-            found[case].append(LevelChange(place, *(math.nan if value is None else value for value in known)))
+            known = (item.baseline, item.candidate, item.ratio, item.low, item.high)
+            before, after, ratio, low, high = (math.nan if value is None else value for value in known)
+            p_adjusted = (item.p_adjusted or 0.0) * (1 - confidence) / share
+            found[case].append(LevelChange(place, before, after, ratio, low, high, min(1.0, p_adjusted)))
     return found
 
 
@@ -114,10 +118,10 @@ def _search(
     edges = [0, len(means)]
     while cuts := _clearest(means, edges, floor, margin, alpha):
         edges = sorted({*edges, *cuts})
-    p_values = _alone(means, edges, floor)
+    p_values = _alone(means, edges, floor, margin)
     while p_values and max(p_values.values()) >= alpha:
         edges.remove(max(p_values, key=lambda place: p_values[place]))
-        p_values = _alone(means, edges, floor)
+        p_values = _alone(means, edges, floor, margin)
     segments = _split(means, edges)
     degrees = len(means) - len(segments)
     noise = max(sum(map(_scatter, segments)) / degrees, floor)
@@ -128,8 +132,8 @@ def _search(
         step = float(after.mean() - before.mean())
         half = reach * math.sqrt(noise * (1 / len(before) + 1 / len(after)))
         low, high = math.exp(step - half), math.exp(step + half)
-        levels = [math.exp(first + float(part.mean())) for part in (before, after)]
-        found.append(LevelChange(place, *levels, math.exp(step), low, high, min(1.0, p_values[place] * cases)))
+        old, new = (math.exp(first + float(part.mean())) for part in (before, after))
+        found.append(LevelChange(place, old, new, math.exp(step), low, high, min(1.0, p_values[place] * cases)))
     return found
 
 
@@ -173,8 +177,11 @@ def _clearest(means: np.ndarray, edges: list[int], floor: float, margin: float, 
     return [cut for cut in cuts if cut not in edges]
 
 
-def _alone(means: np.ndarray, edges: list[int], floor: float) -> dict[int, float]:
-    """The p-value of each cut beside the others: of its two sides, corrected for the places that it could have had."""
+def _alone(means: np.ndarray, edges: list[int], floor: float, margin: float) -> dict[int, float]:
+    """The p-value of each cut beside the others: of its two sides, corrected for the places that it could have had.
+
+    It is 1 for a cut at which the level changes by less than the margin.
+    """
     segments = _split(means, edges)
     degrees = len(means) - len(segments)
     noise = max(sum(map(_scatter, segments)) / degrees, floor)
@@ -183,12 +190,13 @@ def _alone(means: np.ndarray, edges: list[int], floor: float) -> dict[int, float
         error = math.sqrt(noise * (1 / len(before) + 1 / len(after)))
         places = 1 if place == len(means) - 1 else len(means) - 1
         step = abs(float(after.mean() - before.mean()))
-        found[place] = min(1.0, 4 * places * float(special.stdtr(degrees, -step / error))) if error else 0.0
+        chance = 4 * places * float(special.stdtr(degrees, -step / error)) if error else 0.0
+        found[place] = min(1.0, chance) if step >= math.log1p(margin) else 1.0
     return found
 
 
 def _split(means: np.ndarray, edges: list[int]) -> list[np.ndarray]:
-    return [means[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    return [means[start:end] for start, end in itertools.pairwise(edges)]
 
 
 def _scatter(part: np.ndarray) -> float:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,10 +101,17 @@ PLANTED = (
 """What, results, processes, cases, what results add, and the changes by their place."""
 
 
-def false_row(noise: str, between: str, sizes: tuple[tuple[int, int, int], ...] = SIZES) -> str:
-    """A row of the table of false alarms."""
-    rates = [observe(noise, *size, histories_for(size[2]), between=BETWEEN[between]).false for size in sizes]
-    return f"| {noise}; {between} | {' | '.join(map(percent, rates))} |"
+def false_cell(noise: str, between: str, results: int, processes: int, cases: int) -> str:
+    """A cell of the table of false alarms; a dash where results are interleaved, to which days add nothing."""
+    if results < LEAST_RESULTS and BETWEEN[between]:
+        return "–"
+    histories = histories_for(cases)
+    return percent(observe(noise, results, processes, cases, histories, between=BETWEEN[between]).false)
+
+
+def false_row(noise: str, between: str, sizes: Sequence[tuple[int, int, int]] = SIZES) -> str:
+    """A row of that table."""
+    return f"| {noise}; {between} | {' | '.join(false_cell(noise, between, *size) for size in sizes)} |"
 
 
 def planted_row(name: str, *size: object) -> str:
