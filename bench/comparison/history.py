@@ -176,8 +176,11 @@ class History:
 
 
 def date_words(unix_s: float) -> str:
-    """A time as date, hour and minute, in UTC."""
-    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%d %H:%M")
+    """A time as date, hour and minute, in UTC; as seconds where no calendar has it."""
+    try:
+        return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%d %H:%M")
+    except (OverflowError, ValueError, OSError):
+        return f"{unix_s:.6g} s"
 
 
 def trace_history(
@@ -240,6 +243,8 @@ def _join(sides: Sequence[tuple[str, pd.DataFrame]]) -> tuple[pd.DataFrame, list
         planned = frame[frame["planned"].astype(bool)] if "planned" in frame else frame
         parts.append(last_attempts(planned.reset_index(drop=True)).assign(_name=name))
     runs = pd.concat(parts, ignore_index=True)
+    begun = runs["started_unix_s"].to_numpy(dtype=float, na_value=np.nan)
+    runs["started_unix_s"] = np.where(np.isfinite(begun), begun, np.nan)
     ran = runs["started_unix_s"].notna()
     again = ran & runs.duplicated(_RUN)
     for name in dict.fromkeys(runs.loc[again, "_name"]):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -131,9 +132,9 @@ def _search(
     for place, before, after in zip(edges[1:-1], segments, segments[1:], strict=False):
         step = float(after.mean() - before.mean())
         half = reach * math.sqrt(noise * (1 / len(before) + 1 / len(after)))
-        low, high = math.exp(step - half), math.exp(step + half)
-        old, new = (math.exp(first + float(part.mean())) for part in (before, after))
-        found.append(LevelChange(place, old, new, math.exp(step), low, high, min(1.0, p_values[place] * cases)))
+        old, new = (_exp(first + float(part.mean())) for part in (before, after))
+        low, high, p_adjusted = _exp(step - half), _exp(step + half), min(1.0, p_values[place] * cases)
+        found.append(LevelChange(place, old, new, _exp(step), low, high, p_adjusted))
     return found
 
 
@@ -193,6 +194,11 @@ def _alone(means: np.ndarray, edges: list[int], floor: float, margin: float) -> 
         chance = 4 * places * float(special.stdtr(degrees, -step / error)) if error else 0.0
         found[place] = min(1.0, chance) if step >= math.log1p(margin) else 1.0
     return found
+
+
+def _exp(logarithm: float) -> float:
+    """The number; the largest float where results are absurd."""
+    return math.exp(min(logarithm, math.log(sys.float_info.max)))
 
 
 def _split(means: np.ndarray, edges: list[int]) -> list[np.ndarray]:

@@ -105,6 +105,21 @@ def test_markup_in_results_is_text_on_the_page(tmp_path):
     assert "<script>alert" not in text and "<img src=x>" not in text and "[x](http" not in text
 
 
+def test_absurd_numbers_have_no_traceback(tmp_path):
+    def absurd(measured, case, repeat):
+        return dataclasses.replace(measured, started_unix_s=1e300, wall_window_s=1e-300)
+
+    days = make_days(tmp_path / "days", [1] * 5, cases=CASES[:1])
+    make_results(tmp_path / "absurd", CASES[:1], environment=GPU, change=absurd)
+    done = history(*days, tmp_path / "absurd", "--out", tmp_path / "page", "--json")
+    assert done.exit_code in (0, 3), done.output
+    assert json.loads(done.stdout)["results"][-1]["started_unix_s"] == 1e300
+    endless = make_results(
+        tmp_path / "endless", CASES[:1], change=lambda measured, *_: dataclasses.replace(measured, started_unix_s=1e999)
+    )
+    assert "no run says when it started" in history(endless).stderr
+
+
 def test_results_that_vary_by_themselves_have_no_changes(tmp_path):
     make_days(tmp_path, [1.0, 1.06, 0.97, 1.04, 0.95, 1.03])
     found = read(tmp_path)
