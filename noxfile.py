@@ -10,9 +10,11 @@ torch that is in there, and installs nothing.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import importlib.util
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -110,6 +112,64 @@ def report(session: nox.Session) -> None:
     """Render a report again; arguments go to `bench report` (nox -s report -- reports/default)."""
     prepare(session)
     bench(session, "report", *(session.posargs or ["reports/default"]))
+
+
+@nox.session
+def versions(session: nox.Session) -> None:
+    """Sweep one configuration under several versions of torch in turn (nox -s versions -- '2.14.*' '2.15.*').
+
+    Each version has an environment of its own. The processes of a case take turns over the versions, which start each
+    turn with another one, so that drift of the machine does not look like a difference. Results go to
+    OUT/torch-VERSION, and their history to OUT/history. The same command again runs what is missing.
+    """
+    parser = argparse.ArgumentParser(prog="nox -s versions --")
+    parser.add_argument(
+        "versions", nargs="+", metavar="VERSION", help="of torch: 2.15.0, or 2.15.* for its newest release"
+    )
+    parser.add_argument("--config", default="configs/versions.toml", help="what to sweep [%(default)s]")
+    parser.add_argument(
+        "--out", type=Path, default=Path("reports/versions"), help="folder of the results [%(default)s]"
+    )
+    parser.add_argument("--repeats", type=int, default=5, help="processes of each case and version [%(default)s]")
+    parser.add_argument("--device", default="auto", help="as of bench sweep [%(default)s]")
+    given = parser.parse_args(session.posargs)
+    if not session.virtualenv.is_sandboxed:
+        session.error("versions makes an environment for each version of torch: run it without --no-venv")
+    session.install("uv")
+    pythons = {f"torch-{version.removesuffix('.*')}": torch_environment(session, version) for version in given.versions}
+    names, sweeps = list(pythons), [str(given.out / name) for name in pythons]
+    for turn in range(given.repeats):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            options = [
+                "--repeats",
+                str(turn + 1),
+                "--out",
+                str(given.out / name),
+                "--device",
+                given.device,
+                "--no-report",
+            ]
+            sweep = [pythons[name], "-P", "-m", "bench", "sweep", given.config, *options]
+            session.run(*sweep, external=True, success_codes=[0, 1])  # a case may fail under a version
+    history = ["history", *sweeps, "--out", str(given.out / "history")]
+    session.run(pythons[names[-1]], "-P", "-m", "bench", *history, external=True, success_codes=[0, 3])
+
+
+def torch_environment(session: nox.Session, version: str) -> str:
+    """The Python of an environment with the package and that torch; made once, and again if what is wanted changed."""
+    if re.fullmatch(r"\d+(\.\d+)*(\.\*)?", version) is None:
+        session.error(f'"{version}" is not a version of torch; write 2.15.0, or 2.15.* for the newest release of 2.15')
+    place = Path(session.virtualenv.location).resolve() / f"torch-{version.removesuffix('.*')}"
+    python = place / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    wanted = ["-c", "constraints.txt", "-e", ".", f"torch=={version}"]
+    files = [Path(name).read_bytes() for name in ("pyproject.toml", "constraints.txt")]
+    marker = hashlib.sha256(b"".join([*files, " ".join(wanted).encode()])).hexdigest()
+    if not (place / "installed.txt").exists() or (place / "installed.txt").read_text() != marker:
+        session.run("uv", "venv", "--quiet", "--clear", "--python", session.python or sys.executable, str(place))
+        session.run("uv", "pip", "install", "--quiet", "--python", str(python), *wanted)
+        (place / "installed.txt").write_text(marker)
+    return str(python)
 
 
 @nox.session

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from bench.catalog import Entry, Kind
     from bench.catalog.entries import Loss, Step
-    from bench.comparison import Comparison
+    from bench.comparison import Comparison, History
     from bench.devices import Device
     from bench.estimators.choosing import By, Ranking
     from bench.estimators.fitting import Fit
@@ -564,6 +564,58 @@ def compare(
     return compare_frames(
         one, two, margin=margin, confidence=confidence, across=across, metrics=metrics, processes=processes
     )
+
+
+def history(
+    *results: str | PathLike[str],
+    margin: float = 0.01,
+    confidence: float = 0.95,
+    only: Sequence[str] = (),
+    metrics: Sequence[str] | None = None,
+) -> History:
+    """Follow each case over results of different dates, commits, drivers or versions, and find where its level changed.
+
+    Args:
+        *results: Results folders, folders that hold several of them, and bundles, in any order: runs say when they ran.
+        margin: The smallest change that counts, as a fraction.
+        confidence: Of every interval, and of there being no false change among all the cases of a metric.
+        only: `FIELD=PATTERN` each: only such runs, as with `bench history --only`.
+        metrics: Names in `bench.comparison.METRICS`; throughput and peak memory unless given.
+
+    Returns:
+        A `bench.comparison.History`: its `points` is a frame with one row a case, metric and result.
+
+    Raises:
+        bench.errors.BenchError: A path holds no results, `only` leaves nothing, or no result measured a metric.
+    """
+    import pandas as pd
+
+    from bench.comparison import select_runs, trace_history
+
+    sides = [side for path in results for side in _dated_results(Path(path))]
+    if not sides:
+        raise BenchError("give at least one result to follow")
+    if only:
+        joined = pd.concat([frame.assign(_side=place) for place, (_, frame) in enumerate(sides)], ignore_index=True)
+        chosen = select_runs(joined, list(only))
+        sides = [(name, chosen[chosen["_side"] == place]) for place, (name, _) in enumerate(sides)]
+    return trace_history(sides, margin=margin, confidence=confidence, metrics=metrics)
+
+
+def _dated_results(path: Path) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Each results folder in a folder or bundle, with its name."""
+    from bench.bundles import open_results
+    from bench.store import DATA_FOLDER, read_results, results_folders
+
+    with open_results([path]) as (opened,):
+        folders = results_folders([opened])
+        for folder in folders:
+            loaded = read_results(folder)
+            loaded.warn()
+            place = folder.parent if folder.name == DATA_FOLDER else folder
+            inside = place.resolve().name
+            bundle = path.stem if len(folders) == 1 else f"{path.stem}/{inside}"
+            yield (bundle if path.is_file() else inside), loaded.frame
 
 
 def _runs(results: Results) -> pd.DataFrame:

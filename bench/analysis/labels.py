@@ -48,7 +48,7 @@ def machine_labels(frame: pd.DataFrame) -> dict[str, str]:
     A GPU that played a smaller card in all of its runs is named as that card.
     """
     rows = frame.drop_duplicates("environment_key").set_index("environment_key")
-    names = dict(zip(rows.index.astype(str), map(_device_name, rows.to_dict("records")), strict=True))
+    names = dict(zip(rows.index.astype(str), map(device_name, rows.to_dict("records")), strict=True))
     if "device_memory_bytes" in frame:
         for key, limits in frame.groupby("environment_key")["device_memory_bytes"]:
             if limits.nunique(dropna=False) == 1 and limits.notna().all():
@@ -146,7 +146,8 @@ def sort_cases(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.loc[order].reset_index(drop=True)
 
 
-def _device_name(row: Row) -> str:
+def device_name(row: Row) -> str:
+    """The model of the device that a run used."""
     if row["device"] == "cpu":
         return f"{row['cpu_model']} (CPU)" if pd.notna(row["cpu_model"]) else "CPU of unknown model"
     return str(row["gpu_name"]) if pd.notna(row["gpu_name"]) else f"{row['device']} of unknown model"

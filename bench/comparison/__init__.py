@@ -1,10 +1,11 @@
-"""Baseline against candidate: what differs, the ratio of each case with its interval and verdict, and a summary.
+"""Baseline against candidate, and results over time: what differs, ratios with intervals, verdicts, changes of level.
 
 Frames come from `bench.load`. Cases are joined on their axes; fields that make the two sides do different work
 (precision, flags, data path, model) must be equal unless the comparison is across them.
 """
 
-from bench.comparison.differences import FLAGS, field_words, words
+from bench.comparison.differences import FLAGS, difference_words, field_words, words
+from bench.comparison.history import DatedResult, History, HistoryChange, NoLongerRuns, date_words, trace_history
 from bench.comparison.joining import Cost, compare, find_costs, first_processes, select_runs, split_values
 from bench.comparison.metrics import DEFAULT_METRICS, METRICS, Metric, verdict_words
 from bench.comparison.result import Comparison, Difference, GeoMean, Missing
@@ -15,16 +16,23 @@ __all__ = [
     "METRICS",
     "Comparison",
     "Cost",
+    "DatedResult",
     "Difference",
     "GeoMean",
+    "History",
+    "HistoryChange",
     "Metric",
     "Missing",
+    "NoLongerRuns",
     "compare",
+    "date_words",
+    "difference_words",
     "field_words",
     "find_costs",
     "first_processes",
     "select_runs",
     "split_values",
+    "trace_history",
     "verdict_words",
     "words",
 ]

@@ -22,7 +22,7 @@ COMPARED: Mapping[str, Kind] = {
 FLAGS = tuple(name for name, kind in COMPARED.items() if kind == "flags")
 """Fields that change the work of a step, or how it is done, without being an axis of the case."""
 
-_NOT_SAID = tuple(name for name in FLAGS if FIELDS[name].group not in ("environment", "protocol"))
+NOT_SAID = tuple(name for name in FLAGS if FIELDS[name].group not in ("environment", "protocol"))
 """Flags whose null does not count as a value: a run that failed early or is from an earlier version lacks them."""
 
 
@@ -35,7 +35,7 @@ def find_differences(baseline: pd.DataFrame, candidate: pd.DataFrame) -> list[Di
     found = []
     for field, kind in COMPARED.items():
         one, two = (_distinct(side, field) for side in (baseline, candidate))
-        if field in _NOT_SAID:
+        if field in NOT_SAID:
             one, two = ([value for value in values if value is not None] for values in (one, two))
             if not one or not two:
                 continue
@@ -78,7 +78,7 @@ def _first_conflict(baseline: pd.DataFrame, candidate: pd.DataFrame, field: str)
     for runs in (baseline, candidate):
         if field == "loader_workers":  # without a loader there are none
             runs = runs[runs["input"] == "loader"]
-        if field in _NOT_SAID:
+        if field in NOT_SAID:
             runs = runs[runs[field].notna()]
         texts = runs[field].astype(object).where(runs[field].notna(), None).map(str)
         sides.append(dict(zip(runs["pair"], zip(texts, runs[field], strict=True), strict=True)))
@@ -119,6 +119,23 @@ def unknown_field(what: str, given: str, allowed: Iterable[str]) -> BenchError:
 def field_words(field: str, value: Any) -> str:
     """A value of a field as text; what absence means where it is `None`."""
     return words(value, FIELDS[field].absent)
+
+
+def difference_words(differences: Sequence[Difference]) -> list[str]:
+    """What differs, the most important first: `driver_version 570 → 580`; the last says how many more there are."""
+    words = [
+        f"{item.field} {_cut(field_words(item.field, item.baseline))} → {_cut(field_words(item.field, item.candidate))}"
+        for item in differences
+    ]
+    more = len(words) - _MOST_DIFFERENCES
+    return words if more <= 0 else [*words[:_MOST_DIFFERENCES], f"{more} more"]
+
+
+_MOST_DIFFERENCES, _LONG = 6, 60
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONG else f"{text[: _LONG - 1]}…"
 
 
 def words(value: Any, nothing: str = "unknown") -> str:

@@ -326,7 +326,7 @@ def _matching(texts: Iterable[str], pattern: str) -> list[str]:
     return [pattern] if pattern in found else [text for text in found if fnmatch.fnmatchcase(text, pattern)]
 
 
-_BROKEN = (Status.OOM, Status.TIMEOUT, Status.CRASHED, Status.FAILED, Status.NAN_LOSS)
+BROKEN = (Status.OOM, Status.TIMEOUT, Status.CRASHED, Status.FAILED, Status.NAN_LOSS)
 """Statuses of a case that ran before and no longer does."""
 
 
@@ -356,7 +356,7 @@ def compare(
         BenchError: The sides have no case in common, a flag differs that the comparison is not across, a side mixes
             runs that are not repeats of each other, or neither side measured a metric that was requested.
     """
-    _check_numbers(margin, confidence)
+    check_numbers(margin, confidence)
     across = check_across(across)
     one = halve(first_processes(baseline, processes), "baseline", across)
     two = halve(first_processes(candidate, processes), "candidate", across)
@@ -406,7 +406,8 @@ def compare(
     )
 
 
-def _check_numbers(margin: float, confidence: float) -> None:
+def check_numbers(margin: float, confidence: float) -> None:
+    """Check that both are fractions that can be meant. Raises BenchError."""
     if not 0 < margin < 1:
         raise BenchError(f"margin {margin:g}: must be a fraction between 0 and 1; 0.01 is 1 %")
     if not 0.5 <= confidence < 1:
@@ -549,7 +550,7 @@ def _missing(one: Half, two: Half, pairs: Sequence[Hashable], labels: Mapping[Ha
         before, after = one.end(pair), two.end(pair)
         for half, (status, reason) in ((one, before), (two, after)):
             if status != Status.OK:
-                broken = half is two and before[0] == Status.OK and status in _BROKEN
+                broken = half is two and before[0] == Status.OK and status in BROKEN
                 key = str(knows.firsts[pair]["case_key"])
                 found.append(Missing(key, labels[pair], half.side, status, reason, broken))
     return found

@@ -226,7 +226,7 @@ def render_loaded(loaded: Loaded, target: Path, *, baseline: str | None = None) 
     files["table.csv"] = to_csv(contents.summary).encode()
     files["report.md"] = render_markdown(title, built).encode()
     files["index.html"] = render_html(title, built, images, __version__).encode()
-    _write(target, files)
+    write_files(target, files)
     return target / "index.html"
 
 
@@ -333,7 +333,7 @@ _FORK_TIMEOUT_S = 120.0
 """For one figure; it takes about one second."""
 
 
-def _write(target: Path, files: dict[str, bytes]) -> None:
+def write_files(target: Path, files: dict[str, bytes]) -> None:
     """Replace each file as a whole, and remove figures of an earlier rendering that are not drawn any more."""
     try:
         (target / "figures").mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ host where processes were spread over hosts;
 percentiles describe raw steps and claim nothing about other processes. docs/statistics.md explains each number.
 """
 
+from bench.stats.changes import LEAST_RESULTS, LevelChange, find_changes
 from bench.stats.comparison import MARGIN, Judgement, Verdict, holm, judge_ratios
 from bench.stats.errors import ErrorSummary, relative_error, summarise_errors
 from bench.stats.intervals import (
@@ -23,14 +24,17 @@ from bench.stats.noise import NoiseFloor, noise_floor, processes_for
 
 __all__ = [
     "CONFIDENCE",
+    "LEAST_RESULTS",
     "MARGIN",
     "PUBLISHED_PROCESSES",
     "ErrorSummary",
     "Interval",
     "Judgement",
+    "LevelChange",
     "NoiseFloor",
     "Percentiles",
     "Verdict",
+    "find_changes",
     "geometric_interval",
     "holm",
     "host_means",

@@ -207,7 +207,7 @@ class _Moments:
     """Logarithms of each case's processes, and their number, mean and variance as arrays over the cases."""
 
     def __init__(self, cases: Sequence[Sequence[float]]) -> None:
-        self.logs = [np.log(_positive(values)) if len(values) else np.array([]) for values in cases]
+        self.logs = [np.log(positive(values)) if len(values) else np.array([]) for values in cases]
         self.n = np.array([len(values) for values in cases], dtype=int)
         self.mean = np.full(len(cases), np.nan)
         self.variance = np.full(len(cases), np.nan)
@@ -329,7 +329,8 @@ def _least_p(n: np.ndarray, paired: np.ndarray | bool = False) -> np.ndarray:
     return p
 
 
-def _positive(values: Sequence[float]) -> np.ndarray:
+def positive(values: Sequence[float]) -> np.ndarray:
+    """The values as one row of floats. Raises ValueError where one is not finite and positive, or there is none."""
     numbers = finite(values)
     if (numbers <= 0).any():
         raise ValueError("a ratio takes positive values")

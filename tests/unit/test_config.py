@@ -223,7 +223,7 @@ def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     assert load_config(path).name == "n"
 
 
-@pytest.mark.parametrize("name", ["default", "gpu", "memory_switches", "worked_table"])
+@pytest.mark.parametrize("name", ["default", "gpu", "memory_switches", "versions", "worked_table"])
 def test_the_shipped_configurations_are_valid(name: str) -> None:
     folder = Path(__file__).parents[2] / "configs"
     assert load_config(folder / f"{name}.toml").name == name
