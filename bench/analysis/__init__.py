@@ -10,6 +10,7 @@ from bench.analysis.estimates import COMPARISONS, EstimatePair, estimator_errors
 from bench.analysis.findings import RULES, CaseNames, Finding, Findings, Weakens, damaged_parts, judge
 from bench.analysis.headline import best_cases, headline
 from bench.analysis.labels import CaseLabels, machine_labels
+from bench.analysis.reproduction import Reproduced, reproductions, results_key, told_reproductions
 
 __all__ = [
     "COMPARISONS",
@@ -20,6 +21,7 @@ __all__ = [
     "EstimatePair",
     "Finding",
     "Findings",
+    "Reproduced",
     "Weakens",
     "best_cases",
     "damaged_parts",
@@ -30,6 +32,9 @@ __all__ = [
     "judge",
     "last_attempts",
     "machine_labels",
+    "reproductions",
+    "results_key",
     "spread_hosts",
     "summarise_cases",
+    "told_reproductions",
 ]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from bench.cli.options import json_option
+from bench.cli.options import ResultsType, json_option
 from bench.terminal import printable
 
 
@@ -55,10 +55,10 @@ def bundle(results: Path, out: Path | None, baseline: str | None, force: bool, a
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path), metavar="BUNDLE|FOLDER")
+@click.argument("bundle", type=ResultsType(), metavar="BUNDLE|FOLDER|ADDRESS")
 @click.option("--digest", metavar="SHA256", help="The published digest that the bundle must have.")
 @json_option
-def verify(bundle: Path, digest: str | None, as_json: bool) -> None:
+def verify(bundle: Path | str, digest: str | None, as_json: bool) -> None:
     """Check that no file in a bundle has changed.
 
     Compares every file of the bundle, or of the folder it was unpacked to, with the manifest, and lists every
@@ -69,18 +69,21 @@ def verify(bundle: Path, digest: str | None, as_json: bool) -> None:
     Examples:
       bench verify mine.zip
       bench verify mine/ --digest 2f0c...
-      bench verify mine.zip --json
+      bench verify https://example.org/mine.zip --json
 
     Exit codes: 0 nothing changed, 1 something differs, 2 not a bundle.
     """
+    from contextlib import nullcontext
     from dataclasses import asdict
 
+    from bench.bundles import fetched
     from bench.bundles import verify as verify_bundle
     from bench.cli.root import echo_json
     from bench.errors import EXIT_FAILED_CASES
     from bench.units import counted
 
-    found = verify_bundle(bundle)
+    with fetched(bundle) if isinstance(bundle, str) else nullcontext(bundle) as place:
+        found = verify_bundle(place)
     differences = [asdict(item) for item in found.differences]
     if digest is not None and found.digest != digest.strip().lower():
         detail = f"its digest is {found.digest or 'unknown'}, not {digest}"

@@ -4,7 +4,7 @@ Frames come from `bench.load`. Cases are joined on their axes; fields that make 
 (precision, flags, data path, model) must be equal unless the comparison is across them.
 """
 
-from bench.comparison.differences import FLAGS, field_words, words
+from bench.comparison.differences import FLAGS, field_words, find_differences, words
 from bench.comparison.joining import Cost, compare, find_costs, first_processes, select_runs, split_values
 from bench.comparison.metrics import DEFAULT_METRICS, METRICS, Metric, verdict_words
 from bench.comparison.result import Comparison, Difference, GeoMean, Missing
@@ -22,6 +22,7 @@ __all__ = [
     "compare",
     "field_words",
     "find_costs",
+    "find_differences",
     "first_processes",
     "select_runs",
     "split_values",
