@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from bench.estimators.timeline import Timeline
     from bench.launchers import Launcher
     from bench.records import Case, Checkpointing, Estimate, ImageSpec, MemoryFormat, Precision, Update, ZeroGrad
-
     from bench.sweep.reproducing import Reproduction
 
     Made = TypeVar("Made")

@@ -16,12 +16,13 @@ from bench.bundles.bundle import (
     verify,
     write_bundle,
 )
-from bench.bundles.contents import bundle_files, default_target
+from bench.bundles.contents import Credits, bundle_files, default_target
 from bench.bundles.merging import Merged, merge_results
 from bench.bundles.remote import fetched, is_address, open_results, results_name
 
 __all__ = [
     "BundleError",
+    "Credits",
     "FileDifference",
     "Merged",
     "VerifiedBundle",

@@ -556,5 +556,10 @@ def _pour(opened: Callable[[], IO[bytes]], out: IO[bytes] | None = None) -> tupl
     return size, digest.hexdigest()
 
 
+def measure_content(content: Content) -> tuple[int, str]:
+    """The size in bytes and the SHA-256 of a file's content. Raises OSError."""
+    return _pour(partial(_open, content))
+
+
 def _canonical(value: Any) -> bytes:
     return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=True) + "\n").encode("ascii")

@@ -16,35 +16,52 @@ from bench.terminal import printable
 @click.option(
     "--baseline", metavar="NAME", help="Baseline machine of a report on several, as for bench report [the first]."
 )
+@click.option(
+    "--author",
+    "authors",
+    multiple=True,
+    metavar="'NAME <ORCID>'",
+    help="Who made the results, with an ORCID or a URL if there is one. Repeatable.",
+)
+@click.option("--license", "licence", metavar="SPDX|URL", help="Licence of the results, such as CC-BY-4.0.")
 @click.option("--force", is_flag=True, help="Replace an existing archive.")
 @json_option
-def bundle(results: Path, out: Path | None, baseline: str | None, force: bool, as_json: bool) -> None:
+def bundle(
+    results: Path,
+    out: Path | None,
+    baseline: str | None,
+    authors: tuple[str, ...],
+    licence: str | None,
+    force: bool,
+    as_json: bool,
+) -> None:
     """Pack results into one archive to publish.
 
-    It contains the data, the report, the environment, instructions to reproduce the results, and a manifest. The report
-    is rendered again from the data. With the same versions of bench and its libraries, the same results give the same
-    archive, to the byte. Run logs (data/logs) are not included.
+    It contains the data, the report, the environment, instructions to reproduce the results, a manifest, and metadata
+    for archives (RO-Crate). The report is rendered again from the data. With the same versions of bench and its
+    libraries, the same results give the same archive, to the byte. Run logs (data/logs) are not included.
 
     \b
     Examples:
       bench bundle reports/mine
       bench bundle reports/mine -o mine.zip --force
+      bench bundle reports/mine --author 'Ada Lovelace <0000-0002-1825-0097>' --license CC-BY-4.0
       bench verify reports/mine.zip            what recipients run
     """
     import tempfile
 
     from bench import __version__
-    from bench.bundles import bundle_files, default_target, safe_name, write_bundle
+    from bench.bundles import Credits, bundle_files, default_target, safe_name, write_bundle
     from bench.cli.root import echo_json
     from bench.report import render_report
     from bench.units import counted, format_bytes
 
-    target = out or default_target(results)
+    target, credit = out or default_target(results), Credits(authors, licence)
     name = safe_name(default_target(results).stem)
     with tempfile.TemporaryDirectory(prefix="bench-report-") as made:
         report = Path(made) / name
         render_report([results], report, baseline=baseline)
-        written = write_bundle(target, name, bundle_files(results, report, __version__), force=force)
+        written = write_bundle(target, name, bundle_files(results, report, __version__, credit), force=force)
     if as_json:
         sizes = {"files": written.files, "size_bytes": written.size_bytes, "digest": written.digest}
         echo_json({"bundle": str(written.path), **sizes})
