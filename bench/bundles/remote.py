@@ -42,8 +42,8 @@ CACHE_BYTES = 16 << 30
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?:::|://)")
 _EXTRAS = {"http": "remote", "https": "remote", "s3": "s3", "s3a": "s3"}
-_SAYING = ("etag", "lastmodified", "last_modified", "mtime", "created", "md5", "md5hash", "crc")
-"""What a store may say of a file that changes with its content, in lower case."""
+_SAYING = ("etag", "lastmodified", "mtime", "created", "md5", "md5hash", "contentmd5", "digest", "crc")
+"""What a store may say of a file that changes with its content; in lower case, without dashes."""
 _LEFT_OUT = {"logs", "consolidated"}
 _CHUNK = 1 << 20
 
@@ -93,7 +93,8 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Path]:
             with contextlib.nullcontext(copy) if copy.is_dir() else open_bundle(copy) as folder:
                 yield folder
         except StoreError as error:  # the user knows the address only
-            raise type(error)(str(error).replace(str(copy), str(path))) from error
+            hint = ". The address of a folder ends in /" if copy.is_file() and "not a bundle" in str(error) else ""
+            raise type(error)(str(error).replace(str(copy), str(path)) + hint) from error
 
 
 @contextlib.contextmanager
@@ -156,7 +157,8 @@ def _named_errors(address: str) -> Iterator[None]:
     except BenchError:
         raise
     except FileNotFoundError as error:
-        raise BundleError(f"{address}: does not exist, or may not be read without signing in") from error
+        why = f" ({_said(error.__cause__)})" if isinstance(error.__cause__, Exception) else ""
+        raise BundleError(f"{address}: does not exist, or cannot be reached or read from here{why}") from error
     except Exception as error:
         raise BundleError(f"{address}: cannot be read ({_said(error)})") from error
 
@@ -213,7 +215,8 @@ def _says_enough(files: Mapping[str, Mapping[str, Any]]) -> bool:
 
 def _state(info: Mapping[str, Any]) -> dict[str, str]:
     """What the store says of a file that changes with its content."""
-    return {name: str(value) for name, value in info.items() if name.lower() in _SAYING and value is not None}
+    plain = {re.sub("[-_]", "", name.lower()): value for name, value in info.items()}
+    return {name: str(plain[name]) for name in _SAYING if plain.get(name) is not None}
 
 
 def _key(address: str, files: Mapping[str, Mapping[str, Any]]) -> str:

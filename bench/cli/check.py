@@ -20,7 +20,7 @@ _CASES_SHOWN = 10
 
 
 @click.command()
-@click.argument("results", type=click.Path(path_type=Path), metavar="RESULTS|REPORT")
+@click.argument("results", type=ResultsType(), metavar="RESULTS|REPORT")
 @click.option(
     "--data", multiple=True, type=ResultsType(), help="Results behind a report that is stored elsewhere. Repeatable."
 )

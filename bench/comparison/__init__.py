@@ -5,7 +5,16 @@ Frames come from `bench.load`. Cases are joined on their axes; fields that make 
 """
 
 from bench.comparison.differences import FLAGS, field_words, find_differences, words
-from bench.comparison.joining import Cost, compare, find_costs, first_processes, select_runs, split_values
+from bench.comparison.joining import (
+    Cost,
+    check_across,
+    check_numbers,
+    compare,
+    find_costs,
+    first_processes,
+    select_runs,
+    split_values,
+)
 from bench.comparison.metrics import DEFAULT_METRICS, METRICS, Metric, verdict_words
 from bench.comparison.result import Comparison, Difference, GeoMean, Missing
 
@@ -19,6 +28,8 @@ __all__ = [
     "GeoMean",
     "Metric",
     "Missing",
+    "check_across",
+    "check_numbers",
     "compare",
     "field_words",
     "find_costs",

@@ -356,7 +356,7 @@ def compare(
         BenchError: The sides have no case in common, a flag differs that the comparison is not across, a side mixes
             runs that are not repeats of each other, or neither side measured a metric that was requested.
     """
-    _check_numbers(margin, confidence)
+    check_numbers(margin, confidence)
     across = check_across(across)
     one = halve(first_processes(baseline, processes), "baseline", across)
     two = halve(first_processes(candidate, processes), "candidate", across)
@@ -403,7 +403,8 @@ def compare(
     )
 
 
-def _check_numbers(margin: float, confidence: float) -> None:
+def check_numbers(margin: float, confidence: float) -> None:
+    """Refuse what is not a margin or a confidence. Raises BenchError."""
     if not 0 < margin < 1:
         raise BenchError(f"margin {margin:g}: must be a fraction between 0 and 1; 0.01 is 1 %")
     if not 0.5 <= confidence < 1:

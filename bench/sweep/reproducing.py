@@ -20,7 +20,17 @@ import pandas as pd
 from bench.analysis import Reproduced, machine_labels, reproductions, results_key
 from bench.analysis.reproduction import NOTE
 from bench.bundles import manifest_digest, open_results, results_name, safe_name
-from bench.comparison import Comparison, Difference, compare, field_words, find_differences, select_runs, verdict_words
+from bench.comparison import (
+    Comparison,
+    Difference,
+    check_across,
+    check_numbers,
+    compare,
+    field_words,
+    find_differences,
+    select_runs,
+    verdict_words,
+)
 from bench.config import SweepConfig, check_config
 from bench.errors import BenchError, ConfigError, DeviceError
 from bench.launchers import Launcher, LocalLauncher
@@ -155,7 +165,12 @@ def reproduce(results: str | Path, options: ReproduceOptions, progress: Progress
             device or the folder cannot be used; or a flag differs that would make the cases do different work.
         KeyboardInterrupt: On Ctrl-C or SIGTERM.
     """
+    check_numbers(options.margin, options.confidence)
+    check_across(options.across)
     original = _read_original(results, options.only)
+    out = options.out or Path("reports") / f"{safe_name(original.known.name)}-reproduced"
+    if not options.check_only:
+        _refuse_other_results(out, original.known)
     launcher = LocalLauncher()
     environment, kind = _here(original, options, launcher)
     planned = build_cases(original.config, kind)
@@ -165,8 +180,6 @@ def reproduce(results: str | Path, options: ReproduceOptions, progress: Progress
     if options.check_only:
         return found
     _refuse_different_work(differences, options.across)
-    out = options.out or Path("reports") / f"{safe_name(original.known.name)}-reproduced"
-    _refuse_other_results(out, original.known)
     for item in differences:
         progress.say(f"differs: {_side_by_side(item)}")
     sweep = SweepOptions(

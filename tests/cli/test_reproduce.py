@@ -1,0 +1,96 @@
+"""`bench reproduce` as a user runs it: a small sweep, its bundle, and the same measured again."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bench.store import load_notes
+from tests.plugins import bench
+
+CONFIG = """\
+[grid]
+dataset = "mnist"
+model = "mlp"
+optimizer = "sgd"
+batch_size = [8, 16]
+
+[measure]
+repeats = 2
+warmup_steps = 1
+measured_steps = 2
+min_window = 0.001
+"""
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """A bundle of a real sweep, and a folder to work in."""
+    folder = tmp_path_factory.mktemp("swept")
+    (folder / "small.toml").write_text(CONFIG)
+    done = bench("sweep", "small.toml", "--device", "cpu", "--out", "mine", "--no-report", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    done = bench("bundle", "mine", "--license", "CC-BY-4.0", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_a_bundle_is_measured_again_and_what_a_kill_left_out_is_resumed(swept):
+    command = ("reproduce", "mine.zip", "--out", "again", "--no-report")
+    done = bench(*command, "--json", cwd=swept)
+    assert done.returncode in (0, 3), done.stderr  # two processes on a busy machine may say anything of speed
+    answer = json.loads(done.stdout)
+    assert [case["metrics"]["peak_allocated_bytes"]["answer"] for case in answer["cases"]] == ["same", "same"]
+    assert all("in every process" in case["metrics"]["peak_allocated_bytes"]["reason"] for case in answer["cases"])
+    assert (answer["counts"]["different"] > 0) == (done.returncode == 3)
+    assert answer["differences"] == []
+    (note,) = load_notes(swept / "again")
+    assert note.values["reproduces"] == answer["reproduces"]
+
+    lost = sorted((swept / "again" / "data" / "runs").iterdir())[0]
+    kept = {path.name: path.read_bytes() for path in lost.parent.iterdir() if path != lost}
+    lost.unlink()
+    for copy in (swept / "again" / "data" / "consolidated").glob("*"):
+        copy.unlink()
+    done = bench(*command, cwd=swept)
+    assert done.returncode in (0, 3), done.stderr
+    assert "[1/1] mlp on mnist, batch" in done.stderr and "left)" in done.stderr
+    assert "peak memory same" in done.stdout and "the new results are in again" in done.stdout
+    assert {name: (lost.parent / name).read_bytes() for name in kept} == kept
+
+    checked = json.loads(bench("check", "again", "--json", cwd=swept).stdout)
+    (finding,) = [item for item in checked["findings"] if item["code"] == "reproduction"]
+    assert (
+        finding["text"]
+        == f"Measured by bench reproduce, to repeat mine (bundle {note.values['reproduces']['digest'][:16]})."
+    )
+    assert not finding["blocks"]
+
+
+def test_check_only_says_what_differs_from_here(swept):
+    done = bench("reproduce", "mine.zip", "--check-only", cwd=swept)
+    assert done.returncode == 0, done.stderr
+    assert "no recorded difference" in done.stdout
+    assert "nothing was run" in done.stdout
+    assert not (swept / "reports").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["absent"], "absent: does not exist"),
+        (["mine.zip", "--only", "modle=mlp"], 'unknown field "modle". Nearest: model'),
+        (["mine.zip", "--only", "model=resnet*"], "no run matches model = resnet*"),
+        (["mine.zip", "--device", "gpu"], '"gpu"'),
+        (["mine.zip", "--across", "batchsize", "--check-only"], 'unknown field to compare across "batchsize"'),
+        (["mine.zip", "--margin", "0", "--check-only"], "margin 0: must be a fraction between 0 and 1"),
+        (["mine.zip", "--out", "mine"], "mine: holds other results"),
+        (["small.toml"], "not a bundle"),
+    ],
+)
+def test_mistakes_are_answered_in_words(swept, arguments, words):
+    done = bench("reproduce", *arguments, cwd=swept)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
