@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
@@ -10,15 +12,16 @@ from click.testing import CliRunner
 from bench.bundles import bundle_files, write_bundle
 from bench.cli import cli
 from bench.store import load_notes
+from bench.sweep import reproducing
 from tests.plugins import bench
-from tests.results import make_cases, make_results
+from tests.results import CPU, make_cases, make_results
 
 CONFIG = """\
 [grid]
 dataset = "mnist"
 model = "mlp"
 optimizer = "sgd"
-batch_size = [8, 16]
+batch_size = 8
 
 [measure]
 repeats = 2
@@ -50,17 +53,12 @@ def made(tmp_path_factory):
     return folder
 
 
-def test_a_bundle_is_checked_measured_again_and_resumed(swept):
-    done = bench("reproduce", "mine.zip", "--check-only", cwd=swept)
-    assert done.returncode == 0, done.stderr
-    assert "no recorded difference" in done.stdout and "nothing was run" in done.stdout
-    assert not (swept / "reports").exists()
-
+def test_a_bundle_is_measured_again_and_resumed(swept):
     command = ("reproduce", "mine.zip", "--out", "again", "--no-report")
     done = bench(*command, "--json", cwd=swept)
     assert done.returncode in (0, 3), done.stderr  # two processes on a busy machine may say anything of speed
     answer = json.loads(done.stdout)
-    assert [case["metrics"]["peak_allocated_bytes"]["answer"] for case in answer["cases"]] == ["same", "same"]
+    assert [case["metrics"]["peak_allocated_bytes"]["answer"] for case in answer["cases"]] == ["same"]
     assert all("in every process" in case["metrics"]["peak_allocated_bytes"]["reason"] for case in answer["cases"])
     assert (answer["counts"]["different"] > 0) == (done.returncode == 3)
     assert answer["differences"] == []
@@ -78,13 +76,23 @@ def test_a_bundle_is_checked_measured_again_and_resumed(swept):
     assert "peak memory same" in done.stdout and "the new results are in again" in done.stdout
     assert {name: (lost.parent / name).read_bytes() for name in kept} == kept
 
-    checked = json.loads(bench("check", "again", "--json", cwd=swept).stdout)
+    checked = json.loads(CliRunner().invoke(cli, ["check", str(swept / "again"), "--json"], prog_name="bench").stdout)
     (finding,) = [item for item in checked["findings"] if item["code"] == "reproduction"]
     assert (
         finding["text"]
         == f"Measured by bench reproduce, to repeat mine (bundle {note.values['reproduces']['digest'][:16]})."
     )
     assert not finding["blocks"]
+
+
+def test_check_only_says_what_differs_and_runs_nothing(made, monkeypatch):
+    monkeypatch.chdir(made)
+    monkeypatch.setattr(reproducing, "_here", lambda *given: (replace(CPU, torch_version="2.14.0+cpu"), "cpu"))
+    monkeypatch.setattr(reproducing, "run_sweep", lambda *given: pytest.fail("a sweep ran"))
+    result = CliRunner().invoke(cli, ["reproduce", "mine.zip", "--check-only"], prog_name="bench")
+    assert result.exit_code == 0, result.output
+    assert re.search(r"torch_version +2\.15\.0\+cpu +2\.14\.0\+cpu", result.output)
+    assert "nothing was run" in result.output
 
 
 @pytest.mark.parametrize(
