@@ -45,7 +45,8 @@ RUNTIME = [
 ]
 # Variables that decide which build of torch uv takes.
 FLAVOUR = ["UV_TORCH_BACKEND", "UV_CONSTRAINT", "UV_OVERRIDE", "UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_DEFAULT_INDEX"]
-TEST = ["hypothesis", "pytest", "pytest_benchmark", "pytest_timeout", "submitit", "timm", "xdist"]
+TEST = ["aiohttp", "duckdb", "fsspec", "hypothesis", "pytest", "pytest_benchmark", "pytest_timeout", "rocrate"]
+TEST += ["submitit", "timm", "xdist"]
 
 
 def prepare(session: nox.Session, *groups: str, needs: list[str] = RUNTIME) -> None:

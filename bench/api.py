@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from bench.guard import Guarded
     from bench.launchers import Launcher
     from bench.records import Case, Checkpointing, Estimate, ImageSpec, MemoryFormat, Precision, Update, ZeroGrad
+    from bench.sweep.reproducing import Reproduction
 
     Made = TypeVar("Made")
     Model = str | Callable[..., torch.nn.Module]
@@ -78,7 +79,8 @@ def load(*paths: str | PathLike[str]) -> pd.DataFrame:
     """Load result folders into one frame, one row per run (see `bench.store.load_results`).
 
     Args:
-        *paths: Folders that `bench sweep` wrote, folders that hold several of them, or bundles of `bench bundle`.
+        *paths: Folders that `bench sweep` wrote, folders that hold several of them, bundles of `bench bundle`, or
+            addresses of either, such as `s3://bucket/mine.zip`.
 
     Returns:
         One row per run, planned runs that have not happened and skipped cases included; each with its case's axes,
@@ -616,6 +618,50 @@ def _dated_results(path: Path) -> Iterator[tuple[str, pd.DataFrame]]:
             inside = place.resolve().name
             bundle = path.stem if len(folders) == 1 else f"{path.stem}/{inside}"
             yield (bundle if path.is_file() else inside), loaded.frame
+
+
+def reproduce(
+    results: str | PathLike[str],
+    *,
+    out: str | PathLike[str] | None = None,
+    device: str | None = None,
+    only: Sequence[str] = (),
+    across: Sequence[str] = (),
+    margin: float = 0.01,
+    confidence: float = 0.95,
+    check_only: bool = False,
+    report: bool = True,
+) -> Reproduction:
+    """Measure results again, and say for each case whether it came out the same.
+
+    Runs go to fresh processes, and finished ones are kept: the same call resumes. Nothing that comes with the results
+    is run.
+
+    Args:
+        results: A bundle, a results folder, or an address of either.
+        out: Folder for the new results; `reports/NAME-reproduced` unless given.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`; the results' kind of device unless given.
+        only: `FIELD=PATTERN` each: only such runs of the results, as with `bench compare --only`.
+        across: Axes and flags that may differ here.
+        margin: The smallest change of speed that counts, as a fraction.
+        confidence: Of every interval, and of no false `different` among the speeds of all cases.
+        check_only: Only say what differs from here.
+        report: Whether to render a report of the new results.
+
+    Returns:
+        A `bench.sweep.reproducing.Reproduction`: `differences`, and an answer for each of its `cases`.
+
+    Raises:
+        bench.errors.BenchError: The results cannot be read or planned here, or the device or folder cannot be used.
+    """
+    from bench.sweep.reproducing import ReproduceOptions
+    from bench.sweep.reproducing import reproduce as reproduce_results
+    from bench.terminal import Progress
+
+    given = results if isinstance(results, str) else Path(results)
+    target = None if out is None else Path(out)
+    options = ReproduceOptions(target, device, only, across, margin, confidence, check_only, report)
+    return reproduce_results(given, options, Progress(quiet=True))
 
 
 def _runs(results: Results) -> pd.DataFrame:

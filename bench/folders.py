@@ -51,6 +51,11 @@ def calibrations_folder() -> Path | None:
     return _given("BENCH_CALIBRATIONS") or account_folder("calibrations")
 
 
+def remote_folder() -> Path:
+    """The folder of copies of results at addresses: the environment's `BENCH_REMOTE`, else `~/.cache/bench/remote`."""
+    return _given("BENCH_REMOTE") or account_folder("remote")
+
+
 MOST_LOGS = 50
 """Logs that the account keeps; the oldest go first."""
 

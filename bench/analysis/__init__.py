@@ -11,6 +11,7 @@ from bench.analysis.estimates import COMPARISONS, EstimatePair, estimator_errors
 from bench.analysis.findings import RULES, CaseNames, Finding, Findings, Weakens, damaged_parts, judge
 from bench.analysis.headline import best_cases, headline
 from bench.analysis.labels import CaseLabels, machine_labels
+from bench.analysis.reproduction import Reproduced, reproductions, results_key, told_reproductions
 
 __all__ = [
     "COMPARISONS",
@@ -21,6 +22,7 @@ __all__ = [
     "EstimatePair",
     "Finding",
     "Findings",
+    "Reproduced",
     "Weakens",
     "best_cases",
     "counted_energy_j",
@@ -32,7 +34,10 @@ __all__ = [
     "judge",
     "last_attempts",
     "machine_labels",
+    "reproductions",
+    "results_key",
     "spread_cards",
     "spread_hosts",
     "summarise_cases",
+    "told_reproductions",
 ]

@@ -970,6 +970,12 @@ RULES["earlier_plans"] = Rule(
     "{runs} of earlier configurations in the same folder are left out.{changes}",
     "Give each configuration an --out of its own to keep them apart.",
 )
+RULES["reproduction"] = Rule(
+    "reproduction",
+    Weakens.NOTHING,
+    "Measured by bench reproduce, to repeat {originals}.",
+    "Get those results, and compare: bench compare THOSE THESE.",
+)
 
 
 # Words and masks that several rules share.

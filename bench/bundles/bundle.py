@@ -317,24 +317,23 @@ def open_bundle(path: Path) -> Iterator[Path]:
             with typed_errors(folder):
                 archive.extractall(made)  # names, kinds and sizes of all files were checked
         try:
-            _rewrite_parts(folder)
+            rewrite_parts(folder)
             yield folder
         except StoreError as error:  # the user knows the bundle's name only
             raise type(error)(str(error).replace(str(folder), str(path))) from error
 
 
-@contextlib.contextmanager
-def open_results(paths: Iterable[str | os.PathLike[str]]) -> Iterator[list[Path]]:
-    """Results as folders, for the duration of the context: bundles are opened, folders are passed on as they are.
+def manifest_digest(folder: Path) -> str | None:
+    """The digest of the bundle that was unpacked to a folder; `None` for a folder without a valid manifest."""
+    try:
+        with _open_regular(folder / MANIFEST) as file:
+            short = os.fstat(file.fileno()).st_size <= MAX_MANIFEST_BYTES
+            return parse_manifest(file.read()).digest if short else None
+    except BundleError:
+        return None
 
-    Raises:
-        BundleError: A file that is not a bundle.
-    """
-    with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(open_bundle(path)) if path.is_file() else path for path in map(Path, paths)]
 
-
-def _rewrite_parts(folder: Path) -> None:
+def rewrite_parts(folder: Path) -> None:
     """Replace each part below `folder` by a new one with its content, written by a confined child."""
     kinds = {"runs": "run", "estimates": "estimates"}
     todo, size = [], 0
@@ -555,6 +554,11 @@ def _pour(opened: Callable[[], IO[bytes]], out: IO[bytes] | None = None) -> tupl
             if out is not None:
                 out.write(chunk)
     return size, digest.hexdigest()
+
+
+def measure_content(content: Content) -> tuple[int, str]:
+    """The size in bytes and the SHA-256 of a file's content. Raises OSError."""
+    return _pour(partial(_open, content))
 
 
 def _canonical(value: Any) -> bytes:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.options import json_option
+from bench.cli.options import ResultsType, json_option
 from bench.terminal import printable
 
 if TYPE_CHECKING:
@@ -20,12 +20,9 @@ _CASES_SHOWN = 10
 
 
 @click.command()
-@click.argument("results", type=click.Path(path_type=Path), metavar="RESULTS|REPORT")
+@click.argument("results", type=ResultsType(), metavar="RESULTS|REPORT")
 @click.option(
-    "--data",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="Results behind a report that is stored elsewhere. Repeatable.",
+    "--data", multiple=True, type=ResultsType(), help="Results behind a report that is stored elsewhere. Repeatable."
 )
 @click.option("--baseline", metavar="NAME", help="The baseline that the report was rendered with, if one was given.")
 @click.option(
@@ -37,13 +34,19 @@ _CASES_SHOWN = 10
 @click.option("--all", "show_all", is_flag=True, help="List every case, however many.")
 @json_option
 def check(
-    results: Path, data: tuple[Path, ...], baseline: str | None, interval: float | None, show_all: bool, as_json: bool
+    results: Path | str,
+    data: tuple[Path | str, ...],
+    baseline: str | None,
+    interval: float | None,
+    show_all: bool,
+    as_json: bool,
 ) -> None:
     """Check whether results and their report can be published.
 
     Lists every case that is noisy, throttled, shared its device, failed, has too few processes or did not converge;
     numbers that cannot be right; settings that are not disclosed; and every figure and number of the report that does
-    not match the data. RESULTS is a folder written by bench sweep, its report, or a bundle.
+    not match the data. RESULTS is a folder written by bench sweep, its report, a bundle, or an
+    address of one.
 
     \b
     Examples:
@@ -54,18 +57,20 @@ def check(
 
     Exit codes: 0 publishable, 4 not publishable, 2 unreadable.
     """
-    from bench.analysis import damaged_parts, judge, summarise_cases
+    from bench.analysis import damaged_parts, judge, summarise_cases, told_reproductions
     from bench.bundles import open_results
     from bench.cli.root import echo_json
     from bench.errors import EXIT_NOT_PUBLISHABLE
     from bench.store import planned_runs, read_results
 
-    with open_results([_folder(results), *data]) as opened:
+    given = results if isinstance(results, str) else _folder(results)
+    with open_results([given, *data]) as opened:
         folder = _folder(opened[0])
         loaded = read_results(*(opened[1:] or [folder]))
         frame = planned_runs(loaded)
         summary = summarise_cases(frame)
         findings = judge(loaded.frame, interval, summary).joined(damaged_parts(loaded))
+        findings = findings.joined(told_reproductions(loaded.notes))
         findings = findings.joined(_report_findings(folder, loaded, baseline))
     if as_json:
         echo_json(_as_json(findings, summary) | {"runs": len(frame)})
@@ -111,7 +116,7 @@ def _as_json(findings: Findings, summary: pd.DataFrame) -> dict[str, Any]:
     return {"publishable": findings.publishable, "cases": len(summary), "findings": told}
 
 
-def _print(findings: Findings, summary: pd.DataFrame, results: Path, show_all: bool) -> None:
+def _print(findings: Findings, summary: pd.DataFrame, results: Path | str, show_all: bool) -> None:
     """What forbids publishing with its cases and remedy, what a reader is told in any case, and the verdict last."""
     from bench.analysis import CaseNames
     from bench.units import counted

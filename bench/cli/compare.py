@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.cli.options import Share, json_option
+from bench.cli.options import ResultsType, Share, json_option
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="BASELINE CANDIDATE...")
+@click.argument("results", nargs=-1, required=True, type=ResultsType(), metavar="BASELINE CANDIDATE...")
 @click.option("--baseline", metavar="NAME", help="The results that the others are compared with [the first].")
 @click.option(
     "--across",
@@ -66,7 +66,7 @@ if TYPE_CHECKING:
 @click.option("--worst-first", is_flag=True, help="List the largest regressions first.")
 @json_option
 def compare(
-    results: tuple[Path, ...],
+    results: tuple[Path | str, ...],
     baseline: str | None,
     across: tuple[str, ...],
     only: tuple[str, ...],
@@ -148,7 +148,7 @@ def _sides(across: tuple[str, ...], loaded: list[pd.DataFrame]) -> list[tuple[st
     return found
 
 
-def _named(results: tuple[Path, ...], sides: list[tuple[str, str, str]]) -> list[str]:
+def _named(results: tuple[Path | str, ...], sides: list[tuple[str, str, str]]) -> list[str]:
     """The results by the names of their folders (`.` and `..` too), or as they were given where those are equal.
 
     With values to compare, one folder is both sides, and the values name them.
@@ -160,9 +160,11 @@ def _named(results: tuple[Path, ...], sides: list[tuple[str, str, str]]) -> list
             )
         _, *values = zip(*sides, strict=True)
         return [", ".join(side) for side in values]
+    from bench.bundles import results_name
     from bench.store import DATA_FOLDER
 
-    places = [path if path.name not in ("", "..", DATA_FOLDER) else path.resolve() for path in results]
+    paths = [Path(results_name(path)) if isinstance(path, str) else path for path in results]
+    places = [path if path.name not in ("", "..", DATA_FOLDER) else path.resolve() for path in paths]
     names = [place.parent.name if place.name == DATA_FOLDER else place.name for place in places]
     told_apart = names if len(set(names)) == len(names) else [str(path) for path in results]
     if len(set(told_apart)) < len(results):

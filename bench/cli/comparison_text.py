@@ -46,15 +46,15 @@ def _value(comparison: Comparison, worst_first: bool) -> dict[str, Any]:
         "across": list(comparison.across),
         "processes": comparison.processes,
         "differences": [item._asdict() for item in comparison.differences],
-        "cases": [_known(row) for row in ordered(comparison.cases, worst_first).to_dict("records")],
+        "cases": [known_values(row) for row in ordered(comparison.cases, worst_first).to_dict("records")],
         "geomean": {name: asdict(item) for name, item in comparison.geomean.items()},
         "missing": [item._asdict() for item in comparison.missing],
-        "regressions": [_known(row) for row in comparison.regressions.to_dict("records")],
+        "regressions": [known_values(row) for row in comparison.regressions.to_dict("records")],
         "notes": comparison.notes,
     }
 
 
-def _known(row: Mapping[Any, Any]) -> dict[str, Any]:
+def known_values(row: Mapping[Any, Any]) -> dict[str, Any]:
     """A row with plain numbers, and null for what is unknown."""
     import pandas as pd
 
@@ -79,7 +79,7 @@ def print_comparisons(
         worst_first: Whether cases are ordered by what got worse.
     """
     for name, comparison in made.items():
-        _print_differences(baseline, name, comparison.differences)
+        print_differences(baseline, name, comparison.differences)
     first = next(iter(made.values()))
     first_only = "" if first.processes is None else f". Only the first {first.processes} processes of each case count"
     _heading(
@@ -110,7 +110,8 @@ def ordered(cases: pd.DataFrame, worst_first: bool) -> pd.DataFrame:
     return cases.loc[ranked.sort_values(["_metric", "_worse"], kind="stable").index].reset_index(drop=True)
 
 
-def _print_differences(baseline: str, candidate: str, differences: Sequence[Difference]) -> None:
+def print_differences(baseline: str, candidate: str, differences: Sequence[Difference]) -> None:
+    """Print the fields in which two sides differ, by the names of the sides."""
     from bench.comparison import field_words
 
     _heading(f"What differs between {baseline} and {candidate} besides the cases")

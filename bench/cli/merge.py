@@ -7,20 +7,20 @@ from pathlib import Path
 
 import click
 
-from bench.cli.options import json_option
+from bench.cli.options import ResultsType, json_option
 from bench.terminal import printable
 
 
 @click.command()
 @click.argument("out", type=click.Path(path_type=Path))
-@click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("results", nargs=-1, required=True, type=ResultsType())
 @json_option
-def merge(out: Path, results: tuple[Path, ...], as_json: bool) -> None:
+def merge(out: Path, results: tuple[Path | str, ...], as_json: bool) -> None:
     """Join the results of several hosts into one folder.
 
-    RESULTS are folders or bundles, and are only read. OUT is a new folder that can be loaded, reported, compared and
-    bundled like any results. A run found in several of them is kept once; two different runs under one key are an
-    error.
+    RESULTS are folders, bundles or addresses of either, and are only read. OUT is a new folder that can be loaded,
+    reported, compared and bundled like any results. A run found in several of them is kept once; two different runs
+    under one key are an error.
 
     \b
     Examples:

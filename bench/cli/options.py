@@ -16,6 +16,35 @@ if TYPE_CHECKING:
     from bench.devices.calibration import Calibrations
     from bench.records import Choice
 
+
+class Share(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic since click 8.5 only
+    """A fraction, written `0.02` or `2%`."""
+
+    name = "fraction"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Parse; a percentage is divided by 100."""
+        text = str(value).strip()
+        try:
+            return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        except ValueError:
+            self.fail(f'"{value}" is not a valid fraction; write it like 0.02 or 2%', param, ctx)
+
+
+class ResultsType(click.Path):
+    """Results: the path of a folder or a bundle, or an address of either, which stays a text."""
+
+    def __init__(self) -> None:
+        """Take any path: whether it holds results is known once it is opened."""
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """A text where it is an address, else a path."""
+        from bench.bundles import is_address
+
+        return value if is_address(value) else super().convert(value, param, ctx)
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 
 

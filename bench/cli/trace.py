@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench.cli.options import json_option
+from bench.cli.options import ResultsType, json_option
 from bench.terminal import printable
 from bench.units import counted
 
@@ -20,14 +20,14 @@ _PLACES_SHOWN = 4
 
 @click.command()
 @click.argument("number", metavar="NUMBER|CASE")
-@click.argument("results", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("results", nargs=-1, type=ResultsType())
 @json_option
-def trace(number: str, results: tuple[Path, ...], as_json: bool) -> None:
+def trace(number: str, results: tuple[Path | str, ...], as_json: bool) -> None:
     """Show where a number in a report comes from.
 
     Prints where the number appears, how it was computed, and from which runs and Parquet files. NUMBER is a number as
     printed in the report or its CSV files; CASE is a case key, a run key, the name of a Parquet file, or words from the
-    name of a case. RESULTS are folders or bundles [reports].
+    name of a case. RESULTS are folders, bundles or addresses of either [reports].
 
     \b
     Examples:
@@ -56,14 +56,14 @@ def trace(number: str, results: tuple[Path, ...], as_json: bool) -> None:
             click.echo(printable(line))
 
 
-def _renamed(one: Traced, given: Mapping[Path, Path]) -> Traced:
+def _renamed(one: Traced, given: Mapping[Path, Path | str]) -> Traced:
     """The same with the paths as the user gave them: a bundle was opened in a temporary folder."""
     from dataclasses import replace
 
     def renamed(part: str | None) -> str | None:
         for opened, named in given.items():
             if part is not None and Path(part).is_relative_to(opened):
-                return str(named / Path(part).relative_to(opened))
+                return f"{named}/{Path(part).relative_to(opened).as_posix()}"
         return part
 
     sources = [replace(source, part=renamed(source.part)) for source in one.sources]

@@ -407,7 +407,7 @@ def compare(
 
 
 def check_numbers(margin: float, confidence: float) -> None:
-    """Check that both are fractions that can be meant. Raises BenchError."""
+    """Refuse what is not a margin or a confidence. Raises BenchError."""
     if not 0 < margin < 1:
         raise BenchError(f"margin {margin:g}: must be a fraction between 0 and 1; 0.01 is 1 %")
     if not 0.5 <= confidence < 1:

@@ -22,7 +22,7 @@ import jinja2
 import pandas as pd
 
 from bench import __version__
-from bench.analysis import damaged_parts, judge, summarise_cases
+from bench.analysis import damaged_parts, judge, summarise_cases, told_reproductions
 from bench.errors import StoreError
 from bench.forks import Lost, Work, work_apart
 from bench.report import blocks as b
@@ -250,7 +250,7 @@ def _contents(loaded: Loaded, name: str, baseline: str | None) -> Contents:
         name,
         frame,
         summary,
-        judge(loaded.frame, summary=summary).joined(damaged_parts(loaded)),
+        judge(loaded.frame, summary=summary).joined([*damaged_parts(loaded), *told_reproductions(noted)]),
         [note.values for note in noted],
         sources=list(_folders(noted)),
         hardware=_hardware(frame, summary, noted, baseline),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -66,6 +66,8 @@ class SweepOptions:
         in_process: Whether the one case runs in this very process, for a debugger: once, without a time limit.
         calibrations: Which of them the estimates may use.
         budget: When to stop before all is measured; never unless given.
+        cases: Keys of the cases to plan, of those that the configuration has; None for all.
+        notes: What else the plan tells readers.
     """
 
     out: Path
@@ -78,6 +80,8 @@ class SweepOptions:
     in_process: bool = False
     calibrations: Calibrations = field(default_factory=Calibrations)
     budget: Budget | None = None
+    cases: frozenset[str] | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

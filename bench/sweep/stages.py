@@ -139,7 +139,7 @@ def _open_sessions(
     seats = []
     for choice in choices:
         environment, gpu = read(choice)
-        if "timm" not in _packages(config):
+        if "timm" not in packages_of(config):
             environment = replace(environment, timm_version=None)
         seats.append(Seat(choice, replace(environment, in_process=options.in_process or None), gpu))
     for remark in dict.fromkeys(words for seat in seats for words in seat.remarks):
@@ -180,10 +180,10 @@ def _equal_seats(seats: Sequence[Seat]) -> list[list[Seat]]:
 
 def _preloads(config: SweepConfig) -> list[str]:
     """Modules that the fork server should import for the models of a sweep."""
-    return [f"bench.catalog.{package}_preload" for package in sorted(_packages(config))]
+    return [f"bench.catalog.{package}_preload" for package in sorted(packages_of(config))]
 
 
-def _packages(config: SweepConfig) -> set[str]:
+def packages_of(config: SweepConfig) -> set[str]:
     """The distributions that a sweep's models come from, where their versions are not part of every key."""
     models = [*config.grid.model, *(model for include in config.include for model in include.model or ())]
     return {package for model in models if (package := catalog.package_of(model.name))}
@@ -199,6 +199,8 @@ def _prepare(session: Session) -> None:
     """Plan, fetch the data, and store the plan."""
     try_models = functools.partial(refusals_in_child, session.launcher, say=session.progress.say)
     session.plan = build_plan(session.config, session.environment.device, try_models)
+    if session.options.cases is not None:
+        session.plan = [run for run in session.plan if run.case.key in session.options.cases]
     if not session.plan:
         raise ConfigError(["the configuration plans no cases"])
     if session.options.in_process and len(session.plan) > 1:
@@ -213,6 +215,7 @@ def _prepare(session: Session) -> None:
     session.notes = {
         **session.notes,
         **_notes(session.config, session.options.device or session.config.launcher.device),
+        **session.options.notes,
     }
     _say_data_changes(session)
     if session.gpu is not None:  # the basis of the estimates, so that anybody can repeat them

@@ -47,7 +47,12 @@ def test_a_bundle_holds_data_report_manifest_environment_and_how_to_reproduce(ma
         if path.is_file() and not {"logs", "consolidated"} & set(path.parts)
     }
     assert {name: inside[name] for name in expected} == expected
-    assert set(inside) - set(expected) == {"manifest.json", "environment.json", "REPRODUCE.md"}
+    assert set(inside) - set(expected) == {
+        "manifest.json",
+        "environment.json",
+        "REPRODUCE.md",
+        "ro-crate-metadata.json",
+    }
     (environment,) = json.loads(inside["environment.json"])
     assert environment["environment"]["gpu_name"] == "NVIDIA H200"
     assert environment["protocol"]["measured_steps"] == 12

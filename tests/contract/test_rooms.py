@@ -48,11 +48,11 @@ RANKS = {
     "tasks": 9,
     "report": 9,
     "client": 10,
-    "api": 11,
     "sweep": 11,
-    "cli": 12,
-    "pytest_plugin": 12,
-    "__main__": 13,
+    "api": 12,
+    "cli": 13,
+    "pytest_plugin": 13,
+    "__main__": 14,
 }
 """docs/decisions/0001-ranks.md; `bench/__init__.py` is the door and stands outside."""
 
@@ -188,7 +188,6 @@ ALONE = {
     "bench.catalog.models.torchvision": "a family is one file; it reads the names of torchvision's models",
     "bench.catalog.optimizers.adam": "an optimizer is one file",
     "bench.cli": "`python -m bench` starts it",
-    "bench.cli.comparison_text": "only printing needs it: `bench compare --help` must not wait for numpy",
     "bench.cli.saving_text": "only printing needs it: `bench fit` without --save-memory does not",
     "bench.cli.plan": "a command is one file, and `bench sweep --dry-run` is that command",
     "bench.estimators.optimizer_parts": "it imports torch, and kept recordings are read without",
