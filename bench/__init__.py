@@ -6,7 +6,8 @@ What scripts and notebooks use is here; `docs/api.md` shows it at work:
 * `estimate`, `fit`, `save_memory`, `timeline`: memory and speed of a step on a GPU that need not be here, the batches
   that it holds, what makes a batch fit, and memory over the step, of a model of the catalog or of your own;
 * `choose`: GPUs ranked for a step by time, energy or cost;
-* `compare`: what changed between two results, and whether it can be told from noise.
+* `compare`: what changed between two results, and whether it can be told from noise;
+* `build_site`: a static site from the results of many machines and people.
 
 Importing this is cheap: what a function needs is imported when it is called, and torch only in other processes.
 """
@@ -16,10 +17,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bench.api import choose, compare, estimate, fit, load, save_memory, timeline
+    from bench.api import build_site, choose, compare, estimate, fit, load, save_memory, timeline
 
 __version__ = "0.1.0"
-__all__ = ["choose", "compare", "estimate", "fit", "load", "save_memory", "timeline"]
+__all__ = ["build_site", "choose", "compare", "estimate", "fit", "load", "save_memory", "timeline"]
 
 
 def __getattr__(name: str) -> Any:
