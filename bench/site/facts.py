@@ -36,6 +36,9 @@ RATE, ENERGY = "samples_per_s", "joules_per_sample"
 _LATEST_S = 4_102_444_800
 """2100-01-01: a clock beyond it is wrong, and would stay the newest for ever."""
 
+_ABSURD = 2.0**53
+"""No rate and no energy is as large."""
+
 _SHOWN = tuple(name for name in columns(Environment) if FIELDS[name].main or FIELDS[name].key)
 
 
@@ -194,7 +197,7 @@ def _cases(frame: pd.DataFrame, summary: pd.DataFrame, findings: Findings) -> li
 
 
 def _by_host(column: Sequence[float], spread: Sequence[str], places: Sequence[int]) -> tuple[float, ...]:
-    known = [place for place in places if not math.isnan(column[place])]
+    known = [place for place in places if column[place] < _ABSURD]
     return tuple(host_means([column[place] for place in known], [spread[place] for place in known]))
 
 

@@ -129,10 +129,10 @@ class Site:
             if numbers := self.best(places):
                 axes = dict(series)
                 rows.append(Row(str(axes["model"]), str(axes["dataset"]), device, numbers))
-        return sorted(rows, key=lambda row: (row.model, row.dataset, -_value(row, RATE), row.device, _settings(row)))
+        return sorted(rows, key=_reading_order)
 
     def best(self, places: Sequence[Place], said: Sequence[str] = ()) -> dict[str, Number]:
-        """The best number of each kind: of those that may be published where there are any.
+        """The best number of each kind: of those that no finding weakens themselves, where there are any.
 
         Args:
             places: The cases to choose from.
@@ -141,7 +141,7 @@ class Site:
         found = {}
         for what, numbers in self._numbers(places, said).items():
             sign = 1 if what in _LESS_IS_BETTER else -1
-            found[what] = min(numbers, key=lambda one: (bool(one.tier.why_not), sign * one.value, one.place))
+            found[what] = min(numbers, key=lambda one: (one.tier.doubtful, sign * one.value, one.place))
         return found
 
     def number(self, what: str, place: Place, said: Sequence[str] = ()) -> Number | None:
@@ -151,9 +151,27 @@ class Site:
             return None
         interval = geometric_interval(values)
         words = _rate if what == RATE else format_energy
-        low_high = _range(interval, words)
+        low_high = _range(interval, words, "host" if len(self.case(place).hosts) > 1 else "process")
         return Number(words(interval.middle), low_high, self.tiers.of(what, place), place,
-                      setting_words(self.case(place), said), interval.middle)  # fmt: skip
+                      self.setting(self.case(place), said), interval.middle)  # fmt: skip
+
+    def setting(self, case: CaseFacts, said: Sequence[str] = ()) -> str:
+        """How a case was run: batch, optimizer, and every axis that is not as usual, but those that are `said`."""
+        words = [f"batch {int(case.axes['batch_size']):,}"] if "batch_size" not in said else []
+        told = [axis for axis in AXES if axis not in ("model", "dataset", "batch_size", *said)]
+        if len(self._sizes[case.axes["model"], case.axes["dataset"]]) == 1:
+            told.remove("image_size")
+        return ", ".join(
+            [*words, *(axis_words(axis, case.axes[axis]) for axis in told if _unusual(axis, case.axes[axis]))]
+        )
+
+    @functools.cached_property
+    def _sizes(self) -> dict[tuple[object, object], set[object]]:
+        """The sizes of the images that a model was trained on, by model and data set."""
+        found: dict[tuple[object, object], set[object]] = defaultdict(set)
+        for case in (case for facts in self.bundles for case in facts.cases):
+            found[case.axes["model"], case.axes["dataset"]].add(case.axes["image_size"])
+        return found
 
     def _numbers(self, places: Sequence[Place], said: Sequence[str]) -> dict[str, list[Number]]:
         found: dict[str, list[Number]] = defaultdict(list)
@@ -166,7 +184,7 @@ class Site:
                 size, out = largest.batch_size, largest.first_out
                 bound = "the largest that was tried" if out is None else f"{out:,} ran out of memory"
                 tier, case = self.tiers.of(LARGEST, largest.place), self.case(largest.place)
-                setting = setting_words(case, (*said, "batch_size"))
+                setting = self.setting(case, (*said, "batch_size"))
                 found[LARGEST].append(Number(f"{size:,}", bound, tier, largest.place, setting, size))
         return dict(found)
 
@@ -211,13 +229,6 @@ def slug(text: str) -> str:
         return text
     digest = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
     return f"{safe_name(text[:200]).lower()[:40].strip('._-')}--{digest[:16]}"
-
-
-def setting_words(case: CaseFacts, said: Sequence[str] = ()) -> str:
-    """How a case was run: its batch, its optimizer, and every axis that is not as usual, but those that are `said`."""
-    words = [f"batch {int(case.axes['batch_size']):,}"] if "batch_size" not in said else []
-    told = [axis for axis in AXES if axis not in ("model", "dataset", "batch_size", *said)]
-    return ", ".join([*words, *(axis_words(axis, case.axes[axis]) for axis in told if _unusual(axis, case.axes[axis]))])
 
 
 def _unusual(axis: str, value: object) -> bool:
@@ -290,6 +301,11 @@ def _value(row: Row, what: str) -> float:
     return row.numbers[what].value if what in row.numbers else 0.0
 
 
+def _reading_order(row: Row) -> tuple[Any, ...]:
+    doubtful = RATE in row.numbers and row.numbers[RATE].tier.doubtful
+    return (row.model, row.dataset, doubtful, -_value(row, RATE), row.device, _settings(row))
+
+
 def _settings(row: Row) -> list[tuple[str, Place]]:
     return [(number.setting, number.place) for number in row.numbers.values()]
 
@@ -318,11 +334,11 @@ def _rate(value: float) -> str:
     return format_rate(value, "samples")
 
 
-def _range(interval: Interval, words: Callable[[float], str]) -> str:
+def _range(interval: Interval, words: Callable[[float], str], unit: str) -> str:
     if interval.low is None or interval.high is None:
-        return "one process: no interval"
+        return f"one {unit}: no interval"
     low, high = (words(end).removesuffix(" samples/s") for end in (interval.low, interval.high))
-    return f"{low} to {high}, {counted(interval.n, 'process')}"
+    return f"{low} to {high}, {counted(interval.n, unit)}"
 
 
 def _why(tier: Tier) -> str:
@@ -404,7 +420,6 @@ def _environment() -> jinja2.Environment:
         "TITLES": _TITLES,
         "counted": counted,
         "summary_words": summary_words,
-        "setting_words": setting_words,
     }
     return environment
 

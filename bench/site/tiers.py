@@ -15,6 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from bench.analysis import RULES, Weakens
 from bench.records import Status
 from bench.site.facts import ENERGY, RATE, CaseFacts, Facts
 from bench.stats import PUBLISHED_PROCESSES, Verdict, judge_ratios
@@ -52,6 +53,11 @@ class Tier:
         return "not publishable" if self.why_not else "reproduced" if self.agreeing else "reported"
 
     @property
+    def doubtful(self) -> bool:
+        """Whether a finding weakens the number itself, and not its publication alone."""
+        return is_doubtful(self.why_not)
+
+    @property
     def words(self) -> str:
         """The tier as it is shown: `reproduced by 2, contradicted by 1`."""
         if self.why_not:
@@ -73,6 +79,11 @@ class Largest:
     place: Place
     batch_size: int
     first_out: int | None
+
+
+def is_doubtful(codes: Iterable[str]) -> bool:
+    """Whether any finding of these weakens the numbers themselves; one of a rule that is not known does."""
+    return any(code not in RULES or RULES[code].weakens is Weakens.READING for code in codes)
 
 
 def series_of(case: CaseFacts) -> Series:
@@ -197,7 +208,7 @@ def _find_largest(bundles: Sequence[Facts]) -> dict[tuple[int, str, Series], Lar
             out[key].append(batch)
     found = {}
     for key, sizes in ran.items():
-        batch, place = max(sizes, key=lambda size: (not _case(bundles, size[1]).why_not, size[0]))
+        batch, place = max(sizes, key=lambda size: (not is_doubtful(_case(bundles, size[1]).why_not), size[0]))
         found[key] = Largest(place, batch, min((size for size in out[key] if size > batch), default=None))
     return found
 
