@@ -188,7 +188,8 @@ class _Columns:
         if not rows:
             return np.array([])
         values = _believable(np.concatenate([np.asarray(self.list[name][row], dtype=float) for row in rows]))
-        return values[~np.isnan(values)]
+        known: np.ndarray = values[~np.isnan(values)]
+        return known
 
     def _interval(self, name: str, rows: Sequence[int]) -> Interval | None:
         """Over one number a process, or a host where they were spread over several."""

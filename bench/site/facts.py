@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import pandas as pd
 
 from bench.analysis import Findings, damaged_parts, judge, last_attempts, spread_hosts, summarise_cases
@@ -91,7 +92,7 @@ class Facts:
         size_bytes: Of the archive.
         version: Of bench that wrote it.
         ended_unix_s: When its newest run began, in whole seconds; None where no run says, or its clock is absurd.
-        machines: The fields of each environment, in words.
+        machines: Of each environment its fields, as titles and words.
         findings: What `bench check` finds in the data.
         runs: A hash of each run, sorted: equal where two bundles hold the same measurement.
         cases: In a reader's order.
@@ -102,7 +103,7 @@ class Facts:
     size_bytes: int
     version: str
     ended_unix_s: int | None
-    machines: tuple[dict[str, str], ...]
+    machines: tuple[tuple[tuple[str, str], ...], ...]
     findings: tuple[FindingFacts, ...]
     runs: tuple[str, ...]
     cases: tuple[CaseFacts, ...]
@@ -128,7 +129,8 @@ class Facts:
             for case in found.pop("cases")
         ]
         findings = tuple(FindingFacts(**finding) for finding in found.pop("findings"))
-        found |= {name: tuple(found[name]) for name in ("machines", "runs")}
+        found["machines"] = tuple(tuple((title, words) for title, words in fields) for fields in found["machines"])
+        found["runs"] = tuple(found["runs"])
         return cls(**found, findings=findings, cases=tuple(cases))
 
     @property
@@ -143,13 +145,13 @@ def read_facts(bundle: Path) -> Facts:
     Raises:
         StoreError: Not a bundle, one that was changed, or one without a run that counts.
     """
-    with open_bundle(bundle) as folder:
+    with open_bundle(bundle) as folder, np.errstate(all="ignore"):  # a stranger's numbers may be anything
         manifest = parse_manifest((folder / MANIFEST).read_bytes())
         loaded = read_results(folder)
         frame = planned_runs(loaded)
-    summary = summarise_cases(frame)
-    findings = judge(loaded.frame, summary=summary).joined(damaged_parts(loaded))
-    return Facts(
+        summary = summarise_cases(frame)
+        findings = judge(loaded.frame, summary=summary).joined(damaged_parts(loaded))
+    facts = Facts(
         name=manifest.name,
         digest=manifest.digest,
         size_bytes=bundle.stat().st_size,
@@ -162,6 +164,7 @@ def read_facts(bundle: Path) -> Facts:
         runs=_runs(frame),
         cases=tuple(_cases(frame, summary, findings)),
     )
+    return Facts.parse(facts.text)  # to the byte what will be kept
 
 
 def _cases(frame: pd.DataFrame, summary: pd.DataFrame, findings: Findings) -> list[CaseFacts]:
@@ -224,12 +227,12 @@ def _work(row: Mapping[str, Any]) -> str:
     return stable_hash(flags)
 
 
-def _machines(frame: pd.DataFrame) -> list[dict[str, str]]:
+def _machines(frame: pd.DataFrame) -> list[tuple[tuple[str, str], ...]]:
     """Each environment's fields in words, by their titles; what is unknown is left out."""
     rows = frame.drop_duplicates("environment_key").astype(object)
     known = rows.where(rows.notna(), None).to_dict("records")
     return [
-        {FIELDS[name].title: field_words(name, row[name]) for name in _SHOWN if row.get(name) is not None}
+        tuple((FIELDS[name].title, field_words(name, row[name])) for name in _SHOWN if row.get(name) is not None)
         for row in known
     ]
 

@@ -132,7 +132,10 @@ class Site:
         return sorted(rows, key=_reading_order)
 
     def best(self, places: Sequence[Place], said: Sequence[str] = ()) -> dict[str, Number]:
-        """The best number of each kind: of those that no finding weakens themselves, where there are any.
+        """The best number of each kind.
+
+        A doubtful one counts where there is no other. Of numbers within the site's margin of the best, which may
+        well be equal, the one that most others confirm is taken, and one that may be published before others.
 
         Args:
             places: The cases to choose from.
@@ -141,7 +144,10 @@ class Site:
         found = {}
         for what, numbers in self._numbers(places, said).items():
             sign = 1 if what in _LESS_IS_BETTER else -1
-            found[what] = min(numbers, key=lambda one: (one.tier.doubtful, sign * one.value, one.place))
+            believed = [number for number in numbers if not number.tier.doubtful] or numbers
+            best = min(sign * number.value for number in believed)
+            near = [number for number in believed if sign * number.value <= best + abs(best) * self.tiers.margin]
+            found[what] = min(near, key=lambda one: (*one.tier.standing, sign * one.value, one.place))
         return found
 
     def number(self, what: str, place: Place, said: Sequence[str] = ()) -> Number | None:

@@ -58,6 +58,11 @@ class Tier:
         return is_doubtful(self.why_not)
 
     @property
+    def standing(self) -> tuple[bool, int]:
+        """What sorts the better confirmed number first."""
+        return bool(self.why_not), len(self.differing) - len(self.agreeing)
+
+    @property
     def words(self) -> str:
         """The tier as it is shown: `reproduced by 2, contradicted by 1`."""
         if self.why_not:
