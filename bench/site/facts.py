@@ -42,6 +42,20 @@ _ABSURD = 2.0**53
 
 _SHOWN = tuple(name for name in columns(Environment) if FIELDS[name].main or FIELDS[name].key)
 
+_OF_CASES = (
+    *(
+        "case_key",
+        "device",
+        "cpu_model",
+        "cpu_cores_usable",
+        "gpu_name",
+        "gpu_total_bytes",
+        "mig",
+        "device_memory_bytes",
+    ),
+    *(*AXES, *FLAGS),
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaseFacts:
@@ -176,8 +190,7 @@ def _cases(frame: pd.DataFrame, summary: pd.DataFrame, findings: Findings) -> li
     for place, key in enumerate(group_keys(runs)):
         rows.setdefault(key, []).append(place)
     found = []
-    heads = runs.iloc[[places[0] for places in rows.values()]].astype(object)
-    firsts = dict(zip(rows, heads.where(heads.notna(), None).to_dict("records"), strict=True))
+    firsts = dict(zip(rows, _rows(runs.iloc[[places[0] for places in rows.values()]], _OF_CASES), strict=True))
     told = summary[["status", "peak_allocated_bytes"]].to_dict("records")
     for key, case in zip(group_keys(summary), told, strict=True):
         places, first = rows[key], firsts[key]
@@ -229,18 +242,26 @@ def _work(row: Mapping[str, Any]) -> str:
 
 def _machines(frame: pd.DataFrame) -> list[tuple[tuple[str, str], ...]]:
     """Each environment's fields in words, by their titles; what is unknown is left out."""
-    rows = frame.drop_duplicates("environment_key").astype(object)
-    known = rows.where(rows.notna(), None).to_dict("records")
     return [
         tuple((FIELDS[name].title, field_words(name, row[name])) for name in _SHOWN if row.get(name) is not None)
-        for row in known
+        for row in _rows(frame.drop_duplicates("environment_key"), _SHOWN)
     ]
 
 
 def _runs(frame: pd.DataFrame) -> tuple[str, ...]:
-    told = frame.loc[frame["run_key"].notna(), ["run_key", "started_unix_s", "wall_window_s"]].astype(object)
-    keys = told.where(told.notna(), None).to_dict("records")
-    return tuple(sorted(stable_hash({str(name): str(value) for name, value in row.items()}) for row in keys))
+    told = _rows(frame[frame["run_key"].notna()], ("run_key", "started_unix_s", "wall_window_s"))
+    return tuple(sorted(stable_hash({name: str(value) for name, value in row.items()}) for row in told))
+
+
+def _rows(frame: pd.DataFrame, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Some columns, row by row; what is unknown, or of a column that is not there, is None."""
+    columns = {
+        name: [None if pd.isna(value) else value for value in frame[name].tolist()]
+        if name in frame
+        else [None] * len(frame)
+        for name in names
+    }
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def _newest(frame: pd.DataFrame) -> int | None:
