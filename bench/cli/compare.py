@@ -5,30 +5,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from bench.cli.options import json_option
+from bench.cli.options import Share, json_option
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from bench.comparison import Comparison
-
-
-class Share(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic since click 8.5 only
-    """A fraction, written `0.02` or `2%`."""
-
-    name = "fraction"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Parse; a percentage is divided by 100."""
-        text = str(value).strip()
-        try:
-            return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-        except ValueError:
-            self.fail(f'"{value}" is not a valid fraction; write it like 0.02 or 2%', param, ctx)
 
 
 @click.command()

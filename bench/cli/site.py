@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from bench.cli.compare import Share
-from bench.cli.options import json_option
+from bench.cli.options import Share, json_option
 from bench.terminal import printable
 
 
@@ -67,10 +66,7 @@ def site(
     if as_json:
         echo_json({**asdict(built), "page": str(built.page)})
         return
-    for names, what in (
-        (built.left_out, "left out, as a later state of the same results is there"),
-        (built.removed, "removed"),
-    ):
+    for names, what in ((built.left_out, "replaced by a later state of the same results"), (built.removed, "removed")):
         for name in names:
             click.echo(printable(f"{what}: {name}"))
     told = ", ".join(f"{count:,} {name}" for name, count in built.tiers.items())

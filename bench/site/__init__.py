@@ -23,7 +23,7 @@ from bench.errors import BenchError, StoreError
 from bench.fingerprint import code_key
 from bench.records import stable_hash
 from bench.report import render_report
-from bench.site.facts import CODE, Facts, read_facts
+from bench.site.facts import CODE, BundleFacts, read_facts
 from bench.site.pages import Site, bundle_slug, render_site
 from bench.site.tiers import MARGIN, Tiers
 from bench.store.load import results_folders
@@ -51,7 +51,7 @@ class Built:
         page: The page to open.
         bundles: How many the site has.
         read: Names of the bundles that were read; the facts of the others were kept.
-        left_out: Bundles that another one replaces: of the same name, with all of its runs and more.
+        left_out: Earlier states of results folders: of the same name, with all of their runs in a later one.
         removed: Bundles that the site had and has no more.
         pages: How many pages there are.
         written: Files whose bytes changed.
@@ -171,7 +171,7 @@ def build_site(
             raise BenchError(f"{target}: no results to show; give bundles, or folders that bench sweep wrote")
         kept = {} if whole else _kept(target, before, archives)
         found = _read_all(archives, kept, progress)
-        bundles, left_out = _without_replaced(found)
+        bundles, left_out = _without_replaced(found, set(packed.values()))
         shown = list(bundles.values())
         site = Site(settings.title, settings.url, shown, Tiers(shown, settings.margin))
         copies = {f"{_BUNDLES}/{slug}.zip": sha256 for slug, sha256 in zip(site.slugs, bundles, strict=True)}
@@ -239,12 +239,12 @@ def _parts_hash(folder: Path) -> str:
     return stable_hash([default_target(folder).stem, sums, code_key(("report", "analysis", "bundles")), __version__])
 
 
-def _kept(target: Path, before: _Manifest, archives: Mapping[str, Path]) -> dict[str, Facts]:
+def _kept(target: Path, before: _Manifest, archives: Mapping[str, Path]) -> dict[str, BundleFacts]:
     """The facts that need not be read again, by the SHA-256 of their archive.
 
     One of them, chosen at random, is read all the same: if it is not what its archive gives, none is believed.
     """
-    found: dict[str, Facts] = {}
+    found: dict[str, BundleFacts] = {}
     for sha256 in archives:
         slug, facts_sha256 = before.kept.get(sha256, ("", ""))
         if not slug or name_fault(slug) is not None:
@@ -252,7 +252,7 @@ def _kept(target: Path, before: _Manifest, archives: Mapping[str, Path]) -> dict
         try:
             text = (target / _BUNDLES / f"{slug}.json").read_bytes()
             if _sha256(text) == facts_sha256:
-                found[sha256] = Facts.parse(text)
+                found[sha256] = BundleFacts.parse(text)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue
     if found:
@@ -262,7 +262,9 @@ def _kept(target: Path, before: _Manifest, archives: Mapping[str, Path]) -> dict
     return found
 
 
-def _read_all(archives: Mapping[str, Path], kept: Mapping[str, Facts], progress: Progress) -> dict[str, Facts]:
+def _read_all(
+    archives: Mapping[str, Path], kept: Mapping[str, BundleFacts], progress: Progress
+) -> dict[str, BundleFacts]:
     """The facts of every archive."""
     found = {}
     todo = [sha256 for sha256 in archives if sha256 not in kept]
@@ -275,16 +277,21 @@ def _read_all(archives: Mapping[str, Path], kept: Mapping[str, Facts], progress:
     return found
 
 
-def _without_replaced(found: Mapping[str, Facts]) -> tuple[dict[str, Facts], tuple[str, ...]]:
-    """The facts, the newest first, without those of bundles that a later state of the same sweep replaces."""
-    named: dict[str, list[tuple[str, Facts, set[str]]]] = {}
-    for sha256, facts in found.items():
-        named.setdefault(facts.name, []).append((sha256, facts, set(facts.runs)))
+def _without_replaced(
+    found: Mapping[str, BundleFacts], packed: set[str]
+) -> tuple[dict[str, BundleFacts], tuple[str, ...]]:
+    """The facts, the newest first, without earlier states of folders that were packed here.
+
+    Bundles of others stay, whatever a later one holds: anybody could write one with all their runs and more.
+    """
+    states = [(sha256, found[sha256].name, set(found[sha256].runs)) for sha256 in sorted(found.keys() & packed)]
     left = {
-        sha256
-        for group in named.values()
-        for sha256, facts, runs in group
-        if any(runs < more or (runs == more and facts.digest > other.digest) for _, other, more in group)
+        one
+        for place, (one, name, runs) in enumerate(states)
+        if any(
+            name == other and (runs < more or (runs == more and place < later))
+            for later, (_, other, more) in enumerate(states)
+        )
     }
     order = sorted(
         (sha256 for sha256 in found if sha256 not in left),
@@ -308,15 +315,14 @@ def _write(
 ) -> int:
     """Write what changed, each file whole, and remove what the site has no more. Returns how many files changed.
 
-    The manifest names old and new files while they are written, so that nothing is left behind by a build that is
-    killed; it is written again at the end.
+    The manifest is first, and names what will be removed as well: a build that is killed leaves nothing that the next
+    one would not remove or, where hashes do not fit, make again.
     """
     stale = [name for name in before if name not in files and name != MANIFEST and name_fault(name) is None]
     try:
         for folder in ("", "models", "devices", _BUNDLES):
             (target / folder).mkdir(parents=True, exist_ok=True)
-        both = {**manifest, "kept": {}, "packed": {}, "files": sorted({*manifest["files"], *stale})}
-        _replace(target / MANIFEST, _json(both))
+        _replace(target / MANIFEST, _json({**manifest, "files": sorted({*manifest["files"], *stale})}))
         written = sum(
             _replace(target / name, content)
             if isinstance(content, bytes)

@@ -97,7 +97,7 @@ class FindingFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class BundleFacts:
     """One bundle.
 
     Attributes:
@@ -153,7 +153,7 @@ class Facts:
         return not any(finding.blocks for finding in self.findings)
 
 
-def read_facts(bundle: Path) -> Facts:
+def read_facts(bundle: Path) -> BundleFacts:
     """The facts of a bundle, which is verified against its manifest first.
 
     Raises:
@@ -165,7 +165,7 @@ def read_facts(bundle: Path) -> Facts:
         frame = planned_runs(loaded)
         summary = summarise_cases(frame)
         findings = judge(loaded.frame, summary=summary).joined(damaged_parts(loaded))
-    facts = Facts(
+    facts = BundleFacts(
         name=manifest.name,
         digest=manifest.digest,
         size_bytes=bundle.stat().st_size,
@@ -178,7 +178,7 @@ def read_facts(bundle: Path) -> Facts:
         runs=_runs(frame),
         cases=tuple(_cases(frame, summary, findings)),
     )
-    return Facts.parse(facts.text)  # to the byte what will be kept
+    return BundleFacts.parse(facts.text)  # to the byte what will be kept
 
 
 def _cases(frame: pd.DataFrame, summary: pd.DataFrame, findings: Findings) -> list[CaseFacts]:

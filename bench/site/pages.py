@@ -25,7 +25,7 @@ from bench.bundles.bundle import name_fault
 from bench.records import AXES, USUAL, Status, axis_words
 from bench.report.escape import plain
 from bench.report.words import listed
-from bench.site.facts import ENERGY, RATE, CaseFacts, Facts
+from bench.site.facts import ENERGY, RATE, CaseFacts, BundleFacts
 from bench.site.tiers import LARGEST, Place, Tier, Tiers, series_of
 from bench.stats import Interval, geometric_interval
 from bench.units import MISSING, counted, format_bytes, format_energy, format_rate
@@ -94,7 +94,7 @@ class Site:
 
     title: str
     url: str
-    bundles: Sequence[Facts]
+    bundles: Sequence[BundleFacts]
     tiers: Tiers
     slugs: Sequence[str] = field(init=False)
 
@@ -158,8 +158,8 @@ class Site:
         interval = geometric_interval(values)
         words = _rate if what == RATE else format_energy
         low_high = _range(interval, words, "host" if len(self.case(place).hosts) > 1 else "process")
-        return Number(words(interval.middle), low_high, self.tiers.of(what, place), place,
-                      self.setting(self.case(place), said), interval.middle)  # fmt: skip
+        setting, tier = self.setting(self.case(place), said), self.tiers.of(what, place)
+        return Number(words(interval.middle), low_high, tier, place, setting, interval.middle)
 
     def setting(self, case: CaseFacts, said: Sequence[str] = ()) -> str:
         """How a case was run: batch, optimizer, and every axis that is not as usual, but those that are `said`."""
@@ -224,7 +224,7 @@ class Site:
         return counts
 
 
-def bundle_slug(facts: Facts) -> str:
+def bundle_slug(facts: BundleFacts) -> str:
     """What the files of a bundle are called: its name as far as it is plain, and 16 digits of its digest."""
     return f"{safe_name(facts.name).lower()}-{facts.digest[:16]}"
 
@@ -386,7 +386,7 @@ def _feed(site: Site, path: str, title: str, bundles: Iterable[int]) -> bytes:
     return _rendered("feed.xml.j2", entries=entries, updated=updated, version=__version__, **own, **about)
 
 
-def summary_words(facts: Facts) -> str:
+def summary_words(facts: BundleFacts) -> str:
     """What a bundle holds, in two sentences."""
     models = dict.fromkeys(str(case.axes["model"]) for case in facts.cases)
     devices = dict.fromkeys(case.device for case in facts.cases)

@@ -4,8 +4,9 @@ Two bundles are compared as `bench compare --processes 5 --margin 5%` compares t
 the same model of GPU under the same flags, over the first processes of each, with its correction for many cases. A case
 agrees where the verdict is `same`: the equivalence test puts the ratio within the margin. `unclear` is no agreement.
 
-A bundle is independent of another if they have no host in common. What the same host measures again is no
-reproduction, and neither is a result that does not say where it ran, or that may not be published itself.
+Two results of a case are independent if they have no host and no measured time in common. What the same host measures
+again is no reproduction, and neither is a copy, a result that does not say where it ran, or one that may not be
+published itself.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 
 from bench.analysis import RULES, Weakens
 from bench.records import Status
-from bench.site.facts import ENERGY, RATE, CaseFacts, Facts
+from bench.site.facts import ENERGY, RATE, CaseFacts, BundleFacts
 from bench.stats import PUBLISHED_PROCESSES, Verdict, judge_ratios
 
 MARGIN = 0.05
@@ -104,7 +105,7 @@ class Tiers:
         largest: By bundle, device and series, the largest batch that ran.
     """
 
-    def __init__(self, bundles: Sequence[Facts], margin: float = MARGIN) -> None:
+    def __init__(self, bundles: Sequence[BundleFacts], margin: float = MARGIN) -> None:
         """Compare every two bundles that are independent."""
         self.margin, self._bundles = margin, bundles
         self._agree: dict[tuple[str, Place], set[int]] = defaultdict(set)
@@ -151,7 +152,7 @@ class Tiers:
                 alike[case.key, case.device, case.work].append(place)
         for places in alike.values():
             for one, two in itertools.combinations(places, 2):
-                if not self._share_a_host(one, two):
+                if self._are_independent(one, two):
                     meetings[one[0], two[0]].append((one, two))
         for pairs in meetings.values():
             sides = [[self._first_values(pair[side], metric) for pair in pairs] for side in (0, 1)]
@@ -183,9 +184,13 @@ class Tiers:
                 elif ran == Status.OK and (largest.first_out is None or above == Status.OOM):
                     self._agree[LARGEST, largest.place].add(other)
 
-    def _share_a_host(self, one: Place, two: Place) -> bool:
-        hosts = [set(self._bundles[bundle].cases[case].hosts) for bundle, case in (one, two)]
-        return one[0] == two[0] or bool(hosts[0] & hosts[1])
+    def _are_independent(self, one: Place, two: Place) -> bool:
+        """Whether two cases are of other hosts, and none is a copy: no two processes took the same time to the bit."""
+        cases = [self._bundles[bundle].cases[case] for bundle, case in (one, two)]
+        return all(
+            set(first).isdisjoint(second)
+            for first, second in zip(*((case.hosts, case.values[RATE]) for case in cases), strict=True)
+        )
 
     def _first_values(self, place: Place, metric: str) -> tuple[float, ...]:
         """Which processes count depends on their number alone: a sweep that stops by its intervals may have more."""
@@ -196,13 +201,13 @@ class Tiers:
             (self._agree if agrees else self._differ)[metric, place].add(other[0])
 
 
-def _all_cases(bundles: Sequence[Facts]) -> Iterable[tuple[Place, CaseFacts]]:
+def _all_cases(bundles: Sequence[BundleFacts]) -> Iterable[tuple[Place, CaseFacts]]:
     for number, bundle in enumerate(bundles):
         for place, case in enumerate(bundle.cases):
             yield (number, place), case
 
 
-def _find_largest(bundles: Sequence[Facts]) -> dict[tuple[int, str, Series], Largest]:
+def _find_largest(bundles: Sequence[BundleFacts]) -> dict[tuple[int, str, Series], Largest]:
     ran: dict[tuple[int, str, Series], list[tuple[int, Place]]] = defaultdict(list)
     out: dict[tuple[int, str, Series], list[int]] = defaultdict(list)
     for place, case in _all_cases(bundles):
@@ -218,5 +223,5 @@ def _find_largest(bundles: Sequence[Facts]) -> dict[tuple[int, str, Series], Lar
     return found
 
 
-def _case(bundles: Sequence[Facts], place: Place) -> CaseFacts:
+def _case(bundles: Sequence[BundleFacts], place: Place) -> CaseFacts:
     return bundles[place[0]].cases[place[1]]

@@ -68,9 +68,9 @@ def site(tmp_path_factory, bundles):
 
 def facts_of(folder: Path):
     """By name, the facts that a site keeps."""
-    from bench.site.facts import Facts
+    from bench.site.facts import BundleFacts
 
-    found = [Facts.parse(path.read_bytes()) for path in sorted((folder / "bundles").glob("*.json"))]
+    found = [BundleFacts.parse(path.read_bytes()) for path in sorted((folder / "bundles").glob("*.json"))]
     return {facts.name: facts for facts in found}
 
 
@@ -124,6 +124,15 @@ def test_a_host_that_is_not_known_is_nobody(site):
     assert [tiers.of(RATE, (number, 0)).words for number in (0, 1)] == ["reported", "reported"]
 
 
+def test_a_copy_under_another_host_is_no_reproduction(site):
+    from bench.site.facts import RATE
+    from bench.site.tiers import Tiers
+
+    first = facts_of(site)["first"]
+    copied = tuple(dataclasses.replace(case, hosts=("f" * 16,)) for case in first.cases)
+    assert Tiers([first, dataclasses.replace(first, cases=copied)]).of(RATE, (0, 0)).words == "reported"
+
+
 def test_other_work_is_another_case(site):
     from bench.site.facts import RATE
     from bench.site.tiers import Tiers
@@ -153,19 +162,19 @@ def test_agreement_is_the_verdict_of_bench_compare(site, bundles, pair):
 
 
 def test_a_largest_batch_is_reproduced_where_the_next_one_ran_out_there_too(site):
-    from bench.site.facts import CaseFacts, Facts
+    from bench.site.facts import CaseFacts, BundleFacts
     from bench.site.tiers import LARGEST, Tiers
 
     every = facts_of(site)
 
-    def ended(name: str, *statuses: Status) -> Facts:
+    def ended(name: str, *statuses: Status) -> BundleFacts:
         facts = every[name]
         cases: list[CaseFacts] = []
         for case, status in zip(facts.cases, statuses, strict=True):
             cases.append(dataclasses.replace(case, status=str(status)))
         return dataclasses.replace(facts, cases=tuple(cases))
 
-    def largest(*bundles: Facts):
+    def largest(*bundles: BundleFacts):
         tiers = Tiers(bundles)
         (found,) = [item for item in tiers.largest.values() if item.place[0] == 0]
         return found.batch_size, found.first_out, tiers.of(LARGEST, found.place).words
@@ -332,22 +341,31 @@ def test_bundles_are_kept_unless_only_the_named_ones_are_asked_for(bundles, tmp_
     assert content(tmp_path / "site") == content(tmp_path / "alone")
 
 
-def test_a_later_state_of_the_same_results_replaces_the_earlier(tmp_path):
+def test_a_later_state_of_a_folder_replaces_the_earlier_and_nobody_elses(tmp_path, monkeypatch):
     import shutil
 
+    import bench.site
     from bench import __version__
     from bench.bundles import bundle_files, write_bundle
 
+    def pack_plainly(folder, made):
+        made.mkdir()
+        return write_bundle(made / "bundle.zip", "mine", bundle_files(folder, made, __version__)).path
+
+    monkeypatch.setattr(bench.site, "_pack", pack_plainly)
     later = pack(tmp_path, "mine")
-    early = shutil.copytree(tmp_path / "results" / "mine", tmp_path / "early" / "mine")
+    folder, early = tmp_path / "results" / "mine", tmp_path / "early" / "mine"
+    shutil.copytree(folder, early)
     for path in sorted((early / "data" / "runs").iterdir())[:3]:
         path.unlink()
-    earlier = write_bundle(tmp_path / "e.zip", "mine", bundle_files(early, tmp_path / "no report", __version__)).path
-    build(tmp_path / "site", [earlier])
-    built = build(tmp_path / "site", [later])
+    assert build(tmp_path / "site", [early]).bundles == 1
+    built = build(tmp_path / "site", [folder])
     assert (built.bundles, built.left_out) == (1, ("mine",))
-    build(tmp_path / "alone", [later])
+    assert build(tmp_path / "site", []).bundles == 1
+    build(tmp_path / "alone", [folder])
     assert content(tmp_path / "site") == content(tmp_path / "alone")
+    earlier = write_bundle(tmp_path / "e.zip", "mine", bundle_files(early, tmp_path / "no report", __version__)).path
+    assert build(tmp_path / "others", [earlier, later]).bundles == 2
 
 
 def test_a_folder_is_bundled_as_bench_bundle_does_and_once(tmp_path):

@@ -21,8 +21,8 @@ def site(tmp_path_factory):
     rtx = dataclasses.replace(host(3), gpu_name="NVIDIA GeForce RTX 4090", gpu_total_bytes=24 * GIB)
     environments = {"one": host(1, GPU), "two": host(2, GPU), "three": rtx}
     bundles = [
-        pack(root, name, cases=cases, environment=environment, change=steady(1.0))
-        for name, environment in environments.items()
+        pack(root, name, cases=cases, environment=environment, change=steady(1.0 + 0.01 * number))
+        for number, (name, environment) in enumerate(environments.items())
     ]
     build(root / "site", bundles)
     return root / "site"
