@@ -25,7 +25,7 @@ from bench.bundles.bundle import name_fault
 from bench.records import AXES, USUAL, Status, axis_words
 from bench.report.escape import plain
 from bench.report.words import listed
-from bench.site.facts import ENERGY, RATE, CaseFacts, BundleFacts
+from bench.site.facts import ENERGY, RATE, BundleFacts, CaseFacts
 from bench.site.tiers import LARGEST, Place, Tier, Tiers, series_of
 from bench.stats import Interval, geometric_interval
 from bench.units import MISSING, counted, format_bytes, format_energy, format_rate

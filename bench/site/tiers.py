@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from bench.analysis import RULES, Weakens
 from bench.records import Status
-from bench.site.facts import ENERGY, RATE, CaseFacts, BundleFacts
+from bench.site.facts import ENERGY, RATE, BundleFacts, CaseFacts
 from bench.stats import PUBLISHED_PROCESSES, Verdict, judge_ratios
 
 MARGIN = 0.05

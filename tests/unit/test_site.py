@@ -162,7 +162,7 @@ def test_agreement_is_the_verdict_of_bench_compare(site, bundles, pair):
 
 
 def test_a_largest_batch_is_reproduced_where_the_next_one_ran_out_there_too(site):
-    from bench.site.facts import CaseFacts, BundleFacts
+    from bench.site.facts import BundleFacts, CaseFacts
     from bench.site.tiers import LARGEST, Tiers
 
     every = facts_of(site)
