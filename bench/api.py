@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from bench.guard import Guarded
     from bench.launchers import Launcher
     from bench.records import Case, Checkpointing, Estimate, ImageSpec, MemoryFormat, Precision, Update, ZeroGrad
+    from bench.site import Built
     from bench.sweep.reproducing import Reproduction
 
     Made = TypeVar("Made")
@@ -662,6 +663,37 @@ def reproduce(
     target = None if out is None else Path(out)
     options = ReproduceOptions(target, device, only, across, margin, confidence, check_only, report)
     return reproduce_results(given, options, Progress(quiet=True))
+
+
+def build_site(
+    out: str | PathLike[str],
+    *results: str | PathLike[str],
+    title: str | None = None,
+    url: str | None = None,
+    margin: float | None = None,
+    only: bool = False,
+    whole: bool = False,
+) -> Built:
+    """Build a static site from many results, or add results to the one that is there.
+
+    Args:
+        out: A new or empty folder, or one that this function wrote.
+        *results: Bundles of `bench bundle`, and folders that `bench sweep` wrote or that hold several of these.
+        title: Of the site; that of the last time unless given.
+        url: Where it will be published, for absolute addresses in the feeds; that of the last time unless given.
+        margin: How far apart, as a fraction, two hosts may be that agree; that of the last time, or 5 %.
+        only: Whether bundles that the site has and `results` does not name are removed.
+        whole: Whether every bundle is read again, whatever was kept.
+
+    Returns:
+        A `bench.site.Built`: the page to open, how many bundles and pages there are, and what was read.
+
+    Raises:
+        bench.errors.BenchError: `out` holds something else, there is nothing to show, or a bundle was changed.
+    """
+    from bench.site import build_site as build
+
+    return build(Path(out), list(map(Path, results)), title=title, url=url, margin=margin, only=only, whole=whole)
 
 
 def _runs(results: Results) -> pd.DataFrame:

@@ -25,6 +25,9 @@ _ESTIMATES = tuple(name for name in columns(Estimate) if name not in ("case_key"
 _SHARES = ("mfu_frac", "roofline_frac")
 """Of what the device's rated peaks allow."""
 
+_INEXACT = 2.0**53
+"""From here on a float holds no longer every whole number."""
+
 _EXACT = (*PEAKS, "parameter_count", "oom_requested_bytes", "host_memory_limit_bytes", "device_memory_allowed_bytes")
 
 
@@ -127,10 +130,12 @@ class _Columns:
         self.text = {name: _objects(frame[name]) for name in ("status", "reason", "phase", "data_source")}
         speed = ("samples_per_s", "median_step_time_s", "batch_size", "target_interval")
         self.number = {
-            name: frame[name].to_numpy(dtype=float, na_value=np.nan) if name in frame else np.full(len(frame), np.nan)
+            name: _believable(frame[name].to_numpy(dtype=float, na_value=np.nan))
+            if name in frame
+            else np.full(len(frame), np.nan)
             for name in dict.fromkeys((*_EXACT, *_SHARES, *speed))
         }
-        self.number["counted_energy_j"] = counted_energy_j(frame)
+        self.number["counted_energy_j"] = _believable(counted_energy_j(frame))
         self.hosts = spread_hosts(frame)
         lists = ("step_times_s", "data_wait_times_s", "flags")
         self.list = {name: [_listed(value) for value in frame[name]] for name in lists}
@@ -167,8 +172,7 @@ class _Columns:
         """Of the runs that the speed comes from; `converged`: whether it is as well known as the sweep asked."""
         rates = self._known("samples_per_s", rows)
         batches = [size for row in rows if not np.isnan(size := self.number["batch_size"][row])]
-        steps = np.concatenate([self.list["step_times_s"][row] for row in rows]) if rows else np.array([])
-        waits = np.concatenate([self.list["data_wait_times_s"][row] for row in rows]) if rows else np.array([])
+        steps, waits = (self._joined(name, rows) for name in ("step_times_s", "data_wait_times_s"))
         energy = self._known("counted_energy_j", rows)
         samples = sum(self.number["batch_size"][row] * len(self.list["step_times_s"][row]) for row in rows)
         p = percentiles(steps) if len(steps) else None
@@ -190,6 +194,14 @@ class _Columns:
             # fsum, because sum() rounds otherwise from Python 3.12 on, and a report is the same to the byte everywhere
             "joules_per_sample": math.fsum(energy) / samples if energy and len(energy) == len(rows) else np.nan,
         }
+
+    def _joined(self, name: str, rows: Sequence[int]) -> np.ndarray:
+        """The lists of some rows as one, without what is no number."""
+        if not rows:
+            return np.array([])
+        values = _believable(np.concatenate([np.asarray(self.list[name][row], dtype=float) for row in rows]))
+        known: np.ndarray = values[~np.isnan(values)]
+        return known
 
     def _interval(self, name: str, rows: Sequence[int]) -> Interval | None:
         """Over one number a process, or a host where they were spread over several."""
@@ -214,6 +226,13 @@ def _commonest_trouble(counts: dict[Status, int]) -> str:
     """`ok` where nothing else happened, else the commonest other status (the first of the closed set among equals)."""
     others = {status: count for status, count in counts.items() if status != Status.OK}
     return str(max(others, key=lambda status: others[status])) if others else str(Status.OK)
+
+
+def _believable(values: np.ndarray) -> np.ndarray:
+    """The values; those that are infinite, or too large to be exact, are unknown: parts of others may hold anything."""
+    with np.errstate(invalid="ignore"):
+        found: np.ndarray = np.where(np.abs(values) < _INEXACT, values, np.nan)
+    return found
 
 
 def _spread(name: str, interval: Interval | None) -> dict[str, float]:

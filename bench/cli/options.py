@@ -209,20 +209,6 @@ def default_config() -> Path:
     return next((path for path in found if path.exists()), Path("configs/default.toml"))
 
 
-class Share(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic since click 8.5 only
-    """A fraction, written `0.02` or `2%`."""
-
-    name = "fraction"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Parse; a percentage is divided by 100."""
-        text = str(value).strip()
-        try:
-            return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-        except ValueError:
-            self.fail(f'"{value}" is not a valid fraction; write it like 0.02 or 2%', param, ctx)
-
-
 class ValueType(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic since click 8.5 only
     """A value of an axis that is neither a word of a list nor an entry of a catalog: `compile` or `allocator`."""
 
