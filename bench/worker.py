@@ -195,17 +195,21 @@ def _inputs(run: _Run) -> Iterator[Inputs]:
 def _time(run: _Run, workload: Workload, inputs: Inputs) -> None:
     """Warm up, then measure: step times, the wall window, peaks, and the device's state at both ends."""
     waits: list[float] = []
+    made: list[float] = []
 
     def wait() -> Batch:
         before = time.perf_counter()
         batch = next(inputs)
         waits[-1] += time.perf_counter() - before
+        if inputs.made_s is not None:
+            made[-1] += inputs.made_s
         return batch
 
     batches = (wait() for _ in itertools.count())  # which does not keep the batch that it gives
 
     def step() -> None:
         waits.append(0.0)
+        made.append(0.0)
         workload.step(batches)
 
     def warm_up() -> None:
@@ -227,6 +231,7 @@ def _time(run: _Run, workload: Workload, inputs: Inputs) -> None:
         run.readings.start()
     run.enter("measure")
     waits.clear()
+    made.clear()
     if run.memory is not None:
         torch.cuda.synchronize()
     run.readings.open_window()
@@ -235,6 +240,8 @@ def _time(run: _Run, workload: Workload, inputs: Inputs) -> None:
         steady = statistics.median(timed.step_times_s)
         run.found["compilation_s"] = max(0.0, warm.step_times_s[0] - steady)
     run.found.update(step_times_s=timed.step_times_s, wall_window_s=timed.wall_window_s, data_wait_times_s=tuple(waits))
+    if inputs.made_s is not None:
+        run.found["batch_made_times_s"] = tuple(made)
     read = run.readings.close_window()
     run.found.update(read, status=Status.OK)
     if read:

@@ -13,8 +13,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,6 +40,9 @@ FOLDER = "consolidated"
 
 WORTH_IT = 100
 """Parts that the file does not cover from which a new one is written; reading as many takes a third of a second."""
+
+_MOST_THREADS = 4
+"""That read parts. A third of the work holds Python's lock, so that more than three gain nothing."""
 
 _FORMAT = "1"
 """Of the file. Raise it when a part that was accepted before is to be refused, so that every part is checked again."""
@@ -91,28 +98,39 @@ def read_runs(folder: Path) -> StoredRuns:
     rows_of = {
         name: (digest, row) for row, (name, digest) in enumerate(zip(*_columns(kept, PART, PART_HASH), strict=True))
     }
-    covered: list[int] = []
-    tables: list[pa.Table] = []
-    damaged: list[Damaged] = []
-    for path in parts(folder / "runs"):
+
+    def read_part(path: Path) -> int | pa.Table | Damaged:
+        """Its row in the consolidated file, or else what it holds."""
         try:
             data = read_bytes(path)
             digest = hashlib.sha256(data).hexdigest()
             known, row = rows_of.get(path.name, ("", -1))
-            if known == digest:
-                covered.append(row)
-            else:
-                tables.append(_beside(decode(path, data, "run"), path.name, digest))
+            return row if known == digest else _beside(decode(path, data, "run"), path.name, digest)
         except NewerFormatError:
             raise
         except StoreError as error:
-            damaged.append(Damaged(path, error))
+            return Damaged(path, error)
+
+    found = list(_map(read_part, parts(folder / "runs")))
+    covered = [each for each in found if isinstance(each, int)]
+    tables = [each for each in found if isinstance(each, pa.Table)]
+    damaged = [each for each in found if isinstance(each, Damaged)]
     if len(covered) < kept.num_rows:
         kept = kept.take(pa.array(covered, pa.int64()))
     table = join_tables([kept, *tables])
     if tables and kept.num_rows:
         table = table.sort_by(PART)
     return StoredRuns(table, tuple(damaged), len(tables))
+
+
+def _map(read_part: Callable[[Path], Any], paths: Sequence[Path]) -> Iterator[Any]:
+    """What `read_part` says of each path, in order; in threads where there are many: pyarrow holds no lock most of the time."""
+    threads = min(_MOST_THREADS, os.cpu_count() or 1)
+    if len(paths) < WORTH_IT or threads < 2:
+        yield from map(read_part, paths)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        yield from pool.map(read_part, paths)
 
 
 def consolidate(folder: Path) -> Path | None:

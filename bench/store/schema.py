@@ -7,7 +7,7 @@ History of the format (the number stands in each file's metadata as `bench.schem
   the switches of a case (`bench.records.SWITCHES`), which then read as their defaults, in plans and runs,
   `gradient_noise`, `gradient_noise_*`, `nvml_error`, `in_process`, `compilation_s`, `allocator_in_force`,
   `device_memory_bytes`, `device_memory_allowed_bytes`, `spread`, `cpu_slot`, `parallel`, `pinned_cpus`,
-  `neighbour_slowdown_frac`, `lost_tries` and `timm_version` in runs,
+  `neighbour_slowdown_frac`, `lost_tries`, `timm_version` and `batch_made_times_s` in runs,
   `estimated_device_low_bytes`, `estimated_device_high_bytes`, `estimated_device_basis`, `estimated_fit`,
   `estimated_samples_per_s_low`, `estimated_samples_per_s_high`, `estimated_speed_basis`, `step_flop`, `peak_flop_per_s`
   and `least_step_time_s` in estimates.
