@@ -12,14 +12,16 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from bench.analysis import Findings
 from bench.report.blocks import Block, Picture
-from bench.report.drawing import Drawing
 from bench.report.hardware import Hardware
+
+if TYPE_CHECKING:  # drawing imports matplotlib, and a report whose figures are kept draws nothing
+    from bench.report.drawing import Drawing
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 

@@ -124,7 +124,7 @@ def read_runs(folder: Path) -> StoredRuns:
 
 
 def _map(read_part: Callable[[Path], Any], paths: Sequence[Path]) -> Iterator[Any]:
-    """What `read_part` says of each path, in order; in threads where there are many: pyarrow holds no lock most of the time."""
+    """What `read_part` says of each path, in order; of many, in threads: pyarrow rarely holds Python's lock."""
     threads = min(_MOST_THREADS, os.cpu_count() or 1)
     if len(paths) < WORTH_IT or threads < 2:
         yield from map(read_part, paths)

@@ -172,10 +172,13 @@ def _cached(
     def copies() -> Iterator[Made]:
         while True:
             for images, labels in held:
-                copy = {"device": device, "non_blocking": True, "copy": True}
-                yield images.to(**copy), labels.to(**copy), None
+                yield _copy(images, device), _copy(labels, device), None
 
     return copies(), held.clear
+
+
+def _copy(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    return tensor.to(device, non_blocking=True, copy=True)
 
 
 def _gather(samples: TransformedSamples, order: Iterator[int], case: Case) -> Batch:
@@ -258,8 +261,8 @@ class _Collate:
     def __init__(self, memory_format: torch.memory_format) -> None:
         self.memory_format = memory_format
 
-    def __call__(self, timed: tuple[float, list[tuple[torch.Tensor, Any]]]) -> Made:
-        started, samples = timed
+    def __call__(self, timed: Any) -> Made:
+        started, samples = timed  # as `_Timed` gives them, not in a list
         images, labels = default_collate(samples)
         images = images.contiguous(memory_format=self.memory_format)
         return images, labels, time.perf_counter() - started
