@@ -88,12 +88,11 @@ def _worker_words(loading: Loading) -> str:
     middle, low, high = loading.enough
     ends = "" if low == high else f" ({low} to {high})"
     said = f"By the model, {counted(middle, 'worker')}{ends} would do; {had}."
-    cores = loading.usable_cores
-    if loading.on_cpu:
-        return f"{said} That takes processors of their own, and here the step wants the same ones."
-    if cores is not None and middle > cores:
-        return f"{said} That is more than the {cores} processors of the machine."
-    return said
+    cores, own = loading.usable_cores, int(loading.on_cpu)
+    if cores is not None and middle + own > cores:
+        beside = " beside the step" if own else ""
+        return f"{said} That is more than the {cores} processors of the machine allow{beside}: loading stays the limit."
+    return f"{said} That takes processors that the step, on the CPU too, leaves free." if own else said
 
 
 def _details(found: Sequence[Loading], labels: CaseLabels) -> list[Block]:
