@@ -142,7 +142,7 @@ class FigureKind:
 
     Attributes:
         order: Its place among the figures, the most important first: 1 to 8 compare machines, then 9 switches, 10
-            accuracy, 20 throughput, 30 memory, 40 categories, 50 energy, 60 steps.
+            accuracy, 20 throughput, 25 loading, 30 memory, 40 categories, 50 energy, 60 steps.
         draw: The drawing, or `None` where the results have nothing to show in it.
     """
 

@@ -217,7 +217,7 @@ def _loaded(
     context = "fork" if workers and sys.platform == "linux" else None  # workers touch the CPU only, never CUDA
     in_main = threading.current_thread() is threading.main_thread()
     loader = DataLoader(
-        _Timed(samples),
+        _TimedSamples(samples),
         batch_size=case.micro_batch_size,
         sampler=EndlessShuffle(len(samples), protocol.seed),
         num_workers=workers,
@@ -240,7 +240,7 @@ def _loaded(
     return moved(), getattr(iterator, "_shutdown_workers", lambda: None)
 
 
-class _Timed(Dataset[Any]):
+class _TimedSamples(Dataset[Any]):
     """A data set whose batches say when their making began."""
 
     def __init__(self, samples: TransformedSamples) -> None:
@@ -262,7 +262,7 @@ class _Collate:
         self.memory_format = memory_format
 
     def __call__(self, timed: Any) -> Made:
-        started, samples = timed  # as `_Timed` gives them, not in a list
+        started, samples = timed  # as `_TimedSamples` gives them, not in a list
         images, labels = default_collate(samples)
         images = images.contiguous(memory_format=self.memory_format)
         return images, labels, time.perf_counter() - started
