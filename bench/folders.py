@@ -56,6 +56,16 @@ def remote_folder() -> Path:
     return _given("BENCH_REMOTE") or account_folder("remote")
 
 
+def figures_folder() -> Path | None:
+    """The folder of drawn figures of reports: the environment's `BENCH_FIGURES`, else `~/.cache/bench/figures`.
+
+    None if `BENCH_FIGURES` is `off`.
+    """
+    if os.environ.get("BENCH_FIGURES") == OFF:
+        return None
+    return _given("BENCH_FIGURES") or account_folder("figures")
+
+
 MOST_LOGS = 50
 """Logs that the account keeps; the oldest go first."""
 

@@ -218,20 +218,48 @@ def _inputs(run: _Run) -> Iterator[Inputs]:
         inputs.close()
 
 
-def _time(run: _Run, workload: Workload, inputs: Inputs) -> None:
-    """Warm up, then measure: step times, the wall window, peaks, and the device's state at both ends."""
-    waits: list[float] = []
+class _Intake:
+    """The batches as the steps take them: how long each waited, and how long a loader took to make them."""
 
-    def wait() -> Batch:
+    def __init__(self, inputs: Inputs) -> None:
+        self._inputs = inputs
+        self._waits: list[float] = []
+        self._made: list[float] = []
+
+    def begin_step(self) -> None:
+        """Count what is taken from now on for another step."""
+        self._waits.append(0.0)
+        self._made.append(0.0)
+
+    def batches(self) -> Iterator[Batch]:
+        """The batches, without keeping the one that it gives."""
+        return (self._take() for _ in itertools.count())
+
+    def _take(self) -> Batch:
         before = time.perf_counter()
-        batch = next(inputs)
-        waits[-1] += time.perf_counter() - before
+        batch = next(self._inputs)
+        self._waits[-1] += time.perf_counter() - before
+        self._made[-1] += self._inputs.made_s or 0.0
         return batch
 
-    batches = (wait() for _ in itertools.count())  # which does not keep the batch that it gives
+    def clear(self) -> None:
+        """Forget the steps so far."""
+        self._waits.clear()
+        self._made.clear()
+
+    def fields(self) -> dict[str, tuple[float, ...]]:
+        """The columns of a measurement."""
+        made = tuple(self._made) if self._inputs.made_s is not None else ()
+        return {"data_wait_times_s": tuple(self._waits), "batch_made_times_s": made}
+
+
+def _time(run: _Run, workload: Workload, inputs: Inputs) -> None:
+    """Warm up, then measure: step times, the wall window, peaks, and the device's state at both ends."""
+    intake = _Intake(inputs)
+    batches = intake.batches()
 
     def step() -> None:
-        waits.append(0.0)
+        intake.begin_step()
         workload.step(batches)
 
     def warm_up() -> None:
@@ -252,7 +280,7 @@ def _time(run: _Run, workload: Workload, inputs: Inputs) -> None:
         step()  # in flight while the device is read: an idle one drops its clocks within milliseconds
         run.readings.start()
     run.enter("measure")
-    waits.clear()
+    intake.clear()
     if run.memory is not None:
         torch.cuda.synchronize()
     run.readings.open_window()
@@ -260,7 +288,7 @@ def _time(run: _Run, workload: Workload, inputs: Inputs) -> None:
     if run.task.protocol.compiled or run.task.case.compile != "false":
         steady = statistics.median(timed.step_times_s)
         run.found["compilation_s"] = max(0.0, warm.step_times_s[0] - steady)
-    run.found.update(step_times_s=timed.step_times_s, wall_window_s=timed.wall_window_s, data_wait_times_s=tuple(waits))
+    run.found.update(step_times_s=timed.step_times_s, wall_window_s=timed.wall_window_s, **intake.fields())
     read = run.readings.close_window()
     run.found.update(read, status=Status.OK)
     in_force = in_force.then(

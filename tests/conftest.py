@@ -33,6 +33,7 @@ def own_places(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.setenv("BENCH_DATA", str(root / "data"))
     monkeypatch.setenv("BENCH_TRACE_CACHE", "off")
     monkeypatch.setenv("BENCH_CALIBRATIONS", "off")
+    monkeypatch.setenv("BENCH_FIGURES", "off")
     monkeypatch.setenv("BENCH_LOGS", str(root / "logs"))
     monkeypatch.setenv("NO_COLOR", "1")
 

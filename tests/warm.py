@@ -116,6 +116,7 @@ def _serve() -> None:
     import bench.cli
     import bench.preload
     import bench.report.render
+    import bench.report.theme
     from tests import sketches
 
     bench.report.theme.save = sketches.save

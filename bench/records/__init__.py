@@ -270,6 +270,8 @@ class Measurement:
     warmup_times_s: tuple[float, ...] = ()
     step_times_s: tuple[float, ...] = ()
     data_wait_times_s: tuple[float, ...] = ()  # waiting for the batch, a part of each step's time
+    # of a loader: reading, decoding, transforming and collating each step's images, in the one process that did
+    batch_made_times_s: tuple[float, ...] = ()
     compilation_s: float | None = None  # of a compiled model: its first step's time beyond that of a steady one
     wall_window_s: float | None = column(None, within=(1e-6, 1e6))  # an independent clock around the measured steps
     final_loss: float | None = None

@@ -12,14 +12,16 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from bench.analysis import Findings
 from bench.report.blocks import Block, Picture
-from bench.report.drawing import Drawing
 from bench.report.hardware import Hardware
+
+if TYPE_CHECKING:  # drawing imports matplotlib, and a report whose figures are kept draws nothing
+    from bench.report.drawing import Drawing
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -140,7 +142,7 @@ class FigureKind:
 
     Attributes:
         order: Its place among the figures, the most important first: 1 to 8 compare machines, then 9 switches, 10
-            accuracy, 20 throughput, 30 memory, 40 categories, 50 energy, 60 steps.
+            accuracy, 20 throughput, 25 loading, 30 memory, 40 categories, 50 energy, 60 steps.
         draw: The drawing, or `None` where the results have nothing to show in it.
     """
 

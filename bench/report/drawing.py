@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import pandas as pd
-from matplotlib.figure import Figure
 
-from bench.report import theme
 from bench.report.escape import csv_cell
+
+if TYPE_CHECKING:  # a report whose figures are kept needs `to_csv`, and no matplotlib
+    from matplotlib.figure import Figure
 
 SUFFIXES = (".png", ".svg", ".pdf")
 _SALT = "stepbench"
@@ -53,6 +53,10 @@ def to_csv(frame: pd.DataFrame) -> str:
 
 def render_drawing(drawing: Drawing, suffix: str) -> bytes:
     """The picture as a file of one of `SUFFIXES`; equal pictures give equal bytes."""
+    import matplotlib as mpl
+
+    from bench.report import theme
+
     if suffix == ".png":
         return theme.save(drawing.figure)
     buffer = io.BytesIO()

@@ -15,7 +15,6 @@ from bench.comparison import Comparison, compare
 from bench.errors import BenchError, nearest, nearest_sentence
 from bench.records import Status
 from bench.report.escape import plain
-from bench.report.layout import LINE
 
 SPEED, MEMORY, ENERGY = "samples_per_s", "peak_allocated_bytes", "joules_per_sample"
 
@@ -146,6 +145,8 @@ def knees(frame: pd.DataFrame) -> pd.Series:
     """Whether each row of a `with_details` is the knee of its line (see `KNEE_FRAC`): booleans by the rows' index."""
     timed = frame[frame["samples_per_s"].notna()].assign(_row=lambda rows: rows.index)
     found = set()
+    from bench.report.layout import LINE  # imports matplotlib, which a report whose figures are kept does without
+
     for _, line in timed.groupby(LINE, sort=False):
         enough = line[line["samples_per_s"] >= KNEE_FRAC * line["samples_per_s"].max()]
         found.add(extreme(enough, "batch_size", smallest=True)["_row"])

@@ -10,29 +10,38 @@ import base64
 import contextlib
 import dataclasses
 import functools
+import hashlib
+import importlib.metadata
+import json
 import multiprocessing
 import os
+import platform
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import jinja2
+import numpy as np
 import pandas as pd
 
 from bench import __version__
-from bench.analysis import damaged_parts, judge, summarise_cases, told_reproductions
+from bench.analysis import Findings, damaged_parts, judge, summarise_cases, told_reproductions
 from bench.errors import StoreError
+from bench.fingerprint import code_key
+from bench.folders import figures_folder
 from bench.forks import Lost, Work, work_apart
 from bench.report import blocks as b
-from bench.report import figures, sections, theme
+from bench.report import sections
 from bench.report.blocks import Block, Inline, Picture, Words
 from bench.report.contents import Contents, FigureKind, Section, all_of
 from bench.report.drawing import to_csv
 from bench.report.escape import markdown, markdown_code, markdown_fence, markdown_start, plain, verbatim
 from bench.report.hardware import Hardware, compare_machines, find_baseline
 from bench.store import DATA_FOLDER, Loaded, Notes, consolidate, planned_runs, read_results
+from bench.store.parts import clear_leftovers, whole_or_absent
 
 _LONG = 4000
 """Sentences of ours may be longer than the texts from results inside them."""
@@ -232,6 +241,8 @@ def render_loaded(loaded: Loaded, target: Path, *, baseline: str | None = None) 
 
 def all_figures() -> list[FigureKind]:
     """Every figure of `figures/`, in its order."""
+    from bench.report import figures  # each imports matplotlib
+
     found: list[FigureKind] = all_of(figures, "FIGURE")
     return found
 
@@ -285,13 +296,100 @@ class _Drawn:
     image: Image
     numbers: bytes
 
+    def to_json(self) -> dict[str, Any]:
+        """All of it, as JSON has it."""
+        coded = [base64.b64encode(part).decode("ascii") for part in (self.image.light, self.image.dark, self.numbers)]
+        return {"picture": dataclasses.asdict(self.picture), "bytes": coded}
+
+    @classmethod
+    def from_json(cls, item: Mapping[str, Any]) -> _Drawn:
+        """What `to_json` gave."""
+        light, dark, numbers = map(base64.b64decode, item["bytes"])
+        return cls(Picture(**item["picture"]), Image(light, dark), numbers)
+
 
 def _draw_all(contents: Contents) -> list[_Drawn]:
+    """The figures that the results have something for, in their order: kept ones of the same key, else drawn."""
+    bare = dataclasses.replace(contents, name="", findings=Findings(), notes=(), sources=())  # as the key has it
+    folder = figures_folder()
+    key = "" if folder is None else _drawing_key(bare)
+    kept = None if folder is None else _read_drawn(folder / key)
+    if kept is not None:
+        return kept
+    drawn = _draw_anew(bare)
+    if folder is not None:
+        _keep_drawn(folder, key, drawn)
+    return drawn
+
+
+def _drawing_key(contents: Contents) -> str:
+    """What decides how figures look: all that they are drawn from, the package's code, and the libraries that draw.
+
+    Args:
+        contents: Nothing but `frame`, `summary` and `hardware`, which follows from these and its baseline.
+    """
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in _DRAWING_LIBRARIES]
+    baseline = contents.hardware.baseline if contents.hardware is not None else None
+    made_by = [code_key((".",)), sys.version, platform.machine(), versions, baseline]
+    hashed = hashlib.sha256(json.dumps(made_by).encode())
+    for frame in (contents.frame, contents.summary):
+        hashed.update(json.dumps(frame.index.tolist()).encode())
+        for name in frame:
+            column = [str(name), str(frame[name].dtype), frame[name].tolist()]
+            hashed.update(json.dumps(column, default=_as_json_value).encode())
+    return hashed.hexdigest()
+
+
+_DRAWING_LIBRARIES = ("matplotlib", "seaborn", "numpy", "scipy", "pandas", "pyarrow", "pillow")
+"""A version of one of them may draw, or write down, other bytes than the next."""
+
+
+def _as_json_value(value: Any) -> Any:
+    """A cell that JSON does not have."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if value is pd.NA:
+        return {"unknown": True}
+    raise TypeError(f"a cell of type {type(value).__name__} has no place in the key of figures")
+
+
+def _read_drawn(path: Path) -> list[_Drawn] | None:
+    """Kept figures; None if there are none, or not as they were written: a line with the hash of all that follows."""
+    try:
+        digest, _, written = path.read_bytes().partition(b"\n")
+        if digest != hashlib.sha256(written).hexdigest().encode():
+            return None
+        os.utime(path)  # the ones used last are kept longest
+        return [_Drawn.from_json(item) for item in json.loads(written)]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _keep_drawn(folder: Path, key: str, drawn: Sequence[_Drawn]) -> None:
+    """Keep figures under their key, and `_MOST_KEPT` reports' in all. A disk that cannot costs the next report time."""
+    written = json.dumps([item.to_json() for item in drawn]).encode()
+    with contextlib.suppress(OSError, StoreError):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with whole_or_absent(folder / key, replace=True) as file:
+            file.write(hashlib.sha256(written).hexdigest().encode() + b"\n" + written)
+        clear_leftovers(folder)
+        finished = [path for path in folder.iterdir() if len(path.name) == len(key)]
+        for path in sorted(finished, key=lambda path: path.stat().st_mtime)[:-_MOST_KEPT]:
+            path.unlink(missing_ok=True)
+
+
+_MOST_KEPT = 30
+"""Reports whose figures an account keeps; those of 5,000 runs are 6 MB."""
+
+
+def _draw_anew(contents: Contents) -> list[_Drawn]:
     """The figures that the results have something for, in their order.
 
     They are drawn in forks, one for each processor, and what is lost there in this process: its error is raised here.
     A figure has the same bytes wherever it is drawn.
     """
+    from bench.report import theme
+
     kinds = all_figures()
     work: Work[int] = Work(
         do=lambda place, alone: _draw(kinds[place], contents),
@@ -314,6 +412,8 @@ def _draw_all(contents: Contents) -> list[_Drawn]:
 
 def _draw(kind: FigureKind, contents: Contents) -> _Drawn | None:
     """One figure, drawn and written down; `None` where the results have nothing to show in it."""
+    from bench.report import theme
+
     drawing = kind.draw(contents)
     if drawing is None:
         return None

@@ -13,8 +13,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -39,6 +43,8 @@ WORTH_IT = 100
 
 JOINED = 100
 """Parts that are read before they become one table: one row in a table of its own takes 200 KiB of memory."""
+_MOST_THREADS = 4
+"""That read parts. A third of the work holds Python's lock, so that more than three gain nothing."""
 
 _FORMAT = "1"
 """Of the file. Raise it when a part that was accepted before is to be refused, so that every part is checked again."""
@@ -94,33 +100,50 @@ def read_runs(folder: Path) -> StoredRuns:
     rows_of = {
         name: (digest, row) for row, (name, digest) in enumerate(zip(*_columns(kept, PART, PART_HASH), strict=True))
     }
-    covered: list[int] = []
-    tables: list[pa.Table] = []
-    fresh: list[pa.Table] = []
-    uncovered = 0
-    damaged: list[Damaged] = []
-    for path in parts(folder / "runs"):
+
+    def read_part(path: Path) -> int | pa.Table | Damaged:
+        """Its row in the consolidated file, or else what it holds."""
         try:
             data = read_bytes(path)
             digest = hashlib.sha256(data).hexdigest()
             known, row = rows_of.get(path.name, ("", -1))
-            if known == digest:
-                covered.append(row)
-            else:
-                fresh.append(_beside(decode(path, data, "run"), path.name, digest))
-                uncovered += 1
-                if len(fresh) == JOINED:
-                    tables, fresh = [*tables, join_tables(fresh)], []
+            return row if known == digest else _beside(decode(path, data, "run"), path.name, digest)
         except NewerFormatError:
             raise
         except StoreError as error:
-            damaged.append(Damaged(path, error))
+            return Damaged(path, error)
+
+    covered: list[int] = []
+    tables: list[pa.Table] = []
+    fresh: list[pa.Table] = []
+    damaged: list[Damaged] = []
+    uncovered = 0
+    for found in _map(read_part, parts(folder / "runs")):
+        if isinstance(found, int):
+            covered.append(found)
+        elif isinstance(found, Damaged):
+            damaged.append(found)
+        else:
+            fresh.append(found)
+            uncovered += 1
+            if len(fresh) == JOINED:
+                tables, fresh = [*tables, join_tables(fresh)], []
     if len(covered) < kept.num_rows:
         kept = kept.take(pa.array(covered, pa.int64()))
     table = join_tables([kept, *tables, *fresh])
     if uncovered and kept.num_rows:
         table = table.sort_by(PART)
     return StoredRuns(table, tuple(damaged), uncovered)
+
+
+def _map(read_part: Callable[[Path], Any], paths: Sequence[Path]) -> Iterator[Any]:
+    """What `read_part` says of each path, in order; of many, in threads: pyarrow rarely holds Python's lock."""
+    threads = min(_MOST_THREADS, os.cpu_count() or 1)
+    if len(paths) < WORTH_IT or threads < 2:
+        yield from map(read_part, paths)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        yield from pool.map(read_part, paths)
 
 
 def consolidate(folder: Path, runs: StoredRuns | None = None) -> Path | None:

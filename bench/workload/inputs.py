@@ -20,13 +20,14 @@ import multiprocessing
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
 import torch
-from torch.utils.data import DataLoader, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from bench import catalog
 from bench.catalog import DatasetInfo
@@ -40,6 +41,8 @@ from bench.workload.targets import draw_targets
 
 Batch = tuple[torch.Tensor, ...]
 """Images and labels, or the tensors that a model declares."""
+Made = tuple[Batch, float | None]
+"""A batch, and the seconds that a loader took to make it."""
 
 CACHED_BATCHES = 8
 CACHED_BYTES = 256 << 20
@@ -56,11 +59,14 @@ class Inputs:
     Attributes:
         data_source: `files`, or `synthetic`.
         note: Why images are synthetic though files were requested, in one line; else `None`.
+        made_s: What reading, decoding, transforming and collating the last batch took one worker of a loader (or this
+            process, where there are none), in seconds; `None` on the other paths.
     """
 
-    def __init__(self, batches: Iterator[Batch], source: str, note: str | None, close: Callable[[], None]) -> None:
+    def __init__(self, batches: Iterator[Made], source: str, note: str | None, close: Callable[[], None]) -> None:
         """Hand out `batches`; `close` ends whatever makes them."""
         self.data_source, self.note = source, note
+        self.made_s: float | None = None
         self._batches, self._close = batches, close
 
     def __iter__(self) -> Self:
@@ -73,7 +79,8 @@ class Inputs:
         Raises:
             DataError: An image cannot be decoded, or the workers have no shared memory left.
         """
-        return next(self._batches)
+        batch, self.made_s = next(self._batches)
+        return batch
 
     def close(self) -> None:
         """End the loader's workers; a second call does nothing."""
@@ -133,11 +140,11 @@ def _synthetic(case: Case, info: DatasetInfo, seed: int, device: torch.device) -
     channels, height, width = image_shape(info, case.image_size)
     images = torch.randn(case.micro_batch_size, channels, height, width, generator=generator)
     labels = draw_targets(replace(info.images, height=height, width=width), case.micro_batch_size, generator)
-    batch = images.contiguous(memory_format=_memory_format(case)).to(device), labels.to(device)
+    images, labels = images.contiguous(memory_format=_memory_format(case)).to(device), labels.to(device)
 
-    def repeated() -> Iterator[Batch]:
+    def repeated() -> Iterator[Made]:
         while True:
-            yield batch
+            yield (images, labels), None
 
     return Inputs(repeated(), "synthetic", None, lambda: None)
 
@@ -156,7 +163,7 @@ def _declared(case: Case, declared: Sequence[InputSpec], seed: int, device: torc
             torch.randn(shape, generator=generator, dtype=dtype) if is_random else torch.zeros(shape, dtype=dtype)
         )
     batch = tuple(tensor.to(device) for tensor in made)
-    return Inputs(itertools.repeat(batch), "synthetic", None, lambda: None)
+    return Inputs(itertools.repeat((batch, None)), "synthetic", None, lambda: None)
 
 
 class EndlessShuffle(Sampler[int]):
@@ -180,7 +187,7 @@ class EndlessShuffle(Sampler[int]):
 
 def _cached(
     case: Case, samples: TransformedSamples, protocol: Protocol, device: torch.device
-) -> tuple[Iterator[Batch], Callable[[], None]]:
+) -> tuple[Iterator[Made], Callable[[], None]]:
     order = iter(EndlessShuffle(len(samples), protocol.seed))
     held: list[Batch] = []
     with _one_thread():
@@ -188,12 +195,16 @@ def _cached(
             images, labels = _gather(samples, order, case)
             held.append((images.pin_memory(), labels.pin_memory()) if device.type == "cuda" else (images, labels))
 
-    def copies() -> Iterator[Batch]:
+    def copies() -> Iterator[Made]:
         while True:
             for images, labels in held:
-                yield images.to(device, non_blocking=True, copy=True), labels.to(device, non_blocking=True, copy=True)
+                yield (_copy(images, device), _copy(labels, device)), None
 
     return copies(), held.clear
+
+
+def _copy(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    return tensor.to(device, non_blocking=True, copy=True)
 
 
 def _gather(samples: TransformedSamples, order: Iterator[int], case: Case) -> Batch:
@@ -227,12 +238,12 @@ def _another_fits(held: list[Batch]) -> bool:
 
 def _loaded(
     case: Case, samples: TransformedSamples, protocol: Protocol, device: torch.device
-) -> tuple[Iterator[Batch], Callable[[], None]]:
+) -> tuple[Iterator[Made], Callable[[], None]]:
     workers = protocol.loader_workers
     context = "fork" if workers and sys.platform == "linux" else None  # workers touch the CPU only, never CUDA
     in_main = threading.current_thread() is threading.main_thread()
     loader = DataLoader(
-        samples,
+        _TimedSamples(samples),
         batch_size=case.micro_batch_size,
         sampler=EndlessShuffle(len(samples), protocol.seed),
         num_workers=workers,
@@ -246,13 +257,28 @@ def _loaded(
     )
     iterator = iter(loader)
 
-    def moved() -> Iterator[Batch]:
+    def moved() -> Iterator[Made]:
         while True:
-            images, labels = _next_batch(iterator, workers)
-            yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+            (images, labels), made_s = _next_batch(iterator, workers)
+            yield (images.to(device, non_blocking=True), labels.to(device, non_blocking=True)), made_s
 
     # torch ends the workers when the iterator is collected; a traceback may hold it for longer than the run wants
     return moved(), getattr(iterator, "_shutdown_workers", lambda: None)
+
+
+class _TimedSamples(Dataset[Any]):
+    """A data set whose batches say when their making began."""
+
+    def __init__(self, samples: TransformedSamples) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[float, list[tuple[torch.Tensor, Any]]]:
+        """What torch's loader takes in place of single samples, where a data set has it."""
+        started = time.perf_counter()
+        return started, [self.samples[index] for index in indices]
 
 
 class _Collate:
@@ -261,14 +287,16 @@ class _Collate:
     def __init__(self, memory_format: torch.memory_format) -> None:
         self.memory_format = memory_format
 
-    def __call__(self, samples: list[tuple[torch.Tensor, Any]]) -> Batch:
+    def __call__(self, timed: Any) -> Made:
+        started, samples = timed  # as `_TimedSamples` gives them, not in a list
         images, labels = default_collate(samples)
-        return images.contiguous(memory_format=self.memory_format), labels
+        images = images.contiguous(memory_format=self.memory_format)
+        return (images, labels), time.perf_counter() - started
 
 
-def _next_batch(iterator: Iterator[Any], workers: int) -> Batch:
+def _next_batch(iterator: Iterator[Any], workers: int) -> Made:
     try:
-        images, labels = next(iterator)
+        batch, made_s = next(iterator)
     except DataError as error:  # from a worker, torch wraps it in the worker's traceback: the message is its last line
         message = str(error).rstrip().rpartition(f"{DataError.__module__}.{DataError.__qualname__}: ")[2]
         raise DataError(message) from None
@@ -276,7 +304,7 @@ def _next_batch(iterator: Iterator[Any], workers: int) -> Batch:
         if is_shared_memory_full(error):
             raise DataError(f"the loader's {workers} workers: {shared_memory_advice()}") from error
         raise
-    return images, labels
+    return batch, made_s
 
 
 def _end_with_parent(worker: int) -> None:

@@ -111,7 +111,7 @@ def main() -> None:
         "# Written by python -m tests.bad_inputs.answers: for each printed line its place, then its key nouns. A message must",
         "# say where, what was given, what is allowed, the nearest match and what to do next; its wording is free.",
     ]
-    os.environ |= {"NO_COLOR": "1", "BENCH_TRACE_CACHE": "off", "BENCH_CALIBRATIONS": "off"}
+    os.environ |= {"NO_COLOR": "1", "BENCH_TRACE_CACHE": "off", "BENCH_CALIBRATIONS": "off", "BENCH_FIGURES": "off"}
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"BENCH_LOCK_DIR": f"{folder}/locks", "BENCH_DATA": f"{folder}/data"}
         os.chdir(folder)

@@ -182,3 +182,39 @@ def test_environments_stay_apart(results):
     before = bench.load(results)
     consolidate(results)
     assert_loads_as(results, before)
+
+
+def test_a_schema_is_looked_at_in_detail_once_and_one_that_is_wrong_each_time(results, monkeypatch):
+    seen: list[str] = []
+    check_names = parts._check_names
+
+    def spy(path, names, kind):
+        seen.append(path.name)
+        check_names(path, names, kind)
+
+    monkeypatch.setattr(parts, "_check_names", spy)
+    monkeypatch.setattr(parts, "_ACCEPTED", {kind: [known] for kind, known in parts._COLUMNS.items()})
+    for older in runs(results)[:3]:
+        table = read(older, "run").drop_columns(["lost_tries"])  # as before there was that column
+        older.unlink()
+        commit(table, older)
+    monkeypatch.setattr(consolidated, "_MOST_THREADS", 1)
+    assert len(bench.load(results)) and len(seen) == 1
+    wrong = read(runs(results)[0], "run").drop_columns(["status"])
+    runs(results)[0].unlink()
+    commit(wrong, runs(results)[0].parent / "wrong.parquet")
+    for _ in range(2):
+        assert [str(part.path.name) for part in read_results(results).damaged] == ["wrong.parquet"]
+    assert seen.count("wrong.parquet") == 2
+
+
+def test_threads_and_one_thread_read_the_same(results, monkeypatch):
+    runs(results)[1].write_bytes(b"damaged")
+    runs(results)[0].write_bytes(b"damaged")
+    found = []
+    for threads in (1, 4):
+        monkeypatch.setattr(consolidated, "_MOST_THREADS", threads)
+        loaded = read_results(results)
+        found.append((loaded.frame, [part.path for part in loaded.damaged]))
+    pd.testing.assert_frame_equal(found[0][0], found[1][0])
+    assert found[0][1] == found[1][1] == runs(results)[:2]

@@ -326,3 +326,50 @@ def test_workers_end_at_once_with_a_run_that_is_killed(mnist_root):
     run.join()
     _, alive = psutil.wait_procs(workers, timeout=2)
     assert len(workers) == 2 and not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]
+
+
+# how long making a batch takes
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_loaders_batch_says_how_long_one_process_took_to_make_it(mnist_root, monkeypatch, workers):
+    from bench.workload import inputs as module
+
+    read = module.TransformedSamples.__getitem__
+
+    def slow(self, index):
+        time.sleep(0.01)
+        return read(self, index)
+
+    monkeypatch.setattr(module.TransformedSamples, "__getitem__", slow)
+    with made(mnist_root, input="loader", workers=workers) as inputs:
+        assert inputs.made_s is None
+        for _ in range(3):
+            next(inputs)
+            assert inputs.made_s >= 0.04  # four images
+
+
+@pytest.mark.parametrize("path", ["synthetic", "cached"])
+def test_batches_that_no_loader_makes_say_nothing(mnist_root, path):
+    with made(mnist_root, input=path) as inputs:
+        next(inputs)
+        assert inputs.made_s is None
+
+
+@pytest.mark.parametrize(("path", "counted"), [("loader", 2), ("cached", 0)])
+def test_a_step_counts_what_all_its_batches_took(mnist_root, path, counted):
+    from bench.worker import _Intake
+
+    with made(mnist_root, input=path) as inputs:
+        intake = _Intake(inputs)
+        batches = intake.batches()
+        intake.begin_step()
+        next(batches)
+        intake.clear()
+        for _ in range(2):
+            intake.begin_step()
+            next(batches), next(batches)
+        fields = intake.fields()
+    assert len(fields["data_wait_times_s"]) == 2 and len(fields["batch_made_times_s"]) == counted
+    for waited, took in zip(fields["data_wait_times_s"], fields["batch_made_times_s"], strict=bool(counted)):
+        assert 0 < took <= waited  # without workers a step waits for all of it

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -87,6 +86,8 @@ def _draw_scatter(axes: Axes, numbers: pd.DataFrame) -> None:
 
 def _draw_points(axes: Axes, numbers: pd.DataFrame, x: str, y: str, size: float) -> None:
     """A point a row, in its estimator's colour and shape."""
+    import seaborn as sns  # with scipy.stats, half of the time that importing a report takes
+
     names = list(_LOOKS)
     sns.scatterplot(
         numbers,

@@ -13,7 +13,6 @@ from bench.records import Status
 from bench.report.blocks import Block, Bullets, Code, Link, Notice, Paragraph, Strong, Table, Words
 from bench.report.contents import Contents, Section
 from bench.report.hardware import ENERGY, KNEE_FRAC, MEMORY, SPEED, Hardware, extreme, knees, with_memory_shares
-from bench.report.layout import LINE, with_details
 from bench.report.words import integer, known, rate_cell, ratio_words
 from bench.units import MISSING
 
@@ -114,6 +113,8 @@ def _tally(statuses: Any) -> str:
 
 def _lines(contents: Contents) -> list[Block]:
     """A row for each line of the throughput figure: its knee, its best, its end."""
+    from bench.report.layout import with_details  # imports matplotlib, which only several machines need here
+
     frame = with_details(contents.summary)
     frame["knee"] = knees(frame)
     shares = with_memory_shares(contents.summary)["memory_share"]
@@ -162,6 +163,8 @@ def _line(rows: pd.DataFrame) -> Mapping[str, Any]:
         integer(timed["batch_size"].max()),
         integer(out.min()) if len(out) else MISSING,
     ]
+    from bench.report.layout import LINE
+
     return {**{name: str(knee[name]) for name in LINE}, "cells": cells}
 
 

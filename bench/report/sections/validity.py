@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -41,11 +42,11 @@ def _failures(contents: Contents) -> list[Block]:
     labels = CaseLabels(contents.summary)
     cases = {tuple(row[name] for name in GROUP): row for row in contents.summary.to_dict("records")}
     order = {key: number for number, key in enumerate(cases)}
-    grouped = dict(iter(bad.groupby([*GROUP, "status"], sort=False)))
+    grouped: dict[Any, Any] = bad.groupby([*GROUP, "status"], sort=False).indices
     reasons = _reasons(in_reading_order(bad, contents.summary), {key: labels.case(row) for key, row in cases.items()})
     rows = []
     for *group, status in sorted(grouped, key=lambda key: (order[key[:-1]], key[-1]))[:_MAX_FAILURES]:
-        runs = grouped[(*group, status)]
+        runs = bad.iloc[grouped[(*group, status)]]
         case = cases[tuple(group)]
         rows.append(
             [
