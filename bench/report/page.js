@@ -241,12 +241,13 @@
     current = place;
     const { unit } = quantities.find(({ name }) => name === view.y);
     const [low, high] = interval(place);
-    const keysOf = runs[place].split(" ").filter(Boolean);
-    const span = typeof low === "number" ? `95 % interval ${print(low, unit)} to ${print(high, unit)}` : "no interval";
+    const processes = numbers.processes[place];
+    const from = unit === "rate" || unit === "joules" ? digits : (value) => print(value, unit);
+    const span = typeof low === "number" ? `95 % interval ${from(low)} to ${from(high)}` : "no interval";
     readout.replaceChildren(
       make("strong", {}, print(numbers[view.y][place], unit)),
-      ` (${span}; n = ${keysOf.length} ${keysOf.length === 1 ? "run" : "runs"}) · ${title(place)} · run keys: `,
-      make("code", {}, keysOf.join(" ")));
+      ` (${span}; n = ${processes} ${processes === 1 ? "process" : "processes"}) · ${title(place)} · run keys: `,
+      make("code", {}, runs[place] || "none"));
     plot?.redraw(false);
   };
   const walk = (event) => {
@@ -306,7 +307,7 @@
       if (fits(place)) byLine.set(line(place), [...(byLine.get(line(place)) ?? []), place]);
     }
     const measured = (places) => places.some((place) => drawable(numbers[view.y]?.[place], view.scale));
-    const offered = [...byLine].filter(([, places]) => measured(places)).map(([name]) => name);
+    const offered = lines.words.filter((name) => byLine.has(name) && measured(byLine.get(name)));
     const shown = new Set(view.lines ?? offered.slice(0, LINES));
     const looks = new Map(offered.map((name, at) =>
       [name, { stroke: HUES[at % HUES.length], dash: DASHES[Math.floor(at / HUES.length) % DASHES.length] }]));
@@ -352,7 +353,7 @@
         y: { distr: view.scale === "log" ? 3 : 1, log: unit === "bytes" ? 2 : 10 },
       },
       axes: [
-        { ...paint, label: "batch size", values: (_, splits) => splits.map((value) => (value === null ? "" : tick(value))) },
+        { ...paint, label: "batch size", values: (_, splits) => splits.map((value) => (value === null ? "" : value < 1e5 ? String(value) : tick(value))) },
         { ...paint, label: what, size: 78, values: (_, splits) => splits.map(short) },
       ],
       series: [{}, ...drawn.map(({ name, stroke, dash }) => (
@@ -368,12 +369,13 @@
     const others = view.pin.filter((other) => other !== place);
     change({ pin: others.length < view.pin.length ? others : [...others, place].slice(-2) });
   };
+  const ratios = new Set([...quantities.map(({ name }) => name), "step_p50_s", "step_p99_s"]);
   const drawPinned = () => {
     pinned.replaceChildren();
     if (!view.pin.length) return;
     const [one, other] = view.pin;
     const rows = columns.map((column) => {
-      const values = (numbers[column.name] && view.pin.map((place) => numbers[column.name][place])) ?? [];
+      const values = (ratios.has(column.name) && view.pin.map((place) => numbers[column.name][place])) ?? [];
       const ratio = values.length === 2 && values.every((value) => typeof value === "number") && values[0] !== 0;
       const cells = view.pin.map((place) => cell(column, place));
       return make("tr", cells.length === 2 && cells[0] !== cells[1] ? { class: "differs" } : {},
@@ -412,7 +414,7 @@
       return make("tr", cell(status, place) === "ok" ? {} : { class: "warning" }, make("td", {}, press),
         ...columns.map((column) => {
           const text = cell(column, place);
-          return make("td", numbers[column.name] ? { class: "number" } : text.length <= 24 ? { class: "short" } : {}, text);
+          return make("td", numbers[column.name] ? { class: "number" } : { class: text.length <= 24 ? "short" : "long" }, text);
         }));
     }));
     more.hidden = rows.length <= CELLS;

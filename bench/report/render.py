@@ -73,10 +73,8 @@ def _block(block: Block) -> str:
             return f"### {markdown(text)}"
         case b.Listing(text, language):
             return markdown_fence(text, language)
-        case b.Table():
-            return _table(block)
-        case b.Explorer(table):
-            return _table(table)
+        case b.Table() | b.Explorer():
+            return _table(block.table if isinstance(block, b.Explorer) else block)
         case b.Picture(name, title, caption, alt):
             head = f"### {markdown(title)}\n\n"
             image = f"![{markdown(alt, _LONG)}](figures/{name}.png)"
@@ -169,9 +167,7 @@ def render_html(
         images: The figures by name.
         version: Of the package, for the foot.
     """
-    page = _template().render(
-        title=title, sections=list(sections), images=images, version=version, embedded=embedded()
-    )
+    page = _template().render(title=title, sections=list(sections), images=images, version=version, embedded=embedded())
     return f"{_tidy(page)}\n"
 
 
@@ -204,7 +200,7 @@ def embedded() -> Embedded:
 
 
 def _source(text: str) -> str:
-    """A text as the policy names it. https://www.w3.org/TR/CSP3/#grammardef-hash-source"""
+    """A text as the policy names it (https://www.w3.org/TR/CSP3/#grammardef-hash-source)."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}'"
 
 

@@ -9,10 +9,11 @@ from bench.comparison import Comparison
 from bench.records import Status
 from bench.report.blocks import Block, Bullets, Headline, Strong, Words
 from bench.report.contents import Contents, Section
-from bench.report.hardware import SPEED
 from bench.report.escape import plain
+from bench.report.hardware import SPEED
 from bench.report.verdict import verdict_notice
 from bench.report.words import listed, ratio_words
+
 
 def build(contents: Contents) -> Sequence[Block]:
     """The sentence and its figure come first; then whether it may be published, what was measured, and the rest."""

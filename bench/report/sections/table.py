@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.analysis import GROUP, Weakens, last_attempts
+from bench.analysis import Weakens, last_attempts
 from bench.analysis.findings import group_keys
 from bench.analysis.labels import SERIES_AXES, CaseLabels
 from bench.records import Status
@@ -92,12 +92,13 @@ def build(contents: Contents) -> Sequence[Block]:
     cut = f"The first {MAX_ROWS} of {len(summary)} cases. " if len(summary) > MAX_ROWS else ""
     same = f"The same for all: {listed(fixed, 9)}. " if fixed else ""
     levels = ["" if row["status"] == Status.OK else "warning" for row in records]
+    names = ["model", "dataset", *axes, "batch_size", "outcome", *(name for name, _, _ in filled)]
+    columns = [
+        {"name": name, "title": title, **_coded(cells)} for name, title, cells in zip(names, head, texts, strict=True)
+    ]
     return [
         Paragraph((f"{cut}{same}Every case with all its numbers is in ", Link("table.csv", "table.csv"), ".")),
-        Explorer(
-            Table(head, rows, numeric, "", levels),
-            _explored(contents, ["model", "dataset", *axes, "batch_size", "outcome", *(f[0] for f in filled)], head, texts),
-        ),
+        Explorer(Table(head, rows, numeric, "", levels), _explored(contents, columns)),
     ]
 
 
@@ -114,50 +115,52 @@ _QUANTITIES = (
 """What curves are drawn of: column, words, and the unit that the script prints."""
 
 
-def _explored(
-    contents: Contents, names: Sequence[str], titles: Sequence[str], texts: Sequence[Sequence[str]]
-) -> Mapping[str, Any]:
+def _explored(contents: Contents, columns: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """What the page's script works on, a value a case in every list.
 
     Args:
         contents: Of the report.
-        names: The table's columns, by their names in the summary where they are there.
-        titles: Their headings.
-        texts: What their cells say, for every case.
+        columns: The table's, for every case: `name` (in the summary where it is there), `title`, `words`, `places`.
     """
     summary = contents.summary
-    records, labels = summary.to_dict("records"), CaseLabels(summary)
-    hidden = {name: summary[name].map(plain).tolist() for name in ("machine", "optimizer", "status") if name not in names}
-    judged = {"trust": _trust(contents), **_verdicts(contents), "findings": _codes(contents, *Weakens)}
-    known = [item for item in _QUANTITIES if summary[item[0]].notna().any()]
-    drawn = [name for item in known for name in (item[0], f"{item[0]}_low", f"{item[0]}_high") if name in summary]
-    numbers = dict.fromkeys(name for name in ("batch_size", *names, *drawn) if _is_number(summary, name))
-    lines = [
-        ", ".join(filter(None, (labels.unit(row), labels.detail(row, without=("machine",)), row["machine"])))
-        if "machine" in labels.axes
-        else ", ".join(filter(None, (labels.unit(row), labels.detail(row))))
-        for row in records
-    ]
+    names = [column["name"] for column in columns]
+    codes = _codes(contents, Weakens.READING, Weakens.PUBLISHING)
+    judged = {"trust": _trust(contents), **_verdicts(contents)}
+    unseen = [name for name in ("machine", "optimizer", "status") if name not in names]
+    drawn = [item for item in _QUANTITIES if summary[item[0]].notna().any()]
+    ends = [f"{name}{end}" for name, _, _ in drawn for end in ("", "_low", "_high")]
+    numbers = dict.fromkeys(name for name in ("batch_size", "processes", *names, *ends) if _is_number(summary, name))
     return {
         "columns": [
-            *({"name": name, "title": title, **_coded(cells)} for name, title, cells in zip(names, titles, texts, strict=True)),
-            *({"name": name, "title": name, **_coded(cells)} for name, cells in judged.items()),
-            *({"name": name, "title": name, "hidden": True, **_coded(cells)} for name, cells in hidden.items()),
+            *columns,
+            *({"name": name, "title": name, **_coded(texts)} for name, texts in {**judged, "findings": codes}.items()),
+            *({"name": name, "title": name, "hidden": True, **_coded(summary[name])} for name in unseen),
         ],
         "numbers": {name: [_number(value) for value in summary[name]] for name in numbers},
-        "quantities": [{"name": name, "title": title, "unit": unit} for name, title, unit in known],
-        "filters": ["machine", "model", "dataset", "optimizer", "status", *(name for name in judged if name != "findings")],
-        "lines": _coded(lines),
+        "quantities": [{"name": name, "title": title, "unit": unit} for name, title, unit in drawn],
+        "filters": ["machine", "model", "dataset", "optimizer", "status", *judged],
+        "lines": _lines(summary),
         "runs": _runs(contents),
-        "keys": [_key(*map(str, row)) for row in summary[list(GROUP)].itertuples(index=False, name=None)],
+        "keys": [_key(*map(str, group)) for group in group_keys(summary)],
     }
 
 
-def _coded(texts: Iterable[str]) -> dict[str, Any]:
-    """Texts as the distinct ones and the place of each among them."""
-    places: dict[str, int] = {}
-    order = [places.setdefault(plain(text), len(places)) for text in texts]
-    return {"words": list(places), "places": order}
+def _lines(summary: pd.DataFrame) -> Mapping[str, Any]:
+    """The curve that each case is a point of; curves that differ by their machine alone stand beside each other."""
+    labels, rows = CaseLabels(summary), summary.to_dict("records")
+    alike = [", ".join(filter(None, (labels.unit(row), labels.detail(row, without=("machine",))))) for row in rows]
+    machines = [row["machine"] if "machine" in labels.axes else "" for row in rows]
+    lines = [", ".join(filter(None, pair)) for pair in zip(alike, machines, strict=True)]
+    ranks = {text: rank for rank, text in enumerate(dict.fromkeys(alike))}
+    beside = sorted(dict.fromkeys(zip(alike, lines, strict=True)), key=lambda pair: ranks[pair[0]])
+    return _coded(lines, [text for _, text in beside])
+
+
+def _coded(texts: Iterable[str], first: Iterable[str] = ()) -> dict[str, Any]:
+    """Texts as the distinct ones, those of `first` at their head, and the place of each among them."""
+    places = {text: place for place, text in enumerate(dict.fromkeys(map(plain, first)))}
+    found = [places.setdefault(plain(text), len(places)) for text in texts]
+    return {"words": list(places), "places": found}
 
 
 def _is_number(summary: pd.DataFrame, name: str) -> bool:
@@ -205,7 +208,9 @@ def _verdicts(contents: Contents) -> dict[str, list[str]]:
     if hardware is None:
         return {}
     cells = hardware.cells.to_dict("records")
-    found = {(row["machine"], row["case_key"]): row["verdict"] if known(row["verdict"]) else row["outcome"] for row in cells}
+    found = {
+        (row["machine"], row["case_key"]): row["verdict"] if known(row["verdict"]) else row["outcome"] for row in cells
+    }
     pairs = zip(contents.summary["machine"], contents.summary["case_key"], strict=True)
     return {"verdict": ["baseline" if pair[0] == hardware.baseline else str(found.get(pair, "none")) for pair in pairs]}
 
