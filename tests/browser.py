@@ -85,13 +85,17 @@ class Page:
             scripts: Whether scripts run.
             fragment: What follows the address, with its `#`.
         """
-        self.events.clear()
         self.call("Emulation.setScriptExecutionDisabled", value=not scripts)
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", media="print" if paper else "screen", features=[scheme])
-        if "loaderId" not in self.call("Page.navigate", url=f"{path.resolve().as_uri()}{fragment}"):
-            self.call("Page.reload")  # only the fragment differs from what is open
+        if fragment:  # where only the fragment differs from what is open, nothing would be loaded
+            self._load("about:blank")
+        self._load(f"{path.resolve().as_uri()}{fragment}")
+
+    def _load(self, address: str) -> None:
+        self.events.clear()
+        self.call("Page.navigate", url=address)
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self._read())
 

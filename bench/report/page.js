@@ -289,6 +289,7 @@
         ctx.stroke();
       }
     }
+    ctx.restore();
     if (points().includes(current)) {
       ctx.strokeStyle = colour("--ink");
       ctx.lineWidth = 2 * devicePixelRatio;
@@ -296,7 +297,6 @@
       ctx.arc(place(numbers.batch_size[current], "x"), place(numbers[view.y][current], "y"), 8 * devicePixelRatio, 0, 7);
       ctx.stroke();
     }
-    ctx.restore();
   };
   const drawChart = (rows) => {
     plot?.destroy();
@@ -344,16 +344,28 @@
       for (const place of drawn[at].points) found.set(numbers.batch_size[place], numbers[view.y][place]);
       return sizes.map((size) => found.get(size));
     });
+    const along = (size) => (view.x === "log" ? Math.log(size) : size) - (view.x === "log" ? Math.log(sizes[0]) : sizes[0]);
+    const ticks = (self) => { // the batch sizes themselves, as far apart as their numbers need
+      let last = -Infinity;
+      return sizes.filter((size) => {
+        const at = ((self.width - 100) * along(size)) / (along(sizes.at(-1)) || 1);
+        if (at - last < 46) return false;
+        last = at;
+        return true;
+      });
+    };
     const paint = { stroke: colour("--muted"), grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line"), width: 1 } };
     const short = (value) => (value === null ? "" : unit === "bytes" || unit === "seconds" ? print(value, unit, tick) : tick(value));
     plot = new uPlot({
       width: Math.max(chart.clientWidth, 200), height: 340, cursor: { show: false }, legend: { show: false },
       scales: {
-        x: { time: false, distr: view.x === "log" ? 3 : 1, log: 2 },
+        x: { time: false, distr: view.x === "log" ? 3 : 1, log: 2, range: (_, least, most) => ( // room for the marks
+          view.x === "log" ? [least / 1.15, most * 1.15] : [least - (most - least || 1) * 0.04, most + (most - least || 1) * 0.04]) },
         y: { distr: view.scale === "log" ? 3 : 1, log: unit === "bytes" ? 2 : 10 },
       },
       axes: [
-        { ...paint, label: "batch size", values: (_, splits) => splits.map((value) => (value === null ? "" : value < 1e5 ? String(value) : tick(value))) },
+        { ...paint, label: "batch size", splits: ticks, filter: (_, splits) => splits,
+          values: (_, splits) => splits.map((size) => (size < 1e5 ? String(size) : tick(size))) },
         { ...paint, label: what, size: 78, values: (_, splits) => splits.map(short) },
       ],
       series: [{}, ...drawn.map(({ name, stroke, dash }) => (

@@ -264,7 +264,7 @@ def test_two_cases_stand_side_by_side_with_their_ratio(tab, pages):
 
 def test_an_address_restores_the_view(tab, pages):
     choose(tab, "only-optimizer", "adam")
-    choose(tab, "find", "mnist")
+    choose(tab, "find", "resnet18")
     choose(tab, "quantity", "formula_bytes")
     choose(tab, "x-axis", "linear")
     tab.value("document.querySelector('.legend input').click()")

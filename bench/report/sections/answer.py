@@ -58,11 +58,12 @@ def _scope(contents: Contents) -> Bullets:
     spread = f"{processes[0]} to {processes[-1]}" if len(processes) > 1 else f"{processes[0]}" if processes else "no"
     noun = "process" if processes == [1] else "processes"
     models, datasets = (listed(dict.fromkeys(summary[axis]), 6) for axis in ("model", "dataset"))
+    described = "".join(f" {plain(text, 200).rstrip('.')}." for text in contents.noted("description")[:1])
     items: list[Words] = [
         (
             Strong("Measured: "),
             f"{len(ran)} cases ({models} on {datasets}) on {listed(contents.machines, 4)}; "
-            f"{ok} of {planned} runs ended well. {plain(' '.join(contents.noted('description')[:1]), 200)}".rstrip(),
+            f"{ok} of {planned} runs ended well.{described}",
         ),
         (
             Strong("How: "),
