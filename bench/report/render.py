@@ -190,7 +190,8 @@ class Embedded:
 def embedded() -> Embedded:
     """The style and the scripts of every page, from the package's files."""
     style = _tidy(_file("vendored/uPlot.min.css") + _file("page.css"))
-    scripts = [_tidy(_file(name)) for name in ("vendored/uPlot.iife.min.js", "page.js")]
+    licence = f"/*! uPlot\n{_file('vendored/uPlot.LICENSE')}\n*/\n"  # goes wherever a copy goes
+    scripts = [_tidy(licence + _file("vendored/uPlot.iife.min.js")), _tidy(_file("page.js"))]
     sources = " ".join(map(_source, scripts))
     policy = (
         f"default-src 'none'; img-src data:; style-src {_source(style)}; script-src {sources}; "
