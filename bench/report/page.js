@@ -170,7 +170,7 @@
   const chart = make("div", {
     id: "chart", tabindex: "0", role: "application", "aria-describedby": "keys-of-chart",
     onkeydown: (event) => walk(event), onfocus: () => current ?? point(points()[0]),
-    onpointermove: (event) => point(nearest(event)), onclick: (event) => pin(nearest(event)),
+    onpointermove: (event) => point(nearest(event)), onclick: (event) => press(nearest(event)),
   });
   const legend = make("div", { class: "legend", role: "group", "aria-label": "Lines shown" });
   const pinned = make("div", { id: "pinned" });
@@ -382,6 +382,7 @@
     change({ pin: others.length < view.pin.length ? others : [...others, place].slice(-2) });
   };
   const ratios = new Set([...quantities.map(({ name }) => name), "step_p50_s", "step_p99_s"]);
+  const press = (place) => (place === current ? pin(place) : point(place)); // where nothing hovers, the first tap points
   const drawPinned = () => {
     pinned.replaceChildren();
     if (!view.pin.length) return;
@@ -419,11 +420,11 @@
     const status = named.get("status");
     body.replaceChildren(...rows.slice(0, view.all ? rows.length : CELLS).map((place) => {
       const on = view.pin.includes(place);
-      const press = button(on ? "✓" : "+", () => {
+      const toggle = button(on ? "✓" : "+", () => {
         pin(place);
         body.querySelector(`[data-key="${keys[place]}"]`)?.focus();
       }, { "aria-pressed": String(on), "aria-label": `Pin ${title(place)}`, "data-key": keys[place] });
-      return make("tr", cell(status, place) === "ok" ? {} : { class: "warning" }, make("td", {}, press),
+      return make("tr", cell(status, place) === "ok" ? {} : { class: "warning" }, make("td", {}, toggle),
         ...columns.map((column) => {
           const text = cell(column, place);
           return make("td", numbers[column.name] ? { class: "number" } : { class: text.length <= 24 ? "short" : "long" }, text);

@@ -193,10 +193,17 @@ def test_the_keyboard_walks_along_curves_and_says_value_interval_n_and_run_keys(
     first = text(tab, "#readout")
     tab.press("ArrowRight")
     second = text(tab, "#readout")
+    head = tab.value("[...document.querySelectorAll('#explorer .cases th')].map(cell => cell.textContent)")
+    place = head.index("samples/s (95 % interval)")
+    assert head[1:5] == ["model", "data set", "optimizer", "batch"]
     for words, batch in ((first, 16), (second, 64)):
         optimizer = "adam" if "adam" in words else "sgd"
         assert f"mlp on mnist, {optimizer}, batch {batch} ·" in words
-        assert "samples/s (95 % interval" in words and "n = 3 processes" in words
+        (cell,) = [
+            row[place] for row in rows(tab) if f"mlp|{optimizer}|{batch}|" in "|".join((row[1], row[3], row[4], ""))
+        ]
+        rate, low, _, high = cell.replace("(", "").replace(")", "").split(" ")
+        assert words.startswith(f"{rate} samples/s (95 % interval {low} to {high}; n = 3 processes)")
         keys = told(pages["one"], batch, optimizer=optimizer)
         assert len(keys) == 3 and words.endswith(f"run keys: {' '.join(keys)}")
     tab.press("ArrowLeft")
