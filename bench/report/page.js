@@ -104,7 +104,7 @@
     if (view.lines) asked.set("lines", view.lines.map(lineKey).join("."));
     if (view.pin.length) asked.set("pin", view.pin.map((place) => keys[place]).join("."));
     if (view.all) asked.set("all", "1");
-    return asked.size ? `#${asked}` : "#view=all";
+    return asked.size ? `#${asked}` : location.pathname + location.search;
   };
   const fromAddress = () => {
     const asked = new URLSearchParams(location.hash.slice(1));
@@ -239,14 +239,15 @@
   const point = (place) => {
     if (place === null || place === undefined || place === current) return;
     current = place;
-    const { unit } = quantities.find(({ name }) => name === view.y);
+    const { unit, estimate } = quantities.find(({ name }) => name === view.y);
     const [low, high] = interval(place);
     const processes = numbers.processes[place];
     const from = unit === "rate" || unit === "joules" ? digits : (value) => print(value, unit);
+    const n = `n = ${processes} ${processes === 1 ? "process" : "processes"}`;
     const span = typeof low === "number" ? `95 % interval ${from(low)} to ${from(high)}` : "no interval";
     readout.replaceChildren(
       make("strong", {}, print(numbers[view.y][place], unit)),
-      ` (${span}; n = ${processes} ${processes === 1 ? "process" : "processes"}) · ${title(place)} · run keys: `,
+      ` (${estimate ? "an estimate, without running" : `${span}; ${n}`}) · ${title(place)} · run keys: `,
       make("code", {}, runs[place] || "none"));
     plot?.redraw(false);
   };

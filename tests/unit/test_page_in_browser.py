@@ -137,6 +137,7 @@ def test_a_filter_keeps_the_rows_that_say_so(tab, control, value, column):
     assert text(tab, "#count") == f"{every.count(value)} of 12 cases"
     press(tab, "Reset")
     assert rows(tab, column) == every
+    assert tab.value("location.href").endswith("/index.html")
 
 
 def test_status_verdict_and_text_are_filtered(tab, browsed, pages):
@@ -251,6 +252,8 @@ def test_axes_and_quantities_change_what_is_drawn(tab):
     assert "peak allocated" in tab.value("document.getElementById('chart').ariaLabel")
     for value in offered(tab, "quantity"):
         choose(tab, "quantity", value)
+        tab.value("document.activeElement.blur(), document.getElementById('chart').focus()")
+        assert ("an estimate" in text(tab, "#readout")) == value.startswith(("formula_", "trace_"))
         assert not tab.value("document.getElementById('chart').ariaLabel").endswith(" 0 points")
 
 

@@ -137,7 +137,10 @@ def _explored(contents: Contents, columns: Sequence[Mapping[str, Any]]) -> Mappi
             *({"name": name, "title": name, "hidden": True, **_coded(summary[name])} for name in unseen),
         ],
         "numbers": {name: [_number(value) for value in summary[name]] for name in numbers},
-        "quantities": [{"name": name, "title": title, "unit": unit} for name, title, unit in drawn],
+        "quantities": [
+            {"name": name, "title": title, "unit": unit, "estimate": name.startswith(("formula_", "trace_"))}
+            for name, title, unit in drawn
+        ],
         "filters": ["machine", "model", "dataset", "optimizer", "status", *judged],
         "lines": _lines(summary),
         "runs": _runs(contents),
