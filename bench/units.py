@@ -150,6 +150,8 @@ def counted(count: int, singular: str, plural: str | None = None) -> str:
 
 def _three_digits(value: float) -> str:
     size = abs(value)
+    if size >= 1e15:  # no number of this world; digits without end would fill a page
+        return f"{value:.3g}"
     if size >= 1000:
         rounded = round(value, 2 - math.floor(math.log10(size)))
         return f"{rounded:,.0f}"

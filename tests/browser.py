@@ -64,20 +64,56 @@ class Page:
             self.events.append(got)
 
     def open(
-        self, path: Path, *, width: int = 1280, height: int = 900, dark: bool = False, paper: bool = False
+        self,
+        path: Path,
+        *,
+        width: int = 1280,
+        height: int = 900,
+        dark: bool = False,
+        paper: bool = False,
+        scripts: bool = True,
+        fragment: str = "",
     ) -> None:
-        """Load a file at a width in CSS pixels, in light or dark, on the screen or as printed."""
-        self.events.clear()
+        """Load a file at a width in CSS pixels, in light or dark, on the screen or as printed, with scripts or without.
+
+        Args:
+            path: Of the file.
+            width: Of the window.
+            height: Of the window.
+            dark: Whether the reader prefers dark pages.
+            paper: Whether it is laid out for printing.
+            scripts: Whether scripts run.
+            fragment: What follows the address, with its `#`.
+        """
+        self.call("Emulation.setScriptExecutionDisabled", value=not scripts)
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", media="print" if paper else "screen", features=[scheme])
-        self.call("Page.navigate", url=path.resolve().as_uri())
+        if fragment:  # where only the fragment differs from what is open, nothing would be loaded
+            self._load("about:blank")
+        self._load(f"{path.resolve().as_uri()}{fragment}")
+
+    def _load(self, address: str) -> None:
+        self.events.clear()
+        self.call("Page.navigate", url=address)
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self._read())
 
     def value(self, expression: str) -> Any:
-        """What a JavaScript expression gives in the page."""
-        return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+        """What a JavaScript expression gives in the page, or the promise that it gives."""
+        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
+
+    def press(self, key: str) -> None:
+        """Press and release a key, by its name in the DOM: `ArrowRight`, `Enter`."""
+        for kind in ("keyDown", "keyUp"):
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key)
+
+    def point(self, x: float, y: float, *, click: bool = False) -> None:
+        """Move the mouse to a place in the window, and click there."""
+        for kind in ("mouseMoved", *(("mousePressed", "mouseReleased") if click else ())):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left" if click else "none", clickCount=1)
 
     def screenshot(self) -> bytes:
         """The whole page as PNG, not the visible part alone."""

@@ -557,7 +557,8 @@ def _flagged(runs: Runs) -> Hit:
     "Use a quieter machine; if the work itself is uneven, measure more steps.",
 )
 def _skewed_steps(runs: Runs) -> Hit:
-    ratio = runs.number("samples_per_s") * runs.number("median_step_time_s") / runs.number("batch_size")
+    with np.errstate(over="ignore"):  # absurd numbers give an absurd ratio
+        ratio = runs.number("samples_per_s") * runs.number("median_step_time_s") / runs.number("batch_size")
     low, high = SKEW_WINDOW
     return Hit((ratio < low) | (ratio > high), runs.last & ~np.isnan(ratio))
 

@@ -6,9 +6,9 @@ emphasis is `Strong` and `Code`, and the renderers escape the rest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,22 +86,33 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
+class Explorer:
+    """A table of cases that the page's script replaces by one that is sorted, filtered, drawn and compared.
+
+    Attributes:
+        table: What stands there without scripts, and in Markdown.
+        data: What the script works on, as JSON has it; `page.js` says how it is made up.
+    """
+
+    table: Table
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Picture:
     """A figure with its caption and a link to its numbers.
 
     Attributes:
         name: Of its files: `figures/<name>.png` and `.csv`.
-        title: For people.
+        title: The question that it answers, set above it.
         caption: How to read it.
         alt: What it shows, for those who do not see it.
-        headed: Whether Markdown sets the title above it; the page never does, since the picture has it.
     """
 
     name: str
     title: str
     caption: str
     alt: str
-    headed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,4 +138,4 @@ class Fold:
     blocks: Sequence[Block] = field(default_factory=tuple)
 
 
-Block = Paragraph | Headline | Notice | Bullets | Table | Picture | Listing | Heading | Fold
+Block = Paragraph | Headline | Notice | Bullets | Table | Explorer | Picture | Listing | Heading | Fold

@@ -155,8 +155,9 @@ class Section:
     """A section of the report.
 
     Attributes:
-        order: Its place: 10 answer, 20 validity, 30 disclosures, 40 figures, 50 table, 60 limits, 70 how to
-            reproduce. The first holds the most important figure.
+        order: Its place: 10 answer, 15 figures, 18 fastest cases, 20 validity, 25 fit to publish, 35 to 46 what the
+            numbers say, 50 all cases, 55 disclosures, 60 limits, 70 how to reproduce. The first holds the most
+            important figure.
         title: Its heading; empty for the first, which stands under the report's title.
         build: What it says; nothing leaves the section out.
     """

@@ -24,7 +24,7 @@ class Drawing:
 
     Attributes:
         name: Of its files: `figures/<name>.png` and `.csv`.
-        title: For people.
+        title: The question that it answers.
         caption: How to read it, and what it leaves to the CSV.
         alt: What it shows, with the main numbers, for those who do not see it.
         figure: The figure, in the light colours of `bench.report.theme`.

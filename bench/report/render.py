@@ -1,7 +1,8 @@
 """Results folders in, a report's folder out: blocks as GitHub's Markdown, and as one HTML page.
 
 Markdown has relative images, no HTML but the folds, and nothing from results unescaped. The page needs nothing beside
-it: its images are inside, it has no scripts, and it loads nothing.
+it: its images and scripts are inside, and it loads nothing. Its content policy names the hashes of its style and its
+scripts, so that nothing else in it is ever run; what the scripts work on is JSON, and they put it in as text alone.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any
 import jinja2
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
 from bench import __version__
 from bench.analysis import Findings, damaged_parts, judge, summarise_cases, told_reproductions
@@ -77,10 +79,10 @@ def _block(block: Block) -> str:
             return f"### {markdown(text)}"
         case b.Listing(text, language):
             return markdown_fence(text, language)
-        case b.Table():
-            return _table(block)
-        case b.Picture(name, title, caption, alt, headed):
-            head = f"### {markdown(title)}\n\n" if headed else ""
+        case b.Table() | b.Explorer():
+            return _table(block.table if isinstance(block, b.Explorer) else block)
+        case b.Picture(name, title, caption, alt):
+            head = f"### {markdown(title)}\n\n"
             image = f"![{markdown(alt, _LONG)}](figures/{name}.png)"
             below = f"{markdown_start(markdown(caption, _LONG))} ([numbers](figures/{name}.csv))"
             return f"{head}{image}\n\n{below}"
@@ -171,8 +173,59 @@ def render_html(
         images: The figures by name.
         version: Of the package, for the foot.
     """
-    page = _template().render(title=title, sections=list(sections), images=images, version=version)
-    return "\n".join(line.rstrip() for line in page.splitlines() if line.strip()) + "\n"
+    page = _template().render(title=title, sections=list(sections), images=images, version=version, embedded=embedded())
+    return f"{_tidy(page)}\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """What a page carries beside its content.
+
+    Attributes:
+        style: Its style.
+        scripts: Its scripts: uPlot, which draws curves, and the page's own.
+        policy: The content policy that allows these, images within the page, and nothing else.
+    """
+
+    style: Markup
+    scripts: Sequence[Markup]
+    policy: str
+
+
+@functools.cache
+def embedded() -> Embedded:
+    """The style and the scripts of every page, from the package's files."""
+    style = _tidy(_file("vendored/uPlot.min.css") + _file("page.css"))
+    licence = f"/*! uPlot\n{_file('vendored/uPlot.LICENSE')}\n*/\n"  # goes wherever a copy goes
+    scripts = [_tidy(licence + _file("vendored/uPlot.iife.min.js")), _tidy(_file("page.js"))]
+    sources = " ".join(map(_source, scripts))
+    policy = (
+        f"default-src 'none'; img-src data:; style-src {_source(style)}; script-src {sources}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    return Embedded(Markup(style), [Markup(script) for script in scripts], policy)
+
+
+def _source(text: str) -> str:
+    """A text as the policy names it (https://www.w3.org/TR/CSP3/#grammardef-hash-source)."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}'"
+
+
+def _tidy(text: str) -> str:
+    """The text without blank lines and spaces at ends of lines, which leaves a tidy text as it is."""
+    return "\n".join(line.rstrip() for line in text.splitlines() if line.strip())
+
+
+def _as_json(data: Any) -> Markup:
+    """JSON for a block of data within a page: ASCII, and without a mark that could end the block."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    for mark in "<>&":
+        text = text.replace(mark, f"\\u{ord(mark):04x}")
+    return Markup(text)
+
+
+def _file(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text("utf-8")
 
 
 @functools.cache
@@ -182,10 +235,11 @@ def _template() -> jinja2.Template:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        loader=jinja2.FunctionLoader(lambda name: resources.files(__package__).joinpath(name).read_text("utf-8")),
+        loader=jinja2.FunctionLoader(_file),
     )
     environment.filters["plain"] = plain
     environment.filters["verbatim"] = verbatim
+    environment.filters["json"] = _as_json
     environment.filters["kind"] = lambda block: type(block).__name__
     return environment.get_template("page.html.j2")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
@@ -84,7 +85,13 @@ def geometric_interval(values: Sequence[float], confidence: float = CONFIDENCE) 
     on_logs = mean_interval(np.log(numbers).tolist(), confidence)
     if on_logs.low is None or on_logs.high is None:
         return Interval(float(numbers[0]), None, None, 1, confidence)
-    return Interval(math.exp(on_logs.middle), math.exp(on_logs.low), math.exp(on_logs.high), on_logs.n, confidence)
+    middle, low, high = (
+        math.exp(end) if end < _LARGEST else math.inf for end in (on_logs.middle, on_logs.low, on_logs.high)
+    )
+    return Interval(middle, low, high, on_logs.n, confidence)
+
+
+_LARGEST = math.log(sys.float_info.max)
 
 
 def median_interval(values: Sequence[float] | np.ndarray, confidence: float = CONFIDENCE) -> Interval:

@@ -6,6 +6,7 @@ import io
 import re
 import sys
 import textwrap
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -172,9 +173,17 @@ def test_shares_of_the_peaks_are_in_a_section_and_in_the_table_of_a_gpu_alone(cp
 
 def test_sections_stand_in_the_order_of_the_rules(cpu_report):
     headings = re.findall(r"^## (.+)$", (cpu_report / "report.md").read_text(), re.MULTILINE)
-    expected = ["Validity", "Machine and protocol", "Figures", "All cases", "Limits", "How to reproduce"]
+    expected = [
+        "Figures",
+        "Fastest cases",
+        "Validity",
+        "All cases",
+        "Machine and protocol",
+        "Limits",
+        "How to reproduce",
+    ]
     assert [heading for heading in headings if heading in expected] == expected
-    assert re.findall(r"<h2[^>]*>([^<]+)</h2>", (cpu_report / "index.html").read_text()) == headings
+    assert re.findall(r'<h2 id="section-\d+">([^<]+)</h2>', (cpu_report / "index.html").read_text()) == headings
 
 
 def test_the_first_page_says_what_was_measured_on_what_and_how_far_to_trust_it(cpu_report):
@@ -206,13 +215,16 @@ def test_every_finding_stands_on_one_line_with_one_count_and_its_remedy_is_folde
 
 def test_the_most_important_figure_stands_right_after_the_answer(cpu_report, gpu_report):
     for folder in (cpu_report, gpu_report):
-        answer, picture, caption, verdict, *_ = first_page(folder).split("\n\n")[1:]
+        answer, question, picture, caption, verdict, *minded = first_page(folder).split("\n\n")[1:]
         assert answer.startswith("**On ")
         assert re.fullmatch(r"!\[[^\n]+\]\(figures/accuracy\.png\)", picture)
         assert "figures/accuracy.csv" in caption
         assert verdict.startswith("> [!")
+        assert question.startswith("### ") and question.endswith("?")
+        lines = [line for part in minded for line in part.splitlines()]
+        assert len(lines) <= 4 and all(line.startswith("- **") for line in lines)  # with the verdict five
         html = (folder / "index.html").read_text()
-        assert 0 < html.index('class="answer"') < html.index('<figure id="accuracy">') < html.index("<h2")
+        assert 0 < html.index('class="answer"') < html.index('<figure id="accuracy">') < html.index("<h2 id=")
         for page in (html, (folder / "report.md").read_text()):
             assert len(re.findall(r'figures/accuracy\.png|<figure id="accuracy">', page)) == 1
 
@@ -330,12 +342,58 @@ def test_the_report_says_what_estimates_leave_out(tmp_path, gpu_report):
 def test_html_needs_nothing_beside_it(cpu_report, gpu_report):
     for folder in (cpu_report, gpu_report):
         html = (folder / "index.html").read_text()
-        assert "<script" not in html
+        assert (
+            len(re.findall(r"<script(?![^>]*application/json)", html)) == 2
+        )  # allowed by their hashes, without a source
         targets = re.findall(r'(?:src|srcset|href)="([^"]+)"', html)
         assert all(target.startswith(("data:image/png;base64,", "#", "figures/", "table.csv")) for target in targets)
         assert "url(" not in html
         assert "@import" not in html
-        assert len(html) < 5_000_000
+        assert len(html) < 3_000_000
+
+
+def test_figures_stand_before_tables_and_each_asks_its_question(cpu_report, gpu_report):
+    for folder in (cpu_report, gpu_report):
+        text, html = (folder / "report.md").read_text(), (folder / "index.html").read_text()
+        assert text.rindex("](figures/") < text.index("| --- ")
+        assert html.rindex("<figure ") < html.index("<table")
+        questions = re.findall(r"^### ([^\n]+)\n\n!\[", text, re.MULTILINE)
+        assert len(questions) == len(list((folder / "figures").glob("*.png"))) > 3
+        assert all(question.endswith("?") for question in questions)
+        assert re.findall(r'<h[23] class="question">([^<]+)</h[23]>\n<figure', html) == questions
+
+
+def test_the_policy_allows_the_scripts_and_the_style_of_the_page_by_their_hashes_alone(cpu_report):
+    import base64
+    import hashlib
+
+    def sources(tag):
+        texts = re.findall(f"<{tag}>(.*?)</{tag}>", html, re.DOTALL)
+        return [f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in texts]
+
+    html = (cpu_report / "index.html").read_text()
+    (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]+)"', html)
+    rules = dict(rule.split(" ", 1) for rule in policy.replace("&#39;", "'").split("; "))
+    assert rules.pop("script-src").split() == sources("script")
+    assert rules.pop("style-src").split() == sources("style")
+    assert rules == {"default-src": "'none'", "img-src": "data:", "base-uri": "'none'", "form-action": "'none'"}
+
+
+def test_what_the_page_embeds_of_others_is_what_they_published_with_its_licence(cpu_report):
+    """uPlot 1.6.32 from the npm registry: `npm pack uplot@1.6.32`."""
+    import hashlib
+
+    from bench import report
+
+    folder = Path(report.__file__).parent / "vendored"
+    assert {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()} == {
+        "uPlot.LICENSE": "8f989229699b4fe2f1a0432d0e9edc338a8a911e250e2d1b01ecd770a5f5b1bd",
+        "uPlot.iife.min.js": "19c8d4c6ad88929a79f4ae49d6f7161566dfd0ba3d15cc495e974f787eb78f1f",
+        "uPlot.min.css": "df630c6a8d6f8eeaff264b50f73ce5b114f646ffd9a0bb74f049b0a00135fa04",
+    }
+    html = (cpu_report / "index.html").read_text()
+    for name in ("uPlot.LICENSE", "uPlot.iife.min.js", "uPlot.min.css"):
+        assert all(line.rstrip() in html for line in (folder / name).read_text().splitlines())
 
 
 def test_figures_are_readable_on_dark_paper(cpu_report):

@@ -40,7 +40,7 @@ def draw(contents: Contents) -> Drawing | None:
     _legend(figure, numbers)
     return Drawing(
         name="accuracy",
-        title="Measured against estimated memory",
+        title="How far are the estimates from what was measured?",
         caption=(
             "Left: each point is a case; the line is where estimate and measurement are equal. Right: relative errors, "
             "(estimate - measured) / measured; the bar reaches from the 10th to the 90th percentile of the cases, the "

@@ -66,7 +66,7 @@ def draw(contents: Contents) -> Drawing | None:
     _legend(figure, [category for category in _CATEGORIES if category.label in set(shown["category"])])
     return Drawing(
         name="categories",
-        title="Where memory goes",
+        title="Where does the memory go?",
         caption=(
             "Each bar stacks an estimate's categories as shares of the measured peak. The gap below the dashed line is "
             "memory that the estimate misses; anything above the line was not live at the peak. Cases without a "

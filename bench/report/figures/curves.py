@@ -49,7 +49,7 @@ def draw(contents: Contents) -> Drawing | None:
     draw_legend(figure, [*line_handles(layout, out_of_memory=out), ring])
     return Drawing(
         name="curves",
-        title="Throughput against batch size, machine by machine",
+        title="Which machine is fastest at which batch size?",
         caption=(
             "Both axes are logarithmic. Points are geometric means of one number a process; bars are 95 % intervals "
             "over processes (none where a case ran in one). A line breaks where a planned case has no speed. The ring "

@@ -40,7 +40,7 @@ def draw(contents: Contents) -> Drawing | None:
     silent = [name for name in contents.machines if name not in set(rows.loc[known, "machine"])]
     return Drawing(
         name="energy",
-        title="Energy per sample",
+        title="How much energy does a sample take?",
         caption=(
             "Both axes are logarithmic. Joules of the GPU alone (its own counter, NVML) over the measured steps, "
             "divided by their samples; the host is not in it. Points are geometric means of one number a process; bars "

@@ -39,7 +39,7 @@ def draw(contents: Contents) -> Drawing | None:
     kinds = [str(kind) for kind in dict.fromkeys(shares["memory_of"])]
     return Drawing(
         name="headroom",
-        title="Memory headroom, machine by machine",
+        title="How much of its memory is left on each machine?",
         caption=(
             "The peak of each case as a share of its machine's memory; what is missing to 100 % is free. Counted: "
             f"{'; '.join(kinds)}. The dotted line is a rule of thumb, to keep to {SAFE_SHARE * 100:.0f} % of the "

@@ -65,7 +65,7 @@ def draw(contents: Contents) -> Drawing | None:
     left = len(numbers[["panel", "series"]].drop_duplicates()) - len(pairs)
     return Drawing(
         name="memory",
-        title="Peak memory against batch size",
+        title="How much memory does each batch size take?",
         caption=(
             "Both axes are logarithmic. Measured peaks are the largest of the processes; estimates are drawn for cases "
             "that ran out of memory as well (shaded)."

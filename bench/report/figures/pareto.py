@@ -57,7 +57,7 @@ def draw(contents: Contents) -> Drawing | None:
     draw_legend(figure, [*line_handles(layout), ring_handle("on the front of all machines")])
     return Drawing(
         name="pareto",
-        title="Throughput against memory",
+        title="Which cases give the most speed for their memory?",
         caption=(
             "Both axes are logarithmic; a point is a case with its 95 % interval over processes. The stepped line is "
             "the Pareto front of a machine: of its cases, none is at least as fast with less memory, or faster with as "

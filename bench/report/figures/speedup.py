@@ -61,7 +61,7 @@ def draw(contents: Contents) -> Drawing | None:
     left = len(numbers[~numbers["drawn"]])
     return Drawing(
         name="speedup",
-        title=f"Throughput against {hardware.baseline}",
+        title=f"How much faster is each machine than {hardware.baseline}?",
         caption=(
             f"Throughput over that of {hardware.baseline}, with its 95 % interval (Welch, over processes); colour is "
             "logarithmic around 1. Hatched cells are unclear: the interval does not settle whether there is a "

@@ -47,7 +47,7 @@ def draw(contents: Contents) -> Drawing | None:
     cut = " Only the first 300 steps of each process are drawn." if _is_cut(contents.frame, chosen) else ""
     return Drawing(
         name="steps",
-        title="Step times in the order of the steps",
+        title="How steady are the steps?",
         caption=(
             "The fastest case of each model and data set, then those whose processes agree least. Warm-up steps stand "
             "at negative numbers in the shaded part; they are kept and not counted; arrows mark those beyond the "

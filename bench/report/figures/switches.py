@@ -19,8 +19,6 @@ from bench.report.hardware import extreme
 from bench.report.layout import EDGE, draw_intervals, draw_legend, pareto_fronts, spread_panels, tick_bytes, tick_rate
 from bench.units import format_bytes, format_rate
 
-TITLE = "Which switches save memory, and what do they cost in speed?"
-
 _RATE = ["samples_per_s", "samples_per_s_low", "samples_per_s_high"]
 _ESTIMATED = ["trace_peak_allocated_bytes", "estimated_samples_per_s"]
 _COLUMNS = ["panel", "detail", "drawn", "switches", *SWITCHES, "status", "memory_of", "memory_bytes", *_RATE]
@@ -43,7 +41,7 @@ def draw(contents: Contents) -> Drawing | None:
     rows["drawn"] = [pair in chosen for pair in zip(rows["panel"], rows["detail"], strict=True)]
     figure, panels = theme.panels(
         len(pairs),
-        TITLE,
+        "Speed against memory, switch by switch",
         f"{contents.machines[0]} · up and to the left is better · line: nothing measured is faster with less memory",
         row_in=2.6,
         columns=1,
@@ -60,7 +58,7 @@ def draw(contents: Contents) -> Drawing | None:
     left = len(rows[["panel", "detail"]].drop_duplicates()) - len(pairs)
     return Drawing(
         name="switches",
-        title=TITLE,
+        title="Which switches save memory, and what do they cost in speed?",
         caption=(
             "A filled point is a case with its 95 % interval over processes; the stepped line is the Pareto front of "
             "the measured ones."

@@ -38,7 +38,7 @@ def draw(contents: Contents) -> Drawing | None:
     draw_legend(figure, line_handles(layout, out_of_memory=out))
     return Drawing(
         name="throughput",
-        title="Throughput against batch size",
+        title="How fast does each batch size train?",
         caption=(
             "Both axes are logarithmic. Points are geometric means of one number a process; bars are 95 % intervals "
             "over processes (none where a case ran in one). A cross and the shaded range mark batch sizes that ran out "

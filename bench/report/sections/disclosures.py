@@ -84,4 +84,4 @@ def _ranges(frame: pd.DataFrame) -> list[Block]:
     return [Table(["", "over all runs"], cells, caption="Readings of the device and the host.")] if cells else []
 
 
-SECTION = Section(order=30, title="Machine and protocol", build=build)
+SECTION = Section(order=55, title="Machine and protocol", build=build)

@@ -15,4 +15,4 @@ def build(contents: Contents) -> Sequence[Block]:
     return list(contents.pictures.values())[1:]
 
 
-SECTION = Section(order=40, title="Figures", build=build)
+SECTION = Section(order=15, title="Figures", build=build)
