@@ -87,6 +87,12 @@ def claim_run(folder: Path, part: str) -> Claim | None:
     return Claim(path, number)
 
 
+def clear_finished(folder: Path, part: str) -> None:
+    """Take away what a process left that was killed between its run's part and its claim's end."""
+    if (folder / f"{part}.0").exists():  # a glance, where a finished sweep asks for each of its runs
+        Claim(folder / f"{part}.0", 0).close()
+
+
 def is_lost(path: Path) -> bool:
     """Whether the holder of a claim is gone: dead on this host, or silent for `LOST_AFTER_S`."""
     try:

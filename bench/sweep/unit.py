@@ -29,7 +29,7 @@ from bench.probes.selection import DeviceChoice, usable_device
 from bench.records import AXES, Case, DataFacts, Measurement, Planned, Status, columns
 from bench.store import Store, schema
 from bench.store.parts import build_table, commit, notes_of, read, rows_hash
-from bench.sweep.claims import HEARTBEAT_S, MOST_TRIES, Claim, claim_run
+from bench.sweep.claims import HEARTBEAT_S, MOST_TRIES, Claim, claim_run, clear_finished
 from bench.sweep.estimates import estimate_planned
 from bench.sweep.journal import MAX_ATTEMPTS, environment_of
 from bench.sweep.runs import Flight, write_plan
@@ -228,6 +228,7 @@ class RunUnit:
         attempt = self._next_attempt(run) if attempt is None else attempt
         part = journal.part(run, attempt)
         if _path(store, part).exists():
+            clear_finished(store.folder / CLAIMS, part)
             return Result(Came.PRESENT, part)
         claim = claim_run(store.folder / CLAIMS, part)
         if claim is None:

@@ -143,6 +143,16 @@ def test_one_who_comes_back_late_overwrites_nothing(order: Path) -> None:
     assert part.read_bytes() == b"of another"
 
 
+def test_a_claim_of_one_who_was_killed_behind_its_part_is_taken_away(order: Path) -> None:
+    with opened(order) as made:
+        assert made.run(0).came is Came.MEASURED
+        left = claims.claim_run(order.parents[1] / CLAIMS, made.session.journal.part(made.order.runs[0], 0))
+        assert left is not None
+        dead(left.path)
+        assert made.run(0).came is Came.PRESENT
+    assert not list((order.parents[1] / CLAIMS).iterdir())
+
+
 def test_other_code_is_refused(order: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unit, "case_code_key", lambda case: "other")
     with pytest.raises(BenchError, match="other code"), opened(order):
