@@ -168,7 +168,8 @@ def torch_environment(session: nox.Session, version: str) -> str:
     marker = hashlib.sha256(b"".join([*files, " ".join(wanted).encode()])).hexdigest()
     if not (place / "installed.txt").exists() or (place / "installed.txt").read_text() != marker:
         session.run("uv", "venv", "--quiet", "--clear", "--python", session.python or sys.executable, str(place))
-        session.run("uv", "pip", "install", "--quiet", "--python", str(python), *wanted)
+        # runs do not write bytecode, so that torch would be compiled anew in each sweep
+        session.run("uv", "pip", "install", "--quiet", "--compile-bytecode", "--python", str(python), *wanted)
         (place / "installed.txt").write_text(marker)
     return str(python)
 

@@ -117,7 +117,7 @@ def false_row(noise: str, between: str, sizes: Sequence[tuple[int, int, int]] = 
 def planted_row(name: str, *size: object) -> str:
     """A row of the table of changes that are there."""
     results, processes, cases, between, planted = size
-    rates = observe("spread between = within", results, processes, cases, 300, between=between, planted=planted)
+    rates = observe("spread between = within", results, processes, cases, 100, between=between, planted=planted)
     return f"| {name} | {processes} | {between * 100:g} % | {percent(rates.found)} | {percent(rates.near)} | {percent(rates.false)} |"
 
 
