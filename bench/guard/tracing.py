@@ -297,7 +297,6 @@ def _key(case: Case, device: Device, *, workspaces: bool) -> str | None:
     return stable_hash([code, place, variables, axes, str(asdict(device)), workspaces])
 
 
-
 def load_kept(cases: Iterable[Case], device: Device, *, workspaces: bool) -> dict[Case, Guarded]:
     """What is kept of cases, as far as all files are as they were. Needs no torch."""
     folder = trace_cache_folder()
