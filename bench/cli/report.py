@@ -46,8 +46,8 @@ def _report_folder(results: Path | str) -> Path:
     from bench.store import DATA_FOLDER
 
     if isinstance(results, str) or results.is_file():
-        what = "an address" if isinstance(results, str) else "a bundle"
-        raise click.UsageError(f"{what} needs --out, a folder for the report; what is there is only read")
+        what, place = ("an address", "what is there") if isinstance(results, str) else ("a bundle", "the archive")
+        raise click.UsageError(f"{what} needs --out, a folder for the report; {place} is only read")
     return results.parent if results.name == DATA_FOLDER else results
 
 
