@@ -239,6 +239,10 @@
   const point = (place) => {
     if (place === null || place === undefined || place === current) return;
     current = place;
+    say(place);
+    plot?.redraw(false);
+  };
+  const say = (place) => {
     const { unit, estimate } = quantities.find(({ name }) => name === view.y);
     const [low, high] = interval(place);
     const processes = numbers.processes[place];
@@ -249,7 +253,6 @@
       make("strong", {}, print(numbers[view.y][place], unit)),
       ` (${estimate ? "an estimate, without running" : `${span}; ${n}`}) · ${title(place)} · run keys: `,
       make("code", {}, runs[place] || "none"));
-    plot?.redraw(false);
   };
   const walk = (event) => {
     const at = drawn.findIndex(({ points }) => points.includes(current));
@@ -332,7 +335,8 @@
     }));
     const { title: what, unit } = quantities.find(({ name }) => name === view.y) ?? { title: "nothing", unit: "rate" };
     chart.setAttribute("aria-label", `Curves of ${what} over batch size: ${drawn.length} lines, ${points().length} points`);
-    if (!points().includes(current)) {
+    if (points().includes(current)) say(current);
+    else {
       current = null;
       readout.replaceChildren();
     }
