@@ -250,7 +250,8 @@ def _join(sides: Sequence[tuple[str, pd.DataFrame]]) -> tuple[pd.DataFrame, list
     for name in dict.fromkeys(runs.loc[again, "_name"]):
         notes.append(f"{name}: holds runs that another result holds too; they count once.")
     runs = runs[~again]
-    keys = ["_name", *columns(Group)]
+    runs["_code"] = _code_turns(runs)
+    keys = ["_name", *(name for name in columns(Group) if name != "code_key"), "_code"]
     runs["_start"] = runs.groupby(keys, dropna=False)["started_unix_s"].transform("min")
     for name in dict.fromkeys(runs.loc[runs["_start"].isna(), "_name"]):
         notes.append(f"{name}: runs of an environment in which none has started are left out.")
@@ -266,6 +267,16 @@ def _join(sides: Sequence[tuple[str, pd.DataFrame]]) -> tuple[pd.DataFrame, list
         machine = ", ".join(dict.fromkeys(of_result["machine"]))
         results.append(DatedResult(str(first["_name"]), float(first["_start"]), machine, *facts))
     return runs.reset_index(drop=True), results, notes
+
+
+def _code_turns(runs: pd.DataFrame) -> pd.Series:
+    """Whether a run is of the first code of its case in its folder (0), of the second (1), ...
+
+    The key of the code is of the case's own model and optimizer too, so that cases of one result differ in it.
+    """
+    case = ["_name", *(name for name in columns(Group) if name != "code_key"), "case_key"]
+    begun = runs.groupby([*case, "code_key"], dropna=False)["started_unix_s"].transform("min").fillna(np.inf)
+    return begun.groupby([runs[name] for name in case], dropna=False).rank("dense").astype(int) - 1
 
 
 _DEVICE = ["device", "gpu_name", "cpu_model", "device_memory_bytes"]

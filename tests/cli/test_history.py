@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import click.testing
+import pandas as pd
 import pytest
 
 import bench
@@ -163,6 +164,19 @@ def test_a_case_that_no_longer_runs_is_a_regression(tmp_path):
     assert (item["status"], item["before_result"], item["after_result"]) == ("oom", 0, 1)
     assert "CUDA out of memory" in item["reason"]
     assert "failed that ran before" in history(days[0], broken).stdout
+
+
+def test_cases_of_other_code_are_one_result_and_new_code_of_a_case_is_another(tmp_path):
+    from bench.comparison import trace_history
+
+    (day,) = make_days(tmp_path, [1])
+    frame = bench.load(day)
+    cases = frame.assign(code_key=frame["batch_size"].astype(str))  # it is of the case's model and optimizer too
+    assert len(trace_history([("day", cases)]).results) == 1
+    later = cases.assign(code_key="new", started_unix_s=cases["started_unix_s"] + 1e5)
+    found = trace_history([("day", pd.concat([cases, later], ignore_index=True))])
+    assert [item.name for item in found.results] == ["day", "day"]
+    assert found.points.groupby("line")["result"].nunique().eq(2).all()
 
 
 def test_the_same_runs_twice_count_once(slower):
