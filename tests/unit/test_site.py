@@ -215,7 +215,7 @@ def test_a_doubtful_number_is_not_the_fastest_of_a_model(site, bundles, tmp_path
     page = " ".join((tmp_path / "site" / "models" / "mlp.html").read_text().split())
     assert re.search(r"Fastest: <strong>99\d samples/s", page), page
     (told,) = (tmp_path / "site" / "bundles").glob("fast-*.html")
-    assert "not publishable: inconsistent rate" in told.read_text()
+    assert "not publishable: skewed steps, inconsistent rate and 1 more" in told.read_text()
     assert ">fast</a>" not in page.partition("<h2>Bundles</h2>")[0]
 
 
