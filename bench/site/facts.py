@@ -16,7 +16,15 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from bench.analysis import Findings, damaged_parts, judge, last_attempts, spread_hosts, summarise_cases
+from bench.analysis import (
+    Findings,
+    damaged_parts,
+    judge,
+    last_attempts,
+    spread_hosts,
+    summarise_cases,
+    told_reproductions,
+)
 from bench.analysis.findings import group_keys
 from bench.bundles import open_bundle
 from bench.bundles.bundle import MANIFEST, parse_manifest
@@ -164,7 +172,8 @@ def read_facts(bundle: Path) -> BundleFacts:
         loaded = read_results(folder)
         frame = planned_runs(loaded)
         summary = summarise_cases(frame)
-        findings = judge(loaded.frame, summary=summary).joined(damaged_parts(loaded))
+        told = [*damaged_parts(loaded), *told_reproductions(loaded.notes)]
+        findings = judge(loaded.frame, summary=summary).joined(told)
     facts = BundleFacts(
         name=manifest.name,
         digest=manifest.digest,
