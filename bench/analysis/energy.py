@@ -8,9 +8,6 @@ import pandas as pd
 UNCONFIRMED = "energy_unconfirmed"
 """The flag of a run whose counter and whose samples of power disagree; the worker sets it (`probes.gpu_monitor`)."""
 
-ROUGH_WINDOW_S = 0.5
-"""Below it the steps of NVML's energy counter, one in 20 to 100 ms, can be more than a fifth of the energy."""
-
 
 def counted_energy_j(runs: pd.DataFrame) -> np.ndarray:
     """Joules of each run's measured window, shape `(len(runs),)`; NaN where unknown, and where flagged `UNCONFIRMED`.

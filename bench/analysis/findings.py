@@ -21,7 +21,6 @@ import numpy.typing as npt
 import pandas as pd
 
 from bench.analysis.cases import GROUP, last_attempts, summarise_cases
-from bench.analysis.energy import ROUGH_WINDOW_S
 from bench.analysis.labels import SERIES_AXES, CaseLabels, machine_labels
 from bench.analysis.reasons import counted, counted_reasons, group_reasons, tally, tally_names
 from bench.config import TARGETS_FRAC
@@ -819,17 +818,6 @@ _flag_rule(
     "Update the driver; energy of this GPU cannot be relied on until both agree.",
     weakens=Weakens.NOTHING,
 )
-
-
-@_rule(
-    Weakens.NOTHING,
-    "The measured window of {runs} is shorter than 0.5 s, and the GPU's energy counter moves every 20 to 100 ms: their "
-    "energy is rough (none is kept below 0.1 s).",
-    "Set measure.min_window to at least 500 ms.",
-)
-def _energy_window_short(runs: Runs) -> Hit:
-    """Runs with a reading of energy over a short window."""
-    return Hit((runs.number("wall_window_s") < ROUGH_WINDOW_S) & (runs.number("energy_window_j") > 0), runs.measured)
 
 
 @_rule(

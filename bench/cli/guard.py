@@ -99,7 +99,7 @@ def guard(
     as_json: bool,
     **axes: tuple[Any, ...],
 ) -> None:
-    """Compare the memory of training steps with a baseline, without a GPU.
+    """Compare the memory of steps with a baseline, without a GPU.
 
     The trace is exact, so any growth is found; the operators are named at which a step parts from the baseline's. Exit
     code: 3 if a peak grew by more than --allow, 1 if a case has no baseline or cannot be traced, else 0. Speed is

@@ -50,7 +50,7 @@ def history(
     confidence: float,
     as_json: bool,
 ) -> None:
-    """Follow every case over results of different dates, commits, drivers or versions.
+    """Follow each case over results of different dates or versions.
 
     RESULTS are folders, folders of folders, and bundles, in any order: their runs say when they ran. Each case is a
     line for each model of device. Where its level changes by more than results and processes differ by chance, the

@@ -61,7 +61,7 @@ def reproduce(
     no_report: bool,
     as_json: bool,
 ) -> None:
-    """Measure results again, and say for each case whether it came out the same.
+    """Measure results again, and say of each case whether it agrees.
 
     Says what differs from here (code, versions, device, driver, settings), runs the same cases with the same protocol
     and number of processes, and answers same, different or unclear: speed by the statistics of bench compare, memory to

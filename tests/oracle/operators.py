@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -862,6 +863,7 @@ def main() -> None:
     gc.freeze()  # what is loaded need not be looked through after each case
     for case in json.loads(Path(sys.argv[1]).read_text()):
         print(json.dumps(run(case)), flush=True)
+    os._exit(0)  # torch's threads now and then abort a process that tears itself down
 
 
 if __name__ == "__main__":

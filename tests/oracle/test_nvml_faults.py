@@ -34,7 +34,7 @@ batch_size = [8]
 repeats = 1
 warmup_steps = 2
 measured_steps = 4
-min_window = "120 ms"
+min_window = "500 ms"
 order = "sequential"
 [data]
 fetch = false

@@ -74,9 +74,11 @@ class Tags(html.parser.HTMLParser):
         super().__init__()
         self.tags: set[str] = set()
         self.attributes: set[str] = set()
+        self.scripts = 0
 
     def handle_starttag(self, tag, attrs):
         self.tags.add(tag)
+        self.scripts += tag == "script"
         self.attributes |= {name for name, _ in attrs}
 
 
@@ -193,12 +195,14 @@ def _contents(root: Path, model: str, gpu: str, reason: str, note: str, setting:
 def _hold_html(page: str) -> None:
     tags = Tags()
     tags.feed(page)
+    assert page.count("<script") == tags.scripts == 3  # the page's own, its library, and their data
     assert tags.tags <= {
         "html",
         "head",
         "meta",
         "title",
         "style",
+        "script",
         "body",
         "main",
         "h1",
@@ -231,6 +235,7 @@ def _hold_html(page: str) -> None:
         "name",
         "content",
         "http-equiv",
+        "type",
         "class",
         "id",
         "href",
