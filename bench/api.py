@@ -748,7 +748,7 @@ class _Asked:
         if isinstance(model, str) and files.is_name(model.partition(":")[0] + ":"):
             raise BenchError(f'model "{model}": from Python, give the callable itself: import it, and pass model=build')
         axes = dict(axes)
-        own_step, inputs = axes.pop("step", None), tuple(axes.pop("inputs", None) or ())
+        own_step, inputs = axes.pop("step", None), axes.pop("inputs", None) or ()
         entries = _own_entries(model, dataset, sample_shape, classes, optimizer, loss, axes["image_size"])
         if own_step is not None or inputs:
             _add_step(entries, own_step, inputs, dataset, sample_shape)
@@ -849,7 +849,8 @@ def _own_entries(
         return found
     if dataset is not None or image_size is not None:
         raise BenchError("sample_shape: stands in place of dataset and image_size; leave those out")
-    if len(sample_shape) != 3 or not all(isinstance(side, int) and side > 0 for side in sample_shape):
+    sides = sample_shape if isinstance(sample_shape, tuple | list) else ()
+    if len(sides) != 3 or not all(isinstance(side, int) and side > 0 for side in sides):
         raise BenchError(f"sample_shape {sample_shape!r}: three whole numbers (C, H, W) above 0 are needed")
     if not isinstance(classes, int) or classes < 1:
         raise BenchError("classes: with sample_shape, the number of classes is needed: classes=10")
@@ -862,7 +863,7 @@ def _own_entries(
 def _add_step(
     entries: dict[Kind, Entry],
     own_step: Step | None,
-    inputs: tuple[str, ...],
+    inputs: Sequence[str],
     dataset: str | None,
     sample_shape: Shape | None,
 ) -> None:
@@ -876,7 +877,7 @@ def _add_step(
         raise BenchError(f"{name}: goes with a model that is a callable; a model of the catalog has its own step")
     if model is not None and not callable(model):
         raise BenchError(f"step {model!r}: a function (model, optimizer, batch) is needed")
-    entries["model"] = replace(own, step=own_step, inputs=inputs)
+    entries["model"] = replace(own, step=own_step, inputs=inputs)  # type: ignore[arg-type]  # which it checks
     if not inputs:
         return
     if dataset is not None or sample_shape is not None:

@@ -14,6 +14,7 @@ from bench.api import outline
 from bench.catalog import ModelEntry
 from bench.catalog.entries import InputSpec
 from bench.errors import BenchError
+from bench.records import stable_hash
 
 INPUTS = ["int64[B,16]", "int64[B,16]"]
 
@@ -72,6 +73,12 @@ def test_an_input_is_a_type_and_a_shape(text: str, spec: InputSpec) -> None:
 def test_an_input_that_is_none_is_refused_with_what_is_allowed(text: str, said: str) -> None:
     with pytest.raises(BenchError, match=said):
         ModelEntry("own", Small, inputs=(text,), step=step)
+
+
+def test_one_text_is_no_list_of_inputs() -> None:
+    with pytest.raises(BenchError, match=r"inputs 'int64\[B\]': a list"):
+        ModelEntry("own", Small, inputs="int64[B]", step=step)  # type: ignore[arg-type]
+    assert ModelEntry("own", Small, inputs=["int64[B]"], step=step).inputs == ("int64[B]",)  # type: ignore[arg-type]
 
 
 def test_inputs_that_the_usual_step_cannot_take_need_a_step() -> None:
@@ -153,7 +160,7 @@ def test_what_a_child_reads_is_found_by_imports_and_by_opening(tmp_path: Path, m
 
     from bench.guard.tracing import Sources
 
-    (tmp_path / "part_of_it.py").write_text("WIDTH = 3\n")
+    (tmp_path / "part_of_it.py").write_text("import os\n\nWIDTH = os.environ.setdefault('OWN_WIDTH', '3')\n")
     (tmp_path / "whole_of_it.py").write_text("import part_of_it\n\n\ndef build():\n    pass\n")
     (tmp_path / "widths.yaml").write_text("8")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -164,13 +171,15 @@ def test_what_a_child_reads_is_found_by_imports_and_by_opening(tmp_path: Path, m
         import whole_of_it
 
         (tmp_path / "widths.yaml").read_text()
-        sender.send([[path.name for path in found] for found in (sources.read()[0], sources.own(whole_of_it.build))])
+        names = [[path.name for path in found] for found in (sources.read()[0], sources.own(whole_of_it.build))]
+        sender.send([*names, sources.variables])
 
     process = multiprocessing.get_context("fork").Process(target=child)
     process.start()
     process.join(60)
     assert receiver.poll(1)
-    read, own = receiver.recv()
+    read, own, variables = receiver.recv()
     assert {"part_of_it.py", "whole_of_it.py", "widths.yaml"} <= {*read}
     assert {"part_of_it.py", "whole_of_it.py", "widths.yaml"} == {*own}
+    assert variables == {"OWN_WIDTH": stable_hash(None)}  # as it was found, not as it was then set
     assert "whole_of_it" not in sys.modules
