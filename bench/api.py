@@ -524,6 +524,8 @@ def outline(
     from bench.guard import Guarded
     from bench.tasks import guard_one_task
 
+    if isinstance(batch_size, list | tuple):
+        raise BenchError(f"batch_size {batch_size!r}: one whole number is needed; call once for each")
     axes = {"precision": precision, "memory_format": memory_format, "image_size": image_size, **switches}
     asked = _Asked.of(model, [batch_size], dataset, sample_shape, classes, optimizer, loss, axes)
     argument = {"case": asked.cases[0], "device": _known(device, None), "workspaces": workspaces}
@@ -834,9 +836,7 @@ def _own_entries(
     from bench.records import ImageSpec
 
     found: dict[Kind, Entry] = {}
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(model, torch.nn.Module):
-        raise BenchError("model: give what builds the module, such as `lambda: Net()`, not a module that is built")
+    _refuse_built(model, optimizer)
     if callable(model):
         found["model"] = ModelEntry(_name(model, "model"), functools.partial(_build, model), loss=loss, task=None)
     elif loss is not None:
@@ -858,6 +858,17 @@ def _own_entries(
     info = DatasetInfo(images, (), (0.0,) * images.channels, (1.0,) * images.channels, 0, 0)
     found["dataset"] = DatasetEntry("x".join(map(str, images.shape)), lambda: info)
     return found
+
+
+def _refuse_built(model: Model, optimizer: Optimizer) -> None:
+    """Raise BenchError where a module or an optimizer stands in place of what makes it."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(model, torch.nn.Module):
+        raise BenchError("model: give what builds the module, such as `lambda: Net()`, not a module that is built")
+    if torch is not None and isinstance(optimizer, torch.optim.Optimizer):
+        raise BenchError(
+            "optimizer: give what builds it of the parameters, such as torch.optim.AdamW, not one that is built"
+        )
 
 
 def _add_step(
@@ -929,13 +940,17 @@ def _known(device: str | Path | Device, memory: int | str | None) -> Device:
     """
     from bench.client import calibrated
     from bench.config.values import read_bytes, shown
-    from bench.devices import load_device, with_memory
+    from bench.devices import Device, load_device, with_memory
     from bench.devices.calibration import Calibrations
 
     try:
         limit_bytes = None if memory is None else read_bytes(memory)
     except ValueError as error:
         raise BenchError(f"memory {shown(memory)}: {error}") from error
+    if not isinstance(device, str | Path | Device):
+        raise BenchError(
+            f"device {device!r}: a name (bench list devices), the path of a device file or a Device is needed"
+        )
     found = load_device(str(device) if isinstance(device, Path) else device)
     if isinstance(device, str) and not device.endswith(".toml"):
         found = calibrated(found, Calibrations())

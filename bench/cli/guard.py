@@ -308,8 +308,9 @@ def github_lines(changes: Sequence[Change], partings: int, notes: Sequence[str])
         if not lines and kind == "notice":
             continue
         peak = format_change(change.before_bytes, change.after_bytes)
-        head = f"{change.name}: {f'peak {peak}' if peak else change.status.value}"
-        yield f"::{kind} title={_property('Training memory')}::{_data(chr(10).join([head, *lines]))}"
+        head = f"peak {peak}" if peak else "" if lines else change.status.value
+        text = "\n".join(filter(None, [head, *lines]))
+        yield f"::{kind} title={_property('Training memory')}::{_data(f'{change.name}: {text}')}"
     yield from (f"::warning title={_property('Training memory')}::{_data(note)}" for note in notes)
     yield printable(summary_line(changes))
 

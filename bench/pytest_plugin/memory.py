@@ -93,10 +93,7 @@ class TrainingMemory:
     def assert_below(self, size: int | str) -> None:
         """Fail unless the peak of allocated memory is at most `size`, bytes or a text such as `20 GiB`."""
         __tracebackhide__ = True
-        try:
-            most = parse_bytes(str(size))
-        except ValueError as error:
-            pytest.fail(f"{self.name}: assert_below: {error}")
+        most = _or_fail(self.name, _parse_limit, size)
         if self.peak_allocated_bytes > most:
             largest = "\n".join(f"  {tensor.size_bytes:>14,} B  {tensor.label}" for tensor in self.timeline().tensors)
             pytest.fail(
@@ -153,14 +150,23 @@ def _builder(model: Any) -> Any:
     return build
 
 
+def _parse_limit(size: int | str) -> int:
+    """Bytes. Raises BenchError."""
+    try:
+        return parse_bytes(str(size))
+    except ValueError as error:
+        raise BenchError(f"assert_below: {error}") from error
+
+
 def _or_fail(name: str, call: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
     """What a call returns; an error that a user can fix fails the test in one line."""
     __tracebackhide__ = True
     try:
         return call(*arguments, **keywords)
     except BenchError as error:
-        pytest.fail(f"{name}: {error}")
+        said = str(error)
     except TypeError as error:
-        if call.__name__ in str(error):  # a keyword that there is not
-            pytest.fail(f"{name}: training_memory: {str(error).replace(call.__name__, 'training_memory', 1)}")
-        raise
+        if call.__name__ not in str(error):
+            raise
+        said = f"training_memory: {str(error).replace(call.__name__, 'training_memory', 1)}"  # no such keyword
+    pytest.fail(f"{name}: {said}")  # not while the error is handled: pytest would show its frames in this package

@@ -227,3 +227,15 @@ def test_mistakes_have_one_line_and_a_code(project: Project, words: list[str], c
     assert done.returncode == code, done.stdout + done.stderr
     assert said in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_annotations_keep_to_one_line_whatever_a_name_holds() -> None:
+    from bench.cli.guard import github_lines
+    from bench.guard import Change, Course
+
+    changes = [Change("50 %\n::set-env", Course.REFUSED, None, None, "it\r\nreads"), Change("a", Course.NEW, None, None)]
+    lines = list(github_lines(changes, 3, ["100 %"]))
+    assert lines[0] == "::error title=Training memory::50 %25%0A::set-env: cannot be traced: it?%0Areads"
+    assert lines[1] == "::error title=Training memory::a: no baseline"
+    assert lines[2] == "::warning title=Training memory::100 %25"
+    assert [line for line in lines if "\n" in line] == []

@@ -123,6 +123,10 @@ def test_a_step_that_reads_values_is_refused_with_operator_and_line() -> None:
         ({"dataset": "mnist"}, "in place of dataset"),
         ({"step": 3}, "step 3: a function"),
         ({"inputs": ["int64[B,x]"]}, "'x' is not a size"),
+        ({"inputs": 5}, "inputs 5: a list of declarations"),
+        ({"batch_size": [8, 16]}, "one whole number is needed"),
+        ({"device": 3}, "device 3: a name"),
+        ({"optimizer": torch.optim.SGD(Small().parameters())}, r"such as torch\.optim\.AdamW, not one that is built"),
     ],
 )
 def test_what_a_step_of_ones_own_decides_itself_is_refused(changes: dict[str, object], said: str) -> None:
