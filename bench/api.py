@@ -524,8 +524,8 @@ def outline(
     from bench.guard import Guarded
     from bench.tasks import guard_one_task
 
-    if isinstance(batch_size, list | tuple):
-        raise BenchError(f"batch_size {batch_size!r}: one whole number is needed; call once for each")
+    if not isinstance(batch_size, int):
+        raise BenchError(f"batch_size {batch_size!r}: one whole number is needed")
     axes = {"precision": precision, "memory_format": memory_format, "image_size": image_size, **switches}
     asked = _Asked.of(model, [batch_size], dataset, sample_shape, classes, optimizer, loss, axes)
     argument = {"case": asked.cases[0], "device": _known(device, None), "workspaces": workspaces}

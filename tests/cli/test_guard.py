@@ -233,7 +233,10 @@ def test_annotations_keep_to_one_line_whatever_a_name_holds() -> None:
     from bench.cli.guard import github_lines
     from bench.guard import Change, Course
 
-    changes = [Change("50 %\n::set-env", Course.REFUSED, None, None, "it\r\nreads"), Change("a", Course.NEW, None, None)]
+    changes = [
+        Change("50 %\n::set-env", Course.REFUSED, None, None, "it\r\nreads"),
+        Change("a", Course.NEW, None, None),
+    ]
     lines = list(github_lines(changes, 3, ["100 %"]))
     assert lines[0] == "::error title=Training memory::50 %25%0A::set-env: cannot be traced: it?%0Areads"
     assert lines[1] == "::error title=Training memory::a: no baseline"
