@@ -524,6 +524,8 @@ def outline(
     from bench.guard import Guarded
     from bench.tasks import guard_one_task
 
+    if not isinstance(batch_size, int):
+        raise BenchError(f"batch_size {batch_size!r}: one whole number is needed")
     axes = {"precision": precision, "memory_format": memory_format, "image_size": image_size, **switches}
     asked = _Asked.of(model, [batch_size], dataset, sample_shape, classes, optimizer, loss, axes)
     argument = {"case": asked.cases[0], "device": _known(device, None), "workspaces": workspaces}
@@ -748,7 +750,7 @@ class _Asked:
         if isinstance(model, str) and files.is_name(model.partition(":")[0] + ":"):
             raise BenchError(f'model "{model}": from Python, give the callable itself: import it, and pass model=build')
         axes = dict(axes)
-        own_step, inputs = axes.pop("step", None), tuple(axes.pop("inputs", None) or ())
+        own_step, inputs = axes.pop("step", None), axes.pop("inputs", None) or ()
         entries = _own_entries(model, dataset, sample_shape, classes, optimizer, loss, axes["image_size"])
         if own_step is not None or inputs:
             _add_step(entries, own_step, inputs, dataset, sample_shape)
@@ -834,9 +836,7 @@ def _own_entries(
     from bench.records import ImageSpec
 
     found: dict[Kind, Entry] = {}
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(model, torch.nn.Module):
-        raise BenchError("model: give what builds the module, such as `lambda: Net()`, not a module that is built")
+    _refuse_built(model, optimizer)
     if callable(model):
         found["model"] = ModelEntry(_name(model, "model"), functools.partial(_build, model), loss=loss, task=None)
     elif loss is not None:
@@ -849,7 +849,8 @@ def _own_entries(
         return found
     if dataset is not None or image_size is not None:
         raise BenchError("sample_shape: stands in place of dataset and image_size; leave those out")
-    if len(sample_shape) != 3 or not all(isinstance(side, int) and side > 0 for side in sample_shape):
+    sides = sample_shape if isinstance(sample_shape, tuple | list) else ()
+    if len(sides) != 3 or not all(isinstance(side, int) and side > 0 for side in sides):
         raise BenchError(f"sample_shape {sample_shape!r}: three whole numbers (C, H, W) above 0 are needed")
     if not isinstance(classes, int) or classes < 1:
         raise BenchError("classes: with sample_shape, the number of classes is needed: classes=10")
@@ -859,10 +860,21 @@ def _own_entries(
     return found
 
 
+def _refuse_built(model: Model, optimizer: Optimizer) -> None:
+    """Raise BenchError where a module or an optimizer stands in place of what makes it."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(model, torch.nn.Module):
+        raise BenchError("model: give what builds the module, such as `lambda: Net()`, not a module that is built")
+    if torch is not None and isinstance(optimizer, torch.optim.Optimizer):
+        raise BenchError(
+            "optimizer: give what builds it of the parameters, such as torch.optim.AdamW, not one that is built"
+        )
+
+
 def _add_step(
     entries: dict[Kind, Entry],
     own_step: Step | None,
-    inputs: tuple[str, ...],
+    inputs: Sequence[str],
     dataset: str | None,
     sample_shape: Shape | None,
 ) -> None:
@@ -876,7 +888,7 @@ def _add_step(
         raise BenchError(f"{name}: goes with a model that is a callable; a model of the catalog has its own step")
     if model is not None and not callable(model):
         raise BenchError(f"step {model!r}: a function (model, optimizer, batch) is needed")
-    entries["model"] = replace(own, step=own_step, inputs=inputs)
+    entries["model"] = replace(own, step=own_step, inputs=inputs)  # type: ignore[arg-type]  # which it checks
     if not inputs:
         return
     if dataset is not None or sample_shape is not None:
@@ -928,13 +940,17 @@ def _known(device: str | Path | Device, memory: int | str | None) -> Device:
     """
     from bench.client import calibrated
     from bench.config.values import read_bytes, shown
-    from bench.devices import load_device, with_memory
+    from bench.devices import Device, load_device, with_memory
     from bench.devices.calibration import Calibrations
 
     try:
         limit_bytes = None if memory is None else read_bytes(memory)
     except ValueError as error:
         raise BenchError(f"memory {shown(memory)}: {error}") from error
+    if not isinstance(device, str | Path | Device):
+        raise BenchError(
+            f"device {device!r}: a name (bench list devices), the path of a device file or a Device is needed"
+        )
     found = load_device(str(device) if isinstance(device, Path) else device)
     if isinstance(device, str) and not device.endswith(".toml"):
         found = calibrated(found, Calibrations())

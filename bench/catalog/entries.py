@@ -213,6 +213,9 @@ class ModelEntry:
         """Read the settings from the building function where none are given. Raises BenchError of wrong inputs."""
         if not self.settings:
             object.__setattr__(self, "settings", settings_of(self.build))
+        if not isinstance(self.inputs, tuple | list):
+            raise BenchError(f"inputs {self.inputs!r}: a list of declarations is needed, such as ['int64[B,128]']")
+        object.__setattr__(self, "inputs", tuple(self.inputs))
         if len(self.input_specs) != 2 and self.inputs and self.step is None:
             raise BenchError(
                 f"{self.name}: {len(self.inputs)} inputs and no step of its own; the usual step takes two, the input "

@@ -113,10 +113,15 @@ def with_axes_but_update(command: Any) -> Any:
     return command
 
 
-def read_cases(config: Path | None, overrides: tuple[str, ...], axes: dict[str, tuple[Any, ...]]) -> list[Case]:
+def read_cases(
+    config: Path | None,
+    overrides: tuple[str, ...],
+    axes: dict[str, tuple[Any, ...]],
+    skipped: dict[Case, str] | None = None,
+) -> list[Case]:
     """The cases of a configuration, or of the axes given. A case that cannot run is skipped with a message.
 
-    Raises BenchError where every case is.
+    Raises BenchError where every case is. `skipped` receives those with their reasons.
     """
     from bench.plan import build_cases, cross_axes, name_planned
 
@@ -136,6 +141,8 @@ def read_cases(config: Path | None, overrides: tuple[str, ...], axes: dict[str, 
             found.append(case)
         else:
             click.echo(printable(f"skipping {names[case]}: {reason}"), err=True)
+            if skipped is not None:
+                skipped[case] = reason
     if cases and not found:
         raise BenchError("every case is skipped; nothing is left to do")
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from bench.units import counted, format_bytes, format_rate
 if TYPE_CHECKING:
     from bench.devices import Device
     from bench.guard import Change, Guarded
+    from bench.records import Case
 
 _FORMATS = ("text", "markdown", "github", "json")
 _FAILS = {"grew": EXIT_REGRESSION, "no baseline": EXIT_FAILED_CASES, "cannot be traced": EXIT_FAILED_CASES}
@@ -121,7 +122,7 @@ def guard(
     allowed, held = Allowed.parse(allow), read_baselines(baseline)
     if not (held or update):
         raise BenchError(f"{baseline}: no such file yet. Write it with --update, and commit it")
-    traced = _trace(config, overrides, axes, devices, device_files, workspaces == "on", quiet=form == "json")
+    traced = _trace(config, overrides, axes, devices, device_files, workspaces == "on", held, quiet=form == "json")
     changes = [Change.of(name, held.get(name), after, allowed) for name, after in traced.items()]
     if update:
         refused = [change for change in changes if change.after is None]
@@ -150,10 +151,14 @@ def _trace(
     devices: Sequence[str],
     device_files: Mapping[str, Device],
     workspaces: bool,
+    held: Collection[str],
     *,
     quiet: bool,
 ) -> dict[str, Guarded | str]:
-    """Every case by its name, or the reason why it cannot be traced. Raises BenchError."""
+    """Every case by its name, or the reason why it cannot be traced: of those skipped, only what `held` has.
+
+    Raises BenchError.
+    """
     from bench.client import guarded_in_child
     from bench.devices import load_device
     from bench.guard.tracing import name_cases_on
@@ -164,7 +169,8 @@ def _trace(
     gpus = [*map(load_device, names), *device_files.values()]
     if others := [gpu.name for gpu in gpus if gpu.kind != "cuda"]:
         raise BenchError(f"--device {others[0]}: guard traces steps on GPUs. See bench list devices")
-    cases = read_cases(config, overrides, axes)
+    skipped: dict[Case, str] = {}
+    cases = read_cases(config, overrides, axes, skipped)
     found: dict[str, Guarded | str] = {}
     with Progress(quiet=quiet) as progress:
         for gpu in gpus:
@@ -178,6 +184,7 @@ def _trace(
                 heard=progress.advance,
             )
             found |= {name: traced[case] for name, case in named.items()}
+            found |= {name: skipped[case] for name, case in name_cases_on(skipped, gpu).items() if name in held}
     return found
 
 
@@ -222,7 +229,7 @@ def _print(changes: Sequence[Change], form: str, partings: int, notes: Sequence[
 
 
 def summary_line(changes: Sequence[Change]) -> str:
-    """`2 of 20 cases grew: +1.53 GiB at most; 18 unchanged`."""
+    """`20 cases: 2 grew, 18 unchanged`."""
     counts: dict[str, int] = {}
     for change in changes:
         counts[change.status.value] = counts.get(change.status.value, 0) + 1
@@ -301,8 +308,9 @@ def github_lines(changes: Sequence[Change], partings: int, notes: Sequence[str])
         if not lines and kind == "notice":
             continue
         peak = format_change(change.before_bytes, change.after_bytes)
-        head = f"{change.name}: {f'peak {peak}' if peak else change.status.value}"
-        yield f"::{kind} title={_property('Training memory')}::{_data(chr(10).join([head, *lines]))}"
+        head = f"peak {peak}" if peak else "" if lines else change.status.value
+        text = "\n".join(filter(None, [head, *lines]))
+        yield f"::{kind} title={_property('Training memory')}::{_data(f'{change.name}: {text}')}"
     yield from (f"::warning title={_property('Training memory')}::{_data(note)}" for note in notes)
     yield printable(summary_line(changes))
 

@@ -1,8 +1,9 @@
 """Traces cases for the guard, notes the files that take part, and keeps what was traced as long as those stay.
 
 What is kept of a case names every file that its model's code was read from, with a hash of the content: modules that
-were imported, and whatever else was opened meanwhile. It serves as long as all of them are as they were, and no Python
-file was added beside them. Not seen: variables of the environment that a model reads, and the network.
+were imported, and whatever else was opened meanwhile. It serves as long as all of them are as they were, no module was
+added beside them, installed packages are the same, and variables of the environment that the user's files asked for
+hold the same. Not seen: files above 16 MiB, what an installed package reads for itself, and the network.
 
 Reading what is kept needs no torch; tracing does, in a separate process.
 """
@@ -10,15 +11,18 @@ Reading what is kept needs no torch; tracing does, in a separate process.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import json
 import os
+import re
 import sys
 import sysconfig
+import time
 import types
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +41,7 @@ from bench.folders import OFF, trace_cache_folder
 from bench.forks import Lost, Work, work_apart
 from bench.guard.baselines import Guarded
 from bench.guard.outline import outline_case
+from bench.plan import image_spec
 from bench.records import USUAL, Case, stable_hash
 
 _CODE = (*fingerprint.ESTIMATE_CODE, "guard")
@@ -47,15 +52,10 @@ _MOST_FILE_BYTES = 1 << 24
 """Of a file that a model opened, to be hashed: weights and images are not code."""
 
 _PACKAGE = Path(__file__).parents[1]
-_INSTALLED = "-packages/"
-_SYSTEM = (
-    "/proc/",
-    "/sys/",
-    "/dev/",
-    "/etc/",
-    "/usr/",
-    *{sysconfig.get_path(name) for name in ("stdlib", "platstdlib")},
-)
+_INSTALLED = re.compile(r"/(?:site|dist)-packages/(?P<top>[^/]+)")
+_SYSTEM = re.compile(r"/(?:proc|sys|dev|etc|usr/(?:local/)?(?:bin|cuda[^/]*|include|lib\w*|share))/")
+"""Of `/usr` these alone: containers have projects in `/usr/src` and elsewhere in it."""
+_STANDARD = tuple({f"{sysconfig.get_path(name)}/" for name in ("stdlib", "platstdlib")})
 _VERSIONED = ("torch", "torchvision")
 
 
@@ -63,14 +63,36 @@ class Sources:
     """The files that take part in what happens from now on in this process.
 
     An audit hook hears of files, and stays for the life of the process: use it in a child.
+
+    Attributes:
+        variables: Those of the environment that the user's files asked for, with a hash of what they held.
     """
 
     def __init__(self) -> None:
         """Begin."""
         self._before = {*sys.modules}
+        self._begun_ns = time.time_ns()
         self._opened: set[str] = set()
         self._kinds: set[type] = set()
+        self.variables: dict[str, str] = {}
         sys.addaudithook(self._hear)
+        self._hear_variables()
+
+    def _hear_variables(self) -> None:
+        """Note the variables that the user's files ask for: `os.environ` has no hook, and all reading ends here."""
+        kind: Any = type(os.environ)
+        read = kind.__getitem__
+
+        def heard(environment: Any, name: str) -> str:
+            value = None
+            try:
+                value = read(environment, name)
+                return value  # type: ignore[no-any-return]
+            finally:
+                if _is_own(_caller(sys._getframe(1))):
+                    self.variables.setdefault(name, stable_hash(value))  # no value lies on the disk: it may be a secret
+
+        kind.__getitem__ = heard
 
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open" and isinstance(arguments[0], str):
@@ -89,20 +111,23 @@ class Sources:
         finally:
             handle.remove()
 
-    def read(self) -> tuple[list[Path], dict[str, str]]:
-        """What was read since: files, and the versions of installed packages that modules were imported from."""
+    def read(self) -> tuple[list[Path], set[str]]:
+        """What was read since: files of the user's, and the names of installed packages."""
         imported = [sys.modules[name] for name in {*sys.modules} - self._before]
         paths = {*map(Path, self._opened), *filter(None, map(_source, imported))}
         own = sorted(path for path in paths if _is_own(path) and _is_hashed(path))
-        tops = {str(path).partition(_INSTALLED)[2].partition("/")[0] for path in paths if not _is_own(path)}
-        return own, _versions_of(tops)
+        return own, _distributions_of(found["top"] for path in paths if (found := _INSTALLED.search(str(path))))
+
+    def is_overtaken(self, path: Path) -> bool:
+        """Whether a file was written since: what it holds may not be what was read."""
+        return path.stat().st_mtime_ns >= self._begun_ns
 
     def own(self, *roots: object) -> list[Path]:
         """The user's own files behind the modules that ran and behind `roots` (functions and classes), all opened ones.
 
         From each file on, those of the modules and of the objects in its namespace; what else is loaded does not count.
         """
-        waiting = [sys.modules.get(getattr(item, "__module__", None) or "") for item in (*roots, *self._kinds)]
+        waiting = [_module_of(item) for item in (*roots, *self._kinds)]
         seen: set[str] = set()
         found = {path for path in map(Path, self._opened) if _is_own(path) and _is_hashed(path)}
         while waiting:
@@ -115,24 +140,56 @@ class Sources:
                 continue
             found.add(path)
             for value in list(vars(module).values()):
-                other = value if isinstance(value, types.ModuleType) else None
-                waiting.append(other or sys.modules.get(str(getattr(value, "__module__", None) or "")))
+                waiting.append(value if isinstance(value, types.ModuleType) else _module_of(value))
         return sorted(found)
 
     def packages(self) -> dict[str, str]:
         """The versions of the installed packages that the modules which ran are from, but for torch's."""
         tops = {kind.__module__.partition(".")[0] for kind in self._kinds} - {*_VERSIONED}
         sources = {top: _source(sys.modules.get(top)) for top in tops}
-        return _versions_of(top for top, path in sources.items() if path is not None and not _is_own(path))
+        names = _distributions_of(top for top, path in sources.items() if path is not None and not _is_own(path))
+        return {name: importlib.metadata.version(name) for name in sorted(names)}
 
 
-def _versions_of(names: Iterable[str]) -> dict[str, str]:
-    """The versions of those names that are installed packages."""
-    found = {}
-    for name in sorted({*names} - {""}):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError, ValueError):
-            found[name] = importlib.metadata.version(name)
+def _distributions_of(tops: Iterable[str]) -> set[str]:
+    """The names of the installed packages that modules are from, by the first part of the modules' names."""
+    found: set[str] = set()
+    for top in {top.removesuffix(".py") for top in tops}:
+        try:
+            importlib.metadata.version(top)
+            found.add(top)
+        except (importlib.metadata.PackageNotFoundError, ValueError):
+            found.update(_distributions().get(top, ()))
     return found
+
+
+@functools.cache
+def _distributions() -> Mapping[str, list[str]]:
+    """Packages by their modules, where the names differ: `yaml` is of PyYAML. It takes 0.2 s."""
+    return importlib.metadata.packages_distributions()
+
+
+def _installed(name: str) -> str | None:
+    """The version of an installed package and a hash of the list of its files, which the next build of it changes."""
+    try:
+        found = importlib.metadata.distribution(name)
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        return None
+    return f"{found.version} {stable_hash(found.read_text('RECORD') or '')}"
+
+
+def _module_of(item: object) -> types.ModuleType | None:
+    """The module that defines a function, a class or an instance's class."""
+    with contextlib.suppress(Exception):  # an object of a user's may answer in any way
+        return sys.modules.get(item.__module__)
+    return None
+
+
+def _caller(frame: types.FrameType) -> Path:
+    """The file of whoever asked `os.environ`, behind the standard library's own functions."""
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(("<frozen ", *_STANDARD)):
+        frame = frame.f_back
+    return Path(frame.f_code.co_filename)
 
 
 def _source(module: types.ModuleType | None) -> Path | None:
@@ -144,7 +201,8 @@ def _source(module: types.ModuleType | None) -> Path | None:
 def _is_own(path: Path) -> bool:
     """Whether a file is the user's: not of an installed package, of Python, of the system or of this package."""
     text = str(path)
-    return _INSTALLED not in text and not text.startswith(_SYSTEM) and _PACKAGE not in path.parents
+    elsewhere = _INSTALLED.search(text) or _SYSTEM.match(text) or text.startswith(_STANDARD)
+    return path.is_absolute() and not elsewhere and _PACKAGE not in path.parents
 
 
 def _is_hashed(path: Path) -> bool:
@@ -186,8 +244,9 @@ def trace_guarded(
     with sources.followed():
         outline = outline_case(case, target, shared=shared)
     model, optimizer = catalog.model(case.model.name), catalog.optimizer(case.optimizer.name)
-    roots = [_innermost(item) for item in (model.build, model.step, model.loss, optimizer.build) if item is not None]
-    own = [(path.name, _hash(path)) for path in sources.own(*roots)]
+    own = sorted(
+        (path.name, _hash(path)) for path in sources.own(*_behind(model.build, model.step, model.loss, optimizer.build))
+    )
     try:
         speed = estimate_speed(recording_of(case, target.machine, shared=shared), case, device).samples_per_s
     except Unsupported:  # of the device or the operators: the memory is known all the same
@@ -199,12 +258,18 @@ def trace_guarded(
 
 
 def _read_from(sources: Sources) -> dict[str, Any]:
-    """What has been read: `files` and `folders` with hashes, and `packages` with versions."""
+    """What has been read: `files`, `folders`, `packages` and `variables` with hashes.
+
+    Nothing where a file was written meanwhile, so that the trace is not kept: it may be of what the file held before.
+    """
     read, packages = sources.read()
+    if any(map(sources.is_overtaken, read)):
+        return {}
     return {
         "files": {str(path): _hash(path) for path in read},
         "folders": {str(path.parent): _listing(path.parent) for path in read if path.suffix == ".py"},
-        "packages": packages,
+        "packages": {name: _installed(name) for name in packages},
+        "variables": sources.variables,
     }
 
 
@@ -221,9 +286,10 @@ def trace_apart(
         timeout_s: For one case.
 
     Returns:
-        The place of each case; with what `trace_guarded` returns as `guarded`, and what it was read from as `files`,
-        `folders` and `packages`; or with the reason why it cannot be traced.
+        The place of each case; with what `trace_guarded` returns as `guarded`, and what it was read from, see
+        `_read_from`; or with the reason why it cannot be traced.
     """
+    _distributions()  # once, for all forks
     sources = Sources()
     columns: dict[Case, list[int]] = {}
     for index, case in enumerate(cases):
@@ -249,20 +315,28 @@ def trace_apart(
         yield index, answer.reason if isinstance(answer, Lost) else answer
 
 
-def _innermost(item: Any) -> Any:
-    """The user's function behind what the catalog wraps around it."""
-    while hasattr(item, "func"):
-        own = [argument for argument in item.args if callable(argument)]
-        item = own[0] if own else item.func
-    for cell in getattr(item, "__closure__", None) or ():
-        if callable(cell.cell_contents):
-            return _innermost(cell.cell_contents)
-    return item
+def _behind(*items: object) -> list[object]:
+    """Functions with all that takes part in calling them: what partials hold, and what closures refer to."""
+    waiting = [*items]
+    found: list[object] = []
+    while waiting:
+        item = waiting.pop()
+        if any(item is each for each in found):
+            continue
+        found.append(item)
+        if isinstance(item, functools.partial):
+            waiting += [item.func, *item.args, *item.keywords.values()]
+        for cell in (item.__closure__ or ()) if isinstance(item, types.FunctionType) else ():
+            with contextlib.suppress(ValueError):  # it is empty yet
+                waiting.append(cell.cell_contents)
+    return found
 
 
 def _listing(folder: Path) -> str:
-    """A hash of the names of a folder's Python files and folders."""
-    return stable_hash(sorted(item.name for item in folder.iterdir() if item.suffix == ".py"))
+    """A hash of the names of a folder's modules: Python files, and folders that are packages and come before those."""
+    return stable_hash(
+        sorted(item.name for item in folder.iterdir() if item.suffix == ".py" or (item / "__init__.py").is_file())
+    )
 
 
 def _environment(case: Case, *, workspaces: bool) -> dict[str, str]:
@@ -292,23 +366,22 @@ def _key(case: Case, device: Device, *, workspaces: bool) -> str | None:
     variables = {name: value for name, value in os.environ.items() if name in MEMORY_VARIABLES}
     package = catalog.package_of(case.model.name)
     code = [fingerprint.code_key(_CODE), package and importlib.metadata.version(package), versions, libraries]
-    place = [sys.version_info[:3], sys.prefix, os.environ.get("PYTHONPATH"), *map(str, files.paths())]
+    place = [sys.version_info[:3], sys.prefix, os.environ.get("PYTHONPATH"), str(Path.cwd()), *map(str, files.paths())]
     axes = {axis: str(value) for axis, value in case.axes.items()}
+    if not catalog.is_external("dataset", case.dataset.name):  # a folder's classes may become more
+        axes["images"] = str(image_spec(case.dataset, case.image_size))
     return stable_hash([code, place, variables, axes, str(asdict(device)), workspaces])
 
 
 def load_kept(cases: Iterable[Case], device: Device, *, workspaces: bool) -> dict[Case, Guarded]:
     """What is kept of cases, as far as all files are as they were. Needs no torch."""
     folder = trace_cache_folder()
-    known: dict[str, str | None] = {}
-
-    def are_same(digits: dict[str, str], hashed: Callable[[Path], str]) -> bool:
-        for path in digits.keys() - known:
-            try:
-                known[path] = hashed(Path(path))
-            except OSError:
-                known[path] = None
-        return all(known[path] == value for path, value in digits.items())
+    now: dict[str, Callable[[str], str | None]] = {
+        "files": functools.cache(lambda path: _hash(Path(path))),
+        "folders": functools.cache(lambda path: _listing(Path(path))),
+        "packages": functools.cache(_installed),
+        "variables": lambda name: stable_hash(os.environ.get(name)),
+    }
 
     found = {}
     for case in cases if folder is not None else ():
@@ -318,11 +391,10 @@ def load_kept(cases: Iterable[Case], device: Device, *, workspaces: bool) -> dic
             expander = zlib.decompressobj()
             content = expander.decompress((folder / f"{key}{SUFFIX}").read_bytes(), MOST_HELD_BYTES)
             held = json.loads(content)
-            same = are_same(held["files"], _hash) and are_same(held["folders"], _listing)
-            if same and _versions_of(held["packages"]) == held["packages"]:
+            if all(hashed(name) == digits for kind, hashed in now.items() for name, digits in held[kind].items()):
                 found[case] = Guarded.read(held["guarded"])
         except (OSError, ValueError, TypeError, KeyError, AttributeError, zlib.error):
-            continue  # absent or damaged: it is traced anew
+            continue  # absent, of files that are gone, or damaged: it is traced anew
     return found
 
 
@@ -330,7 +402,7 @@ def keep_traced(case: Case, device: Device, traced: dict[str, Any], *, workspace
     """Keep what `trace_apart` returned; a folder that cannot be written costs the next caller a trace, no more."""
     folder = trace_cache_folder()
     key = _key(case, device, workspaces=workspaces)
-    if folder is None or key is None:
+    if folder is None or key is None or "files" not in traced:
         return
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -34,6 +34,7 @@ def tracer(request: pytest.FixtureRequest, marker: str, option: str, written: st
         option: The option that writes baselines.
         written: The property of the test's report that receives the path of a baseline that was written.
     """
+    names: set[str] = set()
     counted = [0]
 
     def trace(
@@ -41,12 +42,17 @@ def tracer(request: pytest.FixtureRequest, marker: str, option: str, written: st
     ) -> TrainingMemory:
         __tracebackhide__ = True
         for found in request.node.iter_markers(marker):
+            if found.args:
+                pytest.fail(f"@pytest.mark.{marker}({found.args[0]!r}): keywords alone are taken, such as device=...")
             keywords = {**found.kwargs, **keywords}
         if sample_shape is not None:
             keywords = {"classes": _CLASSES, **keywords, "sample_shape": sample_shape}
         counted[0] += 1
         default = request.node.name if counted[0] == 1 else f"{request.node.name} #{counted[0]}"
-        return TrainingMemory(request, (option, written), name or default, _builder(model), keywords)
+        if (called := name or default) in names:
+            pytest.fail(f"{called}: two calls have this name, and one baseline; give each another name=...")
+        names.add(called)
+        return TrainingMemory(request, (option, written), called, _builder(model), keywords)
 
     return trace
 
@@ -87,7 +93,7 @@ class TrainingMemory:
     def assert_below(self, size: int | str) -> None:
         """Fail unless the peak of allocated memory is at most `size`, bytes or a text such as `20 GiB`."""
         __tracebackhide__ = True
-        most = parse_bytes(size) if isinstance(size, str) else size
+        most = _or_fail(self.name, _parse_limit, size)
         if self.peak_allocated_bytes > most:
             largest = "\n".join(f"  {tensor.size_bytes:>14,} B  {tensor.label}" for tensor in self.timeline().tensors)
             pytest.fail(
@@ -124,7 +130,7 @@ class TrainingMemory:
     def baseline_path(self) -> Path:
         """`memory_baselines/<module>.<test>.json` beside the test's file: a file for each test, with all its calls."""
         node = self._request.node
-        words = [node.path.stem, *([node.cls.__name__] if node.cls else []), node.name]
+        words = [node.path.stem, *([node.cls.__qualname__] if node.cls else []), node.name]
         full = ".".join(words)
         plain = re.sub(r"[^\w.,=\[\]-]", "_", full)[:150]
         digits = "" if plain == full else f"-{hashlib.sha256(full.encode()).hexdigest()[:8]}"
@@ -144,14 +150,23 @@ def _builder(model: Any) -> Any:
     return build
 
 
+def _parse_limit(size: int | str) -> int:
+    """Bytes. Raises BenchError."""
+    try:
+        return parse_bytes(str(size))
+    except ValueError as error:
+        raise BenchError(f"assert_below: {error}") from error
+
+
 def _or_fail(name: str, call: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
     """What a call returns; an error that a user can fix fails the test in one line."""
     __tracebackhide__ = True
     try:
         return call(*arguments, **keywords)
     except BenchError as error:
-        pytest.fail(f"{name}: {error}")
+        said = str(error)
     except TypeError as error:
-        if call.__name__ in str(error):  # a keyword that there is not
-            pytest.fail(f"{name}: training_memory: {str(error).replace(call.__name__, 'training_memory', 1)}")
-        raise
+        if call.__name__ not in str(error):
+            raise
+        said = f"training_memory: {str(error).replace(call.__name__, 'training_memory', 1)}"  # no such keyword
+    pytest.fail(f"{name}: {said}")  # not while the error is handled: pytest would show its frames in this package

@@ -110,6 +110,24 @@ def test_nothing_changed_says_so_without_torch(project: Project) -> None:
     assert "1 unchanged" in kept.stdout
 
 
+def test_a_case_of_the_baseline_that_is_skipped_now_does_not_pass(project: Project) -> None:
+    baseline, skipped = project.folder / "memory.json", CASE.replace("model.py:net", "inception_v3")
+    kept = baseline.read_text()
+    tree = json.loads(kept)
+    tree["cases"][skipped] = tree["cases"][CASE]
+    baseline.write_text(json.dumps(tree))
+    models = ["--set", 'grid.model=["model.py:net", "inception_v3"]']
+    try:
+        done = project.guard(*models, "--json")
+    finally:
+        baseline.write_text(kept)
+    found = {case["name"]: case for case in json.loads(done.stdout)["cases"]}
+    assert done.returncode == 1, done.stderr
+    assert found[CASE]["status"] == "unchanged"
+    assert found[skipped]["status"] == "cannot be traced" and "too few pixels" in found[skipped]["reason"]
+    assert "1 unchanged" in project.guard(*models).stdout  # what is skipped, and was never guarded, is none of it
+
+
 def test_growth_in_an_imported_file_is_code_3_and_names_the_operator(grown: Project) -> None:
     done = grown.guard("--json")
     assert done.returncode == 3, done.stdout + done.stderr
@@ -209,3 +227,18 @@ def test_mistakes_have_one_line_and_a_code(project: Project, words: list[str], c
     assert done.returncode == code, done.stdout + done.stderr
     assert said in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_annotations_keep_to_one_line_whatever_a_name_holds() -> None:
+    from bench.cli.guard import github_lines
+    from bench.guard import Change, Course
+
+    changes = [
+        Change("50 %\n::set-env", Course.REFUSED, None, None, "it\r\nreads"),
+        Change("a", Course.NEW, None, None),
+    ]
+    lines = list(github_lines(changes, 3, ["100 %"]))
+    assert lines[0] == "::error title=Training memory::50 %25%0A::set-env: cannot be traced: it?%0Areads"
+    assert lines[1] == "::error title=Training memory::a: no baseline"
+    assert lines[2] == "::warning title=Training memory::100 %25"
+    assert [line for line in lines if "\n" in line] == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -67,6 +68,24 @@ def test_every_input_of_the_action_reaches_its_script_as_a_variable() -> None:
         value.removeprefix("${{ inputs.").removesuffix(" }}") for value in step["env"].values()
     }
     assert all(name in script for name in step["env"])
+
+
+def test_the_script_installs_all_that_is_asked_for_and_quotes_what_it_gives(tmp_path: Path) -> None:
+    python, said = tmp_path / "python", tmp_path / "said"
+    python.write_text(f'#!/bin/sh\nfor word in "$@"; do echo "$word"; done >> {said}\n')
+    python.chmod(0o755)
+    variables = {
+        "PYTHON": str(python),
+        "INSTALL": "torch\n  stepbench[timm]\n",
+        "CONFIG": "my guard.toml",
+        "BASELINE": "a;b",
+    }
+    environment = {"PATH": os.environ["PATH"], **{f"GUARD_{name}": value for name, value in variables.items()}}
+    script = ROOT / ".github/actions/guard/guard.sh"
+    subprocess.run(["bash", str(script)], env=environment, cwd=tmp_path, check=True)
+    installed = ["-m", "pip", "install", "--quiet", "torch", "stepbench[timm]"]
+    compared = ["-m", "bench", "guard", "my guard.toml", "--baseline", "a;b", "--format", "github"]
+    assert said.read_text().splitlines() == [*installed, *compared]
 
 
 def test_the_hook_runs_the_command() -> None:

@@ -14,6 +14,7 @@ from bench.api import outline
 from bench.catalog import ModelEntry
 from bench.catalog.entries import InputSpec
 from bench.errors import BenchError
+from bench.records import stable_hash
 
 INPUTS = ["int64[B,16]", "int64[B,16]"]
 
@@ -74,6 +75,12 @@ def test_an_input_that_is_none_is_refused_with_what_is_allowed(text: str, said: 
         ModelEntry("own", Small, inputs=(text,), step=step)
 
 
+def test_one_text_is_no_list_of_inputs() -> None:
+    with pytest.raises(BenchError, match=r"inputs 'int64\[B\]': a list"):
+        ModelEntry("own", Small, inputs="int64[B]", step=step)  # type: ignore[arg-type]
+    assert ModelEntry("own", Small, inputs=["int64[B]"], step=step).inputs == ("int64[B]",)  # type: ignore[arg-type]
+
+
 def test_inputs_that_the_usual_step_cannot_take_need_a_step() -> None:
     with pytest.raises(BenchError, match=r"step=\.\.\."):
         ModelEntry("own", Small, inputs=("int64[B]",))
@@ -116,6 +123,10 @@ def test_a_step_that_reads_values_is_refused_with_operator_and_line() -> None:
         ({"dataset": "mnist"}, "in place of dataset"),
         ({"step": 3}, "step 3: a function"),
         ({"inputs": ["int64[B,x]"]}, "'x' is not a size"),
+        ({"inputs": 5}, "inputs 5: a list of declarations"),
+        ({"batch_size": [8, 16]}, "one whole number is needed"),
+        ({"device": 3}, "device 3: a name"),
+        ({"optimizer": torch.optim.SGD(Small().parameters())}, r"such as torch\.optim\.AdamW, not one that is built"),
     ],
 )
 def test_what_a_step_of_ones_own_decides_itself_is_refused(changes: dict[str, object], said: str) -> None:
@@ -153,7 +164,7 @@ def test_what_a_child_reads_is_found_by_imports_and_by_opening(tmp_path: Path, m
 
     from bench.guard.tracing import Sources
 
-    (tmp_path / "part_of_it.py").write_text("WIDTH = 3\n")
+    (tmp_path / "part_of_it.py").write_text("import os\n\nWIDTH = os.environ.setdefault('OWN_WIDTH', '3')\n")
     (tmp_path / "whole_of_it.py").write_text("import part_of_it\n\n\ndef build():\n    pass\n")
     (tmp_path / "widths.yaml").write_text("8")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -164,13 +175,15 @@ def test_what_a_child_reads_is_found_by_imports_and_by_opening(tmp_path: Path, m
         import whole_of_it
 
         (tmp_path / "widths.yaml").read_text()
-        sender.send([[path.name for path in found] for found in (sources.read()[0], sources.own(whole_of_it.build))])
+        names = [[path.name for path in found] for found in (sources.read()[0], sources.own(whole_of_it.build))]
+        sender.send([*names, sources.variables])
 
     process = multiprocessing.get_context("fork").Process(target=child)
     process.start()
     process.join(60)
     assert receiver.poll(1)
-    read, own = receiver.recv()
+    read, own, variables = receiver.recv()
     assert {"part_of_it.py", "whole_of_it.py", "widths.yaml"} <= {*read}
     assert {"part_of_it.py", "whole_of_it.py", "widths.yaml"} == {*own}
+    assert variables == {"OWN_WIDTH": stable_hash(None)}  # as it was found, not as it was then set
     assert "whole_of_it" not in sys.modules

@@ -7,8 +7,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from bench.pytest_plugin.memory import TrainingMemory
 
 ROOT = Path(__file__).parents[2]
 MODEL = """
@@ -62,8 +65,22 @@ def test_refused(training_memory):
 def test_large(training_memory):
     training_memory(Net, (3, 32, 32), batch_size=32).assert_below("1 KiB")
 
-def test_mistaken(training_memory):
-    training_memory(Net, (3, 32, 32), optimzer="sgd")
+@pytest.mark.parametrize(
+    ("shape", "keywords"),
+    [((3, 32, 32), {"optimzer": "sgd"}), (32, {}), (None, {"step": step, "inputs": "int64[B]"})],
+)
+def test_mistaken(training_memory, shape, keywords):
+    training_memory(Net, shape, **keywords)
+
+@pytest.mark.training_memory("rtx4090")
+def test_mistaken_marker(training_memory):
+    training_memory(Net, (3, 32, 32))
+
+def test_mistaken_size_and_name(training_memory):
+    memory = training_memory(Net, (3, 32, 32), batch_size=8, name="one")
+    with pytest.raises(pytest.fail.Exception, match='one: assert_below: invalid memory size "much"'):
+        memory.assert_below("much")
+    training_memory(Net, (3, 32, 32), batch_size=8, name="one")
 """
 BEFORE = "from torch.nn import functional\n\ndef activate(x):\n    return functional.relu(x)\n"
 AFTER = "import torch\n\ndef activate(x):\n    return x * torch.sigmoid(x)\n"
@@ -117,11 +134,16 @@ def test_a_growth_a_refusal_a_limit_and_a_mistake_fail_with_their_reasons(projec
     (project / "activation.py").write_text(AFTER)
     said = run_pytest(project, "-k", "not adamw")
     (project / "activation.py").write_text(BEFORE)
-    assert "5 failed" in said, said
+    assert "9 failed" in said, said
     assert "test_usual[sgd]: peak memory" in said and "forward Net sigmoid: new" in said
     assert "test_refused: the step reads values from the device (aten::" in said and "model.py:" in said
     assert "above 1,024 B" in said and "The largest tensors there" in said
     assert 'unknown key "optimzer". Nearest: optimizer' in said
+    assert "sample_shape 32: three whole numbers" in said and "inputs 'int64[B]': a list" in said
+    assert "mark.training_memory('rtx4090'): keywords alone" in said
+    assert "one: two calls have this name" in said
+    frames = ("Traceback", "Error:", "During handling", "direct cause", "bench/")
+    assert [frame for frame in frames if frame in said] == [], said
     assert "pytest --update-memory-baselines, and commit" in said
 
 
@@ -133,6 +155,27 @@ def test_what_is_unchanged_passes_and_what_has_no_baseline_fails(project: Path) 
     held.write_text(text)
     assert "1 failed, 1 passed" in said, said
     assert f"no baseline in {held}" in said
+
+
+def test_tests_of_one_name_have_a_file_each() -> None:
+    class One:
+        class Inner:
+            pass
+
+    class Two:
+        class Inner:
+            pass
+
+    def path_of(kind: type | None, name: str = "test_x") -> str:
+        memory = TrainingMemory.__new__(TrainingMemory)
+        memory._request = SimpleNamespace(node=SimpleNamespace(path=Path("t/test_m.py"), cls=kind, name=name))
+        return memory.baseline_path.as_posix()
+
+    assert path_of(None) == "t/memory_baselines/test_m.test_x.json"
+    assert (
+        len({path_of(One.Inner), path_of(Two.Inner), path_of(None), path_of(None, "test_x/"), path_of(None, "test_x:")})
+        == 5
+    )
 
 
 def test_the_idle_plugin_loads_nothing_of_the_package_but_itself() -> None:

@@ -4,7 +4,7 @@ set -euo pipefail
 
 python=${GUARD_PYTHON:-python}
 if [ -n "${GUARD_INSTALL:-}" ]; then
-    read -ra wanted <<<"$GUARD_INSTALL"
+    read -r -d "" -a wanted <<<"$GUARD_INSTALL" || true # of all lines; it ends without the delimiter, which is status 1
     "$python" -m pip install --quiet "${wanted[@]}"
 fi
 
