@@ -1,4 +1,4 @@
-"""What is wrong with a machine, and how to mend it.
+"""What is wrong with a machine, and how to fix it.
 
 Each check is a pure function from `MachineFacts` to findings, so that every machine ever met can stand in a test.
 

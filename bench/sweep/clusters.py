@@ -150,6 +150,10 @@ def _check(config: SweepConfig, options: SweepOptions) -> str:
         )
     if options.in_process:
         faults.append("--in-process runs its case here, and not on a cluster")
+    if options.per_device or options.parallel is not None:
+        faults.append("--per-device and --parallel are for the devices of one host; a scheduler decides on a cluster")
+    if options.calibrations.given:
+        faults.append("--calibration: estimates of a sweep on a cluster use no calibration. Remove the option")
     if config.measure.target_frac(DEVICES.get(requested, "cuda")) is not None:
         faults.append(
             "measure.target_interval: repeats until an interval is narrow need one process that sees every result. Set "
