@@ -83,10 +83,12 @@ def run_on_cluster(
                     faults += run_tasks(order, todo[order], config, progress, on_gpu=on_gpu)
             return _conclude(orders, options, faults)
         if left:
+            inputs = {*config.grid.input, *(word for include in config.include for word in include.input or ())}
+            cpus = slurm.cores_of(config, inputs)
             jobs = [
                 job
                 for order in filter(todo.get, orders)
-                for job in slurm.submit(order, todo[order], config.launcher, config.name, on_gpu=on_gpu)
+                for job in slurm.submit(order, todo[order], config.launcher, config.name, on_gpu=on_gpu, cpus=cpus)
             ]
             tasks = sum(len(job.chunks) for job in jobs)
             names = ", ".join(job.job_id for job in jobs)
