@@ -17,6 +17,8 @@ import contextlib
 import hashlib
 import json
 import os
+import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -39,6 +41,7 @@ from bench.units import counted
 MOST_LOST = 2
 """How often a run is started again after its task was lost with its node, its worker or in time."""
 
+REACH_S = 10.0
 MOST_BUSY = 30
 BUSY_S = 5.0
 START_S = 600.0
@@ -293,9 +296,10 @@ def _connected(address: str | None) -> Iterator[Any]:
         raise BenchError("launcher.kind: ray needs Ray: pip install 'stepbench[ray]'") from error
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
+        _reach(address)
         # without an address, Ray would take that of RAY_ADDRESS, or a cluster that somebody runs on this host
         ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", namespace="bench")
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
+    except (ImportError, OSError, OverflowError, RuntimeError, ValueError) as error:
         why = (first_line(error) or type(error).__name__).rstrip(".")
         if address is None:
             raise InfrastructureError(f"Ray starts no cluster on this host: {why}") from error
@@ -307,6 +311,13 @@ def _connected(address: str | None) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _reach(address: str | None) -> None:
+    """Connect to `HOST:PORT` or `ray://HOST:PORT` once: Ray tries for minutes. Raises OSError."""
+    found = re.fullmatch(r"(?:ray://)?\[?([^/\[\]]+)\]?:(\d{1,5})/?", address or "")
+    if found:
+        socket.create_connection((found[1], int(found[2])), REACH_S).close()
 
 
 def _add_plan(folder: Path, plan: bytes) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -158,3 +159,20 @@ def test_without_an_address_a_new_cluster_starts_and_what_fails_is_told(
     with pytest.raises(InfrastructureError, match=words), _connected(address):
         pass
     assert heard == [asked]
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_an_address_that_nobody_listens_at_is_told_before_ray_tries_it(
+    monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    heard = list[str]()
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=lambda address, **_: heard.append(address)))
+    monkeypatch.setattr(sys.modules["ray"], "shutdown", lambda: None, raising=False)
+    with socket.socket() as closed, socket.create_server(("127.0.0.1", 0)) as open_:
+        closed.bind(("127.0.0.1", 0))  # and does not listen
+        deaf, listening = (f"{scheme}127.0.0.1:{each.getsockname()[1]}" for each in (closed, open_))
+        with pytest.raises(InfrastructureError, match=f"no Ray cluster at {deaf} can be used: .*refused"):
+            _connected(deaf).__enter__()
+        with _connected(listening):
+            pass
+    assert heard == [listening]
