@@ -98,7 +98,7 @@ def test_where_nvml_shows_the_board_alone_its_figures_are_not_the_slices(sweep: 
     assert (row["device_memory_kind"], row["gpu_total_bytes"]) == ("slice", DEVICES["a100-1g.5gb"]["memory_bytes"])
     assert row["device_total_bytes"] == DEVICES["a100-1g.5gb"]["memory_bytes"]
     memory = ("device_used_bytes", "device_used_total_bytes", "device_used_before_bytes")
-    for column in (*memory, "power_end_w", "power_window_w", "energy_window_j"):
+    for column in (*memory, "sm_clock_end_hz", "power_end_w", "power_window_w", "energy_window_j"):
         assert pd.isna(row[column]), column
 
 
