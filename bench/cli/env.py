@@ -35,6 +35,7 @@ def env(as_json: bool, device_file: Path | None) -> None:
     from bench.launchers import LocalLauncher
     from bench.probes.diagnosis import Diagnosis, diagnose
     from bench.probes.selection import usable_device
+    from bench.records import FIELDS
     from bench.sweep import read_environment
 
     if device_file is not None:
@@ -54,7 +55,7 @@ def env(as_json: bool, device_file: Path | None) -> None:
         echo_json({"environment": environment, "findings": findings})
     else:
         for name, value in environment.items():
-            click.echo(printable(f"{name:<22} {'unknown' if value is None else value}"))
+            click.echo(printable(f"{name:<22} {FIELDS[name].absent if value is None else value}"))
         for finding in findings:
             mark = click.style(f"{finding['severity']}: ", fg=_COLOURS[finding["severity"]], bold=True)
             click.echo(f"{mark}{printable(finding['what'])}\n  {printable(finding['remedy'])}")

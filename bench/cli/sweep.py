@@ -52,14 +52,14 @@ def _read_parallel(context: click.Context, parameter: click.Parameter, value: st
 @click.option(
     "--address",
     metavar="auto|ray://HOST:PORT",
-    help="Of the Ray cluster [one on this host]; overrides launcher.address.",
+    help="Of the Ray cluster [a new one on this host]; overrides launcher.address.",
 )
 @click.option("--wait", is_flag=True, help="On Slurm: stay until every job has ended, then render the report.")
 @click.option(
     "--status",
     "status_of",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Only show how far the sweep on a cluster is whose results go to this folder.",
+    help="Show how far the sweep on a cluster is that writes to this folder, and start nothing.",
 )
 @device_file_option
 @calibration_option

@@ -204,6 +204,10 @@ def _resources(value: Any) -> dict[str, float]:
     ]
     if wrong:
         raise ValueError(f"{', '.join(wrong)}: an amount is a number above 0 and below a million")
+    if own := [name for name in ("GPU", "memory", "object_store_memory") if name in value]:
+        raise ValueError(f"{', '.join(own)}: a run has one GPU, and no request for memory; remove it")
+    if parts := [f"{name} = {shown(amount)}" for name, amount in value.items() if amount > 1 and amount != int(amount)]:
+        raise ValueError(f"{', '.join(parts)}: an amount above 1 is a whole number")
     return {str(name): float(amount) for name, amount in value.items()}
 
 

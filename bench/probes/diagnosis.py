@@ -1,4 +1,4 @@
-"""What is wrong with a machine, and how to mend it.
+"""What is wrong with a machine, and how to fix it.
 
 Each check is a pure function from `MachineFacts` to findings, so that every machine ever met can stand in a test.
 
@@ -281,7 +281,8 @@ def _check_slices(facts: MachineFacts) -> Iterator[Diagnosis]:
         yield Diagnosis("note", "mig_slice", what, f"{more}Leave the board's other slices idle for speeds to publish.")
     elif any(" MIG " in name for name in told):
         what = (
-            f"{', '.join(told)}: NVML shows the board and not this slice of it: device_used_* and processes are unknown"
+            f"{', '.join(told)}: NVML shows the board and not this slice of it: memory in use, processes, clocks, "
+            "throttling, power and energy are unknown"
         )
         remedy = "In a container, pass the slice on by its UUID (`docker run --gpus '\"device=MIG-...\"'`)."
         yield Diagnosis("warning", "mig_slice_hidden", what, remedy)

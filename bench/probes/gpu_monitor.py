@@ -3,7 +3,7 @@
 Where to read, around a measured window: take `snapshot` while warm-up steps are still in flight (an idle GPU drops its
 PCIe link and clocks within milliseconds), synchronise, read `energy_j`, measure, read `energy_j`, and take `snapshot`
 again at once. One snapshot is about fifteen driver calls, 1 to 10 ms in all: never inside the window. The driver keeps
-samples of the board's power of its own; those of the window are fetched behind it, and hold the counter to account.
+samples of the board's power of its own; those of the window are fetched after it, to check the counter.
 
 `Readings` takes them around one run: a driver that does not answer costs the run these figures and nothing else.
 
@@ -46,7 +46,7 @@ LEAST_WINDOW_S = 0.1
 """The counter moves every 20 to 100 ms: over a shorter window it says nothing."""
 
 LEAST_SAMPLES = 5
-"""Of power in a window, below which they hold nothing to account."""
+"""Of power in a window, below which they neither confirm nor contradict the counter."""
 
 
 class Readings:
@@ -319,7 +319,7 @@ class GpuMonitor:
             return None
 
     def _power_samples(self, start_unix_s: float, end_unix_s: float) -> tuple[float, ...] | None:
-        if self._is_slice:
+        if self._is_mig:
             return None
         read = self._session.read("nvmlDeviceGetSamples", self._board, _POWER_SAMPLES, int(start_unix_s * 1e6))
         if read is None:

@@ -112,8 +112,9 @@ def count_other_processes(uuid: str, timeout_s: float | None = None) -> int | No
     except NvmlUnavailable:
         return None
     try:
-        handle = session.read("nvmlDeviceGetHandleByUUID", uuid)
-        found = session.read("nvmlDeviceGetComputeRunningProcesses", handle) if handle is not None else None
+        found = session.call(lambda: _compute_processes(session, uuid), "listing processes")
+    except NvmlUnavailable:
+        return None
     finally:
         session.close()
     if found is None:
@@ -122,22 +123,33 @@ def count_other_processes(uuid: str, timeout_s: float | None = None) -> int | No
     return len(ids - {os.getpid()}) if not ids or shares_host_pids() else None
 
 
+def _compute_processes(session: NvmlSession, uuid: str) -> Any:
+    handle = session.read("nvmlDeviceGetHandleByUUID", uuid)
+    return session.read("nvmlDeviceGetComputeRunningProcesses", handle) if handle is not None else None
+
+
 def pci_bus_ids(uuids: Sequence[str], timeout_s: float | None = None) -> dict[str, str]:
     """Where GPUs are on the PCI bus, by UUID: `00000000:3B:00.0`; without those of which NVML does not tell."""
     try:
         session = NvmlSession(timeout_s)
     except NvmlUnavailable:
         return {}
-    found = {}
     try:
-        for uuid in uuids:
-            handle = session.read("nvmlDeviceGetHandleByUUID", uuid)
-            place = session.read("nvmlDeviceGetPciInfo", handle) if handle is not None else None
-            if place is not None:
-                text = place.busId
-                found[uuid] = text.decode() if isinstance(text, bytes) else str(text)
+        return session.call(lambda: _bus_ids(session, uuids), "reading places on the PCI bus")
+    except NvmlUnavailable:
+        return {}
     finally:
         session.close()
+
+
+def _bus_ids(session: NvmlSession, uuids: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for uuid in uuids:
+        handle = session.read("nvmlDeviceGetHandleByUUID", uuid)
+        place = session.read("nvmlDeviceGetPciInfo", handle) if handle is not None else None
+        if place is not None:
+            text = place.busId
+            found[uuid] = text.decode() if isinstance(text, bytes) else str(text)
     return found
 
 

@@ -83,10 +83,12 @@ def run_on_cluster(
                     faults += run_tasks(order, todo[order], config, progress, on_gpu=on_gpu)
             return _conclude(orders, options, faults)
         if left:
+            inputs = {*config.grid.input, *(word for include in config.include for word in include.input or ())}
+            cpus = slurm.cores_of(config, inputs)
             jobs = [
                 job
                 for order in filter(todo.get, orders)
-                for job in slurm.submit(order, todo[order], config.launcher, config.name, on_gpu=on_gpu)
+                for job in slurm.submit(order, todo[order], config.launcher, config.name, on_gpu=on_gpu, cpus=cpus)
             ]
             tasks = sum(len(job.chunks) for job in jobs)
             names = ", ".join(job.job_id for job in jobs)
@@ -150,6 +152,10 @@ def _check(config: SweepConfig, options: SweepOptions) -> str:
         )
     if options.in_process:
         faults.append("--in-process runs its case here, and not on a cluster")
+    if options.per_device or options.parallel is not None:
+        faults.append("--per-device and --parallel are for the devices of one host; a scheduler decides on a cluster")
+    if options.calibrations.given:
+        faults.append("--calibration: estimates of a sweep on a cluster use no calibration. Remove the option")
     if config.measure.target_frac(DEVICES.get(requested, "cuda")) is not None:
         faults.append(
             "measure.target_interval: repeats until an interval is narrow need one process that sees every result. Set "

@@ -17,6 +17,8 @@ import contextlib
 import hashlib
 import json
 import os
+import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -29,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.config import SweepConfig
-from bench.errors import BenchError, InfrastructureError
+from bench.errors import BenchError, InfrastructureError, describe_failure, first_line
 from bench.records import Status
 from bench.store.parts import commit_bytes, typed_errors
 from bench.sweep.standing import ORDERS
@@ -39,6 +41,7 @@ from bench.units import counted
 MOST_LOST = 2
 """How often a run is started again after its task was lost with its node, its worker or in time."""
 
+REACH_S = 10.0
 MOST_BUSY = 30
 BUSY_S = 5.0
 START_S = 600.0
@@ -153,7 +156,8 @@ def run_tasks(
         KeyboardInterrupt: On Ctrl-C; what runs then is ended, and what was finished is kept.
     """
     with _connected(config.launcher.address) as ray:
-        needs = {"CPU": 1.0, **({"GPU": 1.0} if on_gpu else {}), **config.launcher.resources}
+        resources = config.launcher.resources
+        needs = {**({"CPU": 1.0, "GPU": 1.0} if on_gpu else _whole_node(ray.nodes(), resources)), **resources}
         slots = _count_slots(ray.nodes(), needs)
         progress.say(f"Ray: {counted(slots, 'run')} at one time on {counted(len(_alive(ray.nodes())), 'node')}")
         return _Driver(ray, order, config, progress, needs, on_gpu=on_gpu).run(todo)
@@ -220,7 +224,7 @@ class _Driver:
         try:
             answer = self._ray.get(handle, timeout=60)
         except self._ray.exceptions.RayTaskError as error:  # an exception of `do_run` itself: it would come again
-            self._fail(flight, str(error.cause if hasattr(error, "cause") else error).strip().splitlines()[-1])
+            self._fail(flight, describe_failure(getattr(error, "cause", None) or error))
             return
         except self._ray.exceptions.RayError as error:
             self._lost(flight, type(error).__name__)
@@ -285,24 +289,35 @@ class _Driver:
 
 @contextlib.contextmanager
 def _connected(address: str | None) -> Iterator[Any]:
-    """Ray, connected to the cluster at `address` or to one of this host's own."""
+    """Ray, connected to the cluster at `address`, or to a new one on this host that ends with the context."""
     try:
         import ray
     except ModuleNotFoundError as error:
         raise BenchError("launcher.kind: ray needs Ray: pip install 'stepbench[ray]'") from error
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", namespace="bench")
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        where = f"at {address}" if address else "of this host's own"
+        _reach(address)
+        # without an address, Ray would take that of RAY_ADDRESS, or a cluster that somebody runs on this host
+        ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", namespace="bench")
+    except (ImportError, OSError, OverflowError, RuntimeError, ValueError) as error:
+        why = (first_line(error) or type(error).__name__).rstrip(".")
+        if address is None:
+            raise InfrastructureError(f"Ray starts no cluster on this host: {why}") from error
         raise InfrastructureError(
-            f"launcher.address: no Ray cluster {where} can be used: {str(error).strip().splitlines()[0]}. Start one "
-            "(ray start --head), or leave the address out to start one on this host"
+            f"launcher.address: no Ray cluster at {address} can be used: {why}. Start one (ray start --head), or leave "
+            "the address out, for one on this host that ends with the sweep"
         ) from error
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _reach(address: str | None) -> None:
+    """Connect to `HOST:PORT` or `ray://HOST:PORT` once: Ray tries for minutes. Raises OSError."""
+    found = re.fullmatch(r"(?:ray://)?\[?([^/\[\]]+)\]?:(\d{1,5})/?", address or "")
+    if found:
+        socket.create_connection((found[1], int(found[2])), REACH_S).close()
 
 
 def _add_plan(folder: Path, plan: bytes) -> None:
@@ -318,6 +333,13 @@ def _add_plan(folder: Path, plan: bytes) -> None:
 
 def _alive(nodes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [node for node in nodes if node["Alive"]]
+
+
+def _whole_node(nodes: Sequence[Mapping[str, Any]], resources: Mapping[str, float]) -> dict[str, float]:
+    """What a run on the CPU asks for: all processors of the largest node, so that no other starts beside it."""
+    each = [node["Resources"] for node in _alive(nodes)]
+    able = [has for has in each if all(has.get(name, 0.0) >= amount for name, amount in resources.items())]
+    return {"CPU": max([1.0, *(has.get("CPU", 0.0) for has in able)])}
 
 
 def _slots(nodes: Sequence[Mapping[str, Any]], needs: Mapping[str, float]) -> list[int]:
@@ -341,7 +363,9 @@ def _count_slots(nodes: Sequence[Mapping[str, Any]], needs: Mapping[str, float])
         or "nothing"
         for node in _alive(nodes)
     ]
+    has_gpu = any(node["Resources"].get("GPU") for node in _alive(nodes))
+    cpu = "" if has_gpu or "GPU" not in needs else ". To measure on CPUs instead: --device cpu"
     raise BenchError(
         f"no node of the Ray cluster has what a run needs ({wanted}). Nodes have: {'; '.join(sorted(set(offered)))}. "
-        "Change launcher.resources, or add such a node"
+        f"Change launcher.resources, or add such a node{cpu}"
     )

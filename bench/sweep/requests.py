@@ -16,7 +16,7 @@ from bench.config import SweepConfig
 from bench.errors import BenchError
 from bench.plan import build_plan, name_planned
 from bench.records import Case, Estimate
-from bench.sweep.slurm import JOB_S, job_seconds
+from bench.sweep.slurm import JOB_S, cores_of, job_seconds
 from bench.sweep.unit import MOST_RUNS
 from bench.units import GIB, MIB, counted, format_bytes, format_duration
 
@@ -237,7 +237,7 @@ def slurm_request(config: SweepConfig, demand: Demand, kind: str, order: str) ->
         *(f"{name}={value}" for name in ("partition", "account", "constraint") if (value := getattr(settings, name))),
         "nodes=1",
         "ntasks=1",
-        f"cpus-per-task={_cpus(config, demand)}",
+        f"cpus-per-task={cores_of(config, {demand.case.input})}",
         *([f"gres={settings.gres}"] if settings.gres else ["gpus-per-node=1"] if kind == "cuda" else []),
         f"mem={demand.host_bytes // MIB}M",
         f"time={minutes // 60:02d}:{minutes % 60:02d}:00",
@@ -283,7 +283,7 @@ def kubernetes_request(config: SweepConfig, demand: Demand, kind: str, order: st
                 f'      command: ["bench", "run-planned", {folder}, {arguments}]',
                 "      resources:",
                 "        requests:",
-                f'          cpu: "{_cpus(config, demand)}"',
+                f'          cpu: "{cores_of(config, {demand.case.input})}"',
                 f"          memory: {demand.host_bytes // MIB}Mi",
                 "        limits:",
                 f"          memory: {demand.host_bytes // MIB}Mi",
@@ -298,12 +298,6 @@ def kubernetes_request(config: SweepConfig, demand: Demand, kind: str, order: st
         )
         + "\n"
     )
-
-
-def _cpus(config: SweepConfig, demand: Demand) -> int:
-    """Cores of a job: one, and one for each process of a loader; more where the configuration says so."""
-    workers = config.measure.loader_workers if demand.case.input == "loader" else 0
-    return max(config.measure.threads or 1, 1 + workers)
 
 
 REQUESTS = {"slurm": slurm_request, "k8s": kubernetes_request}

@@ -17,12 +17,12 @@ import shutil
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.config import LauncherSettings
+from bench.config import LauncherSettings, SweepConfig
 from bench.errors import BenchError, InfrastructureError, nearest, nearest_sentence
 from bench.store.parts import commit_bytes
 from bench.sweep.chunk import do_chunk, log_folder
@@ -78,7 +78,7 @@ class Queued:
 
 
 def submit(
-    order: Path, todo: Sequence[tuple[int, int]], settings: LauncherSettings, name: str, *, on_gpu: bool
+    order: Path, todo: Sequence[tuple[int, int]], settings: LauncherSettings, name: str, *, on_gpu: bool, cpus: int = 1
 ) -> list[ArrayJob]:
     """Submit runs as array jobs of chunks.
 
@@ -88,6 +88,7 @@ def submit(
         settings: Of the launcher.
         name: Of the sweep; the jobs are called by it.
         on_gpu: Whether each job needs a GPU to itself.
+        cpus: Cores of each job. One is left to the cluster, which may give more for each GPU.
 
     Raises:
         BenchError: submitit or sbatch is missing, or Slurm refuses the jobs; what was submitted before that stays.
@@ -106,6 +107,8 @@ def submit(
         "gres": settings.gres,
         "constraint": settings.constraint,
         "setup": settings.setup or None,
+        "cpus_per_task": cpus if cpus > 1 else None,
+        "srun_args": [f"--cpus-per-task={cpus}"] if cpus > 1 else None,  # srun of 22.05 and newer reads it nowhere else
     }
     executor.update_parameters(
         job_name=f"bench-{name}",
@@ -139,6 +142,12 @@ def submit(
 def job_seconds(settings: LauncherSettings, runs: int) -> float:
     """The time limit of each job for so many runs, in seconds."""
     return settings.time or JOB_S + RUN_S * min(runs, settings.chunk)
+
+
+def cores_of(config: SweepConfig, inputs: Collection[str]) -> int:
+    """Cores that a run needs with any of these inputs: one, and one for each process of a loader, or its threads."""
+    workers = config.measure.loader_workers if "loader" in inputs else 0
+    return max(config.measure.threads or 1, 1 + workers)
 
 
 def _submitit() -> Any:

@@ -7,17 +7,19 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import bench
-from bench.errors import BenchError
-from bench.sweep.ray_cluster import _count_slots, do_run
+from bench.errors import BenchError, InfrastructureError
+from bench.sweep.ray_cluster import _connected, _count_slots, _slots, _whole_node, do_run
 from bench.sweep.standing import State, read_standings
 from tests.chaos.fake_sweep import fake_config
 from tests.engines.sweeps import OUT, SMALL, assert_same_report, wait_for
@@ -66,7 +68,7 @@ def test_a_lost_node_and_a_killed_driver_lose_nothing(cluster: Any, tmp_path: Pa
     on_ray = ("--launcher", "ray", "--address", cluster.address)
 
     unfit = start(tmp_path, *on_ray, "--set", "launcher.resources={H100=1}")
-    _, words = unfit.communicate(timeout=120)
+    _, words = unfit.communicate(timeout=400)
     assert unfit.returncode == 2 and "1 H100" in words and "Traceback" not in words
 
     driver = start(tmp_path, *on_ray)
@@ -124,5 +126,53 @@ def test_what_no_node_has_is_named() -> None:
         {"Alive": False, "Resources": {"CPU": 8.0, "GPU": 8.0}},
     ]
     assert _count_slots(nodes, {"CPU": 1.0, "GPU": 1.0}) == 2
-    with pytest.raises(BenchError, match=r"1 CPU, 1 GPU, 1 accelerator_type:H100.*Nodes have: 8 CPU, 2 GPU, 1 acc"):
-        _count_slots(nodes, {"CPU": 1.0, "GPU": 1.0, "accelerator_type:H100": 1.0})
+    wanted = {"CPU": 1.0, "GPU": 1.0, "accelerator_type:H100": 1.0}
+    told = r"1 CPU, 1 GPU, 1 accelerator_type:H100.*Nodes have: 8 CPU, 2 GPU, 1 acc.*such a node$"
+    with pytest.raises(BenchError, match=told):
+        _count_slots(nodes, wanted)
+    with pytest.raises(BenchError, match=r"or add such a node\. To measure on CPUs instead: --device cpu"):
+        _count_slots([{"Alive": True, "Resources": {"CPU": 8.0}}], {"CPU": 1.0, "GPU": 1.0})
+
+
+def test_a_run_on_the_cpu_has_a_node_to_itself() -> None:
+    nodes = [{"Alive": alive, "Resources": {"CPU": cpus}} for alive, cpus in ((True, 4.0), (True, 8.0), (False, 16.0))]
+    assert _slots(nodes, _whole_node(nodes, {})) == [0, 1]
+    nodes[0]["Resources"]["fast"] = 1.0
+    assert _whole_node(nodes, {"fast": 1.0}) == {"CPU": 4.0}
+    assert _whole_node(nodes, {"H100": 1.0}) == {"CPU": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("address", "asked", "words"),
+    [(None, "local", "Ray starts no cluster on this host: OSError"), ("auto", "auto", "no Ray cluster at auto")],
+)
+def test_without_an_address_a_new_cluster_starts_and_what_fails_is_told(
+    monkeypatch: pytest.MonkeyPatch, address: str | None, asked: str, words: str
+) -> None:
+    heard = list[str]()
+
+    def init(address: str, **_: object) -> None:
+        heard.append(address)
+        raise OSError
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init))
+    with pytest.raises(InfrastructureError, match=words), _connected(address):
+        pass
+    assert heard == [asked]
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_an_address_that_nobody_listens_at_is_told_before_ray_tries_it(
+    monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    heard = list[str]()
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=lambda address, **_: heard.append(address)))
+    monkeypatch.setattr(sys.modules["ray"], "shutdown", lambda: None, raising=False)
+    with socket.socket() as closed, socket.create_server(("127.0.0.1", 0)) as open_:
+        closed.bind(("127.0.0.1", 0))  # and does not listen
+        deaf, listening = (f"{scheme}127.0.0.1:{each.getsockname()[1]}" for each in (closed, open_))
+        with pytest.raises(InfrastructureError, match=f"no Ray cluster at {deaf} can be used: .*refused"):
+            _connected(deaf).__enter__()
+        with _connected(listening):
+            pass
+    assert heard == [listening]

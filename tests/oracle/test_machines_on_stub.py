@@ -92,12 +92,13 @@ def test_a_slice_is_a_device_of_its_own(sweep: Any, tmp_path: Path) -> None:
 
 
 def test_where_nvml_shows_the_board_alone_its_figures_are_not_the_slices(sweep: Any, tmp_path: Path) -> None:
-    done = sweep("--device", "cuda", board_only=1, **CUT_UP)
+    done = sweep("--device", "cuda", board_only=1, sampled_milliwatt=400_000, **CUT_UP)
     assert done.returncode == 0, done.stderr
     (row,) = rows(tmp_path).to_dict("records")
     assert (row["device_memory_kind"], row["gpu_total_bytes"]) == ("slice", DEVICES["a100-1g.5gb"]["memory_bytes"])
     assert row["device_total_bytes"] == DEVICES["a100-1g.5gb"]["memory_bytes"]
-    for column in ("device_used_bytes", "device_used_total_bytes", "device_used_before_bytes", "power_end_w"):
+    memory = ("device_used_bytes", "device_used_total_bytes", "device_used_before_bytes")
+    for column in (*memory, "sm_clock_end_hz", "power_end_w", "power_window_w", "energy_window_j"):
         assert pd.isna(row[column]), column
 
 

@@ -362,6 +362,20 @@ def test_every_fault_of_the_launcher_is_told_at_once() -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
+        ({"GPU": 2}, "GPU: a run has one GPU"),
+        ({"memory": 1, "h100": 1}, "memory: a run has one GPU, and no request for memory"),
+        ({"h100": 1.5}, "h100 = 1.5: an amount above 1 is a whole number"),
+    ],
+)
+def test_resources_that_ray_would_refuse_later_are_refused(given: dict[str, float], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        check_config({**MINIMAL, "launcher": {"kind": "ray", "resources": given}}, "c.toml")
+    check_config({**MINIMAL, "launcher": {"kind": "ray", "resources": {"accelerator_type:H100": 0.001}}}, "c.toml")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
         ("all,cuda:0", "all stands alone"),
         ("cuda:0,cuda:0", "named twice"),
         ("cuda:0,cpu:1", "both GPUs and slots"),

@@ -24,7 +24,16 @@ from bench.probes.gpu_monitor import (
     throttled_by,
     window_fields,
 )
-from bench.probes.nvml import Gpu, find_gpu, hash_uuid, list_gpus, read_gpu_listing, visible_gpus
+from bench.probes.nvml import (
+    Gpu,
+    count_other_processes,
+    find_gpu,
+    hash_uuid,
+    list_gpus,
+    pci_bus_ids,
+    read_gpu_listing,
+    visible_gpus,
+)
 from bench.probes.nvml_session import DEFAULT_TIMEOUT_S
 from bench.records import Measurement, Status, columns
 from tests.unit.fake_nvml import (
@@ -294,7 +303,8 @@ def test_readings_of_a_driver_known_not_to_answer_are_not_tried(monkeypatch: pyt
 
 def test_after_one_hang_every_reading_is_empty_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = install(monkeypatch, FakeNvml(a100(), hang="nvmlDeviceGetPowerUsage"))
-    monitor = GpuMonitor(UUID, timeout_s=0.3)
+    monitor = GpuMonitor(UUID)
+    monitor._session.timeout_s = 0.3  # not before it is open, which a busy machine may take longer for
     first = monitor.snapshot()
     started = time.monotonic()
     second = [monitor.snapshot() for _ in range(20)]
@@ -304,6 +314,15 @@ def test_after_one_hang_every_reading_is_empty_at_once(monkeypatch: pytest.Monke
     assert first == GpuSnapshot(error="NVML gave no answer to reading the GPU within 0.3 s")
     assert {each.error for each in second} == {"NVML gave no answer to reading the GPU; it is not queried again"}
     assert waited_s < 0.3 * 20  # twenty waits would take that long
+
+
+def test_looks_at_neighbours_do_not_wait_for_a_driver_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    board = a100(nvmlDeviceGetPciInfo=SimpleNamespace(busId="00000000:3B:00.0"))
+    fake = install(monkeypatch, FakeNvml(board))
+    assert (count_other_processes(UUID), pci_bus_ids([UUID])) == (0, {UUID: "00000000:3B:00.0"})
+    fake.hang = "nvmlDeviceGetHandleByUUID"
+    assert (count_other_processes(UUID, 0.5), pci_bus_ids([UUID], 0.5)) == (None, {})
+    fake.released.set()
 
 
 def test_a_hanging_driver_does_not_keep_the_process_alive() -> None:
@@ -405,7 +424,7 @@ def test_power_limit_below_the_default_is_a_cap() -> None:
         (187.4, 0.0, 50, False),
     ],
 )
-def test_a_counter_is_held_against_the_samples_of_power(
+def test_a_counter_is_compared_with_the_samples_of_power(
     energy_j: float | None, power_w: float | None, count: int | None, unconfirmed: bool
 ) -> None:
     fields = {"energy_window_j": energy_j, "power_window_w": power_w, "power_sample_count": count}
@@ -421,9 +440,11 @@ def test_samples_of_power_are_those_of_the_window(monkeypatch: pytest.MonkeyPatc
     with GpuMonitor(UUID) as monitor:
         assert monitor.power_samples(11.0, 13.0) == (12.0, 13.0)
         assert monitor.power_samples(20.0, 30.0) == ()
-    install(monkeypatch, FakeNvml(a100()))
-    with GpuMonitor(UUID) as monitor:
-        assert monitor.power_samples(11.0, 13.0) is None
+    cut = a100(nvmlDeviceGetSamples=(1, samples), nvmlDeviceGetMigMode=[1, 1])  # of which CUDA shows a slice
+    for board in (a100(), cut):
+        install(monkeypatch, FakeNvml(board))
+        with GpuMonitor(UUID) as monitor:
+            assert monitor.power_samples(11.0, 13.0) is None
 
 
 def test_energy_of_a_window_shorter_than_the_counters_steps_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
