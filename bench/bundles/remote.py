@@ -82,17 +82,35 @@ def open_results(paths: Iterable[str | os.PathLike[str]]) -> Iterator[list[Path]
 
 @contextlib.contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[Path]:
+    with (
+        local_results(path) as place,
+        open_bundle(place) if place.is_file() else contextlib.nullcontext(place) as folder,
+    ):
+        yield folder
+
+
+@contextlib.contextmanager
+def local_results(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Results as a bundle or a folder on this machine, for the duration of the context.
+
+    A path is passed on as it is. A bundle at an address is copied, and of a folder there the parts are written again.
+
+    Raises:
+        BundleError: The address cannot be read.
+        StoreError: A part of a folder at an address is damaged.
+    """
     if not is_address(path):
-        with open_bundle(Path(path)) if Path(path).is_file() else contextlib.nullcontext(Path(path)) as folder:
-            yield folder
+        yield Path(path)
         return
     with fetched(str(path)) as copy:
         try:
             if copy.is_dir():
                 rewrite_parts(copy)
-            with contextlib.nullcontext(copy) if copy.is_dir() else open_bundle(copy) as folder:
-                yield folder
-        except StoreError as error:  # the user knows the address only
+            yield copy
+        except StoreError as error:
+            if str(copy) not in str(error):  # it is about other results
+                raise
+            # the user knows the address only
             hint = ". The address of a folder ends in /" if copy.is_file() and "not a bundle" in str(error) else ""
             raise type(error)(str(error).replace(str(copy), str(path)) + hint) from error
 
