@@ -41,6 +41,7 @@ CACHE_BYTES = 16 << 30
 """Of all copies together; the ones that were not used for longest go first."""
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?:::|://)")
+_EXAMPLES = "https://HOST/mine.zip, s3://BUCKET/mine, file:///FOLDER/mine"
 _EXTRAS = {"http": "remote", "https": "remote", "s3": "s3", "s3a": "s3"}
 _SAYING = ("etag", "lastmodified", "mtime", "created", "md5", "md5hash", "contentmd5", "digest", "crc")
 """What a store may say of a file that changes with its content; in lower case, without dashes."""
@@ -140,6 +141,8 @@ def fetched(address: str) -> Iterator[Path]:
 def _system(address: str) -> tuple[Any, str]:
     """The file system of an address, and the path there. Raises BenchError."""
     protocol = re.split(r"::|://", address)[0].lower()
+    if not address.rstrip("/").rpartition(":")[2]:
+        raise BenchError(f"{address}: names no file and no folder. Examples: {_EXAMPLES}")
     try:
         from fsspec.core import url_to_fs
     except ImportError as error:
@@ -154,8 +157,7 @@ def _system(address: str) -> tuple[Any, str]:
     except ValueError as error:
         if "rotocol not known" in str(error):
             raise BenchError(
-                f'{address}: "{protocol}" is not a kind of address that fsspec reads. Examples: https://HOST/mine.zip, '
-                "s3://BUCKET/mine, file:///FOLDER/mine"
+                f'{address}: "{protocol}" is not a kind of address that fsspec reads. Examples: {_EXAMPLES}'
             ) from error
         raise BundleError(f"{address}: cannot be read ({first_line(error)})") from error
     except Exception as error:

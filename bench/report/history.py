@@ -24,6 +24,8 @@ from bench.units import MISSING, counted, format_frac
 
 LINE, WORSE, BETTER = theme.HUES[:3]
 _MOST_TICKS = 8
+_ABSURD = 1e24
+"""In any unit: a point whose interval reaches it is in the CSV and not drawn, as no axis holds it beside others."""
 _TICKS = {"_bytes": tick_bytes, "_per_s": tick_rate, "_s": tick_seconds}
 
 
@@ -197,7 +199,7 @@ def _draw(history: History, metric: Metric) -> Drawing:
 
 
 def _draw_line(axes: Axes, points: pd.DataFrame, changes: Sequence[HistoryChange], metric: Metric) -> None:
-    known = points[points["middle"].notna()]
+    known = points[points[["middle", "low", "high"]].max(axis=1) < _ABSURD]
     place, middle, level = (known[name].to_numpy(dtype=float) for name in ("result", "middle", "level"))
     counts = known["n"].to_numpy() > 1
     spans = known.loc[counts, ["result", "low", "high"]].to_numpy(dtype=float)

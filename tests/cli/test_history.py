@@ -115,6 +115,15 @@ def test_absurd_numbers_have_no_traceback(tmp_path):
     done = history(*days, tmp_path / "absurd", "--out", tmp_path / "page", "--json")
     assert done.exit_code in (0, 3), done.output
     assert json.loads(done.stdout)["results"][-1]["started_unix_s"] == 1e300
+
+    def wild(measured, case, repeat):
+        window = (1e-300, 1e300, 1.0)[repeat]
+        return dataclasses.replace(absurd(measured, case, repeat), wall_window_s=window, peak_allocated_bytes=1 << 62)
+
+    make_results(tmp_path / "wild", CASES[:1], environment=GPU, change=wild)
+    for results in ([*days, tmp_path / "wild"], [tmp_path / "wild"]):
+        done = history(*results, "--out", tmp_path / "page")
+        assert done.exit_code in (0, 3), done.exception
     endless = make_results(
         tmp_path / "endless", CASES[:1], change=lambda measured, *_: dataclasses.replace(measured, started_unix_s=1e999)
     )

@@ -186,6 +186,7 @@ def test_parts_of_a_folder_elsewhere_are_read_in_a_child(made, tmp_path):
         ("{at}/empty/", "holds no results; give a bundle, or a folder"),
         ("http://127.0.0.1:9/mine.zip", "cannot be reached or read from here .*127.0.0.1:9"),
         ("s4://bucket/mine.zip", '"s4" is not a kind of address that fsspec reads. Examples: https://HOST/mine.zip'),
+        ("ftp://", "names no file and no folder. Examples: https://HOST/mine.zip"),
         ("memory://absent", "does not exist"),
         ("zip://::file:///dev/null", "cannot be read"),
     ],
