@@ -232,7 +232,7 @@ def _pack(folder: Path, made: Path) -> Path:
     """A results folder as `bench bundle` packs it."""
     name = safe_name(default_target(folder).stem)
     render_report([folder], made / name)
-    return write_bundle(made / "bundle.zip", name, bundle_files(folder, made / name, __version__)).path
+    return write_bundle(made / f"{name}.zip", name, bundle_files(folder, made / name, __version__)).path
 
 
 def _parts_hash(folder: Path) -> str:
