@@ -581,7 +581,8 @@ def history(
     """Follow each case over results of different dates, commits, drivers or versions, and find where its level changed.
 
     Args:
-        *results: Results folders, folders that hold several of them, and bundles, in any order: runs say when they ran.
+        *results: Results folders, folders that hold several of them, bundles, and addresses of any of these, in any
+            order: runs say when they ran.
         margin: The smallest change that counts, as a fraction.
         confidence: Of every interval, and of there being no false change among all the cases of a metric.
         only: `FIELD=PATTERN` each: only such runs, as with `bench history --only`.
@@ -597,7 +598,7 @@ def history(
 
     from bench.comparison import select_runs, trace_history
 
-    sides = [side for path in results for side in _dated_results(Path(path))]
+    sides = [side for path in results for side in _dated_results(path)]
     if not sides:
         raise BenchError("give at least one result to follow")
     if only:
@@ -607,20 +608,19 @@ def history(
     return trace_history(sides, margin=margin, confidence=confidence, metrics=metrics)
 
 
-def _dated_results(path: Path) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Each results folder in a folder or bundle, with its name."""
-    from bench.bundles import open_results
-    from bench.store import DATA_FOLDER, read_results, results_folders
+def _dated_results(given: str | PathLike[str]) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Each results folder in a folder or bundle, or at an address, with its name."""
+    from bench.bundles import is_address, open_results, results_name
+    from bench.store import read_results, results_folders
 
-    with open_results([path]) as (opened,):
+    with open_results([given]) as (opened,):
         folders = results_folders([opened])
         for folder in folders:
             loaded = read_results(folder)
             loaded.warn()
-            place = folder.parent if folder.name == DATA_FOLDER else folder
-            inside = place.resolve().name
-            bundle = path.stem if len(folders) == 1 else f"{path.stem}/{inside}"
-            yield (bundle if path.is_file() else inside), loaded.frame
+            inside = results_name(folder)
+            whole = results_name(given) if len(folders) == 1 else f"{results_name(given)}/{inside}"
+            yield (whole if is_address(given) or Path(given).is_file() else inside), loaded.frame
 
 
 def reproduce(
@@ -680,7 +680,8 @@ def build_site(
 
     Args:
         out: A new or empty folder, or one that this function wrote.
-        *results: Bundles of `bench bundle`, and folders that `bench sweep` wrote or that hold several of these.
+        *results: Bundles of `bench bundle`, folders that `bench sweep` wrote or that hold several of these, and
+            addresses of any of these.
         title: Of the site; that of the last time unless given.
         url: Where it will be published, for absolute addresses in the feeds; that of the last time unless given.
         margin: How far apart, as a fraction, two hosts may be that agree; that of the last time, or 5 %.
@@ -695,7 +696,8 @@ def build_site(
     """
     from bench.site import build_site as build
 
-    return build(Path(out), list(map(Path, results)), title=title, url=url, margin=margin, only=only, whole=whole)
+    given = [path if isinstance(path, str) else Path(path) for path in results]
+    return build(Path(out), given, title=title, url=url, margin=margin, only=only, whole=whole)
 
 
 def _runs(results: Results) -> pd.DataFrame:

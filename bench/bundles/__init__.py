@@ -18,7 +18,7 @@ from bench.bundles.bundle import (
 )
 from bench.bundles.contents import Credits, bundle_files, default_target
 from bench.bundles.merging import Merged, merge_results
-from bench.bundles.remote import fetched, is_address, open_results, results_name
+from bench.bundles.remote import fetched, is_address, local_results, open_results, results_name
 
 __all__ = [
     "BundleError",
@@ -31,6 +31,7 @@ __all__ = [
     "default_target",
     "fetched",
     "is_address",
+    "local_results",
     "manifest_digest",
     "merge_results",
     "open_bundle",

@@ -41,6 +41,7 @@ CACHE_BYTES = 16 << 30
 """Of all copies together; the ones that were not used for longest go first."""
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?:::|://)")
+_EXAMPLES = "https://HOST/mine.zip, s3://BUCKET/mine, file:///FOLDER/mine"
 _EXTRAS = {"http": "remote", "https": "remote", "s3": "s3", "s3a": "s3"}
 _SAYING = ("etag", "lastmodified", "mtime", "created", "md5", "md5hash", "contentmd5", "digest", "crc")
 """What a store may say of a file that changes with its content; in lower case, without dashes."""
@@ -82,17 +83,35 @@ def open_results(paths: Iterable[str | os.PathLike[str]]) -> Iterator[list[Path]
 
 @contextlib.contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[Path]:
+    with (
+        local_results(path) as place,
+        open_bundle(place) if place.is_file() else contextlib.nullcontext(place) as folder,
+    ):
+        yield folder
+
+
+@contextlib.contextmanager
+def local_results(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Results as a bundle or a folder on this machine, for the duration of the context.
+
+    A path is passed on as it is. A bundle at an address is copied, and of a folder there the parts are written again.
+
+    Raises:
+        BundleError: The address cannot be read.
+        StoreError: A part of a folder at an address is damaged.
+    """
     if not is_address(path):
-        with open_bundle(Path(path)) if Path(path).is_file() else contextlib.nullcontext(Path(path)) as folder:
-            yield folder
+        yield Path(path)
         return
     with fetched(str(path)) as copy:
         try:
             if copy.is_dir():
                 rewrite_parts(copy)
-            with contextlib.nullcontext(copy) if copy.is_dir() else open_bundle(copy) as folder:
-                yield folder
-        except StoreError as error:  # the user knows the address only
+            yield copy
+        except StoreError as error:
+            if str(copy) not in str(error):  # it is about other results
+                raise
+            # the user knows the address only
             hint = ". The address of a folder ends in /" if copy.is_file() and "not a bundle" in str(error) else ""
             raise type(error)(str(error).replace(str(copy), str(path)) + hint) from error
 
@@ -122,6 +141,8 @@ def fetched(address: str) -> Iterator[Path]:
 def _system(address: str) -> tuple[Any, str]:
     """The file system of an address, and the path there. Raises BenchError."""
     protocol = re.split(r"::|://", address)[0].lower()
+    if not address.rstrip("/").rpartition(":")[2]:
+        raise BenchError(f"{address}: names no file and no folder. Examples: {_EXAMPLES}")
     try:
         from fsspec.core import url_to_fs
     except ImportError as error:
@@ -136,8 +157,7 @@ def _system(address: str) -> tuple[Any, str]:
     except ValueError as error:
         if "rotocol not known" in str(error):
             raise BenchError(
-                f'{address}: "{protocol}" is not a kind of address that fsspec reads. Examples: https://HOST/mine.zip, '
-                "s3://BUCKET/mine, file:///FOLDER/mine"
+                f'{address}: "{protocol}" is not a kind of address that fsspec reads. Examples: {_EXAMPLES}'
             ) from error
         raise BundleError(f"{address}: cannot be read ({first_line(error)})") from error
     except Exception as error:

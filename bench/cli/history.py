@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.options import Share, json_option
+from bench.cli.options import ResultsType, Share, json_option
 from bench.terminal import printable
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RESULTS...")
+@click.argument("results", nargs=-1, required=True, type=ResultsType(), metavar="RESULTS...")
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for the page, its Markdown and figures."
 )
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 )
 @json_option
 def history(
-    results: tuple[Path, ...],
+    results: tuple[Path | str, ...],
     out: Path | None,
     only: tuple[str, ...],
     metrics: tuple[str, ...],
@@ -52,15 +52,16 @@ def history(
 ) -> None:
     """Follow each case over results of different dates or versions.
 
-    RESULTS are folders, folders of folders, and bundles, in any order: their runs say when they ran. Each case is a
-    line for each model of device. Where its level changes by more than results and processes differ by chance, the
-    change is listed with what else differs between its two sides. That needs 5 results of 2 or more processes each, or
-    results that were interleaved, as nox -s versions makes them. docs/history.md explains the numbers.
+    RESULTS are folders, folders of folders, bundles, and addresses of any of these, in any order: their runs say when
+    they ran. Each case is a line for each model of device. Where its level changes by more than results and processes
+    differ by chance, the change is listed with what else differs between its two sides. That needs 5 results of 2 or
+    more processes each, or results that were interleaved, as nox -s versions makes them. docs/history.md explains the
+    numbers.
 
     \b
     Examples:
       bench history reports/nightly --out reports/history
-      bench history reports/2026-10 reports/2026-11.zip reports/2026-12 --json
+      bench history reports/2026-10 https://example.org/2026-11.zip reports/2026-12 --json
       bench history reports/nightly --only 'model=resnet*' --metric samples_per_s --margin 2%
 
     \b
@@ -70,7 +71,10 @@ def history(
     from bench.api import history as follow
     from bench.cli.root import echo_json
     from bench.errors import EXIT_REGRESSION
+    from bench.store import DATA_FOLDER
 
+    if out is not None and any(any(place.glob("plan-*.parquet")) for place in (out, out / DATA_FOLDER)):
+        raise click.UsageError(f"{out}: holds results, whose report would be replaced; name another folder with --out")
     found = follow(*results, margin=margin, confidence=confidence, only=only, metrics=metrics or None)
     page = None
     if out is not None:
@@ -123,7 +127,8 @@ def _print(found: History) -> None:
 
     click.echo(click.style(printable(found.headline), bold=True))
     for place in range(len(found.results)):
-        click.echo(printable(f"  {place + 1:>3}  {found.words(place)}, torch {found.results[place].torch_version}"))
+        version = found.results[place].torch_version or "unknown"
+        click.echo(printable(f"  {place + 1:>3}  {found.words(place)}, torch {version}"))
     for change in found.changes:
         metric, verdict = METRICS[change.metric], verdict_words(change.metric, change.verdict)
         sides = " → ".join(found.results[place].name for place in (change.before_result, change.after_result))

@@ -65,8 +65,8 @@ def reproduce(
 
     Says what differs from here (code, versions, device, driver, settings), runs the same cases with the same protocol
     and number of processes, and answers same, different or unclear: speed by the statistics of bench compare, memory to
-    the byte where device and libraries are the same. Finished runs are kept; the same command resumes. Nothing that
-    comes with the results is run: models of somebody's own file need that file, named with --models.
+    the byte where device, libraries and code are the same. Finished runs are kept; the same command resumes. Nothing
+    that comes with the results is run: models of somebody's own file need that file, named with --models.
 
     \b
     Examples:

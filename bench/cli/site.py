@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from bench.cli.options import Share, json_option
+from bench.cli.options import ResultsType, Share, json_option
 from bench.terminal import printable
 
 
 @click.command()
 @click.argument("out", type=click.Path(path_type=Path))
-@click.argument("results", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("results", nargs=-1, type=ResultsType())
 @click.option("--title", help="Title of the site [that of the last time].")
 @click.option("--url", metavar="URL", help="Where it will be published; feeds then have absolute addresses.")
 @click.option(
@@ -25,7 +25,7 @@ from bench.terminal import printable
 @json_option
 def site(
     out: Path,
-    results: tuple[Path, ...],
+    results: tuple[Path | str, ...],
     title: str | None,
     url: str | None,
     margin: float | None,
@@ -35,15 +35,15 @@ def site(
 ) -> None:
     """Build a static site from many results, or add results to it.
 
-    RESULTS are bundles, or folders that bench sweep wrote (each is bundled, as bench bundle does), of any number of
-    machines and people. OUT is a new folder, or a site to which they are added. The site has a page for each model,
-    each device and each bundle, and says of every number how far to trust it: reproduced by other hosts, reported by
-    one, or not publishable, and why. It needs no server: open OUT/index.html, or publish the folder.
+    RESULTS are bundles, folders that bench sweep wrote (each is bundled, as bench bundle does), or addresses of either,
+    of any number of machines and people. OUT is a new folder, or a site to which they are added. The site has a page
+    for each model, each device and each bundle, and says of every number how far to trust it: reproduced by other
+    hosts, reported by one, or not publishable, and why. It needs no server: open OUT/index.html, or publish the folder.
 
     \b
     Examples:
       bench site site reports/host-a.zip reports/host-b.zip
-      bench site site reports/new.zip                     one more bundle takes seconds
+      bench site site https://example.org/new.zip         one more bundle takes seconds
       bench site site --title "Our GPUs" --url https://example.org/bench/
       bench site site results/*.zip --only --json         exactly these
     """

@@ -161,7 +161,8 @@ class History:
         """The outcome in a sentence."""
         many = counted(len(self.results), "result")
         worse = [change for change in self.changes if change.regression]
-        parts = [f"{counted(len(worse), 'line')} changed for the worse"] if worse else []
+        lines = len({change.line for change in worse})
+        parts = [f"{counted(lines, 'line')} changed for the worse"] if worse else []
         parts += [f"{counted(len(self.broken), 'case')} failed that ran before"] if self.broken else []
         if parts:
             newest = sorted({change.after_result for change in worse} | {item.after_result for item in self.broken})
@@ -325,7 +326,7 @@ def _measured_metrics(runs: pd.DataFrame, asked: Sequence[str] | None) -> list[M
     """The metrics to follow; of the default ones, those that any result measured."""
     for name in asked or ():
         if name not in METRICS:
-            raise UnknownNameError("metric", name, METRICS, list_command="history --help")
+            raise UnknownNameError("metric", name, METRICS, list_command="compare --help")
     names = list(dict.fromkeys(asked or DEFAULT_METRICS))
     found = [METRICS[name] for name in names if np.isfinite(METRICS[name].values(runs)).any()]
     missing = [name for name in names if METRICS[name] not in found]

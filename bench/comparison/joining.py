@@ -602,7 +602,7 @@ def _notes(one: pd.DataFrame, two: pd.DataFrame) -> list[str]:
     sides = (("baseline", one), ("candidate", two))
     notes = [note for side, runs in sides if (note := _name_machines(side, runs))]
     notes += [note for side, runs in sides if (note := _say_unit(side, runs))]
-    hosts = set(one["host_hash"].dropna()) & set(two["host_hash"].dropna())
+    hosts = _hosts(one) & _hosts(two)
     begun = [side["started_unix_s"].dropna().astype(float) for side in (one, two)]
     if hosts and all(len(times) for times in begun):
         first, second = sorted(begun, key=lambda times: float(times.min()))
@@ -612,3 +612,9 @@ def _notes(one: pd.DataFrame, two: pd.DataFrame) -> list[str]:
                 "like a difference. docs/statistics.md explains how to interleave them."
             )
     return notes
+
+
+def _hosts(runs: pd.DataFrame) -> set[tuple[str, str]]:
+    """The hosts of some runs by their hash and processor: machines that were cloned have the hash in common."""
+    named = runs[["host_hash", "cpu_model"]].drop_duplicates().dropna(subset="host_hash")
+    return {(str(host), str(model)) for host, model in named.itertuples(index=False)}

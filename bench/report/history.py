@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from bench import __version__
 from bench.comparison import METRICS, History, HistoryChange, Metric, date_words, difference_words, verdict_words
@@ -22,6 +24,8 @@ from bench.units import MISSING, counted, format_frac
 
 LINE, WORSE, BETTER = theme.HUES[:3]
 _MOST_TICKS = 8
+_ABSURD = 1e24
+"""In any unit: a point whose interval reaches it is in the CSV and not drawn, as no axis holds it beside others."""
 _TICKS = {"_bytes": tick_bytes, "_per_s": tick_rate, "_s": tick_seconds}
 
 
@@ -195,7 +199,7 @@ def _draw(history: History, metric: Metric) -> Drawing:
 
 
 def _draw_line(axes: Axes, points: pd.DataFrame, changes: Sequence[HistoryChange], metric: Metric) -> None:
-    known = points[points["middle"].notna()]
+    known = points[points[["middle", "low", "high"]].max(axis=1) < _ABSURD]
     place, middle, level = (known[name].to_numpy(dtype=float) for name in ("result", "middle", "level"))
     counts = known["n"].to_numpy() > 1
     spans = known.loc[counts, ["result", "low", "high"]].to_numpy(dtype=float)
@@ -214,9 +218,12 @@ def _draw_line(axes: Axes, points: pd.DataFrame, changes: Sequence[HistoryChange
         low, high = float(ends.min()), float(ends.max())
         spare = max(0.12 * (high - low), 0.02 * high)  # numbers that are equal to the byte keep a sensible axis
         axes.set_ylim(max(low - spare, 0.0), high + spare)
-    ticks = axes.get_yticks()
+    bottom, top = limits = axes.get_ylim()
+    ticks = np.asarray(axes.get_yticks())
+    if metric.name.endswith("_bytes"):  # at round numbers of the unit
+        unit = 1024.0 ** min(4, int(math.log(max(top, 1.0), 1024)))
+        ticks = np.asarray(MaxNLocator(6).tick_values(bottom / unit, top / unit)) * unit
     words = next(words for ending, words in [*_TICKS.items(), ("", "{:.3g}".format)] if metric.name.endswith(ending))
-    limits = axes.get_ylim()
     axes.set_yticks(ticks, [words(tick) for tick in ticks])
     axes.set_ylim(limits)
 

@@ -31,9 +31,10 @@
   };
   const tick = (value) => value.toLocaleString("en-US", { notation: "compact", maximumSignificantDigits: 4 });
 
-  // The number at the head of a cell, in its unit: `101,000 (87,700 to 117,000)`, `15.6 MiB`, `-37.6 %`.
+  // The number at the head of a cell, in its unit: `101,000 (87,700 to 117,000)`, `15.6 MiB`, `-37.6 %`; of a date, a
+  // version or a hash there is none.
   const quantity = (text) => {
-    const found = /^([+-]?[\d,]*\.?\d+(?:e[+-]?\d+)?)\s*([A-Za-zµ]*)/i.exec(text.trim());
+    const found = /^([+-]?[\d,]*\.?\d+(?:e[+-]?\d+)?)(?![\w.:-])\s*([A-Za-zµ]*)/i.exec(text.trim());
     return found ? Number(found[1].replaceAll(",", "")) * (UNITS[found[2]] ?? 1) : NaN;
   };
   // Numbers by size, others by their text; what is missing comes last in either direction.

@@ -7,6 +7,7 @@ are those of the manifest, one bundle is read again each time to test it, and al
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import random
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import __version__
-from bench.bundles import bundle_files, default_target, safe_name, write_bundle
+from bench.bundles import bundle_files, default_target, local_results, safe_name, write_bundle
 from bench.bundles.bundle import name_fault
 from bench.errors import BenchError, StoreError
 from bench.fingerprint import code_key
@@ -136,7 +137,7 @@ class _Manifest:
 
 def build_site(
     target: Path,
-    results: Sequence[Path] = (),
+    results: Sequence[Path | str] = (),
     *,
     title: str | None = None,
     url: str | None = None,
@@ -149,7 +150,8 @@ def build_site(
 
     Args:
         target: A new or empty folder, or one that this function wrote.
-        results: Bundles, and folders that `bench sweep` wrote or that hold several of these; each becomes a bundle.
+        results: Bundles, and folders that `bench sweep` wrote or that hold several of these, or addresses of either;
+            each folder becomes a bundle.
         title: Of the site; that of the last time unless given.
         url: Where it will be published, for absolute addresses in the feeds; as the last time unless given.
         margin: How far apart, as a fraction, two hosts may be that agree; as the last time (5 %) unless given.
@@ -165,8 +167,9 @@ def build_site(
     url = url and url.rstrip("/") + "/"
     given: dict[str, Any] = {"title": title, "url": url, "margin": margin}
     settings = replace(before.settings, **{name: value for name, value in given.items() if value is not None})
-    with tempfile.TemporaryDirectory(prefix="bench-site-") as made:
-        archives, packed = _archives(target, results, before, Path(made), only=only, progress=progress)
+    with tempfile.TemporaryDirectory(prefix="bench-site-") as made, contextlib.ExitStack() as stack:
+        here = [stack.enter_context(local_results(given)) for given in results]
+        archives, packed = _archives(target, here, before, Path(made), only=only, progress=progress)
         if not archives:
             raise BenchError(f"{target}: no results to show; give bundles, or folders that bench sweep wrote")
         kept = {} if whole else _kept(target, before, archives)
@@ -229,7 +232,7 @@ def _pack(folder: Path, made: Path) -> Path:
     """A results folder as `bench bundle` packs it."""
     name = safe_name(default_target(folder).stem)
     render_report([folder], made / name)
-    return write_bundle(made / "bundle.zip", name, bundle_files(folder, made / name, __version__)).path
+    return write_bundle(made / f"{name}.zip", name, bundle_files(folder, made / name, __version__)).path
 
 
 def _parts_hash(folder: Path) -> str:

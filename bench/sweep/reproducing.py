@@ -50,8 +50,13 @@ SPEED, MEMORY = "samples_per_s", "peak_allocated_bytes"
 MAX_CASES = 200_000
 """Of a configuration that comes with results: a larger product of axes is refused before it is made."""
 
-_DECIDE_BYTES = ("device", "gpu_name", "torch_version", "cuda_version", "cudnn_version", "cpu_capability")
-"""Where all of these are equal, a step takes the same bytes: libraries choose kernels and workspaces by them."""
+_DECIDE_BYTES = frozenset(
+    ("device", "gpu_name", "torch_version", "cuda_version", "cudnn_version", "cpu_capability", "code_key")
+)
+"""Where all of these are equal, a step takes the same bytes: libraries choose kernels and workspaces by them.
+
+On a CPU its model is one more.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,7 +355,8 @@ def _refuse_other_results(out: Path, original: Reproduced) -> None:
 
 def _answers(original: _Original, here: pd.DataFrame, comparison: Comparison) -> list[CaseAnswer]:
     """An answer for each case of the original, in the order of the comparison."""
-    exact = not {item.field for item in comparison.differences} & set(_DECIDE_BYTES)
+    deciding = _DECIDE_BYTES | {"cpu_model"} if original.kind == "cpu" else _DECIDE_BYTES
+    exact = not {item.field for item in comparison.differences} & deciding
     byte_sets = [_bytes_by_case(runs) for runs in (original.runs, here)] if exact else [{}, {}]
     labels = {item.case_key: item.label for item in comparison.missing}
     labels |= dict(zip(comparison.cases["case_key"], comparison.cases["label"], strict=True))

@@ -431,6 +431,9 @@ def test_sides_measured_one_after_the_other_are_noted(base, after):
     later = after(change=lambda found, case, repeat: dataclasses.replace(found, started_unix_s=1.8e9))
     notes = read(base, later, "--margin", "10%")["notes"]
     assert len(notes) == 1 and "one after the other" in notes[0]
+    clone = dataclasses.replace(GPU, cpu_model="Another")  # made from the same image, it has the same hash
+    later = after("clone", environment=clone, change=lambda found, *_: dataclasses.replace(found, started_unix_s=1.8e9))
+    assert not any("one after the other" in note for note in read(base, later, "--margin", "10%")["notes"])
     assert read(base, after("meanwhile"), "--margin", "10%")["notes"] == []
 
 

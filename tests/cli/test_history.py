@@ -115,6 +115,15 @@ def test_absurd_numbers_have_no_traceback(tmp_path):
     done = history(*days, tmp_path / "absurd", "--out", tmp_path / "page", "--json")
     assert done.exit_code in (0, 3), done.output
     assert json.loads(done.stdout)["results"][-1]["started_unix_s"] == 1e300
+
+    def wild(measured, case, repeat):
+        window = (1e-300, 1e300, 1.0)[repeat]
+        return dataclasses.replace(absurd(measured, case, repeat), wall_window_s=window, peak_allocated_bytes=1 << 62)
+
+    make_results(tmp_path / "wild", CASES[:1], environment=GPU, change=wild)
+    for results in ([*days, tmp_path / "wild"], [tmp_path / "wild"]):
+        done = history(*results, "--out", tmp_path / "page")
+        assert done.exit_code in (0, 3), done.exception
     endless = make_results(
         tmp_path / "endless", CASES[:1], change=lambda measured, *_: dataclasses.replace(measured, started_unix_s=1e999)
     )
@@ -149,6 +158,8 @@ def test_interleaved_versions_of_torch_are_judged_by_their_processes(tmp_path):
 def test_more_memory_is_a_regression_and_less_is_none(tmp_path):
     make_days(tmp_path / "more", [1] * 6, memory=[1, 1, 1, 1, 1, 1.1], cases=CASES[:1])
     (change,) = read(tmp_path / "more", code=3)["changes"]
+    both = make_days(tmp_path / "both", [1, 1, 1, 1, 1, 0.5], memory=[1, 1, 1, 1, 1, 1.1], cases=CASES[:1])
+    assert history(*both).stdout.startswith("A new regression: 1 line changed for the worse in day-05")
     assert (change["metric"], change["ratio"]) == ("peak_allocated_bytes", pytest.approx(1.1, abs=1e-5))
     make_days(tmp_path / "less", [1] * 6, memory=[1, 1, 1, 1, 1, 0.9], cases=CASES[:1])
     assert [item["verdict"] for item in read(tmp_path / "less")["changes"]] == ["faster"]
@@ -222,6 +233,8 @@ def test_a_bundle_is_a_result_and_python_has_the_same_answer(slower, tmp_path):
         ([], "RESULTS"),
         (["nowhere"], "nowhere: does not exist"),
         (["{slower}", "--metric", "speed"], 'unknown metric "speed"'),
+        (["{slower}", "--metric", "speed"], "bench compare --help"),
+        (["{slower}", "--out", "{slower}/day-00"], "day-00: holds results"),
         (["{slower}", "--only", "modle=mlp"], 'unknown field "modle". Nearest: model'),
         (["{slower}", "--only", "model=vit"], "no run matches model = vit"),
         (["{slower}", "--margin", "2"], "margin 2"),

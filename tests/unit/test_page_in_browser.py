@@ -180,6 +180,19 @@ def test_every_table_of_rows_sorts(tab):
     assert len(before) > 1 and rates == sorted(rates)
 
 
+def test_dates_and_versions_sort_as_such(browsed, tmp_path):
+    from bench.report.blocks import Table
+    from bench.report.render import render_html
+
+    cells = [["2026-10-02 10:00", "2.14.0"], ["2026-10-11 10:00", "2.9.1"], ["2026-10-02 09:00", "2.10.0"]]
+    (tmp_path / "page.html").write_text(render_html("x", [("", [Table(("when", "torch"), cells)])], {}, "0"))
+    browsed.open(tmp_path / "page.html")
+    for heading, order in (("when", (2, 0, 1)), ("torch", (1, 2, 0))):
+        press(browsed, heading, "main")
+        assert rows(browsed, table="main table") == [cells[place] for place in order]
+    assert browsed.complaints() == []
+
+
 def told(page, batch, model="mlp", optimizer="sgd"):
     """What the chart must say of a case, from the results themselves."""
     import bench

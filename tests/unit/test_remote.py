@@ -186,6 +186,7 @@ def test_parts_of_a_folder_elsewhere_are_read_in_a_child(made, tmp_path):
         ("{at}/empty/", "holds no results; give a bundle, or a folder"),
         ("http://127.0.0.1:9/mine.zip", "cannot be reached or read from here .*127.0.0.1:9"),
         ("s4://bucket/mine.zip", '"s4" is not a kind of address that fsspec reads. Examples: https://HOST/mine.zip'),
+        ("ftp://", "names no file and no folder. Examples: https://HOST/mine.zip"),
         ("memory://absent", "does not exist"),
         ("zip://::file:///dev/null", "cannot be read"),
     ],
@@ -229,6 +230,20 @@ def test_every_command_that_reads_results_takes_an_address(made, web, tmp_path):
     assert run("merge", tmp_path / "merged", at).exit_code == 0
     assert f"{at}/data/runs/" in run("trace", "mlp", at).output
     assert run("check", at, "--json").exit_code == 4
+    assert "1  mine (2023-11-14" in run("history", at, f"{web[0]}/mine/").output
+    for address, name in ((at, "from-bundle"), (f"{web[0]}/mine/", "from-folder")):
+        assert run("site", tmp_path / name, address).exit_code == 0
+        (archive,) = (tmp_path / name / "bundles").glob("mine-*.zip")
+        assert run("verify", archive).exit_code == 0
+
+
+def test_an_error_names_the_results_that_it_is_about(made, web, tmp_path):
+    (tmp_path / "a.txt").write_text("x")
+    told = run("site", tmp_path / "site", f"{web[0]}/mine.zip", tmp_path / "a.txt").output
+    assert "a.txt: not a bundle" in told and "The address of a folder" not in told
+    assert f"{web[0]}/mine: not a bundle" in (told := run("site", tmp_path / "site", f"{web[0]}/mine").output)
+    assert "The address of a folder ends in /" in told
+    assert f"{web[0]}/absent.zip: does not exist" in run("history", f"{web[0]}/absent.zip").output
 
 
 @pytest.mark.parametrize(

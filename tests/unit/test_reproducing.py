@@ -102,7 +102,9 @@ def test_a_single_byte_is_a_difference_where_nothing_decides_it(machine, tmp_pat
     assert "nothing that decides it differs" in answers(found)[64][1]
 
 
-@pytest.mark.parametrize("changed", [{"torch_version": "2.14.0+cpu"}, {"cpu_capability": "AVX512"}])
+@pytest.mark.parametrize(
+    "changed", [{"torch_version": "2.14.0+cpu"}, {"cpu_capability": "AVX512"}, {"cpu_model": "Another"}]
+)
 def test_other_libraries_may_take_a_byte_more(machine, tmp_path, changed, there):
     machine.environment = dataclasses.replace(CPU, **changed)
     machine.results["change"] = more_bytes
