@@ -141,13 +141,14 @@ def mix(name: str) -> None:
         ("old", "cpu", "float32", None),
     ],
 )
-@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="this torch has no such switches")
 def test_switches_of_both_kinds_are_read_undone_and_set_again(
     monkeypatch: pytest.MonkeyPatch, name: str, kind: str, found: str | None, told: str | None
 ) -> None:
     from bench.workload import numeric_modes
     from bench.workload.rounding import read_rounding
 
+    if not hasattr(torch.backends, "fp32_precision"):
+        pytest.skip("this torch has no such switches")
     play_gpu(monkeypatch, HOPPER)
     on = in_force._on_gpu if kind == "cuda" else in_force._on_cpu
     before = read_rounding()
