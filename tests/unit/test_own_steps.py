@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 import bench
 from bench.api import outline
@@ -19,28 +18,31 @@ from bench.records import stable_hash
 INPUTS = ["int64[B,16]", "int64[B,16]"]
 
 
-class Small(nn.Module):
-    """Token ids `(B, T)` to logits `(B, T, 50)`."""
+def small() -> torch.nn.Module:
+    """A model of token ids `(B, T)`, with logits `(B, T, 50)`."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.tokens, self.head = nn.Embedding(50, 32), nn.Linear(32, 50)
+    class Small(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tokens, self.head = torch.nn.Embedding(50, 32), torch.nn.Linear(32, 50)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.head(torch.tanh(self.tokens(tokens)))
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            return self.head(torch.tanh(self.tokens(tokens)))
+
+    return Small()
 
 
-def step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, ...]) -> float:
+def step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: tuple[torch.Tensor, ...]) -> float:
     tokens, targets, *_ = batch
     optimizer.zero_grad()
-    loss = nn.functional.cross_entropy(model(tokens).flatten(0, 1), targets.flatten())
+    loss = torch.nn.functional.cross_entropy(model(tokens).flatten(0, 1), targets.flatten())
     loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     return loss.item()
 
 
-def reads(model: nn.Module, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, ...]) -> None:
+def reads(model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: tuple[torch.Tensor, ...]) -> None:
     loss = model(batch[0]).sum()
     if loss.item() > 1:
         loss = loss * 2
@@ -72,47 +74,47 @@ def test_an_input_is_a_type_and_a_shape(text: str, spec: InputSpec) -> None:
 )
 def test_an_input_that_is_none_is_refused_with_what_is_allowed(text: str, said: str) -> None:
     with pytest.raises(BenchError, match=said):
-        ModelEntry("own", Small, inputs=(text,), step=step)
+        ModelEntry("own", small, inputs=(text,), step=step)
 
 
 def test_one_text_is_no_list_of_inputs() -> None:
     with pytest.raises(BenchError, match=r"inputs 'int64\[B\]': a list"):
-        ModelEntry("own", Small, inputs="int64[B]", step=step)  # type: ignore[arg-type]
-    assert ModelEntry("own", Small, inputs=["int64[B]"], step=step).inputs == ("int64[B]",)  # type: ignore[arg-type]
+        ModelEntry("own", small, inputs="int64[B]", step=step)  # type: ignore[arg-type]
+    assert ModelEntry("own", small, inputs=["int64[B]"], step=step).inputs == ("int64[B]",)  # type: ignore[arg-type]
 
 
 def test_inputs_that_the_usual_step_cannot_take_need_a_step() -> None:
     with pytest.raises(BenchError, match=r"step=\.\.\."):
-        ModelEntry("own", Small, inputs=("int64[B]",))
+        ModelEntry("own", small, inputs=("int64[B]",))
 
 
 def test_a_language_models_own_step_is_estimated_at_several_batches() -> None:
-    small, large = bench.estimate(
-        Small, step=step, inputs=INPUTS, optimizer=torch.optim.AdamW, batch_size=[8, 64], device="h100_sxm"
+    one, other = bench.estimate(
+        small, step=step, inputs=INPUTS, optimizer=torch.optim.AdamW, batch_size=[8, 64], device="h100_sxm"
     )
-    assert small.trace_batch_bytes == 2 * 8 * 16 * 8
-    assert large.trace_batch_bytes == 2 * 64 * 16 * 8
-    assert small.trace_optimizer_state_bytes == 2 * 4 * (50 * 32 + 32 * 50 + 50)
-    assert small.estimated_samples_per_s
-    assert small.formula_bytes is None and "models that take images" in (small.estimate_note or "")
+    assert one.trace_batch_bytes == 2 * 8 * 16 * 8
+    assert other.trace_batch_bytes == 2 * 64 * 16 * 8
+    assert one.trace_optimizer_state_bytes == 2 * 4 * (50 * 32 + 32 * 50 + 50)
+    assert one.estimated_samples_per_s
+    assert one.formula_bytes is None and "models that take images" in (one.estimate_note or "")
 
 
 def test_the_tensors_of_a_declared_batch_have_names() -> None:
-    found = bench.timeline(Small, step=step, inputs=[*INPUTS, "float32[B,4096]"], batch_size=8, device="h100_sxm")
+    found = bench.timeline(small, step=step, inputs=[*INPUTS, "float32[B,4096]"], batch_size=8, device="h100_sxm")
     assert "input 2 (8, 4096) float32" in [tensor.label for tensor in found.tensors]
 
 
 def test_two_inputs_and_a_loss_go_through_the_usual_step() -> None:
-    def loss(output: Tensor, targets: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(output.flatten(0, 1), targets.flatten())
+    def loss(output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(output.flatten(0, 1), targets.flatten())
 
-    found = bench.estimate(Small, inputs=INPUTS, loss=loss, batch_size=8, precision="bf16", device="h100_sxm")
+    found = bench.estimate(small, inputs=INPUTS, loss=loss, batch_size=8, precision="bf16", device="h100_sxm")
     assert found.trace_peak_allocated_bytes
 
 
 def test_a_step_that_reads_values_is_refused_with_operator_and_line() -> None:
     with pytest.raises(BenchError, match=r"_local_scalar_dense in test_own_steps\.py:\d+"):
-        outline(Small, step=reads, inputs=INPUTS, batch_size=8)
+        outline(small, step=reads, inputs=INPUTS, batch_size=8)
 
 
 @pytest.mark.parametrize(
@@ -126,12 +128,16 @@ def test_a_step_that_reads_values_is_refused_with_operator_and_line() -> None:
         ({"inputs": 5}, "inputs 5: a list of declarations"),
         ({"batch_size": [8, 16]}, "one whole number is needed"),
         ({"device": 3}, "device 3: a name"),
-        ({"optimizer": torch.optim.SGD(Small().parameters())}, r"such as torch\.optim\.AdamW, not one that is built"),
     ],
 )
 def test_what_a_step_of_ones_own_decides_itself_is_refused(changes: dict[str, object], said: str) -> None:
     with pytest.raises(BenchError, match=said):
-        outline(Small, **{"step": step, "inputs": INPUTS, "batch_size": 8, **changes})
+        outline(small, **{"step": step, "inputs": INPUTS, "batch_size": 8, **changes})
+
+
+def test_an_optimizer_that_is_built_is_refused() -> None:
+    with pytest.raises(BenchError, match=r"such as torch\.optim\.AdamW, not one that is built"):
+        outline(small, step=step, inputs=INPUTS, batch_size=8, optimizer=torch.optim.SGD(small().parameters()))
 
 
 def test_a_model_of_the_catalog_keeps_its_own_step() -> None:
@@ -142,7 +148,7 @@ def test_a_model_of_the_catalog_keeps_its_own_step() -> None:
 def test_a_real_step_on_the_cpu_keeps_what_it_returned() -> None:
     from bench.workload.step import Workload
 
-    model = Small()
+    model = small()
     workload = Workload(model, torch.optim.SGD(model.parameters()), torch.device("cpu"), own_step=step)
     batch = (torch.zeros(4, 16, dtype=torch.int64),) * 2
     workload.step(iter([batch]))
@@ -153,7 +159,7 @@ def test_a_real_step_on_the_cpu_keeps_what_it_returned() -> None:
 
 
 def test_the_code_of_a_guarded_model_is_that_of_its_own_files() -> None:
-    one = outline(Small, step=step, inputs=INPUTS, batch_size=8)
+    one = outline(small, step=step, inputs=INPUTS, batch_size=8)
     assert len(one.code) == 16
     assert one.environment["torch"] == torch.__version__.partition("+")[0]
     assert outline("mlp", dataset="mnist", batch_size=8).code == ""
