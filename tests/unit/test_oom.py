@@ -74,13 +74,13 @@ TEXTS = (
     ("NVML_SUCCESS == DriverAPI::get()->nvmlInit_v2_() " + NVML_ASSERT, None, "the same, pytorch/pytorch #130486"),
     ("CUDA driver error: out of memory", None, "c10/cuda/driver_api.h (2.1 on), pytorch/pytorch #188008"),
     (
-        'NVML_SUCCESS == r INTERNAL ASSERT FAILED at "/opt/conda/conda-bld/pytorch_1695392020201/work/c10/cuda/'
-        'CUDACachingAllocator.cpp":1154, please report a bug to PyTorch. ',
+        'NVML_SUCCESS == r INTERNAL ASSERT FAILED at "c10/cuda/CUDACachingAllocator.cpp":1154, please report a bug to '
+        "PyTorch. ",
         None,
         "CUDACachingAllocator.cpp (2.1), a MIG slice in a container, pytorch/pytorch #112377, #197312",
     ),
     (
-        'NVML_SUCCESS == r INTERNAL ASSERT FAILED at "/opt/pytorch/pytorch/c10/cuda/CUDACachingAllocator.cpp":995, ...',
+        'NVML_SUCCESS == r INTERNAL ASSERT FAILED at "c10/cuda/CUDACachingAllocator.cpp":995, ...',
         None,
         "CUDACachingAllocator.cpp (2.5 to 2.12), Jetson, pytorch/pytorch #185240; a warning instead since #185946",
     ),
