@@ -17,6 +17,7 @@ from typing import Any
 
 from bench import __version__
 from bench.errors import DeviceError
+from bench.probes.backends import backend
 from bench.probes.gpu_monitor import GpuMonitor, GpuStatic
 from bench.probes.host import measure_host
 from bench.probes.nvml import hash_uuid
@@ -36,7 +37,7 @@ def measure_environment(
     """Read every column of the environment.
 
     Args:
-        device: `cpu` or `cuda`. Only for `cuda` is CUDA touched.
+        device: `cpu`, or a kind of GPU, as torch calls it. Only for a GPU is one touched.
         gpu_index: torch's index of the GPU; the current device where None.
         monitor: The GPU's monitor, where the caller has one open; else NVML is opened and closed again.
         gpu_uuid: As NVML names the GPU, where the caller knows; CUDA's word where None.
@@ -50,7 +51,7 @@ def measure_environment(
     commit, dirty = read_git_state()
     return Environment(
         device=kind,
-        **(_gpu_fields(gpu_index, monitor, gpu_uuid) if kind == "cuda" else {}),
+        **(_gpu_fields(gpu_index, monitor, gpu_uuid) if kind == "cuda" else {}) | backend(kind).environment(gpu_index),
         **asdict(measure_host()),
         cuda_version=torch.version.cuda,
         hip_version=getattr(torch.version, "hip", None),

@@ -1,9 +1,9 @@
 """Memory as torch's allocators count it: the caching allocator on a GPU, the profiler's event stream on the CPU.
 
-On CUDA, ROCm and XPU, `allocated` is what tensors hold after rounding to 512 B, `requested` what they asked for, `reserved` what the
-allocator holds of the device (c10/cuda/CUDACachingAllocator.cpp; torch.cuda.memory_stats; XPU's allocator is a copy of
-that one: c10/xpu/XPUCachingAllocator.cpp). On the CPU there is no
-cache and no rounding: allocated and requested are the same, and reserved does not exist.
+On CUDA, ROCm and XPU, `allocated` is what tensors hold after rounding to 512 B, `requested` what they asked for,
+`reserved` what the allocator holds of the device (c10/cuda/CUDACachingAllocator.cpp; torch.cuda.memory_stats; XPU's is
+written after it: c10/xpu/XPUCachingAllocator.cpp). On the CPU there is no cache and no rounding: allocated and
+requested are the same, and reserved does not exist.
 """
 
 from __future__ import annotations

@@ -50,11 +50,15 @@ SPREADS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """Over what the repeats of a case may be spread on purpose: the columns that then tell no environments apart."""
 
 
+ACCELERATORS = ("cuda", "xpu", "mps")
+"""Kinds of GPU, as torch calls them: NVIDIA's and AMD's (ROCm), Intel's, Apple's; the one to prefer first."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
     """The machine and the software under a run; absent is null in the columns and reads `unknown` in reports."""
 
-    device: str = field(metadata=about(key=True, first=1, summary=True))  # cpu, or cuda
+    device: str = field(metadata=about(key=True, first=1, summary=True))  # cpu, or one of ACCELERATORS
     estimate_device: str | None = column(None, differs="no", summary=True)  # device file of the estimates of this row
     gpu_name: str | None = column(None, gpu=True, key=True, main=True, needed=1, first=1, summary=True)
     gpu_uuid_hash: str | None = column(None, gpu=True, key=True, needed=1, label=5)
@@ -84,7 +88,10 @@ class Environment:
     max_sm_clock_hz: float | None = column(None, gpu=True, within=(1e8, 1e10))
     cuda_version: str | None = column(None, gpu=True, key=True, main=True, needed=1, first=3, label=2)
     cudnn_version: str | None = column(None, gpu=True, key=True, main=True, needed=1, first=3, label=2)
-    hip_version: str | None = None  # of a ROCm build of torch
+    # of a ROCm build of torch
+    hip_version: str | None = column(None, gpu=True, key="if true", main=True, first=3, if_known=True)
+    # of an XPU build of torch: its SYCL compiler
+    xpu_version: str | None = column(None, gpu=True, key="if true", main=True, first=3, if_known=True)
     torch_version: str | None = column(None, key=True, main=True, needed=1, first=2, label=1)
     torch_arch_list: str | None = column(None, gpu=True)
     torch_git: str | None = None
@@ -347,6 +354,7 @@ def in_order(place: Callable[[Field], int]) -> tuple[str, ...]:
 
 
 __all__ = [
+    "ACCELERATORS",
     "AXES",
     "FIELDS",
     "FORMULA_PARTS",

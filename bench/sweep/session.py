@@ -120,7 +120,7 @@ class Seat:
     def name(self) -> str:
         """What it is called in messages, where there are several."""
         choice = self.choice
-        return choice.slot or (f"cuda:{choice.gpu_index}" if choice.gpu_index is not None else choice.kind)
+        return choice.slot or (f"{choice.kind}:{choice.gpu_index}" if choice.gpu_index is not None else choice.kind)
 
 
 @dataclass(slots=True)
@@ -185,11 +185,11 @@ def read_environment(
             smaller than the limit.
         BenchError: The process does not start, or the device cannot be read.
     """
-    if files and choice.kind != "cuda":
+    if files and choice.kind == "cpu":
         raise DeviceError(
             f"--device-file describes a GPU, but runs would use the CPU ({choice.reason}). Remove the option"
         )
-    if limit_bytes is not None and choice.kind != "cuda":
+    if limit_bytes is not None and choice.kind == "cpu":
         raise DeviceError(
             f"limits.device_memory (--memory) is for GPUs, and runs would use the CPU ({choice.reason}). Remove it: "
             "there, limits.host_memory limits a run"
@@ -197,7 +197,7 @@ def read_environment(
     argument = {"device": choice.kind, **gpu_of(choice), "cpus": cpus}
     environment = Environment(**ask_machine(launcher, environment_task, argument))
     environment = replace(environment, cpu_slot=choice.slot)
-    if choice.kind != "cuda":
+    if choice.kind == "cpu":
         cpu = this_cpu()
         calibrations.refuse_unused([cpu])
         calibrated = calibrations.apply(load_device("cpu"), cpu)
@@ -210,7 +210,7 @@ def read_environment(
             "the host's. Remove it: there, limits.host_memory limits a run"
         )
     allowed_bytes = environment.gpu_memory_limit_bytes
-    if environment.hip_version is not None:
+    if environment.hip_version is not None or choice.kind != "cuda":
         if limit_bytes is not None:
             refuse_larger(limit_bytes, allowed_bytes or environment.gpu_total_bytes, environment.gpu_name or "this GPU")
         return replace(environment, estimate_device=environment.gpu_name or "unknown"), None
@@ -253,7 +253,8 @@ def read_device_file(launcher: Launcher, choice: DeviceChoice) -> str:
         BenchError: The process does not start, or the device cannot be read.
     """
     if choice.kind != "cuda":
-        raise DeviceError(f"a device file describes a GPU, but runs would use the CPU ({choice.reason})")
+        where = "the CPU" if choice.kind == "cpu" else f"{choice.kind}, of which bench reads none"
+        raise DeviceError(f"a device file describes a GPU, but runs would use {where} ({choice.reason})")
     facts = _read_facts(launcher, choice, context=True)
     return render_device_toml(facts["values"], facts["sources"])
 
@@ -279,7 +280,7 @@ def held_device(
     If NVML cannot, torch is queried first.
 
     Args:
-        requested: `auto`, `cpu`, `cuda` or `cuda:N`.
+        requested: As `selection.usable_device` takes it.
         choose: Chooses the device, querying torch.
         ready: Called between locking and querying; it starts processes.
 

@@ -409,9 +409,9 @@ def test_nvidia_card_is_found_on_the_bus_by_vendor_and_class(tmp_path: Path) -> 
 
     device("0000:00:01.0", "0x8086", "0x030000")
     device("0000:00:02.0", "0x10de", "0x040300")  # the sound of a graphics card
-    assert not machine_facts._has_nvidia_card(tmp_path)
+    assert not machine_facts._cards(tmp_path, "0x10de")
     device("0000:00:03.0", "0x10de", "0x030200")
-    assert machine_facts._has_nvidia_card(tmp_path)
+    assert machine_facts._cards(tmp_path, "0x10de")
 
 
 def test_reading_the_machine_without_torch_leaves_it_out() -> None:

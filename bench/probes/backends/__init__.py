@@ -5,7 +5,7 @@ ROCm goes by torch's name `cuda`, as torch's build for it does; which of the two
 
 from __future__ import annotations
 
-from bench.probes.backends.contract import Backend, DeviceEvent, DeviceMemory, DeviceReadings
+from bench.probes.backends.contract import Backend, DeviceEvent, DeviceReadings, TorchMemory
 from bench.records import ACCELERATORS
 
 
@@ -43,4 +43,4 @@ def accelerator() -> Backend | None:
     return next(found, None)
 
 
-__all__ = ["Backend", "DeviceEvent", "DeviceMemory", "DeviceReadings", "accelerator", "backend"]
+__all__ = ["Backend", "DeviceEvent", "DeviceReadings", "TorchMemory", "accelerator", "backend"]

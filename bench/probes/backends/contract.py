@@ -11,7 +11,7 @@ InForce = tuple[str | None, str | None]
 """What products are computed in, None if unknown, and why that is not what was asked for, None if it is."""
 
 
-class DeviceMemory(Protocol):
+class TorchMemory(Protocol):
     """What torch knows of a device's memory, in bytes. What it does not count is None, and never 0."""
 
     @property
@@ -106,7 +106,7 @@ class Backend(Protocol):
     def event(self) -> DeviceEvent | None:
         """An event that knows its time; None where the host does the work itself and its clock will do."""
 
-    def memory(self) -> DeviceMemory | None:
+    def memory(self) -> TorchMemory | None:
         """The memory of the current device; None where it is the host's and torch's allocator is not a cache."""
 
     def readings(self, gpu_uuid: str | None, error: str | None) -> DeviceReadings:

@@ -1,8 +1,8 @@
 """Apple GPUs: `torch.mps`, on memory that is the host's.
 
 Peaks are counted from torch 2.14 on, where MPS's allocator answers `torch.accelerator` (pytorch/pytorch #186748);
-before, torch knows what is held now, which is no peak, and the columns are null. Not yet run on real hardware: names and
-units are those of torch/mps, MPSAllocator.mm and MPSEvent.mm.
+before, torch knows what is held now, which is not a peak, and the columns are null. Not yet run on real hardware: names
+and units are those of torch/mps, MPSAllocator.mm and MPSEvent.mm.
 """
 
 from __future__ import annotations
@@ -84,18 +84,17 @@ class MpsBackend:
 
     def precision(self, precision: Precision, variables: Mapping[str, str]) -> InForce | None:
         """Metal has no TF32; whether a chip has bf16 or emulates it, nothing tells."""
-        fast = variables.get("PYTORCH_MPS_FAST_MATH", "0").strip()
         if precision == "bf16":
             return None, None
         if precision == "fp16":
             return precision, None
         if precision == "tf32":
             return "float32", "Apple GPUs have no TF32"
-        return "float32", None if fast in ("", "0") else None
+        return "float32", None
 
 
 class MpsMemory:
-    """See `contract.DeviceMemory`. Shares are of what Metal recommends as the most (`recommendedMaxWorkingSetSize`)."""
+    """See `contract.TorchMemory`. Shares are of what Metal recommends as the most (`recommendedMaxWorkingSetSize`)."""
 
     unified = True
 

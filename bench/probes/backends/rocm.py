@@ -1,11 +1,13 @@
 """AMD GPUs: torch's names are those of CUDA (`torch.cuda`, kind `cuda`), and AMD SMI stands in NVML's place.
 
-AMD SMI is `amdsmi`, of ROCm or of its own package; without it a run has no readings. Not yet run on real hardware: names
-and units are those of ROCm/amdsmi's py-interface and of torch/cuda/__init__.py, which reads the same.
+AMD SMI is `amdsmi`, of ROCm or of its own package; without it a run has no readings. Not yet run on real hardware:
+names and units are those of ROCm/amdsmi's py-interface and of torch/cuda/__init__.py, which reads the same.
 """
 
 from __future__ import annotations
 
+import importlib
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -40,7 +42,7 @@ class RocmBackend(CudaBackend):
         return AmdReadings(error)
 
     def environment(self, index: int | None) -> dict[str, Any]:
-        """What AMD SMI adds. MIOpen's version is ROCm's, whose is `hip_version`; torch's number for it is not cuDNN's."""
+        """What AMD SMI adds. There is no cuDNN: MIOpen comes with ROCm, whose version is `hip_version`."""
         import torch
 
         found: dict[str, Any] = {"cudnn_version": None, "mig": None}
@@ -86,6 +88,7 @@ class AmdReadings:
 
     def __init__(self, error: str | None = None) -> None:
         """Find the GPU that this process sees; `error` says why not to."""
+        self._opened_s = 0.0
         self.error = error
         self._smi = None if error else _amdsmi()
         self._handle = _find_handle(self._smi, 0) if self._smi else None
@@ -109,14 +112,10 @@ class AmdReadings:
 
     def open_window(self) -> None:
         """Read the energy."""
-        import time
-
         self._energy_j, self._opened_s = self._read_energy_j(), time.monotonic()
 
     def close_window(self) -> dict[str, Any]:
         """Columns of `Measurement`; none where nothing is read."""
-        import time
-
         if self._handle is None:
             return {}
         long, energy_j = time.monotonic() - self._opened_s >= LEAST_WINDOW_S, self._read_energy_j()
@@ -156,7 +155,7 @@ class AmdReadings:
 def _amdsmi() -> Any:
     """The library, started; None where it is not there or does not start."""
     try:
-        import amdsmi
+        amdsmi: Any = importlib.import_module("amdsmi")
     except (ImportError, OSError, KeyError, AttributeError):  # its own library may be missing, or of another version
         return None
     try:
@@ -180,7 +179,7 @@ def _find_handle(smi: Any, index: int | None) -> Any:
     import torch
 
     handles = list(_ask(smi, "amdsmi_get_processor_handles") or ())
-    properties = torch.cuda.get_device_properties(index)
+    properties: Any = torch.cuda.get_device_properties(index)
     if getattr(properties, "pci_bus_id", None) is None:  # older torch
         return handles[0] if len(handles) == 1 else None
     place = (getattr(properties, "pci_domain_id", 0), properties.pci_bus_id, properties.pci_device_id)

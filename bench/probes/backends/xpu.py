@@ -5,7 +5,6 @@ Not yet run on real hardware: names and units are those of torch/xpu and torch/c
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,7 +47,7 @@ class XpuBackend:
         }
 
     def see_only(self, gpu_uuid: str | None, gpu_index: int | None) -> None:
-        """By torch's own index. `ZE_AFFINITY_MASK` counts GPUs that torch leaves out, as integrated ones beside others."""
+        """By torch's index: `ZE_AFFINITY_MASK` counts GPUs that torch leaves out, as integrated ones beside others."""
         if not gpu_index:
             return
         import torch
@@ -67,7 +66,8 @@ class XpuBackend:
         """A SYCL event with profiling; `elapsed_time` is in milliseconds, as CUDA's."""
         import torch
 
-        event: DeviceEvent = torch.xpu.Event(enable_timing=True)
+        event_type: Any = torch.xpu.Event
+        event: DeviceEvent = event_type(enable_timing=True)
         return event
 
     def memory(self) -> XpuMemory:
@@ -115,9 +115,10 @@ class XpuBackend:
         on: bool | None = getattr(torch.backends.mkldnn, "allow_tf32", None)  # torch 2.7 and newer; off before
         if precision == "tf32":
             return "float32", "bench sets no TF32 on Intel GPUs"
-        return ("tf32", "code of the model or of a library set torch.backends.mkldnn.allow_tf32") if on else (
-            "float32",
-            None,
+        return (
+            ("tf32", "code of the model or of a library set torch.backends.mkldnn.allow_tf32")
+            if on
+            else ("float32", None)
         )
 
 
@@ -172,9 +173,3 @@ class XpuReadings:
             return None if asked is None else float(asked())
         except (RuntimeError, ImportError, AttributeError, OSError):  # no `pyzes`, or no rights
             return None
-
-
-def hides_every_gpu() -> str | None:
-    """The variable, with its value, by which Level Zero shows no GPU; None where it shows some."""
-    value = os.environ.get("ZE_AFFINITY_MASK")
-    return 'ZE_AFFINITY_MASK=""' if value is not None and not value.strip() else None
