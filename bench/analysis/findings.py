@@ -1010,6 +1010,11 @@ def _unknown(runs: Runs, names: Sequence[str], more: Mapping[str, Mask]) -> Hit:
     gaps = {name: gap & ~runs.cpu if FIELDS[name].gpu else gap for name, gap in gaps.items()} | dict(more)
     if "gpu_total_bytes" in gaps:  # a GPU that takes host memory has none, and its row says so
         gaps["gpu_total_bytes"] &= (runs.frame["device_memory_kind"] != "unified").to_numpy(dtype=bool, na_value=True)
+    apple = (runs.frame["device"] == "mps").to_numpy(dtype=bool, na_value=False)
+    others = apple | (runs.frame["device"] == "xpu").to_numpy(dtype=bool, na_value=False) | runs.known("hip_version")
+    for name, absent in {"cuda_version": others, "cudnn_version": others, "driver_version": apple}.items():
+        if name in gaps:  # the software of another vendor, whose GPUs have none
+            gaps[name] &= ~absent
     lacking = {name: gap for name, gap in gaps.items() if gap.any()}
     bad = np.logical_or.reduce([np.zeros_like(runs.last), *lacking.values()])
     return Hit(bad, runs.measured, {"fields": ", ".join(lacking)})
