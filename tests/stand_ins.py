@@ -80,6 +80,7 @@ def tensors_of(kind: str) -> Iterator[None]:
 def _hide(patch: pytest.MonkeyPatch) -> None:
     """Let optimizers find no accelerator, as the tensors are the CPU's: they would ask it whether it captures a graph."""
     patch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: None)
+    patch.setattr(torch.version, "cuda", None)
 
 
 def _allocator(patch: pytest.MonkeyPatch, module: Any, total: int, stats: dict[str, int], log: list[str]) -> None:
@@ -126,7 +127,6 @@ def play_rocm(patch: pytest.MonkeyPatch, *, smi: bool = True, name: str = "AMD I
         return SimpleNamespace(**{**base, **changes})
 
     patch.setattr(torch.version, "hip", "6.4.43482")
-    patch.setattr(torch.version, "cuda", None)
     patch.setattr(torch.backends.cudnn, "version", lambda: 3004000)
     for found, answer in {
         "get_device_properties": properties,
