@@ -113,7 +113,8 @@ class _Run:
         if self.memory is None:
             return
         if self.memory.unified and host is not None:
-            self.memory.share_host(host, rss_peak_bytes() or 0)
+            if self.memory.share_host(host, rss_peak_bytes() or 0) is None:
+                return
             self.found["host_memory_limit_bytes"] = host
         elif card is not None:
             self.memory.play_card(card, self.found.get("device_used_before_bytes"))

@@ -179,7 +179,7 @@ class GpuMemory:
         context = self.device_fields(used_before_bytes)["context_bytes"] or 0
         return self._hold(limit_bytes, limit_bytes - context)
 
-    def share_host(self, limit_bytes: int, resident_bytes: int) -> int:
+    def share_host(self, limit_bytes: int, resident_bytes: int) -> int | None:
         """Leave torch's allocator what a limit on host memory leaves beside the process, where the GPU takes that.
 
         Args:
@@ -187,8 +187,10 @@ class GpuMemory:
             resident_bytes: What the process holds by itself.
 
         Returns:
-            What all segments may take, in bytes.
+            What all segments may take, in bytes; None where this torch cannot limit it.
         """
+        if not hasattr(self._torch, "set_per_process_memory_fraction"):
+            return None
         return self._hold(limit_bytes, limit_bytes - resident_bytes)
 
     def _hold(self, limit_bytes: int, left_bytes: int) -> int:
@@ -199,7 +201,7 @@ class GpuMemory:
         allowed = max(0, min(left_bytes, int(self._own_share * limit_bytes)))
         share = min(1.0, (allowed + 0.25) / total)  # torch makes whole bytes of it: cut in 2.6, rounded in 2.15
         if not hasattr(self._torch, "set_per_process_memory_fraction"):
-            raise DeviceError(f"torch.{self.kind} of this torch cannot limit memory: a newer one can")
+            raise DeviceError(f"torch.{self.kind} of this torch cannot limit memory; torch 2.10 and newer can")
         self._torch.set_per_process_memory_fraction(share, self._index)
         if self._torch.memory_reserved(self._index) > allowed:
             self._torch.empty_cache()

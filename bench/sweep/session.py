@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -209,6 +210,11 @@ def read_environment(
             f"limits.device_memory (--memory) is for GPUs with memory of their own, and {environment.gpu_name} takes "
             "the host's. Remove it: there, limits.host_memory limits a run"
         )
+    if limit_bytes is not None and choice.kind == "xpu" and not _can_limit_xpu(environment.torch_version or ""):
+        raise DeviceError(
+            f"limits.device_memory (--memory): torch {environment.torch_version} cannot limit memory on Intel GPUs; "
+            "2.10 and newer can. Remove it, or install a newer torch"
+        )
     allowed_bytes = environment.gpu_memory_limit_bytes
     if environment.hip_version is not None or choice.kind != "cuda":
         if limit_bytes is not None:
@@ -228,6 +234,11 @@ def read_environment(
     device = with_memory(device, limit_bytes or allowed_bytes)
     gpu = replace(gpu, device=device, remark=". ".join(filter(None, remarks)) or None)
     return replace(environment, estimate_device=str(gpu.device)), gpu
+
+
+def _can_limit_xpu(torch_version: str) -> bool:
+    """Whether `torch.xpu.set_per_process_memory_fraction` is there (pytorch/pytorch #165510)."""
+    return tuple(map(int, re.findall(r"\d+", torch_version)[:2])) >= (2, 10)
 
 
 def _host_room_bytes(available_bytes: int, limit_bytes: int | None) -> int:

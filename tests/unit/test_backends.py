@@ -174,6 +174,7 @@ def test_an_intel_gpu_plays_a_smaller_card_where_torch_can_limit_it(monkeypatch:
     assert old.device_fields() == {"device_total_bytes": None, "alloc_retries": None, "context_bytes": None}
     with pytest.raises(DeviceError, match="cannot limit memory"):
         old.play_card(8 * GIB)
+    assert old.share_host(8 * GIB, GIB) is None
 
 
 def test_an_integrated_gpu_takes_host_memory(monkeypatch: pytest.MonkeyPatch) -> None:

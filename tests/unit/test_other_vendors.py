@@ -212,6 +212,28 @@ def test_what_a_kind_lacks_is_skipped_with_its_reason(device: str, where: str) -
     assert skip_reason(replace(case, precision="bf16"), device) is None
 
 
+@pytest.mark.parametrize(
+    ("kind", "known", "words"),
+    [
+        ("xpu", {"torch_version": "2.9.1+xpu", "gpu_total_bytes": 12 * GIB}, r"torch 2\.9\.1\+xpu cannot limit memory"),
+        ("xpu", {"torch_version": "2.10.0+xpu", "gpu_total_bytes": 4 * GIB}, r"B580"),
+        ("mps", {"torch_version": "2.15.0", "device_memory_kind": "unified"}, r"takes the host's"),
+    ],
+)
+def test_a_smaller_card_is_played_only_where_torch_can(
+    monkeypatch: pytest.MonkeyPatch, kind: str, known: dict[str, Any], words: str
+) -> None:
+    told = {"device": kind, "gpu_name": "B580", **known}
+    monkeypatch.setattr(session, "ask_machine", lambda launcher, task, argument: told)
+    choice = selection.DeviceChoice(kind, "asked for", 0)
+    with pytest.raises(DeviceError, match=words):
+        session.read_environment(None, choice, limit_bytes=8 * GIB)  # type: ignore[arg-type]
+    if kind == "xpu":
+        told |= {"torch_version": "2.10.0", "gpu_total_bytes": 12 * GIB}
+        found, gpu = session.read_environment(None, choice, limit_bytes=8 * GIB)  # type: ignore[arg-type]
+        assert (found.estimate_device, gpu) == ("B580", None)
+
+
 # Whole sweeps
 
 

@@ -31,10 +31,14 @@ class TorchMemory(Protocol):
         """Whether memory was refused so far, or none is left."""
 
     def play_card(self, limit_bytes: int, used_before_bytes: int | None = None) -> int:
-        """Keep to the memory of a smaller card; returns what torch may take of it."""
+        """Keep to the memory of a smaller card; returns what torch may take of it.
 
-    def share_host(self, limit_bytes: int, resident_bytes: int) -> int:
-        """Keep to a limit on host memory, beside the process; returns what torch may take of it."""
+        Raises:
+            DeviceError: This torch cannot.
+        """
+
+    def share_host(self, limit_bytes: int, resident_bytes: int) -> int | None:
+        """Keep to a limit on host memory, beside the process; returns what torch may take of it, None if it cannot."""
 
     def read_allowed(self) -> int | None:
         """What torch may take, read back; None if it cannot tell."""
