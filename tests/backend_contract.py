@@ -15,8 +15,6 @@ from bench.probes.step_timing import time_steps
 from bench.probes.torch_facts import TorchFacts
 from bench.probes.torch_memory import start_gpu
 from bench.records import Case, Choice, Environment, Measurement, Precision, Protocol, columns
-from bench.worker import MeasureTask, measure_case
-from bench.workload.rounding import rounded_for
 
 PEAKS = {"peak_allocated_bytes", "peak_requested_bytes", "peak_reserved_bytes"}
 DEVICE_FIELDS = {"device_total_bytes", "alloc_retries", "context_bytes"}
@@ -27,6 +25,8 @@ MAY_BE_ZERO = {"alloc_retries", "other_process_count", "compilation_s", "final_l
 
 def check_backend(kind: str) -> dict[str, Any]:
     """Assert what every kind of device keeps, without and within a run; returns the run's columns and more."""
+    from bench.workload.rounding import rounded_for
+
     device = backend(kind)
     assert device.kind == kind and device.available()
     _check_facts(device)
@@ -52,6 +52,8 @@ def check_backend(kind: str) -> dict[str, Any]:
 
 def run_case(kind: str, **protocol: Any) -> dict[str, Any]:
     """A whole run of a small case; no column may say 0 for what is not known."""
+    from bench.worker import MeasureTask, measure_case
+
     case = Case(Choice("mnist"), Choice("mlp"), Choice("adam"), 8)
     asked = Protocol(**{"warmup_steps": 2, "measured_steps": 3, "min_window_s": 0.0, **protocol})
     phases: list[Any] = []

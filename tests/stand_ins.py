@@ -7,6 +7,7 @@ Each is as its vendor's torch has it in a version; what a version lacks is taken
 from __future__ import annotations
 
 import contextlib
+import importlib
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,8 +16,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch._dynamo  # an optimizer imports it, and it looks at functions that are replaced here
-from torch.overrides import TorchFunctionMode
 
 GIB = 1 << 30
 STATS = {
@@ -54,31 +53,27 @@ class Mark:
         return (end.at_s - self.at_s) * 1e3
 
 
-class OnTheCpu(TorchFunctionMode):
-    """Put on the CPU what is asked for on a device that is not there."""
-
-    def __init__(self, kind: str) -> None:
-        super().__init__()
-        self.kind = kind
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        def here(value: Any) -> Any:
-            there = isinstance(value, torch.device) and value.type == self.kind
-            named = isinstance(value, str) and value.partition(":")[0] == self.kind
-            return torch.device("cpu") if there or named else value
-
-        kwargs = {name: here(value) for name, value in (kwargs or {}).items()}
-        return func(*map(here, args), **kwargs)
-
-
 @contextlib.contextmanager
 def tensors_of(kind: str) -> Iterator[None]:
-    with OnTheCpu(kind):
+    """Put on the CPU what is asked for on a device that is not there."""
+    from torch.overrides import TorchFunctionMode
+
+    def here(value: Any) -> Any:
+        there = isinstance(value, torch.device) and value.type == kind
+        named = isinstance(value, str) and value.partition(":")[0] == kind
+        return torch.device("cpu") if there or named else value
+
+    class OnTheCpu(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return func(*map(here, args), **{name: here(value) for name, value in (kwargs or {}).items()})
+
+    with OnTheCpu():
         yield
 
 
 def _hide(patch: pytest.MonkeyPatch) -> None:
     """Let optimizers find no accelerator, as the tensors are the CPU's: they would ask it whether it captures a graph."""
+    importlib.import_module("torch._dynamo")  # an optimizer would, and it looks at functions that are replaced here
     patch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: None)
     patch.setattr(torch.version, "cuda", None)
 
