@@ -50,11 +50,11 @@ def check_backend(kind: str) -> dict[str, Any]:
     return {**run_case(kind), "environment": {name: getattr(environment, name) for name in columns(Environment)}}
 
 
-def run_case(kind: str, **protocol: Any) -> dict[str, Any]:
+def run_case(kind: str, allocator: str = "default", **protocol: Any) -> dict[str, Any]:
     """A whole run of a small case; no column may say 0 for what is not known."""
     from bench.worker import MeasureTask, measure_case
 
-    case = Case(Choice("mnist"), Choice("mlp"), Choice("adam"), 8)
+    case = Case(Choice("mnist"), Choice("mlp"), Choice("adam"), 8, allocator=allocator)
     asked = Protocol(**{"warmup_steps": 2, "measured_steps": 3, "min_window_s": 0.0, **protocol})
     phases: list[Any] = []
     found = measure_case(MeasureTask(case, asked, kind), lambda news: phases.append(news.get("phase")))

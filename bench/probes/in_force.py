@@ -77,6 +77,8 @@ def read_in_force(case: Case, protocol: Protocol, workload: Workload, compiled_g
     allocator = None if case.allocator == "default" else _allocator()
     if case.allocator != "default" and allocator != (wanted := allocator_variables(case.allocator, {})[_READ_BACK]):
         faults.append((SWITCH_FLAG, f"allocator: {wanted} was asked for, but torch has {allocator or 'none'}"))
+    elif case.allocator == "expandable" and not _has_expandable_segments():
+        faults.append((SWITCH_FLAG, "allocator: this torch keeps no expandable segments on ROCm"))
     return InForce(found[0], tuple(faults), allocator)
 
 
@@ -89,6 +91,15 @@ def _allocator() -> str | None:
 
     text = torch.cuda.memory._snapshot()["allocator_settings"][_READ_BACK]
     return text or None
+
+
+def _has_expandable_segments() -> bool:
+    """Whether any segment is one; torch for ROCm takes the setting where it does not have them, with a warning."""
+    import torch
+
+    if torch.version.hip is None:
+        return True
+    return any(segment.get("is_expandable") for segment in torch.cuda.memory._snapshot()["segments"])
 
 
 def precision_on(kind: str, precision: Precision, variables: Mapping[str, str]) -> tuple[str | None, str | None]:

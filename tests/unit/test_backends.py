@@ -144,6 +144,24 @@ def test_tf32_on_rocm_needs_the_variable_where_torch_reads_it(
     assert told is None if found == "tf32" else told == ("float32", told[1])  # type: ignore[index]
 
 
+@pytest.mark.parametrize("has", [True, False])
+def test_expandable_segments_that_rocms_torch_does_not_have_are_not_in_force(
+    monkeypatch: pytest.MonkeyPatch, has: bool
+) -> None:
+    import torch
+
+    play_rocm(monkeypatch)
+    settings = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+    snapshot = {"allocator_settings": settings, "segments": [{"is_expandable": has}]}
+    monkeypatch.setattr(torch.cuda.memory, "_snapshot", lambda *_: snapshot)
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF"):
+        monkeypatch.setenv(name, "")
+    with tensors_of("cuda"):
+        found = run_case("cuda", allocator="expandable")
+    assert found["allocator_in_force"] == "expandable_segments:True"
+    assert (found["not_in_force"] or "").startswith("allocator: ") is not has
+
+
 def test_an_apu_of_amds_takes_host_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     play_rocm(monkeypatch, name="AMD Instinct MI300A", is_integrated=1)
     assert backend("cuda").facts()["unified"] == (True, True)
