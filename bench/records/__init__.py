@@ -88,8 +88,7 @@ class Environment:
     max_sm_clock_hz: float | None = column(None, gpu=True, within=(1e8, 1e10))
     cuda_version: str | None = column(None, gpu=True, key=True, main=True, needed=1, first=3, label=2)
     cudnn_version: str | None = column(None, gpu=True, key=True, main=True, needed=1, first=3, label=2)
-    # of a ROCm build of torch
-    hip_version: str | None = column(None, gpu=True, key="if true", main=True, first=3, if_known=True)
+    hip_version: str | None = column(None, key="if true")  # of a ROCm build of torch
     # of an XPU build of torch: its SYCL compiler
     xpu_version: str | None = column(None, gpu=True, key="if true", main=True, first=3, if_known=True)
     torch_version: str | None = column(None, key=True, main=True, needed=1, first=2, label=1)
