@@ -164,7 +164,7 @@ def test_static_is_in_watts_and_hertz(monkeypatch: pytest.MonkeyPatch) -> None:
     with GpuMonitor(UUID.removeprefix("GPU-")) as monitor:
         static = monitor.static()
     assert (static.uuid, static.power_limit_w, static.power_limit_default_w) == (UUID, 300.0, 400.0)
-    assert (static.ecc, static.mig, static.persistence_mode) == (True, False, True)
+    assert (static.settings.ecc, static.mig, static.settings.persistence_mode) == (True, False, True)
     assert static.max_sm_clock_hz == 1.41e9
     assert static.vbios == "92.00.45.00.03"
 
