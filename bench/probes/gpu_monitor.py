@@ -25,7 +25,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -232,7 +232,7 @@ class GpuStatic:
     max_memory_clock_hz: float | None = None
     max_pcie_generation: int | None = None
     max_pcie_width: int | None = None
-    settings: GpuSettings = GpuSettings()
+    settings: GpuSettings = field(default_factory=GpuSettings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from typing import Any
 
 from bench.interpreters import run_python
 from bench.launchers.faults import Blame, find_blame, last_words
+from bench.probes.cuda_mps import mps_state
 from bench.probes.torch_memory import memory_kind
 
 _MARK = "bench-torch-facts:"
@@ -38,6 +39,7 @@ class TorchFacts:
     capabilities: tuple[tuple[int, int], ...] = ()
     unified: tuple[bool, ...] = ()  # whether each takes host memory
     total_bytes: tuple[int, ...] = ()
+    mps: tuple[bool, ...] = ()  # whether CUDA's Multi-Process Service is known to serve each
     uuids: tuple[str, ...] = ()  # bare, as CUDA writes them; empty if this torch or ROCm does not tell
     warning: str | None = None  # what torch warned of while it was asked, where CUDA is not available
     trial_error: str | None = None  # why a small addition on the first GPU failed
@@ -72,7 +74,7 @@ def parse_facts(text: str) -> TorchFacts:
     fields: dict[str, Any] = json.loads(text)
     fields["arch_list"] = tuple(fields["arch_list"])
     fields["device_names"] = tuple(fields["device_names"])
-    for name in ("uuids", "unified", "total_bytes"):
+    for name in ("uuids", "unified", "total_bytes", "mps"):
         fields[name] = tuple(fields.get(name, ()))
     fields["capabilities"] = tuple((int(major), int(minor)) for major, minor in fields["capabilities"])
     fields["blame"] = Blame(**fields["blame"]) if fields.get("blame") else None
@@ -117,6 +119,7 @@ def _measure_devices() -> dict[str, Any]:
             properties = [torch.cuda.get_device_properties(index) for index in indices]
             found["uuids"] = _uuids(properties)
             found["unified"] = tuple(memory_kind(each) == "unified" for each in properties)
+            found["mps"] = tuple(bool(mps_state(index)[0]) for index in indices)
             found["total_bytes"] = tuple(each.total_memory for each in properties)
             (torch.ones(8, device="cuda") + 1).sum().item()
     except (RuntimeError, AssertionError, ValueError) as error:  # ValueError: settings that torch does not take

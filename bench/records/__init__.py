@@ -87,7 +87,7 @@ class Environment:
         None, gpu=True, key="if unusual", usual="none", main=True, first=1, if_known=True
     )
     edpp_multiplier_frac: float | None = column(
-        None, gpu=True, key="if unusual", usual=1.0, main=True, first=1, if_known=True
+        None, gpu=True, key="if unusual", usual=1.0, title="EDPp multiplier", main=True, first=1, if_known=True
     )
     adaptive_tgp: bool | None = column(None, gpu=True, key="if true", usual=False, main=True, first=1, if_known=True)
     adaptive_tgp_limit_w: float | None = column(None, gpu=True, main=True, if_known=True, within=(5, 5000))

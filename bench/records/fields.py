@@ -64,9 +64,8 @@ UNITS: Mapping[str, Unit] = {
 }
 """By the ending of a column's name."""
 
-_TITLES = {
-    word.lower(): word for word in ("GPU", "CPU", "RAM", "CUDA", "cuDNN", "UUID", "ECC", "EDPp", "MIG", "MPS", "OS", "SM", "TGP", "VBIOS")
-}
+_WRITTEN = ("GPU", "CPU", "RAM", "CUDA", "cuDNN", "UUID", "ECC", "EDPp", "MIG", "MPS", "OS", "SM", "TGP", "VBIOS")
+_TITLES = {word.lower(): word for word in _WRITTEN}
 
 
 def unit_of(name: str) -> str:

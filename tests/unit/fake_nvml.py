@@ -115,18 +115,21 @@ class FakeNvml(ModuleType):
             return self.boards[0]
         board = self.boards[0] if name.startswith("nvmlSystem") else arguments[0]
         answer = board.get(name, Fault(NOT_SUPPORTED))
-        if isinstance(answer, Fault):
-            return self._fail(answer.code)
-        if name == FIELDS:
-            return [_field(number, answer.get(number, Fault(NOT_SUPPORTED))) for number in arguments[1]]
-        if isinstance(answer, dict):
-            for member, value in answer.items():
-                setattr(arguments[-1]._obj, member, value)
-            return 0
-        return answer
+        return self._fail(answer.code) if isinstance(answer, Fault) else _shaped(name, answer, arguments)
 
     def _fail(self, code: int) -> Any:
         raise self.NVMLError(code)
+
+
+def _shaped(name: str, answer: Any, arguments: tuple[Any, ...]) -> Any:
+    """An answer as the binding gives it."""
+    if name == FIELDS:
+        return [_field(number, answer.get(number, Fault(NOT_SUPPORTED))) for number in arguments[1]]
+    if not isinstance(answer, dict):
+        return answer
+    for member, value in answer.items():
+        setattr(arguments[-1]._obj, member, value)
+    return 0
 
 
 def _field(number: int, answer: int | Fault) -> Any:
