@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from bench.probes.gpu_monitor import GpuStatic, is_power_capped
 from bench.probes.machine_facts import MachineFacts, read_machine_facts
 from bench.probes.nvml import Gpu
 from bench.units import MIB, format_bytes
@@ -126,7 +127,7 @@ def diagnose(facts: MachineFacts | None = None) -> tuple[Diagnosis, ...]:
     Args:
         facts: What is known of the machine; read here, with torch in a separate process, where None.
     """
-    known = read_machine_facts() if facts is None else facts
+    known = read_machine_facts(ask_settings=True) if facts is None else facts
     found = [finding for check in _CHECKS for finding in check(known)]
     return tuple(sorted(found, key=lambda finding: ("error", "warning", "note").index(finding.severity)))
 
@@ -280,7 +281,7 @@ def _check_xpu(facts: MachineFacts) -> Iterator[Diagnosis]:
         yield Diagnosis("warning", "xpu_not_used", what, remedy)
 
 
-def _check_mps(facts: MachineFacts) -> Iterator[Diagnosis]:
+def _check_apple(facts: MachineFacts) -> Iterator[Diagnosis]:
     torch = facts.torch
     if facts.apple_silicon and torch is not None and not torch.error and not torch.available:
         built = "cannot start MPS" if torch.has_mps else "is built without MPS"
@@ -393,6 +394,87 @@ def _check_memory_readings(facts: MachineFacts) -> Iterator[Diagnosis]:
         yield Diagnosis("warning", "no_memory_readings", what, remedy)
 
 
+def _check_settings(facts: MachineFacts) -> Iterator[Diagnosis]:
+    """Settings of the boards that change speed or energy, where they are not what a board comes with."""
+    for board in facts.boards:
+        name = board.name or "the GPU"
+        for code, severity, what, remedy in _settings_told(board):
+            yield Diagnosis(severity, code, f"{name}: {what}", remedy)
+
+
+_KEEP = "or keep it, and keep it the same on both sides of a comparison: results are kept apart by it."
+
+
+def _settings_told(board: GpuStatic) -> Iterator[tuple[str, Severity, str, str]]:
+    """Code, severity, what it means for results, and what to do."""
+    of = board.settings
+    if is_power_capped(board.power_limit_w, board.power_limit_default_w):
+        what = (
+            f"the power limit is {board.power_limit_w:g} W of the default {board.power_limit_default_w:g} W: clocks "
+            "fall under load"
+        )
+        yield "power_capped", "note", what, f"`sudo nvidia-smi -pl {board.power_limit_default_w:g}`, {_KEEP}"
+    if of.ecc is False:
+        what = "ECC is off: memory has a little more room and, on boards without HBM, more bandwidth than with it"
+        remedy = f"Nothing to do on consumer boards; elsewhere `sudo nvidia-smi -e 1` and a reset, {_KEEP}"
+        yield "ecc_off", "note", what, remedy
+    if of.persistence_mode is False:
+        what = (
+            "persistence mode is off: the driver lets go of the GPU between processes, so each run starts 1 to 3 s "
+            "later and settings of clocks and power are lost"
+        )
+        yield "persistence_off", "note", what, "`sudo nvidia-smi -pm 1`, or run nvidia-persistenced."
+    if of.workload_power_profiles not in (None, "none"):
+        what = f"workload power profile {of.workload_power_profiles}: clocks and power follow it"
+        remedy = f"Clear it (`nvidia-smi power-profiles --help`), {_KEEP}"
+        yield "power_profile", "warning", what, remedy
+    if of.edpp_multiplier_frac not in (None, 1.0):
+        what = (
+            f"the EDPp multiplier is {of.edpp_multiplier_frac:.0%}: the peak current, and with it clocks in short "
+            "bursts, is not the board's own"
+        )
+        yield "edpp_multiplier", "warning", what, f"Set it back to 100 % where the host's management allows it, {_KEEP}"
+    if of.adaptive_tgp:
+        limit = f", now {of.adaptive_tgp_limit_w:g} W" if of.adaptive_tgp_limit_w else ""
+        what = f"adaptive TGP is on: the power limit moves{limit}, and speed and energy with it"
+        yield "adaptive_tgp", "warning", what, "Have it turned off before publishing, or quote it with the numbers."
+    if of.power_smoothing:
+        what = "power smoothing is on: power rises slowly and does not fall below a floor, so energy is higher"
+        yield "power_smoothing", "warning", what, f"Have it turned off before publishing energy, {_KEEP}"
+    if of.application_clocks not in (None, "default"):
+        what = f"applications clocks are set to {of.application_clocks}: the GPU does not clock higher"
+        yield "application_clocks", "warning", what, f"`sudo nvidia-smi -rac`, {_KEEP}"
+    if of.confidential_computing not in (None, "off"):
+        what = (
+            f"confidential computing is {of.confidential_computing}: copies to and from the GPU are encrypted and "
+            "slower, kernels start later"
+        )
+        yield "confidential_computing", "warning", what, "Quote it with the numbers, or measure on a host without it."
+
+
+def _check_neighbours(facts: MachineFacts) -> Iterator[Diagnosis]:
+    for gpu, count in zip(facts.visible, facts.other_processes, strict=False):
+        if count:
+            others = f"{count} other processes use" if count > 1 else "another process uses"
+            what = f"{others} {_name(gpu)}: they take memory and time that runs would be charged with"
+            yield Diagnosis("warning", "gpu_shared", what, "End them (`nvidia-smi` lists them), or use another GPU.")
+
+
+def _check_mps(facts: MachineFacts) -> Iterator[Diagnosis]:
+    torch = facts.torch
+    for name, used in zip(torch.device_names, torch.mps, strict=False) if torch else ():
+        if used:
+            what = (
+                f"CUDA's Multi-Process Service serves {name}: kernels of other processes may run beside those of a "
+                "run, and its memory holds what the server takes"
+            )
+            remedy = (
+                "Stop it (`echo quit | nvidia-cuda-mps-control`), or set CUDA_MPS_PIPE_DIRECTORY to an empty folder "
+                "for the sweep."
+            )
+            yield Diagnosis("warning", "cuda_mps", what, remedy)
+
+
 def _check_shared_memory(facts: MachineFacts) -> Iterator[Diagnosis]:
     if facts.shm_bytes is not None and facts.shm_bytes < SMALL_SHM_BYTES:
         what = f"/dev/shm holds {format_bytes(facts.shm_bytes)}: loader workers crash with a bus error when it is full"
@@ -435,7 +517,7 @@ _GPU_CHECKS: tuple[Check, ...] = (
         _check_rocm,
         _check_rocm_architecture,
         _check_xpu,
-        _check_mps,
+        _check_apple,
         _check_architecture,
         _check_trial,
     ),
@@ -444,5 +526,6 @@ _CHECKS: tuple[Check, ...] = (
     *_GPU_CHECKS,
     _check_other_readings,
     *(_check_unified, _check_slices, _check_memory_limit, _check_memory_readings),
+    *(_check_settings, _check_neighbours, _check_mps),
     *(_check_shared_memory, _check_governor, _check_open_files),
 )

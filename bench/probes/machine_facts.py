@@ -11,8 +11,10 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.errors import DeviceError
+from bench.probes.gpu_monitor import GpuMonitor, GpuStatic
 from bench.probes.host import cpu_governor
-from bench.probes.nvml import Gpu, GpuListing, read_gpu_listing, visible_gpus
+from bench.probes.nvml import Gpu, GpuListing, count_other_processes, read_gpu_listing, visible_gpus
 from bench.probes.torch_facts import TorchFacts, read_torch_facts
 
 
@@ -22,6 +24,8 @@ class MachineFacts:
 
     listing: GpuListing = field(default_factory=lambda: GpuListing(absent=True, error="no driver"))
     visible: tuple[Gpu, ...] = ()
+    boards: tuple[GpuStatic, ...] = ()  # what those that answer are set to; empty if not asked
+    other_processes: tuple[int, ...] = ()  # of each visible GPU where it is known; 0 where not asked
     cuda_visible_devices: str | None = None
     hip_visible_devices: str | None = None  # ROCm's own name for it
     rocr_visible_devices: str | None = None  # of the layer below, which renumbers what it leaves
@@ -37,17 +41,24 @@ class MachineFacts:
     open_files_limit: int | None = None
 
 
-def read_machine_facts(*, ask_torch: bool = True, nvml_timeout_s: float | None = None) -> MachineFacts:
+def read_machine_facts(
+    *, ask_torch: bool = True, ask_settings: bool = False, nvml_timeout_s: float | None = None
+) -> MachineFacts:
     """Read the machine.
 
     Args:
         ask_torch: Start a process that imports torch and tries the GPU, 3 to 10 s; leave `torch` None otherwise.
+        ask_settings: Ask each visible GPU for its settings and the processes on it, some 50 ms a GPU.
         nvml_timeout_s: The longest wait for the driver, in seconds; NvmlSession's where None.
     """
     listing = read_gpu_listing(nvml_timeout_s)
+    visible = visible_gpus(listing.gpus)
+    asked = visible if ask_settings else ()
     return MachineFacts(
         listing=listing,
-        visible=visible_gpus(listing.gpus),
+        visible=visible,
+        boards=tuple(filter(None, (_read_board(gpu, nvml_timeout_s) for gpu in asked))),
+        other_processes=tuple(count_other_processes(gpu.uuid, nvml_timeout_s) or 0 for gpu in asked),
         cuda_visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES"),
         hip_visible_devices=os.environ.get("HIP_VISIBLE_DEVICES"),
         rocr_visible_devices=os.environ.get("ROCR_VISIBLE_DEVICES"),
@@ -62,6 +73,14 @@ def read_machine_facts(*, ask_torch: bool = True, nvml_timeout_s: float | None =
         governor=cpu_governor(),
         open_files_limit=_open_files_limit(),
     )
+
+
+def _read_board(gpu: Gpu, timeout_s: float | None) -> GpuStatic | None:
+    try:
+        with GpuMonitor(gpu.uuid, timeout_s) as monitor:
+            return monitor.static()
+    except DeviceError:
+        return None  # it answered a moment ago: whatever came in between, the listing's checks or a run will say it
 
 
 _PCI = Path("/sys/bus/pci/devices")

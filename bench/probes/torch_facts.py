@@ -41,6 +41,7 @@ class TorchFacts:
     capabilities: tuple[tuple[int, int], ...] = ()
     unified: tuple[bool, ...] = ()  # whether each takes host memory
     total_bytes: tuple[int, ...] = ()
+    mps: tuple[bool, ...] = ()  # whether CUDA's Multi-Process Service is known to serve each
     uuids: tuple[str, ...] = ()  # bare, as CUDA writes them; empty if this torch does not tell
     archs: tuple[str, ...] = ()  # of AMD's GPUs: gfx942:sramecc+:xnack-
     silence: str | None = None  # what no run there will have readings of
@@ -77,7 +78,7 @@ def parse_facts(text: str) -> TorchFacts:
     fields: dict[str, Any] = json.loads(text)
     fields["arch_list"] = tuple(fields["arch_list"])
     fields["device_names"] = tuple(fields["device_names"])
-    for name in ("uuids", "unified", "total_bytes", "archs"):
+    for name in ("uuids", "unified", "total_bytes", "archs", "mps"):
         fields[name] = tuple(fields.get(name, ()))
     fields["capabilities"] = tuple((int(major), int(minor)) for major, minor in fields["capabilities"])
     fields["blame"] = Blame(**fields["blame"]) if fields.get("blame") else None

@@ -78,7 +78,7 @@ class Environment:
     gpu_capability: str | None = column(None, gpu=True, key=True)
     vbios: str | None = column(None, gpu=True, helpful=1)
     driver_version: str | None = column(None, gpu=True, key=True, main=True, needed=1, first=1, label=2)
-    ecc: bool | None = column(None, gpu=True, main=True, helpful=1)
+    ecc: bool | None = column(None, gpu=True, key="if unusual", usual=True, main=True, helpful=1)
     mig: bool | None = column(None, gpu=True, key=True, main=True, helpful=1, label=4)
     persistence_mode: bool | None = column(None, gpu=True, helpful=1)
     power_limit_w: float | None = column(
@@ -86,6 +86,24 @@ class Environment:
     )
     power_limit_default_w: float | None = column(None, gpu=True, main=True, needed=2, first=1, within=(5, 5000))
     max_sm_clock_hz: float | None = column(None, gpu=True, within=(1e8, 1e10))
+    # settings of the board and the driver that change speed or energy: bench.probes.gpu_settings
+    workload_power_profiles: str | None = column(
+        None, gpu=True, key="if unusual", usual="none", main=True, first=1, if_known=True
+    )
+    edpp_multiplier_frac: float | None = column(
+        None, gpu=True, key="if unusual", usual=1.0, title="EDPp multiplier", main=True, first=1, if_known=True
+    )
+    adaptive_tgp: bool | None = column(None, gpu=True, key="if true", usual=False, main=True, first=1, if_known=True)
+    adaptive_tgp_limit_w: float | None = column(None, gpu=True, main=True, if_known=True, within=(5, 5000))
+    power_smoothing: bool | None = column(None, gpu=True, key="if true", usual=False, main=True, first=1, if_known=True)
+    application_clocks: str | None = column(
+        None, gpu=True, key="if unusual", usual="default", main=True, first=1, if_known=True
+    )
+    confidential_computing: str | None = column(
+        None, gpu=True, key="if unusual", usual="off", main=True, first=1, if_known=True
+    )
+    mps: bool | None = column(None, gpu=True, key="if true", usual=False, main=True, first=1, if_known=True)  # CUDA's
+    gpu_settings_note: str | None = column(None, gpu=True, differs="no", if_known=True)  # why any of these is null
     cuda_version: str | None = column(None, gpu=True, key=True, main=True, needed=1, first=3, label=2)
     cudnn_version: str | None = column(None, gpu=True, key=True, main=True, needed=1, first=3, label=2)
     hip_version: str | None = column(None, key="if true")  # of a ROCm build of torch
@@ -162,7 +180,7 @@ class Environment:
         return [
             f"{entry.name} {entry.absent if old is None else old} -> {entry.absent if new is None else new}"
             for entry, (old, new) in pairs.items()
-            if entry.key and old != new and entry.name not in self.spread_over
+            if (entry.in_key(old) or entry.in_key(new)) and old != new and entry.name not in self.spread_over
         ]
 
 
@@ -328,6 +346,7 @@ class Measurement:
     throttle_reasons_end: tuple[str, ...] | None = column(None, gpu=True)
     thermal_slowdown_window_s: float | None = column(None, gpu=True)  # of the window, by the driver's own counter
     power_slowdown_window_s: float | None = column(None, gpu=True)  # of the window, held back by the power limit
+    performance_state_end: int | None = column(None, gpu=True, reading=2)  # P0, the fastest, to P15
     pcie_generation: int | None = column(None, gpu=True, reading=3)
     pcie_width: int | None = column(None, gpu=True, reading=3)
     other_process_count: int | None = column(None, gpu=True, reading=3)  # others on the device, at the window's end

@@ -8,6 +8,7 @@ from typing import Any
 
 from bench.errors import DeviceError
 from bench.probes.backends.contract import DeviceEvent, DeviceReadings, InForce
+from bench.probes.cuda_mps import mps_state
 from bench.probes.gpu_monitor import Readings
 from bench.probes.nvml import visible_entries
 from bench.probes.torch_memory import CudaMemory, memory_kind
@@ -42,6 +43,7 @@ class CudaBackend:
             "capabilities": tuple(torch.cuda.get_device_capability(index) for index in indices),
             "uuids": distinct_uuids(properties),
             "unified": tuple(memory_kind(each) == "unified" for each in properties),
+            "mps": tuple(bool(mps_state(index)[0]) for index in indices),
             "total_bytes": tuple(each.total_memory for each in properties),
         }
 

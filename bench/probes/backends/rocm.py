@@ -31,7 +31,7 @@ class RocmBackend(CudaBackend):
         found = super().facts()
         indices = range(found["device_count"])
         archs = tuple(str(getattr(torch.cuda.get_device_properties(i), "gcnArchName", "")) for i in indices)
-        return {**found, "archs": archs, "silence": None if _amdsmi() else NO_AMDSMI}
+        return {**found, "mps": (), "archs": archs, "silence": None if _amdsmi() else NO_AMDSMI}
 
     def see_only(self, gpu_uuid: str | None, gpu_index: int | None) -> None:
         """By place: HIP takes other UUIDs than torch tells."""
