@@ -280,7 +280,7 @@ def _check_xpu(facts: MachineFacts) -> Iterator[Diagnosis]:
         yield Diagnosis("warning", "xpu_not_used", what, remedy)
 
 
-def _check_mps(facts: MachineFacts) -> Iterator[Diagnosis]:
+def _check_apple(facts: MachineFacts) -> Iterator[Diagnosis]:
     torch = facts.torch
     if facts.apple_silicon and torch is not None and not torch.error and not torch.available:
         built = "cannot start MPS" if torch.has_mps else "is built without MPS"
@@ -435,7 +435,7 @@ _GPU_CHECKS: tuple[Check, ...] = (
         _check_rocm,
         _check_rocm_architecture,
         _check_xpu,
-        _check_mps,
+        _check_apple,
         _check_architecture,
         _check_trial,
     ),
