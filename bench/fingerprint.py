@@ -9,7 +9,10 @@ from bench.records import stable_hash
 
 _PACKAGE = Path(__file__).parent
 
-RUN_CODE = ("worker.py", "workload", "probes/step_timing.py", "probes/torch_memory.py", "probes/gpu_monitor.py")
+RUN_CODE = (
+    *("worker.py", "workload", "probes/backends", "probes/step_timing.py", "probes/torch_memory.py"),
+    "probes/gpu_monitor.py",
+)
 """What decides, beside the case's own entries, what a run does and how it is measured."""
 
 ESTIMATE_CODE = ("catalog", "devices", "estimators", "workload")

@@ -201,8 +201,9 @@ def _check_images(config: SweepConfig, cases: Mapping[Case, str | None]) -> None
 
 def skip_reason(case: Case, device: str) -> str | None:
     """Why the case cannot run on this kind of device, as far as known without building it."""
-    if case.precision == "tf32" and device == "cpu":
-        return "tf32 needs NVIDIA's tensor cores; it is not available on the CPU"
+    if case.precision == "tf32" and device != "cuda":
+        where = {"cpu": "the CPU", "xpu": "Intel GPUs by bench", "mps": "Apple GPUs"}[device]
+        return f"tf32 needs NVIDIA's tensor cores; it is not available on {where}"
     if reason := refuse_switches(case, device):
         return reason
     if catalog.is_external("dataset", case.dataset.name):
@@ -231,8 +232,9 @@ def refuse_switches(case: Case, device: str) -> str | None:
         return (
             f"accumulation {count} does not divide the batch of {batch}; nearest that do: {', '.join(map(str, near))}"
         )
-    if case.allocator != "default" and device == "cpu":
-        return f"allocator {case.allocator} is of torch's allocator for GPUs; it is not used on the CPU"
+    if case.allocator != "default" and device != "cuda":
+        where = {"cpu": "the CPU", "xpu": "Intel GPUs", "mps": "Apple GPUs"}[device]
+        return f"allocator {case.allocator} is of torch's allocator for CUDA and ROCm; it is not used on {where}"
     if case.update == "in_backward":
         if count > 1:
             return "update in_backward spends each gradient at once, so that accumulation has nothing to add up"

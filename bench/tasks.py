@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import BusyError, DeviceError
+from bench.errors import BusyError
 from bench.launchers import Send
 from bench.locks import hold, run_lock_path
 
@@ -177,7 +177,7 @@ def _target_of(argument: dict[str, Any]) -> Target:
 def environment_task(argument: dict[str, Any], send: Send) -> dict[str, Any]:
     """The fields of `Environment` for the `device` and, where there is one, the `gpu_uuid` of `argument`."""
     _keep_on(argument.get("cpus"))
-    _see_only(argument["gpu_uuid"], argument["gpu_index"])
+    _see_only(argument["gpu_uuid"], argument["gpu_index"], argument["device"])
     from bench.probes.environment import measure_environment
 
     return asdict(measure_environment(argument["device"], gpu_uuid=argument["gpu_uuid"]))
@@ -290,7 +290,7 @@ def _taken_device(argument: dict[str, Any]) -> Iterator[None]:
         BusyError: Another process has it; or, where it must be free of all others (`alone`), computes on it.
     """
     _keep_on(argument.pop("cpus", None))
-    _see_only(argument["gpu_uuid"], argument.pop("gpu_index"))
+    _see_only(argument["gpu_uuid"], argument.pop("gpu_index"), argument.get("device", "cuda"))
     lock, alone = argument.pop("lock", None), argument.pop("alone", False)
     with hold(run_lock_path(lock), "the device", RUN_LOCK_WAIT_S) if lock else contextlib.nullcontext():
         if alone and argument["gpu_uuid"]:
@@ -311,25 +311,17 @@ def _keep_on(cpus: Sequence[int] | None) -> None:
     torch.set_num_threads(min(torch.get_num_threads(), len(cpus)))
 
 
-def _see_only(gpu_uuid: str | None, gpu_index: int | None) -> None:
-    """Let this process see one GPU: by UUID, as NVML's index and CUDA's may differ, or by place where none is known.
-
-    The index counts the GPUs that the user left visible. ROCm reads `HIP_VISIBLE_DEVICES` before CUDA's name for it,
-    and both count what `ROCR_VISIBLE_DEVICES` leaves.
+def _see_only(gpu_uuid: str | None, gpu_index: int | None, device: str = "cuda") -> None:
+    """Let this process see one GPU of a kind: by NVML's UUID, or by place among those that torch counted.
 
     Raises:
-        DeviceError: The variable names fewer GPUs than torch counted.
+        DeviceError: There is no such GPU.
     """
-    if gpu_uuid:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu_uuid
-    elif gpu_index:
-        from bench.probes.nvml import visible_entries
+    if device == "cuda":  # before torch is there: CUDA and ROCm read variables
+        from bench.probes.backends.cuda import see_only
 
-        for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
-            given = os.environ.get(name)
-            if given is None and name == "HIP_VISIBLE_DEVICES":
-                continue
-            visible = visible_entries(given) if given is not None else tuple(map(str, range(gpu_index + 1)))
-            if gpu_index >= len(visible):
-                raise DeviceError(f'cuda:{gpu_index}: {name}="{given}" names {len(visible)} GPU(s). Name it there')
-            os.environ[name] = visible[gpu_index]
+        see_only(gpu_uuid, gpu_index)
+    else:
+        from bench.probes.backends import backend
+
+        backend(device).see_only(gpu_uuid, gpu_index)

@@ -27,7 +27,8 @@ from bench.catalog.settling import parts_of
 from bench.errors import DataError, Unsupported, describe_failure
 from bench.forks import write_traceback
 from bench.plan import describe, image_spec
-from bench.probes.gpu_monitor import SILENT, UNCONFIRMED, Readings, is_unconfirmed, throttled_by
+from bench.probes.backends import Backend, DeviceReadings, TorchMemory, backend
+from bench.probes.gpu_monitor import SILENT, UNCONFIRMED, is_unconfirmed, throttled_by
 from bench.probes.in_force import read_in_force
 from bench.probes.oom import (
     describe_out_of_memory,
@@ -38,7 +39,7 @@ from bench.probes.oom import (
 )
 from bench.probes.rss import reset_rss_peak, rss_peak_bytes
 from bench.probes.step_timing import plan_step_count, time_steps
-from bench.probes.torch_memory import CudaMemory, measure_cpu_peak, start_gpu
+from bench.probes.torch_memory import measure_cpu_peak, start_gpu
 from bench.records import Case, DataFacts, ImageSpec, Measurement, Protocol, Status
 from bench.records.variables import allocator_variables, cublas_workspaces
 from bench.units import exact_bytes, format_bytes
@@ -62,7 +63,7 @@ class MeasureTask:
     Attributes:
         case: What to measure.
         protocol: How to measure it.
-        device: `cpu` or `cuda`.
+        device: `cpu`, or a kind of GPU, as torch calls it.
         gpu_uuid: The GPU's UUID in NVML; `None` on a CPU, or without NVML.
         host_memory_bytes: The limit on the process's host memory; `None` for none.
         repeat: The number of this fresh process of the case; random draws for training depend on it.
@@ -86,9 +87,10 @@ class _Run:
 
     task: MeasureTask
     send: Send
-    readings: Readings
+    backend: Backend
+    readings: DeviceReadings
     found: dict[str, Any] = field(default_factory=dict)
-    memory: CudaMemory | None = None
+    memory: TorchMemory | None = None
 
     @property
     def device(self) -> torch.device:
@@ -111,7 +113,8 @@ class _Run:
         if self.memory is None:
             return
         if self.memory.unified and host is not None:
-            self.memory.share_host(host, rss_peak_bytes() or 0)
+            if self.memory.share_host(host, rss_peak_bytes() or 0) is None:
+                return
             self.found["host_memory_limit_bytes"] = host
         elif card is not None:
             self.memory.play_card(card, self.found.get("device_used_before_bytes"))
@@ -139,15 +142,17 @@ def measure_case(task: MeasureTask, send: Send) -> dict[str, Any]:
     Raises:
         DeviceError: The GPU cannot be initialised, before the case begins: not the case's fault.
     """
-    run = _Run(task, send, Readings(task.gpu_uuid, task.nvml_error), {"started_unix_s": time.time()})
+    kind = backend(task.device)
+    readings = kind.readings(task.gpu_uuid, task.nvml_error)
+    run = _Run(task, send, kind, readings, {"started_unix_s": time.time()})
     os.environ |= allocator_variables(task.case.allocator, os.environ)  # torch reads them when it first allocates
     if task.protocol.threads is not None:
         torch.set_num_threads(task.protocol.threads)
     if task.device == "cpu" and task.host_memory_bytes is not None:
         limit_host_memory(task.host_memory_bytes)
         run.found["host_memory_limit_bytes"] = task.host_memory_bytes
-    if task.device == "cuda":
-        if task.protocol.deterministic:
+    if task.device != "cpu":
+        if task.protocol.deterministic and task.device == "cuda":
             run.found["cublas_workspace_config"] = cublas_workspaces(os.environ, deterministic=True)
         _start_gpu(run)
     try:
@@ -170,9 +175,9 @@ def measure_case(task: MeasureTask, send: Send) -> dict[str, Any]:
 def _start_gpu(run: _Run) -> None:
     """Read the memory that other processes use on the device, then create the context."""
     run.found["device_used_before_bytes"] = run.readings.used_bytes()
-    start_gpu(run.found["device_used_before_bytes"])
-    run.memory = CudaMemory()
-    if run.memory.unified:
+    start_gpu(run.found["device_used_before_bytes"], run.task.device)
+    run.memory = run.backend.memory()
+    if run.memory is not None and run.memory.unified:
         run.found["device_used_before_bytes"] = None
     run.hold_limit()
 
@@ -281,8 +286,7 @@ def _time(run: _Run, workload: Workload, inputs: Inputs) -> None:
         run.readings.start()
     run.enter("measure")
     intake.clear()
-    if run.memory is not None:
-        torch.cuda.synchronize()
+    run.backend.synchronize()
     run.readings.open_window()
     timed = time_steps(step, count, run.task.device)
     if run.task.protocol.compiled or run.task.case.compile != "false":

@@ -877,6 +877,23 @@ def _power_capped(runs: Runs) -> Hit:
 
 @_rule(
     Weakens.NOTHING,
+    "The GPU ran with settings that change its speed or energy in {runs}: {settings}.",
+    "Quote them with the numbers, or set them back: bench env names each with what to do.",
+)
+def _settings_changed(runs: Runs) -> Hit:
+    bad, told = np.zeros_like(runs.last), set()
+    for name, field_of in FIELDS.items():
+        if field_of.usual is None or name not in runs.frame:
+            continue
+        values = runs.frame[name].astype(object)
+        changed = runs.last & runs.known(name) & (values != field_of.usual).to_numpy(dtype=bool, na_value=False)
+        told |= {f"{field_of.title} {field_of.words(value)}" for value in values[changed]}
+        bad |= changed
+    return Hit(bad, words={"settings": "; ".join(sorted(told))})
+
+
+@_rule(
+    Weakens.NOTHING,
     "The GPU played a smaller card in {runs}, of {memory}: what fits is that card's, the speed is the GPU's.",
     "Quote the limit with the numbers, or sweep without limits.device_memory (--memory).",
 )
@@ -1010,6 +1027,11 @@ def _unknown(runs: Runs, names: Sequence[str], more: Mapping[str, Mask]) -> Hit:
     gaps = {name: gap & ~runs.cpu if FIELDS[name].gpu else gap for name, gap in gaps.items()} | dict(more)
     if "gpu_total_bytes" in gaps:  # a GPU that takes host memory has none, and its row says so
         gaps["gpu_total_bytes"] &= (runs.frame["device_memory_kind"] != "unified").to_numpy(dtype=bool, na_value=True)
+    apple = (runs.frame["device"] == "mps").to_numpy(dtype=bool, na_value=False)
+    others = apple | (runs.frame["device"] == "xpu").to_numpy(dtype=bool, na_value=False) | runs.known("hip_version")
+    for name, absent in {"cuda_version": others, "cudnn_version": others, "driver_version": apple}.items():
+        if name in gaps:  # the software of another vendor, whose GPUs have none
+            gaps[name] &= ~absent
     lacking = {name: gap for name, gap in gaps.items() if gap.any()}
     bad = np.logical_or.reduce([np.zeros_like(runs.last), *lacking.values()])
     return Hit(bad, runs.measured, {"fields": ", ".join(lacking)})

@@ -58,7 +58,7 @@ device_option = click.option(
     "--device",
     default="auto",
     show_default=True,
-    metavar="auto|cpu|cuda|cuda:N",
+    metavar="auto|cpu|cuda|cuda:N|xpu|xpu:N|mps",
     callback=_check_device,
     help="Where to run; auto is a GPU if there is one.",
 )
@@ -85,7 +85,7 @@ def check_devices(context: click.Context, parameter: click.Parameter, value: str
 devices_option = click.option(
     "--device",
     "devices",
-    metavar="auto|cpu|cuda|cuda:N|all|cuda:0,cuda:2",
+    metavar="auto|cpu|cuda|cuda:N|xpu|mps|all|cuda:0,cuda:2",
     callback=check_devices,
     help="Where to run; auto is a GPU if there is one, all is every GPU of the host. [auto]",
 )

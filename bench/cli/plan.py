@@ -176,14 +176,17 @@ def print_plan(config: SweepConfig, kind: str, *, as_json: bool) -> None:
 
 
 def kind_of(device: str, config: SweepConfig) -> str:
-    """`cpu` or `cuda`, as a request means it on this machine, or on the cluster that the configuration names."""
+    """The kind of device that a request means on this machine, or on the cluster that the configuration names."""
     from bench.probes.nvml import list_gpus
+    from bench.probes.selection import likely_kind
+    from bench.records import ACCELERATORS
 
     if device == "auto":
         device = config.launcher.device
     if device == "auto":
-        return "cuda" if config.launcher.kind != "local" or list_gpus() else "cpu"
-    return "cpu" if device.startswith("cpu") else "cuda"
+        return "cuda" if config.launcher.kind != "local" or list_gpus() else likely_kind()
+    kind = device.partition(":")[0]
+    return kind if kind in ("cpu", *ACCELERATORS) else "cuda"
 
 
 def _runs(config: SweepConfig, kind: str, cases: int) -> str:

@@ -37,7 +37,18 @@ from bench.config.values import (
     words,
 )
 from bench.errors import ConfigError, nearest, nearest_sentence, phrase
-from bench.records import AXES, Checkpointing, Choice, InputPath, MemoryFormat, Precision, Protocol, Update, ZeroGrad
+from bench.records import (
+    ACCELERATORS,
+    AXES,
+    Checkpointing,
+    Choice,
+    InputPath,
+    MemoryFormat,
+    Precision,
+    Protocol,
+    Update,
+    ZeroGrad,
+)
 
 
 class _Section(BaseModel):
@@ -90,7 +101,7 @@ _CLOSED: dict[str, tuple[str, ...]] = {
     "checkpointing": get_args(Checkpointing),
     "update": get_args(Update),
     "zero_grad": get_args(ZeroGrad),
-    "device": ("cpu", "cuda"),
+    "device": ("cpu", *ACCELERATORS),
 }
 
 
@@ -141,7 +152,7 @@ class Exclude(_Section):
 LEAST_REPEATS = 5
 """The minimum number of runs per case before its interval may end the repeats; `bench.sweep.stopping` explains why."""
 
-TARGETS_FRAC = {"cuda": 0.01, "cpu": 0.05}
+TARGETS_FRAC = {"cuda": 0.01, "xpu": 0.01, "mps": 0.01, "cpu": 0.05}
 """What `target_interval = "auto"` stands for: on a CPU shared with other work, processes differ by several percent."""
 
 

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 from bench.catalog import Kind, check_choice, matching, normalised, parse_choices
 from bench.errors import BenchError, nearest, nearest_sentence
 from bench.launchers.faults import ALLOCATOR_WORDS
-from bench.records import MAX_BATCH_SIZE, MAX_IMAGE_SIZE, Choice
+from bench.records import ACCELERATORS, MAX_BATCH_SIZE, MAX_IMAGE_SIZE, Choice
 from bench.units import MIB, parse_bytes, parse_seconds
 
 MAX_SECONDS = 30 * 86_400.0
@@ -150,15 +150,15 @@ def _target_interval(value: Any) -> float | str:
 
 
 MAX_PARALLEL = 1024
-_DEVICE = re.compile(r"cuda:\d{1,4}|cpu:\d{1,4}|(GPU|MIG)-[0-9A-Za-z/-]+")
-DEVICES = "auto, cpu, cuda, cuda:0, all, or several: MIG-...,MIG-... or cuda:0,cuda:2"
+_DEVICE = re.compile(r"(cuda|xpu|cpu):\d{1,4}|mps:0|(GPU|MIG)-[0-9A-Za-z/-]+")
+DEVICES = "auto, cpu, cuda, cuda:0, xpu, xpu:0, mps, all, or several: MIG-...,MIG-... or cuda:0,cuda:2"
 """What a sweep may be asked to run on. `cpu:0,cpu:1` are worker slots on the CPU that play devices, for tests."""
 
 
 def read_devices(value: Any) -> str:
     """A request for devices in its one spelling: a word, or parts with commas between. Raises ValueError."""
     parts = [part.strip() for part in value.split(",")] if isinstance(value, str) else []
-    words = ("auto", "cpu", "cuda", "all")
+    words = ("auto", "cpu", *ACCELERATORS, "all")
     wrong = [part for part in parts if part not in words and not _DEVICE.fullmatch(part)]
     if not parts or wrong:
         near = nearest_sentence(nearest(wrong[0], words)) if wrong else ""
@@ -167,8 +167,11 @@ def read_devices(value: Any) -> str:
         raise ValueError(f"{alone[0]} stands alone, and {shown(value)} is a list. Allowed: {DEVICES}")
     if twice := [part for part in dict.fromkeys(parts) if parts.count(part) > 1]:
         raise ValueError(f"{', '.join(twice)}: named twice in {shown(value)}")
-    if len({part.startswith("cpu") for part in parts}) > 1:
+    kinds = {"cuda" if part.startswith(("GPU-", "MIG-")) else part.partition(":")[0] for part in parts}
+    if "cpu" in kinds and len(kinds) > 1:
         raise ValueError(f"{shown(value)} names both GPUs and slots on the CPU; a sweep uses one or the other")
+    if len(kinds) > 1:
+        raise ValueError(f"{shown(value)} names GPUs of several kinds, and one torch uses one kind")
     return ",".join(parts)
 
 

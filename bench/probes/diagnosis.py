@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from bench.probes.gpu_monitor import GpuStatic, is_power_capped
 from bench.probes.machine_facts import MachineFacts, read_machine_facts
 from bench.probes.nvml import Gpu
 from bench.units import MIB, format_bytes
@@ -126,7 +127,7 @@ def diagnose(facts: MachineFacts | None = None) -> tuple[Diagnosis, ...]:
     Args:
         facts: What is known of the machine; read here, with torch in a separate process, where None.
     """
-    known = read_machine_facts() if facts is None else facts
+    known = read_machine_facts(ask_settings=True) if facts is None else facts
     found = [finding for check in _CHECKS for finding in check(known)]
     return tuple(sorted(found, key=lambda finding: ("error", "warning", "note").index(finding.severity)))
 
@@ -152,7 +153,7 @@ def _check_driver(facts: MachineFacts) -> Iterator[Diagnosis]:
     elif listing.absent and facts.nvidia_card_on_bus:
         remedy = "Install NVIDIA's driver, or start the container with its GPUs (`docker run --gpus all`)."
         yield Diagnosis("warning", "no_driver", "this machine has an NVIDIA card but no driver for it", remedy)
-    elif listing.absent:
+    elif listing.absent and not _is_other_gpu(facts):
         what = "no NVIDIA driver (NVML): runs use the CPU, or a GPU that only torch sees"
         yield Diagnosis("note", "no_nvml", what, "Nothing to do on a machine without an NVIDIA GPU.")
 
@@ -181,6 +182,8 @@ def hidden_on_purpose(facts: MachineFacts) -> str | None:
     if "/dev/kfd" in facts.gpu_device_files and not facts.listing.gpus:
         rocm = {"HIP_VISIBLE_DEVICES": facts.hip_visible_devices, "ROCR_VISIBLE_DEVICES": facts.rocr_visible_devices}
         variables = rocm if any(value is not None for value in rocm.values()) else variables
+    if facts.intel_cards and facts.torch_build == "xpu" and not facts.listing.gpus:
+        variables = {"ZE_AFFINITY_MASK": facts.ze_affinity_mask}
     for name, value in variables.items():
         if value is not None and re.fullmatch(r"(|-\d.*|none|nodevfiles|void)", value.strip(), re.IGNORECASE):
             return f'{name}="{value}"'
@@ -199,8 +202,9 @@ def _check_torch_build(facts: MachineFacts) -> Iterator[Diagnosis]:
         yield Diagnosis("error", "torch_unusable", torch.error, "Fix the driver first: torch waits for it.")
     elif torch.error:
         yield Diagnosis("error", "torch_unusable", torch.error, f"Reinstall it. {_advice(facts)}")
-    elif facts.visible and torch.cuda_version is None and torch.hip_version is None:
-        what = f"the driver shows {_names(facts)}, but torch {torch.version} is a CPU-only build"
+    elif facts.visible and not torch.available and torch.cuda_version is None and torch.hip_version is None:
+        build = "is built for Intel GPUs" if torch.xpu_version else "is a CPU-only build"
+        what = f"the driver shows {_names(facts)}, but torch {torch.version} {build}"
         yield Diagnosis("error", "torch_is_cpu_build", what, _advice(facts))
 
 
@@ -231,9 +235,83 @@ def _check_cuda_start(facts: MachineFacts) -> Iterator[Diagnosis]:
 def _check_rocm(facts: MachineFacts) -> Iterator[Diagnosis]:
     torch = facts.torch
     if "/dev/kfd" in facts.gpu_device_files and torch is not None and not torch.error and not torch.available:
-        what = f"AMD's GPU driver is loaded (/dev/kfd), but torch {torch.version} sees no GPU"
-        remedy = "If ROCm supports the card: `UV_TORCH_BACKEND=auto` before the set-up command."
+        what = f"AMD's GPU driver is loaded (/dev/kfd), but torch {torch.version} "
+        if torch.hip_version is None:
+            what += "is not built for ROCm and sees no GPU"
+            remedy = "If ROCm supports the card: `UV_TORCH_BACKEND=auto` before the set-up command."
+        else:
+            what += f"(ROCm {torch.hip_version}) sees no GPU{f': {torch.warning}' if torch.warning else ''}"
+            remedy = (
+                "Join the groups that own /dev/kfd and /dev/dri/renderD* (`sudo usermod -aG render,video $USER`, then "
+                "log in again); a container needs `--device /dev/kfd --device /dev/dri`. `rocminfo` must list the card."
+            )
         yield Diagnosis("warning", "rocm_not_used", what, remedy)
+
+
+def _check_rocm_architecture(facts: MachineFacts) -> Iterator[Diagnosis]:
+    torch = facts.torch
+    for arch in dict.fromkeys(torch.archs) if torch and torch.hip_version else ():
+        family = arch.partition(":")[0]  # gfx90a:sramecc+:xnack-
+        if family and torch and torch.arch_list and family not in {each.partition(":")[0] for each in torch.arch_list}:
+            what = f"{family} is not among what torch {torch.version} is built for: {' '.join(torch.arch_list)}"
+            remedy = (
+                "Install a torch for this card (TheRock's wheels have more), or try the nearest of its family: "
+                "`HSA_OVERRIDE_GFX_VERSION=10.3.0` for gfx103x, 11.0.0 for gfx110x; results then say so."
+            )
+            yield Diagnosis("warning", "rocm_arch_not_built", what, remedy)
+
+
+def _check_xpu(facts: MachineFacts) -> Iterator[Diagnosis]:
+    torch = facts.torch
+    if not facts.intel_cards or torch is None or torch.error or torch.available or facts.listing.gpus:
+        return
+    integrated = all(address.startswith("0000:00:") for address in facts.intel_cards)
+    what = f"this machine has an {'integrated ' if integrated else ''}Intel GPU, but torch {torch.version} "
+    if torch.xpu_version is None:
+        what += "is not built for it"
+        remedy = "To use it: `UV_TORCH_BACKEND=xpu` before the set-up command. Otherwise there is nothing to do."
+        yield Diagnosis("note" if integrated else "warning", "xpu_not_used", what, remedy)
+    else:
+        what += f"(for XPU, SYCL compiler {torch.xpu_version}) sees none"
+        remedy = (
+            "Install Intel's compute runtime and Level Zero (intel-opencl-icd, libze1, libze-intel-gpu1), join the "
+            "group that owns /dev/dri/renderD* (`sudo usermod -aG render $USER`), and unset ZE_AFFINITY_MASK and "
+            "ONEAPI_DEVICE_SELECTOR. A container needs `--device /dev/dri`."
+        )
+        yield Diagnosis("warning", "xpu_not_used", what, remedy)
+
+
+def _check_apple(facts: MachineFacts) -> Iterator[Diagnosis]:
+    torch = facts.torch
+    if facts.apple_silicon and torch is not None and not torch.error and not torch.available:
+        built = "cannot start MPS" if torch.has_mps else "is built without MPS"
+        what = f"this Mac has an Apple GPU, but torch {torch.version} {built}"
+        remedy = (
+            "Update macOS (14 or newer; older torch took 12.3), and run outside a virtual machine without a GPU."
+            if torch.has_mps
+            else "Install torch's own wheel for arm64 (`uv pip install --reinstall torch torchvision`), with a Python "
+            "for arm64: one under Rosetta gets none."
+        )
+        yield Diagnosis("warning", "mps_not_used", what, remedy)
+
+
+def _check_other_readings(facts: MachineFacts) -> Iterator[Diagnosis]:
+    """What a run on a GPU of AMD, Intel or Apple will not have."""
+    torch = facts.torch
+    if torch is None or not torch.available or not torch.silence:
+        return
+    remedy = (
+        "Install AMD SMI for Python (`pip install amdsmi`, or /opt/rocm/share/amd_smi): runs then have them."
+        if torch.hip_version
+        else "Nothing to do: those columns are null, and results without them cannot show that clocks held."
+    )
+    yield Diagnosis("note", "no_readings", torch.silence, remedy)
+
+
+def _is_other_gpu(facts: MachineFacts) -> bool:
+    """Whether torch uses a GPU that is not NVIDIA's."""
+    torch = facts.torch
+    return torch is not None and torch.available and bool(torch.hip_version or torch.kind != "cuda")
 
 
 def _check_architecture(facts: MachineFacts) -> Iterator[Diagnosis]:
@@ -251,9 +329,9 @@ def _check_architecture(facts: MachineFacts) -> Iterator[Diagnosis]:
 def _check_trial(facts: MachineFacts) -> Iterator[Diagnosis]:
     if facts.torch is not None and facts.torch.trial_error and not facts.torch.blame:
         what = f"an addition of eight numbers on the GPU failed: {facts.torch.trial_error}"
-        remedy = (
-            "Free the GPU if another process uses all of it or holds it exclusively; else see `nvidia-smi -q`, `dmesg`."
-        )
+        told = {"xpu": "`xpu-smi discovery`", "mps": "the system's log"}.get(facts.torch.kind, "`nvidia-smi -q`")
+        told = "`rocminfo`" if facts.torch.hip_version else told
+        remedy = f"Free the GPU if another process uses all of it or holds it exclusively; else see {told}, `dmesg`."
         yield Diagnosis("error", "gpu_trial_failed", what, remedy)
 
 
@@ -316,6 +394,87 @@ def _check_memory_readings(facts: MachineFacts) -> Iterator[Diagnosis]:
         yield Diagnosis("warning", "no_memory_readings", what, remedy)
 
 
+def _check_settings(facts: MachineFacts) -> Iterator[Diagnosis]:
+    """Settings of the boards that change speed or energy, where they are not what a board comes with."""
+    for board in facts.boards:
+        name = board.name or "the GPU"
+        for code, severity, what, remedy in _settings_told(board):
+            yield Diagnosis(severity, code, f"{name}: {what}", remedy)
+
+
+_KEEP = "or keep it, and keep it the same on both sides of a comparison: results are kept apart by it."
+
+
+def _settings_told(board: GpuStatic) -> Iterator[tuple[str, Severity, str, str]]:
+    """Code, severity, what it means for results, and what to do."""
+    of = board.settings
+    if is_power_capped(board.power_limit_w, board.power_limit_default_w):
+        what = (
+            f"the power limit is {board.power_limit_w:g} W of the default {board.power_limit_default_w:g} W: clocks "
+            "fall under load"
+        )
+        yield "power_capped", "note", what, f"`sudo nvidia-smi -pl {board.power_limit_default_w:g}`, {_KEEP}"
+    if of.ecc is False:
+        what = "ECC is off: memory has a little more room and, on boards without HBM, more bandwidth than with it"
+        remedy = f"Nothing to do on consumer boards; elsewhere `sudo nvidia-smi -e 1` and a reset, {_KEEP}"
+        yield "ecc_off", "note", what, remedy
+    if of.persistence_mode is False:
+        what = (
+            "persistence mode is off: the driver lets go of the GPU between processes, so each run starts 1 to 3 s "
+            "later and settings of clocks and power are lost"
+        )
+        yield "persistence_off", "note", what, "`sudo nvidia-smi -pm 1`, or run nvidia-persistenced."
+    if of.workload_power_profiles not in (None, "none"):
+        what = f"workload power profile {of.workload_power_profiles}: clocks and power follow it"
+        remedy = f"Clear it (`nvidia-smi power-profiles --help`), {_KEEP}"
+        yield "power_profile", "warning", what, remedy
+    if of.edpp_multiplier_frac not in (None, 1.0):
+        what = (
+            f"the EDPp multiplier is {of.edpp_multiplier_frac:.0%}: the peak current, and with it clocks in short "
+            "bursts, is not the board's own"
+        )
+        yield "edpp_multiplier", "warning", what, f"Set it back to 100 % where the host's management allows it, {_KEEP}"
+    if of.adaptive_tgp:
+        limit = f", now {of.adaptive_tgp_limit_w:g} W" if of.adaptive_tgp_limit_w else ""
+        what = f"adaptive TGP is on: the power limit moves{limit}, and speed and energy with it"
+        yield "adaptive_tgp", "warning", what, "Have it turned off before publishing, or quote it with the numbers."
+    if of.power_smoothing:
+        what = "power smoothing is on: power rises slowly and does not fall below a floor, so energy is higher"
+        yield "power_smoothing", "warning", what, f"Have it turned off before publishing energy, {_KEEP}"
+    if of.application_clocks not in (None, "default"):
+        what = f"applications clocks are set to {of.application_clocks}: the GPU does not clock higher"
+        yield "application_clocks", "warning", what, f"`sudo nvidia-smi -rac`, {_KEEP}"
+    if of.confidential_computing not in (None, "off"):
+        what = (
+            f"confidential computing is {of.confidential_computing}: copies to and from the GPU are encrypted and "
+            "slower, kernels start later"
+        )
+        yield "confidential_computing", "warning", what, "Quote it with the numbers, or measure on a host without it."
+
+
+def _check_neighbours(facts: MachineFacts) -> Iterator[Diagnosis]:
+    for gpu, count in zip(facts.visible, facts.other_processes, strict=False):
+        if count:
+            others = f"{count} other processes use" if count > 1 else "another process uses"
+            what = f"{others} {_name(gpu)}: they take memory and time that runs would be charged with"
+            yield Diagnosis("warning", "gpu_shared", what, "End them (`nvidia-smi` lists them), or use another GPU.")
+
+
+def _check_mps(facts: MachineFacts) -> Iterator[Diagnosis]:
+    torch = facts.torch
+    for name, used in zip(torch.device_names, torch.mps, strict=False) if torch else ():
+        if used:
+            what = (
+                f"CUDA's Multi-Process Service serves {name}: kernels of other processes may run beside those of a "
+                "run, and its memory holds what the server takes"
+            )
+            remedy = (
+                "Stop it (`echo quit | nvidia-cuda-mps-control`), or set CUDA_MPS_PIPE_DIRECTORY to an empty folder "
+                "for the sweep."
+            )
+            yield Diagnosis("warning", "cuda_mps", what, remedy)
+
+
 def _check_shared_memory(facts: MachineFacts) -> Iterator[Diagnosis]:
     if facts.shm_bytes is not None and facts.shm_bytes < SMALL_SHM_BYTES:
         what = f"/dev/shm holds {format_bytes(facts.shm_bytes)}: loader workers crash with a bus error when it is full"
@@ -356,12 +515,17 @@ _GPU_CHECKS: tuple[Check, ...] = (
         _check_torch_build,
         _check_cuda_start,
         _check_rocm,
+        _check_rocm_architecture,
+        _check_xpu,
+        _check_apple,
         _check_architecture,
         _check_trial,
     ),
 )
 _CHECKS: tuple[Check, ...] = (
     *_GPU_CHECKS,
+    _check_other_readings,
     *(_check_unified, _check_slices, _check_memory_limit, _check_memory_readings),
+    *(_check_settings, _check_neighbours, _check_mps),
     *(_check_shared_memory, _check_governor, _check_open_files),
 )

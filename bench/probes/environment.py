@@ -17,17 +17,17 @@ from typing import Any
 
 from bench import __version__
 from bench.errors import DeviceError
+from bench.probes.backends import backend
+from bench.probes.cuda_mps import mps_state
 from bench.probes.gpu_monitor import GpuMonitor, GpuStatic
+from bench.probes.gpu_settings import NO_NVML, GpuSettings, spell_missing
 from bench.probes.host import measure_host
 from bench.probes.nvml import hash_uuid
 from bench.probes.torch_memory import memory_kind
-from bench.records import Environment
+from bench.records import Environment, join_notes
 from bench.records.variables import spell_variables
 
-_STATIC_COLUMNS = (
-    *("vbios", "driver_version", "ecc", "mig", "persistence_mode"),
-    *("power_limit_w", "power_limit_default_w", "max_sm_clock_hz"),
-)
+_STATIC_COLUMNS = ("vbios", "driver_version", "mig", "power_limit_w", "power_limit_default_w", "max_sm_clock_hz")
 
 
 def measure_environment(
@@ -36,7 +36,7 @@ def measure_environment(
     """Read every column of the environment.
 
     Args:
-        device: `cpu` or `cuda`. Only for `cuda` is CUDA touched.
+        device: `cpu`, or a kind of GPU, as torch calls it. Only for a GPU is one touched.
         gpu_index: torch's index of the GPU; the current device where None.
         monitor: The GPU's monitor, where the caller has one open; else NVML is opened and closed again.
         gpu_uuid: As NVML names the GPU, where the caller knows; CUDA's word where None.
@@ -50,7 +50,7 @@ def measure_environment(
     commit, dirty = read_git_state()
     return Environment(
         device=kind,
-        **(_gpu_fields(gpu_index, monitor, gpu_uuid) if kind == "cuda" else {}),
+        **(_gpu_fields(gpu_index, monitor, gpu_uuid) if kind == "cuda" else {}) | backend(kind).environment(gpu_index),
         **asdict(measure_host()),
         cuda_version=torch.version.cuda,
         hip_version=getattr(torch.version, "hip", None),
@@ -131,7 +131,10 @@ def _gpu_fields(gpu_index: int | None, monitor: GpuMonitor | None, gpu_uuid: str
     }
     if static is not None:
         fields.update({name: getattr(static, name) for name in _STATIC_COLUMNS})
-    return fields
+    settings = asdict(static.settings if static is not None else GpuSettings(note=NO_NVML))
+    mps, why = mps_state(index)
+    notes = (settings.pop("note"), spell_missing({"mps": why}))
+    return {**fields, **settings, "mps": mps, "gpu_settings_note": join_notes(*notes)}
 
 
 UNIFIED = "the GPU takes host memory, of which neither CUDA nor NVML keeps an account of its own"

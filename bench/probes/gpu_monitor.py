@@ -24,13 +24,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from bench.errors import DeviceError
-from bench.probes.nvml_session import NvmlSession, NvmlUnavailable
+from bench.probes.gpu_settings import NO_NVML, GpuSettings, read_settings
+from bench.probes.nvml_session import NvmlSession, NvmlUnavailable, Way
 
 SILENT = "nvml_silent"
 """The flag of a run whose readings are missing although its GPU was to be read."""
@@ -184,12 +185,33 @@ def is_power_capped(power_limit_w: float | None, power_limit_default_w: float | 
     return power_limit_w < power_limit_default_w - 0.5
 
 
-_TEMPERATURE_GPU, _CLOCK_SM, _CLOCK_MEMORY = 0, 1, 2  # nvml.h: nvmlTemperatureSensors_t, nvmlClockType_t
-_POLICY_POWER, _POLICY_THERMAL = 0, 1  # nvml.h: nvmlPerfPolicyType_t
+_CLOCK_SM, _CLOCK_MEMORY = 1, 2  # nvml.h: nvmlClockType_t
 _POWER_SAMPLES = 0  # nvml.h: nvmlSamplingType_t; milliwatts as unsigned int, at the CPU's time in microseconds
 MEMORY_V2 = 0x02000028  # nvml.h: nvmlMemory_v2; its `used` leaves out what the driver reserves for itself, and
 # its `total` is that of the control group from driver 615 on (nvmlSetMemoryLimits_v1_t)
 _HOST_PID_NAMESPACE = "pid:[4026531836]"  # Linux, include/linux/proc_ns.h: PROC_PID_INIT_INO
+
+
+_TEMPERATURE = (Way("nvmlDeviceGetTemperatureV", (0,)), Way("nvmlDeviceGetTemperature", (0,)))  # sensor 0: the GPU's
+_EVENT_REASONS = (Way("nvmlDeviceGetCurrentClocksEventReasons"), Way("nvmlDeviceGetCurrentClocksThrottleReasons"))
+_PERFORMANCE_STATE = (Way("nvmlDeviceGetPerformanceState"), Way("nvmlDeviceGetPowerState"))
+_THERMAL_SLOWDOWN = (
+    Way(75, scale=1e-9),  # NVML_FI_DEV_PERF_POLICY_THERMAL
+    Way("nvmlDeviceGetViolationStatus", (1,), "violationTime", 1e-9),
+)
+_POWER_SLOWDOWN = (
+    Way(74, scale=1e-9),  # NVML_FI_DEV_PERF_POLICY_POWER
+    Way("nvmlDeviceGetViolationStatus", (0,), "violationTime", 1e-9),
+)
+_ENERGY = (Way("nvmlDeviceGetTotalEnergyConsumption", scale=1e-3), Way(83, scale=1e-3))
+_POWER = (Way("nvmlDeviceGetPowerUsage", scale=1e-3), Way(185, scale=1e-3))  # NVML_FI_DEV_POWER_AVERAGE
+"""How to ask for readings that NVML has renamed or will drop: what succeeds comes first, what it replaces behind it.
+
+Of the first five, what stands behind is deprecated in CUDA 13 and gone in 14 (NVML API Reference, "Change Log", v580).
+NVML counts in nanoseconds, millijoules and milliwatts. The counters of single reasons, fields 269 to 271, are left
+alone: drivers 575 to 580 do not agree on their numbers, and answer under those of others."""
+
+_UNKNOWN_STATE = 32  # nvml.h: NVML_PSTATE_UNKNOWN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,15 +225,14 @@ class GpuStatic:
     is_slice: bool = False  # of a board, by MIG
     vbios: str | None = None
     driver_version: str | None = None
-    ecc: bool | None = None
     mig: bool | None = None
-    persistence_mode: bool | None = None
     power_limit_w: float | None = None  # the limit enforced, of whoever set it
     power_limit_default_w: float | None = None
     max_sm_clock_hz: float | None = None
     max_memory_clock_hz: float | None = None
     max_pcie_generation: int | None = None
     max_pcie_width: int | None = None
+    settings: GpuSettings = field(default_factory=GpuSettings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +247,7 @@ class GpuSnapshot:
     throttle_reasons: tuple[str, ...] | None = None  # names of `throttling.REASON_BITS`; empty: none active
     thermal_slowdown_s: float | None = None  # a counter of time slowed for heat
     power_slowdown_s: float | None = None  # a counter of time slowed for the power limit
+    performance_state: int | None = None  # P0, the fastest, to P15
     pcie_generation: int | None = None
     pcie_width: int | None = None
     used_total_bytes: int | None = None  # all processes of the device
@@ -283,7 +305,7 @@ class GpuMonitor:
         try:
             return self._session.call(self._read_static, "reading the GPU's settings")
         except NvmlUnavailable:
-            return GpuStatic(uuid=self.uuid)
+            return GpuStatic(uuid=self.uuid, settings=GpuSettings(note=NO_NVML))
 
     def snapshot(self, process_id: int | None = None) -> GpuSnapshot:
         """What the GPU does now.
@@ -346,13 +368,15 @@ class GpuMonitor:
         value = self._session.read(name, self._board, *arguments)
         return None if value is None else value * scale
 
+    def _board_first(self, ways: Sequence[Way]) -> float | None:
+        return self._session.first(self._board, ways)
+
     def _board_count(self, name: str) -> int | None:
         value = self._session.read(name, self._board)
         return int(value) if value else None  # a PCIe link of generation or width 0 is not an answer
 
     def _read_static(self) -> GpuStatic:
         read = self._session.read
-        ecc, persistence = read("nvmlDeviceGetEccMode", self._board), read("nvmlDeviceGetPersistenceMode", self._board)
         memory = None if self._is_cut else read("nvmlDeviceGetMemoryInfo", self._device)
         return GpuStatic(
             uuid=self.uuid,
@@ -362,15 +386,14 @@ class GpuMonitor:
             is_slice=self._is_slice,
             vbios=read("nvmlDeviceGetVbiosVersion", self._board),
             driver_version=read("nvmlSystemGetDriverVersion"),
-            ecc=bool(ecc[0]) if ecc else None,
             mig=self._is_mig,
-            persistence_mode=None if persistence is None else bool(persistence),
             power_limit_w=self._board_read("nvmlDeviceGetEnforcedPowerLimit", scale=1e-3),
             power_limit_default_w=self._board_read("nvmlDeviceGetPowerManagementDefaultLimit", scale=1e-3),
             max_sm_clock_hz=self._board_read("nvmlDeviceGetMaxClockInfo", _CLOCK_SM, scale=1e6),
             max_memory_clock_hz=self._board_read("nvmlDeviceGetMaxClockInfo", _CLOCK_MEMORY, scale=1e6),
             max_pcie_generation=self._board_count("nvmlDeviceGetMaxPcieLinkGeneration"),
             max_pcie_width=self._board_count("nvmlDeviceGetMaxPcieLinkWidth"),
+            settings=read_settings(self._session, self._board),
         )
 
     def _read_snapshot(self, process_id: int) -> GpuSnapshot:
@@ -379,12 +402,13 @@ class GpuMonitor:
         return GpuSnapshot(
             sm_clock_hz=self._board_read("nvmlDeviceGetClockInfo", _CLOCK_SM, scale=1e6),
             memory_clock_hz=self._board_read("nvmlDeviceGetClockInfo", _CLOCK_MEMORY, scale=1e6),
-            temperature_c=self._read_temperature(),
-            power_w=None if self._is_mig else self._board_read("nvmlDeviceGetPowerUsage", scale=1e-3),
+            temperature_c=self._board_first(_TEMPERATURE),
+            power_w=None if self._is_mig else self._board_first(_POWER),
             energy_j=self._energy_j(),
             throttle_reasons=self._read_reasons(),
-            thermal_slowdown_s=self._read_slowdown(_POLICY_THERMAL),
-            power_slowdown_s=self._read_slowdown(_POLICY_POWER),
+            thermal_slowdown_s=self._board_first(_THERMAL_SLOWDOWN),
+            power_slowdown_s=self._board_first(_POWER_SLOWDOWN),
+            performance_state=self._read_performance_state(),
             pcie_generation=self._board_count("nvmlDeviceGetCurrPcieLinkGeneration"),
             pcie_width=self._board_count("nvmlDeviceGetCurrPcieLinkWidth"),
             used_total_bytes=self._read_memory("used"),
@@ -394,22 +418,15 @@ class GpuMonitor:
         )
 
     def _energy_j(self) -> float | None:
-        return None if self._is_mig else self._board_read("nvmlDeviceGetTotalEnergyConsumption", scale=1e-3)
-
-    def _read_temperature(self) -> float | None:
-        # the second is deprecated from CUDA 13 on and is all that older drivers have
-        newer = self._board_read("nvmlDeviceGetTemperatureV", _TEMPERATURE_GPU)
-        return self._board_read("nvmlDeviceGetTemperature", _TEMPERATURE_GPU) if newer is None else newer
+        return None if self._is_mig else self._board_first(_ENERGY)
 
     def _read_reasons(self) -> tuple[str, ...] | None:
-        mask = self._session.read("nvmlDeviceGetCurrentClocksEventReasons", self._board)
-        if mask is None:  # drivers before 535
-            mask = self._session.read("nvmlDeviceGetCurrentClocksThrottleReasons", self._board)
+        mask = self._board_first(_EVENT_REASONS)
         return None if mask is None else reason_names(int(mask))
 
-    def _read_slowdown(self, policy: int) -> float | None:
-        violation = self._session.read("nvmlDeviceGetViolationStatus", self._board, policy)
-        return None if violation is None else violation.violationTime * 1e-9
+    def _read_performance_state(self) -> int | None:
+        state = self._board_first(_PERFORMANCE_STATE)
+        return None if state is None or state == _UNKNOWN_STATE else int(state)
 
     def _read_memory(self, what: Literal["total", "used"]) -> int | None:
         if self._is_cut:
@@ -464,6 +481,7 @@ def window_fields(start: GpuSnapshot, end: GpuSnapshot) -> dict[str, Any]:
         "throttle_reasons_end": end.throttle_reasons,
         "thermal_slowdown_window_s": difference(start.thermal_slowdown_s, end.thermal_slowdown_s),
         "power_slowdown_window_s": difference(start.power_slowdown_s, end.power_slowdown_s),
+        "performance_state_end": end.performance_state,
         "pcie_generation": start.pcie_generation,
         "pcie_width": start.pcie_width,
         "device_used_bytes": end.used_process_bytes,

@@ -11,8 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from bench.probes.host import cpu_flags
-from bench.probes.torch_memory import CudaMemory
+from bench.probes.backends import backend
 from bench.records import Case, Precision, Protocol
 from bench.records.variables import allocator_variables
 from bench.units import exact_bytes
@@ -22,12 +21,6 @@ if TYPE_CHECKING:
 
 PRECISION_FLAG = "precision_not_in_force"
 SWITCH_FLAG = "switch_not_in_force"
-
-_FP16_FROM = (5, 3)  # compute capability with arithmetic in fp16; CUDA C++ Programming Guide, arithmetic instructions
-_TENSOR_FROM = (8, 0)  # the same, of tensor cores for TF32 and bf16
-_STRICT = ("", "STRICT")  # values of oneDNN's variable for float32's own arithmetic
-_CPU_FLAGS = {"bf16": {"avx512_bf16", "amx_bf16", "bf16"}, "fp16": {"avx512_fp16", "amx_fp16", "asimdhp", "fphp"}}
-"""What /proc/cpuinfo calls instructions of a precision, on x86 and ARM."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +70,15 @@ def read_in_force(case: Case, protocol: Protocol, workload: Workload, compiled_g
         compiled_graphs: How many graphs torch.compile has made in this process; read where None.
     """
     kind = workload.device.type
-    found = _on_gpu(case.precision, os.environ) if kind == "cuda" else _on_cpu(case.precision, os.environ)
+    found = precision_on(kind, case.precision, os.environ)
     faults = [(PRECISION_FLAG, f"{case.precision}: {why}") for why in (found[1], _autocast(workload)) if why]
     faults += [(SWITCH_FLAG, why) for why in _switches(case, protocol, workload, compiled_graphs)]
-    faults += [(SWITCH_FLAG, f"device_memory: {why}") for why in _unlimited(protocol.device_memory_bytes)]
+    faults += [(SWITCH_FLAG, f"device_memory: {why}") for why in _unlimited(kind, protocol.device_memory_bytes)]
     allocator = None if case.allocator == "default" else _allocator()
     if case.allocator != "default" and allocator != (wanted := allocator_variables(case.allocator, {})[_READ_BACK]):
         faults.append((SWITCH_FLAG, f"allocator: {wanted} was asked for, but torch has {allocator or 'none'}"))
+    elif case.allocator == "expandable" and not _has_expandable_segments():
+        faults.append((SWITCH_FLAG, "allocator: this torch keeps no expandable segments on ROCm"))
     return InForce(found[0], tuple(faults), allocator)
 
 
@@ -98,26 +93,18 @@ def _allocator() -> str | None:
     return text or None
 
 
-def _on_gpu(precision: Precision, environment: Mapping[str, str]) -> tuple[str | None, str | None]:
-    """What the current GPU computes in, and why that is not what was requested."""
+def _has_expandable_segments() -> bool:
+    """Whether any segment is one; torch for ROCm takes the setting where it does not have them, with a warning."""
     import torch
 
-    major, minor = torch.cuda.get_device_capability()
-    card = f"{torch.cuda.get_device_name()} (compute capability {major}.{minor})"
-    if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        return "bf16, emulated", f"{card} emulates bf16: it has no bf16 arithmetic"
-    if precision == "fp16" and torch.version.hip is None and (major, minor) < _FP16_FROM:
-        return "fp16, emulated", f"{card} emulates fp16: it has no fp16 arithmetic"
-    if precision in ("bf16", "fp16"):
-        return precision, None
-    override = environment.get("NVIDIA_TF32_OVERRIDE", "").strip()
-    if not _has_tf32():
-        return "float32", f"{card} has no TF32 and computes in float32" if precision == "tf32" else None
-    if override == "0":
-        return "float32", "NVIDIA_TF32_OVERRIDE=0 switches TF32 off" if precision == "tf32" else None
-    if precision == "float32" and override:
-        return None, f"NVIDIA_TF32_OVERRIDE={override[:20]} may switch TF32 on, whatever torch asks for"
-    return _rounded("cuda", precision)
+    if torch.version.hip is None:
+        return True
+    return any(segment.get("is_expandable") for segment in torch.cuda.memory._snapshot()["segments"])
+
+
+def precision_on(kind: str, precision: Precision, variables: Mapping[str, str]) -> tuple[str | None, str | None]:
+    """What the current device of a kind computes in, and why that is not what was requested."""
+    return backend(kind).precision(precision, variables) or _rounded(kind, precision)
 
 
 def _rounded(kind: str, precision: Precision) -> tuple[str | None, str | None]:
@@ -135,26 +122,6 @@ def _rounded(kind: str, precision: Precision) -> tuple[str | None, str | None]:
 
 _ROUNDED_TO = {"ieee": "float32", "tf32": "tf32", "bf16": "bf16"}
 """The precision of a run by torch's name for what float32 products are rounded to."""
-
-
-def _has_tf32() -> bool:
-    import torch
-
-    supported = getattr(torch.cuda, "is_tf32_supported", None)  # torch 2.7 and newer
-    if supported is not None:
-        return bool(supported())
-    return torch.version.hip is None and torch.cuda.get_device_capability() >= _TENSOR_FROM
-
-
-def _on_cpu(precision: Precision, environment: Mapping[str, str]) -> tuple[str | None, str | None]:
-    """The same of the CPU. It has every precision, if needed by rounding: that is disclosed, and no fault."""
-    if precision in _CPU_FLAGS:
-        flags = cpu_flags()
-        return (precision if flags & _CPU_FLAGS[precision] else f"{precision}, emulated") if flags else None, None
-    for name in ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE"):
-        if (mode := environment.get(name, "").strip().upper()) not in _STRICT:
-            return None, f"{name}={mode[:20]} lets oneDNN compute float32 in lower precision"
-    return _rounded("cpu", precision)
 
 
 def _autocast(workload: Workload) -> str | None:
@@ -198,12 +165,12 @@ def _switches(case: Case, protocol: Protocol, workload: Workload, graphs: int | 
             yield "channels_last: some of the model's weights have another layout"
 
 
-def _unlimited(limit_bytes: int | None) -> Iterator[str]:
+def _unlimited(kind: str, limit_bytes: int | None) -> Iterator[str]:
     """Why torch does not keep to the memory of a smaller card, if one is played and torch can tell."""
-    if limit_bytes is None:
+    memory = None if limit_bytes is None else backend(kind).memory()
+    if limit_bytes is None or memory is None:
         return
-    memory = CudaMemory()
-    if memory.read_peaks().allocated_bytes is None:
+    if memory.peaks()["peak_allocated_bytes"] is None:
         yield "torch's allocator has no cache and keeps to no limit"
     elif (allowed := memory.read_allowed()) is not None and allowed > limit_bytes:
         yield f"{exact_bytes(limit_bytes)} requested, but torch allows {exact_bytes(allowed)}"

@@ -9,12 +9,14 @@ Open a session in the process that uses it, never before a fork: neither NVML's 
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import math
 import os
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -33,9 +35,23 @@ NO_ANSWER = "NVML gave no answer"
 NO_DRIVER_CODES = (9, 12)
 """NVML_ERROR_DRIVER_NOT_LOADED and NVML_ERROR_LIBRARY_NOT_FOUND (nvml.h, `nvmlReturn_enum`): no GPU to speak of."""
 
-_UNSUPPORTED_CODES = (2, 3, 4, 6, 13, 25)
-"""Answers that mean "not on this board, driver or account": invalid argument, not supported, no permission, not found,
-function not found, argument version mismatch (nvml.h). Everything else is a fault and is kept in `last_error`."""
+NOT_IN_BINDING = "nvidia-ml-py has no such query"
+NOT_IN_DRIVER = "the driver has no such query"
+_NOT_ON_GPU = "not supported by this GPU or driver"
+_UNSUPPORTED_CODES = {
+    2: _NOT_ON_GPU,  # invalid argument
+    3: _NOT_ON_GPU,
+    4: "no permission to ask",
+    6: _NOT_ON_GPU,  # not found
+    13: NOT_IN_DRIVER,
+    25: NOT_IN_DRIVER,  # another version of the structure
+    26: NOT_IN_DRIVER,  # deprecated, and gone
+}
+"""Answers that mean "not on this board, driver or account" (nvml.h, `nvmlReturn_enum`), in words. Everything else is a
+fault and is kept in `last_error`."""
+
+_MEMBERS = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
+"""Of the union that a field's value is in, by its type (nvml.h, `nvmlValueType_t`)."""
 
 
 class NvmlUnavailable(Exception):  # noqa: N818 - reads as the state it reports
@@ -45,6 +61,23 @@ class NvmlUnavailable(Exception):  # noqa: N818 - reads as the state it reports
         """Keep the reason, one line for people."""
         self.absent = absent
         super().__init__(reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One of several ways to ask for the same reading of a device.
+
+    Attributes:
+        ask: The name of a function, or the number of a field value (nvml.h, `NVML_FI_*`).
+        arguments: Of the function, behind the device.
+        member: Of the structure that it answers with; empty where the answer is the number.
+        scale: What makes the number one of the reading's unit.
+    """
+
+    ask: str | int
+    arguments: tuple[int, ...] = ()
+    member: str = ""
+    scale: float = 1.0
 
 
 class NvmlSession:
@@ -95,17 +128,59 @@ class NvmlSession:
 
         Errors beyond that (a GPU that is lost, a reset that is needed) give None as well and stand in `last_error`.
         """
+        return self.ask(name, *arguments)[0]
+
+    def ask(self, name: str, *arguments: Any) -> tuple[Any, str | None]:
+        """As `read`, with the reason in a few words where there is no answer."""
         function = getattr(self._pynvml, name, None)
         if function is None:
-            return None
+            return None, NOT_IN_BINDING
         try:
-            return function(*arguments)
+            return function(*arguments), None
         except self._pynvml.NVMLError as error:
-            if getattr(error, "value", None) not in _UNSUPPORTED_CODES:
-                self.last_error = f"{name}: {error}"
-            return None
+            return None, self._refusal(name, error)
         except getattr(self._pynvml, "NVMLLibraryMismatchError", ()):
-            return None  # the binding knows a newer structure than the driver
+            return None, NOT_IN_DRIVER  # the binding knows a newer structure than the driver
+
+    def fill(self, name: str, structure: str, *arguments: Any) -> tuple[Any, str | None]:
+        """As `ask`, of a function that fills a structure of `nvidia-ml-py` that it is handed last."""
+        kind = getattr(self._pynvml, structure, None)
+        if kind is None:
+            return None, NOT_IN_BINDING
+        filled = kind()
+        code, why = self.ask(name, *arguments, ctypes.byref(filled))
+        if code:  # some functions of the binding raise, others return what NVML did
+            why = self._refusal(name, self._pynvml.NVMLError(code))
+        return (filled if why is None else None), why
+
+    def ask_field(self, device: Any, field: int) -> tuple[float | None, str | None]:
+        """As `ask`, for one field value: a number in NVML's unit, which has a return code and a type of its own."""
+        values, why = self.ask("nvmlDeviceGetFieldValues", device, [field])
+        if values is None:
+            return None, why
+        (value,) = values
+        if value.nvmlReturn:
+            return None, self._refusal(f"field {field}", self._pynvml.NVMLError(value.nvmlReturn))
+        member = _MEMBERS[value.valueType] if value.valueType < len(_MEMBERS) else ""
+        number = getattr(value.value, member, None)
+        return number, None if number is not None else f"a value of type {value.valueType}, which is not known here"
+
+    def first(self, device: Any, ways: Sequence[Way]) -> float | None:
+        """The reading by the first way that gives one, in the reading's unit; None where none does."""
+        for way in ways:
+            if isinstance(way.ask, int):
+                answer: Any = self.ask_field(device, way.ask)[0]
+            else:
+                answer = self.read(way.ask, device, *way.arguments)
+            if answer is not None:
+                return float((getattr(answer, way.member) if way.member else answer) * way.scale)
+        return None
+
+    def _refusal(self, name: str, error: Exception) -> str:
+        code = getattr(error, "value", None)
+        if code not in _UNSUPPORTED_CODES:
+            self.last_error = f"{name}: {error}"
+        return _UNSUPPORTED_CODES.get(code, str(error)) if isinstance(code, int) else str(error)
 
     def close(self) -> None:
         """Shut NVML down, without waiting longer than the bound."""

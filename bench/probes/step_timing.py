@@ -1,8 +1,7 @@
-"""Times of steps: CUDA events on a GPU, a monotonic clock on the CPU, and an independent clock over the whole window.
+"""Times of steps: events on a GPU, a monotonic clock on the CPU, and an independent clock over the whole window.
 
-On CUDA, nothing inside the window waits for the device: the host runs ahead as it does in training, and the events,
-recorded in stream order, say when the device passed each boundary. Event times have a resolution of about 0.5 µs (CUDA
-Runtime API, `cudaEventElapsedTime`).
+On a GPU, nothing inside the window waits for the device: the host runs ahead as it does in training, and the events,
+recorded in stream order, say when the device passed each boundary.
 
 The garbage collector runs before the window and is off inside it: a collection takes milliseconds and strikes at
 random. A step that leaves reference cycles behind keeps their memory until the window ends.
@@ -11,13 +10,15 @@ random. A step that leaves reference cycles behind keeps their memory until the 
 from __future__ import annotations
 
 import gc
+import itertools
 import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+
+from bench.probes.backends import Backend, DeviceEvent, backend
 
 MAX_STEPS = 10_000
 """More steps than this in a window add nothing to a median and make a row of a result file large."""
@@ -27,7 +28,7 @@ MAX_STEPS = 10_000
 class StepTimes:
     """The times of the steps of one window, in order, and the window's length by the wall clock, all in seconds.
 
-    On CUDA the step times are the device's, from boundary to boundary; on the CPU the host's.
+    On a GPU the step times are the device's, from boundary to boundary; on the CPU the host's.
     """
 
     step_times_s: tuple[float, ...]
@@ -40,15 +41,17 @@ def time_steps(step: Callable[[], object], count: int, device_kind: str) -> Step
     Args:
         step: One training step. What it returns is dropped; it must not synchronise with the device.
         count: How many steps, at least 1.
-        device_kind: `cuda` or `cpu`.
+        device_kind: `cpu`, or a kind of GPU, as torch calls it.
 
     Raises:
         ValueError: `count` is below 1.
     """
     if count < 1:
         raise ValueError(f"a window needs at least 1 step; given {count}")
+    device = backend(device_kind)
+    events = [event for _ in range(count + 1) if (event := device.event()) is not None]
     with collector_off():
-        return _time_on_cuda(step, count) if device_kind == "cuda" else _time_on_cpu(step, count)
+        return _time_by_events(step, events, device) if events else _time_on_cpu(step, count)
 
 
 def _time_on_cpu(step: Callable[[], object], count: int) -> StepTimes:
@@ -63,22 +66,18 @@ def _time_on_cpu(step: Callable[[], object], count: int) -> StepTimes:
     return StepTimes(_differences_s(boundaries_ns), wall_window_s)
 
 
-def _time_on_cuda(step: Callable[[], object], count: int) -> StepTimes:
-    import torch
-
-    event_type: Any = torch.cuda.Event  # not annotated in every torch
-    events = [event_type(enable_timing=True) for _ in range(count + 1)]
-    for event in events:
-        event.record()  # creates the CUDA event, which torch puts off until it is first recorded
-    torch.cuda.synchronize()
+def _time_by_events(step: Callable[[], object], events: Sequence[DeviceEvent], device: Backend) -> StepTimes:
+    for event in events if device.records_first else ():
+        event.record()  # creates the event, which torch puts off until it is first recorded
+    device.synchronize()
     wall_start_s = time.monotonic()
     events[0].record()
-    for index in range(1, count + 1):
+    for event in events[1:]:
         step()
-        events[index].record()
-    torch.cuda.synchronize()
+        event.record()
+    device.synchronize()
     wall_window_s = time.monotonic() - wall_start_s
-    milliseconds = [events[index].elapsed_time(events[index + 1]) for index in range(count)]
+    milliseconds = [start.elapsed_time(end) for start, end in itertools.pairwise(events)]
     return StepTimes(tuple(each / 1e3 for each in milliseconds), wall_window_s)
 
 

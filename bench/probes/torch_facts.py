@@ -12,13 +12,13 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from bench.interpreters import run_python
 from bench.launchers.faults import Blame, find_blame, last_words
-from bench.probes.torch_memory import memory_kind
+from bench.probes.backends import Backend, accelerator
 
 _MARK = "bench-torch-facts:"
 
@@ -28,9 +28,12 @@ class TorchFacts:
     """Torch's build, and what it could do with the GPUs. `error` is set where torch could not even be asked."""
 
     error: str | None = None
+    kind: str = "cuda"  # of the GPUs, as torch calls it: one of `records.ACCELERATORS`
     version: str | None = None
     cuda_version: str | None = None  # of the build; None for a CPU or ROCm build
     hip_version: str | None = None
+    xpu_version: str | None = None
+    has_mps: bool = False  # the build, whatever the machine
     arch_list: tuple[str, ...] = ()
     available: bool = False
     device_count: int = 0
@@ -38,7 +41,10 @@ class TorchFacts:
     capabilities: tuple[tuple[int, int], ...] = ()
     unified: tuple[bool, ...] = ()  # whether each takes host memory
     total_bytes: tuple[int, ...] = ()
-    uuids: tuple[str, ...] = ()  # bare, as CUDA writes them; empty if this torch or ROCm does not tell
+    mps: tuple[bool, ...] = ()  # whether CUDA's Multi-Process Service is known to serve each
+    uuids: tuple[str, ...] = ()  # bare, as CUDA writes them; empty if this torch does not tell
+    archs: tuple[str, ...] = ()  # of AMD's GPUs: gfx942:sramecc+:xnack-
+    silence: str | None = None  # what no run there will have readings of
     warning: str | None = None  # what torch warned of while it was asked, where CUDA is not available
     trial_error: str | None = None  # why a small addition on the first GPU failed
     blame: Blame | None = None  # the variable for which torch could not be asked, or the addition failed
@@ -72,7 +78,7 @@ def parse_facts(text: str) -> TorchFacts:
     fields: dict[str, Any] = json.loads(text)
     fields["arch_list"] = tuple(fields["arch_list"])
     fields["device_names"] = tuple(fields["device_names"])
-    for name in ("uuids", "unified", "total_bytes"):
+    for name in ("uuids", "unified", "total_bytes", "archs", "mps"):
         fields[name] = tuple(fields.get(name, ()))
     fields["capabilities"] = tuple((int(major), int(minor)) for major, minor in fields["capabilities"])
     fields["blame"] = Blame(**fields["blame"]) if fields.get("blame") else None
@@ -80,7 +86,7 @@ def parse_facts(text: str) -> TorchFacts:
 
 
 def measure_torch_facts() -> TorchFacts:
-    """Ask torch in this process. It initialises CUDA where there is a GPU."""
+    """Ask torch in this process. It starts the GPU where there is one."""
     try:
         import torch
     except (ImportError, OSError, ValueError, RuntimeError) as error:
@@ -89,47 +95,33 @@ def measure_torch_facts() -> TorchFacts:
         return TorchFacts(error=f"torch cannot be imported: {last_words(f'{type(error).__name__}: {error}')}")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        available = torch.cuda.is_available()
+        found = accelerator()
     build: dict[str, Any] = {
         "version": torch.__version__,
         "cuda_version": torch.version.cuda,
         "hip_version": getattr(torch.version, "hip", None),
+        "xpu_version": getattr(torch.version, "xpu", None),
+        "has_mps": torch.backends.mps.is_built(),
         "arch_list": tuple(torch.cuda.get_arch_list()),
-        "available": available,
+        "available": found is not None,
     }
-    if not available:
+    if found is None:
         return TorchFacts(**build, warning="; ".join(_first_line(str(each.message)) for each in caught) or None)
-    return TorchFacts(**build, **_measure_devices())
+    return TorchFacts(**build, **_measure_devices(found))
 
 
-def _measure_devices() -> dict[str, Any]:
+def _measure_devices(device: Backend) -> dict[str, Any]:
     import torch
 
-    found: dict[str, Any] = {"device_count": torch.cuda.device_count()}
+    found: dict[str, Any] = {"kind": device.kind, "device_count": getattr(torch, device.kind).device_count()}
     try:
-        torch.cuda.init()  # type: ignore[no-untyped-call]
-        found["device_count"] = torch.cuda.device_count()  # the driver's word from here on, and not NVML's
-        indices = range(found["device_count"])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on architectures: `diagnosis` says it better
-            found["device_names"] = tuple(torch.cuda.get_device_name(index) for index in indices)
-            found["capabilities"] = tuple(torch.cuda.get_device_capability(index) for index in indices)
-            properties = [torch.cuda.get_device_properties(index) for index in indices]
-            found["uuids"] = _uuids(properties)
-            found["unified"] = tuple(memory_kind(each) == "unified" for each in properties)
-            found["total_bytes"] = tuple(each.total_memory for each in properties)
-            (torch.ones(8, device="cuda") + 1).sum().item()
+            found |= device.facts()
+            (torch.ones(8, device=device.kind) + 1).sum().item()
     except (RuntimeError, AssertionError, ValueError) as error:  # ValueError: settings that torch does not take
         found["trial_error"] = _first_line(str(error))
     return found
-
-
-def _uuids(properties: Sequence[Any]) -> tuple[str, ...]:
-    """The UUIDs where every device has one of its own: torch 2.5 and newer, with CUDA."""
-    import torch
-
-    found = [str(getattr(each, "uuid", "")) for each in properties] if torch.version.cuda is not None else []
-    return tuple(found) if all(set(uuid) - set("0-") for uuid in found) and len(set(found)) == len(found) else ()
 
 
 def _first_line(text: str) -> str:

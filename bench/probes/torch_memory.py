@@ -1,8 +1,9 @@
-"""Memory as torch's allocators count it: the caching allocator on CUDA, the profiler's event stream on the CPU.
+"""Memory as torch's allocators count it: the caching allocator on a GPU, the profiler's event stream on the CPU.
 
-On CUDA, `allocated` is what tensors hold after rounding to 512 B, `requested` what they asked for, `reserved` what the
-allocator holds of the device (c10/cuda/CUDACachingAllocator.cpp; torch.cuda.memory_stats). On the CPU there is no
-cache and no rounding: allocated and requested are the same, and reserved does not exist.
+On CUDA, ROCm and XPU, `allocated` is what tensors hold after rounding to 512 B, `requested` what they asked for,
+`reserved` what the allocator holds of the device (c10/cuda/CUDACachingAllocator.cpp; torch.cuda.memory_stats; XPU's is
+written after it: c10/xpu/XPUCachingAllocator.cpp). On the CPU there is no cache and no rounding: allocated and
+requested are the same, and reserved does not exist.
 """
 
 from __future__ import annotations
@@ -30,11 +31,12 @@ class TorchPeaks:
     reserved_bytes: int | None = None
 
 
-def start_gpu(used_bytes: int | None = None) -> None:
+def start_gpu(used_bytes: int | None = None, kind: str = "cuda") -> None:
     """Make this process's context on the current GPU, before anything of a case is there.
 
     Args:
         used_bytes: What others hold of the device, for the message.
+        kind: As torch calls it.
 
     Raises:
         DeviceError: The GPU is lost, held exclusively by another process, full, or broken.
@@ -42,8 +44,8 @@ def start_gpu(used_bytes: int | None = None) -> None:
     import torch
 
     try:
-        torch.cuda.synchronize()
-    except (RuntimeError, AssertionError) as error:  # AssertionError: a torch without CUDA
+        getattr(torch, kind).synchronize()
+    except (RuntimeError, AssertionError) as error:  # AssertionError: a torch without this kind
         held = f" ({format_bytes(used_bytes)} of it already in use)" if used_bytes else ""
         raise DeviceError(f"the GPU cannot be initialised{held}: {str(error).strip().partition(chr(10))[0]}") from error
 
@@ -55,15 +57,21 @@ def memory_kind(properties: Any) -> MemoryKind:
     takes host memory takes host memory.
 
     Args:
-        properties: As `torch.cuda.get_device_properties` gives them.
+        properties: As `torch.cuda.get_device_properties` gives them, or that of `torch.xpu`.
     """
-    if getattr(properties, "is_integrated", False):
+    if getattr(properties, "is_integrated", False) or getattr(properties, "is_integrated_gpu", False):
         return "unified"
     return "slice" if " MIG " in properties.name else "dedicated"
 
 
-class CudaMemory:
-    """The caching allocator of one GPU. Reading it needs no synchronisation: the counts are the host's."""
+class GpuMemory:
+    """The caching allocator of one GPU. Reading it needs no synchronisation: the counts are the host's.
+
+    Attributes:
+        kind: As torch calls the GPU; the functions are those of `torch.<kind>`.
+    """
+
+    kind = "cuda"
 
     def __init__(self, index: int | None = None) -> None:
         """Watch the GPU of torch's `index`; the current one where None."""
@@ -72,35 +80,42 @@ class CudaMemory:
         self._unified: bool | None = None
 
     @property
-    def unified(self) -> bool:
-        """Whether the GPU takes host memory: what CUDA then counts as the device's is the host's, of all processes."""
+    def _torch(self) -> Any:
         import torch
 
+        return getattr(torch, self.kind)
+
+    @property
+    def unified(self) -> bool:
+        """Whether the GPU takes host memory: what CUDA then counts as the device's is the host's, of all processes."""
         if self._unified is None:
-            self._unified = memory_kind(torch.cuda.get_device_properties(self._index)) == "unified"
+            self._unified = memory_kind(self._torch.get_device_properties(self._index)) == "unified"
         return self._unified
+
+    def _counts_requested(self) -> bool:
+        return True
+
+    def _free_and_total(self) -> tuple[int, int] | None:
+        """In bytes; None where the driver does not tell."""
+        found: tuple[int, int] = self._torch.mem_get_info(self._index)
+        return found
 
     def reset(self) -> None:
         """Let the peaks start again from what is held now."""
-        import torch
-
-        torch.cuda.reset_peak_memory_stats(self._index)
+        self._torch.reset_peak_memory_stats(self._index)
 
     def read_peaks(self) -> TorchPeaks:
         """The peaks since the start or the last reset.
 
-        Without a cache (`PYTORCH_NO_CUDA_MEMORY_CACHING`) torch counts nothing, not even that it allocated, and the
-        `cudaMallocAsync` backend does not count what was requested: None, not 0.
+        Without a cache (`PYTORCH_NO_CUDA_MEMORY_CACHING`) torch counts nothing, not even that it allocated: None, not
+        0, as is whatever else an allocator does not count.
         """
-        import torch
-
-        stats = torch.cuda.memory_stats(self._index)  # empty before CUDA is initialised
+        stats = self._torch.memory_stats(self._index)  # empty before the device is initialised
         if stats.get("allocated_bytes.all.allocated") == 0:  # ever
             return TorchPeaks()
-        native = torch.cuda.get_allocator_backend() == "native"
         return TorchPeaks(
             stats.get("allocated_bytes.all.peak"),
-            stats.get("requested_bytes.all.peak") if native else None,
+            stats.get("requested_bytes.all.peak") if self._counts_requested() else None,
             stats.get("reserved_bytes.all.peak"),
         )
 
@@ -124,12 +139,11 @@ class CudaMemory:
             used_before_bytes: What the device had in use before this process touched it, from NVML; taken as nothing
                 where None, which makes the context too large on a shared device.
         """
-        import torch
-
-        stats = torch.cuda.memory_stats(self._index)
-        if self.unified:
+        stats = self._torch.memory_stats(self._index)
+        info = None if self.unified else self._free_and_total()
+        if info is None:
             return {"device_total_bytes": None, "alloc_retries": stats.get("num_alloc_retries"), "context_bytes": None}
-        free, total = torch.cuda.mem_get_info(self._index)
+        free, total = info
         reserved = stats.get("reserved_bytes.all.current")
         context = None if reserved is None else total - free - reserved - (used_before_bytes or 0)
         return {
@@ -140,14 +154,13 @@ class CudaMemory:
 
     def is_exhausted(self) -> bool:
         """Whether torch's allocator was refused memory so far, or the device has less left than its least segment."""
-        import torch
-
-        if torch.cuda.memory_stats(self._index).get("num_ooms"):
+        if self._torch.memory_stats(self._index).get("num_ooms"):
             return True
         try:
-            return torch.cuda.mem_get_info(self._index)[0] < _LEAST_SEGMENT_BYTES
+            info = self._free_and_total()
         except RuntimeError:  # a context that is lost
             return False
+        return info is not None and info[0] < _LEAST_SEGMENT_BYTES
 
     def play_card(self, limit_bytes: int, used_before_bytes: int | None = None) -> int:
         """Leave torch's allocator what a card of `limit_bytes` would leave it: the limit less this process's context.
@@ -166,7 +179,7 @@ class CudaMemory:
         context = self.device_fields(used_before_bytes)["context_bytes"] or 0
         return self._hold(limit_bytes, limit_bytes - context)
 
-    def share_host(self, limit_bytes: int, resident_bytes: int) -> int:
+    def share_host(self, limit_bytes: int, resident_bytes: int) -> int | None:
         """Leave torch's allocator what a limit on host memory leaves beside the process, where the GPU takes that.
 
         Args:
@@ -174,30 +187,42 @@ class CudaMemory:
             resident_bytes: What the process holds by itself.
 
         Returns:
-            What all segments may take, in bytes.
+            What all segments may take, in bytes; None where this torch cannot limit it.
         """
+        if not hasattr(self._torch, "set_per_process_memory_fraction"):
+            return None
         return self._hold(limit_bytes, limit_bytes - resident_bytes)
 
     def _hold(self, limit_bytes: int, left_bytes: int) -> int:
         """Let segments take `left_bytes`, and of `limit_bytes` no more than the allocator's settings allow."""
-        import torch
-
-        total = torch.cuda.mem_get_info(self._index)[1]
+        total = self._total_bytes()
         if self._own_share is None:
             self._own_share = (self.read_allowed() or total) / total
         allowed = max(0, min(left_bytes, int(self._own_share * limit_bytes)))
         share = min(1.0, (allowed + 0.25) / total)  # torch makes whole bytes of it: cut in 2.6, rounded in 2.15
-        torch.cuda.set_per_process_memory_fraction(share, self._index)
-        if torch.cuda.memory_reserved(self._index) > allowed:
-            torch.cuda.empty_cache()
+        if not hasattr(self._torch, "set_per_process_memory_fraction"):
+            raise DeviceError(f"torch.{self.kind} of this torch cannot limit memory; torch 2.10 and newer can")
+        self._torch.set_per_process_memory_fraction(share, self._index)
+        if self._torch.memory_reserved(self._index) > allowed:
+            self._torch.empty_cache()
         return allowed
+
+    def _total_bytes(self) -> int:
+        """That a share of the memory is of."""
+        info = self._free_and_total()
+        return info[1] if info else int(self._torch.get_device_properties(self._index).total_memory)
 
     def read_allowed(self) -> int | None:
         """What all segments may take by torch's memory fraction, in bytes; None if this torch cannot tell."""
-        import torch
+        read_share = getattr(self._torch, "get_per_process_memory_fraction", None)
+        return round(read_share(self._index) * self._total_bytes()) if read_share else None
 
-        read_share = getattr(torch.cuda, "get_per_process_memory_fraction", None)
-        return round(read_share(self._index) * torch.cuda.mem_get_info(self._index)[1]) if read_share else None
+
+class CudaMemory(GpuMemory):
+    """Of CUDA and ROCm. The `cudaMallocAsync` backend does not count what was requested."""
+
+    def _counts_requested(self) -> bool:
+        return bool(self._torch.get_allocator_backend() == "native")
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,11 +50,15 @@ SPREADS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """Over what the repeats of a case may be spread on purpose: the columns that then tell no environments apart."""
 
 
+ACCELERATORS = ("cuda", "xpu", "mps")
+"""Kinds of GPU, as torch calls them: NVIDIA's and AMD's (ROCm), Intel's, Apple's; the one to prefer first."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
     """The machine and the software under a run; absent is null in the columns and reads `unknown` in reports."""
 
-    device: str = field(metadata=about(key=True, first=1, summary=True))  # cpu, or cuda
+    device: str = field(metadata=about(key=True, first=1, summary=True))  # cpu, or one of ACCELERATORS
     estimate_device: str | None = column(None, differs="no", summary=True)  # device file of the estimates of this row
     gpu_name: str | None = column(None, gpu=True, key=True, main=True, needed=1, first=1, summary=True)
     gpu_uuid_hash: str | None = column(None, gpu=True, key=True, needed=1, label=5)
@@ -74,7 +78,7 @@ class Environment:
     gpu_capability: str | None = column(None, gpu=True, key=True)
     vbios: str | None = column(None, gpu=True, helpful=1)
     driver_version: str | None = column(None, gpu=True, key=True, main=True, needed=1, first=1, label=2)
-    ecc: bool | None = column(None, gpu=True, main=True, helpful=1)
+    ecc: bool | None = column(None, gpu=True, key="if unusual", usual=True, main=True, helpful=1)
     mig: bool | None = column(None, gpu=True, key=True, main=True, helpful=1, label=4)
     persistence_mode: bool | None = column(None, gpu=True, helpful=1)
     power_limit_w: float | None = column(
@@ -82,9 +86,29 @@ class Environment:
     )
     power_limit_default_w: float | None = column(None, gpu=True, main=True, needed=2, first=1, within=(5, 5000))
     max_sm_clock_hz: float | None = column(None, gpu=True, within=(1e8, 1e10))
+    # settings of the board and the driver that change speed or energy: bench.probes.gpu_settings
+    workload_power_profiles: str | None = column(
+        None, gpu=True, key="if unusual", usual="none", main=True, first=1, if_known=True
+    )
+    edpp_multiplier_frac: float | None = column(
+        None, gpu=True, key="if unusual", usual=1.0, title="EDPp multiplier", main=True, first=1, if_known=True
+    )
+    adaptive_tgp: bool | None = column(None, gpu=True, key="if true", usual=False, main=True, first=1, if_known=True)
+    adaptive_tgp_limit_w: float | None = column(None, gpu=True, main=True, if_known=True, within=(5, 5000))
+    power_smoothing: bool | None = column(None, gpu=True, key="if true", usual=False, main=True, first=1, if_known=True)
+    application_clocks: str | None = column(
+        None, gpu=True, key="if unusual", usual="default", main=True, first=1, if_known=True
+    )
+    confidential_computing: str | None = column(
+        None, gpu=True, key="if unusual", usual="off", main=True, first=1, if_known=True
+    )
+    mps: bool | None = column(None, gpu=True, key="if true", usual=False, main=True, first=1, if_known=True)  # CUDA's
+    gpu_settings_note: str | None = column(None, gpu=True, differs="no", if_known=True)  # why any of these is null
     cuda_version: str | None = column(None, gpu=True, key=True, main=True, needed=1, first=3, label=2)
     cudnn_version: str | None = column(None, gpu=True, key=True, main=True, needed=1, first=3, label=2)
-    hip_version: str | None = None  # of a ROCm build of torch
+    hip_version: str | None = column(None, key="if true")  # of a ROCm build of torch
+    # of an XPU build of torch: its SYCL compiler
+    xpu_version: str | None = column(None, gpu=True, key="if true", main=True, first=3, if_known=True)
     torch_version: str | None = column(None, key=True, main=True, needed=1, first=2, label=1)
     torch_arch_list: str | None = column(None, gpu=True)
     torch_git: str | None = None
@@ -156,7 +180,7 @@ class Environment:
         return [
             f"{entry.name} {entry.absent if old is None else old} -> {entry.absent if new is None else new}"
             for entry, (old, new) in pairs.items()
-            if entry.key and old != new and entry.name not in self.spread_over
+            if (entry.in_key(old) or entry.in_key(new)) and old != new and entry.name not in self.spread_over
         ]
 
 
@@ -322,6 +346,7 @@ class Measurement:
     throttle_reasons_end: tuple[str, ...] | None = column(None, gpu=True)
     thermal_slowdown_window_s: float | None = column(None, gpu=True)  # of the window, by the driver's own counter
     power_slowdown_window_s: float | None = column(None, gpu=True)  # of the window, held back by the power limit
+    performance_state_end: int | None = column(None, gpu=True, reading=2)  # P0, the fastest, to P15
     pcie_generation: int | None = column(None, gpu=True, reading=3)
     pcie_width: int | None = column(None, gpu=True, reading=3)
     other_process_count: int | None = column(None, gpu=True, reading=3)  # others on the device, at the window's end
@@ -347,6 +372,7 @@ def in_order(place: Callable[[Field], int]) -> tuple[str, ...]:
 
 
 __all__ = [
+    "ACCELERATORS",
     "AXES",
     "FIELDS",
     "FORMULA_PARTS",

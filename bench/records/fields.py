@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 from bench.units import GIB, KIB, MIB, TIB, format_bytes, format_flop, format_frac, format_rate, format_seconds
 
 Kind = Literal["environment", "protocol", "code", "flags"]
+InKey = bool | Literal["if true", "if unusual"]
 T = TypeVar("T")
 
 
@@ -53,6 +54,7 @@ UNITS: Mapping[str, Unit] = {
     "_per_s": Unit(format_rate, lambda value: format_rate(value, "samples"), _RATES),
     **dict.fromkeys(("_per_s_low", "_per_s_high"), Unit(format_rate)),  # the ends of a rate's interval
     "_s": Unit("{:g} s".format, format_seconds, _SECONDS),
+    "_multiplier_frac": Unit(lambda value: f"{value * 100:g} %"),
     "_frac": Unit(format_frac, lambda value: format_frac(value).removeprefix("+"), {"%": 0.01}),
     "_j": Unit("{:g} J".format, spellings={"j": 1}),
     "joules_per_sample": Unit("{:g} J/sample".format, spellings={"j/sample": 1}),
@@ -62,9 +64,8 @@ UNITS: Mapping[str, Unit] = {
 }
 """By the ending of a column's name."""
 
-_TITLES = {
-    word.lower(): word for word in ("GPU", "CPU", "RAM", "CUDA", "cuDNN", "UUID", "ECC", "MIG", "OS", "SM", "VBIOS")
-}
+_WRITTEN = ("GPU", "CPU", "RAM", "CUDA", "cuDNN", "UUID", "ECC", "EDPp", "MIG", "MPS", "OS", "SM", "TGP", "VBIOS")
+_TITLES = {word.lower(): word for word in _WRITTEN}
 
 
 def unit_of(name: str) -> str:
@@ -84,7 +85,9 @@ class Field:
         gpu: Only a GPU has it.
         stored: Whether it is in result files.
         key: Whether it is part of its record's key. `if true`: only where it is true (or a number is given), so that
-            keys from before there was such a field stay as they are.
+            keys from before there was such a field stay as they are. `if unusual`: only where it is known and not
+            `usual`, for the same reason.
+        usual: Of a setting, what it is where nobody set it.
         differs: What a difference in it is between two sides of a comparison: one of `code`, or of `flags`, which
             change the work of a step and are refused unless compared across. Empty: one of `environment` or
             `protocol`, by its record, or not compared. `no`: not compared.
@@ -106,7 +109,8 @@ class Field:
     absent: str = "unknown"
     gpu: bool = False
     stored: bool = True
-    key: bool | Literal["if true"] = False
+    key: InKey = False
+    usual: bool | float | str | None = None
     differs: Literal["", "code", "flags", "no"] = ""
     needed: int = 0
     helpful: int = 0
@@ -118,6 +122,12 @@ class Field:
     summary: bool = False
     peak: bool = False
     within: tuple[float, float] | None = None
+
+    def in_key(self, value: Any) -> bool:
+        """Whether its record's key is also made of this value."""
+        if self.key == "if unusual":
+            return value is not None and value != self.usual
+        return self.key is True or bool(self.key and value)
 
     @property
     def kind(self) -> Kind | None:
@@ -162,8 +172,8 @@ def entries(record: type) -> Mapping[str, Field]:
 def key_fields(record: Any) -> dict[str, Any]:
     """The values of a record that its key is made of, by name."""
     record_type: type = type(record)
-    values = ((entry, getattr(record, name)) for name, entry in entries(record_type).items() if entry.key)
-    return {entry.name: value for entry, value in values if value or entry.key is True}
+    values = ((entry, getattr(record, name)) for name, entry in entries(record_type).items())
+    return {entry.name: value for entry, value in values if entry.in_key(value)}
 
 
 def _title(name: str) -> str:

@@ -186,7 +186,7 @@ def _look(launcher: Launcher, options: CalibrateOptions, progress: Progress) -> 
     """Describe the device and measure its ceilings, unless the folder has those of the same environment."""
     with held_device(options.device, ready=launcher.warm) as choice:
         environment, gpu = read_environment(launcher, choice)
-        if choice.kind == "cuda" and gpu is None:
+        if choice.kind != "cpu" and gpu is None:
             raise DeviceError(f"{device_name(environment)} is not an NVIDIA GPU, and the estimates follow NVIDIA's")
         device = gpu.device if gpu else replace(load_device("cpu"), gpu_name=this_cpu().gpu_name)
         folder = options.out or Path("reports") / f"calibration-{slug(device_name(environment))}"

@@ -73,8 +73,8 @@ class Recorded:
 
 
 def refuse_cpu(requested: str) -> None:
-    """Raise DeviceError for `cpu`, which has no such allocator."""
-    if requested == "cpu":
+    """Raise DeviceError for `cpu`, and for other kinds that have no such allocator."""
+    if requested.partition(":")[0] not in ("auto", "cuda"):
         raise DeviceError("device: recordings need torch's CUDA allocator; give cuda or cuda:N on a machine with a GPU")
 
 

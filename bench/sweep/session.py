@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -120,7 +121,7 @@ class Seat:
     def name(self) -> str:
         """What it is called in messages, where there are several."""
         choice = self.choice
-        return choice.slot or (f"cuda:{choice.gpu_index}" if choice.gpu_index is not None else choice.kind)
+        return choice.slot or (f"{choice.kind}:{choice.gpu_index}" if choice.gpu_index is not None else choice.kind)
 
 
 @dataclass(slots=True)
@@ -185,11 +186,11 @@ def read_environment(
             smaller than the limit.
         BenchError: The process does not start, or the device cannot be read.
     """
-    if files and choice.kind != "cuda":
+    if files and choice.kind == "cpu":
         raise DeviceError(
             f"--device-file describes a GPU, but runs would use the CPU ({choice.reason}). Remove the option"
         )
-    if limit_bytes is not None and choice.kind != "cuda":
+    if limit_bytes is not None and choice.kind == "cpu":
         raise DeviceError(
             f"limits.device_memory (--memory) is for GPUs, and runs would use the CPU ({choice.reason}). Remove it: "
             "there, limits.host_memory limits a run"
@@ -197,7 +198,7 @@ def read_environment(
     argument = {"device": choice.kind, **gpu_of(choice), "cpus": cpus}
     environment = Environment(**ask_machine(launcher, environment_task, argument))
     environment = replace(environment, cpu_slot=choice.slot)
-    if choice.kind != "cuda":
+    if choice.kind == "cpu":
         cpu = this_cpu()
         calibrations.refuse_unused([cpu])
         calibrated = calibrations.apply(load_device("cpu"), cpu)
@@ -209,8 +210,13 @@ def read_environment(
             f"limits.device_memory (--memory) is for GPUs with memory of their own, and {environment.gpu_name} takes "
             "the host's. Remove it: there, limits.host_memory limits a run"
         )
+    if limit_bytes is not None and choice.kind == "xpu" and not _can_limit_xpu(environment.torch_version or ""):
+        raise DeviceError(
+            f"limits.device_memory (--memory): torch {environment.torch_version} cannot limit memory on Intel GPUs; "
+            "2.10 and newer can. Remove it, or install a newer torch"
+        )
     allowed_bytes = environment.gpu_memory_limit_bytes
-    if environment.hip_version is not None:
+    if environment.hip_version is not None or choice.kind != "cuda":
         if limit_bytes is not None:
             refuse_larger(limit_bytes, allowed_bytes or environment.gpu_total_bytes, environment.gpu_name or "this GPU")
         return replace(environment, estimate_device=environment.gpu_name or "unknown"), None
@@ -228,6 +234,11 @@ def read_environment(
     device = with_memory(device, limit_bytes or allowed_bytes)
     gpu = replace(gpu, device=device, remark=". ".join(filter(None, remarks)) or None)
     return replace(environment, estimate_device=str(gpu.device)), gpu
+
+
+def _can_limit_xpu(torch_version: str) -> bool:
+    """Whether `torch.xpu.set_per_process_memory_fraction` is there (pytorch/pytorch #165510)."""
+    return tuple(map(int, re.findall(r"\d+", torch_version)[:2])) >= (2, 10)
 
 
 def _host_room_bytes(available_bytes: int, limit_bytes: int | None) -> int:
@@ -253,7 +264,8 @@ def read_device_file(launcher: Launcher, choice: DeviceChoice) -> str:
         BenchError: The process does not start, or the device cannot be read.
     """
     if choice.kind != "cuda":
-        raise DeviceError(f"a device file describes a GPU, but runs would use the CPU ({choice.reason})")
+        where = "the CPU" if choice.kind == "cpu" else f"{choice.kind}, of which bench reads none"
+        raise DeviceError(f"a device file describes a GPU, but runs would use {where} ({choice.reason})")
     facts = _read_facts(launcher, choice, context=True)
     return render_device_toml(facts["values"], facts["sources"])
 
@@ -279,7 +291,7 @@ def held_device(
     If NVML cannot, torch is queried first.
 
     Args:
-        requested: `auto`, `cpu`, `cuda` or `cuda:N`.
+        requested: As `selection.usable_device` takes it.
         choose: Chooses the device, querying torch.
         ready: Called between locking and querying; it starts processes.
 

@@ -100,7 +100,7 @@ def test_plan_without_a_configuration_plans_the_default_sweep() -> None:
         ),
         (["sweep", "--retry", "skipped", "--dry-run"], "skipped cannot be retried: a skipped case never ran"),
         (["sweep", "--retry", "oom,interrupted", "--dry-run"], "interrupted need not be retried: the same command"),
-        (["sweep", "--device", "tpu"], 'unknown "tpu". Nearest: cpu. Allowed: auto, cpu, cuda, cuda:0, all'),
+        (["sweep", "--device", "tpu"], 'unknown "tpu". Nearest: xpu, cpu. Allowed: auto, cpu, cuda, cuda:0, xpu'),
         (["plan", "--device", "tpu"], 'unknown "tpu". Allowed: auto, cpu, cuda, cuda:0'),
         (["report", "/nowhere/at/all"], "/nowhere/at/all: does not exist; give a folder that `bench sweep` wrote"),
         (["report", "a", "b"], "several results need --out"),

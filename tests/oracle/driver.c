@@ -466,6 +466,8 @@ static int attribute(int *value, int which, int d) {
     case cudaDevAttrCanMapHostMemory: case cudaDevAttrManagedMemory: case cudaDevAttrStreamPrioritiesSupported:
     case 102: /* CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED: expandable segments ask for it */
         *value = 1; break;
+    case 133: /* CU_DEVICE_ATTRIBUTE_MPS_ENABLED */
+        *value = (int)number_of(stub_visible(d), "MPS", 0); break;
     default: *value = 0;
     }
     return 0;

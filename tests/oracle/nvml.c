@@ -15,6 +15,10 @@
  * BENCH_STUB_INTEGRATED=1: memory is not supported; 2: supported, and all zeros. BENCH_STUB_ALLOWED_BYTES: the total that
  * version 2 of the memory shows, of a control group.
  *
+ * BENCH_STUB_NVML_CALLS=old: functions and field values that came with CUDA 13 and its drivers are not there (13); =new:
+ * those that CUDA 14 drops are not. BENCH_STUB_SETTINGS=1: every setting that can be changed was (and 2 is the answer of
+ * a board that has none of them, 3). BENCH_STUB_DRIVER: the driver's version.
+ *
  * Layouts are those of nvml.h as nvidia-ml-py declares them.
  */
 #include <stdio.h>
@@ -68,6 +72,10 @@ static int fault(const char *function, int *calls) {
 /* Of a board: no slice has it. */
 #define OF_BOARD(...) ANSWER(if (is_slice(d)) return NOT_SUPPORTED; __VA_ARGS__)
 
+/* Of a board: what CUDA 14 drops, and what came to take its place. */
+#define DROPPED(...) if (*setting("BENCH_STUB_NVML_CALLS", "") == 'n') return FUNCTION_NOT_FOUND; OF_BOARD(__VA_ARGS__)
+#define CAME(...) if (*setting("BENCH_STUB_NVML_CALLS", "") == 'o') return FUNCTION_NOT_FOUND; OF_BOARD(__VA_ARGS__)
+
 static int text(char *to, unsigned length, const char *from) {
     snprintf(to, length, "%s", from);
     return 0;
@@ -107,7 +115,7 @@ EXPORT const char *nvmlErrorString(int code) {
         default: return "an error of the stub's";
     }
 }
-EXPORT int nvmlSystemGetDriverVersion(char *to, unsigned length) { START(text(to, length, "580.95.05")); }
+EXPORT int nvmlSystemGetDriverVersion(char *to, unsigned length) { START(text(to, length, setting("BENCH_STUB_DRIVER", "580.95.05"))); }
 EXPORT int nvmlSystemGetCudaDriverVersion_v2(int *v) { return cudaDriverGetVersion(v); }
 
 /* Which devices there are */
@@ -140,8 +148,10 @@ EXPORT int nvmlDeviceGetMigDeviceHandleByIndex(void *d, unsigned index, void **s
 EXPORT int nvmlDeviceGetDeviceHandleFromMigDeviceHandle(void *d, void **board) { ANSWER(*board = HANDLE(BOARD)); }
 
 /* Settings */
-EXPORT int nvmlDeviceGetEccMode(void *d, unsigned *now, unsigned *later) { OF_BOARD(*now = *later = 1); }
-EXPORT int nvmlDeviceGetPersistenceMode(void *d, unsigned *mode) { OF_BOARD(*mode = 1); }
+static int changed_settings(void) { return *setting("BENCH_STUB_SETTINGS", "0") == '1'; }
+static int no_settings(void) { return *setting("BENCH_STUB_SETTINGS", "0") == '2'; }
+EXPORT int nvmlDeviceGetEccMode(void *d, unsigned *now, unsigned *later) { OF_BOARD(*now = *later = !changed_settings()); }
+EXPORT int nvmlDeviceGetPersistenceMode(void *d, unsigned *mode) { OF_BOARD(*mode = !changed_settings()); }
 EXPORT int nvmlDeviceGetVbiosVersion(void *d, char *to, unsigned length) { OF_BOARD(text(to, length, "96.00.89.00.01")); }
 EXPORT int nvmlDeviceGetEnforcedPowerLimit(void *d, unsigned *milliwatt) { OF_BOARD(*milliwatt = 700000); }
 EXPORT int nvmlDeviceGetPowerManagementDefaultLimit(void *d, unsigned *milliwatt) { OF_BOARD(*milliwatt = 700000); }
@@ -149,9 +159,38 @@ EXPORT int nvmlDeviceGetMaxClockInfo(void *d, int which, unsigned *mhz) { OF_BOA
 EXPORT int nvmlDeviceGetMaxPcieLinkGeneration(void *d, unsigned *value) { OF_BOARD(*value = 5); }
 EXPORT int nvmlDeviceGetMaxPcieLinkWidth(void *d, unsigned *value) { OF_BOARD(*value = 16); }
 
+EXPORT int nvmlDeviceGetApplicationsClock(void *d, int which, unsigned *mhz) {
+    DROPPED(if (no_settings()) return NOT_SUPPORTED; *mhz = which == 2 ? 3201 : changed_settings() ? 1200 : 1980);
+}
+EXPORT int nvmlDeviceGetDefaultApplicationsClock(void *d, int which, unsigned *mhz) {
+    DROPPED(if (no_settings()) return NOT_SUPPORTED; *mhz = which == 2 ? 3201 : 1980);
+}
+struct profiles { unsigned version, there[8], requested[8], enforced[8]; };
+EXPORT int nvmlDeviceWorkloadPowerProfileGetCurrentProfiles(void *d, struct profiles *p) {
+    CAME(if (no_settings()) return NOT_SUPPORTED; memset(&p->there, 0, sizeof *p - sizeof p->version);
+         p->there[0] = 0xff; p->requested[0] = changed_settings() ? 0x82 : 0; p->enforced[0] = changed_settings() ? 0x80 : 0);
+}
+struct adaptive { unsigned requested, allowed, overridden, enabled, milliwatt; };
+EXPORT int nvmlDeviceGetAdaptiveTgpModeInfo_v1(void *d, struct adaptive *a) {
+    CAME(if (no_settings()) return NOT_SUPPORTED;
+         *a = ((struct adaptive){changed_settings(), 1, 0, changed_settings(), changed_settings() ? 650000 : 0}));
+}
+struct confidential { unsigned version, environment, feature, tools, multi; };
+EXPORT int nvmlSystemGetConfComputeSettings(struct confidential *c) {
+    if (*setting("BENCH_STUB_NVML_CALLS", "") == 'o') return FUNCTION_NOT_FOUND;
+    ANSWER(if (no_settings()) return NOT_SUPPORTED; c->environment = 0; c->tools = 0; c->feature = c->multi = changed_settings());
+}
+EXPORT int nvmlSystemGetConfComputeState(unsigned *state) {
+    ANSWER(if (no_settings()) return NOT_SUPPORTED; state[0] = state[2] = 0; state[1] = changed_settings());
+}
+
 /* Readings */
 EXPORT int nvmlDeviceGetClockInfo(void *d, int which, unsigned *mhz) { OF_BOARD(*mhz = which == 2 ? 3201 : 1755); }
-EXPORT int nvmlDeviceGetTemperature(void *d, int sensor, unsigned *celsius) { OF_BOARD(*celsius = 55); }
+EXPORT int nvmlDeviceGetTemperature(void *d, int sensor, unsigned *celsius) { DROPPED(*celsius = 55); }
+struct temperature { unsigned version; int sensor, celsius; };
+EXPORT int nvmlDeviceGetTemperatureV(void *d, struct temperature *t) { CAME(t->celsius = 55); }
+EXPORT int nvmlDeviceGetPerformanceState(void *d, int *state) { CAME(*state = 0); }
+EXPORT int nvmlDeviceGetPowerState(void *d, int *state) { DROPPED(*state = 0); }
 EXPORT int nvmlDeviceGetPowerUsage(void *d, unsigned *milliwatt) { OF_BOARD(*milliwatt = 512000); }
 EXPORT int nvmlDeviceGetTotalEnergyConsumption(void *d, unsigned long long *millijoule) {
     static unsigned long long counter = 5000000;
@@ -165,8 +204,34 @@ EXPORT int nvmlDeviceGetSamples(void *d, int what, unsigned long long since, int
     OF_BOARD(*type = 1; if (!list) { *count = 100; return 0; }
              for (unsigned k = 0; k < *count; k++) list[k] = (struct sample){since + 1000ull * (k + 1), {.milliwatt = milliwatt}});
 }
-EXPORT int nvmlDeviceGetCurrentClocksEventReasons(void *d, unsigned long long *mask) { OF_BOARD(*mask = 0); }
-EXPORT int nvmlDeviceGetViolationStatus(void *d, int policy, unsigned long long *times) { OF_BOARD(times[0] = 1; times[1] = 0); }
+EXPORT int nvmlDeviceGetCurrentClocksEventReasons(void *d, unsigned long long *mask) { CAME(*mask = 0); }
+EXPORT int nvmlDeviceGetCurrentClocksThrottleReasons(void *d, unsigned long long *mask) { DROPPED(*mask = 0); }
+
+/* Times slowed: 5 s for heat and 9 s for power before, and 10 ms more for power with each reading of it. */
+static unsigned long long slowed_ns(int for_power) {
+    static unsigned long long power = 9000000000ull;
+    return for_power ? __sync_add_and_fetch(&power, 10000000) : 5000000000ull;
+}
+EXPORT int nvmlDeviceGetViolationStatus(void *d, int policy, unsigned long long *times) {
+    DROPPED(times[0] = 1; times[1] = slowed_ns(policy == 0));
+}
+struct field {
+    unsigned id, scope;
+    long long timestamp, latency;
+    int type, code;
+    union { double d; unsigned ui; unsigned long long ull; } value;
+};
+static void answer_field(struct field *f) {
+    f->code = 0;
+    f->type = f->id == 74 || f->id == 75 ? 3 : 1;
+    if (f->type == 3) f->value.ull = slowed_ns(f->id == 74);
+    else if (f->id == 251 && !no_settings()) f->value.ui = changed_settings();
+    else if (f->id == 274 && !no_settings()) f->value.ui = changed_settings() ? 80 : 100;
+    else f->code = NOT_SUPPORTED;
+}
+EXPORT int nvmlDeviceGetFieldValues(void *d, int count, struct field *list) {
+    CAME(for (int k = 0; k < count; k++) answer_field(list + k));
+}
 EXPORT int nvmlDeviceGetCurrPcieLinkGeneration(void *d, unsigned *value) { OF_BOARD(*value = 5); }
 EXPORT int nvmlDeviceGetCurrPcieLinkWidth(void *d, unsigned *value) { OF_BOARD(*value = 16); }
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 import threading
 from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import pynvml
 import pytest
 
 NOT_SUPPORTED, NOT_FOUND, DRIVER_NOT_LOADED, LIBRARY_NOT_FOUND, GPU_IS_LOST, VERSION_MISMATCH = 3, 6, 9, 12, 15, 18
+FUNCTION_NOT_FOUND = 13
+FIELDS = "nvmlDeviceGetFieldValues"
 UUID = "GPU-11111111-2222-3333-4444-555555555555"
 OTHER_UUID = "GPU-99999999-2222-3333-4444-555555555555"
 
@@ -51,13 +55,21 @@ def a100(**changes: Any) -> dict[str, Any]:
 
 
 class FakeNvml(ModuleType):
-    """Answers from `boards`; `start_error` makes `nvmlInit` fail, `hang` makes the named function block for ever."""
+    """Answers from `boards`.
+
+    `start_error` makes `nvmlInit` fail, `hang` makes the named function block for ever, `absent` are names that the
+    binding lacks, and `driver` is its version. A board answers `nvmlDeviceGetFieldValues` with a dictionary: a number,
+    of an unsigned 64-bit integer, by the number of its field. For a function that fills a structure, it has the
+    values of that structure's members, in a dictionary.
+    """
 
     def __init__(self, *boards: dict[str, Any], slices: tuple[dict[str, Any], ...] = (), **faults: Any) -> None:
         super().__init__("pynvml")
         self.boards, self.slices = boards, slices
         self.start_error: int | None = faults.get("start_error")
         self.hang: str = faults.get("hang", "")
+        self.absent: tuple[str, ...] = faults.get("absent", ())
+        self.driver: str = faults.get("driver", "550.54.15")
         self.calls: list[str] = []
         self.released = threading.Event()
 
@@ -69,6 +81,10 @@ class FakeNvml(ModuleType):
         self.NVMLError = NVMLError
 
     def __getattr__(self, name: str) -> Any:
+        if name in self.absent:
+            raise AttributeError(name)
+        if name.startswith("c_nvml"):
+            return getattr(pynvml, name)
         if not name.startswith("nvml"):
             raise AttributeError(name)
         return lambda *arguments: self._answer(name, *arguments)
@@ -82,7 +98,7 @@ class FakeNvml(ModuleType):
         general = {
             "nvmlInit": None,
             "nvmlShutdown": None,
-            "nvmlSystemGetDriverVersion": "550.54.15",
+            "nvmlSystemGetDriverVersion": self.driver,
             "nvmlSystemGetCudaDriverVersion_v2": 12040,
             "nvmlDeviceGetCount": len(self.boards),
         }
@@ -97,11 +113,39 @@ class FakeNvml(ModuleType):
             return self.slices[arguments[1]] if arguments[1] < len(self.slices) else self._fail(NOT_FOUND)
         if name == "nvmlDeviceGetDeviceHandleFromMigDeviceHandle":
             return self.boards[0]
-        answer = arguments[0].get(name, Fault(NOT_SUPPORTED))
-        return self._fail(answer.code) if isinstance(answer, Fault) else answer
+        board = self.boards[0] if name.startswith("nvmlSystem") else arguments[0]
+        answer = board.get(name, Fault(NOT_SUPPORTED))
+        return self._fail(answer.code) if isinstance(answer, Fault) else _shaped(name, answer, arguments)
 
     def _fail(self, code: int) -> Any:
         raise self.NVMLError(code)
+
+
+def _shaped(name: str, answer: Any, arguments: tuple[Any, ...]) -> Any:
+    """An answer as the binding gives it."""
+    if name == FIELDS:
+        return [_field(number, answer.get(number, Fault(NOT_SUPPORTED))) for number in arguments[1]]
+    if not isinstance(answer, dict):
+        return answer
+    for member, value in answer.items():
+        setattr(arguments[-1]._obj, member, value)
+    return 0
+
+
+def _field(number: int, answer: int | Fault) -> Any:
+    """As the driver fills it, in a union of all types."""
+    filled = pynvml.c_nvmlFieldValue_t(fieldId=number)
+    if isinstance(answer, Fault):
+        filled.nvmlReturn = answer.code
+    else:
+        filled.valueType, filled.value.ullVal = pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG, answer
+    return filled
+
+
+def mask(*bits: int) -> Any:
+    """A set of workload power profiles, as NVML has it."""
+    words = [sum(1 << bit % 32 for bit in bits if bit // 32 == place) for place in range(8)]
+    return pynvml.c_nvmlMask255_t((ctypes.c_uint * 8)(*words))
 
 
 def install(monkeypatch: pytest.MonkeyPatch, fake: FakeNvml) -> FakeNvml:

@@ -275,6 +275,7 @@ def test_flags_of_the_probes_are_counted(tmp_path):
         ({"data_source": "synthetic"}, "synthetic_data", "nothing"),
         ({"environment": dataclasses.replace(CPU, git_dirty=True)}, "dirty_tree", "publishing"),
         ({"environment": dataclasses.replace(GPU, power_limit_w=350.0)}, "power_capped", "nothing"),
+        ({"environment": dataclasses.replace(GPU, ecc=False)}, "settings_changed", "nothing"),
         ({"repeats": 3}, "short_of_repeats", "publishing"),
         ({}, "cpu_only", "nothing"),
     ],
@@ -282,6 +283,17 @@ def test_flags_of_the_probes_are_counted(tmp_path):
 def test_what_was_not_kept_is_found(tmp_path, settings, code, weakens):
     frame, _ = summary_of(tmp_path, **settings)
     assert codes(frame)[code].weakens == weakens
+
+
+def test_settings_that_were_changed_are_named_and_those_that_were_not_are_no_finding(tmp_path):
+    usual = {"workload_power_profiles": "none", "edpp_multiplier_frac": 1.0, "adaptive_tgp": False, "mps": False}
+    usual |= {"power_smoothing": False, "application_clocks": "default", "confidential_computing": "off"}
+    frame, _ = summary_of(tmp_path / "usual", one(), environment=dataclasses.replace(GPU, **usual))
+    assert "settings_changed" not in codes(frame)
+    changed = dataclasses.replace(GPU, **usual | {"mps": True, "edpp_multiplier_frac": 0.8, "adaptive_tgp": True})
+    frame, _ = summary_of(tmp_path / "changed", one(), environment=changed)
+    finding = codes(frame)["settings_changed"]
+    assert "in all 3 runs: EDPp multiplier 80 %; MPS yes; adaptive TGP yes." in finding.text
 
 
 def test_a_clean_gpu_sweep_of_five_processes_has_no_finding(tmp_path):

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -17,11 +19,14 @@ from bench.launchers.faults import Blame, find_blame, last_words, start_fault
 from bench.locks import device_lock_path, hold
 from bench.probes import machine_facts, selection
 from bench.probes.diagnosis import choose_build, diagnose, install_advice, parse_cuda_version, runs_on
+from bench.probes.gpu_monitor import GpuStatic
+from bench.probes.gpu_settings import GpuSettings
 from bench.probes.machine_facts import MachineFacts, read_machine_facts
 from bench.probes.nvml import Gpu, GpuListing, hash_uuid
 from bench.probes.selection import decide, usable_device
 from bench.probes.torch_facts import TorchFacts, measure_torch_facts, parse_facts, read_torch_facts
 from bench.sweep import session
+from tests.unit.fake_nvml import FakeNvml, a100, install
 
 A100 = Gpu("GPU-a", "NVIDIA A100", 0, 80 << 30, "550.54.15", (8, 0), False)
 V100 = Gpu("GPU-v", "Tesla V100", 0, 16 << 30, "550.54.15", (7, 0))
@@ -293,6 +298,68 @@ def test_memory_of_which_nvml_says_nothing_and_limits_on_it_are_told() -> None:
     assert codes(replace(GOOD, visible=(honours,), torch=torch)) == ["gpu_memory_limit"]
 
 
+SETTINGS = (
+    ("ecc_off", {"ecc": False}, "ECC is off"),
+    ("persistence_off", {"persistence_mode": False}, "nvidia-smi -pm 1"),
+    ("power_profile", {"workload_power_profiles": "max_q"}, "max_q"),
+    ("edpp_multiplier", {"edpp_multiplier_frac": 0.8}, "80%"),
+    ("adaptive_tgp", {"adaptive_tgp": True, "adaptive_tgp_limit_w": 650.0}, "650 W"),
+    ("power_smoothing", {"power_smoothing": True}, "energy"),
+    ("application_clocks", {"application_clocks": "1200 MHz, memory 1593 MHz"}, "nvidia-smi -rac"),
+    ("confidential_computing", {"confidential_computing": "on"}, "encrypted"),
+)
+UNTOUCHED = GpuSettings(
+    ecc=True,
+    persistence_mode=True,
+    workload_power_profiles="none",
+    edpp_multiplier_frac=1.0,
+    adaptive_tgp=False,
+    power_smoothing=False,
+    application_clocks="default",
+    confidential_computing="off",
+)
+
+
+@pytest.mark.parametrize(("code", "changed", "said"), SETTINGS)
+def test_a_setting_that_changes_results_is_told_with_its_board_and_a_remedy(
+    code: str, changed: dict[str, Any], said: str
+) -> None:
+    board = GpuStatic(uuid="GPU-a", name="NVIDIA A100", settings=replace(UNTOUCHED, **changed))
+    facts = replace(GOOD, boards=(board,))
+    assert codes(facts) == [code]
+    told = finding(facts, code)
+    assert "NVIDIA A100: " in told
+    assert said in told
+
+
+def test_settings_that_nobody_touched_or_that_are_unknown_are_not_told() -> None:
+    for settings in (UNTOUCHED, GpuSettings()):
+        board = GpuStatic(uuid="GPU-a", power_limit_w=400.0, power_limit_default_w=400.0, settings=settings)
+        assert codes(replace(GOOD, boards=(board,), other_processes=(0,))) == []
+
+
+def test_a_lowered_power_limit_other_processes_and_mps_are_told() -> None:
+    board = GpuStatic(uuid="GPU-a", name="NVIDIA A100", power_limit_w=300.0, power_limit_default_w=400.0)
+    torch = replace(GOOD_TORCH, mps=(True,))
+    facts = replace(GOOD, boards=(board,), other_processes=(2,), torch=torch)
+    assert set(codes(facts)) == {"power_capped", "gpu_shared", "cuda_mps"}
+    assert "300 W of the default 400 W" in finding(facts, "power_capped")
+    assert "2 other processes use NVIDIA A100" in finding(facts, "gpu_shared")
+    assert "nvidia-cuda-mps-control" in finding(facts, "cuda_mps")
+
+
+def test_settings_and_neighbours_are_read_for_bench_env_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = SimpleNamespace(pid=1, usedGpuMemory=1 << 30)
+    changes = {"nvmlDeviceGetEccMode": [0, 0], "nvmlDeviceGetComputeRunningProcesses": [other]}
+    install(monkeypatch, FakeNvml(a100(**changes)))
+    monkeypatch.setattr("bench.probes.nvml.shares_host_pids", lambda: True)
+    asked = read_machine_facts(ask_torch=False, ask_settings=True)
+    assert ([board.settings.ecc for board in asked.boards], asked.other_processes) == ([False], (1,))
+    assert {"ecc_off", "gpu_shared"} <= set(codes(asked))
+    left = read_machine_facts(ask_torch=False)
+    assert (left.boards, left.other_processes) == ((), ())
+
+
 def test_index_beyond_the_last_gpu_says_which_is_the_last() -> None:
     assert decide("cuda:0", GOOD).gpu is A100
     with pytest.raises(DeviceError, match=r"torch sees 1 GPU; the last is cuda:0"):
@@ -409,9 +476,9 @@ def test_nvidia_card_is_found_on_the_bus_by_vendor_and_class(tmp_path: Path) -> 
 
     device("0000:00:01.0", "0x8086", "0x030000")
     device("0000:00:02.0", "0x10de", "0x040300")  # the sound of a graphics card
-    assert not machine_facts._has_nvidia_card(tmp_path)
+    assert not machine_facts._cards(tmp_path, "0x10de")
     device("0000:00:03.0", "0x10de", "0x030200")
-    assert machine_facts._has_nvidia_card(tmp_path)
+    assert machine_facts._cards(tmp_path, "0x10de")
 
 
 def test_reading_the_machine_without_torch_leaves_it_out() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from bench.errors import Unsupported
 from bench.plan import image_spec
 from bench.probes import in_force
+from bench.probes.backends import cpu
 from bench.probes.in_force import PRECISION_FLAG, SWITCH_FLAG, InForce, read_in_force
 from bench.records import Case, Choice, Precision, Protocol
 from bench.records.variables import cublas_workspaces
@@ -97,7 +99,7 @@ def test_a_precision_is_what_the_card_and_the_variables_leave_of_it(
     play_gpu(monkeypatch, capability)
     environment = {} if override is None else {"NVIDIA_TF32_OVERRIDE": override}
     with numeric_modes(replace(CASE, precision=precision), PROTOCOL):
-        precision_found, why = in_force._on_gpu(precision, environment)
+        precision_found, why = in_force.precision_on("cuda", precision, environment)
     assert precision_found == found
     assert (why is None) if told is None else (why is not None and told in why)
 
@@ -108,7 +110,7 @@ def test_a_switch_that_torch_does_not_report_as_it_was_set_is_told(monkeypatch: 
     play_gpu(monkeypatch, HOPPER)
     with numeric_modes(replace(CASE, precision="tf32"), PROTOCOL):
         torch.backends.cudnn.allow_tf32 = False
-        found, why = in_force._on_gpu("tf32", {})
+        found, why = in_force.precision_on("cuda", "tf32", {})
     assert found is None
     assert why == (
         "code of the model or of a library set ieee in convolutions, ieee in recurrent layers "
@@ -150,7 +152,7 @@ def test_switches_of_both_kinds_are_read_undone_and_set_again(
     if not hasattr(torch.backends, "fp32_precision"):
         pytest.skip("this torch has no such switches")
     play_gpu(monkeypatch, HOPPER)
-    on = in_force._on_gpu if kind == "cuda" else in_force._on_cpu
+    on = functools.partial(in_force.precision_on, kind)
     before = read_rounding()
     try:
         with numeric_modes(CASE, PROTOCOL):
@@ -159,7 +161,7 @@ def test_switches_of_both_kinds_are_read_undone_and_set_again(
             assert (precision, why is None) == (found, told is None)
             assert told is None or (why is not None and f"set {told} (" in why)
             with numeric_modes(replace(CASE, precision="tf32"), PROTOCOL):
-                assert in_force._on_gpu("tf32", {}) == ("tf32", None)
+                assert in_force.precision_on("cuda", "tf32", {}) == ("tf32", None)
                 assert torch.backends.cudnn.allow_tf32  # code that reads the older switches finds the same
             with numeric_modes(CASE, PROTOCOL):
                 assert on("float32", {}) == ("float32", None)
@@ -197,7 +199,7 @@ def test_float32_on_a_cpu_that_may_round_is_told(
 def test_a_cpu_without_instructions_for_a_precision_is_disclosed_and_not_flagged(
     monkeypatch: pytest.MonkeyPatch, flags: set[str], found: str | None
 ) -> None:
-    monkeypatch.setattr(in_force, "cpu_flags", lambda: frozenset(flags))
+    monkeypatch.setattr(cpu, "cpu_flags", lambda: frozenset(flags))
     assert read(replace(CASE, precision="bf16")) == InForce(found)
 
 

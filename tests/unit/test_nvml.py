@@ -10,6 +10,7 @@ from dataclasses import fields
 from types import SimpleNamespace
 from typing import Any
 
+import pynvml
 import pytest
 
 from bench.errors import DeviceError
@@ -38,6 +39,8 @@ from bench.probes.nvml_session import DEFAULT_TIMEOUT_S
 from bench.records import Measurement, Status, columns
 from tests.unit.fake_nvml import (
     DRIVER_NOT_LOADED,
+    FIELDS,
+    FUNCTION_NOT_FOUND,
     GPU_IS_LOST,
     LIBRARY_NOT_FOUND,
     OTHER_UUID,
@@ -164,7 +167,7 @@ def test_static_is_in_watts_and_hertz(monkeypatch: pytest.MonkeyPatch) -> None:
     with GpuMonitor(UUID.removeprefix("GPU-")) as monitor:
         static = monitor.static()
     assert (static.uuid, static.power_limit_w, static.power_limit_default_w) == (UUID, 300.0, 400.0)
-    assert (static.ecc, static.mig, static.persistence_mode) == (True, False, True)
+    assert (static.settings.ecc, static.mig, static.settings.persistence_mode) == (True, False, True)
     assert static.max_sm_clock_hz == 1.41e9
     assert static.vbios == "92.00.45.00.03"
 
@@ -176,7 +179,10 @@ def test_what_a_board_does_not_support_is_none_never_zero(monkeypatch: pytest.Mo
         assert monitor.energy_j() is None
         static = monitor.static()
     known = {field.name for field in fields(static) if getattr(static, field.name) is not None}
-    assert known == {"uuid", "driver_version", "is_slice"}
+    assert known == {"uuid", "driver_version", "is_slice", "settings"}
+    assert {field.name for field in fields(static.settings) if getattr(static.settings, field.name) is not None} == {
+        "note"
+    }
     assert not static.is_slice
 
 
@@ -190,6 +196,76 @@ def test_functions_that_an_older_binding_lacks_are_none(monkeypatch: pytest.Monk
     install(monkeypatch, Older(a100(nvmlDeviceGetCurrentClocksThrottleReasons=0x20)))
     with GpuMonitor(UUID) as monitor:
         assert monitor.snapshot().throttle_reasons == ("sw_thermal_slowdown",)
+
+
+DROPPED = {  # in CUDA 14
+    "nvmlDeviceGetTemperature": 61,
+    "nvmlDeviceGetCurrentClocksThrottleReasons": 0x4,
+    "nvmlDeviceGetPowerState": 2,
+    "nvmlDeviceGetViolationStatus": SimpleNamespace(referenceTime=1, violationTime=9_000_000_000),
+}
+CAME = {
+    "nvmlDeviceGetTemperatureV": 61,
+    "nvmlDeviceGetCurrentClocksEventReasons": 0x4,
+    "nvmlDeviceGetPerformanceState": 2,
+    FIELDS: {74: 9_000_000_000, 75: 9_000_000_000, 83: 5_000_000, 185: 287_500},  # above what 32 bits hold
+}
+
+
+@pytest.mark.parametrize("absent", ["driver", "binding", "board", "field"])
+@pytest.mark.parametrize("there", ["old", "new", "both"])
+def test_readings_are_the_same_by_old_calls_and_by_what_succeeds_them(
+    monkeypatch: pytest.MonkeyPatch, there: str, absent: str
+) -> None:
+    code = {"driver": FUNCTION_NOT_FOUND, "binding": FUNCTION_NOT_FOUND, "board": 3, "field": 3}[absent]
+    old = DROPPED if there != "new" else dict.fromkeys(DROPPED, Fault(code))
+    new: dict[str, Any] = CAME if there != "old" else dict.fromkeys(CAME, Fault(code))
+    if absent == "field" and there == "old":
+        new[FIELDS] = {}  # a driver that has the call and not these fields
+    without = {"old": CAME, "new": DROPPED, "both": {}}[there] if absent == "binding" else ()
+    fake = install(monkeypatch, FakeNvml(a100(**{**old, **new}), absent=tuple(without)))
+    with GpuMonitor(UUID) as monitor:
+        read = monitor.snapshot()
+    assert (read.temperature_c, read.throttle_reasons, read.performance_state) == (61.0, ("sw_power_cap",), 2)
+    assert (read.thermal_slowdown_s, read.power_slowdown_s) == (9.0, 9.0)
+    assert (read.power_w, read.energy_j, read.error) == (287.5, 5000.0, None)
+    if there == "both":
+        assert not set(DROPPED) & set(fake.calls)
+
+
+def test_power_and_energy_come_from_fields_where_their_calls_do_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = {"nvmlDeviceGetPowerUsage": Fault(26), "nvmlDeviceGetTotalEnergyConsumption": Fault(26)}
+    read = snapshot_of(monkeypatch, **gone, **CAME)
+    assert (read.power_w, read.energy_j, read.error) == (287.5, 5000.0, None)
+
+
+def test_a_field_of_a_type_that_is_not_known_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    strange = pynvml.c_nvmlFieldValue_t(valueType=17)
+    strange.value.ullVal = 5
+    board = a100(nvmlDeviceGetViolationStatus=Fault(13))
+    fake = install(monkeypatch, FakeNvml(board, absent=()))
+    monkeypatch.setattr(fake, "nvmlDeviceGetFieldValues", lambda handle, ids: [strange], raising=False)
+    with GpuMonitor(UUID) as monitor:
+        assert monitor.snapshot().power_slowdown_s is None
+
+
+def test_a_signed_or_double_field_is_read_by_its_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    value = pynvml.c_nvmlFieldValue_t(valueType=pynvml.NVML_VALUE_TYPE_DOUBLE)
+    value.value.dVal = 2.5e9
+    fake = install(monkeypatch, FakeNvml(a100()))
+    monkeypatch.setattr(fake, "nvmlDeviceGetFieldValues", lambda handle, ids: [value], raising=False)
+    with GpuMonitor(UUID) as monitor:
+        assert monitor.snapshot().power_slowdown_s == 2.5
+
+
+def test_a_field_of_a_gpu_that_is_lost_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = {FIELDS: {75: Fault(GPU_IS_LOST)}, "nvmlDeviceGetViolationStatus": Fault(13)}
+    read = snapshot_of(monkeypatch, **lost)
+    assert (read.thermal_slowdown_s, read.error) == (None, "field 75: NVML error 15")
+
+
+def test_an_unknown_performance_state_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert snapshot_of(monkeypatch, nvmlDeviceGetPerformanceState=32).performance_state is None
 
 
 def test_a_lost_gpu_is_told_apart_from_an_unsupported_query(monkeypatch: pytest.MonkeyPatch) -> None:
