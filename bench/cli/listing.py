@@ -101,21 +101,31 @@ def _some(names: list[str]) -> str:
 
 
 def _notes(what: str) -> list[str]:
-    """What should be said of names that are missing here."""
+    """What should be said of names that are missing here, or of what is not known of them."""
     from bench import catalog
 
+    if what == "devices":
+        return [
+            "formula alone: trace and speed were checked on GPUs of NVIDIA; the others are not yet run on real hardware"
+        ]
     return catalog.note_on_listing("model") if what == "models" else []
 
 
 def _devices() -> list[dict[str, Any]]:
     from bench.devices import list_devices, load_device
+    from bench.devices.vendors import formula_alone
     from bench.units import format_bytes
 
     rows = []
     for name in list_devices():
         device = load_device(name)
         memory = format_bytes(device.memory_bytes) if device.memory_bytes else "all of its memory"
-        rows.append({"name": name, "summary": f"{device.gpu_name or 'the CPU of this machine'}, {memory}"})
+        if device.is_gpu and device.memory_bytes is None:
+            memory = "the memory of its host"
+        reason = formula_alone(device)
+        summary = f"{device.gpu_name}, {memory}" + ("; formula alone" if reason else "")
+        known = {"vendor": device.vendor, "kind": device.kind, "memory_bytes": device.memory_bytes}
+        rows.append({"name": name, "summary": summary, **known, "formula_alone": reason})
     return rows
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from bench.devices import Device
 from bench.devices.context import context_of
+from bench.devices.vendors import no_trace
 from bench.errors import Unsupported
 from bench.estimators import kept
 from bench.estimators.allocator import AllocatorConfig, Event
@@ -87,7 +88,7 @@ def estimate_trace(case: Case, target: Target, *, shared: bool = False) -> dict[
             each further one some tens of milliseconds.
 
     Raises:
-        Unsupported: No GPU, or the step reads values from the device, or this torch does not allow the trace.
+        Unsupported: No GPU of NVIDIA, or the step reads values from the device, or this torch does not allow the trace.
         DeviceError: The device's file lacks what the allocator depends on.
         UnknownNameError: Unknown data set, model or optimizer.
         ConfigError: The allocator's settings are invalid or cannot be simulated.
@@ -137,8 +138,8 @@ def replay_on(target: Target, events: list[Event], capacity_bytes: int | None = 
 
 def trace_events(case: Case, target: Target, *, shared: bool = False) -> list[Event]:
     """What the allocator is asked in as many steps as were recorded. Otherwise as `estimate_trace`."""
-    if target.device.kind != "cuda":
-        raise Unsupported(f"no memory trace for {target.device.name}: it needs torch's CUDA allocator")
+    if reason := no_trace(target.device):
+        raise Unsupported(reason)
     target.allocator_config()  # a fault of the settings is said before anything is recorded
     return build_events(record_for(case, target, shared=shared), target.machine)
 
