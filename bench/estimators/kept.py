@@ -151,12 +151,12 @@ def machine_of(device: Device, settings: MemorySettings) -> Machine:
     """What of a device, of torch and of its settings decides allocations.
 
     Raises:
-        Unsupported: A GPU that the trace does not follow.
+        Unsupported: The trace does not follow such devices.
         DeviceError: The device's file does not state it.
     """
     from bench.devices.vendors import no_trace
 
-    if device.is_gpu and (reason := no_trace(device)):
+    if reason := no_trace(device):
         raise Unsupported(reason)
     needed = ("multiprocessors", "max_threads_per_multiprocessor", "compute_capability")
     missing = [name for name in needed if getattr(device, name) is None]

@@ -21,7 +21,6 @@ from typing import Any
 
 from bench.devices import Device
 from bench.devices.context import context_of
-from bench.devices.vendors import no_trace
 from bench.errors import Unsupported
 from bench.estimators import kept
 from bench.estimators.allocator import AllocatorConfig, Event
@@ -138,8 +137,6 @@ def replay_on(target: Target, events: list[Event], capacity_bytes: int | None = 
 
 def trace_events(case: Case, target: Target, *, shared: bool = False) -> list[Event]:
     """What the allocator is asked in as many steps as were recorded. Otherwise as `estimate_trace`."""
-    if reason := no_trace(target.device):
-        raise Unsupported(reason)
     target.allocator_config()  # a fault of the settings is said before anything is recorded
     return build_events(record_for(case, target, shared=shared), target.machine)
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from bench import catalog
 from bench.devices import Device, load_device
-from bench.devices.vendors import no_trace
 from bench.errors import BenchError, Unsupported
 from bench.records import Case, ImageSpec
 from bench.validation.rows import Measured, TrainingLoop
@@ -179,8 +178,6 @@ def _estimate(row: Measured, entries: _Entries, plans: dict[str, CudnnPlans | st
     from bench.estimators.workspaces import add_workspaces
 
     device = _device(row)
-    if reason := no_trace(device):
-        raise Unsupported(reason)
     machine = _machine(row)
     found = entries.at(row, machine)
     note = None
