@@ -40,6 +40,15 @@ def no_speed(device: Device) -> str | None:
     )
 
 
+_FIRST_WORDS = {"amd": "cuda", "radeon": "cuda", "intel(r)": "xpu", "apple": "mps"}
+
+
+def unlisted(gpu_name: str) -> Device | None:
+    """A GPU that no file describes, by its name as torch has it; None where the name is none of another vendor's."""
+    kind = _FIRST_WORDS.get(gpu_name.partition(" ")[0].casefold())
+    return Device(gpu_name, gpu_name, kind) if kind else None
+
+
 def formula_alone(device: Device) -> str | None:
     """Why the formula is all that there is on a GPU; None on NVIDIA's, and on a CPU."""
     if not device.is_gpu or device.vendor == "nvidia":

@@ -13,7 +13,7 @@ from typing import Any
 
 from bench import catalog
 from bench.devices import Device, load_device
-from bench.devices.vendors import formula_alone
+from bench.devices.vendors import formula_alone, unlisted
 from bench.errors import BenchError, Unsupported, describe_failure
 from bench.estimators.collector import collector_off
 from bench.estimators.formula import estimate_formula
@@ -70,7 +70,9 @@ class Named:
         try:
             known = load_device(device)
         except BenchError as error:
-            return cls(str(device), None, workspaces, (str(error),))
+            other = unlisted(str(device))
+            reason = formula_alone(other) if other else None
+            return cls(str(device), None, workspaces, (reason or str(error),))
         if reason := formula_alone(known):
             return cls(str(device), None, workspaces, (reason,))
         if not known.is_gpu:

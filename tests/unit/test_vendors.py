@@ -211,6 +211,13 @@ def test_a_gpu_of_the_user_s_own_file_is_not_taken_for_nvidia_s() -> None:
     assert "no memory trace for mine: " in (made.estimate_note or "")
 
 
+@each("gpu_name", ["AMD Instinct MI300X", "AMD Radeon RX 7900 XTX", "Intel(R) Arc(TM) A770 Graphics", "Apple M1"])
+def test_a_run_s_gpu_has_the_reason_whether_or_not_a_file_describes_it(gpu_name: str) -> None:
+    (made,) = estimate_cases([CASE], gpu_name)
+    assert made.formula_bytes and made.estimate_device == gpu_name
+    assert "no memory trace for " in (made.estimate_note or "") and "unknown device" not in (made.estimate_note or "")
+
+
 def test_choosing_leaves_them_out_with_the_reason_and_starts_no_process() -> None:
     devices = [load_device(name) for name in OTHERS]
     placements = placements_in_child(cast(Launcher, None), CASE, devices, fraction=0.8, workspaces=False)
