@@ -63,7 +63,7 @@ def list_names(what: str, pattern: str | None, as_json: bool) -> None:
             f"{counted(sum(len(names) for _, names in families), 'model')} in {len(families)} families of libraries; "
             "list names with a pattern: bench list models 'timm:*vit*'"
         )
-    for note in _notes(what):
+    for note in _notes(what, rows):
         click.echo(note, err=True)
 
 
@@ -100,11 +100,11 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:MOST_NAMED]) + (", ..." if len(names) > MOST_NAMED else "")
 
 
-def _notes(what: str) -> list[str]:
+def _notes(what: str, rows: list[dict[str, Any]]) -> list[str]:
     """What should be said of names that are missing here, or of what is not known of them."""
     from bench import catalog
 
-    if what == "devices":
+    if any(row.get("formula_alone") for row in rows):
         return [
             "formula alone: trace and speed were checked on GPUs of NVIDIA; the others are not yet run on real hardware"
         ]
