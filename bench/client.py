@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from bench.catalog import files
 from bench.devices import Device
 from bench.devices.calibration import Calibrations
+from bench.devices.vendors import formula_alone
 from bench.errors import BenchError, BusyError, InfrastructureError
 from bench.estimators.kept import any_kept
 from bench.folders import account_log
@@ -227,6 +228,8 @@ def placements_in_child(
 ) -> list[Placement]:
     """A step on each GPU at the batch that is recommended there, in the order of `devices`.
 
+    Those on which neither memory nor speed is estimated have the reason and no process.
+
     Args:
         launcher: Makes the processes.
         case: The step; its batch size does not matter.
@@ -239,9 +242,10 @@ def placements_in_child(
     Raises:
         BenchError: The step cannot be traced on any GPU.
     """
-    from bench.estimators.choosing import read_placement
+    from bench.estimators.choosing import Placement, read_placement
 
-    found: dict[str, Placement] = {}
+    refused = {device: reason for device in devices if (reason := formula_alone(device))}
+    found = {each.name: Placement(each.name, each.power_limit_w, reason=refused[each]) for each in refused}
 
     def listen(news: dict[str, Any]) -> None:
         if "placement" in news:
@@ -250,10 +254,11 @@ def placements_in_child(
             heard()
 
     argument = {"case": case, "fraction": fraction, "workspaces": workspaces, "timeout_s": MODEL_S}
-    if any(any_kept([case], device) for device in devices):
-        asked = argument | {"devices": list(devices)}
+    asking = [device for device in devices if device not in refused]
+    if any(any_kept([case], device) for device in asking):
+        asked = argument | {"devices": asking}
         launcher.run(place_kept_task, asked, timeout_s=MODEL_S, from_last_word=True, bare=True, listen=listen)
-    if left := [device for device in devices if device.name not in found]:
+    if left := [device for device in asking if device.name not in found]:
         begin(len(left))
         ask(launcher, "choose", place_task, argument | {"devices": left}, listen=listen)
     return [found[device.name] for device in devices]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -187,7 +188,7 @@ def _matching(name: str, known: Mapping[str, Device]) -> list[Device]:
         near = nearest_sentence(nearest(name.replace("*", "").replace("?", ""), known))
         raise BenchError(f'no device matches "{name}". {near}List them: bench list devices')
     device = load_device(name)
-    if device.kind != "cuda":
+    if not device.is_gpu:
         raise BenchError(f"{name}: choose ranks GPUs, and this is a CPU. See bench list devices")
     return [device]
 
@@ -363,7 +364,7 @@ def _notes(ranking: Ranking) -> Iterator[str]:
 def _by_reason(placements: Iterable[Placement]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for placement in placements:
-        reason = (placement.reason or "no estimate").replace(f" on {placement.device}:", ":")
+        reason = re.sub(rf" (on|for) {re.escape(placement.device)}:", ":", placement.reason or "no estimate")
         found.setdefault(reason, []).append(placement.device)
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bench.records import Case, Estimate
     from bench.sweep.verifying import PresentGpu, Verified
 
+_FORMULA_LADDER = tuple(16 << doubled for doubled in range(7))
 _MULTIPLE = 8  # of a recommended batch: see `estimators.fitting`
 _VERDICTS = {"fits": "", "may not fit": "may not fit", "does not fit": "out of memory"}
 
@@ -68,6 +69,8 @@ def fit(
     If the GPU's file lacks the size of a CUDA context, a range of measured sizes is used, and batches within it may not
     fit. --verify reports the error of the estimate: it runs a few steps in at most 12 fresh processes.
 
+    On GPUs of AMD, Intel and Apple there is the formula alone, which does not say what fits.
+
     \b
     Examples:
       bench fit --model resnet50 --optimizer adam --device rtx4090
@@ -79,6 +82,8 @@ def fit(
     """
     from bench.client import calibrated, fit_in_child
     from bench.devices import load_device, with_memory
+    from bench.devices.vendors import FORMULA_THERE, no_trace
+    from bench.errors import EXIT_FAILED_CASES, BenchError
     from bench.launchers import LocalLauncher
     from bench.terminal import Progress
 
@@ -102,8 +107,13 @@ def fit(
         if gpu and gpu.remark:
             say(gpu.remark)
         asked = gpu.device if gpu else with_memory(load_device(described or device), memory_bytes)
-        launcher, with_workspaces = gpu.launcher if gpu else LocalLauncher(), workspaces == "on"
         shown = str(asked) if device == "auto" or memory_bytes is not None else device
+        if reason := no_trace(asked):
+            if save_memory or verify:
+                raise BenchError(f"{reason}. {FORMULA_THERE} {shown}")
+            _print_formula(case, asked, shown, reason, fraction or 0.8, as_json)
+            click.get_current_context().exit(EXIT_FAILED_CASES)
+        launcher, with_workspaces = gpu.launcher if gpu else LocalLauncher(), workspaces == "on"
         if save_memory:
             named = {axis for axis, values in axes.items() if values}
             _save_memory(launcher, case, asked, named, gpu if verify else None, shown, with_workspaces, as_json)
@@ -124,7 +134,7 @@ def _one_device(device: str | None, files: dict[str, Device]) -> tuple[str, Devi
     if len(files) > 1 or (device and files):
         raise click.UsageError("fit works on one device: give --device or one --device-file")
     ((name, described),) = files.items() or [(device or "h200", None)]
-    if name != "auto" and (described := described or load_device(name)).kind != "cuda":
+    if name != "auto" and not (described := described or load_device(name)).is_gpu:
         raise BenchError(f"{name}: fit follows torch's CUDA allocator, so it needs a GPU. See bench list devices")
     return name, described
 
@@ -198,7 +208,38 @@ def _print(
         return
     axes = {axis: value for axis, value in case.axes.items() if axis != "batch_size"}
     more = _verified_fields(found, *checked) if checked is not None else {}
-    echo_json({**axes, "device": device, **found, **more})
+    echo_json({**axes, "device": device, **found, **more, "reason": None})
+
+
+def _print_formula(case: Case, device: Device, shown: str, reason: str, fraction: float, as_json: bool) -> None:
+    """What the formula says of batch sizes from 16 up on a GPU that the trace does not follow, and why it is alone."""
+    from bench import catalog
+    from bench.cli.root import echo_json
+    from bench.client import estimates_in_order
+    from bench.estimators.fitting import Fit, Rung
+    from bench.launchers import LocalLauncher
+    from bench.units import format_bytes
+
+    images = catalog.describe_dataset(case.dataset).train_samples or None
+    sizes = [size for size in _FORMULA_LADDER if size <= (images or size)]
+    cases = [replace(case, batch_size=size) for size in sizes]
+    made = estimates_in_order(LocalLauncher(), cases, device, workspaces=False)
+    if as_json:
+        axes = {axis: value for axis, value in case.axes.items() if axis != "batch_size"}
+        empty, rung = ({field.name: None for field in fields(kind)} for kind in (Fit, Rung))
+        ladder = [
+            {**rung, "batch_size": size, "formula_bytes": each.formula_bytes}
+            for size, each in zip(sizes, made, strict=True)
+        ]
+        known = {"dataset_images": images, "fraction": fraction, "memory_bytes": device.memory_bytes, "ladder": ladder}
+        echo_json({**axes, "device": shown, **empty, **known, "reason": reason})
+        return
+    title = case.label(("precision", "memory_format", "image_size"), batch=False)
+    click.echo(click.style(printable(f"{title} on {shown}"), bold=True))
+    click.echo(f"{'batch':>8} {'formula':>10}")
+    for size, each in zip(sizes, made, strict=True):
+        click.echo(f"{size:>8} {format_bytes(each.formula_bytes):>10}")
+    click.echo(printable(f"largest batch that fits: unknown; {reason}"))
 
 
 def _print_found(found: dict[str, Any]) -> None:

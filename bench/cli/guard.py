@@ -161,14 +161,18 @@ def _trace(
     """
     from bench.client import guarded_in_child
     from bench.devices import load_device
+    from bench.devices.vendors import FORMULA_THERE, no_trace
     from bench.guard.tracing import name_cases_on
     from bench.launchers import LocalLauncher
     from bench.terminal import Progress
 
     names = devices or (() if device_files else ("h100_sxm",))
     gpus = [*map(load_device, names), *device_files.values()]
-    if others := [gpu.name for gpu in gpus if gpu.kind != "cuda"]:
-        raise BenchError(f"--device {others[0]}: guard traces steps on GPUs. See bench list devices")
+    for gpu in gpus:
+        if not gpu.is_gpu:
+            raise BenchError(f"--device {gpu.name}: guard traces steps on GPUs. See bench list devices")
+        if reason := no_trace(gpu):
+            raise BenchError(f"--device {gpu.name}: {reason}. Name a GPU of NVIDIA. {FORMULA_THERE} {gpu.name}")
     skipped: dict[Case, str] = {}
     cases = read_cases(config, overrides, axes, skipped)
     found: dict[str, Guarded | str] = {}

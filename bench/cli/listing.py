@@ -63,7 +63,7 @@ def list_names(what: str, pattern: str | None, as_json: bool) -> None:
             f"{counted(sum(len(names) for _, names in families), 'model')} in {len(families)} families of libraries; "
             "list names with a pattern: bench list models 'timm:*vit*'"
         )
-    for note in _notes(what):
+    for note in _notes(what, rows):
         click.echo(note, err=True)
 
 
@@ -100,22 +100,32 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:MOST_NAMED]) + (", ..." if len(names) > MOST_NAMED else "")
 
 
-def _notes(what: str) -> list[str]:
-    """What should be said of names that are missing here."""
+def _notes(what: str, rows: list[dict[str, Any]]) -> list[str]:
+    """What should be said of names that are missing here, or of what is not known of them."""
     from bench import catalog
 
+    if any(row.get("formula_alone") for row in rows):
+        return [
+            "formula alone: trace and speed were checked on GPUs of NVIDIA; the others are not yet run on real hardware"
+        ]
     return catalog.note_on_listing("model") if what == "models" else []
 
 
 def _devices() -> list[dict[str, Any]]:
     from bench.devices import list_devices, load_device
+    from bench.devices.vendors import formula_alone
     from bench.units import format_bytes
 
     rows = []
     for name in list_devices():
         device = load_device(name)
         memory = format_bytes(device.memory_bytes) if device.memory_bytes else "all of its memory"
-        rows.append({"name": name, "summary": f"{device.gpu_name or 'the CPU of this machine'}, {memory}"})
+        if device.is_gpu and device.memory_bytes is None:
+            memory = "the memory of its host"
+        reason = formula_alone(device)
+        summary = f"{device.gpu_name}, {memory}" + ("; formula alone" if reason else "")
+        known = {"vendor": device.vendor, "kind": device.kind, "memory_bytes": device.memory_bytes}
+        rows.append({"name": name, "summary": summary, **known, "formula_alone": reason})
     return rows
 
 

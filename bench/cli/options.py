@@ -103,7 +103,7 @@ def _load_device_files(
             loaded[str(path)] = load_device_file(path)
         except BenchError as error:
             raise BenchError(f"--device-file: {error}") from error
-        if loaded[str(path)].kind != "cuda" and not loaded[str(path)].calibration:
+        if not loaded[str(path)].is_gpu and not loaded[str(path)].calibration:
             raise BenchError(f'--device-file: {path}: describes a CPU; the file of a GPU has kind = "cuda"')
     return loaded
 

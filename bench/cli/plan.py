@@ -14,6 +14,7 @@ from bench.units import counted, format_duration
 
 if TYPE_CHECKING:
     from bench.config import SweepConfig
+    from bench.devices import Device
     from bench.records import Case, Estimate
 
 
@@ -89,9 +90,16 @@ def _print_demands(
     from dataclasses import asdict
 
     from bench.cli.root import echo_json
+    from bench.devices import load_device
+    from bench.devices.vendors import formula_alone
+    from bench.errors import BenchError
     from bench.sweep.requests import REQUESTS, choose_demand, demand_lines, find_demands
 
-    demands = find_demands(config, kind, _estimates(config, kind, targets))
+    devices = [load_device(name) for name in dict.fromkeys(targets)]
+    reasons = {device.name: reason for device in devices if (reason := formula_alone(device))}
+    if emit is not None and reasons:
+        raise BenchError(f"--emit: a request asks for GPUs of NVIDIA, and {', '.join(reasons)} is none. Remove --for")
+    demands = find_demands(config, kind, _estimates(config, kind, devices), reasons)
     if emit is not None:
         request = REQUESTS[emit](config, choose_demand(demands), kind, str(out.resolve()) if out else "/results")
         if as_json:
@@ -113,17 +121,15 @@ def _print_demands(
             click.echo(printable(line))
 
 
-def _estimates(config: SweepConfig, kind: str, targets: tuple[str, ...]) -> dict[str, list[Estimate]]:
+def _estimates(config: SweepConfig, kind: str, devices: list[Device]) -> dict[str, list[Estimate]]:
     """By device, an estimate of each case that is not skipped. Raises BenchError."""
     from bench.client import counts_workspaces, estimates_in_order
-    from bench.devices import load_device
     from bench.errors import BenchError
     from bench.launchers import LocalLauncher
     from bench.terminal import Progress
 
-    devices = [load_device(name) for name in dict.fromkeys(targets)]
     for device in devices:
-        if device.kind != kind:
+        if device.is_gpu != (kind != "cpu"):
             raise BenchError(f"--for {device.name}: a {device.kind} device, and the plan is for {kind}; see --device")
     if not devices:
         return {}

@@ -164,7 +164,7 @@ def with_memory(device: Device, limit_bytes: int | None) -> Device:
     """
     if limit_bytes is None:
         return device
-    if device.kind != "cuda":
+    if not device.is_gpu:
         raise DeviceError(f"the memory limit is for GPUs, and {device.name} is a CPU. Remove it, or choose a GPU")
     memory = device.memory_bytes
     refuse_larger(limit_bytes, memory, device.name)

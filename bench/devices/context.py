@@ -68,9 +68,9 @@ def context_of(device: Device) -> Context:
     """The device file's own figure with its stated spread, else the median and the range over `MEASURED_ELSEWHERE`.
 
     Raises:
-        ValueError: The device is not a GPU, and has no context.
+        ValueError: The device is not a GPU of NVIDIA, and has no CUDA context.
     """
-    if device.kind != "cuda":
+    if device.vendor != "nvidia":
         raise ValueError(f"{device.name} has no CUDA context")
     if device.context_bytes is not None:
         low, high = device.context_low_bytes, device.context_high_bytes

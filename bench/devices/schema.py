@@ -2,23 +2,26 @@
 
 A file is flat: one key a value, named as the fields of `Device` with their units, and a table `[sources]` that says for
 each of them where it comes from, with the derivation where it is derived. A value that is not known is left out; there
-is no 0 that stands for unknown. `gpu_name`, `aliases` and `kind` identify the device and need no source.
+is no 0 that stands for unknown. `gpu_name`, `aliases`, `kind` and `vendor` say which device it is and need no source.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from bench.errors import ConfigError, nearest, nearest_sentence
 
-KINDS = ("cuda", "cpu")
+VENDORS = {"nvidia": "cuda", "amd": "cuda", "intel": "xpu", "apple": "mps"}
+"""Makers of GPUs, each with the type that torch gives its devices; ROCm goes by `cuda`."""
+KINDS = ("cuda", "xpu", "mps", "cpu")
 PRECISIONS = ("float32", "tf32", "bf16", "fp16")
 SOURCES = "sources"
-UNSOURCED = ("gpu_name", "aliases", "kind", "gpu_uuid_hash")
+UNSOURCED = ("gpu_name", "aliases", "kind", "vendor", "gpu_uuid_hash")
 """Keys that need no source, because they are what the device is called."""
 CALIBRATED = "calibrated_"
 """Prefix of the keys that `bench calibrate` fitted to measured steps."""
@@ -31,10 +34,12 @@ class Device:
     Attributes:
         name: What the command line calls it: the file's name without `.toml`.
         gpu_name: The full name as NVML and torch print it.
-        kind: `cuda` or `cpu`.
+        kind: The type that torch gives it, one of `KINDS`.
+        vendor: One of `VENDORS`; None for a CPU. A file without it means the one that kind and name tell.
         aliases: Other names that drivers print for the same device.
-        memory_bytes: What CUDA reports as total, `torch.cuda.get_device_properties(0).total_memory`: what torch can
-            fill, context included. Drivers differ by a percent or two.
+        memory_bytes: What CUDA, HIP or SYCL reports as total, `torch.cuda.get_device_properties(0).total_memory`: what
+            torch can fill, context included. Drivers differ by a percent or two. Absent where the GPU takes whatever
+            memory its host has.
         nvml_memory_bytes: What NVML and `nvidia-smi` report as total; larger, as it holds what the driver keeps.
         memory_bandwidth_bytes_per_s: Of the device memory, rated.
         memory_ecc_frac: Share of that bandwidth that is left where ECC is on by default and stored beside the data, as
@@ -42,12 +47,12 @@ class Device:
         memory_bus_bits: Width of the memory bus.
         memory_clock_hz: As CUDA reports it; data moves twice per cycle.
         l2_bytes: As CUDA reports it.
-        multiprocessors: Those that are enabled.
+        multiprocessors: Those that are enabled: AMD's compute units, Intel's Xe-cores, the cores of Apple's GPUs.
         fp32_cores_per_multiprocessor: Each does one float32 multiply-add per cycle.
         max_threads_per_multiprocessor: Resident at once.
-        compute_capability: Major and minor.
+        compute_capability: Major and minor of CUDA; HIP's two numbers mean something else, and stay out.
         boost_clock_hz: The rated boost clock; cards of other makers than NVIDIA differ.
-        peak_float32_flop_per_s: Without tensor cores.
+        peak_float32_flop_per_s: Without tensor cores; on AMD with matrix cores, which compute in float32 too.
         peak_tf32_flop_per_s: Tensor cores, dense.
         peak_bf16_flop_per_s: Tensor cores, dense, accumulating in float32.
         peak_fp16_flop_per_s: Tensor cores, dense, accumulating in float32 as torch does; GeForce does half as many
@@ -78,6 +83,7 @@ class Device:
     name: str
     gpu_name: str
     kind: str
+    vendor: str | None = None
     aliases: tuple[str, ...] = ()
     memory_bytes: int | None = None
     nvml_memory_bytes: int | None = None
@@ -116,9 +122,19 @@ class Device:
     calibrated_dispatch_s: float | None = None
     sources: tuple[tuple[str, str], ...] = ()
 
+    def __post_init__(self) -> None:
+        """Take the vendor from kind and name where it is not given."""
+        if self.vendor is None and self.kind != "cpu":
+            object.__setattr__(self, "vendor", _vendor_of(self.kind, self.gpu_name))
+
     def __str__(self) -> str:
         """What the command line calls it."""
         return self.name
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether it is a GPU, of whatever vendor."""
+        return self.kind != "cpu"
 
     def peak_flop_per_s(self, precision: str) -> float | None:
         """The peak rate in FLOP/s at `precision`, one of `PRECISIONS`; None if unknown or where the chip has none.
@@ -141,16 +157,29 @@ class Device:
         return dict(self.sources).get(key)
 
 
+_Check = Callable[[object], Any]
+
+
+def _vendor_of(kind: str, gpu_name: str) -> str:
+    """The vendor of a GPU by what torch says of it: ROCm's devices are `cuda` as well, and their names tell."""
+    if kind == "cuda":
+        return "amd" if re.search(r"\b(amd|radeon|instinct)\b", gpu_name, re.IGNORECASE) else "nvidia"
+    return next(vendor for vendor, own in VENDORS.items() if own == kind)
+
+
 def _text(value: object) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError("a non-empty text")
     return value
 
 
-def _kind(value: object) -> str:
-    if not isinstance(value, str) or value not in KINDS:
-        raise ValueError(f"one of {', '.join(KINDS)}")
-    return value
+def _one_of(names: Collection[str]) -> _Check:
+    def check(value: object) -> str:
+        if not isinstance(value, str) or value not in names:
+            raise ValueError(f"one of {', '.join(names)}")
+        return value
+
+    return check
 
 
 def _texts(value: object) -> tuple[str, ...]:
@@ -182,10 +211,10 @@ def _capability(value: object) -> tuple[int, int]:
 _LARGEST = 1e30
 """Of rates: far above any, and what is computed from them stays finite."""
 
-_Check = Callable[[object], Any]
 _SPECIAL: dict[str, _Check] = {
     "gpu_name": _text,
-    "kind": _kind,
+    "kind": _one_of(KINDS),
+    "vendor": _one_of(VENDORS),
     "aliases": _texts,
     "compute_capability": _capability,
     "gpu_uuid_hash": _text,
@@ -226,7 +255,7 @@ def device_from_mapping(name: str, content: Mapping[str, object], where: str) ->
         except ValueError as error:
             faults.append(f"{key}: must be {error}, not {_shown(value)}")
     sources, source_faults = _read_sources(content)
-    faults += _spread_faults(values)
+    faults += _spread_faults(values) + _vendor_faults(values)
     if faults or source_faults:
         raise ConfigError([f"{where}: {fault}" for fault in faults + source_faults])
     return Device(name=name, sources=sources, **values)
@@ -249,6 +278,14 @@ def _spread_faults(values: Mapping[str, Any]) -> list[str]:
     if len(ends) < 3:
         return [f"{given[0]}: needs context_bytes and both ends of its interval"]
     return [] if ends == sorted(ends) else [f"{given[0]}: context_bytes must be between its low and high end"]
+
+
+def _vendor_faults(values: Mapping[str, Any]) -> list[str]:
+    """What is wrong where torch has the vendor's devices by another type, or the device is a CPU."""
+    vendor, kind = values.get("vendor"), values.get("kind")
+    if vendor is None or kind is None or VENDORS[vendor] == kind:
+        return []
+    return [f"vendor: devices of {vendor} have kind {VENDORS[vendor]}, not {kind}"]
 
 
 def _read_sources(content: Mapping[str, object]) -> tuple[tuple[tuple[str, str], ...], list[str]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from bench import catalog
 from bench.devices import Device, load_device
+from bench.devices.vendors import formula_alone, unlisted
 from bench.errors import BenchError, Unsupported, describe_failure
 from bench.estimators.collector import collector_off
 from bench.estimators.formula import estimate_formula
@@ -53,7 +54,7 @@ class Named:
 
     Attributes:
         name: Of a device.
-        device: A GPU or a calibrated CPU; None if it is neither, or nothing is known of it.
+        device: A GPU of NVIDIA or a calibrated CPU; None if it is neither, or nothing is known of it.
         workspaces: Whether the trace counts cuDNN's workspaces.
         notes: What is to be said of every estimate.
     """
@@ -69,8 +70,12 @@ class Named:
         try:
             known = load_device(device)
         except BenchError as error:
-            return cls(str(device), None, workspaces, (str(error),))
-        if known.kind != "cuda":
+            other = unlisted(str(device))
+            reason = formula_alone(other) if other else None
+            return cls(str(device), None, workspaces, (reason or str(error),))
+        if reason := formula_alone(known):
+            return cls(str(device), None, workspaces, (reason,))
+        if not known.is_gpu:
             return cls(str(device), known if known.calibration else None, workspaces)
         note = settings_in_force().unknown_total(known.name) if known.memory_bytes is None else None
         return cls(str(device), known, workspaces, (note,) if note else ())
@@ -129,8 +134,8 @@ def estimate_cases(cases: Sequence[Case], device: str | Device, *, workspaces: b
 
     Args:
         cases: Any number, each once; models are built without memory.
-        device: The name of a device file, the path of one, or a device. On a CPU that is not calibrated, and for a
-            name that no file has, only the formula gives numbers.
+        device: The name of a device file, the path of one, or a device. On a CPU that is not calibrated, on
+            a GPU that is not NVIDIA's, and for a name that no file has, only the formula gives numbers.
         workspaces: Whether the trace counts cuDNN's workspaces.
     """
     named = Named.of(device, workspaces=workspaces)
@@ -167,7 +172,7 @@ def estimate_kept(cases: Sequence[Case], device: str | Device, *, workspaces: bo
 def _estimators_of(named: Named) -> tuple[str, ...]:
     if named.device is None:
         return ("formula",)
-    return tuple(name for name in _ESTIMATORS if name != "trace" or named.device.kind == "cuda")
+    return tuple(name for name in _ESTIMATORS if name != "trace" or named.device.is_gpu)
 
 
 def _questions(cases: Iterable[Case], named: Named) -> list[Question]:

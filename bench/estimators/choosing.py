@@ -397,7 +397,7 @@ def _ordered(offers: Sequence[Offer], by: By) -> Iterator[Offer]:
 
 def list_gpus() -> list[Device]:
     """Every GPU of the package."""
-    return [device for device in map(load_device, list_devices()) if device.kind == "cuda"]
+    return [device for device in map(load_device, list_devices()) if device.is_gpu]
 
 
 def check_prices(given: Sequence[tuple[str, str, object]], own: Sequence[Device] = ()) -> dict[str, float]:

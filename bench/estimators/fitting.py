@@ -23,6 +23,7 @@ from typing import Any, Literal
 from bench import catalog
 from bench.devices import Device
 from bench.devices.context import context_of
+from bench.devices.vendors import no_trace
 from bench.errors import Unsupported
 from bench.estimators import kept
 from bench.estimators.allocator import Alloc, Event, Free
@@ -152,8 +153,8 @@ def fit_batch(
         heard: Called with each batch size that is tried.
 
     Raises:
-        Unsupported: The device is not a GPU, its memory or another figure is unknown, the case cannot be traced, or it
-            accumulates.
+        Unsupported: The device is not a GPU of NVIDIA, its memory or another figure is unknown, the case cannot be
+            traced, or it accumulates.
     """
     trial, memory, images, most = _begin(case, target, heard)
     context = context_of(target.device)
@@ -206,7 +207,9 @@ def recommend_batch(case: Case, target: Target, fraction: float = 0.8) -> Rung |
 def _begin(case: Case, target: Target, heard: Callable[[int], None]) -> tuple[_Trial, int, int | None, int]:
     """What a search needs: the trial, the memory in bytes, the images of the data set, and the last batch to try."""
     device, memory = target.device, target.device.memory_bytes
-    if memory is None or device.kind != "cuda":
+    if reason := no_trace(device):
+        raise Unsupported(reason)
+    if memory is None:
         raise Unsupported(f"{device.name}: its device file lacks memory_bytes")
     if case.accumulation > 1:
         raise Unsupported(

@@ -151,8 +151,13 @@ def machine_of(device: Device, settings: MemorySettings) -> Machine:
     """What of a device, of torch and of its settings decides allocations.
 
     Raises:
+        Unsupported: The trace does not follow such devices.
         DeviceError: The device's file does not state it.
     """
+    from bench.devices.vendors import no_trace
+
+    if reason := no_trace(device):
+        raise Unsupported(reason)
     needed = ("multiprocessors", "max_threads_per_multiprocessor", "compute_capability")
     missing = [name for name in needed if getattr(device, name) is None]
     if missing:
@@ -171,10 +176,10 @@ def machine_of(device: Device, settings: MemorySettings) -> Machine:
 
 
 def recorded_on(device: Device) -> Device:
-    """The GPU whose kernels stand for those of a device: itself, and one of the catalog for a CPU."""
+    """The GPU whose kernels stand for those of a device: itself, and one of the catalog for what is not NVIDIA's."""
     from bench.devices import load_device
 
-    return load_device("h200") if device.kind == "cpu" else device
+    return device if device.vendor == "nvidia" else load_device("h200")
 
 
 @functools.lru_cache(maxsize=8)

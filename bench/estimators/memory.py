@@ -87,7 +87,7 @@ def estimate_trace(case: Case, target: Target, *, shared: bool = False) -> dict[
             each further one some tens of milliseconds.
 
     Raises:
-        Unsupported: No GPU, or the step reads values from the device, or this torch does not allow the trace.
+        Unsupported: No GPU of NVIDIA, or the step reads values from the device, or this torch does not allow the trace.
         DeviceError: The device's file lacks what the allocator depends on.
         UnknownNameError: Unknown data set, model or optimizer.
         ConfigError: The allocator's settings are invalid or cannot be simulated.
@@ -137,8 +137,6 @@ def replay_on(target: Target, events: list[Event], capacity_bytes: int | None = 
 
 def trace_events(case: Case, target: Target, *, shared: bool = False) -> list[Event]:
     """What the allocator is asked in as many steps as were recorded. Otherwise as `estimate_trace`."""
-    if target.device.kind != "cuda":
-        raise Unsupported(f"no memory trace for {target.device.name}: it needs torch's CUDA allocator")
     target.allocator_config()  # a fault of the settings is said before anything is recorded
     return build_events(record_for(case, target, shared=shared), target.machine)
 

@@ -71,6 +71,7 @@ from typing import Any, NamedTuple
 
 from bench.devices import PRECISIONS, Device
 from bench.devices.calibration import reckoned
+from bench.devices.vendors import no_speed
 from bench.errors import Unsupported
 from bench.estimators.recording import Call, Recording, StepEnd, calls_of
 from bench.estimators.tensors import Spec
@@ -728,13 +729,11 @@ def estimate_speed(recording: Recording, case: Case, device: Device, constants: 
         constants: The efficiencies.
 
     Raises:
-        Unsupported: The device file lacks what is needed (a peak rate, the bandwidth).
+        Unsupported: The roofline was not checked on such devices, or the device file lacks what is needed (a peak rate,
+            the bandwidth).
     """
-    if device.kind != "cuda" and not device.calibration:
-        raise Unsupported(
-            f"no speed estimate for {device.name}: the constants were fitted on NVIDIA GPUs only. To calibrate the "
-            "roofline on this machine: bench calibrate --device cpu"
-        )
+    if reason := no_speed(device):
+        raise Unsupported(reason)
     kernels, ceilings = kernels_of(recording), reckoned(device)
     known = recording.derived.setdefault(("times", ceilings, case.precision, constants), {})
     times: list[float] = []

@@ -126,11 +126,8 @@ def estimate_timeline(case: Case, target: Target) -> Timeline:
         DeviceError: The device's file lacks what the allocator depends on.
         UnknownNameError: No such data set, model or optimizer.
     """
-    from bench.errors import Unsupported
     from bench.estimators.memory import record_for
 
-    if target.device.kind != "cuda":
-        raise Unsupported(f"no timeline for {target.device.name}: it needs torch's CUDA allocator")
     config, recording = target.allocator_config(), record_for(case, target)
     try:
         return build_timeline(recording, target.machine, config)

@@ -11,6 +11,7 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from bench.config import SweepConfig
 from bench.errors import BenchError
@@ -44,6 +45,7 @@ class Demand:
         device_bytes: By device, the memory that `nvidia-smi` will show, at most; None where it cannot be estimated.
         fits: By device: `fits`, `may not fit`, `does not fit`; None where it is unknown.
         steps_s: By device, the estimated time of the steps of one run; None where it cannot be estimated.
+        formula_bytes: By the formula, on any device; None where no device was named.
         host_bytes: Host memory for one job.
         limit_s: The time that all its runs may take in one job.
     """
@@ -54,6 +56,7 @@ class Demand:
     device_bytes: dict[str, int | None]
     fits: dict[str, str | None]
     steps_s: dict[str, float | None]
+    formula_bytes: int | None
     host_bytes: int
     limit_s: float
 
@@ -75,6 +78,7 @@ class Demands:
         job_limit_s: The time limit of one job; None where there is none.
         most_s: Device time if every run takes as long as it may.
         steps_s: By device, device time of the steps of cases with an estimate; starting processes is not in it.
+        reasons: By device, why there is the formula alone; without those where more is estimated.
         cases: Each that is not skipped.
     """
 
@@ -85,16 +89,23 @@ class Demands:
     job_limit_s: float | None
     most_s: float
     steps_s: dict[str, float | None]
+    reasons: dict[str, str]
     cases: tuple[Demand, ...]
 
 
-def find_demands(config: SweepConfig, kind: str, estimates: Mapping[str, Sequence[Estimate]]) -> Demands:
+def find_demands(
+    config: SweepConfig,
+    kind: str,
+    estimates: Mapping[str, Sequence[Estimate]],
+    reasons: Mapping[str, str] = MappingProxyType({}),
+) -> Demands:
     """What the plan of a configuration needs.
 
     Args:
         config: The sweep.
         kind: `cpu` or `cuda`: what the plan is for.
         estimates: By the name of each device, an estimate for each case that is not skipped, in the plan's order.
+        reasons: As `Demands` has them.
     """
     planned = [run for run in build_plan(config, kind) if run.skip_reason is None]
     positions: dict[Case, list[int]] = {}
@@ -118,6 +129,7 @@ def find_demands(config: SweepConfig, kind: str, estimates: Mapping[str, Sequenc
                 },
                 {device: each.estimated_fit for device, each in own.items()},
                 steps,
+                next((each.formula_bytes for each in own.values()), None),
                 _host_bytes(config, kind, case, next(iter(own.values()), None)),
                 limit_s,
             )
@@ -132,6 +144,7 @@ def find_demands(config: SweepConfig, kind: str, estimates: Mapping[str, Sequenc
         job_limit_s=job_seconds(config.launcher, len(planned)) if launcher == "slurm" else None,
         most_s=len(planned) * config.limits.run_timeout,
         steps_s={device: _total_s(cases, device) for device in estimates},
+        reasons=dict(reasons),
         cases=tuple(cases),
     )
 
@@ -169,7 +182,12 @@ def demand_lines(demands: Demands) -> list[str]:
         lines.insert(0, f"Slurm: {jobs}, each with a time limit of {format_duration(demands.job_limit_s)}")
     elif demands.launcher == "ray":
         lines.insert(0, f"Ray: {counted(demands.jobs or 0, 'task')} of one run each")
+    sizes = [case.formula_bytes for case in demands.cases if case.formula_bytes is not None]
+    by_formula = f"{format_bytes(min(sizes))} to {format_bytes(max(sizes))} by the formula alone; " if sizes else ""
+    lines += [f"on {device}: {by_formula}{reason}" for device, reason in demands.reasons.items()]
     for device, seconds in demands.steps_s.items():
+        if device in demands.reasons:
+            continue
         told = "unknown" if seconds is None else format_duration(seconds)
         lines.append(f"on {device}: steps alone take {told} (estimated); starting processes is not in it")
         known = [bytes_ for case in demands.cases if (bytes_ := case.device_bytes[device]) is not None]

@@ -178,8 +178,6 @@ def _estimate(row: Measured, entries: _Entries, plans: dict[str, CudnnPlans | st
     from bench.estimators.workspaces import add_workspaces
 
     device = _device(row)
-    if device.kind != "cuda":
-        raise Unsupported(f"no memory trace for {device.name}: it needs torch's CUDA allocator")
     machine = _machine(row)
     found = entries.at(row, machine)
     note = None

@@ -34,13 +34,15 @@ from tests.each import each
 
 GIB = 1 << 30
 ALL = list_devices()
-GPUS = [name for name in ALL if name != "cpu"]
+GPUS = [name for name in ALL if load_device(name).vendor == "nvidia"]
+"""Those of other vendors are in test_vendors."""
 ASKED_FOR = """cpu p4 p100 gtx1080ti titan_v titan_rtx rtx2080ti quadro_rtx5000 quadro_rtx6000 quadro_rtx8000
     v100_16gb v100_16gb_pcie v100_32gb v100_32gb_pcie v100_32gb_sxm3 v100s t4 rtx3060 rtx3070 rtx3080 rtx3080_12gb
     rtx3080ti rtx3090 rtx3090ti rtx_a4000 rtx_a4500 rtx_a5000 rtx_a5500 rtx_a6000 a10 a10g a40 a100_40gb
     a100_40gb_pcie a100_80gb a100_80gb_pcie a800_80gb a800_80gb_pcie rtx4060 rtx4070 rtx4070_super rtx4070ti
     rtx4070ti_super rtx4080 rtx4080_super rtx4090 rtx6000_ada l4 l40s h20 h100_sxm h100_pcie h100_nvl h200 gh200
-    rtx5070 rtx5070ti rtx5080 rtx5090 rtx_pro_6000 rtx_pro_6000_maxq rtx_pro_6000_server b200 b300 gb200 gb300 gb10"""
+    rtx5070 rtx5070ti rtx5080 rtx5090 rtx_pro_6000 rtx_pro_6000_maxq rtx_pro_6000_server b200 b300 gb200 gb300 gb10
+    mi250x mi300a mi300x mi325x max1550 max1550_card arc_b580 m2_ultra m3_ultra m4 m4_pro m4_max"""
 """What people train on, rent and own in 2026, and every card of the public measurements that estimates are tested on."""
 TENSOR_FLOP_PER_CYCLE = {7: 1024, 8: 1024, 9: 4096, 10: 8192, 12: 1024}
 """Of one multiprocessor in fp16, accumulating in float32, by major compute capability; see `_tensor_share`."""
@@ -300,7 +302,7 @@ def test_every_fault_of_a_file_is_reported_at_once() -> None:
         parse_device_toml("mine", text, "mine.toml")
     assert list(caught.value.faults) == [
         "mine.toml: gpu_name: missing",
-        "mine.toml: kind: must be one of cuda, cpu, not 'gpu'",
+        "mine.toml: kind: must be one of cuda, xpu, mps, cpu, not 'gpu'",
         "mine.toml: memory_bytes: must be a whole number above 0, not '24 GB'",
         "mine.toml: l2_bytes: must be a whole number above 0, not 0",
         "mine.toml: multiprocessors: must be a whole number above 0, not True",
