@@ -526,7 +526,7 @@ def clocked(clock_hz: float, factor: float = 1.0, **readings: float | None):
 def test_a_difference_that_is_one_of_clocks_is_called_so_and_stays_a_regression(after):
     one = after("one", repeats=10, seed=3, change=clocked(2e9))
     two = after("two", repeats=10, seed=3, change=clocked(1.8e9, 0.9))
-    found = read(one, two, code=3)
+    found = read(one, two, "--margin", "3%", code=3)
     for row in found["cases"]:
         if row["metric"] == "samples_per_s":
             assert (row["verdict"], row["clocks"], row["cycles_verdict"]) == ("slower", "can_explain", "same")
@@ -536,7 +536,7 @@ def test_a_difference_that_is_one_of_clocks_is_called_so_and_stays_a_regression(
             assert {row[name] for name in ("clocks", "clocks_reason", "clock_ratio", "cycles_ratio")} == {None}
     assert len(found["regressions"]) == 6
     assert "The clocks of the two sides differ" in found["notes"][-1]
-    text = compare(one, two).stdout
+    text = compare(one, two, "--margin", "3%").stdout
     assert text.count("at clocks 10.0 % lower: no difference in cycles") == 6
     assert "verdict is the one in seconds" in text
 
