@@ -82,7 +82,9 @@ def compare(
 
     Prints what else differs between the sides, then the ratio of each case with its interval. A case counts as faster
     or slower only if its ratio exceeds the margin and chance is excluded across all cases; memory as less or more by
-    the same rule. One process per side never gives a verdict. docs/statistics.md explains each number.
+    the same rule. One process per side never gives a verdict. Where a GPU's clocks were read, speeds are compared in
+    cycles as well: the lines "clocks" say whether clocks can explain a difference. docs/statistics.md explains each
+    number.
 
     \b
     Examples:

@@ -163,12 +163,30 @@ def _print_cases(metric: str, comparison: Comparison, worst_first: bool) -> None
     _print_table(rows, colours)
     click.echo(f"  {_geomean_words(comparison.geomean[metric])}; {_tally(metric, cases['verdict'])}")
     _print_unclear(cases)
+    _print_clocks(cases)
 
 
 def _print_unclear(cases: pd.DataFrame, of: str = "") -> None:
     """Why cases are unclear, and how many for each reason."""
     for reason, count in Counter(cases.loc[cases["verdict"] == "unclear", "reason"]).most_common():
         click.echo(printable(f"  {of}unclear ({count}): {reason}"))
+
+
+def _print_clocks(cases: pd.DataFrame, of: str = "") -> None:
+    """What clocks have to do with the verdicts: a line for each case that differs in either, a count of the others."""
+    from bench.comparison import NO_CLOCK, ClockRole
+
+    told = cases[cases["clocks_reason"].notna()]
+    known = told[told["clocks"].notna()]
+    for row in known.to_dict("records"):
+        if row["verdict"] in ("faster", "slower") or row["clocks"] == ClockRole.HIDES:
+            click.echo(printable(f"  {of}clocks: {row['label']}: {row['clocks_reason']}"))
+    alike = int((known["clocks"] == ClockRole.NO_DIFFERENCE).sum())
+    if alike:
+        click.echo(printable(f"  {of}clocks: no difference in seconds or in cycles ({alike})"))
+    unknown = told.loc[told["clocks"].isna(), "clocks_reason"]
+    for reason, count in Counter(unknown[unknown != NO_CLOCK]).most_common():
+        click.echo(printable(f"  {of}not compared in cycles ({count}): {reason}"))
 
 
 def _print_candidates(metric: str, made: Mapping[str, Comparison], worst_first: bool) -> None:
@@ -193,6 +211,7 @@ def _print_candidates(metric: str, made: Mapping[str, Comparison], worst_first: 
         whole = _geomean_words(made[name].geomean[metric])
         click.echo(printable(f"  {name}: {whole}; {_tally(metric, cases['verdict'])}"))
         _print_unclear(cases, f"{name}: ")
+        _print_clocks(cases, f"{name}: ")
 
 
 def _cell(metric: str, row: Mapping[Any, Any]) -> str:

@@ -4,6 +4,7 @@ Frames come from `bench.load`. Cases are joined on their axes; fields that make 
 (precision, flags, data path, model) must be equal unless the comparison is across them.
 """
 
+from bench.comparison.clocks import NO_CLOCK, ClockRole
 from bench.comparison.differences import FLAGS, difference_words, field_words, find_differences, words
 from bench.comparison.history import DatedResult, History, HistoryChange, NoLongerRuns, date_words, trace_history
 from bench.comparison.joining import (
@@ -23,6 +24,8 @@ __all__ = [
     "DEFAULT_METRICS",
     "FLAGS",
     "METRICS",
+    "NO_CLOCK",
+    "ClockRole",
     "Comparison",
     "Cost",
     "DatedResult",

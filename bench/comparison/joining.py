@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from bench.analysis import last_attempts, spread_cards, spread_hosts
+from bench.comparison.clocks import UNKNOWN_CLOCKS, Clocks, explain, read_clocks, say_clocks, why_no_cycles
 from bench.comparison.differences import (
     COMPARED,
     FLAGS,
@@ -372,21 +373,38 @@ def compare(
         )
     rows, geomean = list[dict[str, Any]](), dict[str, GeoMean]()
     labels = label_pairs((one, two), across)
-    for metric in chosen:
-        numbers = _numbers(one, two, pairs, metric)
-        judged = judge_ratios(
+    places = [(spread_hosts(half.runs), spread_cards(half.runs)) for half in (one, two)]
+    read = [read_clocks(half.runs) for half in (one, two)]
+
+    def judge(values: Sequence[np.ndarray], *, higher_is_better: bool) -> tuple[list[_Matched], list[Judgement]]:
+        numbers = _numbers(one, two, pairs, values, places)
+        return numbers, judge_ratios(
             [each.baseline for each in numbers],
             [each.candidate for each in numbers],
             margin=margin,
             confidence=confidence,
-            higher_is_better=metric.higher_is_better,
+            higher_is_better=higher_is_better,
             processes=processes,
             unit="host" if all(over_hosts) else "process",
             paired=[each.within is not None for each in numbers],
         )
+
+    for metric in chosen:
+        values = [metric.values(half.runs) for half in (one, two)]
+        numbers, judged = judge(values, higher_is_better=metric.higher_is_better)
+        told = [dict(UNKNOWN_CLOCKS)] * len(pairs)
+        if metric.kind == "speed":
+            cycles, why = _cycles(one, two, pairs, metric, values, read)
+            _, in_cycles = judge(cycles, higher_is_better=False)
+            told = [
+                {**UNKNOWN_CLOCKS, "clocks_reason": reason}
+                if reason
+                else explain(seconds, item, higher_is_better=metric.higher_is_better)
+                for seconds, item, reason in zip(judged, in_cycles, why, strict=True)
+            ]
         rows += [
-            {**_row(one, two, pair, labels[pair], metric, item, across), "within": each.within}
-            for pair, item, each in zip(pairs, judged, numbers, strict=True)
+            {**_row(one, two, pair, labels[pair], metric, item, across), "within": each.within, **clocks}
+            for pair, item, each, clocks in zip(pairs, judged, numbers, told, strict=True)
         ]
         ratios = [item.ratio for item in judged if item.ratio is not None]
         geomean[metric.name] = GeoMean.of(geometric_interval(ratios, confidence) if ratios else None, len(everything))
@@ -398,7 +416,7 @@ def compare(
         geomean=geomean,
         missing=missing,
         regressions=_regressions(cases, missing),
-        notes=[*_notes(*shared), *_say_pairs(cases)],
+        notes=[*_notes(*shared), *_say_pairs(cases), *filter(None, [say_clocks(cases, margin)])],
         margin=margin,
         confidence=confidence,
         across=across,
@@ -450,21 +468,54 @@ class _Matched:
     within: str | None = None
 
 
-def _numbers(one: Half, two: Half, pairs: Sequence[Hashable], metric: Metric) -> list[_Matched]:
-    """The numbers of each case, in pairs where both sides have the same hosts or the same cards."""
-    sides = [
-        (half, metric.values(half.runs).tolist(), spread_hosts(half.runs), spread_cards(half.runs))
-        for half in (one, two)
-    ]
+def _cycles(
+    one: Half,
+    two: Half,
+    pairs: Sequence[Hashable],
+    metric: Metric,
+    values: Sequence[np.ndarray],
+    read: Sequence[Clocks],
+) -> tuple[list[np.ndarray], list[str | None]]:
+    """The runs' cycles of a step or of a sample, NaN where the case has none; and for each case why it has none."""
+    found, why = [np.full(len(side), np.nan) for side in values], list[str | None]()
+    for pair in pairs:
+        rows = [
+            [row for row in half.rows[pair] if known[row] == known[row]]
+            for half, known in zip((one, two), values, strict=True)
+        ]
+        why.append(why_no_cycles(zip(read, rows, strict=True)))
+        if why[-1] is None:
+            for side, known, clocks, chosen in zip(found, values, read, rows, strict=True):
+                side[chosen] = clocks.hz[chosen] * (1 / known[chosen] if metric.higher_is_better else known[chosen])
+    return found, why
+
+
+def _numbers(
+    one: Half,
+    two: Half,
+    pairs: Sequence[Hashable],
+    values: Sequence[np.ndarray],
+    places: Sequence[tuple[np.ndarray, np.ndarray]],
+) -> list[_Matched]:
+    """The numbers of each case, in pairs where both sides have the same hosts or the same cards.
+
+    Args:
+        one: The baseline.
+        two: The candidate.
+        pairs: The cases.
+        values: Of each side, one value per run; NaN if unknown.
+        places: Of each side, the host and the card that each run counts for.
+    """
+    sides = [(half, known.tolist(), *where) for half, known, where in zip((one, two), values, places, strict=True)]
     found = []
     for pair in pairs:
         by_host, by_card = list[dict[str, list[float]]](), list[dict[str, list[float]]]()
-        for half, values, *places in sides:
-            for names, kept in zip(places, (by_host, by_card), strict=True):
+        for half, numbers, *names_of in sides:
+            for names, kept in zip(names_of, (by_host, by_card), strict=True):
                 blocks: dict[str, list[float]] = {}
                 for row in half.rows[pair]:
-                    if values[row] == values[row]:
-                        blocks.setdefault(names[row], []).append(values[row])
+                    if numbers[row] == numbers[row]:
+                        blocks.setdefault(names[row], []).append(numbers[row])
                 kept.append(blocks)
         found.append(_paired_hosts(*by_host) or _paired_cards(*by_card) or _unpaired(*by_host))
     return found

@@ -89,8 +89,10 @@ class Comparison:
             (candidate over baseline), `low` and `high` (its interval for this case alone), `verdict` (`faster`,
             `slower`, `same`, `unclear`; see `verdict_words` for memory and energy), `reason`, `n_baseline` and
             `n_candidate` (processes, or hosts), `p_value`, `p_adjusted` (Holm, over the cases of the metric), and
-            `within` (`hosts` or `gpus` where each number was compared with one of the same host or card). Unknown is
-            NaN.
+            `within` (`hosts` or `gpus` where each number was compared with one of the same host or card). Beside the
+            verdict on a speed: `clock_ratio` and `cycles_ratio` (candidate over baseline, cycles a step or a sample)
+            with `cycles_low`, `cycles_high` and `cycles_verdict` (`faster` is fewer), `clocks` (a `ClockRole`) and
+            `clocks_reason` (in words; why there are no cycles where `clocks` is unknown). Unknown is NaN.
         geomean: By metric.
         missing: Cases that one side did not measure.
         regressions: The rows of `cases` whose verdict is `slower`, and of every case that the baseline measured and

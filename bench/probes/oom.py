@@ -73,8 +73,9 @@ _MAY_HIDE = re.compile(
     # ATen/native/cudnn/Conv_v8.cpp and Conv_v7.cpp try one plan after another, and pass over each whose workspace the
     # allocator refuses; what they raise in the end names neither memory nor the amount
     r"\bunable to find an engine to execute this computation|Unable to find a valid cuDNN algorithm to run convolution|"
-    # a handle or a kernel for which the driver had no room comes as one of these as well
-    r"\bCU(?:BLAS|DNN)_STATUS_(?:NOT_INITIALIZED|INTERNAL_ERROR|EXECUTION_FAILED(?:_CUDA_DRIVER|_CUDART)?)\b"
+    # a handle or a kernel for which the driver had no room comes as one of these as well (of cuFFT: pytorch #119420)
+    r"\bCU(?:BLAS|DNN|SOLVER|SPARSE)_STATUS_(?:NOT_INITIALIZED|INTERNAL_ERROR|EXECUTION_FAILED(?:_CUDA_DRIVER|_CUDART)?)\b|"
+    r"\bCUFFT_(?:INTERNAL_ERROR|SETUP_FAILED|EXEC_FAILED)\b"
 )
 """Words that are said for lack of memory and for other causes: out of memory only where the allocator was refused
 memory, or the device has none left (`CudaMemory.is_exhausted`)."""

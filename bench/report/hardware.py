@@ -37,7 +37,8 @@ class Hardware:
         refused: Why a machine could not be compared, by machine.
         cells: One row a case and machine beside the baseline: `case_key`, `machine`, `ratio` of throughput (machine
             over baseline) with `low`, `high`, `verdict` and `reason`, null where either side has no number; `outcome`
-            then says why in a word or two.
+            then says why in a word or two. `clock_ratio`, `cycles_ratio`, `clocks` and `clocks_reason` are as in
+            `bench.comparison.Comparison`.
     """
 
     baseline: str
@@ -99,6 +100,9 @@ def find_baseline(wanted: str | None, machines: Sequence[str], folders: Mapping[
     raise BenchError(f'--baseline: "{plain(wanted, 80)}" {said}. {near}Allowed, or a part that only one has: {allowed}')
 
 
+_COMPARED = ("ratio", "low", "high", "verdict", "reason", "clock_ratio", "cycles_ratio", "clocks", "clocks_reason")
+
+
 def _cells(summary: pd.DataFrame, baseline: str, comparisons: Mapping[str, Comparison]) -> pd.DataFrame:
     ends = {
         (str(row["machine"]), str(row["case_key"])): str(row["status"])
@@ -115,12 +119,11 @@ def _cells(summary: pd.DataFrame, baseline: str, comparisons: Mapping[str, Compa
             row = ratios.get((machine, key), {})
             ratio = row.get("ratio")
             known = ratio is not None and not pd.isna(ratio)
-            values = {name: row.get(name) if known else None for name in ("ratio", "low", "high", "verdict", "reason")}
+            values = {name: row.get(name) if known else None for name in _COMPARED}
             outcome = "" if known else _outcome(ends.get((baseline, key)), ends.get((machine, key)))
             rows.append({"case_key": key, "machine": machine, **values, "outcome": outcome})
-    names = ["case_key", "machine", "ratio", "low", "high", "verdict", "reason", "outcome"]
-    cells = pd.DataFrame(rows, columns=names)
-    return cells.astype({"ratio": float, "low": float, "high": float})
+    cells = pd.DataFrame(rows, columns=["case_key", "machine", *_COMPARED, "outcome"])
+    return cells.astype(dict.fromkeys(("ratio", "low", "high", "clock_ratio", "cycles_ratio"), float))
 
 
 def _outcome(baseline: str | None, machine: str | None) -> str:

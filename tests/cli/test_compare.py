@@ -510,3 +510,49 @@ def test_hosts_that_only_one_side_had_do_not_count_where_the_others_are_shared(t
     found = read(over(tmp_path / "before", "hosts", SPEEDS, 1.0), over(tmp_path / "after", "hosts", few, 1.0))
     rows = [row for row in found["cases"] if row["metric"] == "samples_per_s"]
     assert {(row["within"], row["n_baseline"], row["n_candidate"]) for row in rows} == {("hosts", 5, 5)}
+
+
+def clocked(clock_hz: float, factor: float = 1.0, **readings: float | None):
+    """A change to a measurement: its clock, and its throughput multiplied."""
+
+    def change(measurement, case, repeat):
+        known = {f"{name}_clock_{end}_hz": clock_hz for name in ("sm", "memory") for end in ("start", "end")}
+        known |= {f"memory_clock_{end}_hz": 2.6e9 for end in ("start", "end")}
+        return dataclasses.replace(times(factor)(measurement, case, repeat), **{**known, **readings})
+
+    return change
+
+
+def test_a_difference_that_is_one_of_clocks_is_called_so_and_stays_a_regression(after):
+    one = after("one", repeats=10, seed=3, change=clocked(2e9))
+    two = after("two", repeats=10, seed=3, change=clocked(1.8e9, 0.9))
+    found = read(one, two, "--margin", "3%", code=3)
+    for row in found["cases"]:
+        if row["metric"] == "samples_per_s":
+            assert (row["verdict"], row["clocks"], row["cycles_verdict"]) == ("slower", "can_explain", "same")
+            assert row["clock_ratio"] == pytest.approx(0.9)
+            assert row["cycles_ratio"] == pytest.approx(1.0)
+        else:
+            assert {row[name] for name in ("clocks", "clocks_reason", "clock_ratio", "cycles_ratio")} == {None}
+    assert len(found["regressions"]) == 6
+    assert "The clocks of the two sides differ" in found["notes"][-1]
+    text = compare(one, two, "--margin", "3%").stdout
+    assert text.count("at clocks 10.0 % lower: no difference in cycles") == 6
+    assert "verdict is the one in seconds" in text
+
+
+def test_clocks_that_are_equal_cannot_explain_a_difference(after):
+    found = read(after("one", change=clocked(2e9)), after("two", change=clocked(2e9, 0.8)), code=3)
+    assert {row["clocks"] for row in found["cases"] if row["metric"] == "samples_per_s"} == {"cannot_explain"}
+    assert not any("clocks" in note for note in found["notes"])
+
+
+def test_where_clocks_moved_the_reason_is_said_and_on_a_cpu_nothing(after, tmp_path):
+    moved = after("two", change=clocked(2e9, sm_clock_end_hz=1.7e9))
+    text = compare(after("one", change=clocked(2e9)), moved, "--margin", "10%").stdout
+    assert "not compared in cycles (6): the clock at the end of the window was not that at its start" in text
+    assert "in 30 of 60" not in text and "in 5 of 10 runs" in text
+    sides = [make_results(tmp_path / name, CASES, environment=CPU, repeats=3, seed=5) for name in ("c", "d")]
+    assert "clock" not in compare(*sides).stdout and "cycles" not in compare(*sides).stdout
+    found = read(*sides)["cases"]
+    assert {row["clocks_reason"] for row in found if row["metric"] == "samples_per_s"} == {"no clock was read"}

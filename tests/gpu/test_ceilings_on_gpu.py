@@ -29,7 +29,9 @@ def test_ceilings_are_plausible_and_tensor_cores_are_faster() -> None:
 def test_a_short_calibration_is_better_than_none(tmp_path: Path) -> None:
     env = {**os.environ, "BENCH_CALIBRATIONS": str(tmp_path / "kept")}
     done = plugins.bench(
-        *("calibrate", "--device", "cuda", "--minutes", "3", "--out", tmp_path / "out", "--json"), env=env, timeout=400
+        *("calibrate", "--device", "cuda", "--minutes", "1.5", "--out", tmp_path / "out", "--json"),
+        env=env,
+        timeout=400,
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

@@ -291,6 +291,10 @@ def test_other_failures_are_not_out_of_memory(error: BaseException) -> None:
         ("FIND was unable to find an engine to execute this computation", True),
         ("Unable to find a valid cuDNN algorithm to run convolution", True),  # Conv_v7.cpp (1.5 on)
         ("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`", True),
+        ("cusolver error: CUSOLVER_STATUS_INTERNAL_ERROR, when calling `cusolverDnCreate(handle)`", True),
+        ("CUDA error: CUSPARSE_STATUS_NOT_INITIALIZED when calling `cusparseCreate(handle)`", True),
+        ("cuFFT error: CUFFT_INTERNAL_ERROR", True),  # pytorch/pytorch #119420, on a device that is nearly full
+        ("cuFFT error: CUFFT_INVALID_SIZE", False),
         ("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED_CUDA_DRIVER", True),
         ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_COMPILATION_FAILED", False),
         ("CUDA error: CUBLAS_STATUS_INVALID_VALUE when calling ...", False),

@@ -18,6 +18,7 @@ from tests.results import CPU, GIB, GPU, make_cases, make_results
 
 pytestmark = pytest.mark.usefixtures("sketched")
 
+ENDS = ("start", "end")
 FIGURES = ("speedup", "curves", "headroom", "energy", "pareto")
 
 
@@ -390,3 +391,40 @@ def test_sums_of_energy_do_not_depend_on_the_version_of_python(tmp_path):
     assert summarise_cases(frame)["joules_per_sample"].tolist() == [
         0.6 / (8 * steps)
     ]  # plain sum() gives 0.6000000000000001
+
+
+def test_two_cards_of_one_model_say_which_differences_clocks_can_explain(tmp_path):
+    from bench.report import render_report
+
+    cases = make_cases(datasets=["mnist"], optimizers=("sgd",), batch_sizes=(64, 256))
+
+    def at(clock_hz, factor):
+        def change(measurement, case, repeat):
+            slower = factor if case.batch_size == 64 else factor**3
+            return dataclasses.replace(
+                measurement,
+                wall_window_s=8 * (1 + repeat / 1e4) / slower,
+                step_times_s=((1 + repeat / 1e4) / slower,) * 8,
+                **{f"{kind}_clock_{end}_hz": hz for kind, hz in (("sm", clock_hz), ("memory", 2.6e9)) for end in ENDS},
+            )
+
+        return change
+
+    capped = dataclasses.replace(GPU, power_limit_w=400.0, gpu_uuid_hash="b" * 16)
+    folders = [
+        make_results(tmp_path / "full", cases, environment=GPU, repeats=5, change=at(2e9, 1.0)),
+        make_results(tmp_path / "capped", cases, environment=capped, repeats=5, change=at(1.8e9, 0.9)),
+    ]
+    target = tmp_path / "both"
+    render_report(folders, target)
+    written = csv_of(target, "speedup").set_index("batch_size")
+    assert written["clocks"].to_dict() == {64: "can_explain", 256: "cannot_explain"}
+    assert written["clock_ratio"].tolist() == pytest.approx([0.9, 0.9])
+    text = (target / "report.md").read_text()
+    assert "1 of 2: clocks can explain the difference (none in cycles)" in text
+    assert "1 of 2: clocks cannot explain it (the same direction in cycles)" in text
+    assert "The clocks of the two sides differ" in text
+    (data,) = re.findall(
+        r'<script[^>]*type="application/json"[^>]*>(.*?)</script>', (target / "index.html").read_text()
+    )
+    assert '"clocks"' in data and "cannot explain" in data

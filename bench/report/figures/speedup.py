@@ -39,6 +39,10 @@ _COLUMNS = [
     "high",
     "verdict",
     "reason",
+    "clock_ratio",
+    "cycles_ratio",
+    "clocks",
+    "clocks_reason",
     "outcome",
 ]
 _STEPS = 33

@@ -8,13 +8,13 @@ from typing import Any
 
 import pandas as pd
 
-from bench.comparison import Comparison
+from bench.comparison import ClockRole, Comparison
 from bench.records import Status
 from bench.report.blocks import Block, Bullets, Code, Link, Notice, Paragraph, Strong, Table, Words
 from bench.report.contents import Contents, Section
 from bench.report.hardware import ENERGY, KNEE_FRAC, MEMORY, SPEED, Hardware, extreme, knees, with_memory_shares
 from bench.report.words import integer, known, rate_cell, ratio_words
-from bench.units import MISSING
+from bench.units import MISSING, counted
 
 _MAX_LINES = 30
 _VERDICTS = ("faster", "slower", "same", "unclear")
@@ -96,6 +96,8 @@ def _remarks(hardware: Hardware) -> list[Block]:
                     f"({_tally(item.status for item in broken)}).",
                 )
             )
+        if clocks := _clocks(found):
+            items.append((Strong(f"{machine}: "), clocks))
     text = (
         "Every ratio with its interval and verdict, and the reason where it is unclear, is in ",
         Link("speedup.csv", "figures/speedup.csv"),
@@ -104,6 +106,26 @@ def _remarks(hardware: Hardware) -> list[Block]:
         " prints them with what differs.",
     )
     return [*([Bullets(items)] if items else []), Paragraph(text)]
+
+
+_ROLES = {
+    ClockRole.CAN_EXPLAIN: "clocks can explain the difference (none in cycles)",
+    ClockRole.CANNOT_EXPLAIN: "clocks cannot explain it (the same direction in cycles)",
+    ClockRole.OPPOSITE: "the difference in cycles is the opposite one",
+}
+
+
+def _clocks(found: Comparison) -> str:
+    """What clocks have to do with the cases that are called different; empty where no clock is known."""
+    rows = found.cases[(found.cases["metric"] == SPEED) & found.cases["clocks"].notna()]
+    called = rows[rows["verdict"].isin(["faster", "slower"])]
+    told = [
+        f"{count} of {len(called)}: {text}" for role, text in _ROLES.items() if (count := sum(called["clocks"] == role))
+    ]
+    hidden = int((rows["clocks"] == ClockRole.HIDES).sum())
+    parts = [f"Of the cases that differ in seconds, {'; '.join(told)}."] if told else []
+    parts += [f"{counted(hidden, 'case')} the same in seconds differ in cycles."] if hidden else []
+    return " ".join(parts)
 
 
 def _tally(statuses: Any) -> str:

@@ -206,7 +206,7 @@ def _trust(contents: Contents) -> list[str]:
 
 
 def _verdicts(contents: Contents) -> dict[str, list[str]]:
-    """How each case compares with the baseline's, where there are several machines."""
+    """How each case compares with the baseline's, where there are several machines, and the role of clocks in it."""
     hardware = contents.hardware
     if hardware is None:
         return {}
@@ -214,8 +214,19 @@ def _verdicts(contents: Contents) -> dict[str, list[str]]:
     found = {
         (row["machine"], row["case_key"]): row["verdict"] if known(row["verdict"]) else row["outcome"] for row in cells
     }
-    pairs = zip(contents.summary["machine"], contents.summary["case_key"], strict=True)
-    return {"verdict": ["baseline" if pair[0] == hardware.baseline else str(found.get(pair, "none")) for pair in pairs]}
+    pairs = list(zip(contents.summary["machine"], contents.summary["case_key"], strict=True))
+    judged = {"verdict": found}
+    if hardware.cells["clocks"].notna().any():
+        judged["clocks"] = {
+            (row["machine"], row["case_key"]): str(row["clocks"]).replace("_", " ")
+            if known(row["clocks"])
+            else "unknown"
+            for row in cells
+        }
+    return {
+        name: ["baseline" if pair[0] == hardware.baseline else str(words.get(pair, "none")) for pair in pairs]
+        for name, words in judged.items()
+    }
 
 
 def column_titles() -> dict[str, str]:
