@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.options import config_argument, device_option, json_option, models_option, read_config, set_option
+from bench.cli.options import (
+    config_argument,
+    device_option,
+    json_option,
+    launcher_option,
+    models_option,
+    read_config,
+    set_option,
+)
+from bench.errors import BenchError
 from bench.terminal import printable
 from bench.units import counted, format_duration
 
@@ -22,7 +31,7 @@ if TYPE_CHECKING:
 @set_option
 @models_option
 @device_option
-@click.option("--launcher", metavar="local|slurm|ray", help="Say how many jobs there are and how long they may take.")
+@launcher_option("Say how many jobs there are and how long they may take.")
 @click.option(
     "--for",
     "targets",
@@ -33,7 +42,7 @@ if TYPE_CHECKING:
 @click.option(
     "--emit",
     type=click.Choice(["slurm", "k8s"]),
-    help="Print a job script or a pod for one case, the one that needs the most memory, and nothing else.",
+    help="Print a job script or a pod for one case, the one that needs the most memory, and nothing else; with --out.",
 )
 @click.option(
     "--out",
@@ -61,9 +70,14 @@ def plan(
       bench plan configs/gpu.toml --json
       bench plan --set 'grid.batch_size=[64, 128]' --device cuda
       bench plan configs/gpu.toml --launcher slurm --for h100_sxm --for a100_80gb
-      bench plan configs/gpu.toml --emit k8s --for h100_sxm
+      bench plan configs/gpu.toml --emit k8s --for h100_sxm --out /shared/gpu
       bench plan configs/gpu.toml --device cuda --out /shared/gpu
     """
+    if emit is not None and out is None:
+        raise BenchError(
+            f"--emit {emit}: needs --out FOLDER, where the order is stored that the job reads and its results go: a "
+            "folder that the nodes see under the same path"
+        )
     if launcher is not None:
         overrides = (*overrides, f"launcher.kind={launcher}")
     checked = read_config(config, overrides)
@@ -92,8 +106,8 @@ def _print_demands(
     from bench.sweep.requests import REQUESTS, choose_demand, demand_lines, find_demands
 
     demands = find_demands(config, kind, _estimates(config, kind, targets))
-    if emit is not None:
-        request = REQUESTS[emit](config, choose_demand(demands), kind, str(out.resolve()) if out else "/results")
+    if emit is not None and out is not None:
+        request = REQUESTS[emit](config, choose_demand(demands), kind, str(out.resolve()))
         if as_json:
             echo_json({"request": request})
         else:
@@ -117,7 +131,6 @@ def _estimates(config: SweepConfig, kind: str, targets: tuple[str, ...]) -> dict
     """By device, an estimate of each case that is not skipped. Raises BenchError."""
     from bench.client import counts_workspaces, estimates_in_order
     from bench.devices import load_device
-    from bench.errors import BenchError
     from bench.launchers import LocalLauncher
     from bench.terminal import Progress
 
