@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bench.probes.machine_facts import MachineFacts, read_machine_facts
-from bench.probes.nvml import Gpu
+from bench.probes.nvml import Gpu, find_gpu
 from bench.units import MIB, format_bytes
 
 _DRIVER_FOR_MAJOR = {11: "450.80.02", 12: "525.60.13", 13: "580"}
@@ -316,6 +316,26 @@ def _check_memory_readings(facts: MachineFacts) -> Iterator[Diagnosis]:
         yield Diagnosis("warning", "no_memory_readings", what, remedy)
 
 
+def _check_same_gpus(facts: MachineFacts) -> Iterator[Diagnosis]:
+    """NVML and torch that see different GPUs: in containers, or by what is set for one of them alone."""
+    torch, visible = facts.torch, facts.visible
+    if torch is None or not torch.available or torch.hip_version or any(" MIG " in name for name in torch.device_names):
+        return
+    told = torch.uuids if len(torch.uuids) == torch.device_count else ()
+    unknown = [uuid for uuid in told if find_gpu(uuid, visible) is None]
+    if facts.listing.gpus and (unknown and len(visible) != torch.device_count or len(visible) < torch.device_count):
+        what = (
+            f"NVML lists other GPUs ({_names(facts) or 'none that is visible'}) than torch "
+            f"({', '.join(torch.device_names)}): runs on those that it does not list have no clocks, power, throttling "
+            "or other processes, and are flagged nvml_silent, so that they cannot be published"
+        )
+        remedy = (
+            "Give both the same GPUs: start the container with `--gpus` or NVIDIA_VISIBLE_DEVICES alone, and set "
+            "CUDA_VISIBLE_DEVICES to UUIDs (`nvidia-smi -L`) or unset it."
+        )
+        yield Diagnosis("warning", "nvml_lists_others", what, remedy)
+
+
 def _check_shared_memory(facts: MachineFacts) -> Iterator[Diagnosis]:
     if facts.shm_bytes is not None and facts.shm_bytes < SMALL_SHM_BYTES:
         what = f"/dev/shm holds {format_bytes(facts.shm_bytes)}: loader workers crash with a bus error when it is full"
@@ -362,6 +382,6 @@ _GPU_CHECKS: tuple[Check, ...] = (
 )
 _CHECKS: tuple[Check, ...] = (
     *_GPU_CHECKS,
-    *(_check_unified, _check_slices, _check_memory_limit, _check_memory_readings),
+    *(_check_unified, _check_slices, _check_memory_limit, _check_memory_readings, _check_same_gpus),
     *(_check_shared_memory, _check_governor, _check_open_files),
 )
