@@ -323,7 +323,7 @@ def _check_same_gpus(facts: MachineFacts) -> Iterator[Diagnosis]:
         return
     told = torch.uuids if len(torch.uuids) == torch.device_count else ()
     unknown = [uuid for uuid in told if find_gpu(uuid, visible) is None]
-    if facts.listing.gpus and (unknown and len(visible) != torch.device_count or len(visible) < torch.device_count):
+    if facts.listing.gpus and ((unknown and len(visible) != torch.device_count) or len(visible) < torch.device_count):
         what = (
             f"NVML lists other GPUs ({_names(facts) or 'none that is visible'}) than torch "
             f"({', '.join(torch.device_names)}): runs on those that it does not list have no clocks, power, throttling "
@@ -334,6 +334,18 @@ def _check_same_gpus(facts: MachineFacts) -> Iterator[Diagnosis]:
             "CUDA_VISIBLE_DEVICES to UUIDs (`nvidia-smi -L`) or unset it."
         )
         yield Diagnosis("warning", "nvml_lists_others", what, remedy)
+
+
+def _check_tf32(facts: MachineFacts) -> Iterator[Diagnosis]:
+    """The variable that overrules torch's switches, which a case's precision sets (`bench.probes.in_force`)."""
+    value = (facts.tf32_override or "").strip()
+    if value and facts.visible:
+        does = "switches TF32 off" if value == "0" else "may switch TF32 on"
+        what = (
+            f'NVIDIA_TF32_OVERRIDE="{value}" {does}, whatever a case asks for: runs in which it matters are flagged '
+            "precision_not_in_force, so that they cannot be published"
+        )
+        yield Diagnosis("warning", "tf32_override", what, "`unset NVIDIA_TF32_OVERRIDE` before the sweep.")
 
 
 def _check_shared_memory(facts: MachineFacts) -> Iterator[Diagnosis]:
@@ -382,6 +394,6 @@ _GPU_CHECKS: tuple[Check, ...] = (
 )
 _CHECKS: tuple[Check, ...] = (
     *_GPU_CHECKS,
-    *(_check_unified, _check_slices, _check_memory_limit, _check_memory_readings, _check_same_gpus),
+    *(_check_unified, _check_slices, _check_memory_limit, _check_memory_readings, _check_same_gpus, _check_tf32),
     *(_check_shared_memory, _check_governor, _check_open_files),
 )

@@ -358,6 +358,19 @@ def test_a_gpu_that_only_torch_knows_is_held_once_torch_has_been_asked(monkeypat
             pass
 
 
+def test_a_variable_that_overrules_tf32_is_named_with_what_it_does_to_results() -> None:
+    for value, does in (("0", "switches TF32 off"), ("1", "may switch TF32 on")):
+        told = finding(replace(GOOD, tf32_override=value), "tf32_override")
+        for words in (f'warning: NVIDIA_TF32_OVERRIDE="{value}" {does}', "precision_not_in_force", "-> `unset NVIDIA"):
+            assert words in told
+    assert codes(replace(GOOD, tf32_override="")) == codes(replace(NO_GPU, tf32_override="0"))[:0] == []
+
+
+def test_the_variable_that_overrules_tf32_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    assert read_machine_facts(ask_torch=False).tf32_override == "0"
+
+
 def test_a_gpu_that_nvml_does_not_list_is_measured_without_it_and_says_why() -> None:
     two = replace(GOOD_TORCH, device_count=2, uuids=("a", "b"), device_names=("NVIDIA A100",) * 2)
     facts = replace(GOOD, torch=two)  # NVML lists the first alone

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.analysis import Reproduced, told_answers, told_differences
+from bench.analysis.reproduction import Answer
 from bench.report.blocks import Block, Paragraph, Table
 from bench.report.contents import Contents, Section
 from bench.units import counted
 
-_ORDER = ("different", "unclear", "same")
+_ORDER: tuple[Answer, ...] = ("different", "unclear", "same")
 _MAX_ROWS = 200
 
 
