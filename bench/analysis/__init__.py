@@ -11,7 +11,14 @@ from bench.analysis.estimates import COMPARISONS, EstimatePair, estimator_errors
 from bench.analysis.findings import RULES, CaseNames, Finding, Findings, Weakens, damaged_parts, judge
 from bench.analysis.headline import best_cases, headline
 from bench.analysis.labels import CaseLabels, machine_labels
-from bench.analysis.reproduction import Reproduced, reproductions, results_key, told_reproductions
+from bench.analysis.reproduction import (
+    Reproduced,
+    reproductions,
+    results_key,
+    told_answers,
+    told_differences,
+    told_reproductions,
+)
 
 __all__ = [
     "COMPARISONS",
@@ -39,5 +46,7 @@ __all__ = [
     "spread_cards",
     "spread_hosts",
     "summarise_cases",
+    "told_answers",
+    "told_differences",
     "told_reproductions",
 ]

@@ -254,6 +254,13 @@ class Runs:
             return np.full(len(self.frame), np.nan)
         return self.frame[column].to_numpy(dtype=float, na_value=np.nan)
 
+    def having_text(self, column: str, text: str) -> Mask:
+        """Where a column has this text; nowhere in results that lack the column."""
+        if column not in self.frame:
+            return np.zeros(len(self.frame), dtype=bool)
+        mask: Mask = (self.frame[column] == text).to_numpy(dtype=bool, na_value=False)
+        return mask
+
     def known(self, column: str) -> Mask:
         """Where a column has a value."""
         return self.frame[column].notna().to_numpy() if column in self.frame else np.zeros(len(self.frame), dtype=bool)
@@ -685,13 +692,32 @@ def _keys_differ(runs: Runs) -> Hit:
 # What weakens their publication alone.
 
 
+def _overlaps(runs: Runs) -> Numbers:
+    """How many other runs of these results overlapped each in time on its host; NaN but on clusters.
+
+    A run began, by the clock of its host, when its process did its first word, and lasted as its parent saw it.
+    """
+    found = np.full(len(runs.frame), np.nan)
+    started = runs.number("started_unix_s")
+    ended = started + runs.number("duration_s") - runs.number("process_start_s")
+    on_cluster = runs.having_text("spread", "hosts") & np.isfinite(started) & np.isfinite(ended)
+    hosts = runs.frame["host_hash"].astype(str).to_numpy(dtype=object)
+    for host in dict.fromkeys(hosts[on_cluster]):
+        here = on_cluster & (hosts == host)
+        begun = np.searchsorted(np.sort(started[here]), ended[here], side="left")
+        over = np.searchsorted(np.sort(ended[here]), started[here], side="right")
+        found[here] = begun - over - 1
+    return found
+
+
 @_rule(
     Weakens.PUBLISHING,
     "{runs} had up to {most} runs beside them on the host, and nobody measured how much that disturbs.",
-    "Sweep again with --parallel auto, or --parallel 1.",
+    "Sweep again with --parallel auto or 1; on a cluster, with one job a node (sbatch --exclusive).",
 )
 def _neighbours(runs: Runs) -> Hit:
-    beside = runs.number("parallel") - 1
+    """Neighbours that the sweep started itself, or that the clocks of one host show where a scheduler did."""
+    beside = np.where(runs.known("parallel"), runs.number("parallel") - 1, _overlaps(runs))
     bad = runs.tried & (beside > 0) & ~runs.known("neighbour_slowdown_frac")
     return Hit(bad, runs.tried, {"most": f"{beside[bad].max(initial=0):.0f}"})
 

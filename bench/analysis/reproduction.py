@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import pandas as pd
 
@@ -18,7 +18,9 @@ from bench.records import stable_hash
 from bench.store import Notes
 from bench.units import counted
 
-NOTE = "reproduces"
+NOTE, ANSWERS = "reproduces", "reproduction"
+Answer = Literal["same", "different", "unclear"]
+_LONGEST_REASON, _MOST_ANSWERS, _MOST_DIFFERENCES = 1000, 200_000, 40
 _KEY = re.compile(r"[0-9a-f]{16}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _LONGEST_NAME = 200
@@ -64,6 +66,39 @@ def reproductions(notes: Iterable[Notes]) -> dict[str, Reproduced]:
     """The results that some results reproduce, each once, by their keys."""
     found = (Reproduced.of(note.values) for note in notes)
     return {item.key: item for item in found if item is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class ToldAnswer:
+    """What a plan notes of one case that was measured again; the texts may be anybody's.
+
+    Attributes:
+        label: The case in words.
+        answer: Whether it came out as in the original.
+        reason: Why, in words without a full stop.
+    """
+
+    label: str
+    answer: Answer
+    reason: str
+
+
+def told_answers(notes: Mapping[str, Any]) -> list[ToldAnswer]:
+    """The answers that `bench reproduce` noted with a plan; none where the note is not as it writes it."""
+    found = notes.get(ANSWERS)
+    rows = found.get("cases") if isinstance(found, Mapping) and Reproduced.of(notes) else None
+    return [
+        ToldAnswer(str(row.get("label"))[:_LONGEST_NAME], row["answer"], str(row.get("reason"))[:_LONGEST_REASON])
+        for row in (rows[:_MOST_ANSWERS] if isinstance(rows, list) else ())
+        if isinstance(row, Mapping) and row.get("answer") in get_args(Answer)
+    ]
+
+
+def told_differences(notes: Mapping[str, Any]) -> list[str]:
+    """What differed from the original in words, as `bench reproduce` noted it; these may be anybody's."""
+    found = notes.get(ANSWERS)
+    texts = found.get("differs") if isinstance(found, Mapping) else None
+    return [str(text)[:_LONGEST_REASON] for text in (texts[:_MOST_DIFFERENCES] if isinstance(texts, list) else ())]
 
 
 def told_reproductions(notes: Iterable[Notes]) -> list[Finding]:

@@ -54,6 +54,24 @@ def _check_device(context: click.Context, parameter: click.Parameter, value: str
     return check_request(value)
 
 
+def _check_launcher(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    from typing import get_args
+
+    from bench.config import LauncherSettings
+    from bench.errors import BenchError, nearest, nearest_sentence
+
+    kinds = get_args(LauncherSettings.model_fields["kind"].annotation)
+    if value is not None and value not in kinds:
+        near = nearest_sentence(nearest(value, kinds))
+        raise BenchError(f'--launcher: unknown "{value}". {near}Allowed: {", ".join(kinds)}')
+    return value
+
+
+def launcher_option(text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """`--launcher`, with its help."""
+    return click.option("--launcher", metavar="local|slurm|ray", callback=_check_launcher, help=text)
+
+
 device_option = click.option(
     "--device",
     default="auto",

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.cli.options import config_argument, device_option, json_option, models_option, read_config, set_option
+from bench.cli.options import (
+    config_argument,
+    device_option,
+    json_option,
+    launcher_option,
+    models_option,
+    read_config,
+    set_option,
+)
+from bench.errors import BenchError
 from bench.terminal import printable
 from bench.units import counted, format_duration
 
@@ -23,7 +32,7 @@ if TYPE_CHECKING:
 @set_option
 @models_option
 @device_option
-@click.option("--launcher", metavar="local|slurm|ray", help="Say how many jobs there are and how long they may take.")
+@launcher_option("Say how many jobs there are and how long they may take.")
 @click.option(
     "--for",
     "targets",
@@ -34,7 +43,7 @@ if TYPE_CHECKING:
 @click.option(
     "--emit",
     type=click.Choice(["slurm", "k8s"]),
-    help="Print a job script or a pod for one case, the one that needs the most memory, and nothing else.",
+    help="Print a job script or a pod for one case, the one that needs the most memory, and nothing else; with --out.",
 )
 @click.option(
     "--out",
@@ -62,9 +71,14 @@ def plan(
       bench plan configs/gpu.toml --json
       bench plan --set 'grid.batch_size=[64, 128]' --device cuda
       bench plan configs/gpu.toml --launcher slurm --for h100_sxm --for a100_80gb
-      bench plan configs/gpu.toml --emit k8s --for h100_sxm
+      bench plan configs/gpu.toml --emit k8s --for h100_sxm --out /shared/gpu
       bench plan configs/gpu.toml --device cuda --out /shared/gpu
     """
+    if emit is not None and out is None:
+        raise BenchError(
+            f"--emit {emit}: needs --out FOLDER, where the order is stored that the job reads and its results go: a "
+            "folder that the nodes see under the same path"
+        )
     if launcher is not None:
         overrides = (*overrides, f"launcher.kind={launcher}")
     checked = read_config(config, overrides)
@@ -92,7 +106,6 @@ def _print_demands(
     from bench.cli.root import echo_json
     from bench.devices import load_device
     from bench.devices.vendors import formula_alone
-    from bench.errors import BenchError
     from bench.sweep.requests import REQUESTS, choose_demand, demand_lines, find_demands
 
     devices = [load_device(name) for name in dict.fromkeys(targets)]
@@ -100,8 +113,8 @@ def _print_demands(
     if emit is not None and reasons:
         raise BenchError(f"--emit: a request asks for GPUs of NVIDIA, and {', '.join(reasons)} is none. Remove --for")
     demands = find_demands(config, kind, _estimates(config, kind, devices), reasons)
-    if emit is not None:
-        request = REQUESTS[emit](config, choose_demand(demands), kind, str(out.resolve()) if out else "/results")
+    if emit is not None and out is not None:
+        request = REQUESTS[emit](config, choose_demand(demands), kind, str(out.resolve()))
         if as_json:
             echo_json({"request": request})
         else:
@@ -124,7 +137,6 @@ def _print_demands(
 def _estimates(config: SweepConfig, kind: str, devices: list[Device]) -> dict[str, list[Estimate]]:
     """By device, an estimate of each case that is not skipped. Raises BenchError."""
     from bench.client import counts_workspaces, estimates_in_order
-    from bench.errors import BenchError
     from bench.launchers import LocalLauncher
     from bench.terminal import Progress
 

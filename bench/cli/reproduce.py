@@ -14,12 +14,6 @@ if TYPE_CHECKING:
     from bench.sweep.reproducing import Reproduction
 
 
-def _check_device(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    from bench.probes.selection import check_request
-
-    return None if value is None else check_request(value)
-
-
 @click.command()
 @click.argument("results", type=ResultsType(), metavar="BUNDLE|FOLDER|ADDRESS")
 @click.option(
@@ -28,9 +22,7 @@ def _check_device(context: click.Context, parameter: click.Parameter, value: str
     help="Folder for the new results and their report [reports/NAME-reproduced].",
 )
 @click.option("--check-only", is_flag=True, help="Only say what differs from here; run nothing.")
-@click.option(
-    "--device", metavar="auto|cpu|cuda|cuda:N", callback=_check_device, help="Where to run [as the results did]."
-)
+@click.option("--device", metavar="auto|cpu|cuda|cuda:N", help="Where to run, one device [as the results did].")
 @models_option
 @click.option(
     "--only",

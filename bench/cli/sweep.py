@@ -13,6 +13,7 @@ from bench.cli.options import (
     device_file_option,
     devices_option,
     json_option,
+    launcher_option,
     memory_option,
     models_option,
     read_config,
@@ -46,9 +47,7 @@ def _read_parallel(context: click.Context, parameter: click.Parameter, value: st
     callback=_read_parallel,
     help="Runs at one time on several devices; auto measures how much neighbours disturb. [auto]",
 )
-@click.option(
-    "--launcher", metavar="local|slurm|ray", help="Where runs go: this host or a cluster. Overrides launcher.kind."
-)
+@launcher_option("Where runs go: this host or a cluster. Overrides launcher.kind.")
 @click.option(
     "--address",
     metavar="auto|ray://HOST:PORT",

@@ -7,6 +7,7 @@ Axes take one value, a list, or (whole numbers) ranges: `{ pow2 = [16, 4096] }`,
 from __future__ import annotations
 
 import fnmatch
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -419,7 +420,11 @@ def _fault(place: str, overridden: Sequence[str], details: ErrorDetails) -> str:
         section = f"[{details['loc'][-1]}]"
         message += f", written under {f'[{section}]' if details['type'] == 'list_type' else section}"
     names_it = message.startswith(given) or (given[0] == '"' and given in message)
-    return f"{prefix}{message}" if names_it else f"{prefix}{message}; given {given}"
+    told = f"{prefix}{message}" if names_it else f"{prefix}{message}; given {given}"
+    if details["type"] == "literal_error" and isinstance(details["input"], str):
+        allowed = re.findall(r"'([^']*)'", message)
+        told += f". {nearest_sentence(nearest(details['input'], allowed))}".rstrip(". ")
+    return told
 
 
 def _is_key(part: str | int) -> bool:

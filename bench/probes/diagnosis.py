@@ -18,7 +18,7 @@ from typing import Literal
 
 from bench.probes.gpu_monitor import GpuStatic, is_power_capped
 from bench.probes.machine_facts import MachineFacts, read_machine_facts
-from bench.probes.nvml import Gpu
+from bench.probes.nvml import Gpu, find_gpu
 from bench.units import MIB, format_bytes
 
 _DRIVER_FOR_MAJOR = {11: "450.80.02", 12: "525.60.13", 13: "580"}
@@ -475,6 +475,40 @@ def _check_mps(facts: MachineFacts) -> Iterator[Diagnosis]:
             yield Diagnosis("warning", "cuda_mps", what, remedy)
 
 
+def _check_same_gpus(facts: MachineFacts) -> Iterator[Diagnosis]:
+    """NVML and torch that see different GPUs: in containers, or by what is set for one of them alone."""
+    torch, visible = facts.torch, facts.visible
+    if torch is None or not torch.available or torch.hip_version or torch.kind != "cuda":
+        return
+    if any(" MIG " in name for name in torch.device_names):
+        return
+    told = torch.uuids if len(torch.uuids) == torch.device_count else ()
+    unknown = [uuid for uuid in told if find_gpu(uuid, visible) is None]
+    if facts.listing.gpus and ((unknown and len(visible) != torch.device_count) or len(visible) < torch.device_count):
+        what = (
+            f"NVML lists other GPUs ({_names(facts) or 'none that is visible'}) than torch "
+            f"({', '.join(torch.device_names)}): runs on those that it does not list have no clocks, power, throttling "
+            "or other processes, and are flagged nvml_silent, so that they cannot be published"
+        )
+        remedy = (
+            "Give both the same GPUs: start the container with `--gpus` or NVIDIA_VISIBLE_DEVICES alone, and set "
+            "CUDA_VISIBLE_DEVICES to UUIDs (`nvidia-smi -L`) or unset it."
+        )
+        yield Diagnosis("warning", "nvml_lists_others", what, remedy)
+
+
+def _check_tf32(facts: MachineFacts) -> Iterator[Diagnosis]:
+    """The variable that overrules torch's switches, which a case's precision sets (`bench.probes.in_force`)."""
+    value = (facts.tf32_override or "").strip()
+    if value and facts.visible:
+        does = "switches TF32 off" if value == "0" else "may switch TF32 on"
+        what = (
+            f'NVIDIA_TF32_OVERRIDE="{value}" {does}, whatever a case asks for: runs in which it matters are flagged '
+            "precision_not_in_force, so that they cannot be published"
+        )
+        yield Diagnosis("warning", "tf32_override", what, "`unset NVIDIA_TF32_OVERRIDE` before the sweep.")
+
+
 def _check_shared_memory(facts: MachineFacts) -> Iterator[Diagnosis]:
     if facts.shm_bytes is not None and facts.shm_bytes < SMALL_SHM_BYTES:
         what = f"/dev/shm holds {format_bytes(facts.shm_bytes)}: loader workers crash with a bus error when it is full"
@@ -525,7 +559,7 @@ _GPU_CHECKS: tuple[Check, ...] = (
 _CHECKS: tuple[Check, ...] = (
     *_GPU_CHECKS,
     _check_other_readings,
-    *(_check_unified, _check_slices, _check_memory_limit, _check_memory_readings),
+    *(_check_unified, _check_slices, _check_memory_limit, _check_memory_readings, _check_same_gpus, _check_tf32),
     *(_check_settings, _check_neighbours, _check_mps),
     *(_check_shared_memory, _check_governor, _check_open_files),
 )

@@ -39,6 +39,7 @@ class MachineFacts:
     shm_bytes: int | None = None
     governor: str | None = None
     open_files_limit: int | None = None
+    tf32_override: str | None = None  # the variable NVIDIA_TF32_OVERRIDE
 
 
 def read_machine_facts(
@@ -72,6 +73,7 @@ def read_machine_facts(
         shm_bytes=_shm_bytes(),
         governor=cpu_governor(),
         open_files_limit=_open_files_limit(),
+        tf32_override=os.environ.get("NVIDIA_TF32_OVERRIDE"),
     )
 
 

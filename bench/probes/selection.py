@@ -18,6 +18,7 @@ _ALLOWED = "auto, cpu, cuda, cuda:0, xpu, xpu:0, mps"
 _ANYWAY = "To measure on the CPU instead: --device cpu"
 _NO_GPU_CODES = ("no_driver", "gpu_hidden", "rocm_not_used", "xpu_not_used", "mps_not_used")
 _CARD_CODES = ("card_not_in_arch_list",)
+_OTHER_GPUS = "NVML lists other GPUs than torch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class DeviceChoice:
         gpu: None where only torch knows the GPU: it is not NVIDIA's, or NVML is missing or gives no answer.
         uuid: Of the GPU, by NVML or else by torch, with or without prefix; None if neither tells.
         warning: What will be missing from every run there; None if nothing will.
+        nvml_error: Why NVML must not be asked of it, although it lists GPUs; None if it may, or lists none.
         slot: The worker slot on the CPU that plays a device: `cpu:0`; None for what is none.
     """
 
@@ -40,6 +42,7 @@ class DeviceChoice:
     gpu: Gpu | None = None
     uuid: str | None = None
     warning: str | None = None
+    nvml_error: str | None = None
     slot: str | None = None
 
 
@@ -113,7 +116,7 @@ def _by_uuid(part: str, facts: MachineFacts, first: DeviceChoice) -> DeviceChoic
     index, gpu = matches[0]
     if faults := [fault for fault in gpu_faults(replace(facts, visible=(gpu,))) if fault.code in _CARD_CODES]:
         raise DeviceError(_refusal(faults))
-    return replace(first, gpu_index=index, gpu=gpu, uuid=gpu.uuid, reason="asked for", warning=None)
+    return replace(first, gpu_index=index, gpu=gpu, uuid=gpu.uuid, reason="asked for", warning=None, nvml_error=None)
 
 
 def expected_devices(requested: str, facts: MachineFacts) -> list[DeviceChoice]:
@@ -192,15 +195,16 @@ def _gpu_choice(requested: str, facts: MachineFacts, torch: TorchFacts) -> Devic
     if faults:  # the first GPU works; this one would fail at its first kernel
         raise DeviceError(_refusal(faults))
     reason = "asked for" if requested != "auto" else "the first GPU that torch can use"
-    warning = None if gpu else _silence(facts, torch)
-    return DeviceChoice(torch.kind, reason, index, gpu, gpu.uuid if gpu else told, warning)
+    silence = None if gpu else _silence(facts, torch)
+    other = _OTHER_GPUS if silence and facts.listing.gpus and torch.kind == "cuda" and not torch.hip_version else None
+    return DeviceChoice(torch.kind, reason, index, gpu, gpu.uuid if gpu else told, silence, other)
 
 
 def _silence(facts: MachineFacts, torch: TorchFacts) -> str | None:
     """What a sweep on a GPU that NVML does not tell of will lack; None if nothing."""
     if torch.hip_version or torch.kind != "cuda":
         return torch.silence
-    why = (facts.listing.error or "its list of GPUs differs from torch's").rstrip(".")
+    why = (facts.listing.error or _OTHER_GPUS).rstrip(".")
     return f"no readings from NVML ({why}): clocks, power, throttling and other processes on the GPU are unknown"
 
 

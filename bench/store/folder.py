@@ -143,12 +143,21 @@ class Store:
             return None
         notes = {**notes, "environment": asdict(environment), "protocol": asdict(protocol)}
         notes["protocol"].pop("data_root")
+        self._append_plan(rows, notes)
+        return before
+
+    def add_notes(self, environment_key: str, notes: Mapping[str, Any]) -> None:
+        """Tell readers more of the newest plan for an environment: the same plan again, with more notes."""
+        plan, _ = self._plans_before(environment_key)
+        if plan is not None and (known := notes_of(plan)) != (more := {**known, **notes}):
+            self._append_plan(plan.to_pylist(), more)
+
+    def _append_plan(self, rows: Sequence[Row], notes: Mapping[str, Any]) -> None:
         table, earlier = build_table(rows, schema.PLAN, "plan", notes), parts(self.folder, "plan-*.parquet")
         for number in count(int(earlier[-1].stem.removeprefix("plan-")) + 1 if earlier else 1):
             with contextlib.suppress(FileExistsError):  # another host that writes into this folder was faster
                 commit(table, self.folder / f"plan-{number:04d}.parquet")
-                return before
-        raise AssertionError("unreachable")
+                return
 
     def _plans_before(self, environment_key: str) -> tuple[pa.Table | None, dict[str, Any] | None]:
         """The newest plan for this environment; or, without one, the environment of the newest plan.

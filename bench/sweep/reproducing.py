@@ -6,6 +6,7 @@ Nothing that comes with the results is run: a model of somebody's own file needs
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import tomllib
@@ -13,12 +14,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
 from bench.analysis import Reproduced, machine_labels, reproductions, results_key
-from bench.analysis.reproduction import NOTE
+from bench.analysis.reproduction import ANSWERS, NOTE, Answer
 from bench.bundles import manifest_digest, open_results, results_name, safe_name
 from bench.comparison import (
     Comparison,
@@ -32,18 +33,18 @@ from bench.comparison import (
     verdict_words,
 )
 from bench.config import SweepConfig, check_config
+from bench.config.values import read_devices
 from bench.errors import BenchError, ConfigError, DeviceError
 from bench.launchers import Launcher, LocalLauncher
 from bench.plan import build_cases, case_code_key, reads_images, with_data
+from bench.probes.selection import check_request
 from bench.records import AXES, Case, DataFacts, Environment, Planned, Status, columns
 from bench.stats import CONFIDENCE, MARGIN, Verdict
-from bench.store import DATA_FOLDER, load_notes, planned_runs, read_results
+from bench.store import DATA_FOLDER, Store, load_notes, planned_runs, read_results
 from bench.sweep.session import SweepOptions, held_device, read_environment
 from bench.sweep.stages import packages_of, run_sweep
 from bench.terminal import Progress
 from bench.units import exact_bytes
-
-Word = Literal["same", "different", "unclear"]
 
 SPEED, MEMORY = "samples_per_s", "peak_allocated_bytes"
 
@@ -73,9 +74,9 @@ class CaseAnswer:
 
     case_key: str
     label: str
-    answer: Word
+    answer: Answer
     reason: str
-    metrics: Mapping[str, tuple[Word, str]]
+    metrics: Mapping[str, tuple[Answer, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ class Reproduction:
     comparison: Comparison | None = None
 
     @property
-    def counts(self) -> dict[Word, int]:
+    def counts(self) -> dict[Answer, int]:
         """How many cases have each answer."""
         found = Counter(case.answer for case in self.cases)
         return {word: found[word] for word in ("same", "different", "unclear")}
@@ -172,6 +173,8 @@ def reproduce(results: str | Path, options: ReproduceOptions, progress: Progress
     """
     check_numbers(options.margin, options.confidence)
     check_across(options.across)
+    if options.device is not None:
+        _check_device(options.device)
     original = _read_original(results, options.only)
     out = options.out or Path("reports") / f"{safe_name(original.known.name)}-reproduced"
     if not options.check_only:
@@ -190,7 +193,7 @@ def reproduce(results: str | Path, options: ReproduceOptions, progress: Progress
     sweep = SweepOptions(
         out,
         device=options.device or original.kind,
-        report=options.report,
+        report=False,  # it has the answers
         cases=original.cases,
         notes={NOTE: asdict(original.known)},
     )
@@ -207,7 +210,33 @@ def reproduce(results: str | Path, options: ReproduceOptions, progress: Progress
         processes=original.processes,
     )
     answers = _answers(original, here if len(here) else runs, comparison)
+    note = {
+        "differs": [_side_by_side(item) for item in comparison.differences],
+        "cases": [
+            {name: getattr(case, name) for name in ("case_key", "label", "answer", "reason")} for case in answers
+        ],
+    }
+    for key in (here if len(here) else runs)["environment_key"].unique():
+        Store(out / DATA_FOLDER).add_notes(str(key), {ANSWERS: note})
+    if options.report:
+        from bench.report import render_report
+
+        render_report([out / DATA_FOLDER], out)
     return replace(found, differences=comparison.differences, out=out, cases=answers, comparison=comparison)
+
+
+def _check_device(requested: str) -> None:
+    """Refuse a request that is not for one device. Raises DeviceError."""
+    try:
+        check_request(requested)
+    except DeviceError as error:
+        with contextlib.suppress(ValueError):
+            read_devices(requested)  # several, or a UUID
+            raise DeviceError(
+                f"device {requested}: results are measured again on one device, named auto, cpu, cuda or cuda:N. For "
+                "each of several, run the command again with its --device and an --out of its own"
+            ) from error
+        raise
 
 
 def _read_original(results: str | Path, only: Sequence[str]) -> _Original:
@@ -372,14 +401,14 @@ def _answers(original: _Original, here: pd.DataFrame, comparison: Comparison) ->
             word, reason = _by_ends(ends[key])
             found.append(CaseAnswer(key, labels[key], word, reason, {}))
             continue
-        metrics: dict[str, tuple[Word, str]] = {}
+        metrics: dict[str, tuple[Answer, str]] = {}
         for row in rows.get(key, ()):
             name = row["metric"]
             there, now = (known.get(key, frozenset()) for known in byte_sets)
             decided = _by_bytes(there, now) if name == MEMORY else None
             metrics[name] = decided or _by_verdict(name, row)
         words = [word for word, _ in metrics.values()]
-        answer: Word = "different" if "different" in words else "same" if set(words) == {"same"} else "unclear"
+        answer: Answer = "different" if "different" in words else "same" if set(words) == {"same"} else "unclear"
         why = "; ".join(f"{_NAMES[name]} {word}, {reason}" for name, (word, reason) in metrics.items())
         found.append(CaseAnswer(key, labels[key], answer, why, metrics))
     return found
@@ -394,7 +423,7 @@ def _bytes_by_case(runs: pd.DataFrame) -> dict[str, frozenset[int]]:
     return {str(key): frozenset(map(int, values)) for key, values in good.groupby("case_key")[MEMORY]}
 
 
-def _by_bytes(there: frozenset[int], here: frozenset[int]) -> tuple[Word, str] | None:
+def _by_bytes(there: frozenset[int], here: frozenset[int]) -> tuple[Answer, str] | None:
     """Whether peaks that should be equal to the byte are; `None` where nothing says that they should be."""
     if len(there) != 1 or not here:  # the original's own processes differ, or something that decides them does
         return None
@@ -404,7 +433,7 @@ def _by_bytes(there: frozenset[int], here: frozenset[int]) -> tuple[Word, str] |
     return "different", f"{exact_bytes(*there)} there, {now} here, and nothing that decides it differs"
 
 
-def _by_verdict(metric: str, row: Mapping[Any, Any]) -> tuple[Word, str]:
+def _by_verdict(metric: str, row: Mapping[Any, Any]) -> tuple[Answer, str]:
     """The answer that the statistics of a comparison give."""
     verdict = row["verdict"]
     if verdict in (Verdict.SAME, Verdict.UNCLEAR):
@@ -413,7 +442,7 @@ def _by_verdict(metric: str, row: Mapping[Any, Any]) -> tuple[Word, str]:
     return "different", f"{verdict_words(metric, verdict)} here, ratio {row['ratio']:.4f}{interval}"
 
 
-def _by_ends(ends: Mapping[str, tuple[str, str | None]]) -> tuple[Word, str]:
+def _by_ends(ends: Mapping[str, tuple[str, str | None]]) -> tuple[Answer, str]:
     """The answer for a case that at least one side did not measure, by how it ended on each."""
     (there, _), (here, why) = (ends.get(side, (str(Status.OK), None)) for side in ("baseline", "candidate"))
     told = f"{there} there, {here} here{f': {why}' if why else ''}"

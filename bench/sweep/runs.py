@@ -383,7 +383,7 @@ class Flight:
             "protocol": session.config.protocol,
             "device": session.environment.device,
             "repeat": self.run.repeat,
-            "nvml_error": session.silence,
+            "nvml_error": session.silence or self.seat.choice.nvml_error,
             "data": self.run.data,
             **self.seat.argument,
             "host_memory_bytes": _host_memory(session),

@@ -22,8 +22,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from bench.config import LauncherSettings, SweepConfig
-from bench.errors import BenchError, InfrastructureError, nearest, nearest_sentence
+from bench.errors import BenchError, InfrastructureError, StoreError, nearest, nearest_sentence
 from bench.store.parts import commit_bytes
 from bench.sweep.chunk import do_chunk, log_folder
 from bench.sweep.standing import Standing, State
@@ -195,16 +197,26 @@ def _remember(order: Path, job: ArrayJob) -> None:
 
 
 def jobs_of(order: Path) -> list[ArrayJob]:
-    """The jobs that were submitted for an order, oldest first."""
-    found = []
-    for path in sorted((order.parent.parent / JOBS).glob("slurm-*.json")):
-        told = json.loads(path.read_text(encoding="utf-8"))
-        job = ArrayJob(
-            told["job_id"], told["order"], [[(index, attempt) for index, attempt in c] for c in told["chunks"]]
-        )
-        if job.order == order.name:
-            found.append(job)
-    return found
+    """The jobs that were submitted for an order, oldest first.
+
+    Raises:
+        StoreError: A file is damaged, so that nobody knows which runs its job has.
+    """
+    found = [_read_job(path) for path in sorted((order.parent.parent / JOBS).glob("slurm-*.json"))]
+    return [job for job in found if job.order == order.name]
+
+
+def _read_job(path: Path) -> ArrayJob:
+    try:
+        return TypeAdapter(ArrayJob).validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        fault = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error.strerror
+        job = path.name.split("-")[1]
+        raise StoreError(
+            f"{path}: cannot be read ({fault}). It says which runs Slurm's job {job} has; finished runs are safe. Wait "
+            f"until `squeue --me` shows it no more, or end it with `scancel {job}`; then move the file away and "
+            "run the same command again: it submits what is missing"
+        ) from error
 
 
 def read_queue(orders: Sequence[Path]) -> dict[Path, list[Queued]]:

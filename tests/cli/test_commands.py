@@ -53,19 +53,26 @@ def test_plan_lists_cases_with_axes_key_and_reason() -> None:
     assert as_json("sweep", ROOT / "configs" / "gpu.toml", "--device", "cuda", "--dry-run") == cases
 
 
-def test_plan_says_what_a_cluster_is_asked_for() -> None:
+def test_plan_says_what_a_cluster_is_asked_for(tmp_path: Path) -> None:
     one = ("plan", "--set", "grid.model=mlp", "--set", "grid.batch_size=[16, 32]", "--set", "grid.optimizer=sgd")
     one += ("--set", "include=[]", "--for", "h100_sxm")
     found = as_json(*one, "--launcher", "slurm", "--set", "launcher.chunk=4")
     assert found["launcher"] == "slurm" and found["jobs"] == -(-found["runs"] // 4) > 1
     assert {case["fits"]["h100_sxm"] for case in found["cases"]} == {"fits"}
     assert all(case["device_bytes"]["h100_sxm"] > case["batch_size"] * 28 * 28 * 4 for case in found["cases"])
-    script = run(*one, "--emit", "slurm").stdout
+    script = run(*one, "--emit", "slurm", "--out", tmp_path).stdout
     assert script.startswith("#!/bin/bash\n#SBATCH --") and "#SBATCH --gpus-per-node=1" in script
+    assert f"\nbench run-planned {tmp_path} " in script and list(tmp_path.glob("data/orders/order-*.parquet"))
+    nowhere = run(*one, "--emit", "slurm")  # no made-up folder: the script would name one that has no order
+    assert nowhere.exit_code == 2 and "--emit slurm: needs --out FOLDER" in nowhere.output
     refused = run(*one, "--device", "cpu")
     assert refused.exit_code == 2 and "--for h100_sxm" in refused.output
     assert "Nearest: h100_sxm" in run("plan", "--for", "h100_smx").output
-    assert run("plan", "--emit", "slurm", "--device", "cuda").exit_code == 2
+    assert run("plan", "--emit", "slurm", "--device", "cuda", "--out", tmp_path / "several").exit_code == 2
+    for command in ("plan", "sweep"):
+        unknown = run(command, "--launcher", "slrum")
+        assert unknown.exit_code == 2
+        assert '--launcher: unknown "slrum". Nearest: slurm. Allowed: local, slurm, ray' in unknown.output
 
 
 def test_plan_without_a_configuration_plans_the_default_sweep() -> None:

@@ -114,3 +114,11 @@ def test_the_functions_of_the_python_interface_are_documented_and_no_other() -> 
 
     text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `bench\.(\w+)\(", text, re.MULTILINE)) == set(bench.__all__)
+
+
+def test_the_constraints_without_the_line_that_s3fs_does_not_take_lack_one_line() -> None:
+    page = (ROOT / "docs" / "publishing.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"`(grep -v '[^`]*? constraints\.txt)", page)
+    kept = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert [line.partition("==")[0] for line in lines if line not in kept.splitlines()] == ["python-dateutil"]

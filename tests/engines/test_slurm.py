@@ -167,7 +167,7 @@ def test_preemption_and_the_time_limit_end_chunks_in_order_and_lose_nothing(
 def test_a_printed_job_script_is_one_that_slurm_takes(
     cluster: SlurmCluster, run: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
-    request = run("plan", *SMALL, "--emit", "slurm", "--set", "grid.batch_size=16")
+    request = run("plan", *SMALL, "--emit", "slurm", "--set", "grid.batch_size=16", "--out", "emitted")
     assert request.returncode == 0, request.stderr
     (tmp_path / "job.sh").write_text(request.stdout.replace("--mem=", "--mem=500M #"))  # the nodes have 1000 MB
     cluster.run("sbatch", "--test-only", str(tmp_path / "job.sh"))

@@ -10,7 +10,7 @@ import pytest
 from bench.config import SweepConfig, check_config
 from bench.devices import load_device
 from bench.devices.calibration import Calibrations
-from bench.errors import BenchError, ConfigError
+from bench.errors import BenchError, ConfigError, StoreError
 from bench.sweep import SweepOptions, slurm
 from bench.sweep.clusters import run_on_cluster
 from bench.terminal import Progress
@@ -59,3 +59,21 @@ def test_a_job_asks_for_a_core_for_each_process_of_a_loader(tmp_path: Path, monk
         scripts.append(script)
     assert "#SBATCH --cpus-per-task=9\n" in scripts[0] and " --cpus-per-task=9 " in scripts[0]
     assert "cpus-per-task" not in scripts[1] and "#SBATCH --gpus-per-node=1\n" in scripts[1]
+
+
+@pytest.mark.parametrize(
+    "text", ['{"job_id": "7", "ord', "", "null", '{"job_id": "7"}', '{"job_id": "7", "order": "o", "chunks": [[0]]}']
+)
+def test_a_damaged_note_of_a_job_is_named_with_what_to_do(tmp_path: Path, text: str) -> None:
+    order = tmp_path / "orders" / "order-0.parquet"
+    note = tmp_path / "jobs" / "slurm-7-123.json"
+    note.parent.mkdir()
+    (note.parent / "slurm-6-122.json").write_text('{"job_id": "6", "order": "order-0.parquet", "chunks": [[[3, 0]]]}')
+    assert slurm.jobs_of(order) == [slurm.ArrayJob("6", order.name, [[(3, 0)]])]
+    note.write_text(text)
+    with pytest.raises(StoreError) as caught:
+        slurm.read_queue([order])  # what that job has is unknown: nothing may be submitted twice
+    assert str(caught.value).startswith(f"{note}: cannot be read (")
+    for words in ("Slurm's job 7", "finished runs are safe", "`scancel 7`", "move the file away", "the same command"):
+        assert words in str(caught.value)
+    assert note.read_text() == text

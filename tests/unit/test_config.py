@@ -354,7 +354,8 @@ def test_every_fault_of_the_launcher_is_told_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         check_config({**MINIMAL, "launcher": values}, "c.toml")
     said = "\n".join(caught.value.faults)
-    for words in ("kind", '"cuda:x", "tpu"', "1 to 1024", '"-p"', "soon", "setup", "h100 = -1", "Nearest: partition"):
+    kind = "launcher.kind: must be 'local', 'slurm' or 'ray'; given \"slrum\". Nearest: slurm"
+    for words in (kind, '"cuda:x", "tpu"', "1 to 1024", '"-p"', "soon", "setup", "h100 = -1", "Nearest: partition"):
         assert words in said, words
     assert len(caught.value.faults) == 8
 

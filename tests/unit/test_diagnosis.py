@@ -425,6 +425,35 @@ def test_a_gpu_that_only_torch_knows_is_held_once_torch_has_been_asked(monkeypat
             pass
 
 
+def test_a_variable_that_overrules_tf32_is_named_with_what_it_does_to_results() -> None:
+    for value, does in (("0", "switches TF32 off"), ("1", "may switch TF32 on")):
+        told = finding(replace(GOOD, tf32_override=value), "tf32_override")
+        for words in (f'warning: NVIDIA_TF32_OVERRIDE="{value}" {does}', "precision_not_in_force", "-> `unset NVIDIA"):
+            assert words in told
+    assert codes(replace(GOOD, tf32_override="")) == []
+    assert "tf32_override" not in codes(replace(NO_GPU, tf32_override="0"))  # there is nothing to overrule
+
+
+def test_the_variable_that_overrules_tf32_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    assert read_machine_facts(ask_torch=False).tf32_override == "0"
+
+
+def test_a_gpu_that_nvml_does_not_list_is_measured_without_it_and_says_why() -> None:
+    two = replace(GOOD_TORCH, device_count=2, uuids=("a", "b"), device_names=("NVIDIA A100",) * 2)
+    facts = replace(GOOD, torch=two)  # NVML lists the first alone
+    assert (decide("cuda:0", facts).gpu, decide("cuda:0", facts).nvml_error) == (A100, None)
+    other = decide("cuda:1", facts)
+    assert (other.gpu, other.uuid, other.nvml_error) == (None, "b", "NVML lists other GPUs than torch")
+    assert (other.warning or "").startswith("no readings from NVML (NVML lists other GPUs than torch): ")
+    told = finding(facts, "nvml_lists_others")
+    for words in ("warning: ", "flagged nvml_silent", "cannot be published", "NVIDIA_VISIBLE_DEVICES"):
+        assert words in told
+    none = decide("cuda", replace(facts, visible=(), listing=GpuListing(error="NVML gave no answer")))
+    assert none.gpu is None and none.nvml_error is None  # nothing was to be read there
+    assert "nvml_lists_others" not in codes(replace(facts, visible=(A100, V100)))
+
+
 def test_another_gpu_than_nvml_let_expect_is_held_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "read_machine_facts", lambda ask_torch: replace(GOOD, torch=None))
     other = selection.DeviceChoice("cuda", "told", 0, V100, V100.uuid)

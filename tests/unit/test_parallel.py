@@ -230,6 +230,18 @@ def test_what_spreads_is_left_out_of_the_key_and_nothing_else() -> None:
     ) == ["gpu_name H100 -> H200"]
 
 
+def test_runs_that_overlap_on_a_node_of_a_cluster_are_neighbours(tmp_path: Path) -> None:
+    frame = swept(tmp_path, Beside()).assign(parallel=None, spread="hosts", duration_s=2.5, process_start_s=0.5)
+    apart = frame.assign(started_unix_s=[1.7e9 + 2.5 * place for place in range(len(frame))])  # one after the other
+    assert "neighbours" not in {finding.code for finding in judge(apart)}
+    beside = apart.assign(started_unix_s=[1.7e9 + 2.5 * (place // 3) for place in range(len(frame))])
+    found = {finding.code: finding for finding in judge(beside)}
+    assert "all 12 runs had up to 2 runs beside them" in found["neighbours"].text
+    other_hosts = beside.assign(host_hash=[f"host-{place % 3}" for place in range(len(frame))])
+    assert "neighbours" not in {finding.code for finding in judge(other_hosts)}
+    assert "neighbours" not in {finding.code for finding in judge(beside.assign(spread=None))}  # a sweep of its own
+
+
 def test_what_neighbours_cost_stands_against_publishing_where_it_is_much_or_unknown(tmp_path: Path) -> None:
     frame = swept(tmp_path, Beside())
     found = {finding.code: finding for finding in judge(frame)}

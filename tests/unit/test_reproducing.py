@@ -12,11 +12,12 @@ from types import SimpleNamespace
 import pytest
 
 import bench
-from bench.analysis import Reproduced, results_key
+from bench.analysis import Reproduced, results_key, told_answers, told_differences
 from bench.bundles import bundle_files, open_results, write_bundle
 from bench.config import SweepConfig
-from bench.errors import BenchError
+from bench.errors import BenchError, DeviceError
 from bench.records import Status
+from bench.report import render_report
 from bench.store import load_notes
 from bench.sweep import reproducing
 from bench.sweep.reproducing import ReproduceOptions, reproduce
@@ -253,6 +254,46 @@ def test_the_new_results_name_what_they_reproduce(machine, tmp_path, there):
     with open_results([bundle]) as (folder,):  # unpacked
         assert results_key(bench.load(folder)) == found.original.key
     assert found.original.key != results_key(bench.load(tmp_path / "here"))
+
+
+def test_the_answers_stand_in_the_report_of_the_new_results(machine, tmp_path, there):
+    machine.results["change"] = more_bytes
+    out = tmp_path / "here"
+    found = reproduce(there, ReproduceOptions(out), QUIET)
+    (note,) = load_notes(out)
+    told = told_answers(note.values)
+    assert [(each.label, each.answer, each.reason) for each in told] == [
+        (case.label, case.answer, case.reason) for case in found.cases
+    ]
+    page = (out / "report.md").read_text(encoding="utf-8")
+    assert "bench reproduce found 2 cases: 1 different, 1 same" in page
+    table = page.partition("## Measured again")[2].partition("\n## ")[0]
+    assert re.search(r"\| different \| .*there, .* here, and nothing that decides it differs", table)
+    assert "Measured again" not in render_report([there / "data"], tmp_path / "plain").read_text(encoding="utf-8")
+
+    plans = sorted((out / "data").glob("plan-*.parquet"))
+    reproduce(there, ReproduceOptions(out), QUIET)  # the same answers: the folder says them once
+    assert sorted((out / "data").glob("plan-*.parquet")) == plans
+    assert (out / "report.md").read_text(encoding="utf-8") == page
+
+
+@pytest.mark.parametrize(
+    "note", [None, "text", {"cases": "x"}, {"cases": ["x", {}, {"answer": "yes"}, {"answer": ["same"]}], "differs": 3}]
+)
+def test_answers_that_nobody_can_have_noted_are_none(note):
+    notes = {"reproduces": {"key": "0" * 16, "name": "x"}, "reproduction": note}
+    assert (told_answers(notes), told_differences(notes)) == ([], [])
+    hostile = {"cases": [{"answer": "same", "label": "<b>" * 999, "reason": None}], "differs": [{}]}
+    (answer,) = told_answers({**notes, "reproduction": hostile})
+    assert len(answer.label) == 200 and told_answers({"reproduction": hostile}) == []
+
+
+@pytest.mark.parametrize("device", ["all", "cuda:0,cuda:1", "GPU-1234"])
+def test_several_devices_are_refused_with_what_to_do(tmp_path, there, device):
+    with pytest.raises(DeviceError, match=r"on one device.*run the command again with its --device and an --out"):
+        reproduce(there, ReproduceOptions(tmp_path / "here", device=device), QUIET)
+    with pytest.raises(DeviceError, match='unknown "gpu"'):
+        reproduce(there, ReproduceOptions(tmp_path / "here", device="gpu"), QUIET)
 
 
 @pytest.mark.parametrize(

@@ -241,6 +241,14 @@ def test_a_driver_that_let_two_runs_in_a_row_wait_is_not_asked_again(
     assert [argument["nvml_error"] is not None for argument in launcher.asked] == asked_without
 
 
+def test_a_driver_that_lists_other_gpus_is_not_asked_and_the_run_says_why(tmp_path: Path) -> None:
+    launcher = Scripted()
+    made = session(tmp_path, launcher)
+    made.seats[0].choice = replace(made.seats[0].choice, nvml_error="NVML lists other GPUs than torch")
+    measure_missing([made])
+    assert {argument["nvml_error"] for argument in launcher.asked} == {"NVML lists other GPUs than torch"}
+
+
 def test_three_such_deaths_in_a_row_stop_the_sweep_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(InfrastructureError, match=r"^3 worker processes in a row ended before the case began: gone\. "):
         measure_missing([session(tmp_path, Scripted([died("start")] * 3))])
