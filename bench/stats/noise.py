@@ -87,9 +87,7 @@ def noise_floor(rates: Sequence[Sequence[float]]) -> NoiseFloor | None:
     low, high = (math.sqrt(total / float(special.chdtri(degrees, share))) for share in (tail, 1 - tail))
     each = [float(logs.std(ddof=1)) for logs in known]
     shape = noise_shape(known)
-    visible = tuple(
-        Visible(n, *(visible_frac(size, n, shape) for size in (spread, low, high))) for n in SIDES
-    )
+    visible = tuple(Visible(n, *(visible_frac(size, n, shape) for size in (spread, low, high))) for n in SIDES)
     return NoiseFloor(spread, low, high, degrees, len(known), min(each), max(each), visible, _halves(rates))
 
 
@@ -102,8 +100,12 @@ def noise_shape(logs: Sequence[np.ndarray]) -> tuple[float, ...]:
     # a mean takes a share of each deviation with it: more of it where a case has few processes
     parts = [(each - each.mean()) * math.sqrt(len(each) / (len(each) - 1)) for each in logs]
     deviations = np.concatenate(parts)
-    size = float(deviations.std())
-    return tuple((deviations / size).tolist()) if size else ()
+    size = math.sqrt(float((deviations**2).mean()))
+    return tuple((deviations / size).tolist()) if size > _ROUNDING else ()
+
+
+_ROUNDING = 1e-12
+"""Equal values may have logarithms that are off their mean by less than this."""
 
 
 def visible_frac(spread: float, processes: int, shape: tuple[float, ...] = ()) -> float:

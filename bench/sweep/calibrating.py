@@ -161,7 +161,9 @@ def calibrate_machine(options: CalibrateOptions, progress: Progress) -> Calibrat
     launcher = LocalLauncher()
     with interrupt_on_terminate():
         machine = _look(launcher, options, progress)
-        config = repeat_within(options.config or _own_config(machine, options.minutes), options.repeats, options.minutes)
+        config = repeat_within(
+            options.config or _own_config(machine, options.minutes), options.repeats, options.minutes
+        )
         cases = _cases(config, machine.environment.device)
         progress.deadline = began + RUNS_END * seconds
         outcome = run_sweep(
