@@ -70,7 +70,9 @@ def _kept_noise(environment: Environment) -> dict[str, Any] | None:
     from bench.devices.kept_noise import find_noise
 
     kept = find_noise(environment)
-    return kept and {**kept.note, "sentence": kept.sentence, "out_of_date": kept.changes(environment)}
+    if kept is None:
+        return None
+    return {**kept.note, "sentence": kept.sentence, "out_of_date": kept.changes(environment)}
 
 
 def _print(

@@ -10,6 +10,7 @@ import click
 from bench.cli.axes import batch_size_option, config_of_axes, with_axes
 from bench.cli.options import device_option, json_option, read_config, set_option
 from bench.terminal import printable
+from bench.units import counted
 
 FEWEST_MINUTES = 0.1
 
@@ -92,7 +93,7 @@ def _lines(content: dict[str, Any]) -> list[str]:
     if found is None:
         return [f"{content['device']}: no case was measured twice. Allow more --minutes"]
     lines = [
-        f"{content['device']}: {content['measured_runs']} runs of {len(content['cases'])} cases; processes of a case "
+        f"{content['device']}: {counted(content['measured_runs'], 'run')} of {counted(len(content['cases']), 'case')}; processes of a case "
         f"differ by {_percent(found['spread_frac'])} (95 %: {_percent(found['low'])} to {_percent(found['high'])})",
         "differences in throughput that comparing one case finds in 4 of 5 tries:",
     ]

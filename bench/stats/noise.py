@@ -163,7 +163,7 @@ def _least_change(one: np.ndarray, two: np.ndarray) -> float:
     A change moves the interval and leaves its width, so that below the change that lifts it off 1 nothing is called;
     what guards the verdict beyond that may ask for more.
     """
-    low = judge_ratios([np.exp(one)], [np.exp(two)], margin=_NO_MARGIN)[0].low
+    low = judge_ratios([np.exp(one).tolist()], [np.exp(two).tolist()], margin=_NO_MARGIN)[0].low
     change = -math.log(low or 1.0) + 1e-9 * _UNIT
     if _is_called(one, two, change):
         return change
@@ -181,7 +181,7 @@ _NO_MARGIN = 1e-12
 
 
 def _is_called(one: np.ndarray, two: np.ndarray, change: float) -> bool:
-    (found,) = judge_ratios([np.exp(one)], [np.exp(two + change)], margin=_NO_MARGIN)
+    (found,) = judge_ratios([np.exp(one).tolist()], [np.exp(two + change).tolist()], margin=_NO_MARGIN)
     return found.verdict is Verdict.FASTER
 
 
