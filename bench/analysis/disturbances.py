@@ -2,9 +2,9 @@
 
 Nothing differs between processes of a case but the moment, so what their rates go along with is what disturbs them.
 Each reading is compared with the rates within its case, over all cases together: both lose their case's mean, and rates
-are divided by their case's spread, so that no noisy case decides for all. The p-value is by permutation within cases (R.
-A. Fisher, The Design of Experiments, 1935), corrected by Holm over all readings that moved. A disturbance is called where
-that leaves it significant and it has the sign that its cause has. Going along is no proof: two readings that move
+are divided by their case's spread, so that no noisy case decides for all. The p-value is by permutation within cases
+(R. A. Fisher, The Design of Experiments, 1935), corrected by Holm over all readings that moved. A disturbance is called
+where that leaves it significant and it has the sign that its cause has. Going along is no proof: two readings that move
 together (clock and temperature, say) are both called, the one that explains more first.
 """
 

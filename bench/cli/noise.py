@@ -92,9 +92,11 @@ def _lines(content: dict[str, Any]) -> list[str]:
     found = content["noise"]
     if found is None:
         return [f"{content['device']}: no case was measured twice. Allow more --minutes"]
+    over = f"{counted(content['measured_runs'], 'run')} of {counted(len(content['cases']), 'case')}"
+    low, high = _percent(found["low"]), _percent(found["high"])
     lines = [
-        f"{content['device']}: {counted(content['measured_runs'], 'run')} of {counted(len(content['cases']), 'case')}; processes of a case "
-        f"differ by {_percent(found['spread_frac'])} (95 %: {_percent(found['low'])} to {_percent(found['high'])})",
+        f"{content['device']}: {over}; processes of a case differ by {_percent(found['spread_frac'])} (95 %: {low} to "
+        f"{high})",
         "differences in throughput that comparing one case finds in 4 of 5 tries:",
     ]
     lines += [

@@ -2,7 +2,8 @@
 
 Sources: proc_stat(5) for the processors' time, in ticks of 10 ms; getrusage(2) for switches and this process's own
 time; Linux, admin-guide/cgroup-v2.rst for `throttled_usec`; cpufreq's `scaling_cur_freq`, or `cpu MHz` of /proc/cpuinfo
-where there is none (a virtual machine's is the rated clock and never moves). Where the system does not tell, values are None.
+where there is none (a virtual machine's is the rated clock and never moves). Where the system does not tell, values are
+None.
 """
 
 from __future__ import annotations
