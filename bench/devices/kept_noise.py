@@ -85,7 +85,7 @@ class KeptNoise:
     @property
     def sentence(self) -> str:
         """The differences that can be seen, without a full stop."""
-        each = [f"{frac * 100:.1f} % with {n}" for n, frac in self.visible]
+        each = [f"{f'{frac * 100:.1f}' if frac <= 1 else 'over 100'} % with {n}" for n, frac in self.visible]
         listed = f"{', '.join(each[:-1])} and {each[-1]}" if len(each) > 1 else each[0]
         return (
             f"On this machine, comparing one case finds a difference in throughput of {listed} processes per side in 4 "

@@ -52,7 +52,7 @@ class NoiseFloor:
         cases: With at least two processes.
         quietest_frac: The spread of the case with the least.
         noisiest_frac: Of the one with the most; from few processes each, both say little.
-        visible: For each number of `SIDES`.
+        visible: For each number of processes per side.
         halves: Verdicts, by name, of comparing the first half of each case's processes with the second (A/A): nothing
             differs, so that `faster` and `slower` are false; empty with fewer than four processes per case.
     """
@@ -68,11 +68,12 @@ class NoiseFloor:
     halves: dict[str, int]
 
 
-def noise_floor(rates: Sequence[Sequence[float]]) -> NoiseFloor | None:
+def noise_floor(rates: Sequence[Sequence[float]], sides: Sequence[int] = SIDES) -> NoiseFloor | None:
     """The noise floor; None without two processes of any case.
 
     Args:
         rates: For each case one positive number per process, in the order of the repeats.
+        sides: Processes per side for which the visible difference is simulated, a second or so for the usual three.
 
     Raises:
         ValueError: A value is not finite and positive.
@@ -87,7 +88,7 @@ def noise_floor(rates: Sequence[Sequence[float]]) -> NoiseFloor | None:
     low, high = (math.sqrt(total / float(special.chdtri(degrees, share))) for share in (tail, 1 - tail))
     each = [float(logs.std(ddof=1)) for logs in known]
     shape = noise_shape(known)
-    visible = tuple(Visible(n, *(visible_frac(size, n, shape) for size in (spread, low, high))) for n in SIDES)
+    visible = tuple(Visible(n, *(visible_frac(size, n, shape) for size in (spread, low, high))) for n in sides)
     return NoiseFloor(spread, low, high, degrees, len(known), min(each), max(each), visible, _halves(rates))
 
 

@@ -151,7 +151,7 @@ def _content(frame: pd.DataFrame, environment: Environment, counts: dict[str, in
     cases = []
     for key, values in rates.items():
         first = runs[runs["case_key"] == key].iloc[0]
-        alone = noise_floor([values])
+        alone = noise_floor([values], sides=())
         case = {axis: first[axis].item() if hasattr(first[axis], "item") else first[axis] for axis in AXES}
         cases.append({**case, "case_key": key, "processes": len(values), "spread_frac": alone and alone.spread_frac})
     started = frame["started_unix_s"].dropna()
