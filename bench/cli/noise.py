@@ -47,7 +47,7 @@ def noise(
     as_json: bool,
     **axes: tuple[Any, ...],
 ) -> None:
-    """Measure this machine's noise: which differences bench compare can see here.
+    """Measure which differences can be seen on this machine.
 
     Runs a few typical cases again and again in fresh processes, in turn, and compares them with themselves. Says which
     difference in throughput can be seen with 3, 5 and 10 processes per side, what disturbs the runs, and what to set.
