@@ -109,6 +109,13 @@ def calibrate(session: nox.Session) -> None:
 
 
 @nox.session
+def noise(session: nox.Session) -> None:
+    """Measure this machine's noise; arguments go to `bench noise` (nox -s noise -- --minutes 3)."""
+    prepare(session)
+    bench(session, "noise", *session.posargs)
+
+
+@nox.session
 def report(session: nox.Session) -> None:
     """Render a report again; arguments go to `bench report` (nox -s report -- reports/default)."""
     prepare(session)

@@ -9,6 +9,7 @@ What scripts and notebooks use is here; `docs/api.md` shows it at work:
 * `compare`: what changed between two results, and whether it can be told from noise;
 * `history`: each case over results of different dates or versions, and where its level changed;
 * `reproduce`: results of others measured again, with an answer for each case;
+* `measure_noise`: which differences can be seen on this machine, and what disturbs it;
 * `build_site`: a static site from the results of many machines and people.
 
 Importing this is cheap: what a function needs is imported when it is called, and torch only in other processes.
@@ -19,7 +20,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bench.api import build_site, choose, compare, estimate, fit, history, load, reproduce, save_memory, timeline
+    from bench.api import (
+        build_site,
+        choose,
+        compare,
+        estimate,
+        fit,
+        history,
+        load,
+        measure_noise,
+        reproduce,
+        save_memory,
+        timeline,
+    )
 
 __version__ = "0.1.0"
 __all__ = [
@@ -30,6 +43,7 @@ __all__ = [
     "fit",
     "history",
     "load",
+    "measure_noise",
     "reproduce",
     "save_memory",
     "timeline",

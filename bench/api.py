@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from bench.launchers import Launcher
     from bench.records import Case, Checkpointing, Estimate, ImageSpec, MemoryFormat, Precision, Update, ZeroGrad
     from bench.site import Built
+    from bench.sweep.noise import MeasuredNoise
     from bench.sweep.reproducing import Reproduction
 
     Made = TypeVar("Made")
@@ -665,6 +666,39 @@ def reproduce(
     target = None if out is None else Path(out)
     options = ReproduceOptions(target, device, only, across, margin, confidence, check_only, report)
     return reproduce_results(given, options, Progress(quiet=True))
+
+
+def measure_noise(
+    device: str = "auto",
+    *,
+    minutes: float = 10.0,
+    repeats: int = 40,
+    out: str | PathLike[str] | None = None,
+    keep: bool = True,
+) -> MeasuredNoise:
+    """Measure which differences can be seen on this machine, and what disturbs it: `bench noise`.
+
+    Runs go to fresh processes, and finished ones are kept: the same call resumes.
+
+    Args:
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        minutes: What all of it may take.
+        repeats: The most processes per case.
+        out: Folder for the results; `reports/noise-DEVICE` unless given.
+        keep: Whether `bench env` and later sweeps of this account know of it.
+
+    Returns:
+        A `bench.sweep.noise.MeasuredNoise`; its `content` is what `bench noise --json` prints.
+
+    Raises:
+        bench.errors.BenchError: The device or folder cannot be used.
+    """
+    from bench.sweep.noise import NoiseOptions
+    from bench.sweep.noise import measure_noise as measure
+    from bench.terminal import Progress
+
+    target = None if out is None else Path(out)
+    return measure(NoiseOptions(target, device, minutes, repeats, None, keep), Progress(quiet=True))
 
 
 def build_site(

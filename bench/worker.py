@@ -29,6 +29,7 @@ from bench.forks import write_traceback
 from bench.plan import describe, image_spec
 from bench.probes.backends import Backend, DeviceReadings, TorchMemory, backend
 from bench.probes.gpu_monitor import SILENT, UNCONFIRMED, is_unconfirmed, throttled_by
+from bench.probes.host_window import HostWindow
 from bench.probes.in_force import read_in_force
 from bench.probes.oom import (
     describe_out_of_memory,
@@ -287,6 +288,7 @@ def _time(run: _Run, workload: Workload, inputs: Inputs) -> None:
     run.enter("measure")
     intake.clear()
     run.backend.synchronize()
+    host = HostWindow()
     run.readings.open_window()
     timed = time_steps(step, count, run.task.device)
     if run.task.protocol.compiled or run.task.case.compile != "false":
@@ -294,7 +296,7 @@ def _time(run: _Run, workload: Workload, inputs: Inputs) -> None:
         run.found["compilation_s"] = max(0.0, warm.step_times_s[0] - steady)
     run.found.update(step_times_s=timed.step_times_s, wall_window_s=timed.wall_window_s, **intake.fields())
     read = run.readings.close_window()
-    run.found.update(read, status=Status.OK)
+    run.found.update(read, **host.close(), status=Status.OK)
     in_force = in_force.then(
         read_in_force(run.task.case, protocol, workload)
     )  # a model may change switches at any step

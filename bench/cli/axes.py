@@ -12,6 +12,7 @@ from bench.errors import BenchError
 from bench.terminal import printable
 
 if TYPE_CHECKING:
+    from bench.config import SweepConfig
     from bench.records import Case
 
 _PRECISIONS = click.Choice(["float32", "tf32", "bf16", "fp16"])
@@ -161,8 +162,22 @@ def _given(axes: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
     others = ("precision", "memory_format", "image_size", *SWITCHES)
     grid |= {axis: given for axis in others if (given := axes.get(f"{axis}s"))}
     if max(grid["batch_size"]) > MAX_BATCH_SIZE or max(grid.get("image_size", (0,))) > MAX_IMAGE_SIZE:
-        from bench.config import check_config
-
-        written = {axis: [str(item) if isinstance(item, Choice) else item for item in grid[axis]] for axis in grid}
-        check_config({"name": "estimate", "grid": written}, "command line")  # which says the faults
+        _checked(grid, "estimate")  # which says the faults
     return grid
+
+
+def config_of_axes(axes: dict[str, tuple[Any, ...]], name: str) -> SweepConfig | None:
+    """A configuration of the axes given; None where none is. Raises BenchError."""
+    if not any(axes.values()):
+        return None
+    if not axes["models"]:
+        raise click.UsageError("give --model NAME (bench list models) beside the other axes, or a configuration")
+    return _checked(_given(axes), name)
+
+
+def _checked(grid: dict[str, tuple[Any, ...]], name: str) -> SweepConfig:
+    from bench.config import check_config
+    from bench.records import Choice
+
+    written = {axis: [str(item) if isinstance(item, Choice) else item for item in grid[axis]] for axis in grid}
+    return check_config({"name": name, "grid": written}, "command line")

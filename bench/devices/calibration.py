@@ -111,11 +111,15 @@ def keep_calibration(device: Device) -> Path | None:
     if folder is None:
         return None
     which = (device.gpu_uuid_hash or f"{device.multiprocessors or 0}-cores")[:8]
-    path = folder / f"{slug(device.gpu_name)}-{which}.toml"
+    return write_kept(folder / f"{slug(device.gpu_name)}-{which}.toml", device_toml(device))
+
+
+def write_kept(path: Path, text: str) -> Path:
+    """Write a file of this account's folder whole or not at all; returns its path. Raises DeviceError."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_suffix(".new")
-        new.write_text(device_toml(device), encoding="utf-8")
+        new.write_text(text, encoding="utf-8")
         new.replace(path)
     except OSError as error:
         raise DeviceError(f"{path}: cannot be written ({error.strerror or error})") from error

@@ -20,6 +20,16 @@ def read_cpu_quota(root: Path = ROOT) -> float | None:
     return min(quotas, default=None)
 
 
+def read_quota_wait_s(root: Path = ROOT) -> float | None:
+    """Seconds that processes of this control group have waited for its processor quota; None if it does not count."""
+    for folder in (*_folders("", root), *_folders("cpu", root)):
+        for line in _text(folder / "cpu.stat").splitlines():
+            name, _, count = line.partition(" ")
+            if name in ("throttled_usec", "throttled_time") and count.strip().isdecimal():
+                return int(count) * (1e-6 if name == "throttled_usec" else 1e-9)  # version 1 counts nanoseconds
+    return None
+
+
 def read_memory_limit_bytes(root: Path = ROOT) -> int | None:
     """The smallest memory limit of this control group and its ancestors in bytes; None if there is none."""
     limits = [_number(folder / "memory.max") for folder in _folders("", root)]

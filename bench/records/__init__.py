@@ -350,6 +350,13 @@ class Measurement:
     pcie_generation: int | None = column(None, gpu=True, reading=3)
     pcie_width: int | None = column(None, gpu=True, reading=3)
     other_process_count: int | None = column(None, gpu=True, reading=3)  # others on the device, at the window's end
+    # the host during the window
+    host_others_window_frac: float | None = None  # of all processors' time: other processes
+    stolen_window_s: float | None = None  # of all processors' time: what a hypervisor gave to other machines
+    involuntary_switches: int | None = None  # of this process, to another
+    quota_wait_window_s: float | None = None  # that threads waited for the control group's processor quota
+    cpu_clock_start_hz: float | None = column(None, within=(5e7, 1e10))  # the mean over the processors
+    cpu_clock_end_hz: float | None = column(None, within=(5e7, 1e10))
     nvml_error: str | None = column(None, gpu=True)  # why readings of the device are missing, where it was to be read
 
 

@@ -52,8 +52,7 @@ def permutation_p(one: np.ndarray, two: np.ndarray) -> float:
     values = values - values.mean()  # dealt into two sides, their sums are now opposite
     found = abs(values[:n].sum()) * (1 - 1e-9)  # a dealing that is the one found in another order counts
     if dealings <= MAX_DEALINGS:
-        sums = values[_all_dealings(n)].sum(axis=1)
-        return float((np.abs(sums) >= found).mean())
+        return float((np.abs(_all_dealings(n) @ values) >= found).mean())
     random = np.random.default_rng(0)
     sums = random.permuted(np.tile(values, (MAX_DEALINGS, 1)), axis=1)[:, :n].sum(axis=1)
     return float(((np.abs(sums) >= found).sum() + 1) / (MAX_DEALINGS + 1))
@@ -87,8 +86,15 @@ def _all_signs(n: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=4)
 def _all_dealings(n: int) -> np.ndarray:
-    """The positions of one side in every dealing of `2 n` values, `(C(2n, n), n)`."""
-    return np.array(list(itertools.combinations(range(2 * n), n)), dtype=np.int8)
+    """Which of `2 n` values the side with the first one has, in every dealing: ones and zeros, `(C(2n, n) / 2, 2n)`.
+
+    The other half of the dealings are these with the sides swapped, whose means are as far apart.
+    """
+    others = np.array(list(itertools.combinations(range(1, 2 * n), n - 1)), dtype=np.intp).reshape(-1, n - 1)
+    dealings = np.zeros((len(others), 2 * n))
+    dealings[:, 0] = 1.0
+    np.put_along_axis(dealings, others, 1.0, axis=1)
+    return dealings
 
 
 def holm(p_values: Sequence[float] | np.ndarray, last: Sequence[bool] | np.ndarray | None = None) -> np.ndarray:

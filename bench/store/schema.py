@@ -10,7 +10,9 @@ History of the format (the number stands in each file's metadata as `bench.schem
   `neighbour_slowdown_frac`, `lost_tries`, `niceness`, `timm_version`, `gpu_memory_limit_bytes`, `device_memory_kind`,
   `device_memory_note`, `xpu_version`, `power_window_w`, `power_sample_count`, `batch_made_times_s`,
   `workload_power_profiles`, `edpp_multiplier_frac`, `adaptive_tgp`, `adaptive_tgp_limit_w`, `power_smoothing`,
-  `application_clocks`, `confidential_computing`, `mps`, `gpu_settings_note` and `performance_state_end` in runs,
+  `application_clocks`, `confidential_computing`, `mps`, `gpu_settings_note`, `performance_state_end`,
+  `host_others_window_frac`, `stolen_window_s`, `involuntary_switches`, `quota_wait_window_s`, `cpu_clock_start_hz`
+  and `cpu_clock_end_hz` in runs,
   `estimated_device_low_bytes`, `estimated_device_high_bytes`, `estimated_device_basis`, `estimated_fit`,
   `estimated_samples_per_s_low`, `estimated_samples_per_s_high`, `estimated_speed_basis`, `step_flop`, `peak_flop_per_s`
   and `least_step_time_s` in estimates.

@@ -161,7 +161,9 @@ def calibrate_machine(options: CalibrateOptions, progress: Progress) -> Calibrat
     launcher = LocalLauncher()
     with interrupt_on_terminate():
         machine = _look(launcher, options, progress)
-        config = _repeated(options.config or _own_config(machine, options.minutes), options)
+        config = repeat_within(
+            options.config or _own_config(machine, options.minutes), options.repeats, options.minutes
+        )
         cases = _cases(config, machine.environment.device)
         progress.deadline = began + RUNS_END * seconds
         outcome = run_sweep(
@@ -200,7 +202,7 @@ def _look(launcher: Launcher, options: CalibrateOptions, progress: Progress) -> 
             argument = {"device": choice.kind, "most_s": most_s, **gpu_of(choice)}
             found = ask(launcher, "calibrate", ceilings_task, argument)
             found["environment_key"] = environment.key
-            _write(path, json.dumps(found, indent=1) + "\n")
+            write_whole(path, json.dumps(found, indent=1) + "\n")
         return _Machine(environment, _with_ceilings(device, found), found, folder)
 
 
@@ -219,27 +221,42 @@ def _own_config(machine: _Machine, minutes: float) -> SweepConfig:
     cases = [(*case[:4], half if case[4] == "half" else case[4], case[5]) for case in listed]
     cases = list(dict.fromkeys(case for case in cases if case[4] in has))
     count = min(len(cases), max(FEWEST_CASES, round(CASES_PER_MINUTE * minutes)))
+    measure = {"warmup_steps": 8, "measured_steps": 15}
+    return config_of(cases[:count], "calibration", "Steps that a calibration is fitted to", measure)
+
+
+def config_of(
+    cases: Sequence[tuple[str | int, ...]], name: str, description: str, measure: Mapping[str, Any]
+) -> SweepConfig:
+    """A configuration of cases that are no grid.
+
+    Args:
+        cases: Model, data set, optimizer, batch size, precision and layout of each.
+        name: Of the configuration.
+        description: What it is.
+        measure: How, as far as not by default.
+    """
     names = ("model", "dataset", "optimizer", "batch_size", "precision", "memory_format")
-    grids = [{name: [value] for name, value in zip(names, case, strict=True)} for case in cases[:count]]
+    grids = [{name: [value] for name, value in zip(names, case, strict=True)} for case in cases]
     values = {
-        "name": "calibration",
-        "description": "Steps that a calibration is fitted to",
+        "name": name,
+        "description": description,
         "grid": grids[0],
-        "include": [{"reason": "a further step of the calibration", **grid} for grid in grids[1:]],
-        "measure": {"warmup_steps": 8, "measured_steps": 15},
+        "include": [{"reason": f"a further step of the {name}", **grid} for grid in grids[1:]],
+        "measure": dict(measure),
         "data": {"fetch": False},
     }
-    return check_config(values, "calibration")
+    return check_config(values, name)
 
 
-def _repeated(config: SweepConfig, options: CalibrateOptions) -> SweepConfig:
-    """The configuration in rounds of one run of every case, until the time is spent."""
+def repeat_within(config: SweepConfig, repeats: int, minutes: float) -> SweepConfig:
+    """The configuration in rounds of one run of every case, as many as `repeats` and the time of the command allow."""
     if config.limits.device_memory is not None:
-        raise ConfigError(["limits.device_memory: a calibration is of the whole GPU. Remove it"])
+        raise ConfigError(["limits.device_memory: this measures the whole GPU. Remove it"])
     measure = config.measure.model_copy(
-        update={"repeats": options.repeats, "target_interval": None, "time_budget": None, "order": "interleaved"}
+        update={"repeats": repeats, "target_interval": None, "time_budget": None, "order": "interleaved"}
     )
-    timeout = min(config.limits.run_timeout, max(LEAST_TIMEOUT_S, ONE_RUN * 60.0 * options.minutes))
+    timeout = min(config.limits.run_timeout, max(LEAST_TIMEOUT_S, ONE_RUN * 60.0 * minutes))
     limits = config.limits.model_copy(update={"run_timeout": timeout})
     return config.model_copy(update={"measure": measure, "limits": limits})
 
@@ -307,7 +324,7 @@ def _conclude(
         "speed": _speed_errors(fitted["predicted"]),
         "memory": memory_errors(summarise_cases(frame), runs),
         "noise": asdict(noise) if noise else None,
-        "settings": {**asdict(settings), "overrides": _overrides(settings)},
+        "settings": {**asdict(settings), "overrides": overrides_of(settings)},
         "cases": [_case(case, found, rates[case.key]) for case, found in zip(known, fitted["predicted"], strict=True)],
         "runs": outcome.counts,
         "recordings": recorded,
@@ -315,11 +332,11 @@ def _conclude(
     device = _calibrated(machine, content, context) if fitted["values"] else None
     content["device"]["calibration"] = device.calibration if device else None
     content["not_kept"] = _why_not_kept(content["speed"])
-    _write(machine.folder / "calibration.json", json.dumps(content, indent=1) + "\n")
-    _write(machine.folder / "calibration.md", render_calibration(content))
+    write_whole(machine.folder / "calibration.json", json.dumps(content, indent=1) + "\n")
+    write_whole(machine.folder / "calibration.md", render_calibration(content))
     kept = None
     if device is not None:
-        _write(machine.folder / f"{slug(device.gpu_name)}.toml", device_toml(device))
+        write_whole(machine.folder / f"{slug(device.gpu_name)}.toml", device_toml(device))
         kept = keep_calibration(device) if options.keep and not content["not_kept"] else None
     return Calibrated(machine.folder, content, device, kept, outcome.failed or device is None)
 
@@ -371,7 +388,7 @@ def _case(case: Case, found: Mapping[str, Any], rates: Sequence[float]) -> dict[
     }
 
 
-def _overrides(settings: Settings) -> list[str]:
+def overrides_of(settings: Settings) -> list[str]:
     """The settings as `--set` takes them."""
     named = {name: getattr(settings, name) for name in ("repeats", "warmup_steps", "measured_steps")}
     return [f"measure.{name}={value}" for name, value in named.items() if value is not None]
@@ -412,7 +429,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) and {"values", "sources"} <= found.keys() else {}
 
 
-def _write(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
     """Write a file whole or not at all. Raises StoreError if the folder cannot be written."""
     with typed_errors(path):
         new = path.with_name(f".{path.name}.new")

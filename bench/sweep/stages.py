@@ -14,6 +14,7 @@ from bench.catalog.data_fetch import fetch_dataset
 from bench.client import refusals_in_child
 from bench.config import SweepConfig
 from bench.devices import Device, device_toml
+from bench.devices.kept_noise import find_noise
 from bench.errors import BenchError, ConfigError, DataError, nearest, nearest_sentence
 from bench.folders import data_folder
 from bench.launchers import InProcessLauncher, Launcher, LocalLauncher, interrupt_on_terminate
@@ -220,6 +221,9 @@ def _prepare(session: Session) -> None:
     _say_data_changes(session)
     if session.gpu is not None:  # the basis of the estimates, so that anybody can repeat them
         session.notes |= {"device_file": device_toml(session.gpu.device), "device_remark": session.gpu.remark or ""}
+    kept = find_noise(session.environment)
+    if kept is not None and not kept.changes(session.environment):
+        session.notes |= {"noise": kept.note}
     extend_plan(session)  # the rounds that an earlier sweep decided
     write_plan(session)
     cases = counted(len({run.case for run in session.plan}), "case")

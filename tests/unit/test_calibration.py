@@ -209,7 +209,7 @@ def test_a_calibrated_device_file_reads_back(tmp_path: Path) -> None:
 def test_the_noise_floor_finds_the_spread_and_holds_it_in_its_interval() -> None:
     random, inside = np.random.default_rng(3), 0
     for _ in range(200):
-        found = noise_floor(np.exp(random.normal(0.0, 0.02, (10, 4))).tolist())
+        found = noise_floor(np.exp(random.normal(0.0, 0.02, (10, 4))).tolist(), sides=())
         assert found is not None and found.degrees == 30
         inside += found.low <= 0.02 <= found.high
     assert 180 <= inside <= 199
@@ -252,7 +252,7 @@ def test_settings_follow_from_the_runs() -> None:
     runs = pd.DataFrame(
         {"warmup_times_s": [(9.0, 3.0, 1.0, 1.0)] * 4, "step_times_s": [steps] * 4, "samples_per_s": [1.0] * 4}
     )
-    noise = noise_floor([[1.0, 1.001, 0.999, 1.0]])
+    noise = noise_floor([[1.0, 1.001, 0.999, 1.0]], sides=())
     found = recommend(runs, noise, 0.01, {"float32": 1e12, "tf32": 4e12, "bf16": 1.05e12})
     assert found.warmup_steps == 2
     assert found.repeats == 3

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 
 from bench import catalog
+from bench.devices.kept_noise import KeptNoise
 from bench.errors import BenchError
 from bench.report.blocks import Block, Bullets, Code
 from bench.report.contents import Contents, Section
@@ -26,6 +27,7 @@ def build(contents: Contents) -> Sequence[Block]:
         "the same type can differ by more. With few processes they are wide; published numbers take "
         f"{PUBLISHED_PROCESSES}."
     )
+    items += [f"{sentence}." for sentence in _noise(contents)]
     items.append(
         "Peaks are those of the measured steps in a fresh process; a first step, an evaluation or a checkpoint can "
         "take more."
@@ -46,6 +48,12 @@ def build(contents: Contents) -> Sequence[Block]:
     items += [f"{model}: {note}." for model, note in _model_notes(summary["model"].dropna().unique())]
     items.append("Nothing here says how well a model learns: batch sizes are compared by speed and memory only.")
     return [Bullets(items)]
+
+
+def _noise(contents: Contents) -> list[str]:
+    """Which differences can be seen where this was measured, as the sweeps noted it; none where none did."""
+    kept = [KeptNoise.read(note["noise"]) for note in contents.notes if note.get("noise")]
+    return list(dict.fromkeys(noise.sentence for noise in kept if noise is not None))
 
 
 def _model_notes(models: Iterable[str]) -> Iterator[tuple[str, str]]:
