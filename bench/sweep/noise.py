@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 RUNS_SHARE = 0.85
 """Of the time, for runs; starting, estimating and the analysis take the rest."""
 METRICS_TOLD = ("samples_per_s", "median_step_time_s", "peak_allocated_bytes", "joules_per_sample")
-_SETTINGS_THAT_DISTURB = ("governor", "mig_slice", "unified_memory")
+_SETTINGS_THAT_DISTURB = (
+    *("governor", "mig_slice", "unified_memory", "persistence_off", "gpu_shared", "cuda_mps", "power_capped"),
+    *("power_profile", "edpp_multiplier", "adaptive_tgp", "power_smoothing", "application_clocks"),
+)
 """Findings of `bench env` that concern the noise of runs."""
 
 _CASES = {  # small kernels, then larger ones: the host decides the speed of the first, the device that of the last
