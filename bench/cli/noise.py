@@ -104,6 +104,14 @@ def _lines(content: dict[str, Any]) -> list[str]:
         f"{_percent(each['high'])})"
         for each in found["visible"]
     ]
+    if len(content["cases"]) > 1:
+        lines.append("by case, between processes, and what 5 per side find:")
+        lines += [
+            f"  {each['model']} on {each['dataset']}, batch {each['batch_size']}, {each['precision']}: "
+            f"{_percent(each['spread_frac'])}; {_percent(five)}"
+            for each in content["cases"]
+            for five in [side["frac"] for side in each["visible"] if side["processes"] == 5]
+        ]
     lines.append("what disturbs it:" if content["disturbances"] else "what disturbs it: nothing found in these runs")
     for each in content["disturbances"]:
         lines += [f"  {each['code']}: {each['what']}", f"    {each['remedy']}"]

@@ -22,6 +22,12 @@ from bench.records.fields import entries
 _ENDING = ".noise.json"
 
 
+UNEVEN = 2.0
+"""Where the noisiest case spreads so much more than the quietest, one figure for all says too little."""
+
+_EXTREMES = ("quietest_frac", "noisiest_frac")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptNoise:
     """The noise of one device on one machine.
@@ -34,6 +40,8 @@ class KeptNoise:
         runs: How many there were.
         cases: Of how many cases.
         spread_frac: Between processes of a case, as a fraction of the rate.
+        quietest_frac: The same in the case in which it is least; None in a file of an earlier version.
+        noisiest_frac: The same in the case in which it is most.
         visible: Pairs: processes per side, and the difference of throughput that a comparison of one case then finds in
             4 of 5 tries, as a fraction.
         disturbances: Codes of what was found to disturb it, the worst first.
@@ -48,6 +56,8 @@ class KeptNoise:
     spread_frac: float
     visible: Sequence[tuple[int, float]]
     disturbances: Sequence[str] = ()
+    quietest_frac: float | None = None
+    noisiest_frac: float | None = None
 
     @classmethod
     def read(cls, found: object) -> KeptNoise | None:
@@ -64,11 +74,13 @@ class KeptNoise:
                 spread_frac=float(values["spread_frac"]),
                 visible=tuple((int(n), float(frac)) for n, frac in values["visible"]),
                 disturbances=tuple(map(str, values.get("disturbances", ()))),
+                **{name: None if values.get(name) is None else float(values[name]) for name in _EXTREMES},
             )
             kept.day  # noqa: B018 - raises where the time is none
         except (TypeError, ValueError, KeyError, OverflowError, OSError):
             return None
-        numbers = (kept.spread_frac, *(frac for _, frac in kept.visible))
+        extremes = [kept.quietest_frac or 0.0, kept.noisiest_frac or 0.0]
+        numbers = (kept.spread_frac, *extremes, *(frac for _, frac in kept.visible))
         return kept if all(math.isfinite(number) and number >= 0 for number in numbers) and kept.visible else None
 
     @property
@@ -87,9 +99,15 @@ class KeptNoise:
         """The differences that can be seen, without a full stop."""
         each = [f"{f'{frac * 100:.1f}' if frac <= 1 else 'over 100'} % with {n}" for n, frac in self.visible]
         listed = f"{', '.join(each[:-1])} and {each[-1]}" if len(each) > 1 else each[0]
+        low, high = self.quietest_frac, self.noisiest_frac
+        extremes = ""
+        if low is not None and high is not None and high > UNEVEN * low:
+            extremes = (
+                f"; processes spread by {low * 100:.1f} % in the quietest case, {high * 100:.1f} % in the noisiest"
+            )
         return (
             f"On this machine, comparing one case finds a difference in throughput of {listed} processes per side in 4 "
-            f"of 5 tries (bench noise of {self.day}, {self.runs} runs)"
+            f"of 5 tries (bench noise of {self.day}, {self.runs} runs{extremes})"
         )
 
     @property

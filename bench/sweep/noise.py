@@ -41,10 +41,10 @@ _SETTINGS_THAT_DISTURB = (
 )
 """Findings of `bench env` that concern the noise of runs."""
 
-_CASES = {  # small kernels, then larger ones: the host decides the speed of the first, the device that of the last
-    "cuda": (
+_CASES = {  # on a fast card the host decides the speed of the first and the last, and the device that of the second
+    "gpu": (
         ("mlp", "mnist", "adam", 64, "float32", "contiguous"),
-        ("resnet50", "imagenet", "sgd_momentum", 32, "fp16", "channels_last"),
+        ("resnet50", "imagenet", "sgd_momentum", 32, "float32", "contiguous"),
         ("resnet18", "cifar10", "sgd_momentum", 128, "float32", "contiguous"),
     ),
     "cpu": (
@@ -108,7 +108,9 @@ def measure_noise(options: NoiseOptions, progress: Progress) -> MeasuredNoise:
         folder = options.out or Path("reports") / f"noise-{slug(device_name(environment))}"
         with typed_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        own = options.config or config_of(_CASES[environment.device], "noise", "An A/A on one machine", {})
+        own = options.config or config_of(
+            _CASES["cpu" if environment.device == "cpu" else "gpu"], "noise", "An A/A on one machine", {}
+        )
         progress.deadline = began + RUNS_SHARE * seconds
         outcome = run_sweep(
             repeat_within(own, options.repeats, options.minutes),
@@ -142,21 +144,13 @@ def _content(frame: pd.DataFrame, environment: Environment, counts: dict[str, in
     settings = recommend(runs, noise, target, {})
     facts = read_machine_facts(ask_torch=False)
     advised = [asdict(each) for each in diagnose(facts) if each.code in _SETTINGS_THAT_DISTURB]
-    if environment.persistence_mode is False:
-        advised.append(
-            {
-                "severity": "note",
-                "code": "persistence_mode",
-                "what": "the GPU's persistence mode is off: clocks and driver start anew with each process",
-                "remedy": "`sudo nvidia-smi -pm 1`",
-            }
-        )
     cases = []
     for key, values in rates.items():
         first = runs[runs["case_key"] == key].iloc[0]
-        alone = noise_floor([values], sides=())
+        alone = noise_floor([values])
         case = {axis: first[axis].item() if hasattr(first[axis], "item") else first[axis] for axis in AXES}
-        cases.append({**case, "case_key": key, "processes": len(values), "spread_frac": alone and alone.spread_frac})
+        found = {"spread_frac": alone.spread_frac, "visible": [asdict(side) for side in alone.visible]} if alone else {}
+        cases.append({**case, "case_key": key, "processes": len(values), "spread_frac": None, "visible": [], **found})
     started = frame["started_unix_s"].dropna()
     return {
         "device": device_name(environment),
@@ -203,6 +197,8 @@ def _kept(content: dict[str, Any], environment: Environment) -> KeptNoise:
         runs=content["measured_runs"],
         cases=len(content["cases"]),
         spread_frac=noise["spread_frac"],
+        quietest_frac=noise["quietest_frac"],
+        noisiest_frac=noise["noisiest_frac"],
         visible=[(each["processes"], each["frac"]) for each in noise["visible"]],
         disturbances=[each["code"] for each in content["disturbances"]],
     )

@@ -76,16 +76,18 @@ def test_the_kind_of_memory_is_known_and_its_columns_go_with_it() -> None:
 
 def test_nvml_counts_memory_that_torch_takes_as_the_devices_and_as_this_processs() -> None:
     torch.empty(1, device="cuda")
-    torch.cuda.empty_cache()  # or torch takes the block from what it holds since earlier tests
+    torch.cuda.empty_cache()
+    # More than torch still holds: cuBLAS's workspace keeps a whole segment of earlier tests, with room beside it.
+    size = torch.cuda.memory_reserved() - torch.cuda.memory_allocated() + (512 << 20)
     with GpuMonitor(uuid_of_current_gpu()) as monitor:
         before = monitor.snapshot()
-        block = torch.empty(512 << 20, dtype=torch.uint8, device="cuda")
+        block = torch.empty(size, dtype=torch.uint8, device="cuda")
         after = monitor.snapshot()
     if before.used_total_bytes is None or after.used_total_bytes is None:
         pytest.skip("NVML gives no memory of this GPU, and the row says why")
-    assert after.used_total_bytes - before.used_total_bytes >= 480 << 20  # others may give some back meanwhile
+    assert after.used_total_bytes - before.used_total_bytes >= size - (32 << 20)  # others may give some back meanwhile
     if before.used_process_bytes is not None and after.used_process_bytes is not None:
-        assert after.used_process_bytes - before.used_process_bytes == pytest.approx(512 << 20, abs=4 << 20)
+        assert after.used_process_bytes - before.used_process_bytes == pytest.approx(size, abs=4 << 20)
     del block
     torch.cuda.empty_cache()
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,14 @@ def kept_noise(**changed: object) -> KeptNoise:
         "visible": ((3, 0.016), (5, 0.013)),
     }
     return KeptNoise(**{**values, **changed})  # type: ignore[arg-type]
+
+
+def test_cases_of_unequal_noise_are_not_hidden_behind_one_figure() -> None:
+    assert "spread" not in kept_noise().sentence
+    assert "spread" not in kept_noise(quietest_frac=0.003, noisiest_frac=0.005).sentence
+    uneven = kept_noise(quietest_frac=0.002, noisiest_frac=0.108)
+    assert uneven.sentence.endswith("36 runs; by case, processes spread by 0.2 to 10.8 %)")
+    assert KeptNoise.read(json.loads(json.dumps(asdict(uneven)))) is not None
 
 
 def test_what_is_kept_is_found_again_and_goes_out_of_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
