@@ -102,9 +102,7 @@ class KeptNoise:
         low, high = self.quietest_frac, self.noisiest_frac
         extremes = ""
         if low is not None and high is not None and high > UNEVEN * low:
-            extremes = (
-                f"; processes spread by {low * 100:.1f} % in the quietest case, {high * 100:.1f} % in the noisiest"
-            )
+            extremes = f"; by case, processes spread by {low * 100:.1f} to {high * 100:.1f} %"
         return (
             f"On this machine, comparing one case finds a difference in throughput of {listed} processes per side in 4 "
             f"of 5 tries (bench noise of {self.day}, {self.runs} runs{extremes})"
