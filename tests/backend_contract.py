@@ -19,7 +19,10 @@ from bench.records import Case, Choice, Environment, Measurement, Precision, Pro
 PEAKS = {"peak_allocated_bytes", "peak_requested_bytes", "peak_reserved_bytes"}
 DEVICE_FIELDS = {"device_total_bytes", "alloc_retries", "context_bytes"}
 PRECISIONS: tuple[Precision, ...] = ("float32", "tf32", "bf16", "fp16")
-MAY_BE_ZERO = {"alloc_retries", "other_process_count", "compilation_s", "final_loss"}
+MAY_BE_ZERO = {
+    *("alloc_retries", "other_process_count", "compilation_s", "final_loss"),
+    *("host_others_window_frac", "stolen_window_s", "involuntary_switches", "quota_wait_window_s"),
+}
 """Columns in which 0 is a count and not "unknown"."""
 
 

@@ -87,5 +87,5 @@ def test_a_case_that_cannot_be_traced_has_no_picture(tmp_path: Path) -> None:
     arguments = ("estimate", "--model", "mlp", "--dataset", "mnist", "--device", "cpu")
     done = bench(*arguments, "--timeline", tmp_path / "a.png")
     assert done.exit_code == 2
-    assert "no timeline for cpu: it needs torch's CUDA allocator" in done.stderr
+    assert "no memory trace for cpu: it needs torch's CUDA allocator" in done.stderr
     assert list(tmp_path.iterdir()) == []

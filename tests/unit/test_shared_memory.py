@@ -94,12 +94,13 @@ def test_without_a_dev_shm_the_remedy_stands_alone(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_run_that_ends_so_is_out_of_memory_and_its_reason_ends_with_the_advice() -> None:
+    from bench.probes.backends import backend
     from bench.probes.gpu_monitor import Readings
     from bench.records import Case, Choice, Protocol
     from bench.worker import MeasureTask, _failure, _Run
 
     case = Case(Choice("mnist"), Choice("mlp"), Choice("sgd"), 8)
-    run = _Run(MeasureTask(case, Protocol(), "cpu"), lambda news: None, Readings(None))
+    run = _Run(MeasureTask(case, Protocol(), "cpu"), lambda news: None, backend("cpu"), Readings(None))
     for error in (KILLED, REFUSED, caused_by(KILLED)):
         found = _failure(run, error)
         assert found["status"] == "oom"
