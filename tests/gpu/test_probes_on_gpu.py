@@ -76,6 +76,7 @@ def test_the_kind_of_memory_is_known_and_its_columns_go_with_it() -> None:
 
 def test_nvml_counts_memory_that_torch_takes_as_the_devices_and_as_this_processs() -> None:
     torch.empty(1, device="cuda")
+    torch.cuda.empty_cache()  # memory cached by an earlier test would serve the block, and the device's would not change
     with GpuMonitor(uuid_of_current_gpu()) as monitor:
         before = monitor.snapshot()
         block = torch.empty(512 << 20, dtype=torch.uint8, device="cuda")
