@@ -10,10 +10,11 @@ code, and a file that cannot be a recording by size or type is refused before it
 """
 
 from bench.recordings.facts import Facts, GpuFacts, case_of
-from bench.recordings.files import FREE_COMPLETED, OOM, OTHER, Recording, read_recording, write_recording
+from bench.recordings.files import ADDRESS_UNIT, FREE_COMPLETED, OOM, OTHER, Recording, read_recording, write_recording
 from bench.recordings.pack import STATISTICS, pack_history
 
 __all__ = [
+    "ADDRESS_UNIT",
     "FREE_COMPLETED",
     "OOM",
     "OTHER",

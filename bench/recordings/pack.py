@@ -39,7 +39,7 @@ def pack_history(
         Actions, addresses (in units of 512 B above the lowest), sizes in bytes (at a mark its number), and stacks:
         empty if none were recorded, else innermost frame first, without where packages lie on the machine.
     """
-    low = min((entry["addr"] for entry in trace if "addr" in entry), default=0)
+    low = min((entry["addr"] for entry in trace if entry["action"] in ACTIONS and "addr" in entry), default=0)
     actions, addresses, sizes, stacks = list[int](), list[int](), list[int](), list[str]()
     waiting = list(enumerate(marks))
     for index in range(len(trace) + 1):
@@ -51,7 +51,7 @@ def pack_history(
         if index < len(trace):
             entry = trace[index]
             actions.append(ACTIONS.get(entry["action"], OTHER))
-            addresses.append((entry.get("addr", low) - low) // ADDRESS_UNIT)
+            addresses.append(max(entry.get("addr", low) - low, 0) // ADDRESS_UNIT)  # a snapshot is noted at address 0
             sizes.append(entry.get("size", 0))
             stacks.append(describe_frames(entry.get("frames", ())))
     return actions, addresses, sizes, stacks

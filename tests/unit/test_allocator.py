@@ -18,8 +18,11 @@ from bench.estimators.allocator import (
     parse_allocator_config,
     replay,
     rounds_fraction,
+    segments_of_history,
     tie_rule,
 )
+from bench.estimators.allocator.caching import LOWEST_ADDRESS
+from bench.estimators.allocator.replay import ALLOC, FREE_REQUESTED, SEGMENT_ALLOC
 from bench.estimators.allocator.settings import round_request
 
 MIB = 1 << 20
@@ -298,6 +301,27 @@ def test_history_becomes_events():
         Mark("1"),
         Complete(1),
     ]
+
+
+def test_segments_lie_where_a_history_has_them_which_decides_ties():
+    """Two cached blocks of one size with neighbours of different sizes: the lower address is taken."""
+    actions, sizes = [SEGMENT_ALLOC, ALLOC, SEGMENT_ALLOC, ALLOC, FREE_REQUESTED], [20 * MIB, 2 * MIB, 4096, 9, 0]
+    assert segments_of_history(actions, [50, 50, 40, 40, 50], sizes, 512) == [(5120, 20 * MIB), (0, 4096)]
+    assert segments_of_history([SEGMENT_ALLOC], [1 << 60], [9], 512) == [(0, 9)]
+    assert segments_of_history([SEGMENT_ALLOC] * 2, [0, 1 << 60], [9, 9], 512) == [(0, 9)]
+    config = AllocatorConfig(ties="address")
+    equal = [Alloc(1, 30 * MIB), Alloc(2, 30 * MIB), Free(1), Free(2), Alloc(3, 30 * MIB)]
+
+    def taken(*segments: tuple[int, int]) -> int:
+        (used,) = [view.address for view in replay(equal, config, segments).segments if view.allocated]
+        return used
+
+    assert taken((64 * MIB, 30 * MIB), (0, 30 * MIB)) == 0
+    assert taken((0, 30 * MIB), (64 * MIB, 30 * MIB)) == 0
+    assert taken((64 * MIB, 30 * MIB), (96 * MIB, 30 * MIB)) == 64 * MIB
+    for broken in [((0, 30 * MIB), (2 * MIB, 30 * MIB)), ((0, 30 * MIB), (64 * MIB, 2 * MIB)), ((0, 30 * MIB),)]:
+        addresses = [view.address for view in replay(equal, config, broken).segments]
+        assert addresses[0] == 0 and addresses[1] >= LOWEST_ADDRESS, "what does not fit ends the recording"
 
 
 def test_history_that_begins_too_late_is_refused():

@@ -62,7 +62,7 @@ def test_a_history_is_packed_with_its_marks_and_without_places_of_this_machine()
         {"action": "segment_alloc", "addr": 1 << 20, "size": 2 << 20},
         {"action": "alloc", "addr": (1 << 20) + 1024, "size": 700, "frames": frames},
         {"action": "oom", "device_free": 5, "size": 1 << 30},
-        {"action": "snapshot", "addr": 1 << 20, "size": 0},
+        {"action": "snapshot", "addr": 0, "size": 0},
     ]
     actions, addresses, sizes, stacks = pack_history(trace, [0, 2, 2, 4])
     assert actions == [files.MARK, 3, 0, files.MARK, files.MARK, OOM, OTHER, files.MARK]

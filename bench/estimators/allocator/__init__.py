@@ -38,6 +38,7 @@ from bench.estimators.allocator.replay import (
     events_from_history,
     replay,
     replay_onward,
+    segments_of_history,
 )
 from bench.estimators.allocator.settings import AllocatorConfig, parse_allocator_config, rounds_fraction, tie_rule
 
@@ -62,5 +63,6 @@ __all__ = [
     "replay",
     "replay_onward",
     "rounds_fraction",
+    "segments_of_history",
     "tie_rule",
 ]

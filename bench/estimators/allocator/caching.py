@@ -18,7 +18,8 @@ From the bottom up, with what each part stands for in that file:
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 
 from bench.estimators.allocator.settings import (
     MIN_BLOCK_BYTES,
@@ -93,6 +94,32 @@ class DeviceMemory:
             low = address + taken
         insort(self._ranges, (low, size))
         return low
+
+
+class RecordedMemory(DeviceMemory):
+    """Memory whose pieces lie where a recording has them, for as long as it has the same pieces; then ascending."""
+
+    __slots__ = ("_live", "_recorded")
+
+    def __init__(self, capacity_bytes: int | None, pieces: Iterable[tuple[int, int]]) -> None:
+        """Take addresses below `LOWEST_ADDRESS` and sizes in bytes, in order of allocation."""
+        super().__init__(capacity_bytes, "ascending")
+        self._recorded = deque((address, _whole_pages(size)) for address, size in pieces)
+        self._live: dict[int, int] = {}
+
+    def reserve(self, size: int) -> int:
+        """As `DeviceMemory.reserve`; a recorded piece that would lie on another ends the recording."""
+        if self._recorded and self._recorded[0][1] == size:
+            address, _ = self._recorded.popleft()
+            if not any(address < low + held and low < address + size for low, held in self._live.items()):
+                self._live[address] = size
+                return address
+        self._recorded.clear()
+        return super().reserve(size)
+
+    def unreserve(self, address: int) -> None:
+        """As `DeviceMemory.unreserve`."""
+        self._live.pop(address, None)
 
 
 def _whole_pages(size: int) -> int:
@@ -396,10 +423,10 @@ class CachingAllocator:
         "small",
     )
 
-    def __init__(self, config: AllocatorConfig | None = None) -> None:
-        """Start without segments."""
+    def __init__(self, config: AllocatorConfig | None = None, device: DeviceMemory | None = None) -> None:
+        """Start without segments, on the memory of `config` unless a `device` is given."""
         self.config = config = config or AllocatorConfig()
-        self.device = DeviceMemory(config.capacity_bytes, config.addresses)
+        self.device = device or DeviceMemory(config.capacity_bytes, config.addresses)
         self.small, self.large = Pool(is_small=True), Pool(is_small=False)
         self.segments: dict[int, Segment] = {}
         self.requested = self.allocated = self.active = self.reserved = 0

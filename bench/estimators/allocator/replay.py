@@ -15,11 +15,21 @@ step to the next and be back after two.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from bench.estimators.allocator.caching import UNMAPPED, USED, Block, CachingAllocator, OutOfMemoryError, Segment
+from bench.estimators.allocator.caching import (
+    LOWEST_ADDRESS,
+    UNMAPPED,
+    USED,
+    Block,
+    CachingAllocator,
+    OutOfMemoryError,
+    RecordedMemory,
+    Segment,
+)
 from bench.estimators.allocator.settings import AllocatorConfig
 
 
@@ -73,7 +83,7 @@ ALLOC, FREE_REQUESTED, FREE_COMPLETED, SEGMENT_ALLOC, SEGMENT_FREE, MARK = range
 def events_from_history(
     actions: Sequence[int], addresses: Sequence[int], sizes: Sequence[int], *, reset_peaks: bool = False
 ) -> list[Event]:
-    """Turn a recorded history into events; segments are left out, for the replay makes its own.
+    """Turn a recorded history into events; segments are left out, for the replay makes its own where they lay.
 
     Args:
         actions: ALLOC, FREE_REQUESTED, FREE_COMPLETED or MARK; all others are skipped.
@@ -110,6 +120,20 @@ def events_from_history(
         elif action == MARK:
             events.append(Mark(str(size), reset_peaks))
     return events
+
+
+def segments_of_history(
+    actions: Sequence[int], addresses: Sequence[int], sizes: Sequence[int], unit: int
+) -> list[tuple[int, int]]:
+    """Bytes above the lowest and sizes of a history's segments, in order; arguments as for `events_from_history`.
+
+    `unit` is the bytes of an address. They end before the first that would reach `LOWEST_ADDRESS`.
+    """
+    rows = zip(actions, addresses, sizes, strict=True)
+    pieces = [(address * unit, size) for action, address, size in rows if action == SEGMENT_ALLOC]
+    low = min((address for address, _ in pieces), default=0)
+    placed = [(address - low, size) for address, size in pieces]
+    return list(itertools.takewhile(lambda piece: sum(piece) <= LOWEST_ADDRESS, placed))
 
 
 def replay_onward(
@@ -400,13 +424,17 @@ class ReplayResult:
         return self.final.peak_reserved
 
 
-def replay(events: Iterable[Event], config: AllocatorConfig | None = None) -> ReplayResult:
+def replay(
+    events: Iterable[Event], config: AllocatorConfig | None = None, segments: Iterable[tuple[int, int]] = ()
+) -> ReplayResult:
     """Run a stream of events through the allocator.
 
     Args:
         events: Allocations, frees and marks in the order in which they reach the allocator. Ids may be used again after
             a free.
         config: Settings; torch's defaults on a device without limit unless given.
+        segments: Addresses and bytes of the first segments, where a history has them (`segments_of_history`): among
+            free blocks of equal size the lower address goes first, so that they decide what becomes of equal requests.
 
     Returns:
         Figures, peaks, segments and shares. A request that cannot be met ends the replay, unless it is optional; see
@@ -416,7 +444,7 @@ def replay(events: Iterable[Event], config: AllocatorConfig | None = None) -> Re
         ReplayError: An id is freed that is not live, or allocated twice.
     """
     stream = events if isinstance(events, Sequence) else list(events)
-    run = Run(config)
+    run = Run(config, segments)
     return run.result(stream, run.go(stream))
 
 
@@ -436,9 +464,11 @@ class Run:
         "waiting",
     )
 
-    def __init__(self, config: AllocatorConfig | None = None) -> None:
-        """Start with an empty allocator."""
-        self.allocator = CachingAllocator(config)
+    def __init__(self, config: AllocatorConfig | None = None, segments: Iterable[tuple[int, int]] = ()) -> None:
+        """Start with an empty allocator; `segments` as for `replay`."""
+        pieces = list(segments)
+        device = RecordedMemory((config or AllocatorConfig()).capacity_bytes, pieces) if pieces else None
+        self.allocator = CachingAllocator(config, device)
         self.live: dict[int, Block | None] = {}
         self.waiting: dict[int, Block] = {}
         self.granted: dict[int, int] = {}

@@ -5,9 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bench.errors import StoreError
-from bench.estimators.allocator import Alloc, AllocatorConfig, Event, Reading, ReplayError, events_from_history, replay
+from bench.estimators.allocator import (
+    Alloc,
+    AllocatorConfig,
+    Event,
+    Reading,
+    ReplayError,
+    events_from_history,
+    replay,
+    segments_of_history,
+)
 from bench.estimators.memory_settings import MemorySettings, read_settings
-from bench.recordings import OOM, Facts, Recording
+from bench.recordings import ADDRESS_UNIT, OOM, Facts, Recording
 
 _ALLOC = 0
 _FIGURES = {
@@ -89,7 +98,7 @@ def recorded_events(recording: Recording) -> list[Event]:
 
 
 def check_replay(recording: Recording) -> ReplayCheck:
-    """Replay a recording and compare with what torch reported.
+    """Replay a recording, with its segments where they lay, and compare with what torch reported.
 
     Raises:
         StoreError: The recording names no version of torch.
@@ -99,7 +108,10 @@ def check_replay(recording: Recording) -> ReplayCheck:
     limited = facts.status == "oom" or bool(facts.last_stats.get("num_alloc_retries"))
     try:
         events = recorded_events(recording)
-        result = replay(events, allocator_config(facts, limited=limited))
+        columns = recording.actions, recording.addresses, recording.sizes
+        result = replay(
+            events, allocator_config(facts, limited=limited), segments_of_history(*columns, unit=ADDRESS_UNIT)
+        )
     except ReplayError as error:
         return ReplayCheck(False, 0, str(error))
     for number, stats in enumerate(facts.memory_stats):

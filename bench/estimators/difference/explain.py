@@ -127,7 +127,10 @@ def cudnn_name(number: int) -> str:
 
 
 class _CaptureTraining:
-    """The loop of `gpu_capture`: its step is the workload's, but its batch is laid out on the device, not before."""
+    """The loop of `gpu_capture`: its step is the workload's, but its batch is laid out on the device, not before.
+
+    A step's output and loss live until the optimizer of the next step is done, not until its backward is.
+    """
 
     def __init__(self, case: Case, protocol: Protocol, device: torch.device) -> None:
         import torch
@@ -144,7 +147,9 @@ class _CaptureTraining:
 
     def step(self) -> None:
         """See `record.Training`."""
+        kept = self._workload.kept
         self._workload.step(itertools.repeat(self.batch))
+        del kept
 
 
 MOST = 10
