@@ -1,8 +1,8 @@
-"""Estimates beside what a real GPU did: `python tools/real_gpu.py [--folder tests/recordings/nvidia-h200] [--device h200]`.
+"""Estimates beside what a real GPU did: `python tools/real_gpu.py [--folder tests/recordings/nvidia-h200]`.
 
-Prints Markdown: the errors of the trace over the recordings of FOLDER, and those of the roofline over the measured steps of
-FOLDER/steps.csv (one row a process; `median_step_ms` over `steps` steps), without and with FOLDER/calibration.toml. Needs
-no GPU; the operators are those of the installed torch.
+Prints Markdown: the errors of the trace over the recordings of FOLDER, and those of the roofline over the measured
+steps of FOLDER/steps.csv (one row a process; `median_step_ms` over `steps` steps), without and with
+FOLDER/calibration.toml. Needs no GPU; the operators are those of the installed torch.
 """
 
 from __future__ import annotations
