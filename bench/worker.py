@@ -15,7 +15,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -129,12 +129,22 @@ class _Run:
             return {}
         if self.memory.unified:
             self.found.update(dict.fromkeys(_OF_THE_DEVICE))
-        return {**self.memory.peaks(), **self.memory.device_fields(self.found.get("device_used_before_bytes"))}
+        return {**self.memory.peaks(), **self.memory.device_fields(held_by_others(self.found))}
 
     def enter(self, phase: str) -> None:
         """Report a phase."""
         self.found["phase"] = phase
         self.send({"phase": phase})
+
+
+def held_by_others(found: Mapping[str, Any]) -> int | None:
+    """What other processes hold of the device beside a run, in bytes; None if unknown.
+
+    What was in use before the run, or less where others gave some back since: the process before it may still have been
+    on its way out. NVML tells both at the end of the window, unless it may not see the memory of processes.
+    """
+    own, total, before = (found.get(name) for name in _OF_THE_DEVICE)
+    return before if before is None or total is None or own is None else max(0, min(before, total - own))
 
 
 def measure_case(task: MeasureTask, send: Send) -> dict[str, Any]:
