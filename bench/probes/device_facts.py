@@ -61,8 +61,9 @@ def measure_device_facts(gpu_uuid: str | None, *, context: bool = True) -> tuple
     import torch
 
     properties = torch.cuda.get_device_properties(0)
-    versions = f"torch {torch.__version__}, CUDA {torch.version.cuda}"
-    values: dict[str, Any] = {"gpu_name": properties.name, "kind": "cuda"}
+    hip = getattr(torch.version, "hip", None)
+    versions = f"torch {torch.__version__}, " + (f"HIP {hip}" if hip else f"CUDA {torch.version.cuda}")
+    values: dict[str, Any] = {"gpu_name": properties.name, "kind": "cuda", **({"vendor": "amd"} if hip else {})}
     sources: dict[str, str] = {}
 
     def note(key: str, value: Any, source: str) -> None:
@@ -72,7 +73,8 @@ def measure_device_facts(gpu_uuid: str | None, *, context: bool = True) -> tuple
     asked = f"measured: device properties ({versions})"
     note("memory_bytes", properties.total_memory, asked)
     note("multiprocessors", properties.multi_processor_count, asked)
-    note("compute_capability", [properties.major, properties.minor], asked)
+    if not hip:  # an MI250X says 9.0, as a Hopper does: the rates of NVIDIA's generations must not follow from it
+        note("compute_capability", [properties.major, properties.minor], asked)
     note("l2_bytes", getattr(properties, "L2_cache_size", None), asked)
     note("max_threads_per_multiprocessor", getattr(properties, "max_threads_per_multi_processor", None), asked)
     note("memory_bus_bits", getattr(properties, "memory_bus_width", None), asked)

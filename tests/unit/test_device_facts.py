@@ -60,3 +60,14 @@ def test_figures_of_the_board_or_the_host_are_not_the_devices(
     install(monkeypatch, FakeNvml(a100(**nvml)))
     values, _ = measure_device_facts(UUID)
     assert (values.get("context_bytes"), values.get("power_limit_w")) == (context_bytes, power_limit_w)
+
+
+def test_rates_of_nvidias_generations_are_not_those_of_an_amd_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {"name": "AMD Instinct MI250X", "total_memory": 64 << 30, "multi_processor_count": 110}
+    clocks = {"major": 9, "minor": 0, "clock_rate": 1_700_000, "is_integrated": 0}
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(**known, **clocks))
+    monkeypatch.setattr(torch.version, "hip", "6.4.43482")
+    values, sources = measure_device_facts(None, context=False)
+    assert (values["vendor"], values["multiprocessors"]) == ("amd", 110)
+    assert not [key for key in values if key.startswith("peak_") or key == "compute_capability"]
+    assert "HIP 6.4.43482" in sources["memory_bytes"]
