@@ -103,7 +103,8 @@ def _clock_hz(root: Path) -> float | None:
     found = [int(text) * 1e3 for file in files if (text := _text(file)).isdecimal()]
     if not found:
         lines = (line.partition(":") for line in _text(root / "proc/cpuinfo").splitlines())
-        found = [float(value) * 1e6 for name, _, value in lines if name.strip() == "cpu MHz"]
+        said = (value.strip() for name, _, value in lines if name.strip() == "cpu MHz")
+        found = [float(value) * 1e6 for value in said if value.replace(".", "", 1).isdecimal()]  # or `Unknown`
     return statistics.fmean(found) if found else None
 
 

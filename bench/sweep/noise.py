@@ -61,7 +61,7 @@ class NoiseOptions:
 
     Attributes:
         out: The folder of the results; None for one named after the device below `reports`.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        device: `auto`, `cpu`, `cuda`, `xpu` or `mps`, or one of several: `cuda:N`, `xpu:N`.
         minutes: What all of it may take.
         repeats: The most processes per case.
         config: The cases; None for those of this module.

@@ -17,4 +17,5 @@ def recordings_part() -> Part:
         return part
     names = sorted({str(path.parent.relative_to(ROOT)) for path in files})
     part.say(*(f"- `{name}`: {sum(path.parent == ROOT / name for path in files)} recordings" for name in names))
+    part.say("How far the estimates are from them is in [h200.md](h200.md), by `python tools/real_gpu.py`.")
     return part
