@@ -44,8 +44,8 @@ ENERGY_TOLERANCE_FRAC = 0.2
 the driver sees power in a quarter of the time only (Yang, Adamek and Armour, "Part-time Power Measurements", 2023)."""
 
 LEAST_WINDOW_S = 0.5
-"""Of a reading of energy. On an H200 (204 runs, driver 580; docs/h200.md) counter and samples of power differed by up to
-41 % in windows of less than 0.5 s, 13 % in the median, and by at most 15 % in longer ones, 3 % in the median: both lag."""
+"""Of a reading of energy. On an H200 (204 runs, driver 580; docs/h200.md) counter and samples of power differ by up to
+41 % in windows of less than 0.5 s (median 13 %), and by at most 15 % in longer ones (median 3 %): both lag."""
 
 LEAST_SAMPLES = 5
 """Of power in a window, below which they neither confirm nor contradict the counter."""
